@@ -1,0 +1,220 @@
+//! The admin listener: health, readiness, counters, and purges. Never on the public listeners.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::proxy::{Proxy, PurgeError};
+use crate::server::{self, Listen, Sockets};
+use crate::telemetry::Gauge;
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the operator connects; `None`: nowhere.
+    pub listen: Option<Listen>,
+    /// Who has it is let in; empty: everyone who can connect.
+    pub token: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: Some(Listen::Tcp("127.0.0.1:9090".into())), token: String::new() }
+    }
+}
+
+/// The largest request body that is read.
+const MAX_BODY: usize = 64 << 10;
+
+type Reply = Response<Full<Bytes>>;
+
+/// The admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    /// What is administered.
+    pub proxy: Arc<Proxy>,
+    /// See [`Config::token`].
+    pub token: String,
+    /// Cancelled when Larder stops.
+    pub stop: CancellationToken,
+}
+
+/// `POST /purge`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurgeRequest {
+    url: Option<String>,
+    prefix: Option<String>,
+    tag: Option<String>,
+    all: Option<bool>,
+    soft: Option<bool>,
+}
+
+impl Admin {
+    /// Binds the listener, and says where that is.
+    pub fn bind(listen: &Listen) -> io::Result<(Sockets, Listen)> {
+        let (mut sockets, mut bound) = server::bind(std::slice::from_ref(listen), 1)?;
+        match (sockets.pop(), bound.pop()) {
+            (Some(sockets), Some(bound)) => Ok((sockets, bound)),
+            _ => Err(io::Error::other("no admin listener")),
+        }
+    }
+
+    /// Serves on the current runtime until told to stop.
+    pub async fn run(self, sockets: Sockets) -> io::Result<()> {
+        let this = Arc::new(self);
+        let (tcp, unix) = sockets.into_parts();
+        for listener in tcp {
+            tokio::spawn(Arc::clone(&this).accept_tcp(TcpListener::from_std(listener)?));
+        }
+        for listener in unix {
+            tokio::spawn(Arc::clone(&this).accept_unix(UnixListener::from_std(listener)?));
+        }
+        this.stop.cancelled().await;
+        Ok(())
+    }
+
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.serve(TokioIo::new(stream)),
+                Err(error) => server::rest_after(&error).await,
+            }
+        }
+    }
+
+    async fn accept_unix(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.serve(TokioIo::new(stream)),
+                Err(error) => server::rest_after(&error).await,
+            }
+        }
+    }
+
+    fn serve<S>(self: &Arc<Self>, io: TokioIo<S>)
+    where
+        S: Unpin + Send + 'static,
+        TokioIo<S>: hyper::rt::Read + hyper::rt::Write,
+    {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let service = service_fn(|request| async { Ok::<_, Infallible>(this.answer(request).await) });
+            if let Err(error) = http1::Builder::new().serve_connection(io, service).await {
+                debug!("an admin connection ended: {error}");
+            }
+        });
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let path = request.uri().path().to_owned();
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path.as_str() {
+            // Orchestrators ask these without a token, and learn nothing else.
+            "/healthz" if is_get => json_reply(StatusCode::OK, &json!({"status": "up"})),
+            "/readyz" if is_get => self.ready().await,
+            _ if !self.is_allowed(&request) => {
+                let mut reply = error(StatusCode::UNAUTHORIZED, "this needs the admin token: Authorization: Bearer <admin.token>");
+                reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                reply
+            }
+            "/metrics" if is_get => self.metrics(),
+            "/purge" if *request.method() == Method::POST => self.purge(request).await,
+            "/healthz" | "/readyz" | "/metrics" | "/purge" => error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"),
+            _ => error(StatusCode::NOT_FOUND, "the admin listener has /healthz, /readyz, /metrics and POST /purge"),
+        }
+    }
+
+    fn is_allowed(&self, request: &Request<Incoming>) -> bool {
+        if self.token.is_empty() {
+            return true;
+        }
+        let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+        // In constant time, so that a token can't be guessed a byte at a time.
+        let differing = given.iter().zip(self.token.as_bytes()).fold(0, |acc, (a, b)| acc | (a ^ b));
+        given.len() == self.token.len() && differing == 0
+    }
+
+    async fn ready(&self) -> Reply {
+        let fetcher = &self.proxy.fetcher;
+        let origin = if fetcher.upstream.is_reachable().await { "reachable" } else { "unreachable" };
+        let (objects, _) = fetcher.store.memory().usage();
+        let can_serve = origin == "reachable" || objects > 0 || fetcher.store.durable().is_some();
+        let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
+    }
+
+    fn metrics(&self) -> Reply {
+        let fetcher = &self.proxy.fetcher;
+        let (objects, bytes) = fetcher.store.memory().usage();
+        let (queued, queued_bytes) = fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::queue_depth);
+        let gauge = |name, help, value| Gauge { name, help, value };
+        let text = self.proxy.metrics.render(&[
+            gauge("larder_memory_objects", "Objects in the memory tier.", objects),
+            gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
+            gauge("larder_fill_bytes", "Bytes held by fetches under way.", fetcher.budget.used() as u64),
+            gauge("larder_flights", "Fetches under way that can be shared.", self.proxy.flights.under_way() as u64),
+            gauge("larder_durable_queue_objects", "Writes and deletions that the durable tier has yet to carry out.", queued),
+            gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
+            gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
+        ]);
+        let mut reply = Response::new(Full::from(text));
+        reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        reply
+    }
+
+    async fn purge(&self, request: Request<Incoming>) -> Reply {
+        let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => return error(StatusCode::PAYLOAD_TOO_LARGE, "a purge is at most 64 KiB of JSON"),
+        };
+        let purge: PurgeRequest = match serde_json::from_slice(&body) {
+            Ok(purge) => purge,
+            Err(why) => return error(StatusCode::BAD_REQUEST, &format!("a purge is JSON such as {{\"url\": \"http://host/path\"}}: {why}")),
+        };
+        let url = match purge {
+            PurgeRequest { url: Some(url), prefix: None, tag: None, all: None, soft: None | Some(false) } => url,
+            _ => return error(StatusCode::BAD_REQUEST, "this version purges by \"url\", and nothing else"),
+        };
+        let Ok(uri) = url.parse::<Uri>() else {
+            return error(StatusCode::BAD_REQUEST, &format!("\"{url}\" is no URL; write it as clients see it: http://host/path"));
+        };
+        match self.proxy.purge(&uri).await {
+            Ok(()) => json_reply(StatusCode::OK, &json!({"purged": {"url": url}})),
+            Err(PurgeError::Url) => {
+                error(StatusCode::BAD_REQUEST, &format!("\"{url}\" is no absolute http or https URL; write it as clients see it: http://host/path"))
+            }
+            Err(PurgeError::Durable(why)) => {
+                warn!("a purge did not reach the durable tier: {why}");
+                let text = format!("purged from memory, and not from the durable tier: {why}; purge again when it is back");
+                error(StatusCode::BAD_GATEWAY, &text)
+            }
+        }
+    }
+}
+
+fn json_reply(status: StatusCode, value: &serde_json::Value) -> Reply {
+    let mut reply = Response::new(Full::from(format!("{value}\n")));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+fn error(status: StatusCode, sentence: &str) -> Reply {
+    json_reply(status, &json!({"error": sentence}))
+}

@@ -1,0 +1,191 @@
+//! Puts the parts together, runs them, and takes them down in order.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fetch::Fetcher;
+use crate::fill::Budget;
+use crate::passes::Passes;
+use crate::proxy::Proxy;
+use crate::rules::Rules;
+use crate::server::{self, Listen, Sockets, Worker};
+use crate::store::Store;
+use crate::store::backend::CheckFailure;
+use crate::store::durable::{self, Durable};
+use crate::store::memory::Memory;
+use crate::store::purge::Purges;
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+
+/// Why Larder did not start. Each says what to do.
+#[derive(Debug)]
+pub enum StartError {
+    /// An address can't be listened on.
+    Listen(io::Error),
+    /// The durable tier can't be used.
+    Durable(CheckFailure),
+    /// A thread or runtime can't be made.
+    Runtime(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(error) => error.fmt(f),
+            Self::Durable(failure) => write!(f, "durable.url: {failure}"),
+            Self::Runtime(error) => write!(f, "a thread could not be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Larder, running.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<Listen>,
+    admin_address: Option<Listen>,
+    proxy: Arc<Proxy>,
+    stop: CancellationToken,
+    workers: Vec<JoinHandle<()>>,
+    /// The threads of the durable tier, the admin listener and signals. Taken at the stop.
+    control: Runtime,
+    unix_sockets: Vec<std::path::PathBuf>,
+}
+
+/// Starts Larder: binds its listeners, checks the durable tier, and serves.
+pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    let threads = match config.server.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let control = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("larder-control")
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    let (sockets, addresses) = server::bind(&config.server.listen, threads).map_err(StartError::Listen)?;
+    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?;
+
+    let metrics = Metrics::new(threads);
+    let purges = Arc::new(Purges::new(clock.clone()));
+    let opened = Durable::open(&config.durable, &config.cache.key_prefix, Arc::clone(&purges), Arc::clone(&metrics));
+    let durable = control.block_on(opened).map_err(StartError::Durable)?;
+    let store = Store::new(Memory::new(&config.memory), durable, purges, clock.clone());
+    let fetcher = Fetcher {
+        store,
+        upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),
+        clock,
+        passes: Passes::new(config.cache.pass_memory),
+        budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
+        memory: config.memory.clone(),
+        purge_expired_on_read: config.cache.purge_expired_on_read,
+        tasks: TaskTracker::new(),
+    };
+    let proxy = Arc::new(Proxy {
+        fetcher: Arc::new(fetcher),
+        flights: Arc::default(),
+        rules: Rules::new(&config.cache, config.rules.clone()),
+        cache: config.cache.clone(),
+        metrics,
+        access_log: config.log.access,
+    });
+
+    let stop = CancellationToken::new();
+    let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
+    let mut admin_address = None;
+    if let Some((sockets, bound)) = admin {
+        let admin = Admin { proxy: Arc::clone(&proxy), token: config.admin.token.clone(), stop: stop.clone() };
+        let _guard = control.enter();
+        control.spawn(async move {
+            if let Err(why) = admin.run(sockets).await {
+                error!("the admin listener ended: {why}");
+            }
+        });
+        admin_address = Some(bound);
+    }
+    let server_config = Arc::new(config.server);
+    let mut workers = Vec::new();
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let worker = Worker {
+            proxy: Arc::clone(&proxy),
+            config: Arc::clone(&server_config),
+            metrics: proxy.metrics.worker(index),
+            stop: stop.clone(),
+        };
+        workers.push(start_worker(index, worker, sockets).map_err(StartError::Runtime)?);
+    }
+    Ok(Running { addresses, admin_address, proxy, stop, workers, control, unix_sockets })
+}
+
+fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
+        if let Err(why) = runtime.block_on(worker.run(sockets)) {
+            error!("a worker ended: {why}");
+        }
+        runtime.shutdown_timeout(Duration::from_millis(100));
+    })
+}
+
+fn unix_paths<'a>(addresses: impl Iterator<Item = &'a Listen>) -> Vec<std::path::PathBuf> {
+    addresses
+        .filter_map(|address| match address {
+            Listen::Unix(path) => Some(path.clone()),
+            Listen::Tcp(_) => None,
+        })
+        .collect()
+}
+
+impl Running {
+    /// Where clients connect, ports filled in.
+    pub fn addresses(&self) -> &[Listen] {
+        &self.addresses
+    }
+
+    /// Where the operator connects, if anywhere.
+    pub fn admin_address(&self) -> Option<&Listen> {
+        self.admin_address.as_ref()
+    }
+
+    /// The proxy that is running.
+    pub fn proxy(&self) -> &Arc<Proxy> {
+        &self.proxy
+    }
+
+    /// The threads that are not workers, for whoever waits for a signal.
+    pub fn control(&self) -> &Runtime {
+        &self.control
+    }
+
+    /// Stops: no new connections, requests under way to their end or to the deadline, then the
+    /// durable tier's queue.
+    pub fn stop(self) {
+        self.stop.cancel();
+        for worker in self.workers {
+            // One that panicked has ended as well.
+            let _ = worker.join();
+        }
+        if let Some(durable) = self.proxy.fetcher.store.durable() {
+            let left = self.control.block_on(durable.drain(durable.drain_timeout()));
+            durable::report_drain(left);
+        }
+        for path in &self.unix_sockets {
+            let _ = std::fs::remove_file(path);
+        }
+        self.control.shutdown_timeout(Duration::from_millis(500));
+        info!("stopped");
+    }
+}

@@ -1,0 +1,211 @@
+//! The body of a response on its way to a client, wherever it comes from.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::fill::FillReader;
+use crate::stored::Body;
+use crate::upstream::UpstreamBody;
+
+/// What ends a body early. hyper then closes the connection, so that no client takes what it got
+/// for the whole.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A response's body, and what is done when it ends.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    sent: u64,
+    ending: Option<Box<Ending>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    /// A sentence of ours, or a stored body in one piece.
+    Whole(Bytes),
+    /// A stored body: the next piece, and the bytes of it to leave out and to send.
+    Stored { body: Body, next: usize, skip: u64, left: u64 },
+    /// A body that is still coming in: the bytes to leave out, and those to send if that is known.
+    Fill { reader: FillReader, skip: u64, left: Option<u64> },
+    /// Straight from the origin.
+    Upstream(UpstreamBody),
+}
+
+/// Called with the bytes sent once the body has ended or was given up.
+struct Ending(Box<dyn FnOnce(u64) + Send + Sync>);
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ending")
+    }
+}
+
+impl ResponseBody {
+    fn from_source(source: Source) -> Self {
+        Self { source, sent: 0, ending: None }
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self::from_source(Source::Empty)
+    }
+
+    /// `bytes` and no more.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Whole(bytes) })
+    }
+
+    /// A stored body.
+    pub fn stored(body: &Body) -> Self {
+        match body.segments() {
+            [one] => Self::whole(one.clone()),
+            _ => Self::stored_range(body, 0, body.len()),
+        }
+    }
+
+    /// The bytes of a stored body from `first` up to `end`.
+    pub fn stored_range(body: &Body, first: u64, end: u64) -> Self {
+        Self::from_source(Source::Stored { body: body.clone(), next: 0, skip: first, left: end.saturating_sub(first) })
+    }
+
+    /// A body that is coming in.
+    pub fn fill(reader: FillReader) -> Self {
+        Self::from_source(Source::Fill { reader, skip: 0, left: None })
+    }
+
+    /// The bytes of a body that is coming in, from `first` up to `end`; all of them must be there
+    /// in the end.
+    pub fn fill_range(reader: FillReader, first: u64, end: u64) -> Self {
+        Self::from_source(Source::Fill { reader, skip: first, left: Some(end.saturating_sub(first)) })
+    }
+
+    /// The origin's body, as it comes.
+    pub fn upstream(body: UpstreamBody) -> Self {
+        Self::from_source(Source::Upstream(body))
+    }
+
+    /// Has `ending` called with the number of bytes sent, when the body has ended.
+    #[must_use]
+    pub fn on_end(mut self, ending: impl FnOnce(u64) + Send + Sync + 'static) -> Self {
+        self.ending = Some(Box::new(Ending(Box::new(ending))));
+        self
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(ending) = self.ending.take() {
+            (ending.0)(self.sent);
+        }
+    }
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Stored { body, next, skip, left } => loop {
+                let Some(segment) = body.segments().get(*next).filter(|_| *left > 0) else { return Poll::Ready(None) };
+                *next += 1;
+                if let Some(bytes) = cut(segment, skip, left) {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+            },
+            Self::Fill { reader, skip, left } => loop {
+                if *left == Some(0) {
+                    return Poll::Ready(None);
+                }
+                match std::task::ready!(Pin::new(&mut *reader).poll_chunk(cx)) {
+                    Some(Ok(chunk)) => {
+                        let mut unlimited = u64::MAX;
+                        if let Some(bytes) = cut(&chunk, skip, left.as_mut().unwrap_or(&mut unlimited)) {
+                            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                        }
+                    }
+                    Some(Err(incomplete)) => return Poll::Ready(Some(Err(incomplete.into()))),
+                    None if left.is_some_and(|left| left > 0) => return Poll::Ready(Some(Err(crate::fill::Incomplete.into()))),
+                    None => return Poll::Ready(None),
+                }
+            },
+            Self::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+}
+
+/// The part of `segment` that is wanted, if any of it is: `skip` bytes are left out first, and
+/// `left` bytes are sent at most.
+fn cut(segment: &Bytes, skip: &mut u64, left: &mut u64) -> Option<Bytes> {
+    let len = segment.len() as u64;
+    let start = (*skip).min(len);
+    *skip -= start;
+    let end = start + (len - start).min(*left);
+    *left -= end - start;
+    // Both lie within the segment's length, which is a usize.
+    let (start, end) = (usize::try_from(start).ok()?, usize::try_from(end).ok()?);
+    (start < end).then(|| segment.slice(start..end))
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(this.source.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            this.sent += data.len() as u64;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Whole(_) => false,
+            Source::Stored { left, .. } => *left == 0,
+            Source::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
+            Source::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Stored { left, .. } => SizeHint::with_exact(*left),
+            Source::Fill { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Source::Fill { left: None, .. } => SizeHint::default(),
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_range_of_a_stored_body_is_cut_across_its_segments() {
+        let chunk: Vec<u8> = (0..600_000_u32).map(|n| u8::try_from(n % 251).expect("below 251")).collect();
+        let body = Body::from_chunks([Bytes::from(chunk.clone())].iter(), chunk.len() as u64);
+        for (first, end) in [(0, 600_000), (0, 1), (262_143, 262_145), (599_999, 600_000), (300_000, 599_000)] {
+            let ranged = ResponseBody::stored_range(&body, first as u64, end as u64);
+            assert_eq!(ranged.size_hint().exact(), Some((end - first) as u64));
+            let sent = ranged.collect().await.expect("no error").to_bytes();
+            assert_eq!(sent, chunk[first..end], "{first}..{end}");
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! A client's connection, as hyper sees it.
+//!
+//! hyper parses requests and frames responses. What it leaves undone is done here, on the bytes
+//! that pass:
+//!
+//! * its own answers to what it can't parse have no content: they get a sentence;
+//! * a request with both `Content-Length` and `Transfer-Encoding` is let through with the former
+//!   taken out: it is refused (RFC 9112 §6.1);
+//! * connections that send nothing are closed, by one timer a connection that is moved only when
+//!   it fires;
+//! * a refused client that is still sending is heard out for a moment, so that the answer reaches
+//!   it before the connection is reset.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Sleep;
+
+use crate::body::ResponseBody;
+use crate::clock::Stopwatch;
+
+/// The most bytes of a request head that are kept to look at.
+const MAX_RECENT: usize = 16 << 10;
+
+/// How much, and for how long, a refused client is heard out.
+const LINGER_BYTES: usize = 4 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The stream below.
+#[derive(Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A unix socket.
+    Unix(UnixStream),
+}
+
+impl Transport {
+    /// Tells a client that there are too many, and closes.
+    pub async fn refuse_for_load(mut self) {
+        const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
+        let _ = tokio::time::timeout(LINGER, async {
+            match &mut self {
+                Self::Tcp(stream) => stream.write_all(BUSY).await,
+                Self::Unix(stream) => stream.write_all(BUSY).await,
+            }
+        })
+        .await;
+        self.hear_out().await;
+    }
+
+    /// Ends what is sent, and reads on for a moment.
+    async fn hear_out(&mut self) {
+        let _ = tokio::time::timeout(LINGER, async {
+            let mut sink = vec![0; 16 << 10];
+            let mut heard = 0;
+            self.shutdown_write().await;
+            while heard < LINGER_BYTES {
+                let read = match self {
+                    Self::Tcp(stream) => stream.read(&mut sink).await,
+                    Self::Unix(stream) => stream.read(&mut sink).await,
+                };
+                match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => heard += n,
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn shutdown_write(&mut self) {
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown().await,
+            Self::Unix(stream) => stream.shutdown().await,
+        };
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// What a connection's stream and its requests tell each other.
+#[derive(Debug)]
+pub struct Connection {
+    /// Guards the phase and the bytes of the head that is being read; never contended, since a
+    /// connection's stream and requests run on one thread.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// What was read since the last response was finished.
+    recent: Vec<u8>,
+    /// Since the connection began to wait for a request, or for the rest of its head.
+    since: Stopwatch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Every response is out; nothing, or a part of a head, has been read.
+    Waiting,
+    /// A request is being answered.
+    Answering,
+    /// The body of its response has ended, and may not be written out yet.
+    Flushing,
+    /// The bytes are no longer HTTP, and no longer looked at.
+    Tunnel,
+}
+
+impl Connection {
+    /// A connection that waits for its first request.
+    pub fn new() -> Arc<Self> {
+        let state = State { phase: Phase::Waiting, recent: Vec::new(), since: Stopwatch::start() };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// Notes that a request has come; whether its framing contradicts itself.
+    pub fn begin(&self, request: &Request<Incoming>) -> bool {
+        let mut state = self.state.lock();
+        state.phase = Phase::Answering;
+        let conflict = request.headers().contains_key(header::TRANSFER_ENCODING) && has_content_length(&state.recent, request);
+        state.recent.clear();
+        conflict
+    }
+
+    /// Has the connection wait again once `response` is out.
+    pub fn track(self: &Arc<Self>, response: Response<ResponseBody>) -> Response<Tracked> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.state.lock().phase = Phase::Tunnel;
+        }
+        response.map(|body| Tracked { body, _ended: Ended(Arc::clone(self)) })
+    }
+
+    fn flushed(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Flushing {
+            state.phase = Phase::Waiting;
+            state.since = Stopwatch::start();
+        }
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Answering | Phase::Tunnel) {
+            return;
+        }
+        if state.recent.is_empty() {
+            state.since = Stopwatch::start();
+        }
+        let room = MAX_RECENT - state.recent.len();
+        state.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.state.lock().phase == Phase::Waiting
+    }
+
+    /// How long the connection has waited, and whether it is in the middle of a head.
+    fn waited(&self) -> Option<(Duration, bool)> {
+        let state = self.state.lock();
+        (state.phase == Phase::Waiting).then(|| (state.since.elapsed(), !state.recent.is_empty()))
+    }
+}
+
+/// Whether the head of `request`, as it was read, has a `Content-Length`. hyper takes that field
+/// out where there is a `Transfer-Encoding`, so the bytes are looked at.
+fn has_content_length(recent: &[u8], request: &Request<Incoming>) -> bool {
+    let line = format!("{} ", request.method());
+    let Some(start) = find(recent, line.as_bytes()) else { return false };
+    let head = &recent[start..];
+    let head = &head[..find(head, b"\r\n\r\n").map_or(head.len(), |at| at + 2)];
+    head.split(|&byte| byte == b'\n').skip(1).any(|line| {
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"content-length")
+    })
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// The answer to a request with two framings. Its connection ends with it: hyper sees to that.
+pub fn conflicting_framing() -> Response<ResponseBody> {
+    const SENTENCE: &str = "the request has both Content-Length and Transfer-Encoding\n";
+    let mut response = Response::new(ResponseBody::whole(Bytes::from_static(SENTENCE.as_bytes())));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let fields = response.headers_mut();
+    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("cache-status", HeaderValue::from_static("larder; detail=bad-request"));
+    response
+}
+
+/// A response body whose end its connection learns of.
+#[derive(Debug)]
+pub struct Tracked {
+    body: ResponseBody,
+    _ended: Ended,
+}
+
+#[derive(Debug)]
+struct Ended(Arc<Connection>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        if state.phase == Phase::Answering {
+            state.phase = Phase::Flushing;
+        }
+    }
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = crate::body::BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The stream that hyper reads and writes.
+#[derive(Debug)]
+pub struct ClientIo {
+    transport: Option<Transport>,
+    connection: Arc<Connection>,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Our words in place of hyper's, as far as they are not written yet.
+    instead: Bytes,
+    refused: bool,
+}
+
+impl ClientIo {
+    /// Wraps a stream.
+    pub fn new(transport: Transport, connection: Arc<Connection>, header_timeout: Duration, idle_timeout: Duration) -> Self {
+        Self { transport: Some(transport), connection, header_timeout, idle_timeout, timer: None, instead: Bytes::new(), refused: false }
+    }
+
+    fn transport(&mut self) -> io::Result<&mut Transport> {
+        self.transport.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Whether the connection has waited for longer than it may.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some((waited, in_head)) = self.connection.waited() else {
+                // Nobody waits for this client now. The timer is looked at again once it does.
+                return Poll::Pending;
+            };
+            let limit = if in_head { self.header_timeout } else { self.idle_timeout };
+            if waited >= limit {
+                return Poll::Ready(());
+            }
+            // In the middle of a head the limit may be nearer than what the timer was set to.
+            let nearest = self.header_timeout.min(self.idle_timeout);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(nearest)));
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+        }
+    }
+
+    /// hyper answers by itself what it can't parse, with a status and nothing else.
+    fn put_into_words(&mut self, theirs: &[u8]) {
+        let status = theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+        let sentence = match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the request's head is larger than this server takes",
+            StatusCode::URI_TOO_LONG => "the request's target is longer than this server takes",
+            _ => "this is not a request that HTTP/1.1 allows",
+        };
+        let text = format!(
+            "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nCache-Status: larder; detail=bad-request\r\nContent-Length: {}\r\n\r\n{sentence}\n",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or_default(),
+            sentence.len() + 1,
+        );
+        self.instead = text.into();
+        self.refused = true;
+    }
+
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.instead.is_empty() {
+            let words = self.instead.clone();
+            let written = ready!(self.transport()?.poll_write(cx, &words))?;
+            let _ = self.instead.split_to(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if !self.refused {
+            return;
+        }
+        if let (Some(mut transport), Ok(runtime)) = (self.transport.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { transport.hear_out().await });
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        match this.transport()?.poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                this.connection.read(&buf.filled()[before..]);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                ready!(this.poll_patience(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.connection.is_waiting() {
+            this.put_into_words(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        this.transport()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.connection.is_waiting() {
+            let theirs: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+            this.put_into_words(&theirs);
+            return Poll::Ready(Ok(theirs.len()));
+        }
+        this.transport()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_instead(cx))?;
+        ready!(this.transport()?.poll_flush(cx))?;
+        // hyper flushes when its own buffer is empty: what was to be written is.
+        this.connection.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_instead(cx))?;
+        this.transport()?.poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,177 @@
+//! What becomes of a request's fields on the way to the origin: hop-by-hop fields out, `Via` and
+//! the `X-Forwarded` fields in, `Host` as configured.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use crate::rfc9111::fields;
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address; `None` on a unix socket.
+    pub ip: Option<IpAddr>,
+    /// Whether it is a proxy of ours, whose word on the client counts.
+    pub trusted: bool,
+}
+
+impl Peer {
+    /// A peer at `ip`, trusted when one of `proxies` holds it. Who reaches a unix socket was let
+    /// in by the file system, and counts as one of ours when any proxy is trusted at all.
+    pub fn new(ip: Option<IpAddr>, proxies: &[IpNet]) -> Self {
+        let ip = ip.map(|ip| ip.to_canonical());
+        let trusted = match ip {
+            Some(ip) => proxies.iter().any(|net| net.contains(&ip)),
+            None => !proxies.is_empty(),
+        };
+        Self { ip, trusted }
+    }
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What a trusted peer says of the client's own connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Original<'a> {
+    /// The scheme that the client used.
+    pub scheme: &'static str,
+    /// The host that the client asked, where the peer says so.
+    pub host: Option<&'a str>,
+}
+
+/// Reads what a trusted peer says of the client's connection; an untrusted one is not listened to.
+pub fn original<'a>(peer: &Peer, request: &'a HeaderMap) -> Original<'a> {
+    if !peer.trusted {
+        return Original { scheme: "http", host: None };
+    }
+    let scheme = match request.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(value) if value.eq_ignore_ascii_case(b"https") => "https",
+        Some(_) | None => "http",
+    };
+    Original { scheme, host: request.get(X_FORWARDED_HOST).and_then(|host| host.to_str().ok()) }
+}
+
+/// Makes the fields of a client's request those of the request to the origin. `host` is the value
+/// of `Host`, `scheme` and `original_host` what the client used.
+pub fn to_origin(request: &HeaderMap, peer: &Peer, scheme: &'static str, original_host: &str, host: &str) -> HeaderMap {
+    let mut fields = request.clone();
+    fields::remove_hop_by_hop(&mut fields);
+    // The expectation was of this server, which meets it when it reads the body.
+    fields.remove(header::EXPECT);
+    if !peer.trusted {
+        remove_claims(&mut fields);
+    }
+    append_client(&mut fields, peer);
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    set(&mut fields, X_FORWARDED_HOST, original_host);
+    set(&mut fields, header::HOST, host);
+    append_via(&mut fields);
+    fields
+}
+
+/// Fields with which proxies describe the client. From anyone else they are claims, and
+/// applications that believe them can be led to answer for another host or path.
+fn remove_claims(fields: &mut HeaderMap) {
+    let claims: Vec<HeaderName> = fields.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    for name in claims {
+        fields.remove(name);
+    }
+}
+
+fn is_claim(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-original-host")
+}
+
+fn append_client(fields: &mut HeaderMap, peer: &Peer) {
+    let ip = peer.ip.map(|ip| ip.to_string());
+    let before: Vec<&[u8]> = fields::members(fields, &X_FORWARDED_FOR).collect();
+    let mut list = before.join(&b", "[..]);
+    if let Some(ip) = ip {
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(ip.as_bytes());
+    }
+    match HeaderValue::from_bytes(&list) {
+        Ok(value) if !list.is_empty() => {
+            fields.insert(X_FORWARDED_FOR, value);
+        }
+        Ok(_) | Err(_) => {
+            fields.remove(X_FORWARDED_FOR);
+        }
+    }
+}
+
+/// RFC 9110 §7.6.3: a gateway must say that it forwarded a request.
+fn append_via(fields: &mut HeaderMap) {
+    fields.append(header::VIA, HeaderValue::from_static("1.1 larder"));
+}
+
+fn set(fields: &mut HeaderMap, name: HeaderName, value: &str) {
+    match HeaderValue::from_str(value) {
+        Ok(value) => {
+            fields.insert(name, value);
+        }
+        Err(_) => {
+            fields.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn peer(trusted: &str) -> Peer {
+        let proxies: Vec<IpNet> = trusted.split(',').filter_map(|net| net.parse().ok()).collect();
+        Peer::new(Some("10.0.0.9".parse().expect("an address")), &proxies)
+    }
+
+    const CLAIMS: &[(&str, &str)] = &[
+        ("x-forwarded-for", "1.2.3.4"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-prefix", "/admin"),
+        ("forwarded", "for=1.2.3.4"),
+        ("expect", "100-continue"),
+        ("te", "trailers"),
+        ("via", "1.0 other"),
+    ];
+
+    #[test]
+    fn claims_of_strangers_are_replaced() {
+        let peer = peer("");
+        assert_eq!(original(&peer, &map(CLAIMS)), Original { scheme: "http", host: None });
+        let fields = to_origin(&map(CLAIMS), &peer, "http", "site.example", "site.example");
+        let mut expected = map(&[
+            ("x-forwarded-for", "10.0.0.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "site.example"),
+            ("host", "site.example"),
+            ("via", "1.0 other"),
+        ]);
+        expected.append(header::VIA, HeaderValue::from_static("1.1 larder"));
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn the_word_of_a_trusted_proxy_counts() {
+        let peer = peer("10.0.0.0/8");
+        let request = map(CLAIMS);
+        let original = original(&peer, &request);
+        assert_eq!(original, Original { scheme: "https", host: Some("evil.example") });
+        let fields = to_origin(&request, &peer, original.scheme, "evil.example", "inner");
+        assert_eq!(fields["x-forwarded-for"], "1.2.3.4, 10.0.0.9");
+        assert_eq!(fields["x-forwarded-proto"], "https");
+        assert_eq!(fields["x-forwarded-prefix"], "/admin");
+        assert_eq!(fields["host"], "inner");
+    }
+}

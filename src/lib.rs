@@ -1,0 +1,24 @@
+//! Larder: an HTTP caching reverse proxy that answers from memory, then from an S3 bucket, and only
+//! then asks the application.
+
+pub mod access;
+pub mod admin;
+pub mod app;
+pub mod body;
+pub mod client_io;
+pub mod clock;
+pub mod config;
+pub mod fetch;
+pub mod fill;
+pub mod flight;
+pub mod forwarding;
+pub mod passes;
+pub mod proxy;
+pub mod purge_client;
+pub mod rfc9111;
+pub mod rules;
+pub mod server;
+pub mod store;
+pub mod stored;
+pub mod telemetry;
+pub mod upstream;

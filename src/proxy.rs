@@ -1,0 +1,634 @@
+//! The life of a request, from top to bottom, as RFC 9111 §4 tells it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use crate::body::ResponseBody;
+use crate::clock::Timestamp;
+use crate::fetch::{Fetched, Fetcher, Plan, clean_response};
+use crate::flight::{Flights, Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
+use crate::forwarding::{self, Peer};
+use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier};
+use crate::rfc9111::conditional;
+use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::fields;
+use crate::rfc9111::invalidation;
+use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rfc9111::range::{self, RangeRequest};
+use crate::rfc9111::reuse::{self, Reuse, Why};
+use crate::rfc9111::storage;
+use crate::rules::{RequestDirectives, Resolved, Rules};
+use crate::store::backend::BackendError;
+use crate::store::memory::Lookup;
+use crate::stored::{StoredHead, StoredResponse};
+use crate::telemetry::{Metrics, WorkerMetrics};
+use crate::upstream::{OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+
+/// The proxy: everything that the workers share.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What fetches.
+    pub fetcher: Arc<Fetcher>,
+    /// The fetches under way.
+    pub flights: Arc<Flights>,
+    /// What the configuration says of some paths.
+    pub rules: Rules,
+    /// `[cache]`
+    pub cache: crate::rules::Config,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whether every request is logged.
+    pub access_log: bool,
+}
+
+/// Where a request is headed, worked out once.
+#[derive(Debug)]
+struct Target<'a> {
+    scheme: &'static str,
+    /// As the client wrote it.
+    host: String,
+    /// As it enters the key.
+    authority: String,
+    key: CacheKey,
+    rule: &'a Resolved,
+}
+
+/// A request that is refused: its status, and one plain sentence.
+struct Refusal {
+    status: StatusCode,
+    sentence: &'static str,
+    detail: &'static str,
+}
+
+const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static str) -> Refusal {
+    Refusal { status, sentence, detail }
+}
+
+impl Proxy {
+    /// Answers a request.
+    pub async fn handle(self: &Arc<Self>, worker: &WorkerMetrics, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+        let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
+        let (status, mut response) = match self.target(peer, &request) {
+            Ok(target) => self.answer(peer, &target, request).await,
+            Err(refusal) => refused(&refusal),
+        };
+        worker.record(&status);
+        response.headers_mut().append("cache-status", status.to_value());
+        match access {
+            Some(line) => line.finish(response, &status),
+            None => response,
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, peer: &Peer, target: &Target<'_>, request: Request<Incoming>) -> Answer {
+        if is_upgrade(&request) {
+            return self.tunnel(peer, target, request).await;
+        }
+        if let Some(fwd) = never_from_cache(&request, target.rule) {
+            return self.forward(peer, target, request, fwd).await;
+        }
+        let directives = self.directives(request.headers());
+        let now = self.fetcher.clock.now();
+        let (fwd, validate) = match self.fetcher.store.memory().lookup(&target.key, request.headers()) {
+            Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
+                Reuse::Fresh | Reuse::Stale => return hit(&request, &stored, now),
+                Reuse::StaleWhileRevalidate => {
+                    self.revalidate_behind(peer, target, &request, &directives, &stored);
+                    return hit(&request, &stored, now);
+                }
+                Reuse::Validate(Why::Stale) => (Fwd::Stale, Some(stored)),
+                Reuse::Validate(Why::Request) => (Fwd::Request, Some(stored)),
+                Reuse::GatewayTimeout => return not_cached(),
+            },
+            Lookup::OtherVariants(_) => (Fwd::VaryMiss, None),
+            Lookup::Nothing => (Fwd::UriMiss, None),
+        };
+        let plan = Plan { fwd, validate, ..self.plan(peer, target, &request, directives) };
+        self.fetch(&request, plan).await
+    }
+
+    /// Nothing in memory answers the request: the durable tier may, or the origin.
+    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan) -> Answer {
+        let is_plain_get = *request.method() == Method::GET && !request.headers().contains_key(header::RANGE);
+        let is_range_of_stored = plan.validate.is_some() && *request.method() == Method::GET;
+        let only_if_cached = plan.directives.only_if_cached;
+        if only_if_cached || !(is_plain_get || is_range_of_stored) {
+            // What only this client can use is not worth a flight: a HEAD, a part of something
+            // that is not stored.
+            if plan.validate.is_none()
+                && let Some(shared) = self.fetcher.find_durable(&plan).await
+                && let Some(answer) = self.answer_shared(request, &shared, false)
+            {
+                return answer;
+            }
+            if only_if_cached {
+                return not_cached();
+            }
+            return self.alone(request, Plan { validate: None, ..plan }).await;
+        }
+        if self.fetcher.passes.contains(plan.key.hash(), self.fetcher.clock.now()) {
+            return self.alone(request, plan).await;
+        }
+        let variant = self.variant_of(&plan);
+        match self.flights.join(plan.key.hash(), variant) {
+            Joined::Leader(landing) => self.lead(request, plan, landing).await,
+            Joined::Follower(follower) => self.follow(request, plan, follower).await,
+        }
+    }
+
+    /// What is known of the variant that a request will select, so that requests for different
+    /// ones do not wait for each other.
+    fn variant_of(&self, plan: &Plan) -> u128 {
+        match self.fetcher.store.memory().lookup(&plan.key, &plan.client_fields) {
+            Lookup::OtherVariants(record) => record.candidates(&plan.client_fields).next().unwrap_or(0),
+            Lookup::Found(stored) => stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector)),
+            Lookup::Nothing => 0,
+        }
+    }
+
+    async fn lead(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan, landing: Landing) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        self.launch(plan, landing, Some(sender));
+        match receiver.await {
+            Ok(fetched) => self.answer_fetched(request, fetched),
+            Err(_) => failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"), Fwd::Miss),
+        }
+    }
+
+    /// Starts a flight as a task that no client's leaving stops.
+    fn launch(self: &Arc<Self>, plan: Plan, landing: Landing, leader: Option<oneshot::Sender<Fetched>>) {
+        let fetcher = Arc::clone(&self.fetcher);
+        self.fetcher.tasks.spawn(async move {
+            let (fetched, landing) = fetcher.fly(plan, landing).await;
+            if let Some(landing) = landing {
+                landing.publish(match &fetched {
+                    Fetched::Shared(shared, _) => Outcome::Shared(Arc::clone(shared)),
+                    Fetched::Passed { .. } => Outcome::NotShared,
+                    Fetched::Failed(error, _) => Outcome::Failed(error.clone()),
+                });
+            }
+            if let Some(leader) = leader {
+                // A leader that has left takes its own response with it.
+                let _ = leader.send(fetched);
+            }
+        });
+    }
+
+    async fn follow(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan, follower: Follower) -> Answer {
+        match follower.outcome().await {
+            Outcome::Shared(shared) => {
+                if let Some(answer) = self.answer_follower(request, &plan, &shared) {
+                    return answer;
+                }
+                // What came is another's: another variant, or not to be shared with this client.
+                self.alone(request, plan).await
+            }
+            Outcome::NotShared => self.alone(request, plan).await,
+            Outcome::Failed(error) => {
+                let fwd = plan.fwd;
+                failed(&unavailable(&error), fwd)
+            }
+        }
+    }
+
+    /// Gives a follower what its flight brought, if every rule lets it have that.
+    fn answer_follower(&self, request: &Request<Incoming>, plan: &Plan, shared: &Shared) -> Option<Answer> {
+        let head = &shared.head;
+        if !head.is_selected_by(request.headers()) {
+            return None;
+        }
+        if request.headers().contains_key(header::AUTHORIZATION) && !storage::allows_authorized(&CacheControl::of(&head.fields)) {
+            return None;
+        }
+        match reuse::reuse(&plan.directives, &head.freshness, self.fetcher.clock.now()) {
+            Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
+            // The origin has just been asked: that is as new as this client can wish for.
+            Reuse::Validate(Why::Request) if matches!(shared.source, Source::Origin { .. }) => {}
+            Reuse::Validate(Why::Stale) if matches!(shared.source, Source::Origin { status: Some(500..), .. }) => {}
+            Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
+        }
+        self.answer_shared(request, shared, true)
+    }
+
+    /// Asks the origin for this client only.
+    async fn alone(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan) -> Answer {
+        let fetched = self.fetcher.alone(plan, RequestBody::Empty).await;
+        self.answer_fetched(request, fetched)
+    }
+
+    fn answer_fetched(&self, request: &Request<Incoming>, fetched: Fetched) -> Answer {
+        match fetched {
+            Fetched::Shared(shared, cookies) => {
+                let Some((status, mut response)) = self.answer_shared(request, &shared, false) else {
+                    return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
+                };
+                for cookie in cookies {
+                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                }
+                (status, response)
+            }
+            Fetched::Passed { response, fwd, fwd_status, .. } => {
+                let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
+                (CacheStatus { handling, ttl: None, detail: None }, add_age(response))
+            }
+            Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
+        }
+    }
+
+    /// Answers from a shared response; `None` if its first bytes are gone.
+    fn answer_shared(&self, request: &Request<Incoming>, shared: &Shared, collapsed: bool) -> Option<Answer> {
+        let now = self.fetcher.clock.now();
+        let remaining = shared.head.freshness.remaining(now);
+        let status = match shared.source {
+            Source::Tier(tier) => CacheStatus::hit(tier, remaining),
+            Source::Origin { fwd, status, stored } => {
+                let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
+                CacheStatus { handling, ttl: Some(crate::rfc9111::cache_status::ttl_seconds(remaining)), detail: None }
+            }
+        };
+        let response = build(request, &shared.head, &shared.body, now)?;
+        Some((status, response))
+    }
+
+    /// Validates a stale response that has just been served, in the background and once.
+    fn revalidate_behind(
+        self: &Arc<Self>,
+        peer: &Peer,
+        target: &Target<'_>,
+        request: &Request<Incoming>,
+        directives: &CacheControl,
+        stored: &Arc<StoredResponse>,
+    ) {
+        if *request.method() != Method::GET || self.fetcher.passes.contains(target.key.hash(), self.fetcher.clock.now()) {
+            return;
+        }
+        let variant = stored.head.variant.as_ref().map_or(0, |variant| target.key.variant_hash(&variant.selector));
+        if let Joined::Leader(landing) = self.flights.join(target.key.hash(), variant) {
+            let mut plan = self.plan(peer, target, request, directives.clone());
+            plan.fwd = Fwd::Stale;
+            plan.validate = Some(Arc::clone(stored));
+            self.launch(plan, landing, None);
+        }
+    }
+
+    /// Sends a request on that no stored response may answer, and invalidates what it changed.
+    async fn forward(self: &Arc<Self>, peer: &Peer, target: &Target<'_>, request: Request<Incoming>, fwd: Fwd) -> Answer {
+        let (parts, body) = request.into_parts();
+        let request = OriginRequest {
+            method: parts.method.clone(),
+            uri: origin_form(&parts.uri),
+            fields: self.origin_fields(peer, target, &parts.headers),
+            body: if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) },
+        };
+        match self.fetcher.upstream.send(request).await {
+            Ok(mut response) => {
+                clean_response(response.headers_mut(), self.fetcher.clock.now());
+                if !invalidation::is_safe(&parts.method) && invalidation::is_non_error(response.status()) {
+                    self.invalidate(target, parts.uri.path(), response.headers());
+                }
+                (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))
+            }
+            Err(error) => failed(&unavailable(&error), fwd),
+        }
+    }
+
+    /// RFC 9111 §4.4: what a successful unsafe request changed is no longer to be served.
+    fn invalidate(&self, target: &Target<'_>, path: &str, response: &HeaderMap) {
+        self.forget(&target.key);
+        for named in invalidation::named_targets(response, target.scheme, &target.authority, path) {
+            let key = self.key(target.scheme, &target.authority, &named.path, named.query.as_deref());
+            if key != target.key {
+                self.forget(&key);
+            }
+        }
+    }
+
+    fn forget(&self, key: &CacheKey) {
+        self.fetcher.store.invalidate(key);
+        self.flights.detach(key.hash());
+        self.metrics.invalidations.add_one();
+    }
+
+    /// Forgets everything stored for a URL, in both tiers, before it returns.
+    pub async fn purge(&self, url: &Uri) -> Result<(), PurgeError> {
+        let scheme = match url.scheme_str() {
+            Some("https") => "https",
+            Some("http") => "http",
+            Some(_) | None => return Err(PurgeError::Url),
+        };
+        let authority = url.authority().and_then(|authority| normal_authority(authority.as_str(), scheme));
+        let authority = authority.ok_or(PurgeError::Url)?;
+        let path = if url.path().is_empty() { "/" } else { url.path() };
+        let key = self.key(scheme, &authority, path, url.query());
+        self.metrics.purges.add_one();
+        let purged = self.fetcher.store.purge(&key).await;
+        self.flights.detach(key.hash());
+        purged.map_err(PurgeError::Durable)
+    }
+
+    /// Passes a request to change protocols on, and ties the two connections together.
+    async fn tunnel(self: &Arc<Self>, peer: &Peer, target: &Target<'_>, mut request: Request<Incoming>) -> Answer {
+        let client = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        let mut fields = self.origin_fields(peer, target, &parts.headers);
+        if let Some(protocol) = parts.headers.get(header::UPGRADE) {
+            fields.insert(header::UPGRADE, protocol.clone());
+            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        let body = if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) };
+        let request = OriginRequest { method: parts.method, uri: origin_form(&parts.uri), fields, body };
+        let mut response = match self.fetcher.upstream.send(request).await {
+            Ok(response) => response,
+            Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
+        };
+        let status = CacheStatus::forward(Fwd::Bypass);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            clean_response(response.headers_mut(), self.fetcher.clock.now());
+            return (status, add_age(response.map(ResponseBody::upstream)));
+        }
+        let origin = hyper::upgrade::on(&mut response);
+        self.fetcher.tasks.spawn(async move {
+            let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
+            let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut origin).await {
+                debug!("a tunnel ended: {error}");
+            }
+        });
+        (status, response.map(|_: UpstreamBody| ResponseBody::empty()))
+    }
+
+    fn plan(&self, peer: &Peer, target: &Target<'_>, request: &Request<Incoming>, directives: CacheControl) -> Plan {
+        let rule = &target.rule.rule;
+        Plan {
+            key: target.key.clone(),
+            client_fields: request.headers().clone(),
+            directives,
+            method: request.method().clone(),
+            uri: origin_form(request.uri()),
+            origin_fields: self.origin_fields(peer, target, request.headers()),
+            policy: target.rule.policy,
+            durability: rule.durability,
+            tags: rule.tags.clone(),
+            fwd: Fwd::UriMiss,
+            validate: None,
+        }
+    }
+
+    fn origin_fields(&self, peer: &Peer, target: &Target<'_>, request: &HeaderMap) -> HeaderMap {
+        let host = self.fetcher.upstream.config().host.as_deref().unwrap_or(&target.host);
+        forwarding::to_origin(request, peer, target.scheme, &target.host, host)
+    }
+
+    fn directives(&self, request: &HeaderMap) -> CacheControl {
+        let all = CacheControl::of_request(request);
+        match self.cache.request_directives {
+            RequestDirectives::Honour => all,
+            // What must never be stored is no one's to decide.
+            RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
+        }
+    }
+
+    /// Works out where a request is headed, or what is wrong with it.
+    fn target(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Target<'_>, Refusal> {
+        let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this server does not answer CONNECT or TRACE"));
+        }
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
+            (Some(host), None) => host.to_str().map_err(|_| bad("bad-host", "the Host field is not a host name"))?,
+            (None, None) if request.version() == Version::HTTP_10 => "",
+            (None, None) => return Err(bad("bad-host", "the request has no Host field")),
+        };
+        let original = forwarding::original(peer, request.headers());
+        // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
+        let host = match request.uri().authority() {
+            Some(authority) => authority.as_str(),
+            None => host,
+        };
+        let host = original.host.unwrap_or(host);
+        let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
+            "".into()
+        } else {
+            normal_authority(host, original.scheme).ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
+        };
+        let path = request.uri().path();
+        let rule = self.rules.matching(path);
+        let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
+        Ok(Target { scheme: original.scheme, host: host.to_owned(), authority: authority.into_owned(), key, rule })
+    }
+
+    fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
+        self.key_with(self.rules.matching(path), scheme, authority, path, query)
+    }
+
+    fn key_with(&self, rule: &Resolved, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
+        let rules = &rule.rule.query;
+        let prefix = &self.cache.key_prefix;
+        match query {
+            Some(query) if !rules.is_empty() => {
+                let query = rules.apply(query);
+                CacheKey::new(KeyParts { prefix, scheme, authority, path, query: query.as_deref() })
+            }
+            query => CacheKey::new(KeyParts { prefix, scheme, authority, path, query }),
+        }
+    }
+}
+
+/// Why a purge was not done.
+#[derive(Debug)]
+pub enum PurgeError {
+    /// It is no absolute URL.
+    Url,
+    /// It is forgotten in memory, and may still be in the durable tier.
+    Durable(BackendError),
+}
+
+/// What is sent, and what is said of it.
+type Answer = (CacheStatus, Response<ResponseBody>);
+
+/// Why a request goes to the origin whatever is stored, if it does.
+fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<Fwd> {
+    if rule.rule.bypass {
+        return Some(Fwd::Bypass);
+    }
+    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        return Some(Fwd::Method);
+    }
+    // Content in a GET may change the response, and is no part of the key. Conditions on the
+    // origin's state are for the origin.
+    if !request.body().is_end_stream() || conditional::is_for_the_origin(request.headers()) {
+        return Some(Fwd::Request);
+    }
+    None
+}
+
+fn is_upgrade(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(header::UPGRADE)
+        && request.version() == Version::HTTP_11
+        && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
+}
+
+/// The target as the origin is asked for it.
+fn origin_form(uri: &Uri) -> Uri {
+    match uri.path_and_query() {
+        Some(target) if uri.authority().is_some() => Uri::from(target.clone()),
+        _ => uri.clone(),
+    }
+}
+
+/// A hit in memory.
+fn hit(request: &Request<Incoming>, stored: &StoredResponse, now: Timestamp) -> Answer {
+    let status = CacheStatus::hit(Tier::Memory, stored.head.freshness.remaining(now));
+    let response = answer_head(request, &stored.head, Some(stored.body.len()), now);
+    let response = response.map(|part| match part {
+        Part::None => ResponseBody::empty(),
+        Part::Whole => ResponseBody::stored(&stored.body),
+        Part::Range(first, end) => ResponseBody::stored_range(&stored.body, first, end),
+    });
+    (status, response)
+}
+
+fn build(request: &Request<Incoming>, head: &StoredHead, body: &SharedBody, now: Timestamp) -> Option<Response<ResponseBody>> {
+    let len = match body {
+        SharedBody::Stored(body) => Some(body.len()),
+        SharedBody::Filling(_) => {
+            head.fields.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok())
+        }
+    };
+    let (parts, part) = answer_head(request, head, len, now).into_parts();
+    let body = match (part, body) {
+        (Part::None, _) => ResponseBody::empty(),
+        (Part::Whole, SharedBody::Stored(body)) => ResponseBody::stored(body),
+        (Part::Range(first, end), SharedBody::Stored(body)) => ResponseBody::stored_range(body, first, end),
+        (Part::Whole, SharedBody::Filling(fill)) => ResponseBody::fill(fill.reader()?),
+        (Part::Range(first, end), SharedBody::Filling(fill)) => ResponseBody::fill_range(fill.reader()?, first, end),
+    };
+    Some(Response::from_parts(parts, body))
+}
+
+/// The part of a stored body that answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    None,
+    Whole,
+    Range(u64, u64),
+}
+
+/// The head of an answer from a stored response of `len` bytes: the whole, a range, 304, or 416.
+fn answer_head(request: &Request<Incoming>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
+    let (method, fields) = (request.method(), request.headers());
+    let age = HeaderValue::from(head.freshness.age_seconds(now));
+    // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
+    let is_ok = head.status == StatusCode::OK;
+    if is_ok && conditional::not_modified(method, fields, &head.fields, head.response_time) {
+        return not_modified(head, age);
+    }
+    let mut response = Response::new(if *method == Method::HEAD { Part::None } else { Part::Whole });
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields.clone();
+    response.headers_mut().insert(header::AGE, age);
+    if *method == Method::HEAD {
+        if let Some(len) = len
+            && has_content(head.status)
+        {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        return response;
+    }
+    if !is_ok || !fields.contains_key(header::RANGE) || !conditional::if_range_holds(fields, &head.fields) {
+        return response;
+    }
+    let Some(len) = len else { return response };
+    match range::requested(fields, len) {
+        RangeRequest::Whole => {}
+        RangeRequest::Part(first, end) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, len));
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
+            *response.body_mut() = Part::Range(first, end);
+        }
+        RangeRequest::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            *response.body_mut() = Part::None;
+        }
+    }
+    response
+}
+
+/// RFC 9110 §15.4.5: a 304 has these fields of the response that it stands for.
+fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
+    const KEPT: [http::HeaderName; 7] = [
+        header::CACHE_CONTROL,
+        header::CONTENT_LOCATION,
+        header::DATE,
+        header::ETAG,
+        header::EXPIRES,
+        header::VARY,
+        header::LAST_MODIFIED,
+    ];
+    let mut response = Response::new(Part::None);
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    for name in KEPT {
+        for value in head.fields.get_all(&name) {
+            response.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    response.headers_mut().insert(header::AGE, age);
+    response
+}
+
+fn has_content(status: StatusCode) -> bool {
+    status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
+/// Every response has an `Age`. One that comes straight from the origin is as old as it says.
+fn add_age(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    response.headers_mut().entry(header::AGE).or_insert_with(|| HeaderValue::from(0));
+    response
+}
+
+fn not_cached() -> Answer {
+    let refusal = refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored answers this request, and it asks for nothing else");
+    refused(&refusal)
+}
+
+/// The answer when there is none from the origin.
+fn unavailable(error: &UpstreamError) -> Refusal {
+    match error {
+        UpstreamError::Connect(_) => refuse(StatusCode::BAD_GATEWAY, "connect-failed", "the application can't be reached"),
+        UpstreamError::Broken(_) => refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off"),
+        UpstreamError::RequestBody => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
+        UpstreamError::ConnectTimeout => refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time"),
+        UpstreamError::ResponseTimeout => refuse(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the application did not answer in time"),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    (CacheStatus::refused(refusal.detail), sentence(refusal))
+}
+
+fn failed(refusal: &Refusal, fwd: Fwd) -> Answer {
+    (CacheStatus::forward(fwd).with_detail(refusal.detail), sentence(refusal))
+}
+
+fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
+    let text = format!("{}\n", refusal.sentence);
+    let mut response = Response::new(ResponseBody::whole(Bytes::from(text)));
+    *response.status_mut() = refusal.status;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from(0));
+    response
+}

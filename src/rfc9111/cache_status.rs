@@ -1,0 +1,196 @@
+//! `Cache-Status` (RFC 9211): what this cache did, in the standard's words.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderValue;
+
+/// Why a request went on to the origin (RFC 9211 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fwd {
+    /// The configuration says not to handle this request.
+    Bypass,
+    /// The method requires it to be forwarded.
+    Method,
+    /// Nothing is stored for the URI.
+    UriMiss,
+    /// Something is stored for the URI, but for requests that differ in a nominated field.
+    VaryMiss,
+    /// Nothing stored can be used, and more can't be said.
+    Miss,
+    /// The client's own directives or preconditions.
+    Request,
+    /// The stored response is stale.
+    Stale,
+    /// Only a part of what is asked is stored.
+    Partial,
+}
+
+impl Fwd {
+    /// Every reason, in the order of [`Fwd::index`].
+    pub const ALL: [Self; 8] = [
+        Self::Bypass,
+        Self::Method,
+        Self::UriMiss,
+        Self::VaryMiss,
+        Self::Miss,
+        Self::Request,
+        Self::Stale,
+        Self::Partial,
+    ];
+
+    /// The token of RFC 9211.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Miss => "miss",
+            Self::Request => "request",
+            Self::Stale => "stale",
+            Self::Partial => "partial",
+        }
+    }
+
+    /// A small number for counting by.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The tier that a stored response came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// The in-process cache.
+    Memory,
+    /// The bucket or directory.
+    Durable,
+}
+
+impl Tier {
+    /// The word in `detail=`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Durable => "durable",
+        }
+    }
+}
+
+/// One member of the `Cache-Status` list: this cache's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// What was done.
+    pub handling: Handling,
+    /// Remaining freshness in seconds, negative once stale (§2.4).
+    pub ttl: Option<i64>,
+    /// What else is to be said, as a token (§2.8): the tier of a hit, or what failed.
+    pub detail: Option<&'static str>,
+}
+
+/// Whether a request was answered from the store or forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// Answered without going forward (§2.1).
+    Hit,
+    /// Went forward (§2.2).
+    Forward {
+        /// Why.
+        fwd: Fwd,
+        /// The origin's status, where it differs from the one the client sees (§2.3).
+        fwd_status: Option<u16>,
+        /// Whether the response was stored (§2.5).
+        stored: bool,
+        /// Whether the request shared another one's trip to the origin (§2.6).
+        collapsed: bool,
+    },
+    /// Neither: refused or failed before anything was asked.
+    Refused,
+}
+
+impl CacheStatus {
+    /// A hit in `tier` with `remaining` milliseconds of freshness left.
+    pub fn hit(tier: Tier, remaining: i64) -> Self {
+        Self { handling: Handling::Hit, ttl: Some(ttl_seconds(remaining)), detail: Some(tier.as_str()) }
+    }
+
+    /// Forwarded because of `fwd`, nothing stored.
+    pub fn forward(fwd: Fwd) -> Self {
+        Self { handling: Handling::Forward { fwd, fwd_status: None, stored: false, collapsed: false }, ttl: None, detail: None }
+    }
+
+    /// Neither hit nor forwarded, because of `detail`.
+    pub fn refused(detail: &'static str) -> Self {
+        Self { handling: Handling::Refused, ttl: None, detail: Some(detail) }
+    }
+
+    /// The same with `detail`.
+    pub fn with_detail(self, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..self }
+    }
+
+    /// The field value, as a Structured Field.
+    pub fn to_value(self) -> HeaderValue {
+        let mut text = BytesMut::with_capacity(64);
+        text.put_slice(b"larder");
+        match self.handling {
+            Handling::Hit => text.put_slice(b"; hit"),
+            Handling::Forward { fwd, fwd_status, stored, collapsed } => {
+                text.put_slice(b"; fwd=");
+                text.put_slice(fwd.as_str().as_bytes());
+                if let Some(status) = fwd_status {
+                    text.put_slice(b"; fwd-status=");
+                    text.put_slice(itoa::Buffer::new().format(status).as_bytes());
+                }
+                if stored {
+                    text.put_slice(b"; stored");
+                }
+                if collapsed {
+                    text.put_slice(b"; collapsed");
+                }
+            }
+            Handling::Refused => {}
+        }
+        if let Some(ttl) = self.ttl {
+            text.put_slice(b"; ttl=");
+            text.put_slice(itoa::Buffer::new().format(ttl).as_bytes());
+        }
+        if let Some(detail) = self.detail {
+            text.put_slice(b"; detail=");
+            text.put_slice(detail.as_bytes());
+        }
+        // Only ASCII was written.
+        HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static("larder"))
+    }
+}
+
+/// Milliseconds as whole seconds: a fresh response never shows a negative ttl, nor a stale one
+/// a positive ttl.
+pub fn ttl_seconds(remaining: i64) -> i64 {
+    // Structured Field integers have at most 15 digits.
+    (remaining.div_euclid(1000)).clamp(-999_999_999_999_999, 999_999_999_999_999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_structured_fields_in_the_standards_words() {
+        let forward = |fwd, fwd_status, stored, collapsed| CacheStatus {
+            handling: Handling::Forward { fwd, fwd_status, stored, collapsed },
+            ttl: None,
+            detail: None,
+        };
+        for (status, expected) in [
+            (CacheStatus::hit(Tier::Memory, 59_999), "larder; hit; ttl=59; detail=memory"),
+            (CacheStatus::hit(Tier::Durable, -1), "larder; hit; ttl=-1; detail=durable"),
+            (CacheStatus::forward(Fwd::UriMiss), "larder; fwd=uri-miss"),
+            (forward(Fwd::Stale, Some(304), true, true), "larder; fwd=stale; fwd-status=304; stored; collapsed"),
+            (CacheStatus::refused("bad-request"), "larder; detail=bad-request"),
+        ] {
+            let value = status.to_value();
+            assert_eq!(value, expected);
+            sfv::Parser::new(value.as_bytes()).parse::<sfv::List>().expect("a structured field list");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A client's preconditions, evaluated against a stored response (RFC 9111 §4.3.2, RFC 9110 §13).
+
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName};
+
+use super::date;
+use super::fields;
+use crate::clock::Timestamp;
+
+/// Every request field that makes a request conditional.
+pub const PRECONDITIONS: [HeaderName; 5] =
+    [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::IF_RANGE];
+
+/// An entity tag (RFC 9110 §8.8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntityTag<'a> {
+    /// Whether it is marked `W/`.
+    pub weak: bool,
+    /// What stands between the quotes; all of it for a tag that some origin forgot to quote.
+    pub opaque: &'a [u8],
+}
+
+impl<'a> EntityTag<'a> {
+    /// Reads one entity tag; `None` when there is nothing in it.
+    pub fn parse(text: &'a [u8]) -> Option<Self> {
+        let text = fields::trim(text);
+        let (weak, text) = match text {
+            [b'W', b'/', rest @ ..] => (true, rest),
+            strong => (false, strong),
+        };
+        match text {
+            [b'"', opaque @ .., b'"'] => Some(Self { weak, opaque }),
+            [] => None,
+            unquoted => Some(Self { weak, opaque: unquoted }),
+        }
+    }
+
+    /// The tag of a response.
+    pub fn of(response: &'a HeaderMap) -> Option<Self> {
+        Self::parse(response.get(header::ETAG)?.as_bytes())
+    }
+}
+
+/// Whether a cache can't answer the request itself: `If-Match` and `If-Unmodified-Since` guard
+/// the origin's state, which only the origin knows (RFC 9111 §4.3.2).
+pub fn is_for_the_origin(request: &HeaderMap) -> bool {
+    request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
+}
+
+/// Whether the client already has what `stored` would give it, so that 304 answers the request.
+/// `response_time` stands in for a missing `Date`.
+pub fn not_modified(method: &Method, request: &HeaderMap, stored: &HeaderMap, response_time: Timestamp) -> bool {
+    if method != Method::GET && method != Method::HEAD {
+        return false;
+    }
+    // RFC 9110 §13.1.3: If-Modified-Since is ignored where there is If-None-Match.
+    if request.contains_key(header::IF_NONE_MATCH) {
+        return none_match_fails(request, stored);
+    }
+    if !request.contains_key(header::IF_MODIFIED_SINCE) {
+        return false;
+    }
+    let Some(since) = date::field(request, &header::IF_MODIFIED_SINCE).valid() else { return false };
+    // RFC 9111 §4.3.2: Last-Modified, else Date, else when the response was received.
+    let modified = date::field(stored, &header::LAST_MODIFIED)
+        .valid()
+        .or_else(|| date::field(stored, &header::DATE).valid())
+        .unwrap_or(response_time);
+    modified.as_secs() <= since.as_secs()
+}
+
+/// RFC 9110 §13.1.2: weak comparison with each listed tag.
+fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let stored = EntityTag::of(stored);
+    fields::members(request, &header::IF_NONE_MATCH).any(|member| {
+        member == b"*" || matches!((EntityTag::parse(member), stored), (Some(a), Some(b)) if a.opaque == b.opaque)
+    })
+}
+
+/// Whether a range may be served from `stored` (RFC 9110 §13.1.5): there is no `If-Range`, or it
+/// names the stored response by a strong validator.
+pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let Some(value) = request.get(header::IF_RANGE) else { return true };
+    if let Some(since) = date::parse(value) {
+        // A date is a strong validator only when it is at least a second, here a minute, older
+        // than the response (RFC 9110 §8.8.2.2).
+        let modified = date::field(stored, &header::LAST_MODIFIED).valid();
+        let made = date::field(stored, &header::DATE).valid();
+        return modified == Some(since) && made.is_some_and(|made| made.millis_since(since) >= 60_000);
+    }
+    match (EntityTag::parse(value.as_bytes()), EntityTag::of(stored)) {
+        (Some(a), Some(b)) => !a.weak && !b.weak && a.opaque == b.opaque,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    type Fields = &'static [(&'static str, &'static str)];
+
+    fn map(list: Fields) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in list {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn not_modified_table() {
+        const OLD: &str = "Fri, 01 Jan 2010 00:00:00 GMT";
+        const NEW: &str = "Fri, 01 Jan 2021 00:00:00 GMT";
+        let table: &[(Fields, Fields, bool)] = &[
+            (&[], &[("etag", "\"a\"")], false),
+            (&[("if-none-match", "\"a\"")], &[("etag", "\"a\"")], true),
+            (&[("if-none-match", "W/\"a\"")], &[("etag", "\"a\"")], true),
+            (&[("if-none-match", "\"a\"")], &[("etag", "W/\"a\"")], true),
+            (&[("if-none-match", "\"b\"")], &[("etag", "\"a\"")], false),
+            (&[("if-none-match", "\"b\", \"x,y\" , W/\"a\"")], &[("etag", "\"a\"")], true),
+            (&[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")], &[("etag", "\"a\"")], true),
+            (&[("if-none-match", "*")], &[], true),
+            (&[("if-none-match", "\"a\"")], &[], false),
+            (&[("if-none-match", "a")], &[("etag", "\"a\"")], true),
+            // If-None-Match decides alone.
+            (&[("if-none-match", "\"b\""), ("if-modified-since", NEW)], &[("etag", "\"a\""), ("last-modified", OLD)], false),
+            (&[("if-modified-since", OLD)], &[("last-modified", OLD)], true),
+            (&[("if-modified-since", NEW)], &[("last-modified", OLD)], true),
+            (&[("if-modified-since", OLD)], &[("last-modified", NEW)], false),
+            (&[("if-modified-since", "yesterday")], &[("last-modified", OLD)], false),
+            (&[("if-modified-since", "Friday, 01-Jan-10 00:00:00 GMT")], &[("last-modified", OLD)], true),
+            (&[("if-modified-since", NEW)], &[("date", OLD)], true),
+            (&[("if-modified-since", OLD)], &[("date", NEW)], false),
+        ];
+        for (request, stored, expected) in table {
+            let received = Timestamp::from_secs(1_700_000_000);
+            assert_eq!(not_modified(&Method::GET, &map(request), &map(stored), received), *expected, "{request:?} {stored:?}");
+            assert!(!not_modified(&Method::POST, &map(request), &map(stored), received));
+        }
+    }
+
+    #[test]
+    fn if_range_takes_strong_validators_only() {
+        const MADE: &str = "Fri, 01 Jan 2021 00:00:00 GMT";
+        const MODIFIED: &str = "Thu, 31 Dec 2020 00:00:00 GMT";
+        let table: &[(Fields, Fields, bool)] = &[
+            (&[], &[], true),
+            (&[("if-range", "\"a\"")], &[("etag", "\"a\"")], true),
+            (&[("if-range", "\"a\"")], &[("etag", "\"b\"")], false),
+            (&[("if-range", "W/\"a\"")], &[("etag", "W/\"a\"")], false),
+            (&[("if-range", "\"a\"")], &[], false),
+            (&[("if-range", MODIFIED)], &[("last-modified", MODIFIED), ("date", MADE)], true),
+            (&[("if-range", MODIFIED)], &[("last-modified", MADE), ("date", MADE)], false),
+            (&[("if-range", MADE)], &[("last-modified", MADE), ("date", MADE)], false),
+        ];
+        for (request, stored, expected) in table {
+            assert_eq!(if_range_holds(&map(request), &map(stored)), *expected, "{request:?} {stored:?}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Field syntax that the caching rules share: comma-separated lists (RFC 9110 §5.6.1), and the
+//! fields that belong to a connection rather than to a message (RFC 9110 §7.6.1).
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Splits `value` at the commas that stand outside quoted strings. Members come trimmed of
+/// optional white space; empty ones are left out, as RFC 9110 §5.6.1.2 asks of a recipient.
+pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split_outside_quotes(value, b',').map(trim).filter(|member| !member.is_empty())
+}
+
+/// The members of all field lines of `name`, in order.
+pub fn members<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    fields.get_all(name).into_iter().flat_map(|value| list_members(value.as_bytes()))
+}
+
+/// Splits `value` at each `separator` that stands outside a quoted string. An unterminated
+/// quoted string runs to the end.
+pub fn split_outside_quotes(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = separator_outside_quotes(text, separator);
+        rest = end.map(|at| &text[at + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
+}
+
+fn separator_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
+    let mut quoted = false;
+    let mut bytes = text.iter().enumerate();
+    while let Some((at, &byte)) = bytes.next() {
+        match byte {
+            b'"' => quoted = !quoted,
+            // A quoted-pair: the next byte is data whatever it is.
+            b'\\' if quoted => {
+                bytes.next();
+            }
+            _ if byte == separator && !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `text` without optional white space (space and tab) at either end.
+pub fn trim(text: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
+    let end = text.iter().rposition(|byte| !is_space(byte)).map_or(start, |at| at + 1);
+    &text[start..end]
+}
+
+/// Whether `token` is a member of the list field `name`, compared without regard to case.
+pub fn has_member(fields: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    members(fields, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The fields that mean something for one connection only and are neither stored nor forwarded
+/// (RFC 9110 §7.6.1, RFC 9111 §3.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    match *name {
+        header::CONNECTION
+        | header::TE
+        | header::TRANSFER_ENCODING
+        | header::UPGRADE
+        | header::PROXY_AUTHENTICATE
+        | header::PROXY_AUTHORIZATION => true,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection" | "proxy-authentication-info"),
+    }
+}
+
+/// Removes the hop-by-hop fields and every field that `Connection` lists.
+///
+/// A name that `Connection` lists although the message needs it end to end is kept: a client
+/// that sends `Connection: Host`, or an origin that lists `Cache-Control`, could otherwise make
+/// this proxy drop what decides who may see a response.
+pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
+    if fields.contains_key(header::CONNECTION) {
+        let listed: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
+        for connection in &listed {
+            drop_listed(fields, connection);
+        }
+    }
+    for name in HOP_BY_HOP {
+        fields.remove(name);
+    }
+}
+
+const HOP_BY_HOP: [&str; 9] = [
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-authentication-info",
+    "connection",
+];
+
+fn drop_listed(fields: &mut HeaderMap, connection: &HeaderValue) {
+    for member in list_members(connection.as_bytes()) {
+        let Ok(name) = HeaderName::from_bytes(member) else { continue };
+        if !is_end_to_end(&name) && !is_hop_by_hop(&name) {
+            fields.remove(name);
+        }
+    }
+}
+
+/// Fields whose removal would change who may see a message or how it is framed.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::HOST
+            | header::CONTENT_LENGTH
+            | header::CONTENT_TYPE
+            | header::CONTENT_ENCODING
+            | header::CONTENT_RANGE
+            | header::CACHE_CONTROL
+            | header::VARY
+            | header::SET_COOKIE
+            | header::COOKIE
+            | header::AUTHORIZATION
+            | header::DATE
+            | header::EXPIRES
+            | header::AGE
+            | header::RANGE
+            | header::VIA
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(value: &str) -> Vec<String> {
+        list_members(value.as_bytes()).map(|m| String::from_utf8_lossy(m).into_owned()).collect()
+    }
+
+    #[test]
+    fn lists_split_outside_quotes_only() {
+        let table: &[(&str, &[&str])] = &[
+            ("", &[]),
+            (" , ,", &[]),
+            ("a", &["a"]),
+            ("a,b", &["a", "b"]),
+            (" a\t, b ", &["a", "b"]),
+            (r#"x="1,2", b"#, &[r#"x="1,2""#, "b"]),
+            (r#"x="1\",2", b"#, &[r#"x="1\",2""#, "b"]),
+            (r#"x="1\\", b"#, &[r#"x="1\\""#, "b"]),
+            (r#"x="open, b"#, &[r#"x="open, b"#]),
+            (r#"x\,b"#, &["x\\", "b"]),
+        ];
+        for (value, expected) in table {
+            assert_eq!(list(value), *expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_listed_ones_go_others_stay() {
+        let mut fields = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-hop, keep-alive"),
+            ("connection", "X-Second"),
+            ("x-hop", "1"),
+            ("x-second", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-connection", "keep-alive"),
+            ("x-stays", "1"),
+        ] {
+            fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        remove_hop_by_hop(&mut fields);
+        let left: Vec<_> = fields.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-stays"]);
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_protects_a_response() {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close, host, cache-control, cookie, vary, x"));
+        fields.insert(header::HOST, HeaderValue::from_static("a"));
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        fields.insert(header::COOKIE, HeaderValue::from_static("s=1"));
+        fields.insert("x", HeaderValue::from_static("1"));
+        remove_hop_by_hop(&mut fields);
+        assert_eq!(fields.len(), 3);
+        assert!(!fields.contains_key("x"));
+    }
+}

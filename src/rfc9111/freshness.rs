@@ -1,0 +1,289 @@
+//! How long a response is fresh and how old it is (RFC 9111 §4.2), computed once when it is
+//! stored and compared as integers on every use.
+
+use http::StatusCode;
+use http::header::{self, HeaderMap};
+
+use super::date::{self, DateField};
+use super::directives::{CacheControl, Delta, parse_delta};
+use crate::clock::Timestamp;
+
+/// The share of the time since the last modification that a response is fresh for when its origin
+/// does not say (RFC 9111 §4.2.2 suggests 10 %).
+const HEURISTIC_DIVISOR: i64 = 10;
+
+/// No heuristic lifetime is longer: one day, in milliseconds.
+const HEURISTIC_MAX: i64 = 24 * 3600 * 1000;
+
+/// An age that no lifetime exceeds, for an `Age` field that can't be read.
+const AGE_UNKNOWN: i64 = i64::MAX / 4;
+
+/// Lifetimes that the configuration grants, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifetimePolicy {
+    /// For a response that states none and that RFC 9111 §4.2.2 lets a cache decide on.
+    pub default_timeout: Option<i64>,
+    /// Instead of whatever the response states.
+    pub override_timeout: Option<i64>,
+}
+
+/// Who decided on a freshness lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifetimeSource {
+    /// `s-maxage`, `max-age` or `Expires`.
+    Origin,
+    /// `default_timeout`, `timeout` or `override_timeout`.
+    Configuration,
+    /// RFC 9111 §4.2.2.
+    Heuristic,
+    /// Nobody: the response is stale from the start.
+    None,
+}
+
+/// All that the passing of time does to a stored response. Times are in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// `freshness_lifetime` of §4.2.1.
+    pub lifetime: i64,
+    /// Who decided on it.
+    pub source: LifetimeSource,
+    /// `corrected_initial_age` of §4.2.3.
+    pub initial_age: i64,
+    /// When the response was received.
+    pub response_time: Timestamp,
+    /// `no-cache`: never reused without validation, however fresh.
+    pub no_cache: bool,
+    /// Whether a stale reuse is ruled out (§4.2.4) unless an extension grants it by name.
+    pub no_stale: bool,
+    /// Whether a stale reuse is ruled out whatever grants it: must-revalidate, proxy-revalidate.
+    pub must_revalidate: bool,
+    /// RFC 5861 §3.
+    pub stale_while_revalidate: i64,
+    /// RFC 5861 §4.
+    pub stale_if_error: i64,
+}
+
+impl Freshness {
+    /// Works out the freshness of a response received at `response_time` to a request sent at
+    /// `request_time`.
+    pub fn of(
+        status: StatusCode,
+        fields: &HeaderMap,
+        request_time: Timestamp,
+        response_time: Timestamp,
+        policy: &LifetimePolicy,
+    ) -> Self {
+        let directives = CacheControl::of(fields);
+        let (lifetime, source) = freshness_lifetime(status, fields, &directives, response_time, policy);
+        let millis = |delta: Option<Delta>| delta.map_or(0, |delta| i64::from(delta.granted()) * 1000);
+        let must_revalidate = directives.must_revalidate || directives.proxy_revalidate;
+        Self {
+            lifetime,
+            source,
+            initial_age: corrected_initial_age(fields, request_time, response_time),
+            response_time,
+            no_cache: directives.no_cache && policy.override_timeout.is_none(),
+            no_stale: must_revalidate || directives.no_cache || directives.s_maxage.is_some(),
+            must_revalidate,
+            stale_while_revalidate: millis(directives.stale_while_revalidate),
+            stale_if_error: millis(directives.stale_if_error),
+        }
+    }
+
+    /// `current_age` of §4.2.3, in milliseconds. A clock that went back counts as standing still.
+    pub fn current_age(&self, now: Timestamp) -> i64 {
+        self.initial_age.saturating_add(now.millis_since(self.response_time).max(0))
+    }
+
+    /// Milliseconds until the response is stale; zero or less once it is.
+    pub fn remaining(&self, now: Timestamp) -> i64 {
+        self.lifetime.saturating_sub(self.current_age(now))
+    }
+
+    /// `response_is_fresh` of §4.2.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.remaining(now) > 0
+    }
+
+    /// The value of the `Age` field (§5.1), in seconds.
+    pub fn age_seconds(&self, now: Timestamp) -> u64 {
+        u64::try_from(self.current_age(now) / 1000).unwrap_or(0).min(u64::from(super::directives::DELTA_MAX))
+    }
+}
+
+/// §4.2.1: the first of these that is there decides.
+fn freshness_lifetime(
+    status: StatusCode,
+    fields: &HeaderMap,
+    directives: &CacheControl,
+    response_time: Timestamp,
+    policy: &LifetimePolicy,
+) -> (i64, LifetimeSource) {
+    if let Some(lifetime) = policy.override_timeout.filter(|_| allows_heuristic(status, directives) || states_lifetime(fields, directives)) {
+        return (lifetime, LifetimeSource::Configuration);
+    }
+    if let Some(delta) = directives.s_maxage.or(directives.max_age) {
+        return (i64::from(delta.granted()) * 1000, LifetimeSource::Origin);
+    }
+    let date = date::field(fields, &header::DATE).valid().unwrap_or(response_time);
+    match date::field(fields, &header::EXPIRES) {
+        DateField::At(expires) => return (expires.millis_since(date).max(0), LifetimeSource::Origin),
+        // §5.3: an invalid date, especially "0", is a time in the past.
+        DateField::Invalid => return (0, LifetimeSource::Origin),
+        DateField::Absent => {}
+    }
+    if !allows_heuristic(status, directives) {
+        return (0, LifetimeSource::None);
+    }
+    if let Some(lifetime) = policy.default_timeout {
+        return (lifetime, LifetimeSource::Configuration);
+    }
+    match date::field(fields, &header::LAST_MODIFIED) {
+        DateField::At(modified) => {
+            let lifetime = (date.millis_since(modified) / HEURISTIC_DIVISOR).clamp(0, HEURISTIC_MAX);
+            (lifetime, LifetimeSource::Heuristic)
+        }
+        DateField::Absent | DateField::Invalid => (0, LifetimeSource::None),
+    }
+}
+
+/// Whether the response itself says how long it is fresh.
+pub fn states_lifetime(fields: &HeaderMap, directives: &CacheControl) -> bool {
+    directives.s_maxage.is_some() || directives.max_age.is_some() || fields.contains_key(header::EXPIRES)
+}
+
+/// §4.2.2: a cache may decide on a lifetime where the status is defined as heuristically cacheable
+/// (RFC 9110 §15.1) or the response says `public`.
+pub fn allows_heuristic(status: StatusCode, directives: &CacheControl) -> bool {
+    directives.public
+        || matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// §4.2.3, in milliseconds.
+fn corrected_initial_age(fields: &HeaderMap, request_time: Timestamp, response_time: Timestamp) -> i64 {
+    let apparent_age = match date::field(fields, &header::DATE) {
+        DateField::At(date) => {
+            // `Date` counts whole seconds: a response made within this second is not a second old.
+            Timestamp::from_secs(response_time.as_secs()).millis_since(date).max(0)
+        }
+        DateField::Absent | DateField::Invalid => 0,
+    };
+    let Some(age_value) = age_value(fields) else { return AGE_UNKNOWN };
+    let response_delay = response_time.millis_since(request_time).max(0);
+    apparent_age.max(age_value.saturating_add(response_delay))
+}
+
+/// The `Age` field (§5.1) in milliseconds, zero where there is none. `None` when it is anything but one
+/// non-negative integer: then nobody knows how old the response is, and it counts as stale.
+fn age_value(fields: &HeaderMap) -> Option<i64> {
+    let mut values = fields.get_all(header::AGE).iter();
+    let Some(value) = values.next() else { return Some(0) };
+    if values.next().is_some() {
+        return None;
+    }
+    let seconds = parse_delta(super::fields::trim(value.as_bytes()))?;
+    Some(i64::from(seconds) * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn fields(list: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in list {
+            map.append(HeaderName::from_static(name), HeaderValue::from_str(value).expect("test value"));
+        }
+        map
+    }
+
+    fn at(offset: i64) -> String {
+        date::format(NOW.plus_millis(offset * 1000)).to_str().expect("ascii").to_owned()
+    }
+
+    fn lifetime(status: u16, list: &[(&'static str, &str)], policy: LifetimePolicy) -> (i64, LifetimeSource) {
+        let status = StatusCode::from_u16(status).expect("test status");
+        let freshness = Freshness::of(status, &fields(list), NOW, NOW, &policy);
+        (freshness.lifetime / 1000, freshness.source)
+    }
+
+    #[test]
+    fn lifetime_table() {
+        use LifetimeSource::{Configuration, Heuristic, None, Origin};
+        let (now, later, earlier) = (at(0), at(100), at(-1000));
+        let d = LifetimePolicy::default();
+        let configured = LifetimePolicy { default_timeout: Some(7000), override_timeout: Option::None };
+        let overriding = LifetimePolicy { default_timeout: Option::None, override_timeout: Some(9000) };
+        let table: &[(u16, &[(&'static str, &str)], LifetimePolicy, i64, LifetimeSource)] = &[
+            (200, &[("cache-control", "max-age=5")], d, 5, Origin),
+            (200, &[("cache-control", "max-age=5, s-maxage=9")], d, 9, Origin),
+            (200, &[("cache-control", "s-maxage=0, max-age=9")], d, 0, Origin),
+            (200, &[("cache-control", "max-age=x"), ("expires", &later)], d, 0, Origin),
+            (200, &[("cache-control", "max-age=5"), ("expires", "0")], d, 5, Origin),
+            (200, &[("expires", &later), ("date", &now)], d, 100, Origin),
+            (200, &[("expires", &later), ("date", "nonsense")], d, 100, Origin),
+            (200, &[("expires", &earlier), ("date", &now)], d, 0, Origin),
+            (200, &[("expires", "0")], configured, 0, Origin),
+            (200, &[("last-modified", &earlier), ("date", &now)], d, 100, Heuristic),
+            (404, &[("last-modified", &earlier)], d, 100, Heuristic),
+            (403, &[("last-modified", &earlier)], d, 0, None),
+            (599, &[("last-modified", &earlier), ("cache-control", "public")], d, 100, Heuristic),
+            (200, &[("last-modified", "Tue, 01 Jan 1980 00:00:00 GMT")], d, 86400, Heuristic),
+            (200, &[("last-modified", &later)], d, 0, Heuristic),
+            (200, &[], d, 0, None),
+            (200, &[], configured, 7, Configuration),
+            (500, &[], configured, 0, None),
+            (200, &[("cache-control", "max-age=5")], configured, 5, Origin),
+            (200, &[("cache-control", "max-age=5")], overriding, 9, Configuration),
+            (500, &[], overriding, 0, None),
+            (500, &[("cache-control", "max-age=5")], overriding, 9, Configuration),
+        ];
+        for (status, list, policy, expected, source) in table {
+            assert_eq!(lifetime(*status, list, *policy), (*expected, *source), "{status} {list:?}");
+        }
+    }
+
+    #[test]
+    fn age_table() {
+        let (now, earlier, later) = (at(0), at(-30), at(30));
+        let table: &[(&[(&'static str, &str)], Option<i64>)] = &[
+            (&[], Some(2)),
+            (&[("date", &now)], Some(2)),
+            (&[("date", &earlier)], Some(32)),
+            (&[("date", &later)], Some(2)),
+            (&[("age", "10")], Some(12)),
+            (&[("age", "10"), ("date", &earlier)], Some(32)),
+            (&[("age", "100"), ("date", &earlier)], Some(102)),
+            (&[("age", "-1")], None),
+            (&[("age", "1.5")], None),
+            (&[("age", "0, 0")], None),
+            (&[("age", "0"), ("age", "0")], None),
+            (&[("age", "7;x=1")], None),
+            (&[("age", "abc")], None),
+            (&[("age", "")], None),
+            (&[("age", "99999999999999999999")], Some((1 << 31) + 2)),
+        ];
+        for (list, expected) in table {
+            // Two seconds on the way.
+            let response_time = NOW.plus_millis(2000);
+            let freshness = Freshness::of(StatusCode::OK, &fields(list), NOW, response_time, &LifetimePolicy::default());
+            let age = (freshness.initial_age != AGE_UNKNOWN).then_some(freshness.initial_age / 1000);
+            assert_eq!(age, *expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_fresh_up_to_its_lifetime_and_not_a_millisecond_longer() {
+        let freshness =
+            Freshness::of(StatusCode::OK, &fields(&[("cache-control", "max-age=10")]), NOW, NOW, &LifetimePolicy::default());
+        assert!(freshness.is_fresh(NOW.plus_millis(9_999)));
+        assert!(!freshness.is_fresh(NOW.plus_millis(10_000)));
+        assert_eq!(freshness.age_seconds(NOW.plus_millis(9_999)), 9);
+        // A clock set back neither ages nor rejuvenates.
+        assert_eq!(freshness.current_age(NOW.plus_millis(-5_000)), 0);
+    }
+}

@@ -1,0 +1,306 @@
+//! Cache keys (RFC 9111 §2): exact, length-prefixed, hashed to 128 bits.
+//!
+//! A key is the tuple (prefix, scheme, authority, path, query). Its bytes prefix each part with
+//! its length, so no choice of parts can be read as another. The hash finds an entry; the bytes
+//! are compared on every use, in both tiers, so two keys with one hash cost a miss and never a
+//! wrong response.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Keys up to this many bytes are built without allocating.
+const INLINE: usize = 192;
+
+/// The primary key of a request: its effective URI within a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheKey {
+    hash: u128,
+    bytes: SmallVec<[u8; INLINE]>,
+}
+
+/// The parts of a [`CacheKey`]. Scheme and authority come in lower case, the default port left
+/// out; path and query are the bytes that the client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyParts<'a> {
+    /// `cache.key_prefix`: the namespace of every key.
+    pub prefix: &'a str,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'a str,
+    /// Host, and port when it is not the scheme's default.
+    pub authority: &'a str,
+    /// Path, starting with a slash.
+    pub path: &'a str,
+    /// Query without its question mark, rules applied; `None` when the URI has no question mark.
+    pub query: Option<&'a str>,
+}
+
+impl CacheKey {
+    /// Builds the key of `parts`.
+    pub fn new(parts: KeyParts<'_>) -> Self {
+        let mut bytes = SmallVec::new();
+        for part in [parts.prefix, parts.scheme, parts.authority, parts.path] {
+            push_part(&mut bytes, part.as_bytes());
+        }
+        if let Some(query) = parts.query {
+            push_part(&mut bytes, query.as_bytes());
+        }
+        Self::from_vec(bytes)
+    }
+
+    fn from_vec(bytes: SmallVec<[u8; INLINE]>) -> Self {
+        Self { hash: xxh3_128(&bytes), bytes }
+    }
+
+    /// Reads a key back from its bytes; `None` when they are not those of a key.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let key = Self::from_vec(SmallVec::from_slice(bytes));
+        key.parts().map(|_| ())?;
+        Some(key)
+    }
+
+    /// The hash that finds the key's entry.
+    pub fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    /// The exact key.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The parts the key was made of.
+    pub fn parts(&self) -> Option<KeyParts<'_>> {
+        let (prefix, rest) = take_part(&self.bytes)?;
+        let (scheme, rest) = take_part(rest)?;
+        let (authority, rest) = take_part(rest)?;
+        let (path, rest) = take_part(rest)?;
+        let query = if rest.is_empty() {
+            None
+        } else {
+            let (query, rest) = take_part(rest)?;
+            if !rest.is_empty() {
+                return None;
+            }
+            Some(query)
+        };
+        Some(KeyParts { prefix, scheme, authority, path, query })
+    }
+
+    /// The hash of this key together with what selects a variant under it.
+    pub fn variant_hash(&self, selector: &[u8]) -> u128 {
+        let mut bytes: SmallVec<[u8; 2 * INLINE]> = SmallVec::from_slice(&self.bytes);
+        bytes.push(0xff);
+        bytes.extend_from_slice(selector);
+        xxh3_128(&bytes)
+    }
+}
+
+fn push_part(bytes: &mut SmallVec<[u8; INLINE]>, part: &[u8]) {
+    let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(part);
+}
+
+fn take_part(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (part, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
+    Some((std::str::from_utf8(part).ok()?, rest))
+}
+
+/// What a rule does to a query before it becomes part of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryRules {
+    /// Parameters left out of the key, by name; `*` stands for any run of characters.
+    pub ignore: Vec<String>,
+    /// Whether the order of parameters is left out of the key.
+    pub sort: bool,
+}
+
+impl QueryRules {
+    /// The query as it enters the key. Names are compared as they were sent, without decoding:
+    /// two spellings of one name are two keys, which costs a hit and never mixes responses.
+    pub fn apply(&self, query: &str) -> Option<String> {
+        let mut kept: Vec<&str> = query.split('&').filter(|parameter| !self.ignores(parameter)).collect();
+        if kept.is_empty() {
+            return None;
+        }
+        if self.sort {
+            // By name only, and stably: the order of values under one name may mean something.
+            kept.sort_by_key(|parameter| name_of(parameter));
+        }
+        Some(kept.join("&"))
+    }
+
+    /// Whether the rules change anything.
+    pub fn is_empty(&self) -> bool {
+        self.ignore.is_empty() && !self.sort
+    }
+
+    fn ignores(&self, parameter: &str) -> bool {
+        self.ignore.iter().any(|pattern| glob(pattern, name_of(parameter)))
+    }
+}
+
+fn name_of(parameter: &str) -> &str {
+    parameter.split('=').next().unwrap_or(parameter)
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any run of characters, also an empty
+/// one, and everything else for itself. Takes at most `pattern.len() × text.len()` steps.
+pub fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    // Where to go on when the current attempt fails: just past the last star, one byte later.
+    let mut retry: Option<(usize, usize)> = None;
+    loop {
+        match pattern.get(p) {
+            Some(b'*') => {
+                p += 1;
+                retry = Some((p, t));
+                continue;
+            }
+            Some(byte) if text.get(t) == Some(byte) => {
+                p += 1;
+                t += 1;
+                continue;
+            }
+            None if t == text.len() => return true,
+            Some(_) | None => {}
+        }
+        match retry {
+            Some((star, from)) if from < text.len() => {
+                p = star;
+                t = from + 1;
+                retry = Some((star, t));
+            }
+            Some(_) | None => return false,
+        }
+    }
+}
+
+/// The authority as it enters a key: lower case, without the default port of `scheme`. `None`
+/// when it is no authority a request may name (empty, user information, white space, a bad port).
+/// Borrowed when it is in that form already, as nearly every `Host` is.
+pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
+    let (host, port) = split_port(authority)?;
+    let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_sound) {
+        return None;
+    }
+    let default = if scheme == "https" { 443 } else { 80 };
+    let port = port.filter(|port| *port != default);
+    let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+    match port {
+        None if is_lower => Some(Cow::Borrowed(host)),
+        None => Some(Cow::Owned(host.to_ascii_lowercase())),
+        Some(port) => {
+            let normal = format!("{}:{port}", host.to_ascii_lowercase());
+            Some(if normal == authority { Cow::Borrowed(authority) } else { Cow::Owned(normal) })
+        }
+    }
+}
+
+fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let host_end = if authority.starts_with('[') { authority.find(']')? + 1 } else { authority.find(':').unwrap_or(authority.len()) };
+    let (host, port) = authority.split_at(host_end);
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Some((host, None)),
+        None => None,
+        Some("") => Some((host, None)),
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some((host, Some(digits.parse().ok()?))),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts<'a>(authority: &'a str, path: &'a str, query: Option<&'a str>) -> KeyParts<'a> {
+        KeyParts { prefix: "p", scheme: "http", authority, path, query }
+    }
+
+    #[test]
+    fn parts_cannot_be_shifted_into_each_other() {
+        let a = CacheKey::new(parts("host", "/a/b", None));
+        for other in [parts("host/a", "/b", None), parts("host", "/a", Some("/b")), parts("host", "/a/b", Some(""))] {
+            let other = CacheKey::new(other);
+            assert_ne!(a.as_bytes(), other.as_bytes());
+            assert_ne!(a.hash(), other.hash());
+        }
+    }
+
+    #[test]
+    fn bytes_read_back() {
+        for query in [None, Some(""), Some("a=1&b")] {
+            let key = CacheKey::new(parts("host:8080", "/a", query));
+            assert_eq!(key.parts(), Some(parts("host:8080", "/a", query)));
+            assert_eq!(CacheKey::from_bytes(key.as_bytes()), Some(key));
+        }
+        for bytes in [&b""[..], b"\x01", b"\xff\xff\xff\xffa", b"\x01\x00\x00\x00\xff"] {
+            assert_eq!(CacheKey::from_bytes(bytes), None);
+        }
+    }
+
+    #[test]
+    fn glob_table() {
+        for (pattern, text, expected) in [
+            ("/static/*", "/static/a/b.css", true),
+            ("/static/*", "/static/", true),
+            ("/static/*", "/static", false),
+            ("*", "", true),
+            ("utm_*", "utm_source", true),
+            ("utm_*", "xutm_source", false),
+            ("*.css", "/a.css.map", false),
+            ("*.css", "/a.css.css", true),
+            ("/a*b*c", "/aXXbYYbZc", true),
+            ("/a*b*c", "/aXXc", false),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(glob(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn query_rules_table() {
+        let rules = QueryRules { ignore: vec!["utm_*".into(), "fbclid".into()], sort: true };
+        for (query, expected) in [
+            ("b=2&a=1", Some("a=1&b=2")),
+            ("a=2&a=1", Some("a=2&a=1")),
+            ("utm_source=x&a=1&fbclid=3", Some("a=1")),
+            ("utm_source=x", None),
+            ("", Some("")),
+            ("a-b=1&a=2", Some("a=2&a-b=1")),
+        ] {
+            assert_eq!(rules.apply(query).as_deref(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn authority_table() {
+        for (authority, scheme, expected) in [
+            ("Example.COM", "http", Some("example.com")),
+            ("example.com:80", "http", Some("example.com")),
+            ("example.com:80", "https", Some("example.com:80")),
+            ("example.com:443", "https", Some("example.com")),
+            ("example.com:", "http", Some("example.com")),
+            ("example.com:08080", "http", Some("example.com:8080")),
+            ("[::1]:8080", "http", Some("[::1]:8080")),
+            ("[::1]", "http", Some("[::1]")),
+            ("", "http", None),
+            (":80", "http", None),
+            ("user@example.com", "http", None),
+            ("a b", "http", None),
+            ("a/b", "http", None),
+            ("a:99999", "http", None),
+            ("a:8x", "http", None),
+            ("[::1", "http", None),
+            ("[::1]x", "http", None),
+        ] {
+            assert_eq!(normal_authority(authority, scheme).as_deref(), expected, "{authority}");
+        }
+    }
+}

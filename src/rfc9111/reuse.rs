@@ -1,0 +1,149 @@
+//! Whether a stored response may answer a request (RFC 9111 §4), and with what in between.
+
+use super::directives::{CacheControl, MaxStale};
+use super::freshness::Freshness;
+use crate::clock::Timestamp;
+
+/// What to do with a request for which a response is stored that its key and `Vary` select.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Answer from the store.
+    Fresh,
+    /// Answer from the store although it is stale: the client asked for it (`max-stale`).
+    Stale,
+    /// Answer from the store, and validate without anyone waiting (RFC 5861 §3).
+    StaleWhileRevalidate,
+    /// Validate first.
+    Validate(Why),
+    /// The client wants nothing but a stored response, and this one will not do: 504 (§5.2.1.7).
+    GatewayTimeout,
+}
+
+/// Why a stored response needs validation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is stale, or `no-cache`.
+    Stale,
+    /// The client's own directives rule it out.
+    Request,
+}
+
+/// RFC 9111 §4, the last three conditions, with §5.2.1 for the client's part in it.
+pub fn reuse(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse {
+    match verdict(request, stored, now) {
+        Reuse::Validate(_) if request.only_if_cached => Reuse::GatewayTimeout,
+        verdict => verdict,
+    }
+}
+
+fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse {
+    if stored.no_cache {
+        return Reuse::Validate(Why::Stale);
+    }
+    if request.no_cache {
+        return Reuse::Validate(Why::Request);
+    }
+    let age = stored.current_age(now);
+    let remaining = stored.lifetime.saturating_sub(age);
+    // §5.2.1.1: "the client prefers a response whose age is less than or equal to" max-age —
+    // "unless the max-stale request directive is also present, the client does not wish to
+    // receive a stale response".
+    let too_old = request.max_age.is_some_and(|limit| age / 1000 > i64::from(limit.granted()) || (limit.granted() == 0));
+    // §5.2.1.3
+    let too_close = request.min_fresh.is_some_and(|least| remaining < i64::from(least.granted()) * 1000);
+    if remaining > 0 {
+        return if too_old || too_close { Reuse::Validate(Why::Request) } else { Reuse::Fresh };
+    }
+    // §4.2.4
+    if too_old || too_close || stored.must_revalidate {
+        return Reuse::Validate(Why::Stale);
+    }
+    let staleness = remaining.saturating_neg();
+    if staleness <= stored.stale_while_revalidate && stored.stale_while_revalidate > 0 {
+        return Reuse::StaleWhileRevalidate;
+    }
+    let client_accepts = match request.max_stale {
+        Some(MaxStale::Any) => true,
+        Some(MaxStale::Seconds(limit)) => staleness <= i64::from(limit) * 1000,
+        None => false,
+    };
+    if client_accepts && !stored.no_stale { Reuse::Stale } else { Reuse::Validate(Why::Stale) }
+}
+
+/// Whether a stale response may stand in for an error of the origin (RFC 5861 §4, RFC 9111 §4.2.4).
+pub fn stale_if_error(stored: &Freshness, now: Timestamp) -> bool {
+    let staleness = stored.remaining(now).saturating_neg();
+    !stored.no_cache && !stored.must_revalidate && staleness <= stored.stale_if_error && stored.stale_if_error > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
+
+    use super::super::freshness::LifetimePolicy;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn fields(directives: &str) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        if !directives.is_empty() {
+            map.insert(CACHE_CONTROL, HeaderValue::from_str(directives).expect("test value"));
+        }
+        map
+    }
+
+    #[test]
+    fn table_of_section_4() {
+        use Reuse::{Fresh, GatewayTimeout, Stale, StaleWhileRevalidate, Validate};
+        // (request, response, age in seconds, verdict)
+        for (request, response, age, expected) in [
+            ("", "max-age=10", 5, Fresh),
+            ("", "max-age=10", 10, Validate(Why::Stale)),
+            ("", "max-age=10, no-cache", 0, Validate(Why::Stale)),
+            ("no-cache", "max-age=10", 5, Validate(Why::Request)),
+            ("no-store", "max-age=10", 5, Fresh),
+            ("max-age=5", "max-age=10", 5, Fresh),
+            ("max-age=5", "max-age=10", 6, Validate(Why::Request)),
+            ("max-age=0", "max-age=10", 0, Validate(Why::Request)),
+            ("min-fresh=5", "max-age=10", 5, Fresh),
+            ("min-fresh=5", "max-age=10", 6, Validate(Why::Request)),
+            ("max-stale", "max-age=10", 5000, Stale),
+            ("max-stale=10", "max-age=10", 20, Stale),
+            ("max-stale=10", "max-age=10", 21, Validate(Why::Stale)),
+            ("max-stale", "max-age=10, must-revalidate", 11, Validate(Why::Stale)),
+            ("max-stale", "max-age=10, proxy-revalidate", 11, Validate(Why::Stale)),
+            ("max-stale", "s-maxage=10", 11, Validate(Why::Stale)),
+            ("max-stale", "max-age=10, no-cache", 11, Validate(Why::Stale)),
+            ("max-stale, max-age=5", "max-age=10", 11, Validate(Why::Stale)),
+            ("only-if-cached", "max-age=10", 5, Fresh),
+            ("only-if-cached", "max-age=10", 15, GatewayTimeout),
+            ("only-if-cached, max-stale", "max-age=10", 15, Stale),
+            ("", "max-age=10, stale-while-revalidate=5", 15, StaleWhileRevalidate),
+            ("", "max-age=10, stale-while-revalidate=5", 16, Validate(Why::Stale)),
+            ("", "max-age=10, stale-while-revalidate=5, must-revalidate", 12, Validate(Why::Stale)),
+            ("no-cache", "max-age=10, stale-while-revalidate=5", 12, Validate(Why::Request)),
+            ("max-age=3", "max-age=10, stale-while-revalidate=5", 12, Validate(Why::Stale)),
+        ] {
+            let stored = Freshness::of(StatusCode::OK, &fields(response), NOW, NOW, &LifetimePolicy::default());
+            let request_directives = CacheControl::of_request(&fields(request));
+            let got = reuse(&request_directives, &stored, NOW.plus_millis(age * 1000));
+            assert_eq!(got, expected, "request {request:?}, response {response:?}, age {age}");
+        }
+    }
+
+    #[test]
+    fn nothing_stands_in_for_an_error_unless_the_origin_said_so() {
+        for (response, age, expected) in [
+            ("max-age=10", 11, false),
+            ("max-age=10, stale-if-error=60", 11, true),
+            ("max-age=10, stale-if-error=60", 71, false),
+            ("max-age=10, stale-if-error=60, must-revalidate", 11, false),
+            ("max-age=10, stale-if-error=60, no-cache", 11, false),
+        ] {
+            let stored = Freshness::of(StatusCode::OK, &fields(response), NOW, NOW, &LifetimePolicy::default());
+            assert_eq!(stale_if_error(&stored, NOW.plus_millis(age * 1000)), expected, "{response} {age}");
+        }
+    }
+}

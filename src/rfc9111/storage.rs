@@ -1,0 +1,276 @@
+//! Whether a response may be stored (RFC 9111 §3).
+//!
+//! [`storable`] is the only way to a [`Storable`], and a `Storable` is the only thing that becomes
+//! a stored response: no tier can hold what did not pass here.
+
+use http::header::{self, HeaderMap};
+use http::{Method, StatusCode};
+
+use super::directives::CacheControl;
+use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource};
+use super::vary::Vary;
+use crate::clock::Timestamp;
+
+/// `cache.set_cookie`: what to do with a response that sets a cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SetCookie {
+    /// Stored only when the origin says, in so many words, that the response is shared: `public`
+    /// or `s-maxage`.
+    #[default]
+    Explicit,
+    /// Stored like any other response (RFC 9111 §7.3).
+    Rfc,
+    /// Never stored.
+    Never,
+}
+
+/// What the configuration says of storing a response to one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoragePolicy {
+    /// See [`SetCookie`].
+    pub set_cookie: SetCookie,
+    /// Lifetimes that the configuration grants.
+    pub lifetimes: LifetimePolicy,
+}
+
+/// Why a response is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotStorable {
+    /// The request method is not one whose responses are reused.
+    Method,
+    /// The status is interim, or 206 or 304, or must be understood and is not.
+    Status,
+    /// The client said `no-store`.
+    RequestNoStore,
+    /// The origin said `no-store`.
+    NoStore,
+    /// The origin said `private`.
+    Private,
+    /// The request was authenticated and the response does not say that it may be shared (§3.5).
+    Authorization,
+    /// The response sets a cookie and does not say that it may be shared.
+    SetCookie,
+    /// `Vary: *`, or more nominated fields than a cache can follow.
+    Vary,
+    /// It could never be reused: not fresh for a moment, and without a validator.
+    NothingToReuse,
+    /// The body is larger than a tier takes.
+    TooLarge,
+}
+
+impl NotStorable {
+    /// Whether the next response for the same key is likely to be refused as well, so that it is
+    /// no use to make clients wait for each other.
+    pub fn is_about_the_response(self) -> bool {
+        match self {
+            Self::Method | Self::RequestNoStore | Self::Authorization => false,
+            Self::Status
+            | Self::NoStore
+            | Self::Private
+            | Self::SetCookie
+            | Self::Vary
+            | Self::NothingToReuse
+            | Self::TooLarge => true,
+        }
+    }
+}
+
+/// Proof that RFC 9111 §3 allows a shared cache to store a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storable {
+    vary: Vary,
+    freshness: Freshness,
+}
+
+impl Storable {
+    /// The request fields that select the response.
+    pub fn vary(&self) -> &Vary {
+        &self.vary
+    }
+
+    /// Its freshness.
+    pub fn freshness(&self) -> &Freshness {
+        &self.freshness
+    }
+}
+
+/// One request and the head of the final response to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange<'a> {
+    /// The method of the request as the client sent it.
+    pub method: &'a Method,
+    /// Its fields, as the client sent them.
+    pub request: &'a HeaderMap,
+    /// The status of the response.
+    pub status: StatusCode,
+    /// Its fields.
+    pub response: &'a HeaderMap,
+    /// When the request was sent on.
+    pub request_time: Timestamp,
+    /// When the response's head arrived.
+    pub response_time: Timestamp,
+}
+
+/// RFC 9111 §3, sentence by sentence.
+pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Storable, NotStorable> {
+    let directives = CacheControl::of(exchange.response);
+    let status = exchange.status;
+    let understood = is_understood(status);
+    let require = |condition: bool, otherwise: NotStorable| if condition { Ok(()) } else { Err(otherwise) };
+
+    // "the request method is understood by the cache" — and its response reusable for GET.
+    require(exchange.method == Method::GET, NotStorable::Method)?;
+    // "the response status code is final"
+    require(status.as_u16() >= 200, NotStorable::Status)?;
+    // "if the response status code is 206 or 304, or the must-understand cache directive is
+    // present: the cache understands the response status code"
+    require(!matches!(status.as_u16(), 206 | 304), NotStorable::Status)?;
+    require(understood || !directives.must_understand, NotStorable::Status)?;
+    // "the no-store cache directive is not present in the response" — which must-understand
+    // overrides for a status that is understood (§5.2.2.3).
+    require(!directives.no_store || (directives.must_understand && understood), NotStorable::NoStore)?;
+    // §5.2.1.5: nor in the request.
+    require(!CacheControl::of_request(exchange.request).no_store, NotStorable::RequestNoStore)?;
+    // "if the cache is shared: the private response directive is … not present"
+    require(!directives.private, NotStorable::Private)?;
+    // "if the cache is shared: the Authorization header field is not present in the request or a
+    // response directive is present that explicitly allows shared caching" (§3.5)
+    require(
+        !exchange.request.contains_key(header::AUTHORIZATION) || allows_authorized(&directives),
+        NotStorable::Authorization,
+    )?;
+    require(cookie_is_shared(exchange.response, &directives, policy.set_cookie), NotStorable::SetCookie)?;
+    // §4.1: "a stored response with a Vary header field value containing a member "*" always
+    // fails to match", so it is not worth storing.
+    let vary = Vary::of(exchange.response);
+    require(vary != Vary::Any, NotStorable::Vary)?;
+
+    // "the response contains at least one of the following: public, Expires, max-age, s-maxage, …,
+    // or a status code that is defined as heuristically cacheable"
+    let freshness =
+        Freshness::of(status, exchange.response, exchange.request_time, exchange.response_time, &policy.lifetimes);
+    let may_be_reused = freshness::states_lifetime(exchange.response, &directives)
+        || freshness::allows_heuristic(status, &directives)
+        || freshness.source == LifetimeSource::Configuration;
+    // Of those, only what can serve a later request, as it is or after validation, is kept.
+    let is_of_use = (freshness.is_fresh(exchange.response_time) && !freshness.no_cache) || has_validator(status, exchange.response);
+    require(may_be_reused && is_of_use, NotStorable::NothingToReuse)?;
+    Ok(Storable { vary, freshness })
+}
+
+/// §3.5: whether a response to an authenticated request may be shared.
+pub fn allows_authorized(response: &CacheControl) -> bool {
+    response.public || response.must_revalidate || response.s_maxage.is_some()
+}
+
+/// Whether a response's cookies, if it sets any, may be shown to other clients.
+pub fn cookie_is_shared(response: &HeaderMap, directives: &CacheControl, policy: SetCookie) -> bool {
+    if !response.contains_key(header::SET_COOKIE) && !response.contains_key("set-cookie2") {
+        return true;
+    }
+    match policy {
+        SetCookie::Explicit => directives.public || directives.s_maxage.is_some(),
+        SetCookie::Rfc => true,
+        SetCookie::Never => false,
+    }
+}
+
+/// Whether a stale copy could be brought back to life by validation (§4.3).
+fn has_validator(status: StatusCode, response: &HeaderMap) -> bool {
+    status == StatusCode::OK && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED))
+}
+
+/// The final status codes whose caching behaviour this cache implements (RFC 9110 §15).
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderName, HeaderValue};
+
+    use super::NotStorable as N;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    type Fields = &'static [(&'static str, &'static str)];
+
+    fn map(list: Fields) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in list {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn check(method: Method, request: Fields, status: u16, response: Fields, set_cookie: SetCookie) -> Result<Storable, N> {
+        let exchange = Exchange {
+            method: &method,
+            request: &map(request),
+            status: StatusCode::from_u16(status).expect("test status"),
+            response: &map(response),
+            request_time: NOW,
+            response_time: NOW,
+        };
+        storable(&exchange, &StoragePolicy { set_cookie, lifetimes: LifetimePolicy::default() })
+    }
+
+    #[test]
+    fn table_of_section_3() {
+        const AUTH: Fields = &[("authorization", "Basic x")];
+        let table: &[(Method, Fields, u16, Fields, Result<(), N>)] = &[
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9")], Ok(())),
+            (Method::GET, &[], 500, &[("cache-control", "max-age=9")], Ok(())),
+            (Method::GET, &[], 599, &[("cache-control", "max-age=9")], Ok(())),
+            (Method::GET, &[], 302, &[("expires", "Fri, 01 Jan 2038 00:00:00 GMT")], Ok(())),
+            (Method::GET, &[], 200, &[("etag", "\"a\"")], Ok(())),
+            (Method::GET, &[], 200, &[("etag", "\"a\""), ("cache-control", "no-cache")], Ok(())),
+            (Method::GET, &[], 404, &[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], Ok(())),
+            (Method::POST, &[], 200, &[("cache-control", "max-age=9")], Err(N::Method)),
+            (Method::HEAD, &[], 200, &[("cache-control", "max-age=9")], Err(N::Method)),
+            (Method::GET, &[], 206, &[("cache-control", "max-age=9")], Err(N::Status)),
+            (Method::GET, &[], 304, &[("cache-control", "max-age=9")], Err(N::Status)),
+            (Method::GET, &[], 599, &[("cache-control", "max-age=9, must-understand")], Err(N::Status)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9, must-understand, no-store")], Ok(())),
+            (Method::GET, &[], 599, &[("cache-control", "max-age=9, must-understand, no-store")], Err(N::Status)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9, no-store")], Err(N::NoStore)),
+            (Method::GET, &[("cache-control", "no-store")], 200, &[("cache-control", "max-age=9")], Err(N::RequestNoStore)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9, private")], Err(N::Private)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9, private=\"x\"")], Err(N::Private)),
+            (Method::GET, AUTH, 200, &[("cache-control", "max-age=9")], Err(N::Authorization)),
+            (Method::GET, AUTH, 200, &[("cache-control", "max-age=9, public")], Ok(())),
+            (Method::GET, AUTH, 200, &[("cache-control", "s-maxage=9")], Ok(())),
+            (Method::GET, AUTH, 200, &[("cache-control", "max-age=9, must-revalidate")], Ok(())),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9"), ("vary", "*")], Err(N::Vary)),
+            (Method::GET, &[], 200, &[], Err(N::NothingToReuse)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=0")], Err(N::NothingToReuse)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9, no-cache")], Err(N::NothingToReuse)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=9"), ("age", "10")], Err(N::NothingToReuse)),
+            (Method::GET, &[], 403, &[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], Err(N::NothingToReuse)),
+        ];
+        for (method, request, status, response, expected) in table {
+            let got = check(method.clone(), request, *status, response, SetCookie::default()).map(|_| ());
+            assert_eq!(got, *expected, "{method} {request:?} {status} {response:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_shared_only_as_configured() {
+        const PLAIN: Fields = &[("cache-control", "max-age=9"), ("set-cookie", "a=1")];
+        const PUBLIC: Fields = &[("cache-control", "max-age=9, public"), ("set-cookie", "a=1")];
+        const SHARED: Fields = &[("cache-control", "s-maxage=9"), ("set-cookie", "a=1")];
+        for (policy, response, expected) in [
+            (SetCookie::Explicit, PLAIN, Err(N::SetCookie)),
+            (SetCookie::Explicit, PUBLIC, Ok(())),
+            (SetCookie::Explicit, SHARED, Ok(())),
+            (SetCookie::Rfc, PLAIN, Ok(())),
+            (SetCookie::Never, PUBLIC, Err(N::SetCookie)),
+        ] {
+            assert_eq!(check(Method::GET, &[], 200, response, policy).map(|_| ()), expected, "{policy:?} {response:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Validation with the origin (RFC 9111 §4.3): the conditional request that a cache makes, and
+//! what a 304 does to the stored response (§3.2, §4.3.4).
+
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName};
+
+use super::conditional::{self, EntityTag};
+
+/// What became of a stored response that was validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// 304: the stored response is good again, its fields updated.
+    Freshened,
+    /// A full response took its place.
+    Replaced,
+    /// A 304 that is not about the stored response: its strong validator is another.
+    Mismatched,
+    /// A server error, which a stale response may stand in for (§4.3.3).
+    Failed,
+}
+
+/// What the head of the origin's answer to a conditional request means for `stored`.
+pub fn outcome(status: StatusCode, answer: &HeaderMap, stored: &HeaderMap) -> Validation {
+    if status == StatusCode::NOT_MODIFIED {
+        return if selects(answer, stored) { Validation::Freshened } else { Validation::Mismatched };
+    }
+    match status.as_u16() {
+        500 | 502 | 503 | 504 => Validation::Failed,
+        _ => Validation::Replaced,
+    }
+}
+
+/// §4.3.4: a 304 with a strong validator updates only the response that has the same one.
+fn selects(answer: &HeaderMap, stored: &HeaderMap) -> bool {
+    match (EntityTag::of(answer), EntityTag::of(stored)) {
+        (Some(new), Some(old)) if !new.weak => !old.weak && new.opaque == old.opaque,
+        _ => true,
+    }
+}
+
+/// Takes the client's own preconditions and ranges out of `request` (they are answered from the
+/// stored response afterwards) and puts in the validators of `stored` (§4.3.1).
+pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
+    remove_preconditions(request);
+    if let Some(etag) = stored.get(header::ETAG) {
+        request.insert(header::IF_NONE_MATCH, etag.clone());
+    }
+    if let Some(modified) = stored.get(header::LAST_MODIFIED) {
+        request.insert(header::IF_MODIFIED_SINCE, modified.clone());
+    }
+}
+
+/// Makes `request` ask for the whole representation, whatever its client already has.
+pub fn remove_preconditions(request: &mut HeaderMap) {
+    for name in conditional::PRECONDITIONS {
+        request.remove(name);
+    }
+    request.remove(header::RANGE);
+}
+
+/// Whether a stored response has something to validate it by.
+pub fn has_validator(stored: &HeaderMap) -> bool {
+    stored.contains_key(header::ETAG) || stored.contains_key(header::LAST_MODIFIED)
+}
+
+/// §3.2: puts the fields of a 304 in place of the stored ones. What describes the stored content
+/// (its length, coding, digest and range, and the validator it was stored with) stays.
+pub fn freshen(stored: &mut HeaderMap, not_modified: &HeaderMap) {
+    for name in not_modified.keys() {
+        if !describes_content(name) {
+            stored.remove(name);
+        }
+    }
+    for (name, value) in not_modified {
+        if !describes_content(name) {
+            stored.append(name.clone(), value.clone());
+        }
+    }
+    // Both age and cookies are of one exchange: an old `Age` would age the response twice.
+    if !not_modified.contains_key(header::AGE) {
+        stored.remove(header::AGE);
+    }
+}
+
+fn describes_content(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONTENT_LENGTH | header::CONTENT_ENCODING | header::CONTENT_RANGE | header::ETAG | header::TRAILER
+    ) || matches!(name.as_str(), "content-md5" | "content-digest" | "repr-digest" | "digest")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in list {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn a_304_updates_adds_and_keeps() {
+        let mut stored = map(&[
+            ("cache-control", "max-age=1"),
+            ("x-kept", "old"),
+            ("x-many", "1"),
+            ("x-many", "2"),
+            ("content-length", "5"),
+            ("content-encoding", "gzip"),
+            ("etag", "\"a\""),
+            ("age", "7"),
+        ]);
+        let answer = map(&[
+            ("cache-control", "max-age=9"),
+            ("x-many", "3"),
+            ("x-many", "4"),
+            ("x-new", "new"),
+            ("content-length", "0"),
+            ("content-encoding", "br"),
+            ("etag", "\"a\""),
+        ]);
+        freshen(&mut stored, &answer);
+        let once = stored.clone();
+        freshen(&mut stored, &answer);
+        assert_eq!(stored, once, "applied twice equals once");
+        let expected = map(&[
+            ("cache-control", "max-age=9"),
+            ("x-kept", "old"),
+            ("x-many", "3"),
+            ("x-many", "4"),
+            ("content-length", "5"),
+            ("content-encoding", "gzip"),
+            ("etag", "\"a\""),
+            ("x-new", "new"),
+        ]);
+        assert_eq!(stored, expected);
+    }
+
+    #[test]
+    fn outcome_table() {
+        for (status, answer, stored, expected) in [
+            (304, "\"a\"", "\"a\"", Validation::Freshened),
+            (304, "", "\"a\"", Validation::Freshened),
+            (304, "W/\"a\"", "\"a\"", Validation::Freshened),
+            (304, "\"b\"", "\"a\"", Validation::Mismatched),
+            (304, "\"a\"", "W/\"a\"", Validation::Mismatched),
+            (304, "\"a\"", "", Validation::Freshened),
+            (200, "\"a\"", "\"a\"", Validation::Replaced),
+            (404, "", "\"a\"", Validation::Replaced),
+            (501, "", "\"a\"", Validation::Replaced),
+            (500, "", "\"a\"", Validation::Failed),
+            (503, "", "\"a\"", Validation::Failed),
+        ] {
+            let tag = |value: &'static str| if value.is_empty() { map(&[]) } else { map(&[("etag", value)]) };
+            let status = StatusCode::from_u16(status).expect("test status");
+            assert_eq!(outcome(status, &tag(answer), &tag(stored)), expected, "{status} {answer} {stored}");
+        }
+    }
+
+    #[test]
+    fn the_clients_conditions_give_way_to_ours() {
+        let mut request = map(&[
+            ("if-none-match", "\"theirs\""),
+            ("if-modified-since", "Fri, 01 Jan 2010 00:00:00 GMT"),
+            ("if-range", "\"theirs\""),
+            ("range", "bytes=0-1"),
+            ("x", "1"),
+        ]);
+        make_conditional(&mut request, &map(&[("etag", "\"ours\"")]));
+        assert_eq!(request, map(&[("x", "1"), ("if-none-match", "\"ours\"")]));
+    }
+}

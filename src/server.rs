@@ -1,0 +1,292 @@
+//! The public listeners: worker threads, connections, limits, and the drain at the end.
+//!
+//! Each worker is a thread with a runtime of its own and its own sockets (`SO_REUSEPORT`), so that
+//! a connection, the requests on it and the origin connections they use stay on one core.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::client_io::{ClientIo, Connection, Transport};
+use crate::forwarding::Peer;
+use crate::proxy::Proxy;
+use crate::telemetry::WorkerMetrics;
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<Listen>,
+    /// Worker threads; 0: one a core.
+    pub threads: usize,
+    /// Proxies in front of this one whose `X-Forwarded` fields count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// From a request's first byte to the end of its head.
+    pub header_timeout: Duration,
+    /// How long a connection may stay without a request.
+    pub idle_timeout: Duration,
+    /// The largest request head, in bytes.
+    pub max_header_size: usize,
+    /// The most fields of a request.
+    pub max_headers: usize,
+    /// The most connections at once.
+    pub max_connections: u64,
+    /// How long requests under way may take to finish when Larder stops.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen::Tcp("127.0.0.1:8080".into())],
+            threads: 0,
+            trusted_proxies: Vec::new(),
+            header_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(75),
+            max_header_size: 64 << 10,
+            max_headers: 100,
+            max_connections: 20_000,
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`
+    Tcp(String),
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub struct Sockets {
+    tcp: Vec<StdTcpListener>,
+    unix: Vec<StdUnixListener>,
+}
+
+impl Sockets {
+    /// The listeners, by kind.
+    pub fn into_parts(self) -> (Vec<StdTcpListener>, Vec<StdUnixListener>) {
+        (self.tcp, self.unix)
+    }
+}
+
+/// Binds every address once for each of `workers`, and says where that is in the end.
+pub fn bind(listen: &[Listen], workers: usize) -> io::Result<(Vec<Sockets>, Vec<Listen>)> {
+    let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets { tcp: Vec::new(), unix: Vec::new() }).collect();
+    let mut bound = Vec::new();
+    for address in listen {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}"));
+        match address {
+            Listen::Tcp(text) => {
+                let wanted: Vec<SocketAddr> = text.to_socket_addrs().map_err(named)?.collect();
+                let first = *wanted.first().ok_or_else(|| named(io::Error::other("the name has no address")))?;
+                let actual = bind_tcp(first, &mut sockets).map_err(named)?;
+                bound.push(Listen::Tcp(actual.to_string()));
+            }
+            Listen::Unix(path) => {
+                let listener = bind_unix(path).map_err(named)?;
+                for worker in &mut sockets {
+                    worker.unix.push(listener.try_clone().map_err(named)?);
+                }
+                bound.push(address.clone());
+            }
+        }
+    }
+    Ok((sockets, bound))
+}
+
+fn bind_tcp(address: SocketAddr, workers: &mut [Sockets]) -> io::Result<SocketAddr> {
+    let shared = workers.len() > 1;
+    // Sockets that share a port also share it with another process that shares it. The first one
+    // is bound without, so that a port that is taken is an error.
+    let probe = tcp_socket(address, false)?;
+    let actual = probe.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no socket address"))?;
+    if !shared {
+        for worker in workers {
+            worker.tcp.push(probe.try_clone()?.into());
+        }
+        return Ok(actual);
+    }
+    drop(probe);
+    for worker in workers {
+        worker.tcp.push(tcp_socket(actual, true)?.into());
+    }
+    Ok(actual)
+}
+
+fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket)
+}
+
+/// A socket file that nobody listens on is a leftover of a process that is gone.
+fn bind_unix(path: &PathBuf) -> io::Result<StdUnixListener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = StdUnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// One worker: its share of the listeners, until it is told to stop and its connections are done.
+#[derive(Debug)]
+pub struct Worker {
+    /// What answers.
+    pub proxy: Arc<Proxy>,
+    /// `[server]`
+    pub config: Arc<Config>,
+    /// What this worker counts.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Cancelled when Larder stops.
+    pub stop: CancellationToken,
+}
+
+impl Worker {
+    /// Serves on the current runtime.
+    pub async fn run(self, sockets: Sockets) -> io::Result<()> {
+        let this = Arc::new(self);
+        let connections = TaskTracker::new();
+        let mut acceptors = Vec::new();
+        for listener in sockets.tcp {
+            let listener = TcpListener::from_std(listener)?;
+            acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, connections.clone())));
+        }
+        for listener in sockets.unix {
+            let listener = UnixListener::from_std(listener)?;
+            acceptors.push(tokio::spawn(Arc::clone(&this).accept_unix(listener, connections.clone())));
+        }
+        for acceptor in acceptors {
+            // They end when told to stop; one that panicked has ended as well.
+            let _ = acceptor.await;
+        }
+        connections.close();
+        if tokio::time::timeout(this.config.drain_timeout, connections.wait()).await.is_err() {
+            warn!("{} connections were closed before they were done: the deadline had passed", connections.len());
+        }
+        Ok(())
+    }
+
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: TaskTracker) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, from)) => {
+                    let _ = stream.set_nodelay(true);
+                    let peer = Peer::new(Some(from.ip()), &self.config.trusted_proxies);
+                    connections.spawn(Arc::clone(&self).serve(Transport::Tcp(stream), peer));
+                }
+                Err(error) => rest_after(&error).await,
+            }
+        }
+    }
+
+    async fn accept_unix(self: Arc<Self>, listener: UnixListener, connections: TaskTracker) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let peer = Peer::new(None, &self.config.trusted_proxies);
+                    connections.spawn(Arc::clone(&self).serve(Transport::Unix(stream), peer));
+                }
+                Err(error) => rest_after(&error).await,
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, transport: Transport, peer: Peer) {
+        if self.proxy.metrics.open_connections() >= self.config.max_connections {
+            transport.refuse_for_load().await;
+            return;
+        }
+        self.metrics.connections.add_one();
+        let _open = OpenConnection(&self.metrics);
+        let connection = Connection::new();
+        let io = ClientIo::new(transport, Arc::clone(&connection), self.config.header_timeout, self.config.idle_timeout);
+        let io = TokioIo::new(io);
+        let service = service_fn(|request| {
+            let this = &self;
+            let connection = &connection;
+            async move {
+                let conflict = connection.begin(&request);
+                let response = if conflict {
+                    crate::client_io::conflicting_framing()
+                } else {
+                    this.proxy.handle(&this.metrics, &peer, request).await
+                };
+                Ok::<_, Infallible>(connection.track(response))
+            }
+        });
+        let mut http = http1::Builder::new();
+        http.max_header_size(self.config.max_header_size)
+            .max_headers(self.config.max_headers)
+            .max_buf_size((2 * self.config.max_header_size).max(128 << 10));
+        let mut serving = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
+        let outcome = tokio::select! {
+            outcome = serving.as_mut() => outcome,
+            () = self.stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.as_mut().await
+            }
+        };
+        if let Err(error) = outcome {
+            debug!("a client's connection ended: {error}");
+        }
+    }
+}
+
+struct OpenConnection<'a>(&'a WorkerMetrics);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connections_closed.add_one();
+    }
+}
+
+/// Out of file descriptors, or the like: to try again at once would only burn the processor.
+pub async fn rest_after(error: &io::Error) {
+    warn!("a connection was not accepted: {error}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}

@@ -1,0 +1,649 @@
+//! The durable tier: what survives a restart and the loss of the machine.
+//!
+//! * It never fails or slows a request that the origin can serve: a lookup has a deadline, an
+//!   error is counted and is a miss, and writes happen behind, in a queue bounded in objects and
+//!   bytes.
+//! * Operations on one key happen in the order they were asked for. While one is outstanding the
+//!   key counts as not there, so a lookup never finds what is about to be replaced or deleted.
+//! * An object is believed only when its key, version and checksums hold. Anything else is a miss.
+//! * Every name lies under `<url prefix>/<key prefix>/larder-1/`, and only names made here are ever
+//!   deleted.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::HeaderMap;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use super::backend::{Backend, BackendError, CheckFailure, Pieces};
+use super::file::FileStore;
+use super::purge::Purges;
+use super::s3::{S3Config, S3Store};
+use crate::clock::Stopwatch;
+use crate::rfc9111::freshness::LifetimePolicy;
+use crate::rfc9111::key::CacheKey;
+use crate::stored::{
+    self, BODY_CHUNK, Body, DecodeError, DurableBody, Object, StoredHead, StoredResponse, VaryRecord, decode, encode_response, encode_vary,
+};
+use crate::telemetry::{DurableOp, DurableOutcome, Metrics};
+
+/// `[durable]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where objects are kept.
+    pub location: Location,
+    /// Whether Larder refuses to start without the tier.
+    pub required: bool,
+    /// How long a lookup may take before the origin is asked instead.
+    pub lookup_timeout: Duration,
+    /// Responses fresh for less than this stay in memory only.
+    pub min_lifetime: Duration,
+    /// How long past its freshness an object may still serve validation and stale-if-error.
+    pub retain: Duration,
+    /// Larger bodies are objects of their own, read as a stream.
+    pub inline_size: u64,
+    /// The most objects that wait to be written.
+    pub queue_objects: usize,
+    /// The most body bytes that wait to be written.
+    pub queue_bytes: u64,
+    /// How many writes are under way at once.
+    pub writers: usize,
+    /// How long the queue may take to empty when Larder stops.
+    pub drain_timeout: Duration,
+}
+
+/// `durable.url`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// There is no durable tier.
+    Off,
+    /// A directory.
+    File(PathBuf),
+    /// A bucket, and a prefix of names in it.
+    S3 {
+        /// The bucket and how to reach it.
+        config: S3Config,
+        /// Without slashes at the ends; empty: none.
+        prefix: String,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            location: Location::File("./larder-cache".into()),
+            required: true,
+            lookup_timeout: Duration::from_millis(500),
+            min_lifetime: Duration::from_secs(30),
+            retain: Duration::from_secs(7 * 24 * 3600),
+            inline_size: 1 << 20,
+            queue_objects: 4096,
+            queue_bytes: 64 << 20,
+            writers: 8,
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What may be added to a body to make an inline object: its head, at most.
+const HEAD_LIMIT: u64 = 1 << 20;
+
+/// Deletions are small and must not be lost easily: the queue holds this many times more of them.
+const DELETES_PER_PUT: u64 = 16;
+
+/// How often an operation is tried before it is given up; the S3 client retries within each.
+const ATTEMPTS: u32 = 3;
+
+/// What the tier has for a request.
+#[derive(Debug)]
+pub enum Found {
+    /// A response that the key and `Vary` select.
+    Response(Box<FoundResponse>),
+    /// Responses for the key, none for this request.
+    OtherVariants(VaryRecord),
+    /// Nothing, or nothing that could be had in time.
+    Nothing,
+}
+
+/// A response from the durable tier.
+#[derive(Debug)]
+pub struct FoundResponse {
+    /// Its head.
+    pub head: StoredHead,
+    /// Its body.
+    pub body: FoundBody,
+    /// The record that led to it, where it varies.
+    pub record: Option<VaryRecord>,
+}
+
+/// The body of a response from the durable tier.
+#[derive(Debug)]
+pub enum FoundBody {
+    /// All of it.
+    Whole(Body),
+    /// Its first piece, and the rest as it comes.
+    Streamed(Bytes, BodyReader),
+}
+
+/// A separate body on its way in, each piece checked before it is given out.
+#[derive(Debug)]
+pub struct BodyReader {
+    pieces: Pieces,
+    pending: BytesMut,
+    left: u64,
+    checksums: Arc<[u64]>,
+    next: usize,
+}
+
+impl BodyReader {
+    /// The next checked piece; `None` at the end of a complete body.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let want = usize::try_from(self.left.min(BODY_CHUNK as u64)).unwrap_or(BODY_CHUNK);
+        while self.pending.len() < want {
+            match self.pieces.next().await? {
+                Some(piece) => self.pending.extend_from_slice(&piece),
+                None => return Err(BackendError("the body ended early".into())),
+            }
+        }
+        let chunk = self.pending.split_to(want).freeze();
+        if self.checksums.get(self.next) != Some(&stored::chunk_checksum(&chunk)) {
+            return Err(BackendError("the body's checksum does not hold".into()));
+        }
+        self.next += 1;
+        self.left -= want as u64;
+        Ok(Some(chunk))
+    }
+}
+
+/// The durable tier.
+#[derive(Debug)]
+pub struct Durable {
+    inner: Arc<Inner>,
+    runtime: Handle,
+    lookup_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backend: Backend,
+    config: Config,
+    names: Names,
+    purges: Arc<Purges>,
+    metrics: Arc<Metrics>,
+    writers: Vec<mpsc::UnboundedSender<Op>>,
+    queue: Queue,
+}
+
+/// How full the queue is. The channels themselves are unbounded; what enters is counted here.
+#[derive(Debug)]
+struct Queue {
+    objects: AtomicU64,
+    bytes: AtomicU64,
+    /// Guarded by its lock: how many operations are outstanding for each key's hash.
+    pending: Mutex<HashMap<u128, usize>>,
+    /// The number of outstanding operations, for whoever waits for none.
+    idle: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+enum Op {
+    Put { stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>> },
+    Delete { key: CacheKey, done: Option<oneshot::Sender<Result<(), BackendError>>> },
+}
+
+impl Op {
+    fn key(&self) -> &CacheKey {
+        match self {
+            Self::Put { stored, .. } => &stored.head.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Put { stored, .. } => stored.weight() as u64,
+            Self::Delete { key, .. } => key.as_bytes().len() as u64,
+        }
+    }
+}
+
+/// The names of objects: everything this process may ever write or delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Names {
+    root: String,
+}
+
+impl Names {
+    fn new(url_prefix: &str, key_prefix: &str) -> Self {
+        let mut root = String::new();
+        for part in [url_prefix, &escape(key_prefix)] {
+            if !part.is_empty() {
+                root.push_str(part);
+                root.push('/');
+            }
+        }
+        root.push_str("larder-1/");
+        Self { root }
+    }
+
+    /// The object at a key: a response, or the record of one that varies.
+    fn primary(&self, key: &CacheKey) -> String {
+        self.spread("o", key.hash())
+    }
+
+    fn variant(&self, key: &CacheKey, variant: u128) -> String {
+        format!("{}.{variant:032x}", self.primary(key))
+    }
+
+    fn body(&self, id: u128) -> String {
+        self.spread("b", id)
+    }
+
+    /// Spreads names over 65,536 prefixes, which S3 partitions by and directories stay small by.
+    fn spread(&self, kind: &str, hash: u128) -> String {
+        let hex = format!("{hash:032x}");
+        format!("{}{kind}/{}/{}/{}", self.root, &hex[..2], &hex[2..4], &hex[4..])
+    }
+}
+
+/// A key prefix as one path segment that can't climb out of its directory.
+fn escape(prefix: &str) -> String {
+    let mut out = String::with_capacity(prefix.len());
+    for byte in prefix.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+impl Durable {
+    /// Connects to the place that the configuration names, checks it, and starts the writers on
+    /// `runtime`. `None` when it is off, or can't be used and need not be.
+    pub async fn open(
+        config: &Config,
+        key_prefix: &str,
+        purges: Arc<Purges>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Option<Self>, CheckFailure> {
+        let (backend, url_prefix) = match &config.location {
+            Location::Off => return Ok(None),
+            Location::File(root) => (Backend::File(FileStore::new(root.clone())), String::new()),
+            Location::S3 { config, prefix } => (Backend::S3(S3Store::connect(config.clone()).await), prefix.clone()),
+        };
+        if let Err(failure) = backend.check().await {
+            if config.required {
+                return Err(failure);
+            }
+            // In service it fails open; the next lookup may find it there.
+            warn!("the durable tier does not answer, going on without it: {failure}");
+        }
+        let runtime = Handle::current();
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.writers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let inner = Arc::new(Inner {
+            backend,
+            config: config.clone(),
+            names: Names::new(&url_prefix, key_prefix),
+            purges,
+            metrics,
+            writers: senders,
+            queue: Queue {
+                objects: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                pending: Mutex::default(),
+                idle: watch::Sender::new(0),
+            },
+        });
+        for receiver in receivers {
+            runtime.spawn(write_behind(Arc::clone(&inner), receiver));
+        }
+        Ok(Some(Self { inner, runtime, lookup_timeout: config.lookup_timeout }))
+    }
+
+    /// What the tier has for `key` and `request`, within the lookup timeout. `known` is the
+    /// record that memory has of the key.
+    pub async fn lookup(&self, key: &CacheKey, request: &HeaderMap, policy: LifetimePolicy, known: Option<Arc<VaryRecord>>) -> Found {
+        if self.inner.queue.is_pending(key) {
+            return Found::Nothing;
+        }
+        let watch = Stopwatch::start();
+        let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
+        // On the tier's own threads: its connections outlive the worker that asks.
+        let mut task = AbortOnDrop(self.runtime.spawn(async move { inner.lookup(&key, &request, &policy, known).await }));
+        let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Found::Nothing,
+            Err(_) => {
+                self.inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
+                Found::Nothing
+            }
+        };
+        self.inner.metrics.durable_latency.record(watch.elapsed());
+        found
+    }
+
+    /// Has a response written, unless the queue is full.
+    pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) {
+        let config = &self.inner.config;
+        let queue = &self.inner.queue;
+        let full = queue.objects.load(Ordering::Relaxed) >= config.queue_objects as u64
+            || queue.bytes.load(Ordering::Relaxed).saturating_add(stored.weight() as u64) > config.queue_bytes.max(stored.weight() as u64);
+        if full {
+            // What is there now is older, and valid for as long as it says itself.
+            self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+            return;
+        }
+        self.inner.enqueue(Op::Put { stored, record });
+    }
+
+    /// Has everything kept for `key` deleted.
+    pub fn delete(&self, key: &CacheKey) {
+        let queue = &self.inner.queue;
+        if queue.objects.load(Ordering::Relaxed) >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT) {
+            self.inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
+            warn!("the durable queue is full: an invalidated URL stays in the durable tier until it expires");
+            return;
+        }
+        self.inner.enqueue(Op::Delete { key: key.clone(), done: None });
+    }
+
+    /// Deletes everything kept for `key`, and says how that went.
+    pub async fn delete_now(&self, key: &CacheKey) -> Result<(), BackendError> {
+        let (done, outcome) = oneshot::channel();
+        self.inner.enqueue(Op::Delete { key: key.clone(), done: Some(done) });
+        outcome.await.unwrap_or_else(|_| Err(BackendError("the durable tier is shutting down".into())))
+    }
+
+    /// Objects and bytes that wait to be written or deleted.
+    pub fn queue_depth(&self) -> (u64, u64) {
+        (self.inner.queue.objects.load(Ordering::Relaxed), self.inner.queue.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Waits until nothing is outstanding, at most `deadline`; how many operations were left.
+    pub async fn drain(&self, deadline: Duration) -> u64 {
+        let mut outstanding = self.inner.queue.idle.subscribe();
+        let emptied = tokio::time::timeout(deadline, outstanding.wait_for(|count| *count == 0)).await;
+        match emptied {
+            Ok(_) => 0,
+            Err(_) => self.queue_depth().0,
+        }
+    }
+
+    /// How long [`Durable::drain`] may take when Larder stops.
+    pub fn drain_timeout(&self) -> Duration {
+        self.inner.config.drain_timeout
+    }
+
+    /// See [`Config::min_lifetime`], in milliseconds.
+    pub fn min_lifetime_millis(&self) -> i64 {
+        millis(self.inner.config.min_lifetime)
+    }
+
+    /// See [`Config::retain`], in milliseconds.
+    pub fn retain_millis(&self) -> i64 {
+        millis(self.inner.config.retain)
+    }
+}
+
+/// A configured duration as the rules count.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A lookup that nobody waits for any more is no use to finish.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Queue {
+    fn is_pending(&self, key: &CacheKey) -> bool {
+        self.pending.lock().contains_key(&key.hash())
+    }
+
+    fn enter(&self, op: &Op) {
+        *self.pending.lock().entry(op.key().hash()).or_default() += 1;
+        self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
+        let objects = self.objects.fetch_add(1, Ordering::Relaxed) + 1;
+        self.idle.send_replace(objects);
+    }
+
+    fn leave(&self, hash: u128, bytes: u64) {
+        {
+            let mut pending = self.pending.lock();
+            if let Some(count) = pending.get_mut(&hash) {
+                *count -= 1;
+                if *count == 0 {
+                    pending.remove(&hash);
+                }
+            }
+        }
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let objects = self.objects.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.idle.send_replace(objects);
+    }
+}
+
+/// Carries out operations in their order until the tier is dropped.
+async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
+    // The senders live in `inner`, which this task holds: it ends with the runtime.
+    while let Some(op) = ops.recv().await {
+        let (hash, bytes) = (op.key().hash(), op.bytes());
+        inner.carry_out(op).await;
+        inner.queue.leave(hash, bytes);
+    }
+}
+
+impl Inner {
+    fn enqueue(&self, op: Op) {
+        self.queue.enter(&op);
+        let (hash, bytes) = (op.key().hash(), op.bytes());
+        // By key, so that operations on one key keep their order.
+        let writer = usize::try_from(hash % self.writers.len() as u128).unwrap_or(0);
+        if self.writers[writer].send(op).is_err() {
+            self.queue.leave(hash, bytes);
+        }
+    }
+
+    async fn carry_out(&self, op: Op) {
+        match op {
+            Op::Put { stored, record } => {
+                if self.purges.covers_fetch(stored.head.key.hash(), stored.head.position) {
+                    return;
+                }
+                let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
+                self.note(DurableOp::Put, &outcome);
+            }
+            Op::Delete { key, done } => {
+                let name = self.names.primary(&key);
+                let outcome = self.try_repeatedly(|| self.backend.delete(&name)).await;
+                self.note(DurableOp::Delete, &outcome);
+                if let Some(done) = done {
+                    let _ = done.send(outcome);
+                }
+            }
+        }
+    }
+
+    async fn try_repeatedly<F: Future<Output = Result<(), BackendError>>>(&self, operation: impl Fn() -> F) -> Result<(), BackendError> {
+        let mut attempt = 1;
+        loop {
+            match operation().await {
+                Err(_) if attempt < ATTEMPTS => {
+                    let backoff = Duration::from_millis(50 << attempt);
+                    tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Writes a body of its own first, then the head, then the record that leads to it: a reader
+    /// finds all of it or none, wherever a crash falls.
+    async fn write(&self, stored: &StoredResponse, record: Option<&VaryRecord>) -> Result<(), BackendError> {
+        let key = &stored.head.key;
+        let inline = stored.body.len() <= self.config.inline_size;
+        if !inline && !stored.head.body_written.load(Ordering::Acquire) {
+            self.backend.put(&self.names.body(stored.head.body_id), stored.body.segments()).await?;
+            stored.head.body_written.store(true, Ordering::Release);
+        }
+        let object: Bytes = encode_response(stored, inline).into();
+        match (&stored.head.variant, record) {
+            (Some(variant), Some(record)) => {
+                let name = self.names.variant(key, record.variant_hash(&variant.selector));
+                self.backend.put(&name, &[object]).await?;
+                self.backend.put(&self.names.primary(key), &[encode_vary(record).into()]).await
+            }
+            _ => self.backend.put(&self.names.primary(key), &[object]).await,
+        }
+    }
+
+    async fn lookup(&self, key: &CacheKey, request: &HeaderMap, policy: &LifetimePolicy, known: Option<Arc<VaryRecord>>) -> Found {
+        let record = match known {
+            Some(record) => (*record).clone(),
+            None => match self.object(&self.names.primary(key), key, policy).await {
+                None => return Found::Nothing,
+                Some(Object::Vary(record)) => record,
+                Some(Object::Response { head, body }) => return self.found(*head, body, request, None).await,
+            },
+        };
+        let candidates: Vec<u128> = record.candidates(request).collect();
+        for hash in candidates {
+            if let Some(Object::Response { head, body }) = self.object(&self.names.variant(key, hash), key, policy).await {
+                return self.found(*head, body, request, Some(record)).await;
+            }
+        }
+        Found::OtherVariants(record)
+    }
+
+    async fn found(&self, head: StoredHead, body: DurableBody, request: &HeaderMap, record: Option<VaryRecord>) -> Found {
+        let covered = self.purges.covers_stored(head.key.hash(), head.position);
+        if covered || !head.is_selected_by(request) {
+            return Found::Nothing;
+        }
+        let body = match body {
+            DurableBody::Inline(bytes) => FoundBody::Whole(Body::from(bytes)),
+            DurableBody::Separate { len, checksums } => match self.open_body(&head, len, checksums).await {
+                Some(body) => body,
+                None => return Found::Nothing,
+            },
+        };
+        Found::Response(Box::new(FoundResponse { head, body, record }))
+    }
+
+    /// Opens a separate body and checks its first piece, so that one that is missing, cut off, or
+    /// another's is a miss and not a broken response.
+    async fn open_body(&self, head: &StoredHead, len: u64, checksums: Arc<[u64]>) -> Option<FoundBody> {
+        let name = self.names.body(head.body_id);
+        let opened = self.backend.read(&name, len).await;
+        let pieces = match opened {
+            Ok(Some(pieces)) => pieces,
+            Ok(None) => {
+                self.unreadable(&name, "its body is missing");
+                return None;
+            }
+            Err(error) => {
+                self.note_error(DurableOp::Get, &error);
+                return None;
+            }
+        };
+        let mut reader = BodyReader { pieces, pending: BytesMut::new(), left: len, checksums, next: 0 };
+        match reader.next().await {
+            Ok(Some(first)) => Some(FoundBody::Streamed(first, reader)),
+            Ok(None) => Some(FoundBody::Whole(Body::default())),
+            Err(error) => {
+                self.unreadable(&name, &error.0);
+                None
+            }
+        }
+    }
+
+    async fn object(&self, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Option<Object> {
+        let bytes = match self.backend.get(name, self.config.inline_size + HEAD_LIMIT).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
+                return None;
+            }
+            Err(error) => {
+                self.note_error(DurableOp::Get, &error);
+                return None;
+            }
+        };
+        match decode(&bytes, key, policy) {
+            Ok(object) => {
+                self.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
+                Some(object)
+            }
+            Err(DecodeError::OtherKey) => {
+                // Two keys with one hash: the other one's object is sound, and not ours.
+                self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
+                None
+            }
+            Err(error) => {
+                self.unreadable(name, error.as_str());
+                None
+            }
+        }
+    }
+
+    fn unreadable(&self, name: &str, why: &str) {
+        self.metrics.durable(DurableOp::Get, DurableOutcome::Unreadable);
+        warn!(object = name, why, "a durable object is not readable, and counts as not there");
+    }
+
+    fn note(&self, op: DurableOp, outcome: &Result<(), BackendError>) {
+        match outcome {
+            Ok(()) => self.metrics.durable(op, DurableOutcome::Ok),
+            Err(error) => self.note_error(op, error),
+        }
+    }
+
+    fn note_error(&self, op: DurableOp, error: &BackendError) {
+        self.metrics.durable(op, DurableOutcome::Error);
+        warn!(op = ?op, "the durable tier failed: {error}");
+    }
+}
+
+/// Says at a stop what became of the queue.
+pub fn report_drain(left: u64) {
+    if left == 0 {
+        info!("every stored response is in the durable tier");
+    } else {
+        warn!("{left} writes to the durable tier were dropped: the deadline had passed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_never_leave_our_own_prefix() {
+        for (url_prefix, key_prefix, root) in [
+            ("", "", "larder-1/"),
+            ("any/prefix", "", "any/prefix/larder-1/"),
+            ("any", "../..", "any/%2E%2E%2F%2E%2E/larder-1/"),
+            ("", "a b/é", "a%20b%2F%C3%A9/larder-1/"),
+        ] {
+            let names = Names::new(url_prefix, key_prefix);
+            assert_eq!(names.root, root);
+            assert!(names.body(1).starts_with(root));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Durable objects as files: written aside, synced, and renamed into place, so that a reader sees
+//! a whole object or none, also after `kill -9`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use tokio::fs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::backend::{BackendError, CheckFailure, Pieces};
+
+/// How much is read from a file at a time.
+const PIECE: usize = 256 * 1024;
+
+/// A directory of objects.
+#[derive(Debug)]
+pub struct FileStore {
+    root: PathBuf,
+}
+
+impl FileStore {
+    /// A store in `root`, which [`FileStore::check`] makes.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Makes the directory and tries to write to it.
+    pub async fn check(&self) -> Result<(), CheckFailure> {
+        let attempt = async {
+            fs::create_dir_all(&self.root).await?;
+            let probe = self.root.join(format!(".probe-{:016x}", fastrand::u64(..)));
+            fs::write(&probe, b"").await?;
+            fs::remove_file(&probe).await
+        };
+        attempt.await.map_err(|error| {
+            CheckFailure(format!("the directory {} can't be written to ({error}); make it writable, or set durable.url", self.root.display()))
+        })
+    }
+
+    /// The object `name`, if there is one of at most `limit` bytes.
+    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
+        let Some((mut file, len)) = self.open(name).await? else { return Ok(None) };
+        if len > limit {
+            return Err(BackendError(format!("{name} has {len} bytes, more than the {limit} of any object of ours")));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+        file.read_to_end(&mut bytes).await.map_err(|error| fault(name, &error))?;
+        Ok(Some(bytes.into()))
+    }
+
+    /// The object `name`, piece by piece, if there is one of `len` bytes.
+    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
+        let Some((file, actual)) = self.open(name).await? else { return Ok(None) };
+        if actual != len {
+            return Err(BackendError(format!("{name} has {actual} bytes instead of {len}")));
+        }
+        Ok(Some(Pieces::File(FilePieces { file, name: name.to_owned() })))
+    }
+
+    async fn open(&self, name: &str) -> Result<Option<(fs::File, u64)>, BackendError> {
+        match fs::File::open(self.path(name)).await {
+            Ok(file) => {
+                let len = file.metadata().await.map_err(|error| fault(name, &error))?.len();
+                Ok(Some((file, len)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(fault(name, &error)),
+        }
+    }
+
+    /// Writes the object `name`.
+    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+        let target = self.path(name);
+        let directory = target.parent().unwrap_or(&self.root).to_owned();
+        let aside = directory.join(format!(".{:016x}.tmp", fastrand::u64(..)));
+        let written = async {
+            let mut file = match fs::File::create_new(&aside).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&directory).await?;
+                    fs::File::create_new(&aside).await?
+                }
+                opened => opened?,
+            };
+            for piece in pieces {
+                file.write_all(piece).await?;
+            }
+            file.sync_all().await?;
+            drop(file);
+            fs::rename(&aside, &target).await?;
+            sync_directory(&directory).await
+        };
+        let result: io::Result<()> = written.await;
+        if result.is_err() {
+            let _ = fs::remove_file(&aside).await;
+        }
+        result.map_err(|error| fault(name, &error))
+    }
+
+    /// Deletes the object `name`; it is no error if there is none.
+    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        match fs::remove_file(self.path(name)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(name, &error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Makes a rename last through a loss of power.
+async fn sync_directory(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory).await?.sync_all().await
+}
+
+fn fault(name: &str, error: &io::Error) -> BackendError {
+    BackendError(format!("{name}: {error}"))
+}
+
+/// A file, piece by piece.
+#[derive(Debug)]
+pub struct FilePieces {
+    file: fs::File,
+    name: String,
+}
+
+impl FilePieces {
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        while piece.len() < PIECE {
+            if self.file.read_buf(&mut piece).await.map_err(|error| fault(&self.name, &error))? == 0 {
+                break;
+            }
+        }
+        Ok((!piece.is_empty()).then(|| piece.freeze()))
+    }
+}

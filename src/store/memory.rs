@@ -1,0 +1,321 @@
+//! The memory tier: complete responses by key and variant, weighed in bytes, least recently used
+//! evicted first. The only file that names moka.
+//!
+//! It never expires anything by a clock of its own: a stale response still serves validation and
+//! stale-if-error, and freshness belongs to the rules.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use http::header::HeaderMap;
+use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::rfc9111::key::CacheKey;
+use crate::stored::{StoredResponse, VaryRecord};
+
+/// `[memory]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes, keys and fields counted, not only bodies. 0: nothing is kept in memory.
+    pub capacity: u64,
+    /// A larger body is not stored.
+    pub max_object_size: u64,
+    /// Bytes that all fetches under way may hold together before they stop keeping whole bodies.
+    pub fill_budget: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { capacity: 256 << 20, max_object_size: 16 << 20, fill_budget: 256 << 20 }
+    }
+}
+
+/// What is kept under one hash.
+#[derive(Clone, Debug)]
+enum Entry {
+    Response(Arc<StoredResponse>),
+    Vary(Arc<VaryRecord>),
+}
+
+/// What the tier has for a request.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// A response that the key and `Vary` select.
+    Found(Arc<StoredResponse>),
+    /// Responses for the key, none for this request. The record says what it depends on.
+    OtherVariants(Arc<VaryRecord>),
+    /// Nothing for the key.
+    Nothing,
+}
+
+/// The memory tier.
+#[derive(Debug)]
+pub struct Memory {
+    cache: Cache<u128, Entry, Seed>,
+}
+
+impl Memory {
+    /// An empty tier.
+    pub fn new(config: &Config) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(config.capacity)
+            .weigher(|_: &u128, entry: &Entry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
+            .eviction_policy(EvictionPolicy::lru())
+            .build_with_hasher(Seed::random());
+        Self { cache }
+    }
+
+    /// What is kept for `key` and the nominated fields of `request`.
+    pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
+        match self.cache.get(&key.hash()) {
+            Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => Lookup::Found(stored),
+            Some(Entry::Vary(record)) if record.key == *key => {
+                let found = record.candidates(request).find_map(|hash| match self.cache.get(&hash) {
+                    Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => Some(stored),
+                    Some(_) | None => None,
+                });
+                found.map_or(Lookup::OtherVariants(record), Lookup::Found)
+            }
+            Some(_) | None => Lookup::Nothing,
+        }
+    }
+
+    /// Keeps a response. One that varies goes under the key's record, which is made where there
+    /// is none; the record comes back for the durable tier to keep as well.
+    pub fn insert(&self, stored: &Arc<StoredResponse>) -> Option<Arc<VaryRecord>> {
+        let Some(variant) = &stored.head.variant else {
+            self.cache.insert(stored.head.key.hash(), Entry::Response(Arc::clone(stored)));
+            return None;
+        };
+        let record = self.merge_record(VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()), false);
+        self.cache.insert(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
+        Some(record)
+    }
+
+    /// Takes over a record that the durable tier has, so that both tiers name variants alike.
+    pub fn adopt(&self, record: VaryRecord) -> Arc<VaryRecord> {
+        self.merge_record(record, true)
+    }
+
+    /// Puts the sets of `new` first in the key's record. Where there is a record already its
+    /// generation stays, since variants are kept under it.
+    fn merge_record(&self, new: VaryRecord, keep_order: bool) -> Arc<VaryRecord> {
+        if let Some(Entry::Vary(current)) = self.cache.get(&new.key.hash()) {
+            let is_there = if keep_order { new.sets.iter().all(|set| current.sets.contains(set)) } else { current.sets.first() == new.sets.first() };
+            if current.key == new.key && is_there {
+                return current;
+            }
+        }
+        let mut merged = None;
+        self.cache.entry(new.key.hash()).and_compute_with(|entry| {
+            let record = match entry.map(moka::Entry::into_value) {
+                Some(Entry::Vary(current)) if current.key == new.key => {
+                    new.sets.iter().rev().fold((*current).clone(), |record, set| record.with(set))
+                }
+                Some(_) | None => new,
+            };
+            let record = Arc::new(record);
+            merged = Some(Arc::clone(&record));
+            Op::Put(Entry::Vary(record))
+        });
+        merged.unwrap_or_else(|| unreachable!("the closure always runs"))
+    }
+
+    /// Forgets everything kept for `key`, all variants. Those are not looked for one by one:
+    /// without their record nothing leads to them, and they are evicted in their turn.
+    pub fn remove(&self, key: &CacheKey) -> bool {
+        self.cache.remove(&key.hash()).is_some()
+    }
+
+    /// Forgets exactly this response, if it is still the one that is kept.
+    pub fn remove_exact(&self, stored: &StoredResponse, record: Option<&VaryRecord>) {
+        let hash = match (&stored.head.variant, record) {
+            (Some(variant), Some(record)) => record.variant_hash(&variant.selector),
+            _ => stored.head.key.hash(),
+        };
+        self.cache.entry(hash).and_compute_with(|entry| match entry.map(moka::Entry::into_value) {
+            Some(Entry::Response(current)) if Arc::ptr_eq(&current.head, &stored.head) => Op::Remove,
+            Some(_) | None => Op::Nop,
+        });
+    }
+
+    /// Objects and bytes kept now.
+    pub fn usage(&self) -> (u64, u64) {
+        self.cache.run_pending_tasks();
+        (self.cache.entry_count(), self.cache.weighted_size())
+    }
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Response(stored) => stored.weight(),
+            Self::Vary(record) => 512 + record.key.as_bytes().len() + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>(),
+        }
+    }
+}
+
+/// A random number that names something for good.
+pub fn random_u128() -> u128 {
+    fastrand::u128(..)
+}
+
+/// Hashes keys that are hashes already, mixed with a secret, so that no one who picks URLs can
+/// choose which slots they fall into.
+#[derive(Clone, Debug)]
+struct Seed(u64);
+
+impl Seed {
+    fn random() -> Self {
+        Self(ahash::RandomState::new().hash_one(0_u8) | 1)
+    }
+}
+
+impl BuildHasher for Seed {
+    type Hasher = SeedHasher;
+
+    fn build_hasher(&self) -> SeedHasher {
+        SeedHasher { seed: self.0, state: 0 }
+    }
+}
+
+#[derive(Debug)]
+struct SeedHasher {
+    seed: u64,
+    state: u64,
+}
+
+impl Hasher for SeedHasher {
+    fn finish(&self) -> u64 {
+        self.state
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "folding the halves of a product is the point")]
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(word ^ self.state ^ self.seed) * u128::from(self.seed.rotate_left(32) | 1);
+        self.state = (product as u64) ^ ((product >> 64) as u64);
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are hashed one after the other")]
+    fn write_u128(&mut self, value: u128) {
+        self.write_u64(value as u64);
+        self.write_u64((value >> 64) as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::header::{HeaderName, HeaderValue};
+    use http::{Method, StatusCode};
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::rfc9111::key::KeyParts;
+    use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
+    use crate::stored::{Body, NewHead, StoredHead};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    fn key(path: &str) -> CacheKey {
+        CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None })
+    }
+
+    fn stored(path: &str, vary: &'static str, request: &HeaderMap, body: &'static str) -> Arc<StoredResponse> {
+        let fields = map(&[("cache-control", "max-age=60"), ("vary", vary)]);
+        let exchange =
+            Exchange { method: &Method::GET, request, status: StatusCode::OK, response: &fields, request_time: NOW, response_time: NOW };
+        let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
+        let new = NewHead {
+            key: &key(path),
+            request,
+            status: StatusCode::OK,
+            fields: &fields,
+            request_time: NOW,
+            response_time: NOW,
+            position: 0,
+            tags: Vec::new(),
+            body_id: 0,
+            body_written: Arc::default(),
+        };
+        Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body: Body::from(Bytes::from_static(body.as_bytes())) })
+    }
+
+    fn body_of(memory: &Memory, path: &str, request: &HeaderMap) -> Option<Bytes> {
+        match memory.lookup(&key(path), request) {
+            Lookup::Found(stored) => Some(stored.body.segments().concat().into()),
+            Lookup::OtherVariants(_) | Lookup::Nothing => None,
+        }
+    }
+
+    #[test]
+    fn variants_live_side_by_side_and_go_together() {
+        let memory = Memory::new(&Config::default());
+        let (en, de, fr) = (map(&[("accept-language", "en")]), map(&[("accept-language", "de")]), map(&[("accept-language", "fr")]));
+        memory.insert(&stored("/a", "accept-language", &en, "english"));
+        memory.insert(&stored("/a", "accept-language", &de, "deutsch"));
+        assert_eq!(body_of(&memory, "/a", &en), Some(Bytes::from_static(b"english")));
+        assert_eq!(body_of(&memory, "/a", &de), Some(Bytes::from_static(b"deutsch")));
+        assert!(matches!(memory.lookup(&key("/a"), &fr), Lookup::OtherVariants(_)));
+        assert!(matches!(memory.lookup(&key("/b"), &en), Lookup::Nothing));
+        assert!(memory.remove(&key("/a")));
+        memory.insert(&stored("/a", "accept-language", &fr, "français"));
+        assert_eq!(body_of(&memory, "/a", &en), None, "removed variants stay removed under a new record");
+        assert_eq!(body_of(&memory, "/a", &fr), Some(Bytes::from_static("français".as_bytes())));
+    }
+
+    #[test]
+    fn a_changed_vary_keeps_what_it_had() {
+        let memory = Memory::new(&Config::default());
+        let both = map(&[("a", "1"), ("b", "1")]);
+        let other = map(&[("a", "1"), ("b", "2")]);
+        memory.insert(&stored("/a", "a, b", &both, "first"));
+        memory.insert(&stored("/a", "b", &other, "second"));
+        assert_eq!(body_of(&memory, "/a", &both), Some(Bytes::from_static(b"first")));
+        assert_eq!(body_of(&memory, "/a", &other), Some(Bytes::from_static(b"second")));
+    }
+
+    #[test]
+    fn two_keys_with_one_hash_do_not_meet() {
+        let memory = Memory::new(&Config::default());
+        let none = HeaderMap::new();
+        let mine = stored("/mine", "", &none, "mine");
+        memory.cache.insert(key("/yours").hash(), Entry::Response(mine));
+        assert_eq!(body_of(&memory, "/yours", &none), None);
+    }
+
+    #[test]
+    fn capacity_counts_fields_and_keys_too() {
+        let memory = Memory::new(&Config { capacity: 100_000, ..Config::default() });
+        let none = HeaderMap::new();
+        for n in 0..1000 {
+            memory.insert(&stored(&format!("/{n}"), "", &none, ""));
+        }
+        let (objects, bytes) = memory.usage();
+        assert!(bytes <= 100_000, "{bytes}");
+        assert!((10..1000).contains(&objects), "{objects}");
+        assert!(body_of(&memory, "/999", &none).is_some(), "the newest stays");
+        assert!(body_of(&memory, "/0", &none).is_none(), "the least recently used goes");
+    }
+
+    #[test]
+    fn no_capacity_keeps_nothing() {
+        let memory = Memory::new(&Config { capacity: 0, ..Config::default() });
+        memory.insert(&stored("/a", "", &HeaderMap::new(), "a"));
+        assert_eq!(memory.usage().0, 0);
+    }
+}

@@ -1,0 +1,121 @@
+//! Which stored responses a purge covers: positions on one line of time.
+//!
+//! A fetch notes the position at which it began; a purge takes the next one. A response is covered
+//! by every purge of its URL with a later position, also one that comes in the middle of its
+//! fetch. Positions come from the clock and never go back, so those in the durable tier keep
+//! their order over restarts.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+
+/// The most purges that are remembered. What began before the oldest forgotten one counts as
+/// covered while it is under way; what was stored was removed when the purge came.
+const MAX_REMEMBERED: usize = 65_536;
+
+/// Positions within one millisecond.
+const PER_MILLI: u64 = 1 << 10;
+
+/// The purges of one process.
+#[derive(Debug)]
+pub struct Purges {
+    clock: Clock,
+    last: AtomicU64,
+    recent: Mutex<Recent>,
+}
+
+/// Guarded by its lock: the latest position of each purged URL, and the order they came in.
+#[derive(Debug, Default)]
+struct Recent {
+    urls: HashMap<u128, u64>,
+    order: VecDeque<(u128, u64)>,
+    floor: u64,
+}
+
+impl Purges {
+    /// None so far.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, last: AtomicU64::new(0), recent: Mutex::default() }
+    }
+
+    /// The position of a fetch that begins now.
+    pub fn position(&self) -> u64 {
+        let now = self.now();
+        self.last.fetch_max(now, Ordering::SeqCst).max(now)
+    }
+
+    /// Purges the URL whose key hashes to `hash`; the position that the purge took.
+    pub fn purge(&self, hash: u128) -> u64 {
+        let mut recent = self.recent.lock();
+        let now = self.now();
+        // `fetch_update` retries on a race; the closure is a pure function of the last position.
+        let position = self
+            .last
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)))
+            .map_or(now, |last| now.max(last + 1));
+        recent.urls.insert(hash, position);
+        recent.order.push_back((hash, position));
+        while recent.order.len() > MAX_REMEMBERED {
+            if let Some((hash, position)) = recent.order.pop_front() {
+                recent.floor = position;
+                if recent.urls.get(&hash) == Some(&position) {
+                    recent.urls.remove(&hash);
+                }
+            }
+        }
+        position
+    }
+
+    /// Whether a purge covers a fetch of `hash` that began at `position`.
+    pub fn covers_fetch(&self, hash: u128, position: u64) -> bool {
+        let recent = self.recent.lock();
+        position < recent.floor || recent.urls.get(&hash).is_some_and(|&purge| position < purge)
+    }
+
+    /// Whether a purge that is still remembered covers an object of `hash` stored at `position`.
+    pub fn covers_stored(&self, hash: u128, position: u64) -> bool {
+        self.recent.lock().urls.get(&hash).is_some_and(|&purge| position < purge)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.now().as_millis()).unwrap_or(0).saturating_mul(PER_MILLI)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn a_purge_covers_what_began_before_it_and_nothing_after() {
+        let clock = Clock::manual(Timestamp::from_secs(1000));
+        let purges = Purges::new(clock.clone());
+        let before = purges.position();
+        assert!(!purges.covers_fetch(1, before));
+        purges.purge(1);
+        let after = purges.position();
+        assert!(purges.covers_fetch(1, before));
+        assert!(!purges.covers_fetch(2, before));
+        assert!(!purges.covers_fetch(1, after), "also within one tick of the clock");
+        clock.advance(Duration::from_secs(1));
+        assert!(!purges.covers_stored(1, purges.position()));
+    }
+
+    #[test]
+    fn forgetting_is_bounded_and_safe() {
+        let purges = Purges::new(Clock::manual(Timestamp::from_secs(1000)));
+        let before = purges.position();
+        purges.purge(0);
+        for hash in 1..=MAX_REMEMBERED as u128 {
+            purges.purge(hash);
+        }
+        assert!(purges.recent.lock().urls.len() <= MAX_REMEMBERED);
+        assert!(purges.covers_fetch(0, before), "forgotten, and so taken as covered");
+    }
+}

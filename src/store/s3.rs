@@ -1,0 +1,218 @@
+//! Durable objects in an S3 bucket. The only file that names the AWS SDK.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::{Bytes, BytesMut};
+
+use super::backend::{BackendError, CheckFailure, Pieces};
+
+/// How an S3 bucket is reached. Credentials come from the SDK's usual chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Config {
+    /// The bucket.
+    pub bucket: String,
+    /// For S3-compatible services; empty: AWS.
+    pub endpoint_url: String,
+    /// Empty: as the SDK finds it.
+    pub region: String,
+    /// Whether the bucket is named in the path rather than in the host name.
+    pub path_style: bool,
+}
+
+/// A bucket of objects.
+#[derive(Debug)]
+pub struct S3Store {
+    client: Client,
+    config: S3Config,
+}
+
+impl S3Store {
+    /// Loads credentials and region as the SDK does everywhere. Nothing is sent to the bucket yet.
+    pub async fn connect(config: S3Config) -> Self {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if !config.region.is_empty() {
+            loader = loader.region(Region::new(config.region.clone()));
+        }
+        if !config.endpoint_url.is_empty() {
+            loader = loader.endpoint_url(&config.endpoint_url);
+        }
+        let shared = loader
+            .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_secs(3))
+                    .operation_attempt_timeout(Duration::from_secs(30))
+                    .operation_timeout(Duration::from_secs(60))
+                    .build(),
+            )
+            .load()
+            .await;
+        let mut builder = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(config.path_style)
+            // Objects carry their own checksums; the SDK's newer ones are refused by some services.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        if shared.region().is_none() {
+            builder = builder.region(Region::new("us-east-1"));
+        }
+        Self { client: Client::from_conf(builder.build()), config }
+    }
+
+    /// Asks the bucket for one name, which fails in the same ways as every later use would.
+    pub async fn check(&self) -> Result<(), CheckFailure> {
+        let asked = self.client.list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
+        asked.map(|_| ()).map_err(|error| CheckFailure(self.explain(&error)))
+    }
+
+    fn explain<E: ProvideErrorMetadata + std::error::Error + 'static>(&self, error: &SdkError<E>) -> String {
+        let bucket = &self.config.bucket;
+        let endpoint = if self.config.endpoint_url.is_empty() { "AWS" } else { &self.config.endpoint_url };
+        match error {
+            SdkError::ServiceError(service) => {
+                let status = service.raw().status().as_u16();
+                let code = service.err().code().unwrap_or("no code");
+                match (code, status) {
+                    ("NoSuchBucket", _) | (_, 404) => {
+                        format!("there is no bucket \"{bucket}\" at {endpoint}; create it, or name another in durable.url")
+                    }
+                    (_, 401 | 403) => format!(
+                        "{endpoint} refuses these credentials for the bucket \"{bucket}\" ({code}); give Larder credentials that may list, read, write and delete there"
+                    ),
+                    ("PermanentRedirect" | "AuthorizationHeaderMalformed", _) | (_, 301) => {
+                        format!("the bucket \"{bucket}\" is in another region ({code}); set durable.region")
+                    }
+                    _ => format!("{endpoint} answers {status} ({code}) for the bucket \"{bucket}\""),
+                }
+            }
+            SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+                format!("{endpoint} can't be reached; check durable.endpoint_url and the network")
+            }
+            SdkError::TimeoutError(_) => {
+                format!("{endpoint} does not answer in time; check durable.endpoint_url and the network")
+            }
+            other => {
+                let text = DisplayErrorContext(other).to_string();
+                if text.contains("redentials") {
+                    return format!(
+                        "no credentials for the bucket \"{bucket}\" were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
+                    );
+                }
+                format!("the bucket \"{bucket}\" at {endpoint} can't be used: {}", text.lines().next().unwrap_or_default())
+            }
+        }
+    }
+
+    fn fault<E: ProvideErrorMetadata + std::error::Error + 'static>(&self, name: &str, error: &SdkError<E>) -> BackendError {
+        BackendError(format!("{name}: {}", self.explain(error)))
+    }
+
+    /// The object `name`, if there is one of at most `limit` bytes.
+    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
+        let Some((mut pieces, len)) = self.open(name).await? else { return Ok(None) };
+        if len.is_some_and(|len| len > limit) {
+            return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+        }
+        let mut first: Option<Bytes> = None;
+        let mut rest = BytesMut::new();
+        let mut total = 0;
+        while let Some(piece) = pieces.next().await? {
+            total += piece.len() as u64;
+            if total > limit {
+                return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+            }
+            match &first {
+                None => first = Some(piece),
+                Some(head) => {
+                    if rest.is_empty() {
+                        rest.extend_from_slice(head);
+                    }
+                    rest.extend_from_slice(&piece);
+                }
+            }
+        }
+        let whole = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
+        if len.is_some_and(|len| len != whole.len() as u64) {
+            return Err(BackendError(format!("{name} ended after {} bytes", whole.len())));
+        }
+        Ok(Some(whole))
+    }
+
+    /// The object `name`, piece by piece, if there is one of `len` bytes.
+    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
+        match self.open(name).await? {
+            None => Ok(None),
+            Some((_, Some(actual))) if actual != len => {
+                Err(BackendError(format!("{name} has {actual} bytes instead of {len}")))
+            }
+            Some((pieces, _)) => Ok(Some(Pieces::S3(pieces))),
+        }
+    }
+
+    async fn open(&self, name: &str) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
+        match self.client.get_object().bucket(&self.config.bucket).key(name).send().await {
+            Ok(object) => {
+                let len = object.content_length().and_then(|len| u64::try_from(len).ok());
+                Ok(Some((S3Pieces { stream: object.body, name: name.to_owned() }, len)))
+            }
+            Err(SdkError::ServiceError(service))
+                if service.err().is_no_such_key()
+                    || (service.raw().status().as_u16() == 404 && service.err().code() != Some("NoSuchBucket")) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(self.fault(name, &error)),
+        }
+    }
+
+    /// Writes the object `name`.
+    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+        let body = match pieces {
+            [one] => one.clone(),
+            many => many.concat().into(),
+        };
+        self.client
+            .put_object()
+            .bucket(&self.config.bucket)
+            .key(name)
+            .content_type("application/octet-stream")
+            .body(ByteStream::from(body))
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| self.fault(name, &error))
+    }
+
+    /// Deletes the object `name`; it is no error if there is none.
+    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        match self.client.delete_object().bucket(&self.config.bucket).key(name).send().await {
+            Err(SdkError::ServiceError(service)) if service.err().code() == Some("NoSuchKey") => Ok(()),
+            Err(error) => Err(self.fault(name, &error)),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// An object of the bucket, piece by piece.
+#[derive(Debug)]
+pub struct S3Pieces {
+    stream: ByteStream,
+    name: String,
+}
+
+impl S3Pieces {
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
+        match self.stream.next().await {
+            None => Ok(None),
+            Some(Ok(piece)) => Ok(Some(piece)),
+            Some(Err(error)) => Err(BackendError(format!("{}: {error}", self.name))),
+        }
+    }
+}

@@ -1,0 +1,643 @@
+//! A stored response, and the versioned encoding in which the durable tier keeps it.
+//!
+//! A [`StoredResponse`] is made from a [`Storable`], the proof that RFC 9111 §3 allows it, or read
+//! back from bytes that were once written from one.
+//!
+//! # The encoding, version 1
+//!
+//! All integers are little-endian; a *string* is a `u32` length and that many bytes.
+//!
+//! ```text
+//! "LRDR"  version u8 = 1  kind u8  zero u16  head length u32  head checksum u64  head  body
+//! kind 0, a response: key string, nominated names (u16 count, strings), selector string,
+//!         status u16, request time i64 ms, response time i64 ms, position u64,
+//!         tags (u16 count, strings), fields (u32 count, name and value strings), body length u64,
+//!         then 0u8 and the checksum u64 of the body that follows the head,
+//!         or 1u8, the body object's id u128, its chunk size u32 and a checksum u64 a chunk
+//! kind 1, what a varying key nominates: key string, generation u128,
+//!         u16 count of sets, each set a u16 count and names
+//! ```
+//!
+//! Checksums are XXH3-64. A reader takes any version it knows and calls every other one
+//! [`DecodeError::Version`]; a writer writes the newest. Nothing in a version ever changes its
+//! meaning: a change is a new version, with golden files of its own in `tests/golden`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::{BufMut, Bytes};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::clock::Timestamp;
+use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
+use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::storage::Storable;
+use crate::rfc9111::vary::{self, Vary};
+
+/// Bodies are kept in pieces of at most this many bytes.
+pub const SEGMENT: usize = 256 * 1024;
+
+/// A complete body in memory. Clones share its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Body {
+    segments: Segments,
+    len: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Segments {
+    One(Bytes),
+    Many(Arc<[Bytes]>),
+}
+
+impl Default for Segments {
+    fn default() -> Self {
+        Self::One(Bytes::new())
+    }
+}
+
+impl Body {
+    /// Copies `chunks` together into pieces of their own, so that a stored body never keeps alive
+    /// the larger network buffers that its bytes arrived in.
+    pub fn from_chunks<'a>(chunks: impl Iterator<Item = &'a Bytes>, len: u64) -> Self {
+        let mut segments = Vec::new();
+        let mut left = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut current = Vec::with_capacity(left.min(SEGMENT));
+        for chunk in chunks {
+            let mut rest = &chunk[..];
+            while !rest.is_empty() {
+                let take = rest.len().min(SEGMENT - current.len());
+                current.extend_from_slice(&rest[..take]);
+                rest = &rest[take..];
+                left = left.saturating_sub(take);
+                if current.len() == SEGMENT {
+                    segments.push(Bytes::from(std::mem::replace(&mut current, Vec::with_capacity(left.min(SEGMENT)))));
+                }
+            }
+        }
+        if !current.is_empty() {
+            segments.push(Bytes::from(current.into_boxed_slice()));
+        }
+        Self::from_segments(segments)
+    }
+
+    fn from_segments(mut segments: Vec<Bytes>) -> Self {
+        let len = segments.iter().map(|segment| segment.len() as u64).sum();
+        let segments = match segments.len() {
+            0 | 1 => Segments::One(segments.pop().unwrap_or_default()),
+            _ => Segments::Many(segments.into()),
+        };
+        Self { segments, len }
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The pieces, in order; each at most [`SEGMENT`] bytes when it came from a fill.
+    pub fn segments(&self) -> &[Bytes] {
+        match &self.segments {
+            Segments::One(segment) => std::slice::from_ref(segment),
+            Segments::Many(segments) => segments,
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::from_segments(vec![bytes])
+    }
+}
+
+/// The request fields that a stored response was selected by, and the values they had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// The nominated fields, sorted.
+    pub names: Vec<HeaderName>,
+    /// Their values, as [`vary::selector`] writes them.
+    pub selector: Vec<u8>,
+}
+
+/// All of a stored response but its body.
+#[derive(Clone, Debug)]
+pub struct StoredHead {
+    /// The exact key.
+    pub key: CacheKey,
+    /// Which requests for the key it answers; `None`: all.
+    pub variant: Option<Variant>,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields as the origin sent them, without those of the connection.
+    pub fields: HeaderMap,
+    /// When the request that it answers was sent.
+    pub request_time: Timestamp,
+    /// When its head arrived.
+    pub response_time: Timestamp,
+    /// What time does to it.
+    pub freshness: Freshness,
+    /// The purge position when its fetch began: only later purges cover it.
+    pub position: u64,
+    /// What it can be purged by, besides its URL.
+    pub tags: Vec<String>,
+    /// Names its body object in the durable tier, when the body is kept apart from the head.
+    pub body_id: u128,
+    /// Whether that object was written; shared by all heads with the same body.
+    pub body_written: Arc<AtomicBool>,
+}
+
+/// The parts of a response that is about to be stored.
+#[derive(Debug)]
+pub struct NewHead<'a> {
+    /// The key of the request.
+    pub key: &'a CacheKey,
+    /// The fields of the request as its client sent them.
+    pub request: &'a HeaderMap,
+    /// The response's status.
+    pub status: StatusCode,
+    /// The response's fields, without those of the connection.
+    pub fields: &'a HeaderMap,
+    /// When the request was sent.
+    pub request_time: Timestamp,
+    /// When the response's head arrived.
+    pub response_time: Timestamp,
+    /// See [`StoredHead::position`].
+    pub position: u64,
+    /// See [`StoredHead::tags`].
+    pub tags: Vec<String>,
+    /// See [`StoredHead::body_id`].
+    pub body_id: u128,
+    /// See [`StoredHead::body_written`].
+    pub body_written: Arc<AtomicBool>,
+}
+
+impl StoredHead {
+    /// Makes the head of a response that may be stored.
+    pub fn new(storable: &Storable, new: NewHead<'_>) -> Self {
+        let variant = match storable.vary() {
+            Vary::None | Vary::Any => None,
+            Vary::Fields(names) => {
+                Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) })
+            }
+        };
+        Self {
+            key: new.key.clone(),
+            variant,
+            status: new.status,
+            fields: compact(new.fields),
+            request_time: new.request_time,
+            response_time: new.response_time,
+            freshness: *storable.freshness(),
+            position: new.position,
+            tags: new.tags,
+            body_id: new.body_id,
+            body_written: new.body_written,
+        }
+    }
+
+    /// Whether this response answers `request`, as far as `Vary` goes (RFC 9111 §4.1).
+    pub fn is_selected_by(&self, request: &HeaderMap) -> bool {
+        self.variant.as_ref().is_none_or(|variant| vary::selector(&variant.names, request) == variant.selector)
+    }
+
+    /// The bytes that this head takes in memory, near enough to weigh it by.
+    pub fn weight(&self) -> usize {
+        let fields: usize = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let slots = self.fields.capacity() * FIELD_SLOT;
+        let variant = self.variant.as_ref().map_or(0, |v| v.selector.len() + v.names.len() * 32);
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
+        OVERHEAD + self.key.as_bytes().len() + fields + slots + variant + tags
+    }
+}
+
+/// What one slot of a field map takes besides the text: its bucket and its index.
+const FIELD_SLOT: usize = 112;
+
+/// What an entry takes besides what it holds: the head's own size, the two counted pointers, and
+/// the memory tier's bookkeeping for one entry.
+const OVERHEAD: usize = size_of::<StoredHead>() + size_of::<StoredResponse>() + 256;
+
+/// A response that passed RFC 9111 §3, complete.
+#[derive(Clone, Debug)]
+pub struct StoredResponse {
+    /// Everything but the body.
+    pub head: Arc<StoredHead>,
+    /// The body, to its last byte.
+    pub body: Body,
+}
+
+impl StoredResponse {
+    /// The bytes that the response takes in memory: body, fields, key and bookkeeping.
+    pub fn weight(&self) -> usize {
+        self.head.weight().saturating_add(usize::try_from(self.body.len()).unwrap_or(usize::MAX))
+    }
+}
+
+/// What is kept at the key of a response that varies: which fields to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaryRecord {
+    /// The exact key.
+    pub key: CacheKey,
+    /// Part of every variant's name: a new record after a purge never leads to older variants.
+    pub generation: u128,
+    /// Sets of nominated fields, newest first, at most [`VaryRecord::MAX_SETS`].
+    pub sets: Vec<Vec<HeaderName>>,
+}
+
+impl VaryRecord {
+    /// More sets than this are forgotten, oldest first.
+    pub const MAX_SETS: usize = 4;
+
+    /// A record that names one set.
+    pub fn new(key: CacheKey, generation: u128, names: Vec<HeaderName>) -> Self {
+        Self { key, generation, sets: vec![names] }
+    }
+
+    /// The same record with `names` as its newest set.
+    pub fn with(&self, names: &[HeaderName]) -> Self {
+        let mut sets = vec![names.to_vec()];
+        sets.extend(self.sets.iter().filter(|set| *set != names).take(Self::MAX_SETS - 1).cloned());
+        Self { key: self.key.clone(), generation: self.generation, sets }
+    }
+
+    /// The hash under which the variant with `selector` is kept.
+    pub fn variant_hash(&self, selector: &[u8]) -> u128 {
+        let mut salted = Vec::with_capacity(selector.len() + 16);
+        salted.extend_from_slice(&self.generation.to_le_bytes());
+        salted.extend_from_slice(selector);
+        self.key.variant_hash(&salted)
+    }
+
+    /// The hashes under which a variant for `request` may be kept, most likely first.
+    pub fn candidates(&self, request: &HeaderMap) -> impl Iterator<Item = u128> {
+        self.sets.iter().map(move |set| self.variant_hash(&vary::selector(set, request)))
+    }
+}
+
+/// Copies the field values into one buffer of their own size. Values as they come from the
+/// network share the buffer that they were read into, which is many times larger.
+fn compact(fields: &HeaderMap) -> HeaderMap {
+    let text: Vec<u8> = fields.values().flat_map(|value| value.as_bytes()).copied().collect();
+    let text = Bytes::from(text);
+    let mut compacted = HeaderMap::with_capacity(fields.keys_len());
+    let mut at = 0;
+    for (name, value) in fields {
+        let end = at + value.len();
+        // The bytes were a field value before.
+        let copy = HeaderValue::from_maybe_shared(text.slice(at..end)).unwrap_or_else(|_| value.clone());
+        compacted.append(name.clone(), copy);
+        at = end;
+    }
+    compacted
+}
+
+/// Why bytes from the durable tier are not the object that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// It ends before it should.
+    Truncated,
+    /// It was not written by Larder.
+    Foreign,
+    /// It was written in a version that this build does not know.
+    Version(u8),
+    /// Its bytes are not those that were written.
+    Checksum,
+    /// It is whole, and makes no sense.
+    Malformed,
+    /// It is another key's object.
+    OtherKey,
+}
+
+impl DecodeError {
+    /// The word for it in logs and counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Foreign => "foreign",
+            Self::Version(_) => "unknown-version",
+            Self::Checksum => "checksum",
+            Self::Malformed => "malformed",
+            Self::OtherKey => "other-key",
+        }
+    }
+}
+
+const MAGIC: &[u8; 4] = b"LRDR";
+const VERSION: u8 = 1;
+const KIND_RESPONSE: u8 = 0;
+const KIND_VARY: u8 = 1;
+const PREAMBLE: usize = 4 + 1 + 1 + 2 + 4 + 8;
+
+/// The size of the pieces that a separate body is checked in.
+pub const BODY_CHUNK: usize = 256 * 1024;
+
+/// A durable object, read back.
+#[derive(Debug)]
+pub enum Object {
+    /// A response.
+    Response {
+        /// Its head.
+        head: Box<StoredHead>,
+        /// Its body, or where to find it.
+        body: DurableBody,
+    },
+    /// The nominated fields of a key whose responses vary.
+    Vary(VaryRecord),
+}
+
+/// The body of a durable response.
+#[derive(Clone, Debug)]
+pub enum DurableBody {
+    /// It came with the head, and its checksum holds.
+    Inline(Bytes),
+    /// It is an object of its own, named by [`StoredHead::body_id`].
+    Separate {
+        /// Its length in bytes.
+        len: u64,
+        /// The checksum of each [`BODY_CHUNK`] of it, in order.
+        checksums: Arc<[u64]>,
+    },
+}
+
+/// Checksums a body in chunks of [`BODY_CHUNK`].
+pub fn chunk_checksums(body: &Body) -> Vec<u64> {
+    // A fill's segments have the size of a chunk, all but the last; other bodies are cut to it.
+    let mut checksums = Vec::new();
+    let mut pending: Vec<u8> = Vec::new();
+    for segment in body.segments() {
+        if pending.is_empty() && segment.len() == BODY_CHUNK {
+            checksums.push(xxh3_64(segment));
+            continue;
+        }
+        pending.extend_from_slice(segment);
+        while pending.len() >= BODY_CHUNK {
+            checksums.push(xxh3_64(&pending[..BODY_CHUNK]));
+            pending.drain(..BODY_CHUNK);
+        }
+    }
+    if !pending.is_empty() {
+        checksums.push(xxh3_64(&pending));
+    }
+    checksums
+}
+
+/// The checksum of one chunk of a separate body.
+pub fn chunk_checksum(chunk: &[u8]) -> u64 {
+    xxh3_64(chunk)
+}
+
+/// Writes a response; the body goes with the head when `inline`.
+pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
+    let head = &response.head;
+    let mut out = Vec::with_capacity(512 + if inline { usize::try_from(response.body.len()).unwrap_or(0) } else { 0 });
+    put_string(&mut out, head.key.as_bytes());
+    let (names, selector) = head.variant.as_ref().map_or((&[][..], &[][..]), |v| (&v.names[..], &v.selector[..]));
+    put_names(&mut out, names);
+    put_string(&mut out, selector);
+    out.put_u16_le(head.status.as_u16());
+    out.put_i64_le(head.request_time.as_millis());
+    out.put_i64_le(head.response_time.as_millis());
+    out.put_u64_le(head.position);
+    put_count16(&mut out, head.tags.len());
+    for tag in &head.tags {
+        put_string(&mut out, tag.as_bytes());
+    }
+    out.put_u32_le(u32::try_from(head.fields.len()).unwrap_or(u32::MAX));
+    for (name, value) in &head.fields {
+        put_string(&mut out, name.as_str().as_bytes());
+        put_string(&mut out, value.as_bytes());
+    }
+    out.put_u64_le(response.body.len());
+    if inline {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        response.body.segments().iter().for_each(|segment| hasher.update(segment));
+        out.put_u8(0);
+        out.put_u64_le(hasher.digest());
+    } else {
+        out.put_u8(1);
+        out.put_u128_le(head.body_id);
+        out.put_u32_le(u32::try_from(BODY_CHUNK).unwrap_or(u32::MAX));
+        chunk_checksums(&response.body).into_iter().for_each(|checksum| out.put_u64_le(checksum));
+    }
+    let mut object = frame(KIND_RESPONSE, &out);
+    if inline {
+        response.body.segments().iter().for_each(|segment| object.extend_from_slice(segment));
+    }
+    object
+}
+
+/// Writes the record of a varying key.
+pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    put_string(&mut out, record.key.as_bytes());
+    out.put_u128_le(record.generation);
+    put_count16(&mut out, record.sets.len());
+    for set in &record.sets {
+        put_names(&mut out, set);
+    }
+    frame(KIND_VARY, &out)
+}
+
+fn frame(kind: u8, head: &[u8]) -> Vec<u8> {
+    let mut object = Vec::with_capacity(PREAMBLE + head.len());
+    object.put_slice(MAGIC);
+    object.put_u8(VERSION);
+    object.put_u8(kind);
+    object.put_u16_le(0);
+    object.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
+    object.put_u64_le(xxh3_64(head));
+    object.put_slice(head);
+    object
+}
+
+fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(bytes);
+}
+
+fn put_count16(out: &mut Vec<u8>, count: usize) {
+    out.put_u16_le(u16::try_from(count).unwrap_or(u16::MAX));
+}
+
+fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
+    put_count16(out, names.len());
+    for name in names {
+        put_string(out, name.as_str().as_bytes());
+    }
+}
+
+/// Reads a durable object that should belong to `key`. Freshness is worked out anew under the
+/// lifetimes that the configuration grants now.
+pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+    let mut preamble = Reader(object);
+    if preamble.take(MAGIC.len()).map_err(|_| DecodeError::Foreign)? != MAGIC {
+        return Err(DecodeError::Foreign);
+    }
+    let version = preamble.u8()?;
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let kind = preamble.u8()?;
+    let _zero = preamble.u16()?;
+    let head_len = preamble.len32()?;
+    let checksum = preamble.u64()?;
+    let head = preamble.take(head_len)?;
+    if xxh3_64(head) != checksum {
+        return Err(DecodeError::Checksum);
+    }
+    let mut head = Reader(head);
+    if head.string()? != key.as_bytes() {
+        return Err(DecodeError::OtherKey);
+    }
+    match kind {
+        KIND_RESPONSE => decode_response(head, object.slice(PREAMBLE + head_len..), key, policy),
+        KIND_VARY => decode_vary(head, key).map(Object::Vary),
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
+fn decode_response(mut head: Reader<'_>, rest: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+    let names = head.names()?;
+    let selector = head.string()?.to_vec();
+    let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeError::Malformed)?;
+    let request_time = Timestamp::from_millis(head.i64()?);
+    let response_time = Timestamp::from_millis(head.i64()?);
+    let position = head.u64()?;
+    let mut tags = Vec::new();
+    for _ in 0..head.u16()? {
+        tags.push(String::from_utf8(head.string()?.to_vec()).map_err(|_| DecodeError::Malformed)?);
+    }
+    let mut fields = HeaderMap::new();
+    for _ in 0..head.u32()? {
+        let name = HeaderName::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
+        let value = HeaderValue::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
+        fields.try_append(name, value).map_err(|_| DecodeError::Malformed)?;
+    }
+    let len = head.u64()?;
+    let (body_id, body) = match head.u8()? {
+        0 => {
+            let checksum = head.u64()?;
+            if (rest.len() as u64) < len {
+                return Err(DecodeError::Truncated);
+            }
+            if rest.len() as u64 != len || xxh3_64(&rest) != checksum {
+                return Err(DecodeError::Checksum);
+            }
+            (0, DurableBody::Inline(Bytes::copy_from_slice(&rest)))
+        }
+        1 => {
+            let body_id = head.u128()?;
+            if head.len32()? != BODY_CHUNK {
+                return Err(DecodeError::Malformed);
+            }
+            let mut checksums = Vec::new();
+            while !head.0.is_empty() {
+                checksums.push(head.u64()?);
+            }
+            if checksums.len() as u64 != len.div_ceil(BODY_CHUNK as u64) {
+                return Err(DecodeError::Malformed);
+            }
+            (body_id, DurableBody::Separate { len, checksums: checksums.into() })
+        }
+        _ => return Err(DecodeError::Malformed),
+    };
+    let variant = (!names.is_empty()).then_some(Variant { names, selector });
+    let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
+    let fields = compact(&fields);
+    let head = StoredHead {
+        key: key.clone(),
+        variant,
+        status,
+        fields,
+        request_time,
+        response_time,
+        freshness,
+        position,
+        tags,
+        body_id,
+        body_written: Arc::new(AtomicBool::new(true)),
+    };
+    Ok(Object::Response { head: Box::new(head), body })
+}
+
+fn decode_vary(mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
+    let generation = head.u128()?;
+    let count = usize::from(head.u16()?);
+    if count == 0 || count > VaryRecord::MAX_SETS {
+        return Err(DecodeError::Malformed);
+    }
+    let mut sets = Vec::with_capacity(count);
+    for _ in 0..count {
+        sets.push(head.names()?);
+    }
+    Ok(VaryRecord { key: key.clone(), generation, sets })
+}
+
+/// Takes integers and strings off the front of a slice. A length is believed only as far as there
+/// are bytes, so nothing is allocated for what is not there.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Result<i64, DecodeError> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn u128(&mut self) -> Result<u128, DecodeError> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    fn len32(&mut self) -> Result<usize, DecodeError> {
+        usize::try_from(self.u32()?).map_err(|_| DecodeError::Malformed)
+    }
+
+    fn string(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = self.len32()?;
+        self.take(len)
+    }
+
+    fn names(&mut self) -> Result<Vec<HeaderName>, DecodeError> {
+        let count = usize::from(self.u16()?);
+        if count > vary::MAX_NOMINATED {
+            return Err(DecodeError::Malformed);
+        }
+        (0..count).map(|_| HeaderName::from_bytes(self.string()?).map_err(|_| DecodeError::Malformed)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! The encoding: identity, golden files, and every way an object can be broken.
+
+use http::header::{HeaderName, HeaderValue};
+use proptest::prelude::*;
+
+use super::*;
+use crate::rfc9111::key::KeyParts;
+use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
+
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+
+fn key(path: &str) -> CacheKey {
+    CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "example.com", path, query: Some("a=1") })
+}
+
+fn response(fields: &[(&str, &[u8])], request: &[(&str, &str)], body: &[u8]) -> StoredResponse {
+    let mut response = HeaderMap::new();
+    response.insert("cache-control", HeaderValue::from_static("max-age=60"));
+    for (name, value) in fields {
+        response.append(
+            HeaderName::from_bytes(name.as_bytes()).expect("test name"),
+            HeaderValue::from_bytes(value).expect("test value"),
+        );
+    }
+    let mut request_fields = HeaderMap::new();
+    for (name, value) in request {
+        request_fields.append(
+            HeaderName::from_bytes(name.as_bytes()).expect("test name"),
+            HeaderValue::from_str(value).expect("test value"),
+        );
+    }
+    let exchange = Exchange {
+        method: &http::Method::GET,
+        request: &request_fields,
+        status: StatusCode::OK,
+        response: &response,
+        request_time: NOW,
+        response_time: NOW.plus_millis(5),
+    };
+    let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
+    let new = NewHead {
+        key: &key("/page"),
+        request: &request_fields,
+        status: StatusCode::OK,
+        fields: &response,
+        request_time: NOW,
+        response_time: NOW.plus_millis(5),
+        position: 42,
+        tags: vec!["a".into(), "blog:7".into()],
+        body_id: 7,
+            body_written: Arc::default(),
+    };
+    let head = StoredHead::new(&storable, new);
+    StoredResponse { head: Arc::new(head), body: Body::from_chunks([Bytes::copy_from_slice(body)].iter(), body.len() as u64) }
+}
+
+fn sample() -> StoredResponse {
+    response(
+        &[("vary", b"accept-language, x"), ("x-bytes", b"\xe9\xff"), ("x-many", b"1"), ("x-many", b"2"), ("etag", b"\"e\"")],
+        &[("accept-language", "de, en")],
+        b"hello",
+    )
+}
+
+fn record() -> VaryRecord {
+    VaryRecord::new(key("/page"), 99, vec![HeaderName::from_static("accept-language")])
+        .with(&[HeaderName::from_static("cookie"), HeaderName::from_static("x")])
+}
+
+fn decode_at(object: &[u8], path: &str) -> Result<Object, DecodeError> {
+    decode(&Bytes::copy_from_slice(object), &key(path), &LifetimePolicy::default())
+}
+
+fn assert_same(object: Object, original: &StoredResponse) {
+    let Object::Response { head, body } = object else { panic!("a response was written") };
+    let expected = &original.head;
+    assert_eq!(head.key, expected.key);
+    assert_eq!(head.variant, expected.variant);
+    assert_eq!(head.status, expected.status);
+    assert_eq!(head.fields, expected.fields);
+    assert_eq!((head.request_time, head.response_time), (expected.request_time, expected.response_time));
+    assert_eq!(head.freshness, expected.freshness);
+    assert_eq!((head.position, &head.tags), (expected.position, &expected.tags));
+    match body {
+        DurableBody::Inline(bytes) => assert_eq!(bytes, original.body.segments().concat()),
+        DurableBody::Separate { len, checksums } => {
+            assert_eq!(head.body_id, expected.body_id);
+            assert_eq!(len, original.body.len());
+            assert_eq!(checksums[..], chunk_checksums(&original.body));
+        }
+    }
+}
+
+#[test]
+fn encoding_then_decoding_is_the_identity() {
+    let original = sample();
+    assert_same(decode_at(&encode_response(&original, true), "/page").expect("decodes"), &original);
+    assert_same(decode_at(&encode_response(&original, false), "/page").expect("decodes"), &original);
+    match decode_at(&encode_vary(&record()), "/page").expect("decodes") {
+        Object::Vary(decoded) => assert_eq!(decoded, record()),
+        Object::Response { .. } => panic!("a record was written"),
+    }
+}
+
+/// What is on disk in version 1 stays readable: these files never change. A new version gets new
+/// files beside them. (`LARDER_WRITE_GOLDEN=1` writes those that are missing.)
+#[test]
+fn golden_files_are_read_and_written_to_the_byte() {
+    let files: [(&str, Vec<u8>); 3] = [
+        ("v1-response-inline.bin", encode_response(&sample(), true)),
+        ("v1-response-separate.bin", encode_response(&sample(), false)),
+        ("v1-vary.bin", encode_vary(&record())),
+    ];
+    for (name, written) in files {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("LARDER_WRITE_GOLDEN").is_some() && !path.exists() {
+            std::fs::write(&path, &written).expect("golden file is written");
+        }
+        let golden = std::fs::read(&path).expect("golden file is there");
+        assert_eq!(golden, written, "{name}");
+        match decode_at(&golden, "/page").expect("golden file decodes") {
+            object @ Object::Response { .. } => assert_same(object, &sample()),
+            Object::Vary(decoded) => assert_eq!(decoded, record()),
+        }
+    }
+}
+
+#[test]
+fn broken_objects_are_told_apart() {
+    let good = encode_response(&sample(), true);
+    let flip = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let mut longer = good.clone();
+    longer.push(0);
+    for (bytes, path, expected) in [
+        (b"".to_vec(), "/page", DecodeError::Foreign),
+        (b"<html>".to_vec(), "/page", DecodeError::Foreign),
+        (flip(0), "/page", DecodeError::Foreign),
+        (flip(4), "/page", DecodeError::Version(0)),
+        (flip(PREAMBLE + 30), "/page", DecodeError::Checksum),
+        (flip(good.len() - 1), "/page", DecodeError::Checksum),
+        (longer, "/page", DecodeError::Checksum),
+        (good[..good.len() - 1].to_vec(), "/page", DecodeError::Truncated),
+        (good[..PREAMBLE + 9].to_vec(), "/page", DecodeError::Truncated),
+        (good[..6].to_vec(), "/page", DecodeError::Truncated),
+        (good.clone(), "/other", DecodeError::OtherKey),
+    ] {
+        assert_eq!(decode_at(&bytes, path).map(|_| ()), Err(expected), "{:?} {path}", &bytes[..bytes.len().min(8)]);
+    }
+}
+
+#[test]
+fn a_new_generation_leads_to_no_older_variant() {
+    let old = record();
+    let new = VaryRecord { generation: 100, ..record() };
+    let request = HeaderMap::new();
+    assert!(old.candidates(&request).all(|a| new.candidates(&request).all(|b| a != b)));
+}
+
+#[test]
+fn the_weight_counts_body_fields_and_key() {
+    let small = response(&[], &[], b"").weight();
+    assert_eq!(response(&[], &[], &[0; 1000]).weight(), small + 1000);
+    assert!(response(&[("x-long", &[b'a'; 500])], &[], b"").weight() >= small + 500);
+}
+
+#[test]
+fn bodies_are_cut_into_segments_of_their_own() {
+    let chunks = [Bytes::from(vec![1; SEGMENT - 1]), Bytes::from(vec![2; 2]), Bytes::from(vec![3; SEGMENT])];
+    let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+    let body = Body::from_chunks(chunks.iter(), len);
+    let lengths: Vec<_> = body.segments().iter().map(Bytes::len).collect();
+    assert_eq!(lengths, [SEGMENT, SEGMENT, 1]);
+    assert_eq!(body.segments().concat(), chunks.concat());
+    assert_eq!(chunk_checksums(&body), chunk_checksums(&Body::from(Bytes::from(chunks.concat()))));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = decode_at(&bytes, "/page");
+        // And with a sound frame round arbitrary content.
+        let _ = decode_at(&frame(KIND_RESPONSE, &bytes), "/page");
+        let mut keyed = Vec::new();
+        put_string(&mut keyed, key("/page").as_bytes());
+        keyed.extend_from_slice(&bytes);
+        let _ = decode_at(&frame(KIND_RESPONSE, &keyed), "/page");
+        let _ = decode_at(&frame(KIND_VARY, &keyed), "/page");
+    }
+
+    #[test]
+    fn any_response_survives(
+        value in proptest::collection::vec(32_u8..=126, 0..50),
+        body in proptest::collection::vec(any::<u8>(), 0..2000),
+        inline in any::<bool>(),
+    ) {
+        let original = response(&[("x-any", &value)], &[], &body);
+        assert_same(decode_at(&encode_response(&original, inline), "/page").expect("decodes"), &original);
+    }
+}

@@ -1,0 +1,349 @@
+//! Counters and logs, in the words of RFC 9211.
+//!
+//! Counters are plain atomics. Those of the hit path come in one block a worker thread, so that
+//! no two threads write to one cache line; a scrape adds them up.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier};
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least important level that is logged: error, warn, info, debug or trace.
+    pub level: String,
+    /// Whether every request gets a line.
+    pub access: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into(), access: false }
+    }
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn add_one(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker thread counts. Its own cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    hits_memory: Counter,
+    hits_durable: Counter,
+    forwarded: [Counter; Fwd::ALL.len()],
+    collapsed: Counter,
+    stored: Counter,
+    refused: Counter,
+    /// Connections accepted.
+    pub connections: Counter,
+    /// Connections closed.
+    pub connections_closed: Counter,
+}
+
+impl WorkerMetrics {
+    /// Counts one answered request.
+    pub fn record(&self, status: &CacheStatus) {
+        match status.handling {
+            Handling::Hit if status.detail == Some(Tier::Durable.as_str()) => self.hits_durable.add_one(),
+            Handling::Hit => self.hits_memory.add_one(),
+            Handling::Forward { fwd, stored, collapsed, .. } => {
+                self.forwarded[fwd.index()].add_one();
+                if stored {
+                    self.stored.add_one();
+                }
+                if collapsed {
+                    self.collapsed.add_one();
+                }
+            }
+            Handling::Refused => self.refused.add_one(),
+        }
+    }
+}
+
+/// The outcomes of a request to the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginOutcome {
+    /// A response head arrived.
+    Answered,
+    /// No connection could be made.
+    ConnectFailed,
+    /// No head arrived in time.
+    TimedOut,
+    /// The connection broke, or what came was no HTTP.
+    Broken,
+}
+
+impl OriginOutcome {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Answered, "answered"),
+        (Self::ConnectFailed, "connect-failed"),
+        (Self::TimedOut, "timed-out"),
+        (Self::Broken, "broken"),
+    ];
+}
+
+/// What the durable tier is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurableOp {
+    /// Read an object.
+    Get,
+    /// Write an object.
+    Put,
+    /// Delete an object.
+    Delete,
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurableOutcome {
+    /// Done; a read found its object.
+    Ok,
+    /// There is no such object.
+    NotFound,
+    /// The tier could not be reached, or refused.
+    Error,
+    /// It took longer than it may.
+    TimedOut,
+    /// The object could not be read as one of ours: truncated, corrupt, foreign, or unknown.
+    Unreadable,
+    /// The write queue was full, or closed.
+    Dropped,
+}
+
+const OPS: [(DurableOp, &str); 3] = [(DurableOp::Get, "get"), (DurableOp::Put, "put"), (DurableOp::Delete, "delete")];
+const OUTCOMES: [(DurableOutcome, &str); 6] = [
+    (DurableOutcome::Ok, "ok"),
+    (DurableOutcome::NotFound, "not-found"),
+    (DurableOutcome::Error, "error"),
+    (DurableOutcome::TimedOut, "timed-out"),
+    (DurableOutcome::Unreadable, "unreadable"),
+    (DurableOutcome::Dropped, "dropped"),
+];
+
+/// The upper bounds of the latency histogram's buckets, in microseconds.
+const BUCKETS: [u64; 12] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000, 30_000_000];
+
+/// How long something took, in buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS.len()],
+    count: Counter,
+    sum_micros: Counter,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = BUCKETS.iter().position(|&bound| micros <= bound) {
+            self.buckets[bucket].add_one();
+        }
+        self.count.add_one();
+        self.sum_micros.add(micros);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds on a metrics page")]
+    fn write(&self, out: &mut String, name: &str) {
+        let mut total = 0;
+        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
+            total += bucket.value();
+            let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {total}", *bound as f64 / 1e6);
+        }
+        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {}", self.count.value());
+        let _ = writeln!(out, "{name}_sum {}", self.sum_micros.value() as f64 / 1e6);
+        let _ = writeln!(out, "{name}_count {}", self.count.value());
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    workers: Vec<Arc<WorkerMetrics>>,
+    origin: [Counter; OriginOutcome::ALL.len()],
+    /// Requests to the origin that were tried again on a new connection.
+    pub origin_retries: Counter,
+    /// From sending a request to the origin's response head.
+    pub origin_latency: Histogram,
+    durable: [[Counter; OUTCOMES.len()]; OPS.len()],
+    /// From asking the durable tier to its answer.
+    pub durable_latency: Histogram,
+    /// URLs invalidated by unsafe methods.
+    pub invalidations: Counter,
+    /// Purges taken by the admin listener.
+    pub purges: Counter,
+}
+
+impl Metrics {
+    /// Counters for `workers` worker threads.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            origin: Default::default(),
+            origin_retries: Counter::default(),
+            origin_latency: Histogram::default(),
+            durable: Default::default(),
+            durable_latency: Histogram::default(),
+            invalidations: Counter::default(),
+            purges: Counter::default(),
+        })
+    }
+
+    /// The block of worker `index`.
+    pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.workers[index % self.workers.len()])
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        let sum = |pick: fn(&WorkerMetrics) -> &Counter| self.workers.iter().map(|worker| pick(worker).value()).sum::<u64>();
+        sum(|worker| &worker.connections).saturating_sub(sum(|worker| &worker.connections_closed))
+    }
+
+    /// Counts one request to the origin.
+    pub fn origin(&self, outcome: OriginOutcome) {
+        self.origin[outcome as usize].add_one();
+    }
+
+    /// Counts one operation of the durable tier.
+    pub fn durable(&self, op: DurableOp, outcome: DurableOutcome) {
+        self.durable[op as usize][outcome as usize].add_one();
+    }
+
+    /// Writes every counter as Prometheus text. `gauges` are the numbers that others keep.
+    pub fn render(&self, gauges: &[Gauge]) -> String {
+        let sum = |pick: &dyn Fn(&WorkerMetrics) -> u64| self.workers.iter().map(|worker| pick(worker)).sum::<u64>();
+        let mut out = String::with_capacity(8192);
+        header(&mut out, "larder_requests_total", "counter", "Requests answered, by what the cache did (RFC 9211).");
+        for (tier, value) in [
+            (Tier::Memory, sum(&|w| w.hits_memory.value())),
+            (Tier::Durable, sum(&|w| w.hits_durable.value())),
+        ] {
+            let _ = writeln!(out, "larder_requests_total{{status=\"hit\",tier=\"{}\"}} {value}", tier.as_str());
+        }
+        for fwd in Fwd::ALL {
+            let value = sum(&|w| w.forwarded[fwd.index()].value());
+            let _ = writeln!(out, "larder_requests_total{{status=\"fwd\",fwd=\"{}\"}} {value}", fwd.as_str());
+        }
+        let _ = writeln!(out, "larder_requests_total{{status=\"refused\"}} {}", sum(&|w| w.refused.value()));
+        for (name, help, value) in [
+            ("larder_requests_stored_total", "Forwarded requests whose response was stored.", sum(&|w| w.stored.value())),
+            ("larder_requests_collapsed_total", "Requests that shared another one's trip to the origin.", sum(&|w| w.collapsed.value())),
+            ("larder_connections_total", "Client connections accepted.", sum(&|w| w.connections.value())),
+            ("larder_origin_retries_total", "Requests tried again because a kept connection had gone.", self.origin_retries.value()),
+            ("larder_invalidations_total", "URLs invalidated by unsafe methods (RFC 9111 4.4).", self.invalidations.value()),
+            ("larder_purges_total", "Purges taken by the admin listener.", self.purges.value()),
+        ] {
+            header(&mut out, name, "counter", help);
+            let _ = writeln!(out, "{name} {value}");
+        }
+        header(&mut out, "larder_origin_requests_total", "counter", "Requests to the origin, by outcome.");
+        for (outcome, word) in OriginOutcome::ALL {
+            let value = self.origin[outcome as usize].value();
+            let _ = writeln!(out, "larder_origin_requests_total{{outcome=\"{word}\"}} {value}");
+        }
+        header(&mut out, "larder_origin_latency_seconds", "histogram", "From sending a request to the origin's response head.");
+        self.origin_latency.write(&mut out, "larder_origin_latency_seconds");
+        header(&mut out, "larder_durable_operations_total", "counter", "Operations of the durable tier, by kind and outcome.");
+        for (op, op_word) in OPS {
+            for (outcome, word) in OUTCOMES {
+                let value = self.durable[op as usize][outcome as usize].value();
+                let _ = writeln!(out, "larder_durable_operations_total{{op=\"{op_word}\",outcome=\"{word}\"}} {value}");
+            }
+        }
+        header(&mut out, "larder_durable_latency_seconds", "histogram", "From asking the durable tier for an object to its answer.");
+        self.durable_latency.write(&mut out, "larder_durable_latency_seconds");
+        for gauge in gauges {
+            header(&mut out, gauge.name, "gauge", gauge.help);
+            let _ = writeln!(out, "{} {}", gauge.name, gauge.value);
+        }
+        out
+    }
+}
+
+/// A number that goes up and down, as it is at the moment of a scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauge {
+    /// The metric's name.
+    pub name: &'static str,
+    /// One sentence on what it is.
+    pub help: &'static str,
+    /// The number.
+    pub value: u64,
+}
+
+fn header(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// Sends logs to standard error in the configured format. `RUST_LOG` overrides the level.
+pub fn init_logs(config: &Config) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("larder={}", config.level)));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call (as in tests) finds a subscriber in place, and leaves it there.
+    let _ = match config.format {
+        LogFormat::Text => builder.with_ansi(false).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_target(false).try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_workers_count_is_added_up() {
+        let metrics = Metrics::new(2);
+        metrics.worker(0).record(&CacheStatus::hit(Tier::Memory, 1000));
+        metrics.worker(1).record(&CacheStatus::hit(Tier::Memory, 1000));
+        metrics.worker(1).record(&CacheStatus::forward(Fwd::VaryMiss));
+        metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+        metrics.origin_latency.record(Duration::from_millis(3));
+        let text = metrics.render(&[Gauge { name: "larder_x", help: "X.", value: 7 }]);
+        for line in [
+            "larder_requests_total{status=\"hit\",tier=\"memory\"} 2",
+            "larder_requests_total{status=\"fwd\",fwd=\"vary-miss\"} 1",
+            "larder_durable_operations_total{op=\"put\",outcome=\"dropped\"} 1",
+            "larder_origin_latency_seconds_bucket{le=\"0.0025\"} 0",
+            "larder_origin_latency_seconds_bucket{le=\"0.005\"} 1",
+            "larder_x 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! The origin: connections over TCP or a unix socket, kept and used again.
+//!
+//! Each worker thread keeps its own idle connections, so that taking one costs no lock. hyper-util
+//! has a pool as well; it does not tell whether a connection had been used before, which decides
+//! whether a request that failed may be sent again.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, timeout};
+use tracing::debug;
+
+use crate::clock::Stopwatch;
+use crate::telemetry::{Metrics, OriginOutcome};
+
+/// `[upstream]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the origin listens.
+    pub address: Address,
+    /// How long making a connection may take.
+    pub connect_timeout: Duration,
+    /// From sending a request to its response head.
+    pub response_timeout: Duration,
+    /// The longest silence within a response's body.
+    pub body_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// How many unused connections each worker thread keeps.
+    pub max_idle: usize,
+    /// `Host` for every request; `None`: the client's.
+    pub host: Option<String>,
+}
+
+/// `upstream.url`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `http://host:port`
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "http://[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            address: Address::Tcp { host: "127.0.0.1".into(), port: 5000 },
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(30),
+            max_idle: 256,
+            host: None,
+        }
+    }
+}
+
+/// Why there is no response from the origin.
+#[derive(Clone, Debug)]
+pub enum UpstreamError {
+    /// No connection could be made.
+    Connect(Arc<io::Error>),
+    /// No connection could be made in time.
+    ConnectTimeout,
+    /// No response head arrived in time.
+    ResponseTimeout,
+    /// The connection broke before the head, or what came is not HTTP.
+    Broken(Arc<hyper::Error>),
+    /// The client's own request body broke off.
+    RequestBody,
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "no connection to the origin: {error}"),
+            Self::ConnectTimeout => f.write_str("no connection to the origin in time"),
+            Self::ResponseTimeout => f.write_str("the origin did not answer in time"),
+            Self::Broken(error) => write!(f, "the origin's answer broke off: {error}"),
+            Self::RequestBody => f.write_str("the request's body broke off"),
+        }
+    }
+}
+
+impl std::error::Error for UpstreamError {}
+
+/// The body of a request to the origin.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// None.
+    Empty,
+    /// The client's, as it comes in.
+    Client(Incoming),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A request to the origin: target in origin form, fields complete.
+#[derive(Debug)]
+pub struct OriginRequest {
+    /// Its method.
+    pub method: Method,
+    /// Path and query, or `*`.
+    pub uri: Uri,
+    /// Its fields, `Host` among them, those of the client's connection not.
+    pub fields: HeaderMap,
+    /// Its body.
+    pub body: RequestBody,
+}
+
+type Sender = SendRequest<RequestBody>;
+
+struct Idle {
+    sender: Sender,
+    since: Stopwatch,
+}
+
+thread_local! {
+    /// The idle connections of this thread, by origin.
+    static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::default();
+}
+
+/// The origin.
+#[derive(Debug)]
+pub struct Upstream {
+    id: u64,
+    config: Config,
+    metrics: Arc<Metrics>,
+}
+
+impl Upstream {
+    /// An origin that no connection is made to yet.
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), config, metrics })
+    }
+
+    /// The `[upstream]` it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether a connection can be made now.
+    pub async fn is_reachable(&self) -> bool {
+        match timeout(self.config.connect_timeout, self.dial()).await {
+            Ok(dialed) => dialed.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Sends a request and waits for the head of its final response.
+    pub async fn send(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let watch = Stopwatch::start();
+        let outcome = match timeout(self.config.response_timeout, self.exchange(request)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(UpstreamError::ResponseTimeout),
+        };
+        self.metrics.origin(match &outcome {
+            Ok(_) => OriginOutcome::Answered,
+            Err(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => OriginOutcome::ConnectFailed,
+            Err(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
+            Err(UpstreamError::Broken(_) | UpstreamError::RequestBody) => OriginOutcome::Broken,
+        });
+        if outcome.is_ok() {
+            self.metrics.origin_latency.record(watch.elapsed());
+        }
+        outcome
+    }
+
+    async fn exchange(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let OriginRequest { method, uri, fields, body } = request;
+        // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
+        let repeatable = matches!(body, RequestBody::Empty) && is_idempotent(&method);
+        let mut message = Request::new(body);
+        *message.method_mut() = method;
+        *message.uri_mut() = uri;
+        *message.headers_mut() = fields;
+        *message.version_mut() = Version::HTTP_11;
+
+        while let Some(sender) = self.take_idle().await {
+            let copy = repeatable.then(|| copy_head(&message));
+            match self.try_send(sender, message).await {
+                Ok(response) => return Ok(response),
+                // The origin had closed the kept connection. What it did not get can be sent again.
+                Err((_, Some(unsent))) => message = unsent,
+                Err((UpstreamError::Broken(_), None)) if copy.is_some() => {
+                    let Some(copy) = copy else { unreachable!("just seen") };
+                    message = copy;
+                }
+                Err((error, None)) => return Err(error),
+            }
+            self.metrics.origin_retries.add_one();
+        }
+        let sender = self.connect().await?;
+        self.try_send(sender, message).await.map_err(|(error, _)| error)
+    }
+
+    async fn try_send(
+        self: &Arc<Self>,
+        mut sender: Sender,
+        message: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)> {
+        match sender.try_send_request(message).await {
+            Ok(response) => Ok(response.map(|body| UpstreamBody::new(body, sender, Arc::clone(self)))),
+            Err(mut failure) => {
+                let unsent = failure.take_message();
+                let error = failure.into_error();
+                let error = if error.is_user() { UpstreamError::RequestBody } else { UpstreamError::Broken(Arc::new(error)) };
+                Err((error, unsent))
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Sender, UpstreamError> {
+        let dialed = timeout(self.config.connect_timeout, self.dial()).await;
+        let stream = dialed.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
+        match stream {
+            Stream::Tcp(stream) => handshake(TokioIo::new(stream)).await,
+            Stream::Unix(stream) => handshake(TokioIo::new(stream)).await,
+        }
+    }
+
+    async fn dial(&self) -> io::Result<Stream> {
+        match &self.config.address {
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        }
+    }
+
+    /// The kept connection that was used last, if any is still open.
+    async fn take_idle(&self) -> Option<Sender> {
+        loop {
+            let idle = IDLE.with_borrow_mut(|idle| idle.get_mut(&self.id)?.pop())?;
+            if idle.since.elapsed() > self.config.idle_timeout {
+                // Those below have been idle for longer still.
+                IDLE.with_borrow_mut(|idle| idle.remove(&self.id));
+                return None;
+            }
+            let mut sender = idle.sender;
+            if !sender.is_closed() && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn give_back(&self, sender: Sender) {
+        if sender.is_closed() {
+            return;
+        }
+        // `try_with`: a body may be dropped while its thread is being torn down.
+        let _ = IDLE.try_with(|idle| {
+            if let Ok(mut idle) = idle.try_borrow_mut() {
+                let idle = idle.entry(self.id).or_default();
+                if idle.len() >= self.config.max_idle {
+                    idle.remove(0);
+                }
+                idle.push(Idle { sender, since: Stopwatch::start() });
+            }
+        });
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn handshake<S>(stream: TokioIo<S>) -> Result<Sender, UpstreamError>
+where
+    S: Unpin + Send + 'static,
+    TokioIo<S>: hyper::rt::Read + hyper::rt::Write,
+{
+    let (sender, connection) =
+        http1::Builder::new().handshake(stream).await.map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            debug!("a connection to the origin ended: {error}");
+        }
+    });
+    Ok(sender)
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+fn copy_head(message: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = message.method().clone();
+    *copy.uri_mut() = message.uri().clone();
+    *copy.headers_mut() = message.headers().clone();
+    *copy.version_mut() = message.version();
+    copy
+}
+
+/// The body of a response from the origin. At its end the connection is kept for the next request;
+/// dropped before, it is closed.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    body: Incoming,
+    sender: Option<Sender>,
+    upstream: Arc<Upstream>,
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a response's body broke off.
+#[derive(Debug)]
+pub enum UpstreamBodyError {
+    /// The connection broke, or the framing did.
+    Broken(hyper::Error),
+    /// Nothing came for longer than `upstream.body_timeout`.
+    TimedOut,
+}
+
+impl fmt::Display for UpstreamBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(error) => write!(f, "the origin's response broke off: {error}"),
+            Self::TimedOut => f.write_str("the origin's response stalled"),
+        }
+    }
+}
+
+impl std::error::Error for UpstreamBodyError {}
+
+impl UpstreamBody {
+    fn new(body: Incoming, sender: Sender, upstream: Arc<Upstream>) -> Self {
+        let mut this = Self { body, sender: Some(sender), upstream, silence: None };
+        this.finish_if_ended();
+        this
+    }
+
+    /// hyper does not ask a body of known length for its end, so it is looked for after each frame.
+    fn finish_if_ended(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(sender) = self.sender.take()
+        {
+            self.upstream.give_back(sender);
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = UpstreamBodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.silence = None;
+                this.finish_if_ended();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.sender = None;
+                Poll::Ready(Some(Err(UpstreamBodyError::Broken(error))))
+            }
+            Poll::Ready(None) => {
+                if let Some(sender) = this.sender.take() {
+                    this.upstream.give_back(sender);
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let limit = this.upstream.config.body_timeout;
+                let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                if silence.as_mut().poll(cx).is_ready() {
+                    this.sender = None;
+                    return Poll::Ready(Some(Err(UpstreamBodyError::TimedOut)));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
