@@ -22,7 +22,10 @@ pub struct Line {
 impl Line {
     /// Notes who asked for what.
     pub fn begin(peer: &Peer, request: &Request<Incoming>) -> Self {
-        let host = request.headers().get(http::header::HOST).map_or_else(String::new, |host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+        let host = request
+            .headers()
+            .get(http::header::HOST)
+            .map_or_else(String::new, |host| String::from_utf8_lossy(host.as_bytes()).into_owned());
         Self {
             client: peer.ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_string()),
             method: request.method().clone(),

@@ -128,13 +128,16 @@ impl Admin {
             "/healthz" if is_get => json_reply(StatusCode::OK, &json!({"status": "up"})),
             "/readyz" if is_get => self.ready().await,
             _ if !self.is_allowed(&request) => {
-                let mut reply = error(StatusCode::UNAUTHORIZED, "this needs the admin token: Authorization: Bearer <admin.token>");
+                let mut reply =
+                    error(StatusCode::UNAUTHORIZED, "this needs the admin token: Authorization: Bearer <admin.token>");
                 reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 reply
             }
             "/metrics" if is_get => self.metrics(),
             "/purge" if *request.method() == Method::POST => self.purge(request).await,
-            "/healthz" | "/readyz" | "/metrics" | "/purge" => error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"),
+            "/healthz" | "/readyz" | "/metrics" | "/purge" => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
+            }
             _ => error(StatusCode::NOT_FOUND, "the admin listener has /healthz, /readyz, /metrics and POST /purge"),
         }
     }
@@ -162,19 +165,26 @@ impl Admin {
     fn metrics(&self) -> Reply {
         let fetcher = &self.proxy.fetcher;
         let (objects, bytes) = fetcher.store.memory().usage();
-        let (queued, queued_bytes) = fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::queue_depth);
+        let (queued, queued_bytes) =
+            fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::queue_depth);
         let gauge = |name, help, value| Gauge { name, help, value };
         let text = self.proxy.metrics.render(&[
             gauge("larder_memory_objects", "Objects in the memory tier.", objects),
             gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
             gauge("larder_fill_bytes", "Bytes held by fetches under way.", fetcher.budget.used() as u64),
             gauge("larder_flights", "Fetches under way that can be shared.", self.proxy.flights.under_way() as u64),
-            gauge("larder_durable_queue_objects", "Writes and deletions that the durable tier has yet to carry out.", queued),
+            gauge(
+                "larder_durable_queue_objects",
+                "Writes and deletions that the durable tier has yet to carry out.",
+                queued,
+            ),
             gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
             gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
         ]);
         let mut reply = Response::new(Full::from(text));
-        reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        reply
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
         reply
     }
 
@@ -185,23 +195,33 @@ impl Admin {
         };
         let purge: PurgeRequest = match serde_json::from_slice(&body) {
             Ok(purge) => purge,
-            Err(why) => return error(StatusCode::BAD_REQUEST, &format!("a purge is JSON such as {{\"url\": \"http://host/path\"}}: {why}")),
+            Err(why) => {
+                return error(
+                    StatusCode::BAD_REQUEST,
+                    &format!("a purge is JSON such as {{\"url\": \"http://host/path\"}}: {why}"),
+                );
+            }
         };
         let url = match purge {
             PurgeRequest { url: Some(url), prefix: None, tag: None, all: None, soft: None | Some(false) } => url,
             _ => return error(StatusCode::BAD_REQUEST, "this version purges by \"url\", and nothing else"),
         };
         let Ok(uri) = url.parse::<Uri>() else {
-            return error(StatusCode::BAD_REQUEST, &format!("\"{url}\" is no URL; write it as clients see it: http://host/path"));
+            return error(
+                StatusCode::BAD_REQUEST,
+                &format!("\"{url}\" is no URL; write it as clients see it: http://host/path"),
+            );
         };
         match self.proxy.purge(&uri).await {
             Ok(()) => json_reply(StatusCode::OK, &json!({"purged": {"url": url}})),
-            Err(PurgeError::Url) => {
-                error(StatusCode::BAD_REQUEST, &format!("\"{url}\" is no absolute http or https URL; write it as clients see it: http://host/path"))
-            }
+            Err(PurgeError::Url) => error(
+                StatusCode::BAD_REQUEST,
+                &format!("\"{url}\" is no absolute http or https URL; write it as clients see it: http://host/path"),
+            ),
             Err(PurgeError::Durable(why)) => {
                 warn!("a purge did not reach the durable tier: {why}");
-                let text = format!("purged from memory, and not from the durable tier: {why}; purge again when it is back");
+                let text =
+                    format!("purged from memory, and not from the durable tier: {why}; purge again when it is back");
                 error(StatusCode::BAD_GATEWAY, &text)
             }
         }

@@ -28,9 +28,18 @@ enum Source {
     /// A sentence of ours, or a stored body in one piece.
     Whole(Bytes),
     /// A stored body: the next piece, and the bytes of it to leave out and to send.
-    Stored { body: Body, next: usize, skip: u64, left: u64 },
+    Stored {
+        body: Body,
+        next: usize,
+        skip: u64,
+        left: u64,
+    },
     /// A body that is still coming in: the bytes to leave out, and those to send if that is known.
-    Fill { reader: FillReader, skip: u64, left: Option<u64> },
+    Fill {
+        reader: FillReader,
+        skip: u64,
+        left: Option<u64>,
+    },
     /// Straight from the origin.
     Upstream(UpstreamBody),
 }
@@ -132,7 +141,9 @@ impl Source {
                         }
                     }
                     Some(Err(incomplete)) => return Poll::Ready(Some(Err(incomplete.into()))),
-                    None if left.is_some_and(|left| left > 0) => return Poll::Ready(Some(Err(crate::fill::Incomplete.into()))),
+                    None if left.is_some_and(|left| left > 0) => {
+                        return Poll::Ready(Some(Err(crate::fill::Incomplete.into())));
+                    }
                     None => return Poll::Ready(None),
                 }
             },

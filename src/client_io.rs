@@ -162,7 +162,8 @@ impl Connection {
     pub fn begin(&self, request: &Request<Incoming>) -> bool {
         let mut state = self.state.lock();
         state.phase = Phase::Answering;
-        let conflict = request.headers().contains_key(header::TRANSFER_ENCODING) && has_content_length(&state.recent, request);
+        let conflict =
+            request.headers().contains_key(header::TRANSFER_ENCODING) && has_content_length(&state.recent, request);
         state.recent.clear();
         conflict
     }
@@ -259,7 +260,10 @@ impl hyper::body::Body for Tracked {
     type Data = Bytes;
     type Error = crate::body::BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 
@@ -287,8 +291,21 @@ pub struct ClientIo {
 
 impl ClientIo {
     /// Wraps a stream.
-    pub fn new(transport: Transport, connection: Arc<Connection>, header_timeout: Duration, idle_timeout: Duration) -> Self {
-        Self { transport: Some(transport), connection, header_timeout, idle_timeout, timer: None, instead: Bytes::new(), refused: false }
+    pub fn new(
+        transport: Transport,
+        connection: Arc<Connection>,
+        header_timeout: Duration,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self {
+            transport: Some(transport),
+            connection,
+            header_timeout,
+            idle_timeout,
+            timer: None,
+            instead: Bytes::new(),
+            refused: false,
+        }
     }
 
     fn transport(&mut self) -> io::Result<&mut Transport> {
@@ -316,7 +333,8 @@ impl ClientIo {
 
     /// hyper answers by itself what it can't parse, with a status and nothing else.
     fn put_into_words(&mut self, theirs: &[u8]) {
-        let status = theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+        let status =
+            theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
         let sentence = match status {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the request's head is larger than this server takes",
             StatusCode::URI_TOO_LONG => "the request's target is longer than this server takes",
@@ -381,7 +399,11 @@ impl AsyncWrite for ClientIo {
         this.transport()?.poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.connection.is_waiting() {
             let theirs: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();

@@ -112,9 +112,15 @@ impl Config {
                 trusted_proxies: r.list("server.trusted_proxies", &d.server.trusted_proxies, network),
                 header_timeout: r.duration("server.header_timeout", d.server.header_timeout),
                 idle_timeout: r.duration("server.idle_timeout", d.server.idle_timeout),
-                max_header_size: usize_of(r.size("server.max_header_size", d.server.max_header_size as u64, 1 << 10, 16 << 20)),
+                max_header_size: usize_of(r.size(
+                    "server.max_header_size",
+                    d.server.max_header_size as u64,
+                    1 << 10,
+                    16 << 20,
+                )),
                 max_headers: r.int("server.max_headers", d.server.max_headers, 1..=10_000),
-                max_connections: r.int("server.max_connections", usize_of(d.server.max_connections), 1..=10_000_000) as u64,
+                max_connections: r.int("server.max_connections", usize_of(d.server.max_connections), 1..=10_000_000)
+                    as u64,
                 drain_timeout: r.duration("server.drain_timeout", d.server.drain_timeout),
             },
             upstream: upstream::Config {
@@ -288,7 +294,9 @@ impl Reader {
 
     fn read_set(&mut self, set: &str) {
         match set.split_once('=') {
-            Some((key, value)) => self.set(key.trim().to_owned(), Given::Text(value.trim().to_owned()), "--set ".into()),
+            Some((key, value)) => {
+                self.set(key.trim().to_owned(), Given::Text(value.trim().to_owned()), "--set ".into())
+            }
             None => self.errors.push(format!("--set {set}: write it as section.key=value")),
         }
     }
@@ -352,9 +360,16 @@ impl Reader {
     }
 
     fn duration(&mut self, key: &str, default: Duration) -> Duration {
-        self.value(key, default, "is not a duration above zero, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"7d\"", |given| {
-            parse_duration(given.text().ok_or_else(String::new)?).filter(|duration| !duration.is_zero()).ok_or_else(String::new)
-        })
+        self.value(
+            key,
+            default,
+            "is not a duration above zero, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"7d\"",
+            |given| {
+                parse_duration(given.text().ok_or_else(String::new)?)
+                    .filter(|duration| !duration.is_zero())
+                    .ok_or_else(String::new)
+            },
+        )
     }
 
     fn duration_or_zero(&mut self, key: &str, default: Duration) -> Duration {
@@ -516,7 +531,9 @@ fn upstream_url(text: &str) -> Result<Address, String> {
         return if path.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Unix(PathBuf::from(path))) };
     }
     if text.starts_with("https://") {
-        return Err("is https, which the connection to the origin can't be yet; put the origin on http or a unix socket".into());
+        return Err(
+            "is https, which the connection to the origin can't be yet; put the origin on http or a unix socket".into(),
+        );
     }
     let uri: Uri = text.parse().map_err(|_| ALLOWED.to_owned())?;
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(|| ALLOWED.to_owned())?;
@@ -562,7 +579,8 @@ fn durable_url(text: &str) -> Result<Location, String> {
     if !is_bucket {
         return Err(format!("names no bucket (3 to 63 lower-case letters, digits, dots and hyphens); it {ALLOWED}"));
     }
-    let config = S3Config { bucket: bucket.to_owned(), endpoint_url: String::new(), region: String::new(), path_style: false };
+    let config =
+        S3Config { bucket: bucket.to_owned(), endpoint_url: String::new(), region: String::new(), path_style: false };
     Ok(Location::S3 { config, prefix: prefix.trim_matches('/').to_owned() })
 }
 
@@ -571,7 +589,9 @@ fn endpoint(text: &str) -> Result<String, String> {
         return Ok(String::new());
     }
     match text.parse::<Uri>() {
-        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => Ok(text.to_owned()),
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => {
+            Ok(text.to_owned())
+        }
         Ok(_) | Err(_) => Err("is not an http or https URL".into()),
     }
 }

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
@@ -23,7 +24,7 @@ use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{self, Reuse};
-use crate::rfc9111::storage::{self, Exchange, NotStorable, StoragePolicy, Storable, storable};
+use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, StoragePolicy, storable};
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields};
 use crate::store::durable::{BodyReader, Found, FoundBody, FoundResponse};
@@ -141,10 +142,12 @@ impl Fetcher {
         let position = self.store.position();
         let found = self.store.lookup_durable(&plan.key, &plan.client_fields, plan.policy.lifetimes, None).await;
         match found {
-            Found::Response(found) if self.reuse(plan, &found.head).is_some() => match self.take_durable(*found, position, None) {
-                Fetched::Shared(shared, _) => Some(shared),
-                Fetched::Passed { .. } | Fetched::Failed(..) => None,
-            },
+            Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
+                match self.take_durable(*found, position, None) {
+                    Fetched::Shared(shared, _) => Some(shared),
+                    Fetched::Passed { .. } | Fetched::Failed(..) => None,
+                }
+            }
             Found::Response(_) | Found::OtherVariants(_) | Found::Nothing => None,
         }
     }
@@ -195,9 +198,10 @@ impl Fetcher {
                 }
                 let this = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    if let Some(body) = fill_from_durable(writer, first, reader).await {
+                    let keep = |body| {
                         this.store.promote(&Arc::new(StoredResponse { head, body }), found.record);
-                    }
+                    };
+                    fill_from_durable(writer, first, reader, keep).await;
                     drop(landing);
                 });
                 Fetched::Shared(shared, Vec::new())
@@ -218,7 +222,9 @@ impl Fetcher {
             FoundBody::Whole(body) => Some(body),
             FoundBody::Streamed(first, reader) => {
                 // It is served from memory if it proves good, so it has to fit there.
-                fill_from_durable(self.start_fill(), first, reader).await
+                let mut whole = None;
+                fill_from_durable(self.start_fill(), first, reader, |body| whole = Some(body)).await;
+                whole
             }
         };
         let mut head = found.head;
@@ -230,7 +236,12 @@ impl Fetcher {
     }
 
     /// Asks the origin: with the validators of what is to be validated, or for the whole.
-    async fn from_origin(self: &Arc<Self>, plan: Plan, position: u64, landing: Option<Landing>) -> (Fetched, Option<Landing>) {
+    async fn from_origin(
+        self: &Arc<Self>,
+        plan: Plan,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> (Fetched, Option<Landing>) {
         let mut origin_fields = plan.origin_fields.clone();
         match &plan.validate {
             Some(stored) => validation::make_conditional(&mut origin_fields, &stored.head.fields),
@@ -280,7 +291,12 @@ impl Fetcher {
         }
     }
 
-    async fn send(&self, plan: &Plan, origin_fields: HeaderMap, body: RequestBody) -> Result<Response<UpstreamBody>, UpstreamError> {
+    async fn send(
+        &self,
+        plan: &Plan,
+        origin_fields: HeaderMap,
+        body: RequestBody,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let request = OriginRequest { method: plan.method.clone(), uri: plan.uri.clone(), fields: origin_fields, body };
         let mut answer = self.upstream.send(request).await?;
         clean_response(answer.headers_mut(), self.clock.now());
@@ -329,7 +345,12 @@ impl Fetcher {
                     // The stored response has a successor that may not be stored: it is history.
                     self.store.invalidate(&plan.key);
                 }
-                let passed = Fetched::Passed { response: answer.map(ResponseBody::upstream), why, fwd: plan.fwd, fwd_status: None };
+                let passed = Fetched::Passed {
+                    response: answer.map(ResponseBody::upstream),
+                    why,
+                    fwd: plan.fwd,
+                    fwd_status: None,
+                };
                 (passed, landing)
             }
         }
@@ -374,16 +395,24 @@ impl Fetcher {
         let this = Arc::clone(self);
         let durability = plan.durability;
         self.tasks.spawn(async move {
-            if let Some(body) = fill_from_origin(writer, body).await {
+            let keep = |body| {
                 this.store.insert(&Arc::new(StoredResponse { head, body }), durability);
-            }
+            };
+            fill_from_origin(writer, body, keep).await;
             drop(landing);
         });
         Fetched::Shared(shared, Vec::new())
     }
 
     /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
-    fn freshen(self: &Arc<Self>, plan: &Plan, stored: &StoredResponse, not_modified: &HeaderMap, request_time: Timestamp, position: u64) -> Fetched {
+    fn freshen(
+        self: &Arc<Self>,
+        plan: &Plan,
+        stored: &StoredResponse,
+        not_modified: &HeaderMap,
+        request_time: Timestamp,
+        position: u64,
+    ) -> Fetched {
         let mut answer = not_modified.clone();
         let directives = CacheControl::of(&answer);
         let mut cookies = Vec::new();
@@ -412,7 +441,8 @@ impl Fetcher {
                 }
                 let fresh = Arc::new(StoredResponse { head: Arc::new(head), body: stored.body.clone() });
                 let kept = self.store.insert(&fresh, plan.durability);
-                let source = Source::Origin { fwd: plan.fwd, status: Some(StatusCode::NOT_MODIFIED.as_u16()), stored: kept };
+                let source =
+                    Source::Origin { fwd: plan.fwd, status: Some(StatusCode::NOT_MODIFIED.as_u16()), stored: kept };
                 match shared(&fresh, source) {
                     Fetched::Shared(shared, _) => Fetched::Shared(shared, cookies),
                     other => other,
@@ -463,42 +493,55 @@ pub fn clean_response(response: &mut HeaderMap, now: Timestamp) {
     response.entry(header::DATE).or_insert_with(|| date::format(now));
 }
 
-/// Takes a body in to its end; `None` unless it is complete and was kept whole.
-async fn fill_from_origin(mut writer: FillWriter, mut body: UpstreamBody) -> Option<Body> {
+/// Takes a body in to its end, and has it kept if it is complete and was kept whole.
+///
+/// It is kept before the last of it is given out: a client that has read to the end, and asks
+/// again, gets a hit.
+async fn fill_from_origin(mut writer: FillWriter, mut body: UpstreamBody, keep: impl FnOnce(Body)) {
     while let Some(frame) = body.frame().await {
-        match frame {
-            Ok(frame) => {
-                if let Ok(data) = frame.into_data()
-                    && !writer.push(data).await
-                {
-                    return None;
-                }
-            }
+        let data = match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) => data,
+            // Trailers are not stored.
+            Ok(Err(_)) => continue,
             Err(error) => {
                 debug!("a response is not stored: {error}");
-                return None;
+                return;
             }
+        };
+        if body.is_end_stream() {
+            return finish(writer, data, keep);
+        }
+        if !writer.push(data).await {
+            return;
         }
     }
-    writer.complete()
+    finish(writer, Bytes::new(), keep);
 }
 
-async fn fill_from_durable(mut writer: FillWriter, first: bytes::Bytes, mut rest: BodyReader) -> Option<Body> {
-    if !writer.push(first).await {
-        return None;
-    }
+/// The same for a body from the durable tier.
+async fn fill_from_durable(mut writer: FillWriter, first: Bytes, mut rest: BodyReader, keep: impl FnOnce(Body)) {
+    let mut piece = first;
     loop {
-        match rest.next().await {
-            Ok(Some(piece)) => {
-                if !writer.push(piece).await {
-                    return None;
-                }
-            }
-            Ok(None) => return writer.complete(),
-            Err(error) => {
-                tracing::warn!("a body from the durable tier broke off: {error}");
-                return None;
-            }
+        if rest.is_end() {
+            return finish(writer, piece, keep);
         }
+        if !writer.push(piece).await {
+            return;
+        }
+        piece = match rest.next().await {
+            Ok(Some(next)) => next,
+            Ok(None) => Bytes::new(),
+            Err(error) => {
+                warn!("a body from the durable tier broke off: {error}");
+                return;
+            }
+        };
     }
+}
+
+fn finish(writer: FillWriter, last: Bytes, keep: impl FnOnce(Body)) {
+    if let Some(body) = writer.whole(&last) {
+        keep(body);
+    }
+    writer.complete(last);
 }

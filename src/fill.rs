@@ -171,6 +171,13 @@ impl Fill {
 }
 
 impl State {
+    fn append(&mut self, bytes: Bytes) {
+        self.kept += bytes.len();
+        self.len += bytes.len() as u64;
+        let readers = std::mem::take(&mut self.at_end);
+        self.chunks.push_back(Chunk { bytes, readers });
+    }
+
     fn take_wakers(&mut self) -> Vec<Waker> {
         self.readers.iter_mut().flatten().filter_map(Option::take).collect()
     }
@@ -250,10 +257,7 @@ impl FillWriter {
             if state.mode == Mode::Window && state.active_readers() == 0 {
                 return false;
             }
-            state.kept += bytes.len();
-            state.len += bytes.len() as u64;
-            let readers = std::mem::take(&mut state.at_end);
-            state.chunks.push_back(Chunk { bytes, readers });
+            state.append(bytes);
             state.take_wakers()
         };
         wakers.into_iter().for_each(Waker::wake);
@@ -271,19 +275,30 @@ impl FillWriter {
         Poll::Ready(())
     }
 
-    /// Ends the fill well. Gives back the whole body when it was kept.
-    pub fn complete(mut self) -> Option<Body> {
+    /// The whole body, `last` included, if it was kept: what is to be stored. To be asked for
+    /// before [`FillWriter::complete`], so that a client that has read to the end finds it stored.
+    pub fn whole(&self, last: &Bytes) -> Option<Body> {
+        let state = self.fill.state.lock();
+        if state.mode == Mode::Window || state.kept + last.len() > self.fill.limit {
+            return None;
+        }
+        let len = state.len + last.len() as u64;
+        Some(Body::from_chunks(state.chunks.iter().map(|chunk| &chunk.bytes).chain(std::iter::once(last)), len))
+    }
+
+    /// Appends `last`, which may be empty, and ends the fill well.
+    pub fn complete(mut self, last: Bytes) {
         self.finished = true;
-        let (body, wakers) = {
+        let wakers = {
             let mut state = self.fill.state.lock();
+            if !last.is_empty() {
+                state.append(last);
+            }
             state.end = End::Complete;
-            let body = (state.mode == Mode::Whole)
-                .then(|| Body::from_chunks(state.chunks.iter().map(|chunk| &chunk.bytes), state.len));
             self.fill.budget.release(std::mem::take(&mut state.reserved));
-            (body, state.take_wakers())
+            state.take_wakers()
         };
         wakers.into_iter().for_each(Waker::wake);
-        body
     }
 }
 
@@ -390,13 +405,16 @@ mod tests {
         assert!(writer.push(Bytes::from_static(b"two")).await);
         assert_eq!(budget.used(), 6);
         let fill = Arc::clone(writer.fill());
-        let body = writer.complete().expect("kept whole");
-        assert_eq!(body.segments(), [Bytes::from_static(b"onetwo")]);
+        let last = Bytes::from_static(b"three");
+        let body = writer.whole(&last).expect("kept whole");
+        assert_eq!(body.segments(), [Bytes::from_static(b"onetwothree")]);
+        writer.complete(last);
         assert_eq!(budget.used(), 0);
         let mut after = fill.reader().expect("nothing dropped");
         for reader in [&mut late, &mut after] {
             assert_eq!(next(reader).await, Some(Ok(Bytes::from_static(b"one"))));
             assert_eq!(next(reader).await, Some(Ok(Bytes::from_static(b"two"))));
+            assert_eq!(next(reader).await, Some(Ok(Bytes::from_static(b"three"))));
             assert_eq!(next(reader).await, None);
             assert!(reader.is_end());
         }
@@ -436,7 +454,7 @@ mod tests {
         assert!(writer.push(chunk.clone()).await);
         drop(quick);
         assert!(!writer.push(chunk).await, "nobody reads, nothing is kept: no use in going on");
-        assert!(writer.complete().is_none());
+        assert!(writer.whole(&Bytes::new()).is_none());
     }
 
     #[tokio::test]
@@ -448,8 +466,10 @@ mod tests {
         assert!(a.push(Bytes::from_static(b"12345678")).await);
         assert!(b.push(Bytes::from_static(b"12345678")).await);
         assert_eq!(budget.used(), 8);
-        assert!(a.complete().is_some());
-        assert!(b.complete().is_none(), "over budget: streamed, not stored");
+        assert!(a.whole(&Bytes::new()).is_some());
+        assert!(b.whole(&Bytes::new()).is_none(), "over budget: streamed, not stored");
+        a.complete(Bytes::new());
+        b.complete(Bytes::new());
         assert_eq!(budget.used(), 0);
     }
 }

@@ -83,7 +83,8 @@ fn remove_claims(fields: &mut HeaderMap) {
 }
 
 fn is_claim(name: &str) -> bool {
-    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-original-host")
+    name.starts_with("x-forwarded-")
+        || matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-original-host")
 }
 
 fn append_client(fields: &mut HeaderMap, peer: &Peer) {

@@ -17,7 +17,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_CONFIG: u8 = 2;
 
 #[derive(Debug, Parser)]
-#[command(name = "larder", version, about = "An HTTP caching reverse proxy with a durable tier", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "larder",
+    version,
+    about = "An HTTP caching reverse proxy with a durable tier",
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -53,7 +58,8 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, ExitCode> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Config::load(self.config.as_deref(), environment, &self.set).map_err(|errors| {
             for error in errors.0 {
                 eprintln!("larder: {error}");
@@ -98,7 +104,8 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
 
 /// Waits for SIGTERM or SIGINT. A second one ends the process at once.
 async fn terminated() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         eprintln!("larder: signals can't be waited for");
         return;
     };

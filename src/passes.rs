@@ -24,7 +24,10 @@ pub struct Passes {
 impl Passes {
     /// Remembers each key for `keep`.
     pub fn new(keep: Duration) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), keep: i64::try_from(keep.as_millis()).unwrap_or(i64::MAX) }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            keep: i64::try_from(keep.as_millis()).unwrap_or(i64::MAX),
+        }
     }
 
     /// Remembers that the response for `key` can't be shared.

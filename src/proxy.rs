@@ -73,7 +73,12 @@ const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static str
 
 impl Proxy {
     /// Answers a request.
-    pub async fn handle(self: &Arc<Self>, worker: &WorkerMetrics, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub async fn handle(
+        self: &Arc<Self>,
+        worker: &WorkerMetrics,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
         let (status, mut response) = match self.target(peer, &request) {
             Ok(target) => self.answer(peer, &target, request).await,
@@ -148,7 +153,9 @@ impl Proxy {
     fn variant_of(&self, plan: &Plan) -> u128 {
         match self.fetcher.store.memory().lookup(&plan.key, &plan.client_fields) {
             Lookup::OtherVariants(record) => record.candidates(&plan.client_fields).next().unwrap_or(0),
-            Lookup::Found(stored) => stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector)),
+            Lookup::Found(stored) => {
+                stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
+            }
             Lookup::Nothing => 0,
         }
     }
@@ -158,7 +165,10 @@ impl Proxy {
         self.launch(plan, landing, Some(sender));
         match receiver.await {
             Ok(fetched) => self.answer_fetched(request, fetched),
-            Err(_) => failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"), Fwd::Miss),
+            Err(_) => failed(
+                &refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"),
+                Fwd::Miss,
+            ),
         }
     }
 
@@ -204,7 +214,9 @@ impl Proxy {
         if !head.is_selected_by(request.headers()) {
             return None;
         }
-        if request.headers().contains_key(header::AUTHORIZATION) && !storage::allows_authorized(&CacheControl::of(&head.fields)) {
+        if request.headers().contains_key(header::AUTHORIZATION)
+            && !storage::allows_authorized(&CacheControl::of(&head.fields))
+        {
             return None;
         }
         match reuse::reuse(&plan.directives, &head.freshness, self.fetcher.clock.now()) {
@@ -266,7 +278,8 @@ impl Proxy {
         directives: &CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
-        if *request.method() != Method::GET || self.fetcher.passes.contains(target.key.hash(), self.fetcher.clock.now()) {
+        if *request.method() != Method::GET || self.fetcher.passes.contains(target.key.hash(), self.fetcher.clock.now())
+        {
             return;
         }
         let variant = stored.head.variant.as_ref().map_or(0, |variant| target.key.variant_hash(&variant.selector));
@@ -279,7 +292,13 @@ impl Proxy {
     }
 
     /// Sends a request on that no stored response may answer, and invalidates what it changed.
-    async fn forward(self: &Arc<Self>, peer: &Peer, target: &Target<'_>, request: Request<Incoming>, fwd: Fwd) -> Answer {
+    async fn forward(
+        self: &Arc<Self>,
+        peer: &Peer,
+        target: &Target<'_>,
+        request: Request<Incoming>,
+        fwd: Fwd,
+    ) -> Answer {
         let (parts, body) = request.into_parts();
         let request = OriginRequest {
             method: parts.method.clone(),
@@ -399,7 +418,11 @@ impl Proxy {
     fn target(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Target<'_>, Refusal> {
         let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this server does not answer CONNECT or TRACE"));
+            return Err(refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "this server does not answer CONNECT or TRACE",
+            ));
         }
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
@@ -418,7 +441,8 @@ impl Proxy {
         let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
             "".into()
         } else {
-            normal_authority(host, original.scheme).ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
+            normal_authority(host, original.scheme)
+                .ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
         };
         let path = request.uri().path();
         let rule = self.rules.matching(path);
@@ -497,7 +521,12 @@ fn hit(request: &Request<Incoming>, stored: &StoredResponse, now: Timestamp) -> 
     (status, response)
 }
 
-fn build(request: &Request<Incoming>, head: &StoredHead, body: &SharedBody, now: Timestamp) -> Option<Response<ResponseBody>> {
+fn build(
+    request: &Request<Incoming>,
+    head: &StoredHead,
+    body: &SharedBody,
+    now: Timestamp,
+) -> Option<Response<ResponseBody>> {
     let len = match body {
         SharedBody::Stored(body) => Some(body.len()),
         SharedBody::Filling(_) => {
@@ -599,18 +628,30 @@ fn add_age(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
 }
 
 fn not_cached() -> Answer {
-    let refusal = refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored answers this request, and it asks for nothing else");
+    let refusal = refuse(
+        StatusCode::GATEWAY_TIMEOUT,
+        "only-if-cached",
+        "nothing stored answers this request, and it asks for nothing else",
+    );
     refused(&refusal)
 }
 
 /// The answer when there is none from the origin.
 fn unavailable(error: &UpstreamError) -> Refusal {
     match error {
-        UpstreamError::Connect(_) => refuse(StatusCode::BAD_GATEWAY, "connect-failed", "the application can't be reached"),
-        UpstreamError::Broken(_) => refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off"),
+        UpstreamError::Connect(_) => {
+            refuse(StatusCode::BAD_GATEWAY, "connect-failed", "the application can't be reached")
+        }
+        UpstreamError::Broken(_) => {
+            refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off")
+        }
         UpstreamError::RequestBody => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
-        UpstreamError::ConnectTimeout => refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time"),
-        UpstreamError::ResponseTimeout => refuse(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the application did not answer in time"),
+        UpstreamError::ConnectTimeout => {
+            refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time")
+        }
+        UpstreamError::ResponseTimeout => {
+            refuse(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the application did not answer in time")
+        }
     }
 }
 

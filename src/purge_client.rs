@@ -14,7 +14,8 @@ use crate::server::Listen;
 
 /// Has `url` purged; an error is one sentence for the operator.
 pub fn purge(config: &Config, url: &str) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(ask(config, url))
 }
 
@@ -22,8 +23,12 @@ async fn ask(config: &Config, url: &str) -> Result<(), String> {
     let listen = config.listen.as_ref().ok_or("admin.listen is \"off\": there is no one to ask")?;
     let unreachable = |error: std::io::Error| format!("Larder's admin listener at {listen} can't be reached: {error}");
     let (status, body) = match listen {
-        Listen::Tcp(address) => exchange(TokioIo::new(TcpStream::connect(address).await.map_err(unreachable)?), config, url).await?,
-        Listen::Unix(path) => exchange(TokioIo::new(UnixStream::connect(path).await.map_err(unreachable)?), config, url).await?,
+        Listen::Tcp(address) => {
+            exchange(TokioIo::new(TcpStream::connect(address).await.map_err(unreachable)?), config, url).await?
+        }
+        Listen::Unix(path) => {
+            exchange(TokioIo::new(UnixStream::connect(path).await.map_err(unreachable)?), config, url).await?
+        }
     };
     if status.is_success() {
         return Ok(());
@@ -45,7 +50,8 @@ where
     if !config.token.is_empty() {
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", config.token));
     }
-    let request = request.body(Full::<Bytes>::from(json!({"url": url}).to_string())).map_err(|error| error.to_string())?;
+    let request =
+        request.body(Full::<Bytes>::from(json!({"url": url}).to_string())).map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(told)?;
     let status = response.status();
     let body = Limited::new(response.into_body(), 64 << 10).collect().await.map_err(|error| error.to_string())?;

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn the_first_match_wins_and_the_rest_is_defaults() {
-        let rule = |path: &str, secs| Rule { path: path.into(), timeout: Some(Duration::from_secs(secs)), ..Rule::default() };
+        let rule =
+            |path: &str, secs| Rule { path: path.into(), timeout: Some(Duration::from_secs(secs)), ..Rule::default() };
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let rules = Rules::new(&cache, vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)]);
         let timeout = |path: &str| rules.matching(path).policy.lifetimes.default_timeout;

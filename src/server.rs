@@ -244,7 +244,8 @@ impl Worker {
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
         let connection = Connection::new();
-        let io = ClientIo::new(transport, Arc::clone(&connection), self.config.header_timeout, self.config.idle_timeout);
+        let io =
+            ClientIo::new(transport, Arc::clone(&connection), self.config.header_timeout, self.config.idle_timeout);
         let io = TokioIo::new(io);
         let service = service_fn(|request| {
             let this = &self;

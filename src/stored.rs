@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::{BufMut, Bytes};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Timestamp;
@@ -183,9 +183,7 @@ impl StoredHead {
     pub fn new(storable: &Storable, new: NewHead<'_>) -> Self {
         let variant = match storable.vary() {
             Vary::None | Vary::Any => None,
-            Vary::Fields(names) => {
-                Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) })
-            }
+            Vary::Fields(names) => Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) }),
         };
         Self {
             key: new.key.clone(),
@@ -503,7 +501,12 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
     }
 }
 
-fn decode_response(mut head: Reader<'_>, rest: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+fn decode_response(
+    mut head: Reader<'_>,
+    rest: Bytes,
+    key: &CacheKey,
+    policy: &LifetimePolicy,
+) -> Result<Object, DecodeError> {
     let names = head.names()?;
     let selector = head.string()?.to_vec();
     let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeError::Malformed)?;

@@ -231,7 +231,8 @@ impl Metrics {
 
     /// Connections open now.
     pub fn open_connections(&self) -> u64 {
-        let sum = |pick: fn(&WorkerMetrics) -> &Counter| self.workers.iter().map(|worker| pick(worker).value()).sum::<u64>();
+        let sum =
+            |pick: fn(&WorkerMetrics) -> &Counter| self.workers.iter().map(|worker| pick(worker).value()).sum::<u64>();
         sum(|worker| &worker.connections).saturating_sub(sum(|worker| &worker.connections_closed))
     }
 
@@ -250,10 +251,9 @@ impl Metrics {
         let sum = |pick: &dyn Fn(&WorkerMetrics) -> u64| self.workers.iter().map(|worker| pick(worker)).sum::<u64>();
         let mut out = String::with_capacity(8192);
         header(&mut out, "larder_requests_total", "counter", "Requests answered, by what the cache did (RFC 9211).");
-        for (tier, value) in [
-            (Tier::Memory, sum(&|w| w.hits_memory.value())),
-            (Tier::Durable, sum(&|w| w.hits_durable.value())),
-        ] {
+        for (tier, value) in
+            [(Tier::Memory, sum(&|w| w.hits_memory.value())), (Tier::Durable, sum(&|w| w.hits_durable.value()))]
+        {
             let _ = writeln!(out, "larder_requests_total{{status=\"hit\",tier=\"{}\"}} {value}", tier.as_str());
         }
         for fwd in Fwd::ALL {
@@ -262,11 +262,27 @@ impl Metrics {
         }
         let _ = writeln!(out, "larder_requests_total{{status=\"refused\"}} {}", sum(&|w| w.refused.value()));
         for (name, help, value) in [
-            ("larder_requests_stored_total", "Forwarded requests whose response was stored.", sum(&|w| w.stored.value())),
-            ("larder_requests_collapsed_total", "Requests that shared another one's trip to the origin.", sum(&|w| w.collapsed.value())),
+            (
+                "larder_requests_stored_total",
+                "Forwarded requests whose response was stored.",
+                sum(&|w| w.stored.value()),
+            ),
+            (
+                "larder_requests_collapsed_total",
+                "Requests that shared another one's trip to the origin.",
+                sum(&|w| w.collapsed.value()),
+            ),
             ("larder_connections_total", "Client connections accepted.", sum(&|w| w.connections.value())),
-            ("larder_origin_retries_total", "Requests tried again because a kept connection had gone.", self.origin_retries.value()),
-            ("larder_invalidations_total", "URLs invalidated by unsafe methods (RFC 9111 4.4).", self.invalidations.value()),
+            (
+                "larder_origin_retries_total",
+                "Requests tried again because a kept connection had gone.",
+                self.origin_retries.value(),
+            ),
+            (
+                "larder_invalidations_total",
+                "URLs invalidated by unsafe methods (RFC 9111 4.4).",
+                self.invalidations.value(),
+            ),
             ("larder_purges_total", "Purges taken by the admin listener.", self.purges.value()),
         ] {
             header(&mut out, name, "counter", help);
@@ -277,16 +293,31 @@ impl Metrics {
             let value = self.origin[outcome as usize].value();
             let _ = writeln!(out, "larder_origin_requests_total{{outcome=\"{word}\"}} {value}");
         }
-        header(&mut out, "larder_origin_latency_seconds", "histogram", "From sending a request to the origin's response head.");
+        header(
+            &mut out,
+            "larder_origin_latency_seconds",
+            "histogram",
+            "From sending a request to the origin's response head.",
+        );
         self.origin_latency.write(&mut out, "larder_origin_latency_seconds");
-        header(&mut out, "larder_durable_operations_total", "counter", "Operations of the durable tier, by kind and outcome.");
+        header(
+            &mut out,
+            "larder_durable_operations_total",
+            "counter",
+            "Operations of the durable tier, by kind and outcome.",
+        );
         for (op, op_word) in OPS {
             for (outcome, word) in OUTCOMES {
                 let value = self.durable[op as usize][outcome as usize].value();
                 let _ = writeln!(out, "larder_durable_operations_total{{op=\"{op_word}\",outcome=\"{word}\"}} {value}");
             }
         }
-        header(&mut out, "larder_durable_latency_seconds", "histogram", "From asking the durable tier for an object to its answer.");
+        header(
+            &mut out,
+            "larder_durable_latency_seconds",
+            "histogram",
+            "From asking the durable tier for an object to its answer.",
+        );
         self.durable_latency.write(&mut out, "larder_durable_latency_seconds");
         for gauge in gauges {
             header(&mut out, gauge.name, "gauge", gauge.help);
@@ -313,7 +344,8 @@ fn header(out: &mut String, name: &str, kind: &str, help: &str) {
 
 /// Sends logs to standard error in the configured format. `RUST_LOG` overrides the level.
 pub fn init_logs(config: &Config) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("larder={}", config.level)));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("larder={}", config.level)));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call (as in tests) finds a subscriber in place, and leaves it there.
     let _ = match config.format {

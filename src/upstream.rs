@@ -258,7 +258,8 @@ impl Upstream {
             Err(mut failure) => {
                 let unsent = failure.take_message();
                 let error = failure.into_error();
-                let error = if error.is_user() { UpstreamError::RequestBody } else { UpstreamError::Broken(Arc::new(error)) };
+                let error =
+                    if error.is_user() { UpstreamError::RequestBody } else { UpstreamError::Broken(Arc::new(error)) };
                 Err((error, unsent))
             }
         }
@@ -266,7 +267,9 @@ impl Upstream {
 
     async fn connect(&self) -> Result<Sender, UpstreamError> {
         let dialed = timeout(self.config.connect_timeout, self.dial()).await;
-        let stream = dialed.map_err(|_| UpstreamError::ConnectTimeout)?.map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
+        let stream = dialed
+            .map_err(|_| UpstreamError::ConnectTimeout)?
+            .map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
         match stream {
             Stream::Tcp(stream) => handshake(TokioIo::new(stream)).await,
             Stream::Unix(stream) => handshake(TokioIo::new(stream)).await,

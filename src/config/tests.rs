@@ -18,7 +18,8 @@ fn load(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Confi
 #[test]
 fn set_goes_before_environment_before_file_before_default() {
     let file = "[upstream]\nurl = \"http://file:1\"\n";
-    let environment = [("LARDER_UPSTREAM__URL", "http://environment:2"), ("LARDER_SERVICE_HOST", "x"), ("OTHER__X", "y")];
+    let environment =
+        [("LARDER_UPSTREAM__URL", "http://environment:2"), ("LARDER_SERVICE_HOST", "x"), ("OTHER__X", "y")];
     let tcp = |host: &str, port| Address::Tcp { host: host.into(), port };
     let address = |text, environment: &[_], sets: &[_]| load(text, environment, sets).expect("sound").upstream.address;
     assert_eq!(address("", &[], &[]), tcp("127.0.0.1", 5000));
@@ -99,13 +100,25 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
     for (text, sets, expected) in [
         ("[server]\nlisen = \"x\"", "", "f: server.lisen: there is no such key; the nearest key is \"server.listen\""),
         ("[sever]\nthreads = 1", "", "f: sever.threads: there is no such key; the nearest key is \"server.threads\""),
-        ("", "cache.default_timout=1s", "--set cache.default_timout: there is no such key; the nearest key is \"cache.default_timeout\""),
+        (
+            "",
+            "cache.default_timout=1s",
+            "--set cache.default_timout: there is no such key; the nearest key is \"cache.default_timeout\"",
+        ),
         ("[memory]\ncapacity = \"10 apples\"", "", "f: memory.capacity: \"10 apples\" is not a size from 0 to 1024TiB"),
         ("[memory]\ncapacity = true", "", "f: memory.capacity: true is not a size"),
         ("[cache]\ndefault_timeout = \"soon\"", "", "f: cache.default_timeout: \"soon\" is not a duration, such as"),
         ("[cache]\ndefault_timeout = 5", "", "f: cache.default_timeout: 5 is not a duration"),
-        ("[upstream]\nconnect_timeout = \"0s\"", "", "f: upstream.connect_timeout: \"0s\" is not a duration above zero"),
-        ("[cache]\nset_cookie = \"yes\"", "", "f: cache.set_cookie: \"yes\" is not one of \"explicit\" or \"rfc\" or \"never\""),
+        (
+            "[upstream]\nconnect_timeout = \"0s\"",
+            "",
+            "f: upstream.connect_timeout: \"0s\" is not a duration above zero",
+        ),
+        (
+            "[cache]\nset_cookie = \"yes\"",
+            "",
+            "f: cache.set_cookie: \"yes\" is not one of \"explicit\" or \"rfc\" or \"never\"",
+        ),
         ("[server]\nthreads = -1", "", "f: server.threads: -1 is not a whole number from 0 to 1024"),
         ("[server]\nlisten = [\"a\"]", "", "f: server.listen: [\"a\"] has \"a\", which is not host:port"),
         ("[server]\ntrusted_proxies = [\"me\"]", "", "has \"me\", which is not an address or a network"),
@@ -115,10 +128,18 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ("[durable]\nurl = \"s3://\"", "", "f: durable.url: \"s3://\" names no bucket"),
         ("[durable]\nurl = \"gs://x\"", "", "f: durable.url: \"gs://x\" is not \"file:/directory\""),
         ("[durable]\nrequired = \"perhaps\"", "", "f: durable.required: \"perhaps\" is not true or false"),
-        ("[admin]\nlisten = \"0.0.0.0:9090\"", "", "admin.token: it is empty, and admin.listen = \"0.0.0.0:9090\" can be reached"),
+        (
+            "[admin]\nlisten = \"0.0.0.0:9090\"",
+            "",
+            "admin.token: it is empty, and admin.listen = \"0.0.0.0:9090\" can be reached",
+        ),
         ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
         ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
-        ("[[rule]]\npath = \"/\"\ntimeut = \"1h\"", "", "f: rule[0].timeut: there is no such key; the nearest key is \"rule[0].timeout\""),
+        (
+            "[[rule]]\npath = \"/\"\ntimeut = \"1h\"",
+            "",
+            "f: rule[0].timeut: there is no such key; the nearest key is \"rule[0].timeout\"",
+        ),
         ("[rule]\npath = \"/\"", "", "f: rule: rules are tables, each under its own [[rule]]"),
         ("[[rule]]\npath = \"static\"", "", "f: rule[0].path: \"static\" does not start with / or *"),
         ("[server\n", "", "f: line 1: "),
@@ -126,7 +147,10 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
     ] {
         let sets: Vec<&str> = Some(sets).filter(|set| !set.is_empty()).into_iter().collect();
         let errors = load(text, &[], &sets).expect_err("a mistake");
-        assert!(errors.iter().any(|error| error.contains(expected)), "{text} {sets:?}\nwanted: {expected}\ngot: {errors:#?}");
+        assert!(
+            errors.iter().any(|error| error.contains(expected)),
+            "{text} {sets:?}\nwanted: {expected}\ngot: {errors:#?}"
+        );
     }
 }
 

@@ -115,7 +115,11 @@ impl CacheStatus {
 
     /// Forwarded because of `fwd`, nothing stored.
     pub fn forward(fwd: Fwd) -> Self {
-        Self { handling: Handling::Forward { fwd, fwd_status: None, stored: false, collapsed: false }, ttl: None, detail: None }
+        Self {
+            handling: Handling::Forward { fwd, fwd_status: None, stored: false, collapsed: false },
+            ttl: None,
+            detail: None,
+        }
     }
 
     /// Neither hit nor forwarded, because of `detail`.

@@ -126,7 +126,11 @@ mod tests {
             (&[("if-none-match", "\"a\"")], &[], false),
             (&[("if-none-match", "a")], &[("etag", "\"a\"")], true),
             // If-None-Match decides alone.
-            (&[("if-none-match", "\"b\""), ("if-modified-since", NEW)], &[("etag", "\"a\""), ("last-modified", OLD)], false),
+            (
+                &[("if-none-match", "\"b\""), ("if-modified-since", NEW)],
+                &[("etag", "\"a\""), ("last-modified", OLD)],
+                false,
+            ),
             (&[("if-modified-since", OLD)], &[("last-modified", OLD)], true),
             (&[("if-modified-since", NEW)], &[("last-modified", OLD)], true),
             (&[("if-modified-since", OLD)], &[("last-modified", NEW)], false),
@@ -137,7 +141,11 @@ mod tests {
         ];
         for (request, stored, expected) in table {
             let received = Timestamp::from_secs(1_700_000_000);
-            assert_eq!(not_modified(&Method::GET, &map(request), &map(stored), received), *expected, "{request:?} {stored:?}");
+            assert_eq!(
+                not_modified(&Method::GET, &map(request), &map(stored), received),
+                *expected,
+                "{request:?} {stored:?}"
+            );
             assert!(!not_modified(&Method::POST, &map(request), &map(stored), received));
         }
     }

@@ -157,9 +157,8 @@ pub fn parse_delta(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let value = digits
-        .iter()
-        .fold(0_u64, |value, digit| (value * 10 + u64::from(digit - b'0')).min(u64::from(DELTA_MAX)));
+    let value =
+        digits.iter().fold(0_u64, |value, digit| (value * 10 + u64::from(digit - b'0')).min(u64::from(DELTA_MAX)));
     Some(u32::try_from(value).unwrap_or(DELTA_MAX))
 }
 

@@ -119,7 +119,9 @@ fn freshness_lifetime(
     response_time: Timestamp,
     policy: &LifetimePolicy,
 ) -> (i64, LifetimeSource) {
-    if let Some(lifetime) = policy.override_timeout.filter(|_| allows_heuristic(status, directives) || states_lifetime(fields, directives)) {
+    if let Some(lifetime) =
+        policy.override_timeout.filter(|_| allows_heuristic(status, directives) || states_lifetime(fields, directives))
+    {
         return (lifetime, LifetimeSource::Configuration);
     }
     if let Some(delta) = directives.s_maxage.or(directives.max_age) {
@@ -270,7 +272,8 @@ mod tests {
         for (list, expected) in table {
             // Two seconds on the way.
             let response_time = NOW.plus_millis(2000);
-            let freshness = Freshness::of(StatusCode::OK, &fields(list), NOW, response_time, &LifetimePolicy::default());
+            let freshness =
+                Freshness::of(StatusCode::OK, &fields(list), NOW, response_time, &LifetimePolicy::default());
             let age = (freshness.initial_age != AGE_UNKNOWN).then_some(freshness.initial_age / 1000);
             assert_eq!(age, *expected, "{list:?}");
         }
@@ -278,8 +281,13 @@ mod tests {
 
     #[test]
     fn a_response_is_fresh_up_to_its_lifetime_and_not_a_millisecond_longer() {
-        let freshness =
-            Freshness::of(StatusCode::OK, &fields(&[("cache-control", "max-age=10")]), NOW, NOW, &LifetimePolicy::default());
+        let freshness = Freshness::of(
+            StatusCode::OK,
+            &fields(&[("cache-control", "max-age=10")]),
+            NOW,
+            NOW,
+            &LifetimePolicy::default(),
+        );
         assert!(freshness.is_fresh(NOW.plus_millis(9_999)));
         assert!(!freshness.is_fresh(NOW.plus_millis(10_000)));
         assert_eq!(freshness.age_seconds(NOW.plus_millis(9_999)), 9);

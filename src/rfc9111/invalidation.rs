@@ -34,7 +34,13 @@ pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_p
         .collect()
 }
 
-fn named_target(response: &HeaderMap, name: &HeaderName, scheme: &str, authority: &str, base_path: &str) -> Option<Target> {
+fn named_target(
+    response: &HeaderMap,
+    name: &HeaderName,
+    scheme: &str,
+    authority: &str,
+    base_path: &str,
+) -> Option<Target> {
     let reference = response.get(name)?.to_str().ok()?.trim();
     resolve(reference, scheme, authority, base_path)
 }
@@ -98,7 +104,8 @@ mod tests {
 
     #[test]
     fn resolve_table() {
-        let same = |path: &str, query: Option<&str>| Some(Target { path: path.into(), query: query.map(str::to_owned) });
+        let same =
+            |path: &str, query: Option<&str>| Some(Target { path: path.into(), query: query.map(str::to_owned) });
         for (reference, expected) in [
             ("/b", same("/b", None)),
             ("/b?x=1#frag", same("/b", Some("x=1"))),

@@ -203,7 +203,11 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
 }
 
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    let host_end = if authority.starts_with('[') { authority.find(']')? + 1 } else { authority.find(':').unwrap_or(authority.len()) };
+    let host_end = if authority.starts_with('[') {
+        authority.find(']')? + 1
+    } else {
+        authority.find(':').unwrap_or(authority.len())
+    };
     let (host, port) = authority.split_at(host_end);
     match port.strip_prefix(':') {
         None if port.is_empty() => Some((host, None)),

@@ -48,7 +48,8 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
     // §5.2.1.1: "the client prefers a response whose age is less than or equal to" max-age —
     // "unless the max-stale request directive is also present, the client does not wish to
     // receive a stale response".
-    let too_old = request.max_age.is_some_and(|limit| age / 1000 > i64::from(limit.granted()) || (limit.granted() == 0));
+    let too_old =
+        request.max_age.is_some_and(|limit| age / 1000 > i64::from(limit.granted()) || (limit.granted() == 0));
     // §5.2.1.3
     let too_close = request.min_fresh.is_some_and(|least| remaining < i64::from(least.granted()) * 1000);
     if remaining > 0 {

@@ -153,7 +153,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
         || freshness::allows_heuristic(status, &directives)
         || freshness.source == LifetimeSource::Configuration;
     // Of those, only what can serve a later request, as it is or after validation, is kept.
-    let is_of_use = (freshness.is_fresh(exchange.response_time) && !freshness.no_cache) || has_validator(status, exchange.response);
+    let is_of_use =
+        (freshness.is_fresh(exchange.response_time) && !freshness.no_cache) || has_validator(status, exchange.response);
     require(may_be_reused && is_of_use, NotStorable::NothingToReuse)?;
     Ok(Storable { vary, freshness })
 }
@@ -207,7 +208,13 @@ mod tests {
         map
     }
 
-    fn check(method: Method, request: Fields, status: u16, response: Fields, set_cookie: SetCookie) -> Result<Storable, N> {
+    fn check(
+        method: Method,
+        request: Fields,
+        status: u16,
+        response: Fields,
+        set_cookie: SetCookie,
+    ) -> Result<Storable, N> {
         let exchange = Exchange {
             method: &method,
             request: &map(request),
@@ -238,7 +245,13 @@ mod tests {
             (Method::GET, &[], 200, &[("cache-control", "max-age=9, must-understand, no-store")], Ok(())),
             (Method::GET, &[], 599, &[("cache-control", "max-age=9, must-understand, no-store")], Err(N::Status)),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9, no-store")], Err(N::NoStore)),
-            (Method::GET, &[("cache-control", "no-store")], 200, &[("cache-control", "max-age=9")], Err(N::RequestNoStore)),
+            (
+                Method::GET,
+                &[("cache-control", "no-store")],
+                200,
+                &[("cache-control", "max-age=9")],
+                Err(N::RequestNoStore),
+            ),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9, private")], Err(N::Private)),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9, private=\"x\"")], Err(N::Private)),
             (Method::GET, AUTH, 200, &[("cache-control", "max-age=9")], Err(N::Authorization)),

@@ -83,7 +83,8 @@ fn normal_value(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
 
 /// `token;q=weight` in lower case, without white space, and without a weight of one.
 fn weighted_token(member: &[u8]) -> Vec<u8> {
-    let mut text: Vec<u8> = member.iter().filter(|byte| !matches!(byte, b' ' | b'\t')).map(u8::to_ascii_lowercase).collect();
+    let mut text: Vec<u8> =
+        member.iter().filter(|byte| !matches!(byte, b' ' | b'\t')).map(u8::to_ascii_lowercase).collect();
     for suffix in [&b";q=1.000"[..], b";q=1.00", b";q=1.0", b";q=1.", b";q=1"] {
         if text.ends_with(suffix) {
             text.truncate(text.len() - suffix.len());

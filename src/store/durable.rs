@@ -30,7 +30,8 @@ use crate::clock::Stopwatch;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::stored::{
-    self, BODY_CHUNK, Body, DecodeError, DurableBody, Object, StoredHead, StoredResponse, VaryRecord, decode, encode_response, encode_vary,
+    self, BODY_CHUNK, Body, DecodeError, DurableBody, Object, StoredHead, StoredResponse, VaryRecord, decode,
+    encode_response, encode_vary,
 };
 use crate::telemetry::{DurableOp, DurableOutcome, Metrics};
 
@@ -143,6 +144,11 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
+    /// Whether every piece was given out.
+    pub fn is_end(&self) -> bool {
+        self.left == 0
+    }
+
     /// The next checked piece; `None` at the end of a complete body.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
         if self.left == 0 {
@@ -290,7 +296,8 @@ impl Durable {
             warn!("the durable tier does not answer, going on without it: {failure}");
         }
         let runtime = Handle::current();
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.writers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..config.writers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
         let inner = Arc::new(Inner {
             backend,
             config: config.clone(),
@@ -313,14 +320,21 @@ impl Durable {
 
     /// What the tier has for `key` and `request`, within the lookup timeout. `known` is the
     /// record that memory has of the key.
-    pub async fn lookup(&self, key: &CacheKey, request: &HeaderMap, policy: LifetimePolicy, known: Option<Arc<VaryRecord>>) -> Found {
+    pub async fn lookup(
+        &self,
+        key: &CacheKey,
+        request: &HeaderMap,
+        policy: LifetimePolicy,
+        known: Option<Arc<VaryRecord>>,
+    ) -> Found {
         if self.inner.queue.is_pending(key) {
             return Found::Nothing;
         }
         let watch = Stopwatch::start();
         let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
         // On the tier's own threads: its connections outlive the worker that asks.
-        let mut task = AbortOnDrop(self.runtime.spawn(async move { inner.lookup(&key, &request, &policy, known).await }));
+        let mut task =
+            AbortOnDrop(self.runtime.spawn(async move { inner.lookup(&key, &request, &policy, known).await }));
         let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Found::Nothing,
@@ -338,7 +352,8 @@ impl Durable {
         let config = &self.inner.config;
         let queue = &self.inner.queue;
         let full = queue.objects.load(Ordering::Relaxed) >= config.queue_objects as u64
-            || queue.bytes.load(Ordering::Relaxed).saturating_add(stored.weight() as u64) > config.queue_bytes.max(stored.weight() as u64);
+            || queue.bytes.load(Ordering::Relaxed).saturating_add(stored.weight() as u64)
+                > config.queue_bytes.max(stored.weight() as u64);
         if full {
             // What is there now is older, and valid for as long as it says itself.
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
@@ -350,7 +365,9 @@ impl Durable {
     /// Has everything kept for `key` deleted.
     pub fn delete(&self, key: &CacheKey) {
         let queue = &self.inner.queue;
-        if queue.objects.load(Ordering::Relaxed) >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT) {
+        if queue.objects.load(Ordering::Relaxed)
+            >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT)
+        {
             self.inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
             warn!("the durable queue is full: an invalidated URL stays in the durable tier until it expires");
             return;
@@ -479,7 +496,10 @@ impl Inner {
         }
     }
 
-    async fn try_repeatedly<F: Future<Output = Result<(), BackendError>>>(&self, operation: impl Fn() -> F) -> Result<(), BackendError> {
+    async fn try_repeatedly<F: Future<Output = Result<(), BackendError>>>(
+        &self,
+        operation: impl Fn() -> F,
+    ) -> Result<(), BackendError> {
         let mut attempt = 1;
         loop {
             match operation().await {
@@ -513,7 +533,13 @@ impl Inner {
         }
     }
 
-    async fn lookup(&self, key: &CacheKey, request: &HeaderMap, policy: &LifetimePolicy, known: Option<Arc<VaryRecord>>) -> Found {
+    async fn lookup(
+        &self,
+        key: &CacheKey,
+        request: &HeaderMap,
+        policy: &LifetimePolicy,
+        known: Option<Arc<VaryRecord>>,
+    ) -> Found {
         let record = match known {
             Some(record) => (*record).clone(),
             None => match self.object(&self.names.primary(key), key, policy).await {
@@ -524,14 +550,22 @@ impl Inner {
         };
         let candidates: Vec<u128> = record.candidates(request).collect();
         for hash in candidates {
-            if let Some(Object::Response { head, body }) = self.object(&self.names.variant(key, hash), key, policy).await {
+            if let Some(Object::Response { head, body }) =
+                self.object(&self.names.variant(key, hash), key, policy).await
+            {
                 return self.found(*head, body, request, Some(record)).await;
             }
         }
         Found::OtherVariants(record)
     }
 
-    async fn found(&self, head: StoredHead, body: DurableBody, request: &HeaderMap, record: Option<VaryRecord>) -> Found {
+    async fn found(
+        &self,
+        head: StoredHead,
+        body: DurableBody,
+        request: &HeaderMap,
+        record: Option<VaryRecord>,
+    ) -> Found {
         let covered = self.purges.covers_stored(head.key.hash(), head.position);
         if covered || !head.is_selected_by(request) {
             return Found::Nothing;

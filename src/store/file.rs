@@ -38,7 +38,10 @@ impl FileStore {
             fs::remove_file(&probe).await
         };
         attempt.await.map_err(|error| {
-            CheckFailure(format!("the directory {} can't be written to ({error}); make it writable, or set durable.url", self.root.display()))
+            CheckFailure(format!(
+                "the directory {} can't be written to ({error}); make it writable, or set durable.url",
+                self.root.display()
+            ))
         })
     }
 

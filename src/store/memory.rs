@@ -70,10 +70,14 @@ impl Memory {
     /// What is kept for `key` and the nominated fields of `request`.
     pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
         match self.cache.get(&key.hash()) {
-            Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => Lookup::Found(stored),
+            Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+                Lookup::Found(stored)
+            }
             Some(Entry::Vary(record)) if record.key == *key => {
                 let found = record.candidates(request).find_map(|hash| match self.cache.get(&hash) {
-                    Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => Some(stored),
+                    Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+                        Some(stored)
+                    }
                     Some(_) | None => None,
                 });
                 found.map_or(Lookup::OtherVariants(record), Lookup::Found)
@@ -89,7 +93,8 @@ impl Memory {
             self.cache.insert(stored.head.key.hash(), Entry::Response(Arc::clone(stored)));
             return None;
         };
-        let record = self.merge_record(VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()), false);
+        let record =
+            self.merge_record(VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()), false);
         self.cache.insert(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
         Some(record)
     }
@@ -103,7 +108,11 @@ impl Memory {
     /// generation stays, since variants are kept under it.
     fn merge_record(&self, new: VaryRecord, keep_order: bool) -> Arc<VaryRecord> {
         if let Some(Entry::Vary(current)) = self.cache.get(&new.key.hash()) {
-            let is_there = if keep_order { new.sets.iter().all(|set| current.sets.contains(set)) } else { current.sets.first() == new.sets.first() };
+            let is_there = if keep_order {
+                new.sets.iter().all(|set| current.sets.contains(set))
+            } else {
+                current.sets.first() == new.sets.first()
+            };
             if current.key == new.key && is_there {
                 return current;
             }
@@ -152,7 +161,9 @@ impl Entry {
     fn weight(&self) -> usize {
         match self {
             Self::Response(stored) => stored.weight(),
-            Self::Vary(record) => 512 + record.key.as_bytes().len() + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>(),
+            Self::Vary(record) => {
+                512 + record.key.as_bytes().len() + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>()
+            }
         }
     }
 }
@@ -237,8 +248,14 @@ mod tests {
 
     fn stored(path: &str, vary: &'static str, request: &HeaderMap, body: &'static str) -> Arc<StoredResponse> {
         let fields = map(&[("cache-control", "max-age=60"), ("vary", vary)]);
-        let exchange =
-            Exchange { method: &Method::GET, request, status: StatusCode::OK, response: &fields, request_time: NOW, response_time: NOW };
+        let exchange = Exchange {
+            method: &Method::GET,
+            request,
+            status: StatusCode::OK,
+            response: &fields,
+            request_time: NOW,
+            response_time: NOW,
+        };
         let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
         let new = NewHead {
             key: &key(path),
@@ -252,7 +269,10 @@ mod tests {
             body_id: 0,
             body_written: Arc::default(),
         };
-        Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body: Body::from(Bytes::from_static(body.as_bytes())) })
+        Arc::new(StoredResponse {
+            head: Arc::new(StoredHead::new(&storable, new)),
+            body: Body::from(Bytes::from_static(body.as_bytes())),
+        })
     }
 
     fn body_of(memory: &Memory, path: &str, request: &HeaderMap) -> Option<Bytes> {
@@ -265,7 +285,8 @@ mod tests {
     #[test]
     fn variants_live_side_by_side_and_go_together() {
         let memory = Memory::new(&Config::default());
-        let (en, de, fr) = (map(&[("accept-language", "en")]), map(&[("accept-language", "de")]), map(&[("accept-language", "fr")]));
+        let (en, de, fr) =
+            (map(&[("accept-language", "en")]), map(&[("accept-language", "de")]), map(&[("accept-language", "fr")]));
         memory.insert(&stored("/a", "accept-language", &en, "english"));
         memory.insert(&stored("/a", "accept-language", &de, "deutsch"));
         assert_eq!(body_of(&memory, "/a", &en), Some(Bytes::from_static(b"english")));

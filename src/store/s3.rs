@@ -80,7 +80,9 @@ impl S3Store {
                 let code = service.err().code().unwrap_or("no code");
                 match (code, status) {
                     ("NoSuchBucket", _) | (_, 404) => {
-                        format!("there is no bucket \"{bucket}\" at {endpoint}; create it, or name another in durable.url")
+                        format!(
+                            "there is no bucket \"{bucket}\" at {endpoint}; create it, or name another in durable.url"
+                        )
                     }
                     (_, 401 | 403) => format!(
                         "{endpoint} refuses these credentials for the bucket \"{bucket}\" ({code}); give Larder credentials that may list, read, write and delete there"
@@ -104,12 +106,19 @@ impl S3Store {
                         "no credentials for the bucket \"{bucket}\" were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
                     );
                 }
-                format!("the bucket \"{bucket}\" at {endpoint} can't be used: {}", text.lines().next().unwrap_or_default())
+                format!(
+                    "the bucket \"{bucket}\" at {endpoint} can't be used: {}",
+                    text.lines().next().unwrap_or_default()
+                )
             }
         }
     }
 
-    fn fault<E: ProvideErrorMetadata + std::error::Error + 'static>(&self, name: &str, error: &SdkError<E>) -> BackendError {
+    fn fault<E: ProvideErrorMetadata + std::error::Error + 'static>(
+        &self,
+        name: &str,
+        error: &SdkError<E>,
+    ) -> BackendError {
         BackendError(format!("{name}: {}", self.explain(error)))
     }
 

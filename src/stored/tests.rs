@@ -48,15 +48,24 @@ fn response(fields: &[(&str, &[u8])], request: &[(&str, &str)], body: &[u8]) -> 
         position: 42,
         tags: vec!["a".into(), "blog:7".into()],
         body_id: 7,
-            body_written: Arc::default(),
+        body_written: Arc::default(),
     };
     let head = StoredHead::new(&storable, new);
-    StoredResponse { head: Arc::new(head), body: Body::from_chunks([Bytes::copy_from_slice(body)].iter(), body.len() as u64) }
+    StoredResponse {
+        head: Arc::new(head),
+        body: Body::from_chunks([Bytes::copy_from_slice(body)].iter(), body.len() as u64),
+    }
 }
 
 fn sample() -> StoredResponse {
     response(
-        &[("vary", b"accept-language, x"), ("x-bytes", b"\xe9\xff"), ("x-many", b"1"), ("x-many", b"2"), ("etag", b"\"e\"")],
+        &[
+            ("vary", b"accept-language, x"),
+            ("x-bytes", b"\xe9\xff"),
+            ("x-many", b"1"),
+            ("x-many", b"2"),
+            ("etag", b"\"e\""),
+        ],
         &[("accept-language", "de, en")],
         b"hello",
     )

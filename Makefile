@@ -1,0 +1,58 @@
+# What a newcomer runs: `make demo` and `make test`. Everything they need beyond cargo, python3,
+# node and a C compiler they install themselves, below target/.
+
+PYTHON ?= python3
+LARDER := target/release/larder
+VENV := target/test-venv
+SHELL := /bin/sh
+
+.PHONY: all demo test check bench large fmt clean
+
+all: $(LARDER)
+
+# Always asks cargo, which knows best whether there is anything to do.
+.PHONY: $(LARDER)
+$(LARDER):
+	cargo build --release --locked
+
+# The story of a cache in front of a Flask application. ONCE=1 ends by itself; S3=1 uses an S3
+# server for the durable tier instead of a directory.
+demo: $(LARDER)
+	$(PYTHON) scripts/demo.py --larder $(LARDER) $(if $(ONCE),--once) $(if $(S3),--s3)
+
+# The Flask application and a second S3 server, for the tests that use real ones.
+$(VENV)/stamp: examples/flask-app/requirements.txt scripts/requirements-s3.txt
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r examples/flask-app/requirements.txt -r scripts/requirements-s3.txt
+	touch $@
+
+# Rules, proxy over real sockets, both tiers, the binary in front of Flask; then the demo, and 2 GiB
+# each way through the release binary.
+test: $(VENV)/stamp
+	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
+	$(MAKE) demo ONCE=1
+	$(MAKE) demo ONCE=1 S3=1
+	$(MAKE) large
+
+# What a change should pass before it is sent: formatting, lints, documentation, tests.
+check:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	$(MAKE) test
+
+# 2 GiB down and up, with Larder's memory watched.
+large: $(LARDER)
+	$(PYTHON) bench/large.py --larder $(LARDER)
+
+# Micro-benchmarks, and CPU time a request beside the peers that are installed.
+bench: $(LARDER)
+	cargo bench --locked
+	$(PYTHON) bench/hits.py --larder $(LARDER) --floor
+
+fmt:
+	cargo fmt
+
+clean:
+	cargo clean

@@ -1,0 +1,209 @@
+//! What HTTP forbids, and what nobody should send: a clear answer, nothing stored, and the next
+//! request served.
+
+use crate::support::{Larder, Origin, eventually};
+
+fn origin() -> Origin {
+    Origin::new(|seen, reply| {
+        reply.send(200, "Cache-Control: max-age=60", &format!("{} {}", seen.method(), seen.path()))
+    })
+}
+
+/// Sends `bytes` on a connection of its own; the status and the sentence.
+fn refused(larder: &Larder, bytes: &str) -> (u16, String) {
+    let mut client = larder.client();
+    client.raw(bytes);
+    let answer = client.try_answer().unwrap_or_else(|error| panic!("{error}: {bytes:.80}"));
+    assert!(answer.get("cache-status").is_some_and(|status| status.starts_with("larder; detail=")), "{bytes:.80}");
+    assert!(answer.get("connection") != Some("close") || client.is_closed(), "{bytes:.80}");
+    (answer.status(), answer.text())
+}
+
+#[test]
+fn forbidden_requests_get_one_plain_sentence() {
+    let origin = origin();
+    let larder = Larder::new(&origin, "");
+    let huge = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let large = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(70 << 10));
+    let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 1\r\n".repeat(200));
+    let both = "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let both_reversed =
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\ncontent-LENGTH: 5\r\n\r\n0\r\n\r\n";
+    for (bytes, status, sentence) in [
+        ("NONSENSE\r\n\r\n", 400, "this is not a request that HTTP/1.1 allows"),
+        ("GET / HTTP/9.9\r\n\r\n", 400, "this is not a request that HTTP/1.1 allows"),
+        ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400, "this is not a request that HTTP/1.1 allows"),
+        ("GET / HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n", 400, "this is not a request that HTTP/1.1 allows"),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            400,
+            "this is not a request that HTTP/1.1 allows",
+        ),
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400, "this is not a request that HTTP/1.1 allows"),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+            400,
+            "this is not a request that HTTP/1.1 allows",
+        ),
+        (both, 400, "the request has both Content-Length and Transfer-Encoding"),
+        (both_reversed, 400, "the request has both Content-Length and Transfer-Encoding"),
+        (&huge, 431, "the request's head is larger than this server takes"),
+        (&large, 431, "the request's head is larger than this server takes"),
+        (&many, 431, "the request's head is larger than this server takes"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "the request has no Host field"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "the request has more than one Host field"),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "the Host field is not a host name"),
+        ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", 400, "the Host field is not a host name"),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 405, "this server does not answer CONNECT or TRACE"),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, "this server does not answer CONNECT or TRACE"),
+    ] {
+        assert_eq!(refused(&larder, bytes), (status, format!("{sentence}\n")), "{bytes:.80}");
+    }
+    assert_eq!(origin.count(), 0, "none of it reached the origin");
+    assert_eq!(larder.get("/after", "").text(), "GET /after");
+    assert_eq!(larder.metric("larder_memory_objects"), 1);
+    eventually("the connections are gone", || larder.metric("larder_connections ") == 0);
+}
+
+#[test]
+fn chunked_framing_that_is_broken_never_reaches_the_origin_as_a_whole() {
+    let origin = origin();
+    let larder = Larder::new(&origin, "");
+    for body in ["zz\r\nhello\r\n0\r\n\r\n", "5\r\nhelloX0\r\n\r\n", "fffffffffffffffff\r\n"] {
+        let mut client = larder.client();
+        client.raw(format!("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+        if let Ok(answer) = client.try_answer() {
+            assert!((400..=502).contains(&answer.status()), "{body}: {}", answer.status());
+        }
+    }
+    assert_eq!(larder.get("/after", "").text(), "GET /after");
+}
+
+#[test]
+fn a_body_on_a_hit_is_not_the_next_request() {
+    let origin = origin();
+    let larder = Larder::new(&origin, "");
+    larder.get("/page", "");
+    let mut client = larder.client();
+    // The body looks like a request. It is a GET with content, so it goes to the origin.
+    let inner = "GET /smuggled HTTP/1.1\r\nHost: site.example\r\n\r\n";
+    client.raw(format!("GET /page HTTP/1.1\r\nHost: site.example\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()));
+    client.ask("GET", "/next", "");
+    assert_eq!(client.answer().text(), "GET /page");
+    assert_eq!(client.answer().text(), "GET /next");
+    assert!(origin.seen().iter().all(|seen| seen.path() != "/smuggled"));
+    // The same on a request that is answered without the origin: by a refusal.
+    let mut client = larder.client();
+    client.raw(format!("POST /x HTTP/1.1\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()));
+    assert_eq!(client.answer().status(), 400);
+    client.raw("GET /next HTTP/1.1\r\nHost: site.example\r\n\r\n");
+    if let Ok(answer) = client.try_answer() {
+        assert_eq!(answer.text(), "GET /next");
+    }
+    assert!(origin.seen().iter().all(|seen| seen.path() != "/smuggled"));
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let origin = origin();
+    let larder = Larder::new(&origin, "");
+    larder.get("/hit", "");
+    let mut client = larder.client();
+    for path in ["/1", "/hit", "/2", "/hit"] {
+        client.ask("GET", path, "");
+    }
+    for path in ["/1", "/hit", "/2", "/hit"] {
+        assert_eq!(client.answer().text(), format!("GET {path}"));
+    }
+    // A bad one at the end gets its answer after the good ones have theirs.
+    client.ask("GET", "/3", "");
+    client.raw("NONSENSE\r\n\r\n");
+    assert_eq!(client.answer().text(), "GET /3");
+    assert_eq!(client.answer().status(), 400);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn http_1_0_is_served() {
+    let origin = Origin::new(|_, reply| {
+        reply.begin("Cache-Control: max-age=60");
+        reply.chunk("hello");
+        reply.end();
+    });
+    let larder = Larder::new(&origin, "");
+    for _ in 0..2 {
+        let mut client = larder.client();
+        client.raw("GET /a HTTP/1.0\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text().as_str(), answer.get("transfer-encoding")), (200, "hello", None));
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn odd_answers_of_the_origin_do_no_harm() {
+    for (bytes, status) in [
+        // More than was announced: the rest is no response to anything.
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nCache-Control: max-age=60\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+            200,
+        ),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 200),
+        ("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 200),
+        ("HTTP/1.1 204 No Content\r\nCache-Control: max-age=60\r\n\r\n", 204),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", 502),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200),
+        ("HTTP/2 200\r\n\r\n", 502),
+        ("\0\0\0\0", 502),
+    ] {
+        let origin = Origin::new(move |seen, reply| match seen.path() {
+            "/odd" => {
+                reply.raw(bytes);
+                if bytes.starts_with('\0') {
+                    reply.hang_up();
+                }
+            }
+            path => reply.send(200, "", path),
+        });
+        let larder = Larder::new(&origin, "server.threads=1");
+        let mut client = larder.client();
+        assert_eq!(client.get("/odd", "").status(), status, "{bytes:.80}");
+        for path in ["/a", "/b"] {
+            assert_eq!(client.get(path, "").text(), path, "{bytes:.80}");
+        }
+    }
+}
+
+#[test]
+fn a_head_that_never_ends_is_timed_out() {
+    let origin = origin();
+    let larder = Larder::new(&origin, "server.header_timeout=100ms\nserver.idle_timeout=200ms");
+    let mut half = larder.client();
+    half.raw("GET /a HTTP/1.1\r\nHos");
+    let mut idle = larder.client();
+    idle.get("/a", "");
+    assert!(half.is_closed());
+    assert!(idle.is_closed());
+    eventually("the connections are gone", || larder.metric("larder_connections ") == 0);
+    assert_eq!(larder.get("/a", "").text(), "GET /a");
+}
+
+#[test]
+fn too_many_connections_are_told_so() {
+    let origin = origin();
+    let larder = Larder::new(&origin, "server.max_connections=2");
+    let (mut a, mut b) = (larder.client(), larder.client());
+    a.get("/a", "");
+    b.get("/a", "");
+    let mut c = larder.client();
+    c.ask("GET", "/a", "");
+    let answer = c.answer();
+    assert_eq!((answer.status(), answer.get("retry-after")), (503, Some("1")));
+    assert_eq!(answer.text(), "too many connections are open here\n");
+    drop((a, c));
+    eventually("there is room again", || {
+        let mut client = larder.client();
+        client.ask("GET", "/a", "");
+        client.try_answer().is_ok_and(|answer| answer.status() == 200)
+    });
+}

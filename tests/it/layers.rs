@@ -1,0 +1,120 @@
+//! The shape of the sources: imports go strictly down, and some names stay in one file.
+
+use std::path::{Path, PathBuf};
+
+/// From the bottom up. A module may use those on lines above its own; those on one line do not
+/// use each other, except for the parts of one folder.
+const LAYERS: &[&[&str]] = &[
+    &["clock"],
+    &["rfc9111"],
+    &["stored"],
+    &["fill", "telemetry", "passes"],
+    &["store"],
+    &["rules", "upstream"],
+    &["flight", "body", "forwarding"],
+    &["fetch", "access"],
+    &["proxy", "client_io"],
+    &["server"],
+    &["admin"],
+    &["purge_client", "config"],
+    &["app"],
+    &["lib", "main"],
+];
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("the sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|names| names.contains(&module))
+        .unwrap_or_else(|| panic!("{module} has no layer; give it one"))
+}
+
+fn module_of(path: &Path, root: &Path) -> String {
+    let first = path.strip_prefix(root).expect("below src").components().next().expect("a name");
+    first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+/// The text before the tests, without comments.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).expect("a source");
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn imports_go_strictly_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for path in sources(&root).iter().filter(|path| !path.ends_with("tests.rs")) {
+        let own = module_of(path, &root);
+        for used in code(path).split("crate::").skip(1).flat_map(used_modules) {
+            if used != own && layer(&used) >= layer(&own) {
+                wrong.push(format!("{} uses {used}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The first segments of what follows `crate::`: one name, or those of a braced list.
+fn used_modules(rest: &str) -> Vec<String> {
+    let name = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    match rest.strip_prefix('{') {
+        Some(list) => {
+            list.split('}').next().unwrap_or_default().split(',').map(name).filter(|name| !name.is_empty()).collect()
+        }
+        None => vec![name(rest)],
+    }
+}
+
+#[test]
+fn some_names_stay_in_one_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (name, home) in [
+        ("aws_", "store/s3.rs"),
+        ("moka", "store/memory.rs"),
+        ("toml", "config.rs"),
+        ("SystemTime::now", "clock.rs"),
+        ("Instant::now", "clock.rs"),
+        ("sfv", "rfc9111/cache_status.rs"),
+    ] {
+        for path in sources(&root) {
+            let relative = path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();
+            if relative != home && !relative.ends_with("tests.rs") {
+                assert!(!code(&path).contains(name), "{relative} names {name}, which belongs in {home}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rules_are_pure() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rfc9111");
+    for path in sources(&root) {
+        let code = code(&path);
+        for name in ["async ", "tokio", "std::net", "std::fs", "Clock", "tracing"] {
+            assert!(!code.contains(name), "{} has {name}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in sources(&root.join("src")).into_iter().chain(sources(&root.join("tests"))) {
+        let text = std::fs::read_to_string(&path).expect("a source");
+        assert!(text.starts_with("//!"), "{} begins without //!", path.display());
+    }
+}

@@ -1,0 +1,14 @@
+//! Larder over real sockets: a scripted origin, a byte-exact client, and the proxy between them.
+//!
+//! Nothing here sleeps to let something happen: tests wait on gates, on counters that they are
+//! told of, or on the end of what they started.
+
+mod binary;
+mod caching;
+mod flask;
+mod forwarding;
+mod hostile;
+mod layers;
+mod sharing;
+mod support;
+mod tiers;

@@ -1,0 +1,253 @@
+//! One fetch for many: flights, fills, and who may share what.
+
+use std::sync::Arc;
+
+use crate::support::{Gate, Larder, Origin, at_once, eventually};
+
+#[test]
+fn fifty_clients_of_a_cold_slow_url_are_one_request_and_see_bytes_as_they_arrive() {
+    let (head, rest) = (Gate::default(), Gate::default());
+    let origin = Origin::new({
+        let (head, rest) = (head.clone(), rest.clone());
+        move |_, reply| {
+            head.wait();
+            reply.begin("Cache-Control: max-age=60");
+            reply.chunk("first");
+            rest.wait();
+            reply.chunk("second");
+            reply.end();
+        }
+    });
+    let larder = Arc::new(Larder::new(&origin, ""));
+    let joined = crate::support::Count::default();
+    let seen_first = crate::support::Count::default();
+    let clients = {
+        let (larder, joined, seen_first, rest) =
+            (Arc::clone(&larder), joined.clone(), seen_first.clone(), rest.clone());
+        std::thread::spawn(move || {
+            at_once(50, move |_| {
+                let mut client = larder.client();
+                client.ask("GET", "/slow", "");
+                joined.add();
+                let answer = client.head().expect("a head");
+                assert_eq!(client.chunk().as_deref(), Some("first"));
+                seen_first.add();
+                rest.wait();
+                assert_eq!(client.chunk().as_deref(), Some("second"));
+                assert_eq!(client.chunk().as_deref(), Some(""), "a clean end");
+                answer.get("cache-status").unwrap_or_default().contains("collapsed")
+            })
+        })
+    };
+    joined.wait_for(50);
+    origin.requests.wait_for(1);
+    head.open();
+    // Everyone has the first piece before the origin sends the second.
+    seen_first.wait_for(50);
+    rest.open();
+    let collapsed = clients.join().expect("no panic");
+    assert_eq!(origin.count(), 1);
+    assert_eq!(collapsed.iter().filter(|collapsed| !**collapsed).count(), 1, "one led");
+}
+
+#[test]
+fn nobody_waits_for_a_response_that_cannot_be_shared() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.send(200, "Cache-Control: no-store", "mine");
+        }
+    });
+    let larder = Arc::new(Larder::new(&origin, ""));
+    let clients = {
+        let larder = Arc::clone(&larder);
+        std::thread::spawn(move || at_once(20, move |_| larder.get("/a", "").text()))
+    };
+    origin.requests.wait_for(1);
+    gate.open();
+    assert!(clients.join().expect("no panic").iter().all(|text| text == "mine"));
+    assert_eq!(origin.count(), 20);
+    // And the next crowd does not even queue: all are at the origin at once.
+    let gate = Gate::default();
+    let arrived = origin.requests.value();
+    let clients = std::thread::spawn(move || at_once(10, move |_| larder.get("/a", "").text()));
+    origin.requests.wait_for(arrived + 10);
+    gate.open();
+    clients.join().expect("no panic");
+}
+
+#[test]
+fn followers_with_other_cookies_or_credentials_get_their_own() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| {
+            gate.wait();
+            let who = seen.head.get("cookie").or(seen.head.get("authorization")).unwrap_or("nobody").to_owned();
+            let vary = if seen.path() == "/vary" { "Vary: Cookie" } else { "" };
+            reply.send(200, &format!("Cache-Control: max-age=60\n{vary}"), &who);
+        }
+    });
+    let larder = Arc::new(Larder::new(&origin, ""));
+    let by_cookie = {
+        let larder = Arc::clone(&larder);
+        std::thread::spawn(move || at_once(8, move |i| (i, larder.get("/vary", &format!("Cookie: user={i}")).text())))
+    };
+    let by_credentials = {
+        let larder = Arc::clone(&larder);
+        std::thread::spawn(move || {
+            at_once(8, move |i| (i, larder.get("/auth", &format!("Authorization: user={i}")).text()))
+        })
+    };
+    origin.requests.wait_for(2);
+    gate.open();
+    for (i, text) in by_cookie.join().expect("no panic").into_iter().chain(by_credentials.join().expect("no panic")) {
+        assert_eq!(text, format!("user={i}"));
+    }
+}
+
+#[test]
+fn a_leader_that_leaves_spoils_nothing() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            reply.begin("Cache-Control: max-age=60");
+            reply.chunk("one");
+            gate.wait();
+            reply.chunk("two");
+            reply.end();
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut leader = larder.client();
+    leader.ask("GET", "/a", "");
+    leader.head().expect("a head");
+    assert_eq!(leader.chunk().as_deref(), Some("one"));
+    drop(leader);
+    let mut follower = larder.client();
+    follower.ask("GET", "/a", "");
+    follower.head().expect("a head");
+    assert_eq!(follower.chunk().as_deref(), Some("one"));
+    gate.open();
+    assert_eq!(follower.chunk().as_deref(), Some("two"));
+    assert_eq!(follower.chunk().as_deref(), Some(""));
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"));
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn a_leader_that_leaves_before_the_head_still_lands() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=60", "x");
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut leader = larder.client();
+    leader.ask("GET", "/a", "");
+    origin.requests.wait_for(1);
+    drop(leader);
+    gate.open();
+    eventually("the response is stored", || larder.metric("larder_memory_objects") == 1);
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"));
+}
+
+#[test]
+fn an_origin_that_dies_in_mid_body_is_never_a_clean_end() {
+    for framing in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let origin = Origin::new(move |_, reply| {
+            reply.raw(format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n{framing}\r\n"));
+            reply.raw(if framing.starts_with("C") { "only this" } else { "4\r\nonly\r\n" });
+            reply.hang_up();
+        });
+        let larder = Larder::new(&origin, "");
+        for n in 1..=2 {
+            let mut client = larder.client();
+            client.ask("GET", "/a", "");
+            assert!(client.try_answer().is_err(), "{framing}");
+            assert_eq!(origin.count(), n, "nothing was stored");
+        }
+        assert_eq!(larder.metric("larder_memory_objects"), 0);
+        assert_eq!(larder.metric("larder_fill_bytes"), 0);
+    }
+}
+
+#[test]
+fn a_purge_covers_a_fetch_under_way() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        let calls = std::sync::atomic::AtomicUsize::new(0);
+        move |_, reply| {
+            if calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                gate.wait();
+                reply.send(200, "Cache-Control: max-age=60", "old");
+            } else {
+                reply.send(200, "Cache-Control: max-age=60", "new");
+            }
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut first = larder.client();
+    first.ask("GET", "/a", "");
+    origin.requests.wait_for(1);
+    assert_eq!(larder.purge("http://site.example/a").status(), 200);
+    // Who comes after the purge does not join what began before it.
+    assert_eq!(larder.get("/a", "").text(), "new");
+    gate.open();
+    assert_eq!(first.answer().text(), "old");
+    assert_eq!(larder.get("/a", "").text(), "new");
+}
+
+#[test]
+fn a_body_past_its_limit_is_passed_on_whole_and_not_stored() {
+    let origin = Origin::new(|_, reply| {
+        reply.begin("Cache-Control: max-age=60");
+        for _ in 0..64 {
+            reply.chunk(&"x".repeat(16 * 1024));
+        }
+        reply.end();
+    });
+    let larder = Larder::new(&origin, "memory.max_object_size=128KiB");
+    for n in 1..=2 {
+        assert_eq!(larder.get("/big", "").body.len(), 1 << 20);
+        assert_eq!(origin.count(), n);
+    }
+    assert_eq!(larder.metric("larder_memory_objects"), 0);
+    assert_eq!(larder.metric("larder_fill_bytes"), 0);
+    // The same when the length is known beforehand.
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=60", &"x".repeat(1 << 20)));
+    let larder = Larder::new(&origin, "memory.max_object_size=128KiB");
+    assert_eq!(larder.get("/big", "").body.len(), 1 << 20);
+    assert_eq!(larder.metric("larder_memory_objects"), 0);
+}
+
+#[test]
+fn a_slow_reader_holds_nobody_back() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=60", &"x".repeat(8 << 20));
+        }
+    });
+    let larder = Arc::new(Larder::new(&origin, ""));
+    let mut slow = larder.client();
+    slow.ask("GET", "/a", "");
+    origin.requests.wait_for(1);
+    let quick = {
+        let larder = Arc::clone(&larder);
+        std::thread::spawn(move || at_once(4, move |_| larder.get("/a", "").body.len()))
+    };
+    gate.open();
+    assert_eq!(quick.join().expect("no panic"), [8 << 20; 4]);
+    assert_eq!(slow.answer().body.len(), 8 << 20, "and it gets all of it in its own time");
+    assert_eq!(origin.count(), 1);
+}

@@ -1,0 +1,487 @@
+//! The durable tier, in a directory and in S3: what survives, what is believed, what failure costs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+
+use crate::binary::{Process, file_url, larder};
+use crate::support::{Answer, Larder, Origin, START, at_once, eventually};
+
+fn cacheable() -> Origin {
+    Origin::new(|seen, reply| {
+        let language = seen.head.get("accept-language").unwrap_or("none").to_owned();
+        match seen.path() {
+            "/vary" => reply.send(200, "Cache-Control: max-age=600\nVary: Accept-Language", &language),
+            "/large" => reply.send(200, "Cache-Control: max-age=600", &large()),
+            "/short" => reply.send(200, "Cache-Control: max-age=10", "short"),
+            "/etag" if seen.head.get("if-none-match").is_some() => {
+                reply.send(304, "ETag: \"1\"\nCache-Control: max-age=600", "")
+            }
+            "/etag" => reply.send(200, "Cache-Control: max-age=100\nETag: \"1\"", "validated"),
+            path => reply.send(200, "Cache-Control: max-age=600", path),
+        }
+    })
+}
+
+/// More than one piece of a separate body, and no two alike.
+fn large() -> String {
+    (0..100_000).map(|n| format!("{n:07}\n")).collect()
+}
+
+fn in_directory(origin: &Origin, directory: &Path, more: &str) -> Larder {
+    Larder::new(origin, &format!("{}\ndurable.lookup_timeout=20s\n{more}", file_url(directory)))
+}
+
+/// Every file below `directory`, by path.
+fn objects(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(objects(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn what_is_stored_survives_a_restart() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    let paths = [
+        ("/a", ""),
+        ("/vary", "Accept-Language: en"),
+        ("/vary", "Accept-Language: de"),
+        ("/large", ""),
+        ("/short", ""),
+    ];
+    let larder = in_directory(&origin, directory.path(), "");
+    let before: Vec<Answer> = paths.iter().map(|(path, fields)| larder.get(path, fields)).collect();
+    larder.settle();
+    larder.stop();
+    let asked = origin.count();
+
+    let larder = in_directory(&origin, directory.path(), "");
+    for ((path, fields), before) in paths.iter().zip(&before).take(4) {
+        let after = larder.get(path, fields);
+        assert_eq!((after.hit(), &after.body), (Some("durable"), &before.body), "{path} {fields}");
+        assert_eq!(after.head.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("content-length")).count(), 1);
+        assert_eq!(larder.get(path, fields).hit(), Some("memory"), "it is kept in memory from then on");
+    }
+    assert_eq!(origin.count(), asked);
+    assert_eq!(larder.get("/vary", "Accept-Language: fr").fwd(), Some("vary-miss"));
+    assert_eq!(larder.get("/short", "").hit(), None, "what does not last is not written");
+}
+
+#[test]
+fn age_and_freshness_go_on_over_a_restart() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.get("/etag", "");
+    larder.settle();
+    larder.stop();
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.advance(40);
+    let hit = larder.get("/etag", "");
+    assert_eq!((hit.get("age"), hit.cache_status()), (Some("40"), "larder; hit; ttl=60; detail=durable"));
+    larder.stop();
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.advance(140);
+    let validated = larder.get("/etag", "");
+    assert_eq!(validated.cache_status(), "larder; fwd=stale; fwd-status=304; stored; ttl=600");
+    assert_eq!(validated.text(), "validated");
+    larder.settle();
+    larder.stop();
+    // The 304 was written as well.
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.advance(300);
+    assert_eq!(larder.get("/etag", "").hit(), Some("durable"));
+    larder.stop();
+    // Past its retention an object is not even validated.
+    let larder = in_directory(&origin, directory.path(), "durable.retain=1h");
+    larder.advance(140 + 600 + 3700);
+    larder.get("/etag", "");
+    assert_eq!(origin.last().head.get("if-none-match"), None);
+}
+
+#[test]
+fn an_expired_object_is_deleted_where_configured() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.get("/a", "");
+    larder.settle();
+    larder.stop();
+    let offline = "http://127.0.0.1:1";
+    for (purge, left) in [(false, 1), (true, 0)] {
+        let config = format!("{}\ncache.purge_expired_on_read={purge}", file_url(directory.path()));
+        let larder = Larder::at(offline, &config, larder::clock::Clock::manual(START));
+        larder.advance(700);
+        assert_eq!(larder.get("/a", "").status(), 502);
+        larder.settle();
+        assert_eq!(objects(directory.path()).len(), left);
+    }
+}
+
+#[test]
+fn a_purge_reaches_the_durable_tier() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    for (path, fields) in [("/a", ""), ("/vary", "Accept-Language: en"), ("/large", "")] {
+        let larder = in_directory(&origin, directory.path(), "");
+        larder.get(path, fields);
+        larder.settle();
+        assert_eq!(larder.purge(&format!("http://site.example{path}")).status(), 200);
+        assert_eq!(larder.get(path, fields).hit(), None);
+        larder.settle();
+        assert_eq!(larder.purge(&format!("http://site.example{path}")).status(), 200);
+        larder.stop();
+        let larder = in_directory(&origin, directory.path(), "");
+        assert_eq!(larder.get(path, fields).hit(), None, "{path}, also after a restart");
+        larder.purge(&format!("http://site.example{path}"));
+    }
+}
+
+#[test]
+fn an_unsafe_request_reaches_the_durable_tier() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.get("/a", "");
+    larder.settle();
+    larder.client().send("DELETE", "/a", "");
+    assert_eq!(larder.get("/a", "Cache-Control: no-store").hit(), None, "at once, whatever the queue does");
+    larder.settle();
+    larder.stop();
+    assert_eq!(in_directory(&origin, directory.path(), "").get("/a", "").hit(), None);
+}
+
+#[test]
+fn key_prefixes_are_worlds_of_their_own() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    for prefix in ["", "one", "../two"] {
+        let larder = in_directory(&origin, directory.path(), &format!("cache.key_prefix={prefix}"));
+        assert_eq!(larder.get("/a", "").hit(), None, "{prefix}");
+        larder.settle();
+    }
+    assert_eq!(objects(directory.path()).len(), 3, "all of them inside the directory");
+    assert_eq!(in_directory(&origin, directory.path(), "cache.key_prefix=one").get("/a", "").hit(), Some("durable"));
+}
+
+#[test]
+fn objects_that_cannot_be_believed_are_misses_and_are_replaced() {
+    let broken: [(&str, fn(Vec<u8>) -> Vec<u8>); 6] = [
+        ("truncated", |bytes| bytes[..bytes.len() / 2].to_vec()),
+        ("empty", |_| Vec::new()),
+        ("a flipped bit at the end", |mut bytes| {
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            bytes
+        }),
+        ("a flipped bit in the head", |mut bytes| {
+            bytes[40] ^= 1;
+            bytes
+        }),
+        ("foreign", |_| b"<html>not ours</html>".to_vec()),
+        ("a version to come", |mut bytes| {
+            bytes[4] = 99;
+            bytes
+        }),
+    ];
+    let origin = cacheable();
+    for path in ["/a", "/large"] {
+        for (what, spoil) in broken {
+            let directory = tempfile::tempdir().expect("a directory");
+            let larder = in_directory(&origin, directory.path(), "durable.inline_size=10KiB");
+            let whole = larder.get(path, "").body;
+            larder.settle();
+            larder.stop();
+            // The separate body of /large counts as well: its first piece is checked before it is used.
+            for file in objects(directory.path()) {
+                let bytes = std::fs::read(&file).expect("an object");
+                std::fs::write(&file, spoil(bytes)).expect("it is spoilt");
+            }
+            let larder = in_directory(&origin, directory.path(), "durable.inline_size=10KiB");
+            let answer = larder.get(path, "");
+            assert_eq!((answer.hit(), answer.status(), answer.body == whole), (None, 200, true), "{path} {what}");
+            assert_eq!(
+                larder.metric("larder_durable_operations_total{op=\"get\",outcome=\"unreadable\"}"),
+                1,
+                "{path} {what}"
+            );
+            larder.settle();
+            larder.stop();
+            let larder = in_directory(&origin, directory.path(), "durable.inline_size=10KiB");
+            let answer = larder.get(path, "");
+            assert_eq!((answer.hit(), answer.body == whole), (Some("durable"), true), "{path} {what}: written anew");
+        }
+    }
+}
+
+#[test]
+fn swapped_objects_are_not_served_for_each_other() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.get("/a", "");
+    larder.get("/b", "");
+    larder.settle();
+    larder.stop();
+    let files = objects(directory.path());
+    let (a, b) = (std::fs::read(&files[0]).expect("an object"), std::fs::read(&files[1]).expect("an object"));
+    std::fs::write(&files[0], b).expect("swapped");
+    std::fs::write(&files[1], a).expect("swapped");
+    let larder = in_directory(&origin, directory.path(), "");
+    for path in ["/a", "/b"] {
+        let answer = larder.get(path, "");
+        assert_eq!((answer.hit(), answer.text().as_str()), (None, path));
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_said_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let in_the_way = directory.path().join("file");
+    std::fs::write(&in_the_way, "").expect("it is written");
+    let url = file_url(&in_the_way.join("cache"));
+    let ran = larder(&[&url, "server.listen=127.0.0.1:0", "admin.listen=off"]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert_eq!((ran.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    assert!(told.contains("durable.url: the directory") && told.contains("can't be written to"), "{told}");
+
+    let origin = cacheable();
+    let larder = Process::start(&format!("http://{}", origin.address), &[&url, "durable.required=false"]);
+    assert_eq!(larder.get("/a", "").status(), 200);
+    assert!(larder.log().contains("going on without it"), "{}", larder.log());
+}
+
+#[test]
+fn a_directory_that_goes_away_costs_nobody_an_answer() {
+    let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    let larder = in_directory(&origin, &directory.path().join("cache"), "");
+    larder.get("/a", "");
+    larder.settle();
+    std::fs::remove_dir_all(directory.path().join("cache")).expect("it goes");
+    std::fs::write(directory.path().join("cache"), "in the way").expect("it is written");
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"));
+    assert_eq!(larder.get("/b", "").status(), 200);
+    larder.settle();
+    assert!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"error\"}") > 0);
+}
+
+/// An S3 server in this process, over a directory: the protocol is real, the storage is files.
+struct S3 {
+    address: SocketAddr,
+    root: PathBuf,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl S3 {
+    fn start(root: &Path, port: u16) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", port))).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a directory"));
+        builder.set_auth(SimpleAuth::from_single("larder", "secret"));
+        let service = builder.build();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, root: root.to_owned(), runtime: Some(runtime) }
+    }
+
+    /// Ends it with every connection, as if the machine were gone.
+    fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Starts it again where it was.
+    fn restart(&mut self) {
+        let port = self.address.port();
+        eventually("the port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
+        *self = Self::start(&self.root, port);
+    }
+
+    fn sets(&self, bucket: &str) -> Vec<String> {
+        vec![
+            format!("durable.url=s3://{bucket}/any/prefix"),
+            format!("durable.endpoint_url=http://{}", self.address),
+            "durable.region=us-east-1".into(),
+            "durable.path_style=true".into(),
+            "durable.lookup_timeout=20s".into(),
+        ]
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn bucket(root: &Path) {
+    std::fs::create_dir_all(root.join("larder-bucket")).expect("a bucket");
+}
+
+fn with_s3(origin: &Origin, s3: &S3) -> Process {
+    let sets = s3.sets("larder-bucket");
+    Process::start(&format!("http://{}", origin.address), &sets.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn s3_survives_kill_9_and_the_loss_of_the_machine() {
+    let (origin, root) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    bucket(root.path());
+    std::fs::write(root.path().join("larder-bucket/not-ours"), "keep").expect("a foreign object");
+    let s3 = S3::start(root.path(), 0);
+    let paths = [("/a", ""), ("/vary", "Accept-Language: en"), ("/vary", "Accept-Language: de"), ("/large", "")];
+    let larder = with_s3(&origin, &s3);
+    let before: Vec<Answer> = paths.iter().map(|(path, fields)| larder.get(path, fields)).collect();
+    larder.settle();
+    larder.kill_9();
+    let larder = with_s3(&origin, &s3);
+    for ((path, fields), before) in paths.iter().zip(&before) {
+        let after = larder.get(path, fields);
+        assert_eq!((after.hit(), &after.body), (Some("durable"), &before.body), "{path} {fields}");
+    }
+    assert_eq!(origin.count(), 4);
+    let mut admin = crate::support::Client::connect(larder.admin);
+    let body = "{\"url\": \"http://site.example/a\"}";
+    admin.raw(format!("POST /purge HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    assert_eq!(admin.answer().status(), 200);
+    larder.kill_9();
+    let larder = with_s3(&origin, &s3);
+    assert_eq!(larder.get("/a", "").hit(), None);
+    assert_eq!(larder.get("/large", "").hit(), Some("durable"));
+    assert_eq!(std::fs::read_to_string(root.path().join("larder-bucket/not-ours")).expect("it is there"), "keep");
+}
+
+#[test]
+fn an_s3_server_that_dies_costs_nobody_an_answer_and_is_used_again_when_it_is_back() {
+    let (origin, root) = (cacheable(), tempfile::tempdir().expect("a directory"));
+    bucket(root.path());
+    let mut s3 = S3::start(root.path(), 0);
+    let larder = Arc::new(with_s3(&origin, &s3));
+    for n in 0..10 {
+        larder.get(&format!("/before/{n}"), "");
+    }
+    larder.settle();
+    s3.stop();
+    let answers = {
+        let larder = Arc::clone(&larder);
+        at_once(10, move |n| {
+            let mut client = larder.client();
+            (client.get(&format!("/before/{n}"), "").status(), client.get(&format!("/during/{n}"), "").status())
+        })
+    };
+    assert!(answers.iter().all(|answer| *answer == (200, 200)), "{answers:?}");
+    s3.restart();
+    larder.settle();
+    for n in 0..10 {
+        larder.get(&format!("/after/{n}"), "");
+    }
+    larder.settle();
+    let other = with_s3(&origin, &s3);
+    for n in 0..10 {
+        assert_eq!(other.get(&format!("/before/{n}"), "").hit(), Some("durable"));
+        assert_eq!(other.get(&format!("/after/{n}"), "").hit(), Some("durable"));
+    }
+    // The first one reads again as well, without a restart: here what only the other one stored.
+    other.get("/elsewhere", "");
+    other.settle();
+    assert_eq!(larder.get("/elsewhere", "").hit(), Some("durable"));
+}
+
+#[test]
+fn an_unusable_bucket_is_said_in_one_clear_line() {
+    let root = tempfile::tempdir().expect("a directory");
+    bucket(root.path());
+    let s3 = S3::start(root.path(), 0);
+    let told = |sets: &[String], secret: Option<&str>| {
+        let mut all: Vec<&str> = vec!["server.listen=127.0.0.1:0", "admin.listen=off"];
+        all.extend(sets.iter().map(String::as_str));
+        let mut command = larder(&all);
+        match secret {
+            Some(secret) => command.env("AWS_SECRET_ACCESS_KEY", secret),
+            None => command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY"),
+        };
+        let ran = command.output().expect("it runs");
+        let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!((ran.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+        told
+    };
+    let missing = told(&s3.sets("no-such-bucket"), Some("secret"));
+    assert!(missing.contains("there is no bucket \"no-such-bucket\""), "{missing}");
+    let refused = told(&s3.sets("larder-bucket"), Some("wrong"));
+    assert!(refused.contains("refuses these credentials for the bucket \"larder-bucket\""), "{refused}");
+    let none = told(&s3.sets("larder-bucket"), None);
+    assert!(none.contains("no credentials for the bucket \"larder-bucket\" were found"), "{none}");
+    let mut elsewhere = s3.sets("larder-bucket");
+    elsewhere[1] = "durable.endpoint_url=http://127.0.0.1:1".into();
+    let unreachable = told(&elsewhere, Some("secret"));
+    assert!(unreachable.contains("http://127.0.0.1:1 can't be reached"), "{unreachable}");
+
+    let origin = cacheable();
+    elsewhere.push("durable.required=false".into());
+    let larder = Process::start(
+        &format!("http://{}", origin.address),
+        &elsewhere.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    assert_eq!(larder.get("/a", "").status(), 200);
+}
+
+/// A second opinion on the protocol: `moto_server`, where `make test` has installed it.
+#[test]
+fn another_s3_server_holds_the_same() {
+    let Some(moto) = std::env::var_os("LARDER_TEST_MOTO") else {
+        eprintln!("LARDER_TEST_MOTO does not name moto_server; `make test` sets it");
+        return;
+    };
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("an address").port()
+    };
+    let mut server = std::process::Command::new(moto)
+        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("moto_server starts");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("moto_server answers", || std::net::TcpStream::connect(address).is_ok());
+    let mut client = crate::support::Client::connect(address);
+    client.raw("PUT /larder-bucket HTTP/1.1\r\nHost: s3\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.answer().status(), 200);
+
+    let origin = cacheable();
+    let sets = [
+        "durable.url=s3://larder-bucket/p".to_owned(),
+        format!("durable.endpoint_url=http://{address}"),
+        "durable.region=us-east-1".into(),
+        "durable.path_style=true".into(),
+        "durable.lookup_timeout=20s".into(),
+    ];
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let upstream = format!("http://{}", origin.address);
+    let larder = Process::start(&upstream, &sets);
+    for path in ["/a", "/large"] {
+        larder.get(path, "");
+    }
+    larder.settle();
+    larder.kill_9();
+    let larder = Process::start(&upstream, &sets);
+    for path in ["/a", "/large"] {
+        assert_eq!(larder.get(path, "").hit(), Some("durable"), "{path}: {}", larder.log());
+    }
+    assert_eq!(origin.count(), 2);
+    let _ = server.kill();
+    let _ = server.wait();
+}
