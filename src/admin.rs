@@ -202,9 +202,9 @@ impl Admin {
                 );
             }
         };
-        let url = match purge {
-            PurgeRequest { url: Some(url), prefix: None, tag: None, all: None, soft: None | Some(false) } => url,
-            _ => return error(StatusCode::BAD_REQUEST, "this version purges by \"url\", and nothing else"),
+        let PurgeRequest { url: Some(url), prefix: None, tag: None, all: None, soft: None | Some(false) } = purge
+        else {
+            return error(StatusCode::BAD_REQUEST, "this version purges by \"url\", and nothing else");
         };
         let Ok(uri) = url.parse::<Uri>() else {
             return error(

@@ -295,7 +295,7 @@ impl Reader {
     fn read_set(&mut self, set: &str) {
         match set.split_once('=') {
             Some((key, value)) => {
-                self.set(key.trim().to_owned(), Given::Text(value.trim().to_owned()), "--set ".into())
+                self.set(key.trim().to_owned(), Given::Text(value.trim().to_owned()), "--set ".into());
             }
             None => self.errors.push(format!("--set {set}: write it as section.key=value")),
         }

@@ -327,7 +327,7 @@ impl Fetcher {
         });
         match verdict {
             Ok(storable) => {
-                let head = self.new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
+                let head = Self::new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
                 let collapses = head.freshness.is_fresh(response_time) && !head.freshness.no_cache;
                 if collapses {
                     self.passes.forget(plan.key.hash());
@@ -357,7 +357,6 @@ impl Fetcher {
     }
 
     fn new_head(
-        &self,
         plan: &Plan,
         storable: &Storable,
         status: StatusCode,
@@ -433,7 +432,7 @@ impl Fetcher {
         };
         match storable(&exchange, &plan.policy) {
             Ok(storable) => {
-                let mut head = self.new_head(plan, &storable, stored.head.status, &merged, &exchange, position);
+                let mut head = Self::new_head(plan, &storable, stored.head.status, &merged, &exchange, position);
                 // A body that came inline from the durable tier has no object of its own yet.
                 if stored.head.body_id != 0 {
                     head.body_id = stored.head.body_id;

@@ -282,7 +282,7 @@ impl VaryRecord {
 /// Copies the field values into one buffer of their own size. Values as they come from the
 /// network share the buffer that they were read into, which is many times larger.
 fn compact(fields: &HeaderMap) -> HeaderMap {
-    let text: Vec<u8> = fields.values().flat_map(|value| value.as_bytes()).copied().collect();
+    let text: Vec<u8> = fields.values().flat_map(http::HeaderValue::as_bytes).copied().collect();
     let text = Bytes::from(text);
     let mut compacted = HeaderMap::with_capacity(fields.keys_len());
     let mut at = 0;
@@ -422,7 +422,9 @@ pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
         out.put_u8(1);
         out.put_u128_le(head.body_id);
         out.put_u32_le(u32::try_from(BODY_CHUNK).unwrap_or(u32::MAX));
-        chunk_checksums(&response.body).into_iter().for_each(|checksum| out.put_u64_le(checksum));
+        for checksum in chunk_checksums(&response.body) {
+            out.put_u64_le(checksum);
+        }
     }
     let mut object = frame(KIND_RESPONSE, &out);
     if inline {
@@ -495,7 +497,7 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
         return Err(DecodeError::OtherKey);
     }
     match kind {
-        KIND_RESPONSE => decode_response(head, object.slice(PREAMBLE + head_len..), key, policy),
+        KIND_RESPONSE => decode_response(head, preamble.0, key, policy),
         KIND_VARY => decode_vary(head, key).map(Object::Vary),
         _ => Err(DecodeError::Malformed),
     }
@@ -503,7 +505,7 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
 
 fn decode_response(
     mut head: Reader<'_>,
-    rest: Bytes,
+    rest: &[u8],
     key: &CacheKey,
     policy: &LifetimePolicy,
 ) -> Result<Object, DecodeError> {
@@ -530,10 +532,10 @@ fn decode_response(
             if (rest.len() as u64) < len {
                 return Err(DecodeError::Truncated);
             }
-            if rest.len() as u64 != len || xxh3_64(&rest) != checksum {
+            if rest.len() as u64 != len || xxh3_64(rest) != checksum {
                 return Err(DecodeError::Checksum);
             }
-            (0, DurableBody::Inline(Bytes::copy_from_slice(&rest)))
+            (0, DurableBody::Inline(Bytes::copy_from_slice(rest)))
         }
         1 => {
             let body_id = head.u128()?;

@@ -150,7 +150,7 @@ mod tests {
             (r#"x="1\",2", b"#, &[r#"x="1\",2""#, "b"]),
             (r#"x="1\\", b"#, &[r#"x="1\\""#, "b"]),
             (r#"x="open, b"#, &[r#"x="open, b"#]),
-            (r#"x\,b"#, &["x\\", "b"]),
+            (r"x\,b", &["x\\", "b"]),
         ];
         for (value, expected) in table {
             assert_eq!(list(value), *expected, "{value}");

@@ -209,14 +209,14 @@ mod tests {
     }
 
     fn check(
-        method: Method,
+        method: &Method,
         request: Fields,
         status: u16,
         response: Fields,
         set_cookie: SetCookie,
     ) -> Result<Storable, N> {
         let exchange = Exchange {
-            method: &method,
+            method,
             request: &map(request),
             status: StatusCode::from_u16(status).expect("test status"),
             response: &map(response),
@@ -266,7 +266,7 @@ mod tests {
             (Method::GET, &[], 403, &[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], Err(N::NothingToReuse)),
         ];
         for (method, request, status, response, expected) in table {
-            let got = check(method.clone(), request, *status, response, SetCookie::default()).map(|_| ());
+            let got = check(method, request, *status, response, SetCookie::default()).map(|_| ());
             assert_eq!(got, *expected, "{method} {request:?} {status} {response:?}");
         }
     }
@@ -283,7 +283,11 @@ mod tests {
             (SetCookie::Rfc, PLAIN, Ok(())),
             (SetCookie::Never, PUBLIC, Err(N::SetCookie)),
         ] {
-            assert_eq!(check(Method::GET, &[], 200, response, policy).map(|_| ()), expected, "{policy:?} {response:?}");
+            assert_eq!(
+                check(&Method::GET, &[], 200, response, policy).map(|_| ()),
+                expected,
+                "{policy:?} {response:?}"
+            );
         }
     }
 }

@@ -67,7 +67,7 @@ fn push(bytes: &mut Vec<u8>, part: &[u8]) {
 /// The field's value with the differences taken out that its grammar gives no meaning to
 /// (RFC 9111 §4.1: combined lines, white space; for fields of weighted tokens also order and case).
 fn normal_value(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
-    let lines = || request.get_all(name).iter().map(|value| value.as_bytes());
+    let lines = || request.get_all(name).iter().map(http::HeaderValue::as_bytes);
     match Grammar::of(name) {
         // Not a list: its bytes are its meaning, and a guess here could mix two users.
         Grammar::Opaque => lines().collect::<Vec<_>>().join(&b"\n"[..]),

@@ -5,7 +5,7 @@ use crate::support::{Larder, Origin, eventually};
 
 fn origin() -> Origin {
     Origin::new(|seen, reply| {
-        reply.send(200, "Cache-Control: max-age=60", &format!("{} {}", seen.method(), seen.path()))
+        reply.send(200, "Cache-Control: max-age=60", &format!("{} {}", seen.method(), seen.path()));
     })
 }
 

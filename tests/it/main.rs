@@ -3,6 +3,8 @@
 //! Nothing here sleeps to let something happen: tests wait on gates, on counters that they are
 //! told of, or on the end of what they started.
 
+#![allow(clippy::unwrap_used, clippy::format_collect, reason = "a test may fail where it stands")]
+
 mod binary;
 mod caching;
 mod flask;

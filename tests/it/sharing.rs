@@ -163,7 +163,7 @@ fn an_origin_that_dies_in_mid_body_is_never_a_clean_end() {
     for framing in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {
         let origin = Origin::new(move |_, reply| {
             reply.raw(format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n{framing}\r\n"));
-            reply.raw(if framing.starts_with("C") { "only this" } else { "4\r\nonly\r\n" });
+            reply.raw(if framing.starts_with('C') { "only this" } else { "4\r\nonly\r\n" });
             reply.hang_up();
         });
         let larder = Larder::new(&origin, "");

@@ -20,7 +20,7 @@ fn cacheable() -> Origin {
             "/large" => reply.send(200, "Cache-Control: max-age=600", &large()),
             "/short" => reply.send(200, "Cache-Control: max-age=10", "short"),
             "/etag" if seen.head.get("if-none-match").is_some() => {
-                reply.send(304, "ETag: \"1\"\nCache-Control: max-age=600", "")
+                reply.send(304, "ETag: \"1\"\nCache-Control: max-age=600", "");
             }
             "/etag" => reply.send(200, "Cache-Control: max-age=100\nETag: \"1\"", "validated"),
             path => reply.send(200, "Cache-Control: max-age=600", path),
