@@ -93,6 +93,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         memory: config.memory.clone(),
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
+        tunnels: TaskTracker::new(),
     };
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),

@@ -1,6 +1,6 @@
 //! The configuration: a file, the environment and `--set`, read into one checked [`Config`].
 //!
-//! Every key is read by a line of [`Config::read`], which names its section, its key and its
+//! Every key is read by a line of `Config::read`, which names its section, its key and its
 //! default; what no line asked for is unknown. Nothing stops at the first mistake: all are told,
 //! one line each, with the key, the value and what is allowed.
 

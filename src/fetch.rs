@@ -100,7 +100,13 @@ pub struct Fetcher {
     pub purge_expired_on_read: bool,
     /// Every task that outlives its client.
     pub tasks: TaskTracker,
+    /// Connections that are no longer HTTP. They end when both sides have, or with the process.
+    pub tunnels: TaskTracker,
 }
+
+/// Tells apart, among the passes, clients with credentials: that theirs can't be shared says
+/// nothing of the others'.
+const WITH_CREDENTIALS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
 impl Fetcher {
     /// Fetches for a flight: the tiers first, since another flight may have landed in between, and
@@ -135,6 +141,14 @@ impl Fetcher {
             }
         }
         self.from_origin(plan, position, Some(landing)).await
+    }
+
+    /// Whether a response for this request lately turned out not to be shareable.
+    pub fn is_pass(&self, plan: &Plan) -> bool {
+        let now = self.clock.now();
+        let has_credentials = plan.client_fields.contains_key(header::AUTHORIZATION);
+        self.passes.contains(plan.key.hash(), now)
+            || (has_credentials && self.passes.contains(plan.key.hash() ^ WITH_CREDENTIALS, now))
     }
 
     /// What the durable tier has for a request that nobody shares, if it may be reused.
@@ -340,6 +354,8 @@ impl Fetcher {
             Err(why) => {
                 if why.is_about_the_response() {
                     self.passes.remember(plan.key.hash(), response_time);
+                } else if why == NotStorable::Authorization {
+                    self.passes.remember(plan.key.hash() ^ WITH_CREDENTIALS, response_time);
                 }
                 if plan.validate.is_some() && !answer.status().is_server_error() {
                     // The stored response has a successor that may not be stored: it is history.

@@ -52,7 +52,9 @@ pub fn original<'a>(peer: &Peer, request: &'a HeaderMap) -> Original<'a> {
         Some(value) if value.eq_ignore_ascii_case(b"https") => "https",
         Some(_) | None => "http",
     };
-    Original { scheme, host: request.get(X_FORWARDED_HOST).and_then(|host| host.to_str().ok()) }
+    // The first of a list: what the client asked, before any proxy.
+    let host = fields::members(request, &X_FORWARDED_HOST).next().and_then(|host| std::str::from_utf8(host).ok());
+    Original { scheme, host }
 }
 
 /// Makes the fields of a client's request those of the request to the origin. `host` is the value

@@ -138,7 +138,7 @@ impl Proxy {
             }
             return self.alone(request, Plan { validate: None, ..plan }).await;
         }
-        if self.fetcher.passes.contains(plan.key.hash(), self.fetcher.clock.now()) {
+        if plan.directives.no_store || self.fetcher.is_pass(&plan) {
             return self.alone(request, plan).await;
         }
         let variant = self.variant_of(&plan);
@@ -347,9 +347,10 @@ impl Proxy {
         let path = if url.path().is_empty() { "/" } else { url.path() };
         let key = self.key(scheme, &authority, path, url.query());
         self.metrics.purges.add_one();
-        let purged = self.fetcher.store.purge(&key).await;
+        // In force in this process before the durable tier is waited for.
+        self.fetcher.store.forget(&key);
         self.flights.detach(key.hash());
-        purged.map_err(PurgeError::Durable)
+        self.fetcher.store.forget_durably(&key).await.map_err(PurgeError::Durable)
     }
 
     /// Passes a request to change protocols on, and ties the two connections together.
@@ -373,7 +374,7 @@ impl Proxy {
             return (status, add_age(response.map(ResponseBody::upstream)));
         }
         let origin = hyper::upgrade::on(&mut response);
-        self.fetcher.tasks.spawn(async move {
+        self.fetcher.tunnels.spawn(async move {
             let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
             let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
             if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut origin).await {

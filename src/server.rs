@@ -197,8 +197,18 @@ impl Worker {
             let _ = acceptor.await;
         }
         connections.close();
-        if tokio::time::timeout(this.config.drain_timeout, connections.wait()).await.is_err() {
-            warn!("{} connections were closed before they were done: the deadline had passed", connections.len());
+        // Bodies that are still coming in are stored, though their clients may be gone.
+        let fetches = &this.proxy.fetcher.tasks;
+        fetches.close();
+        let drained = async {
+            connections.wait().await;
+            fetches.wait().await;
+        };
+        if tokio::time::timeout(this.config.drain_timeout, drained).await.is_err() {
+            let (connections, fetches) = (connections.len(), fetches.len());
+            warn!(
+                "the deadline for requests under way has passed: {connections} connections and {fetches} fetches end now"
+            );
         }
         Ok(())
     }

@@ -116,18 +116,20 @@ impl Store {
 
     /// Forgets everything stored for `key`; the durable tier follows behind.
     pub fn invalidate(&self, key: &CacheKey) {
-        self.purges.purge(key.hash());
-        self.memory.remove(key);
+        self.forget(key);
         if let Some(durable) = &self.durable {
             durable.delete(key);
         }
     }
 
-    /// Forgets everything stored for `key`, in both tiers, before it returns. Whatever the error,
-    /// memory has forgotten it.
-    pub async fn purge(&self, key: &CacheKey) -> Result<(), BackendError> {
+    /// Forgets everything stored for `key` in memory; fetches under way store nothing of it.
+    pub fn forget(&self, key: &CacheKey) {
         self.purges.purge(key.hash());
         self.memory.remove(key);
+    }
+
+    /// Has the durable tier forget everything stored for `key`, and waits until it has.
+    pub async fn forget_durably(&self, key: &CacheKey) -> Result<(), BackendError> {
         match &self.durable {
             Some(durable) => durable.delete_now(key).await,
             None => Ok(()),
