@@ -1,0 +1,118 @@
+//! What a hit is made of, one part a benchmark: `cargo bench`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use larder::clock::Timestamp;
+use larder::rfc9111::cache_status::{CacheStatus, Tier};
+use larder::rfc9111::directives::CacheControl;
+use larder::rfc9111::freshness::LifetimePolicy;
+use larder::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use larder::rfc9111::reuse;
+use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
+use larder::store::memory::{Config, Memory};
+use larder::stored::{Body, NewHead, StoredHead, StoredResponse, decode, encode_response};
+
+const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {
+    list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+}
+
+fn request() -> HeaderMap {
+    fields(&[("host", "example.com"), ("user-agent", "bench"), ("accept", "*/*"), ("accept-language", "de, en;q=0.5")])
+}
+
+fn key(path: &str) -> CacheKey {
+    CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "example.com", path, query: Some("page=1") })
+}
+
+fn response(path: &str, vary: bool, body: usize) -> Arc<StoredResponse> {
+    let mut response = fields(&[
+        ("cache-control", "public, max-age=600"),
+        ("content-type", "text/html; charset=utf-8"),
+        ("etag", "\"5f3e\""),
+        ("date", "Sat, 21 Nov 2026 00:00:00 GMT"),
+        ("server", "gunicorn"),
+    ]);
+    if vary {
+        response.insert("vary", HeaderValue::from_static("accept-language"));
+    }
+    let request = request();
+    let exchange = Exchange {
+        method: &Method::GET,
+        request: &request,
+        status: StatusCode::OK,
+        response: &response,
+        request_time: NOW,
+        response_time: NOW,
+    };
+    let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
+    let new = NewHead {
+        key: &key(path),
+        request: &request,
+        status: StatusCode::OK,
+        fields: &response,
+        request_time: NOW,
+        response_time: NOW,
+        position: 0,
+        tags: Vec::new(),
+        body_id: 0,
+        body_written: Arc::default(),
+    };
+    Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body: Body::from(Bytes::from(vec![b'x'; body])) })
+}
+
+fn parts_of_a_hit(c: &mut Criterion) {
+    let request = request();
+    c.bench_function("key", |b| {
+        b.iter(|| {
+            let authority = normal_authority(black_box("example.com"), "http").expect("an authority");
+            CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: &authority, path: black_box("/a/page"), query: None })
+        });
+    });
+    let memory = Memory::new(&Config::default());
+    for n in 0..1000 {
+        memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024));
+    }
+    for (name, path) in [("lookup", "/500"), ("lookup, varying", "/501")] {
+        let key = key(path);
+        c.bench_function(name, |b| b.iter(|| memory.lookup(black_box(&key), &request)));
+    }
+    c.bench_function("request directives, none", |b| b.iter(|| CacheControl::of_request(black_box(&request))));
+    let busy = fields(&[("cache-control", "public, max-age=600, stale-while-revalidate=30, x=\"a, b\"")]);
+    c.bench_function("response directives", |b| b.iter(|| CacheControl::of(black_box(&busy))));
+    let stored = response("/a", false, 1024);
+    let directives = CacheControl::of_request(&request);
+    c.bench_function("reuse", |b| b.iter(|| reuse::reuse(black_box(&directives), &stored.head.freshness, NOW)));
+    c.bench_function("response fields", |b| {
+        b.iter(|| {
+            let mut fields = black_box(&stored.head.fields).clone();
+            fields.insert("age", HeaderValue::from(stored.head.freshness.age_seconds(NOW)));
+            fields.append("cache-status", CacheStatus::hit(Tier::Memory, 599_000).to_value());
+            fields
+        });
+    });
+}
+
+fn encoding(c: &mut Criterion) {
+    let mut group = c.benchmark_group("durable object");
+    for size in [1 << 10, 100 << 10] {
+        let stored = response("/a", true, size);
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(format!("encode {size}"), |b| b.iter(|| encode_response(black_box(&stored), true)));
+        let object = Bytes::from(encode_response(&stored, true));
+        let key = key("/a");
+        group.bench_function(format!("decode {size}"), |b| {
+            b.iter(|| decode(black_box(&object), &key, &LifetimePolicy::default()).expect("decodes"));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parts_of_a_hit, encoding);
+criterion_main!(benches);
