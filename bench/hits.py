@@ -519,10 +519,10 @@ def start_traffic_server(binary: str, children: Children, name: str, directory: 
     for place in places.values():
         (directory / place).mkdir(exist_ok=True)
     runroot = {key: directory / place for key, place in places.items()}
-    installed = {"exec_prefix": "", "bindir": "BINDIR", "sbindir": "BINDIR", "libdir": "LIBDIR", "libexecdir": "PLUGINDIR"}
+    installed = {"exec_prefix": "PREFIX", "bindir": "BINDIR", "sbindir": "BINDIR", "libdir": "LIBDIR", "libexecdir": "PLUGINDIR"}
     layout = traffic_layout()
     for key, installed_key in installed.items():
-        runroot[key] = layout[installed_key or "PREFIX"]
+        runroot[key] = layout[installed_key]
     (directory / "runroot.yaml").write_text("".join(f"{key}: {place}\n" for key, place in runroot.items()))
     etc = directory / "etc"
     settings = {
@@ -537,7 +537,7 @@ def start_traffic_server(binary: str, children: Children, name: str, directory: 
         "reverse_proxy.enabled INT": 1,
         "url_remap.remap_required INT": 1,
         "log.logging_enabled INT": 0,
-        # A helper outside the process group, which would be left behind.
+        # A process outside the group, which would be left behind.
         "crash_log_helper STRING": "NULL",
         "http.keep_alive_no_activity_timeout_in INT": 300,
         # As whoever started it: it would change to a user that may not read the directory.

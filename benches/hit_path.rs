@@ -64,7 +64,10 @@ fn response(path: &str, vary: bool, body: usize) -> Arc<StoredResponse> {
         body_id: 0,
         body_written: Arc::default(),
     };
-    Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body: Body::from(Bytes::from(vec![b'x'; body])) })
+    Arc::new(StoredResponse {
+        head: Arc::new(StoredHead::new(&storable, new)),
+        body: Body::from(Bytes::from(vec![b'x'; body])),
+    })
 }
 
 fn parts_of_a_hit(c: &mut Criterion) {
@@ -72,12 +75,18 @@ fn parts_of_a_hit(c: &mut Criterion) {
     c.bench_function("key", |b| {
         b.iter(|| {
             let authority = normal_authority(black_box("example.com"), "http").expect("an authority");
-            CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: &authority, path: black_box("/a/page"), query: None })
+            CacheKey::new(KeyParts {
+                prefix: "",
+                scheme: "http",
+                authority: &authority,
+                path: black_box("/a/page"),
+                query: None,
+            })
         });
     });
     let memory = Memory::new(&Config::default());
     for n in 0..1000 {
-        memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024));
+        memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024), &|| true);
     }
     for (name, path) in [("lookup", "/500"), ("lookup, varying", "/501")] {
         let key = key(path);

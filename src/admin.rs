@@ -144,10 +144,12 @@ impl Admin {
 
     fn is_allowed(&self, request: &Request<Incoming>) -> bool {
         if self.token.is_empty() {
-            return true;
+            // Without a token a web page could ask through its visitor's browser, which says so.
+            return !request.headers().contains_key(header::ORIGIN);
         }
         let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+        let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
+        let given = if scheme.eq_ignore_ascii_case(b"bearer ") { given } else { b"" };
         // In constant time, so that a token can't be guessed a byte at a time.
         let differing = given.iter().zip(self.token.as_bytes()).fold(0, |acc, (a, b)| acc | (a ^ b));
         given.len() == self.token.len() && differing == 0

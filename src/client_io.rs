@@ -30,7 +30,10 @@ use crate::body::ResponseBody;
 use crate::clock::Stopwatch;
 
 /// The most bytes of a request head that are kept to look at.
-const MAX_RECENT: usize = 16 << 10;
+const MAX_RECENT: usize = 128 << 10;
+
+/// What of that a connection keeps room for while it waits.
+const KEPT_RECENT: usize = 4 << 10;
 
 /// How much, and for how long, a refused client is heard out.
 const LINGER_BYTES: usize = 4 << 20;
@@ -164,7 +167,12 @@ impl Connection {
         state.phase = Phase::Answering;
         let conflict =
             request.headers().contains_key(header::TRANSFER_ENCODING) && has_content_length(&state.recent, request);
-        state.recent.clear();
+        // What was read behind this head may be the next one's.
+        let end = find(&state.recent, b"\r\n\r\n").map_or(state.recent.len(), |at| at + 4);
+        state.recent.drain(..end);
+        if state.recent.capacity() > KEPT_RECENT {
+            state.recent.shrink_to(KEPT_RECENT);
+        }
         conflict
     }
 
@@ -276,14 +284,26 @@ impl hyper::body::Body for Tracked {
     }
 }
 
+/// How long a client may keep a connection waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the rest of a request's head.
+    pub header: Duration,
+    /// For a request.
+    pub idle: Duration,
+    /// For it to take some of what is written to it.
+    pub body: Duration,
+}
+
 /// The stream that hyper reads and writes.
 #[derive(Debug)]
 pub struct ClientIo {
     transport: Option<Transport>,
     connection: Arc<Connection>,
-    header_timeout: Duration,
-    idle_timeout: Duration,
+    patience: Patience,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client takes nothing of what is written to it.
+    stall: Option<Pin<Box<Sleep>>>,
     /// Our words in place of hyper's, as far as they are not written yet.
     instead: Bytes,
     refused: bool,
@@ -291,18 +311,13 @@ pub struct ClientIo {
 
 impl ClientIo {
     /// Wraps a stream.
-    pub fn new(
-        transport: Transport,
-        connection: Arc<Connection>,
-        header_timeout: Duration,
-        idle_timeout: Duration,
-    ) -> Self {
+    pub fn new(transport: Transport, connection: Arc<Connection>, patience: Patience) -> Self {
         Self {
             transport: Some(transport),
             connection,
-            header_timeout,
-            idle_timeout,
+            patience,
             timer: None,
+            stall: None,
             instead: Bytes::new(),
             refused: false,
         }
@@ -319,16 +334,28 @@ impl ClientIo {
                 // Nobody waits for this client now. The timer is looked at again once it does.
                 return Poll::Pending;
             };
-            let limit = if in_head { self.header_timeout } else { self.idle_timeout };
+            let limit = if in_head { self.patience.header } else { self.patience.idle };
             if waited >= limit {
                 return Poll::Ready(());
             }
             // In the middle of a head the limit may be nearer than what the timer was set to.
-            let nearest = self.header_timeout.min(self.idle_timeout);
+            let nearest = self.patience.header.min(self.patience.idle);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(nearest)));
             ready!(timer.as_mut().poll(cx));
             self.timer = None;
         }
+    }
+
+    /// A client that takes nothing for too long is given up.
+    fn poll_stall(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let limit = self.patience.body;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// hyper answers by itself what it can't parse, with a status and nothing else.
@@ -396,7 +423,8 @@ impl AsyncWrite for ClientIo {
             this.put_into_words(buf);
             return Poll::Ready(Ok(buf.len()));
         }
-        this.transport()?.poll_write(cx, buf)
+        let written = this.transport()?.poll_write(cx, buf);
+        this.poll_stall(cx, written)
     }
 
     fn poll_write_vectored(
@@ -410,7 +438,8 @@ impl AsyncWrite for ClientIo {
             this.put_into_words(&theirs);
             return Poll::Ready(Ok(theirs.len()));
         }
-        this.transport()?.poll_write_vectored(cx, bufs)
+        let written = this.transport()?.poll_write_vectored(cx, bufs);
+        this.poll_stall(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -112,6 +112,7 @@ impl Config {
                 trusted_proxies: r.list("server.trusted_proxies", &d.server.trusted_proxies, network),
                 header_timeout: r.duration("server.header_timeout", d.server.header_timeout),
                 idle_timeout: r.duration("server.idle_timeout", d.server.idle_timeout),
+                body_timeout: r.duration("server.body_timeout", d.server.body_timeout),
                 max_header_size: usize_of(r.size(
                     "server.max_header_size",
                     d.server.max_header_size as u64,
@@ -165,6 +166,9 @@ impl Config {
             },
             rules: read_rules(r),
         };
+        if config.server.listen.is_empty() {
+            r.errors.push("server.listen: it is empty; name at least one address, such as \"127.0.0.1:8080\"".into());
+        }
         if config.admin.token.is_empty()
             && let Some(listen) = config.admin.listen.as_ref().filter(|listen| !is_local(listen))
         {
@@ -221,7 +225,9 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         return None;
     };
     for (key, value) in table {
-        r.set(format!("{prefix}.{key}"), Given::Typed(value), from.to_owned());
+        // What the environment or `--set` says of the same key goes before the file.
+        let setting = Setting { value: Given::Typed(value), from: from.to_owned() };
+        r.settings.entry(format!("{prefix}.{key}")).or_insert(setting);
     }
     let key = |name: &str| format!("{prefix}.{name}");
     if !r.settings.contains_key(&key("path")) {
@@ -540,9 +546,8 @@ fn upstream_url(text: &str) -> Result<Address, String> {
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
         return Err(format!("{ALLOWED}; paths of clients are passed on as they are, so it can't have one"));
     }
-    let port = match authority.port() {
-        Some(port) => port.as_u16(),
-        None if authority.as_str().ends_with(':') => return Err(ALLOWED.into()),
+    let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
+        Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(|| ALLOWED.to_owned())?,
         None => 80,
     };
     let host = authority.host().trim_matches(['[', ']']).to_owned();
@@ -569,7 +574,11 @@ fn durable_url(text: &str) -> Result<Location, String> {
         return Ok(Location::Off);
     }
     if let Some(path) = text.strip_prefix("file:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
+        let path = match path.strip_prefix("//") {
+            Some(path) if !path.starts_with('/') => return Err(format!("names a host; it {ALLOWED}")),
+            Some(path) => path,
+            None => path,
+        };
         return if path.is_empty() { Err(ALLOWED.into()) } else { Ok(Location::File(path.into())) };
     }
     let rest = text.strip_prefix("s3://").ok_or_else(|| ALLOWED.to_owned())?;

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
-use crate::fill::{Budget, Fill, FillWriter};
+use crate::fill::{Budget, Fill, FillReader, FillWriter};
 use crate::flight::{Landing, Shared, SharedBody, Source};
 use crate::passes::Passes;
 use crate::rfc9111::cache_status::{Fwd, Tier};
@@ -27,6 +27,7 @@ use crate::rfc9111::reuse::{self, Reuse};
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, StoragePolicy, storable};
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields};
+use crate::store::backend::BackendError;
 use crate::store::durable::{BodyReader, Found, FoundBody, FoundResponse};
 use crate::store::memory::{self, Lookup};
 use crate::store::{Durability, Store};
@@ -63,9 +64,8 @@ pub struct Plan {
 /// What came of a fetch.
 #[derive(Debug)]
 pub enum Fetched {
-    /// A response that may be shared. The cookies are for the client that led, and no one else:
-    /// a 304 brought them, and they are not stored.
-    Shared(Arc<Shared>, Vec<HeaderValue>),
+    /// A response that may be shared, and what of it is for the client that led.
+    Shared(Arc<Shared>, ForLeader),
     /// A response for the client that led.
     Passed {
         /// The response, without the fields of its connection.
@@ -79,6 +79,16 @@ pub enum Fetched {
     },
     /// None.
     Failed(UpstreamError, Fwd),
+}
+
+/// What the client that led a fetch gets besides the shared response.
+#[derive(Debug, Default)]
+pub struct ForLeader {
+    /// Cookies that a 304 brought. They are not stored, and no one else sees them.
+    pub cookies: Vec<HeaderValue>,
+    /// Its reader of a body that is coming in, taken before the first byte: a fill that can't be
+    /// kept whole goes on only for those who read it.
+    pub reader: Option<FillReader>,
 }
 
 /// Everything a fetch needs.
@@ -126,6 +136,7 @@ impl Fetcher {
                 Lookup::OtherVariants(record) => Some(record),
                 Lookup::Nothing => None,
             };
+            let is_known = known.is_some();
             if plan.validate.is_none() {
                 match self.store.lookup_durable(&plan.key, &plan.client_fields, plan.policy.lifetimes, known).await {
                     Found::Response(found) if self.reuse(&plan, &found.head).is_some() => {
@@ -133,7 +144,10 @@ impl Fetcher {
                     }
                     Found::Response(found) => self.validate_durable(&mut plan, *found, position).await,
                     Found::OtherVariants(record) => {
-                        self.store.memory().adopt(record);
+                        // One that came from memory may have been removed there since.
+                        if !is_known {
+                            self.store.adopt(record, position);
+                        }
                         plan.fwd = Fwd::VaryMiss;
                     }
                     Found::Nothing => {}
@@ -152,15 +166,12 @@ impl Fetcher {
     }
 
     /// What the durable tier has for a request that nobody shares, if it may be reused.
-    pub async fn find_durable(self: &Arc<Self>, plan: &Plan) -> Option<Arc<Shared>> {
+    pub async fn find_durable(self: &Arc<Self>, plan: &Plan) -> Option<Fetched> {
         let position = self.store.position();
         let found = self.store.lookup_durable(&plan.key, &plan.client_fields, plan.policy.lifetimes, None).await;
         match found {
             Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
-                match self.take_durable(*found, position, None) {
-                    Fetched::Shared(shared, _) => Some(shared),
-                    Fetched::Passed { .. } | Fetched::Failed(..) => None,
-                }
+                Some(self.take_durable(*found, position, None))
             }
             Found::Response(_) | Found::OtherVariants(_) | Found::Nothing => None,
         }
@@ -206,27 +217,32 @@ impl Fetcher {
             FoundBody::Streamed(first, reader) => {
                 let writer = self.start_fill();
                 let fill = Arc::clone(writer.fill());
+                let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
                 let shared = Arc::new(Shared { head: Arc::clone(&head), body: SharedBody::Filling(fill), source });
                 if let Some(landing) = &landing {
                     landing.publish(crate::flight::Outcome::Shared(Arc::clone(&shared)));
                 }
                 let this = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    let keep = |body| {
-                        this.store.promote(&Arc::new(StoredResponse { head, body }), found.record);
-                    };
-                    fill_from_durable(writer, first, reader, keep).await;
+                    let key = head.key.clone();
+                    let keep = |body| this.store.promote(&Arc::new(StoredResponse { head, body }), found.record);
+                    if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
+                        // Whoever asks again gets it from the origin.
+                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
+                        this.store.discard(&key);
+                    }
                     drop(landing);
                 });
-                Fetched::Shared(shared, Vec::new())
+                Fetched::Shared(shared, for_leader)
             }
         }
     }
 
     /// Makes a stale response of the durable tier the one to validate.
     async fn validate_durable(self: &Arc<Self>, plan: &mut Plan, found: FoundResponse, position: u64) {
-        if self.purge_expired_on_read && !found.head.freshness.is_fresh(self.clock.now()) {
-            self.store.drop_expired(&plan.key);
+        // A key that varies may have fresh variants beside the expired one.
+        if self.purge_expired_on_read && found.record.is_none() && !found.head.freshness.is_fresh(self.clock.now()) {
+            self.store.discard(&plan.key);
         }
         plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
         if !validation::has_validator(&found.head.fields) && found.head.freshness.stale_if_error == 0 {
@@ -237,15 +253,21 @@ impl Fetcher {
             FoundBody::Streamed(first, reader) => {
                 // It is served from memory if it proves good, so it has to fit there.
                 let mut whole = None;
-                fill_from_durable(self.start_fill(), first, reader, |body| whole = Some(body)).await;
-                whole
+                match fill_from_durable(self.start_fill(), first, reader, |body| whole = Some(body)).await {
+                    Ok(()) => whole,
+                    Err(error) => {
+                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
+                        self.store.discard(&plan.key);
+                        None
+                    }
+                }
             }
         };
         let mut head = found.head;
         head.position = position;
         plan.validate = body.map(|body| Arc::new(StoredResponse { head: Arc::new(head), body }));
         if let Some(record) = found.record {
-            self.store.memory().adopt(record);
+            self.store.adopt(record, position);
         }
     }
 
@@ -352,12 +374,15 @@ impl Fetcher {
                 (self.keep(plan, head, answer.into_body(), landing), None)
             }
             Err(why) => {
-                if why.is_about_the_response() {
+                // A part, or a 304 to the client's own condition, says nothing of the whole.
+                let is_partial = matches!(answer.status().as_u16(), 206 | 304 | 412 | 416);
+                let is_about_the_response = why.is_about_the_response() && !is_partial;
+                if is_about_the_response {
                     self.passes.remember(plan.key.hash(), response_time);
                 } else if why == NotStorable::Authorization {
                     self.passes.remember(plan.key.hash() ^ WITH_CREDENTIALS, response_time);
                 }
-                if plan.validate.is_some() && !answer.status().is_server_error() {
+                if plan.validate.is_some() && is_about_the_response && !answer.status().is_server_error() {
                     // The stored response has a successor that may not be stored: it is history.
                     self.store.invalidate(&plan.key);
                 }
@@ -398,6 +423,7 @@ impl Fetcher {
     /// Starts taking in the body of a response that is to be stored.
     fn keep(self: &Arc<Self>, plan: &Plan, head: StoredHead, body: UpstreamBody, landing: Option<Landing>) -> Fetched {
         let writer = self.start_fill();
+        let reader = writer.fill().reader();
         let head = Arc::new(head);
         let shared = Arc::new(Shared {
             head: Arc::clone(&head),
@@ -410,13 +436,15 @@ impl Fetcher {
         let this = Arc::clone(self);
         let durability = plan.durability;
         self.tasks.spawn(async move {
-            let keep = |body| {
-                this.store.insert(&Arc::new(StoredResponse { head, body }), durability);
+            let keep = |body: Body| {
+                if head.is_of_length(body.len()) {
+                    this.store.insert(&Arc::new(StoredResponse { head, body }), durability);
+                }
             };
             fill_from_origin(writer, body, keep).await;
             drop(landing);
         });
-        Fetched::Shared(shared, Vec::new())
+        Fetched::Shared(shared, ForLeader { cookies: Vec::new(), reader })
     }
 
     /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
@@ -459,14 +487,16 @@ impl Fetcher {
                 let source =
                     Source::Origin { fwd: plan.fwd, status: Some(StatusCode::NOT_MODIFIED.as_u16()), stored: kept };
                 match shared(&fresh, source) {
-                    Fetched::Shared(shared, _) => Fetched::Shared(shared, cookies),
+                    Fetched::Shared(shared, _) => Fetched::Shared(shared, ForLeader { cookies, reader: None }),
                     other => other,
                 }
             }
             Err(why) => {
-                // The origin took back its leave to store. The client that asked is the last.
-                self.store.invalidate(&plan.key);
-                self.passes.remember(plan.key.hash(), exchange.response_time);
+                if why.is_about_the_response() {
+                    // The origin took back its leave to store. The client that asked is the last.
+                    self.store.invalidate(&plan.key);
+                    self.passes.remember(plan.key.hash(), exchange.response_time);
+                }
                 let mut response = Response::new(ResponseBody::stored(&stored.body));
                 *response.status_mut() = stored.head.status;
                 for cookie in cookies {
@@ -487,7 +517,7 @@ impl Fetcher {
         }
         debug!("a stale response stands in for an error of the origin");
         let status = status.map(|status| status.as_u16());
-        Some(shared(stored, Source::Origin { fwd: plan.fwd, status, stored: false }))
+        Some(shared(stored, Source::InPlaceOfError { fwd: plan.fwd, status }))
     }
 
     fn start_fill(&self) -> FillWriter {
@@ -498,12 +528,16 @@ impl Fetcher {
 
 fn shared(stored: &StoredResponse, source: Source) -> Fetched {
     let shared = Shared { head: Arc::clone(&stored.head), body: SharedBody::Stored(stored.body.clone()), source };
-    Fetched::Shared(Arc::new(shared), Vec::new())
+    Fetched::Shared(Arc::new(shared), ForLeader::default())
 }
 
 /// Takes the fields of the connection out of a response, and dates it if its origin did not
 /// (RFC 9110 §6.6.1).
 pub fn clean_response(response: &mut HeaderMap, now: Timestamp) {
+    // RFC 9112 §6.3: where there are both, the body was not as long as Content-Length says.
+    if response.contains_key(header::TRANSFER_ENCODING) {
+        response.remove(header::CONTENT_LENGTH);
+    }
     fields::remove_hop_by_hop(response);
     response.entry(header::DATE).or_insert_with(|| date::format(now));
 }
@@ -533,24 +567,23 @@ async fn fill_from_origin(mut writer: FillWriter, mut body: UpstreamBody, keep: 
     finish(writer, Bytes::new(), keep);
 }
 
-/// The same for a body from the durable tier.
-async fn fill_from_durable(mut writer: FillWriter, first: Bytes, mut rest: BodyReader, keep: impl FnOnce(Body)) {
+/// The same for a body from the durable tier; an error when it broke off or can't be believed.
+async fn fill_from_durable(
+    mut writer: FillWriter,
+    first: Bytes,
+    mut rest: BodyReader,
+    keep: impl FnOnce(Body),
+) -> Result<(), BackendError> {
     let mut piece = first;
     loop {
         if rest.is_end() {
-            return finish(writer, piece, keep);
+            finish(writer, piece, keep);
+            return Ok(());
         }
         if !writer.push(piece).await {
-            return;
+            return Ok(());
         }
-        piece = match rest.next().await {
-            Ok(Some(next)) => next,
-            Ok(None) => Bytes::new(),
-            Err(error) => {
-                warn!("a body from the durable tier broke off: {error}");
-                return;
-            }
-        };
+        piece = rest.next().await?.unwrap_or_default();
     }
 }
 

@@ -17,11 +17,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::stored::Body;
+
+/// How long a reader may hold up others before it is turned out.
+const STALL: Duration = Duration::from_secs(5);
 
 /// How many bytes a window holds before its writer waits.
 const WINDOW: usize = 256 * 1024;
@@ -81,8 +85,8 @@ struct State {
     len: u64,
     mode: Mode,
     end: End,
-    /// Readers that wait for the next chunk, by slot.
-    readers: Vec<Option<Option<Waker>>>,
+    /// The readers, by slot.
+    readers: Vec<Option<Place>>,
     free: Vec<usize>,
     /// Readers that have read all there is so far.
     at_end: usize,
@@ -92,6 +96,17 @@ struct State {
 struct Chunk {
     bytes: Bytes,
     readers: usize,
+}
+
+/// Where a reader is.
+#[derive(Default)]
+struct Place {
+    /// The number of its next chunk.
+    next: u64,
+    /// Woken when that has come.
+    waker: Option<Waker>,
+    /// It held up others for too long, and gets no more.
+    turned_out: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,16 +172,16 @@ impl Fill {
         }
         let slot = match state.free.pop() {
             Some(slot) => {
-                state.readers[slot] = Some(None);
+                state.readers[slot] = Some(Place::default());
                 slot
             }
             None => {
-                state.readers.push(Some(None));
+                state.readers.push(Some(Place::default()));
                 state.readers.len() - 1
             }
         };
         drop(state);
-        Some(FillReader { fill: Arc::clone(self), slot, next: 0 })
+        Some(FillReader { fill: Arc::clone(self), slot })
     }
 }
 
@@ -179,16 +194,19 @@ impl State {
     }
 
     fn take_wakers(&mut self) -> Vec<Waker> {
-        self.readers.iter_mut().flatten().filter_map(Option::take).collect()
+        self.readers.iter_mut().flatten().filter_map(|reader| reader.waker.take()).collect()
     }
 
     fn active_readers(&self) -> usize {
         self.readers.len() - self.free.len()
     }
 
-    /// Moves one reader from chunk `from` to the next.
-    fn advance(&mut self, from: u64) {
+    /// Moves the reader in `slot` from chunk `from` to the next.
+    fn advance(&mut self, slot: usize, from: u64) {
         self.leave(from);
+        if let Some(reader) = &mut self.readers[slot] {
+            reader.next = from + 1;
+        }
         match self.index(from + 1).and_then(|at| self.chunks.get_mut(at)) {
             Some(chunk) => chunk.readers += 1,
             None => self.at_end += 1,
@@ -240,7 +258,9 @@ impl FillWriter {
         if bytes.is_empty() {
             return true;
         }
-        std::future::poll_fn(|cx| self.poll_room(cx)).await;
+        while tokio::time::timeout(STALL, std::future::poll_fn(|cx| self.poll_room(cx))).await.is_err() {
+            self.turn_out_the_slowest();
+        }
         let wakers = {
             let mut state = self.fill.state.lock();
             let state = &mut *state;
@@ -273,6 +293,31 @@ impl FillWriter {
             return Poll::Pending;
         }
         Poll::Ready(())
+    }
+
+    /// Fails the readers that have not moved while others wait for what comes next. One that reads
+    /// alone is left its own pace.
+    fn turn_out_the_slowest(&self) {
+        let wakers = {
+            let mut state = self.fill.state.lock();
+            if state.at_end == 0 {
+                return;
+            }
+            let first = state.dropped;
+            let mut wakers = Vec::new();
+            for reader in state.readers.iter_mut().flatten() {
+                if reader.next == first {
+                    reader.turned_out = true;
+                    wakers.extend(reader.waker.take());
+                }
+            }
+            if let Some(chunk) = state.chunks.front_mut() {
+                chunk.readers = 0;
+            }
+            state.trim();
+            wakers
+        };
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The whole body, `last` included, if it was kept: what is to be stored. To be asked for
@@ -322,7 +367,6 @@ impl Drop for FillWriter {
 pub struct FillReader {
     fill: Arc<Fill>,
     slot: usize,
-    next: u64,
 }
 
 impl FillReader {
@@ -330,10 +374,13 @@ impl FillReader {
     pub fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Incomplete>>> {
         let this = self.get_mut();
         let mut state = this.fill.state.lock();
-        let chunk = state.index(this.next).and_then(|at| state.chunks.get(at)).map(|chunk| chunk.bytes.clone());
+        let next = match &state.readers[this.slot] {
+            Some(reader) if !reader.turned_out => reader.next,
+            Some(_) | None => return Poll::Ready(Some(Err(Incomplete))),
+        };
+        let chunk = state.index(next).and_then(|at| state.chunks.get(at)).map(|chunk| chunk.bytes.clone());
         if let Some(bytes) = chunk {
-            state.advance(this.next);
-            this.next += 1;
+            state.advance(this.slot, next);
             let writer = (state.kept < WINDOW).then(|| state.writer.take()).flatten();
             drop(state);
             if let Some(writer) = writer {
@@ -345,10 +392,10 @@ impl FillReader {
             End::Complete => Poll::Ready(None),
             End::Failed => Poll::Ready(Some(Err(Incomplete))),
             End::Open => {
-                let slot = &mut state.readers[this.slot];
-                match slot {
-                    Some(Some(waker)) if waker.will_wake(cx.waker()) => {}
-                    _ => *slot = Some(Some(cx.waker().clone())),
+                if let Some(reader) = &mut state.readers[this.slot]
+                    && !reader.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+                {
+                    reader.waker = Some(cx.waker().clone());
                 }
                 Poll::Pending
             }
@@ -358,7 +405,8 @@ impl FillReader {
     /// Whether every byte was read and the body is complete.
     pub fn is_end(&self) -> bool {
         let state = self.fill.state.lock();
-        state.end == End::Complete && state.index(self.next) == Some(state.chunks.len())
+        let next = state.readers[self.slot].as_ref().filter(|reader| !reader.turned_out).map(|reader| reader.next);
+        state.end == End::Complete && next.and_then(|next| state.index(next)) == Some(state.chunks.len())
     }
 }
 
@@ -366,8 +414,11 @@ impl Drop for FillReader {
     fn drop(&mut self) {
         let writer = {
             let mut state = self.fill.state.lock();
-            state.leave(self.next);
-            state.readers[self.slot] = None;
+            if let Some(reader) = state.readers[self.slot].take()
+                && !reader.turned_out
+            {
+                state.leave(reader.next);
+            }
             state.free.push(self.slot);
             state.trim();
             state.writer.take()
@@ -455,6 +506,23 @@ mod tests {
         drop(quick);
         assert!(!writer.push(chunk).await, "nobody reads, nothing is kept: no use in going on");
         assert!(writer.whole(&Bytes::new()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stands_still_is_turned_out_when_others_wait() {
+        let mut writer = Fill::start(0, Budget::new(usize::MAX));
+        let mut stuck = writer.fill().reader().expect("nothing dropped");
+        let mut quick = writer.fill().reader().expect("nothing dropped");
+        let chunk = Bytes::from(vec![7; WINDOW]);
+        assert!(writer.push(chunk.clone()).await);
+        assert_eq!(next(&mut quick).await, Some(Ok(chunk.clone())));
+        // Time is the test's own: it moves on by itself while nothing else can.
+        assert!(writer.push(chunk.clone()).await);
+        assert_eq!(next(&mut quick).await, Some(Ok(chunk.clone())));
+        assert_eq!(next(&mut stuck).await, Some(Err(Incomplete)));
+        drop(stuck);
+        writer.complete(Bytes::new());
+        assert_eq!(next(&mut quick).await, None);
     }
 
     #[tokio::test]

@@ -59,10 +59,17 @@ pub enum Source {
     Origin {
         /// Why.
         fwd: Fwd,
-        /// Its status, where it differs from the response's: 304, or an error.
+        /// Its status, where it differs from the response's: 304.
         status: Option<u16>,
         /// Whether the response is kept.
         stored: bool,
+    },
+    /// The origin was asked, because of `fwd`, and failed: a stale response stands in for it.
+    InPlaceOfError {
+        /// Why.
+        fwd: Fwd,
+        /// Its status, if it gave one.
+        status: Option<u16>,
     },
 }
 

@@ -48,7 +48,7 @@ pub fn original<'a>(peer: &Peer, request: &'a HeaderMap) -> Original<'a> {
     if !peer.trusted {
         return Original { scheme: "http", host: None };
     }
-    let scheme = match request.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+    let scheme = match fields::members(request, &X_FORWARDED_PROTO).next() {
         Some(value) if value.eq_ignore_ascii_case(b"https") => "https",
         Some(_) | None => "http",
     };
@@ -85,8 +85,21 @@ fn remove_claims(fields: &mut HeaderMap) {
 }
 
 fn is_claim(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-original-host")
+    // CGI and WSGI write hyphens as underscores, so that both spellings are one field to them.
+    let name = name.replace('_', "-");
+    name.starts_with("x-forwarded")
+        || matches!(
+            name.as_str(),
+            "forwarded"
+                | "x-real-ip"
+                | "x-client-ip"
+                | "true-client-ip"
+                | "x-cluster-client-ip"
+                | "x-host"
+                | "x-original-url"
+                | "x-rewrite-url"
+                | "x-original-host"
+        )
 }
 
 fn append_client(fields: &mut HeaderMap, peer: &Peer) {
@@ -143,6 +156,7 @@ mod tests {
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "evil.example"),
         ("x-forwarded-prefix", "/admin"),
+        ("x_forwarded_prefix", "/admin"),
         ("forwarded", "for=1.2.3.4"),
         ("expect", "100-continue"),
         ("te", "trailers"),

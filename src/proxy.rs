@@ -12,7 +12,8 @@ use tracing::debug;
 
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
-use crate::fetch::{Fetched, Fetcher, Plan, clean_response};
+use crate::fetch::{Fetched, Fetcher, ForLeader, Plan, clean_response};
+use crate::fill::FillReader;
 use crate::flight::{Flights, Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
 use crate::forwarding::{self, Peer};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier};
@@ -52,9 +53,8 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Target<'a> {
     scheme: &'static str,
-    /// As the client wrote it.
-    host: String,
-    /// As it enters the key.
+    /// As it enters the key, and as the origin is told: a spelling of one client's own must not
+    /// come back in a page that others get.
     authority: String,
     key: CacheKey,
     rule: &'a Resolved,
@@ -77,8 +77,10 @@ impl Proxy {
         self: &Arc<Self>,
         worker: &WorkerMetrics,
         peer: &Peer,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Response<ResponseBody> {
+        // What the origin will not see must not select a stored response either.
+        fields::remove_listed(request.headers_mut());
         let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
         let (status, mut response) = match self.target(peer, &request) {
             Ok(target) => self.answer(peer, &target, request).await,
@@ -128,10 +130,9 @@ impl Proxy {
             // What only this client can use is not worth a flight: a HEAD, a part of something
             // that is not stored.
             if plan.validate.is_none()
-                && let Some(shared) = self.fetcher.find_durable(&plan).await
-                && let Some(answer) = self.answer_shared(request, &shared, false)
+                && let Some(fetched) = self.fetcher.find_durable(&plan).await
             {
-                return answer;
+                return self.answer_fetched(request, fetched);
             }
             if only_if_cached {
                 return not_cached();
@@ -142,7 +143,7 @@ impl Proxy {
             return self.alone(request, plan).await;
         }
         let variant = self.variant_of(&plan);
-        match self.flights.join(plan.key.hash(), variant) {
+        match self.join(&plan, variant) {
             Joined::Leader(landing) => self.lead(request, plan, landing).await,
             Joined::Follower(follower) => self.follow(request, plan, follower).await,
         }
@@ -158,6 +159,13 @@ impl Proxy {
             }
             Lookup::Nothing => 0,
         }
+    }
+
+    /// Clients with credentials fly with their like: that their response can't be shared would
+    /// otherwise hold up everyone else.
+    fn join(&self, plan: &Plan, variant: u128) -> Joined {
+        let credentials = u128::from(plan.client_fields.contains_key(header::AUTHORIZATION));
+        self.flights.join(plan.key.hash(), variant ^ credentials)
     }
 
     async fn lead(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan, landing: Landing) -> Answer {
@@ -223,10 +231,14 @@ impl Proxy {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
             // The origin has just been asked: that is as new as this client can wish for.
             Reuse::Validate(Why::Request) if matches!(shared.source, Source::Origin { .. }) => {}
-            Reuse::Validate(Why::Stale) if matches!(shared.source, Source::Origin { status: Some(500..), .. }) => {}
+            Reuse::Validate(Why::Stale) if matches!(shared.source, Source::InPlaceOfError { .. }) => {}
             Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
         }
-        self.answer_shared(request, shared, true)
+        let reader = match &shared.body {
+            SharedBody::Stored(_) => None,
+            SharedBody::Filling(fill) => Some(fill.reader()?),
+        };
+        self.answer_shared(request, shared, reader, true)
     }
 
     /// Asks the origin for this client only.
@@ -237,8 +249,8 @@ impl Proxy {
 
     fn answer_fetched(&self, request: &Request<Incoming>, fetched: Fetched) -> Answer {
         match fetched {
-            Fetched::Shared(shared, cookies) => {
-                let Some((status, mut response)) = self.answer_shared(request, &shared, false) else {
+            Fetched::Shared(shared, ForLeader { cookies, reader }) => {
+                let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
                     return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
                 };
                 for cookie in cookies {
@@ -254,18 +266,28 @@ impl Proxy {
         }
     }
 
-    /// Answers from a shared response; `None` if its first bytes are gone.
-    fn answer_shared(&self, request: &Request<Incoming>, shared: &Shared, collapsed: bool) -> Option<Answer> {
+    /// Answers from a shared response; a body that is coming in needs a reader.
+    fn answer_shared(
+        &self,
+        request: &Request<Incoming>,
+        shared: &Shared,
+        reader: Option<FillReader>,
+        collapsed: bool,
+    ) -> Option<Answer> {
         let now = self.fetcher.clock.now();
         let remaining = shared.head.freshness.remaining(now);
         let status = match shared.source {
             Source::Tier(tier) => CacheStatus::hit(tier, remaining),
+            Source::InPlaceOfError { fwd, status } => {
+                let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
+                CacheStatus { handling, ttl: Some(crate::rfc9111::cache_status::ttl_seconds(remaining)), detail: None }
+            }
             Source::Origin { fwd, status, stored } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
                 CacheStatus { handling, ttl: Some(crate::rfc9111::cache_status::ttl_seconds(remaining)), detail: None }
             }
         };
-        let response = build(request, &shared.head, &shared.body, now)?;
+        let response = build(request, &shared.head, &shared.body, reader, now)?;
         Some((status, response))
     }
 
@@ -304,7 +326,7 @@ impl Proxy {
             method: parts.method.clone(),
             uri: origin_form(&parts.uri),
             fields: self.origin_fields(peer, target, &parts.headers),
-            body: if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) },
+            body: RequestBody::client(body),
         };
         match self.fetcher.upstream.send(request).await {
             Ok(mut response) => {
@@ -362,7 +384,7 @@ impl Proxy {
             fields.insert(header::UPGRADE, protocol.clone());
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        let body = if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) };
+        let body = RequestBody::client(body);
         let request = OriginRequest { method: parts.method, uri: origin_form(&parts.uri), fields, body };
         let mut response = match self.fetcher.upstream.send(request).await {
             Ok(response) => response,
@@ -402,8 +424,8 @@ impl Proxy {
     }
 
     fn origin_fields(&self, peer: &Peer, target: &Target<'_>, request: &HeaderMap) -> HeaderMap {
-        let host = self.fetcher.upstream.config().host.as_deref().unwrap_or(&target.host);
-        forwarding::to_origin(request, peer, target.scheme, &target.host, host)
+        let host = self.fetcher.upstream.config().host.as_deref().unwrap_or(&target.authority);
+        forwarding::to_origin(request, peer, target.scheme, &target.authority, host)
     }
 
     fn directives(&self, request: &HeaderMap) -> CacheControl {
@@ -425,6 +447,21 @@ impl Proxy {
                 "this server does not answer CONNECT or TRACE",
             ));
         }
+        let mut codings = fields::members(request.headers(), &header::TRANSFER_ENCODING);
+        if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+            return Err(refuse(
+                StatusCode::NOT_IMPLEMENTED,
+                "transfer-coding",
+                "this server knows no transfer coding other than chunked",
+            ));
+        }
+        let is_in_form = match request.uri().path() {
+            "*" => *request.method() == Method::OPTIONS,
+            path => path.starts_with('/') || (path.is_empty() && request.uri().scheme().is_some()),
+        };
+        if !is_in_form {
+            return Err(bad("bad-target", "the request's target is neither a path nor a URL"));
+        }
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
             (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
@@ -438,7 +475,7 @@ impl Proxy {
             Some(authority) => authority.as_str(),
             None => host,
         };
-        let host = original.host.unwrap_or(host);
+        let host = original.host.filter(|host| !host.is_empty()).unwrap_or(host);
         let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
             "".into()
         } else {
@@ -448,7 +485,7 @@ impl Proxy {
         let path = request.uri().path();
         let rule = self.rules.matching(path);
         let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
-        Ok(Target { scheme: original.scheme, host: host.to_owned(), authority: authority.into_owned(), key, rule })
+        Ok(Target { scheme: original.scheme, authority: authority.into_owned(), key, rule })
     }
 
     fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
@@ -496,10 +533,18 @@ fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<Fwd>
     None
 }
 
+/// Whether the client asks to change protocols in a way that is passed on. Anything else that it
+/// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
 fn is_upgrade(request: &Request<Incoming>) -> bool {
     request.headers().contains_key(header::UPGRADE)
+        && *request.method() == Method::GET
         && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
         && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
+        // HTTP/2 in clear text would make requests that never pass here again.
+        && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {
+            protocol.to_ascii_lowercase().starts_with(b"h2")
+        })
 }
 
 /// The target as the origin is asked for it.
@@ -526,6 +571,7 @@ fn build(
     request: &Request<Incoming>,
     head: &StoredHead,
     body: &SharedBody,
+    reader: Option<FillReader>,
     now: Timestamp,
 ) -> Option<Response<ResponseBody>> {
     let len = match body {
@@ -539,8 +585,8 @@ fn build(
         (Part::None, _) => ResponseBody::empty(),
         (Part::Whole, SharedBody::Stored(body)) => ResponseBody::stored(body),
         (Part::Range(first, end), SharedBody::Stored(body)) => ResponseBody::stored_range(body, first, end),
-        (Part::Whole, SharedBody::Filling(fill)) => ResponseBody::fill(fill.reader()?),
-        (Part::Range(first, end), SharedBody::Filling(fill)) => ResponseBody::fill_range(fill.reader()?, first, end),
+        (Part::Whole, SharedBody::Filling(_)) => ResponseBody::fill(reader?),
+        (Part::Range(first, end), SharedBody::Filling(_)) => ResponseBody::fill_range(reader?, first, end),
     };
     Some(Response::from_parts(parts, body))
 }
@@ -646,6 +692,7 @@ fn unavailable(error: &UpstreamError) -> Refusal {
         UpstreamError::Broken(_) => {
             refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off")
         }
+        UpstreamError::Unsupported(why) => refuse(StatusCode::BAD_GATEWAY, "origin-unsupported", why),
         UpstreamError::RequestBody => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
         UpstreamError::ConnectTimeout => {
             refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time")

@@ -111,9 +111,60 @@ impl Rules {
     }
 
     /// The first rule for `path`.
+    ///
+    /// An application may take `/static/../account` or `/%61ccount` for `/account`. Such a path has
+    /// the rule that both spellings have; where they differ, a rule that bypasses holds, and
+    /// otherwise none: nobody can spell a page into a rule that was not made for it.
     pub fn matching(&self, path: &str) -> &Resolved {
+        let asked = self.first(path);
+        let Some(plain) = plain_path(path) else { return asked };
+        let plain = self.first(&plain);
+        if std::ptr::eq(asked, plain) || asked.rule.bypass {
+            asked
+        } else if plain.rule.bypass {
+            plain
+        } else {
+            &self.fallback
+        }
+    }
+
+    fn first(&self, path: &str) -> &Resolved {
         self.rules.iter().find(|resolved| glob(&resolved.rule.path, path)).unwrap_or(&self.fallback)
     }
+}
+
+/// What an application may take `path` for: escapes undone, dot segments and empty ones removed.
+/// `None` when it is in that form already.
+fn plain_path(path: &str) -> Option<String> {
+    if !path.contains(['%', '\\']) && !path.contains("/.") && !path.contains("//") {
+        return None;
+    }
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        let escaped = match (byte, tail) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
+            _ => None,
+        };
+        decoded.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    let decoded = String::from_utf8_lossy(&decoded).replace('\\', "/");
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(kept.pop()),
+            segment => kept.push(segment),
+        }
+    }
+    let ends_in_directory = decoded.ends_with('/') || decoded.ends_with("/.") || decoded.ends_with("/..");
+    let end = if ends_in_directory && !kept.is_empty() { "/" } else { "" };
+    Some(format!("/{}{end}", kept.join("/")))
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -123,6 +174,29 @@ fn millis(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_cannot_be_spelt_into_another_ones_rule() {
+        let rule = |path: &str, bypass| Rule { path: path.into(), bypass, ..Rule::default() };
+        let rules = Rules::new(&Config::default(), vec![rule("/static/*", false), rule("/admin/*", true)]);
+        for (path, expected) in [
+            ("/static/a.css", "/static/*"),
+            ("/static/%61.css", "/static/*"),
+            ("/static/x/../a.css", "/static/*"),
+            ("/static/../account", "*"),
+            ("/static/%2e%2e/account", "*"),
+            ("/static/..%2faccount", "*"),
+            ("/%73tatic/a.css", "*"),
+            ("/admin/x", "/admin/*"),
+            ("/%61dmin/x", "/admin/*"),
+            ("//admin/x", "/admin/*"),
+            ("/static/../admin/x", "/admin/*"),
+            ("/admin/../static/x", "/admin/*"),
+            ("/50%", "*"),
+        ] {
+            assert_eq!(rules.matching(path).rule.path, expected, "{path}");
+        }
+    }
 
     #[test]
     fn the_first_match_wins_and_the_rest_is_defaults() {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::client_io::{ClientIo, Connection, Transport};
+use crate::client_io::{ClientIo, Connection, Patience, Transport};
 use crate::forwarding::Peer;
 use crate::proxy::Proxy;
 use crate::telemetry::WorkerMetrics;
@@ -40,6 +40,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a connection may stay without a request.
     pub idle_timeout: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub body_timeout: Duration,
     /// The largest request head, in bytes.
     pub max_header_size: usize,
     /// The most fields of a request.
@@ -58,6 +60,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
             max_header_size: 64 << 10,
             max_headers: 100,
             max_connections: 20_000,
@@ -157,7 +160,8 @@ fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
 /// A socket file that nobody listens on is a leftover of a process that is gone.
 fn bind_unix(path: &PathBuf) -> io::Result<StdUnixListener> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+    let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refuses) {
         std::fs::remove_file(path)?;
     }
     let listener = StdUnixListener::bind(path)?;
@@ -200,14 +204,17 @@ impl Worker {
         // Bodies that are still coming in are stored, though their clients may be gone.
         let fetches = &this.proxy.fetcher.tasks;
         fetches.close();
+        let tunnels = &this.proxy.fetcher.tunnels;
+        tunnels.close();
         let drained = async {
             connections.wait().await;
             fetches.wait().await;
+            tunnels.wait().await;
         };
         if tokio::time::timeout(this.config.drain_timeout, drained).await.is_err() {
-            let (connections, fetches) = (connections.len(), fetches.len());
+            let (connections, fetches, tunnels) = (connections.len(), fetches.len(), tunnels.len());
             warn!(
-                "the deadline for requests under way has passed: {connections} connections and {fetches} fetches end now"
+                "the drain's deadline has passed: {connections} connections, {fetches} fetches, {tunnels} tunnels end now"
             );
         }
         Ok(())
@@ -247,15 +254,20 @@ impl Worker {
     }
 
     async fn serve(self: Arc<Self>, transport: Transport, peer: Peer) {
-        if self.proxy.metrics.open_connections() >= self.config.max_connections {
+        let open = self.proxy.metrics.open_connections() + self.proxy.fetcher.tunnels.len() as u64;
+        if open >= self.config.max_connections {
             transport.refuse_for_load().await;
             return;
         }
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
         let connection = Connection::new();
-        let io =
-            ClientIo::new(transport, Arc::clone(&connection), self.config.header_timeout, self.config.idle_timeout);
+        let patience = Patience {
+            header: self.config.header_timeout,
+            idle: self.config.idle_timeout,
+            body: self.config.body_timeout,
+        };
+        let io = ClientIo::new(transport, Arc::clone(&connection), patience);
         let io = TokioIo::new(io);
         let service = service_fn(|request| {
             let this = &self;

@@ -205,6 +205,15 @@ impl StoredHead {
         self.variant.as_ref().is_none_or(|variant| vary::selector(&variant.names, request) == variant.selector)
     }
 
+    /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would
+    /// put bytes of one response into the next on a client's connection.
+    pub fn is_of_length(&self, len: u64) -> bool {
+        self.fields
+            .get_all(http::header::CONTENT_LENGTH)
+            .iter()
+            .all(|value| value.to_str().is_ok_and(|text| text.parse() == Ok(len)))
+    }
+
     /// The bytes that this head takes in memory, near enough to weigh it by.
     pub fn weight(&self) -> usize {
         let fields: usize = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -569,6 +578,9 @@ fn decode_response(
         body_id,
         body_written: Arc::new(AtomicBool::new(true)),
     };
+    if !head.is_of_length(len) {
+        return Err(DecodeError::Malformed);
+    }
     Ok(Object::Response { head: Box::new(head), body })
 }
 

@@ -16,15 +16,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, timeout};
 use tracing::debug;
 
 use crate::clock::Stopwatch;
+use crate::rfc9111::fields;
 use crate::telemetry::{Metrics, OriginOutcome};
 
 /// `[upstream]`
@@ -97,6 +100,8 @@ pub enum UpstreamError {
     Broken(Arc<hyper::Error>),
     /// The client's own request body broke off.
     RequestBody,
+    /// The answer is one that this proxy can't pass on; the sentence says why.
+    Unsupported(&'static str),
 }
 
 impl fmt::Display for UpstreamError {
@@ -107,6 +112,7 @@ impl fmt::Display for UpstreamError {
             Self::ResponseTimeout => f.write_str("the origin did not answer in time"),
             Self::Broken(error) => write!(f, "the origin's answer broke off: {error}"),
             Self::RequestBody => f.write_str("the request's body broke off"),
+            Self::Unsupported(why) => f.write_str(why),
         }
     }
 }
@@ -119,7 +125,41 @@ pub enum RequestBody {
     /// None.
     Empty,
     /// The client's, as it comes in.
-    Client(Incoming),
+    Client(Incoming, Upload),
+}
+
+impl RequestBody {
+    /// The body of a client's request.
+    pub fn client(body: Incoming) -> Self {
+        if body.is_end_stream() { Self::Empty } else { Self::Client(body, Upload::default()) }
+    }
+
+    fn upload(&self) -> Option<Upload> {
+        match self {
+            Self::Empty => None,
+            Self::Client(_, upload) => Some(upload.clone()),
+        }
+    }
+}
+
+/// When a request's body last moved: the origin's time to answer begins when it has all of it.
+#[derive(Clone, Debug)]
+pub struct Upload(Arc<Mutex<Stopwatch>>);
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Stopwatch::start())))
+    }
+}
+
+impl Upload {
+    fn moved(&self) {
+        *self.0.lock() = Stopwatch::start();
+    }
+
+    fn still_for(&self) -> Duration {
+        self.0.lock().elapsed()
+    }
 }
 
 impl Body for RequestBody {
@@ -129,21 +169,25 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Client(body, upload) => {
+                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+                upload.moved();
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client(body) => body.is_end_stream(),
+            Self::Client(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client(body) => body.size_hint(),
+            Self::Client(body, _) => body.size_hint(),
         }
     }
 }
@@ -172,6 +216,9 @@ thread_local! {
     /// The idle connections of this thread, by origin.
     static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::default();
 }
+
+/// How long a connection whose last request is still going out is kept.
+const TO_BECOME_FREE: Duration = Duration::from_secs(1);
 
 /// The origin.
 #[derive(Debug)]
@@ -204,20 +251,40 @@ impl Upstream {
     /// Sends a request and waits for the head of its final response.
     pub async fn send(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
         let watch = Stopwatch::start();
-        let outcome = match timeout(self.config.response_timeout, self.exchange(request)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(UpstreamError::ResponseTimeout),
-        };
+        let outcome = self.exchange_in_time(request).await;
         self.metrics.origin(match &outcome {
             Ok(_) => OriginOutcome::Answered,
             Err(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => OriginOutcome::ConnectFailed,
             Err(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
-            Err(UpstreamError::Broken(_) | UpstreamError::RequestBody) => OriginOutcome::Broken,
+            Err(UpstreamError::Broken(_) | UpstreamError::RequestBody | UpstreamError::Unsupported(_)) => {
+                OriginOutcome::Broken
+            }
         });
         if outcome.is_ok() {
             self.metrics.origin_latency.record(watch.elapsed());
         }
         outcome
+    }
+
+    /// The origin has `response_timeout` for its answer, counted from when the request's body last
+    /// moved: an upload may take as long as it does.
+    async fn exchange_in_time(
+        self: &Arc<Self>,
+        request: OriginRequest,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let upload = request.body.upload();
+        let limit = self.config.response_timeout;
+        let mut exchange = std::pin::pin!(self.exchange(request));
+        let mut left = limit;
+        loop {
+            if let Ok(outcome) = timeout(left, exchange.as_mut()).await {
+                return outcome;
+            }
+            match upload.as_ref().map(|upload| limit.saturating_sub(upload.still_for())) {
+                Some(more) if !more.is_zero() => left = more,
+                Some(_) | None => return Err(UpstreamError::ResponseTimeout),
+            }
+        }
     }
 
     async fn exchange(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
@@ -230,19 +297,24 @@ impl Upstream {
         *message.headers_mut() = fields;
         *message.version_mut() = Version::HTTP_11;
 
-        while let Some(sender) = self.take_idle().await {
+        while let Some(sender) = self.take_idle() {
             let copy = repeatable.then(|| copy_head(&message));
             match self.try_send(sender, message).await {
                 Ok(response) => return Ok(response),
-                // The origin had closed the kept connection. What it did not get can be sent again.
-                Err((_, Some(unsent))) => message = unsent,
-                Err((UpstreamError::Broken(_), None)) if copy.is_some() => {
-                    let Some(copy) = copy else { unreachable!("just seen") };
-                    message = copy;
+                // The origin had closed the kept connection, and did not get the request.
+                Err((_, Some(unsent))) => {
+                    message = unsent;
+                    self.metrics.origin_retries.add_one();
+                }
+                // It may have got it. Once more, on a connection that nobody has used: a request
+                // that is itself what breaks connections must not go through all of them.
+                Err((error @ UpstreamError::Broken(_), None)) => {
+                    message = copy.ok_or(error)?;
+                    self.metrics.origin_retries.add_one();
+                    break;
                 }
                 Err((error, None)) => return Err(error),
             }
-            self.metrics.origin_retries.add_one();
         }
         let sender = self.connect().await?;
         self.try_send(sender, message).await.map_err(|(error, _)| error)
@@ -253,8 +325,12 @@ impl Upstream {
         mut sender: Sender,
         message: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)> {
+        let wants_upgrade = message.headers().contains_key(header::UPGRADE);
         match sender.try_send_request(message).await {
-            Ok(response) => Ok(response.map(|body| UpstreamBody::new(body, sender, Arc::clone(self)))),
+            Ok(response) => match unsupported(&response, wants_upgrade) {
+                Some(why) => Err((UpstreamError::Unsupported(why), None)),
+                None => Ok(response.map(|body| UpstreamBody::new(body, sender, Arc::clone(self)))),
+            },
             Err(mut failure) => {
                 let unsent = failure.take_message();
                 let error = failure.into_error();
@@ -287,20 +363,24 @@ impl Upstream {
         }
     }
 
-    /// The kept connection that was used last, if any is still open.
-    async fn take_idle(&self) -> Option<Sender> {
-        loop {
-            let idle = IDLE.with_borrow_mut(|idle| idle.get_mut(&self.id)?.pop())?;
-            if idle.since.elapsed() > self.config.idle_timeout {
-                // Those below have been idle for longer still.
-                IDLE.with_borrow_mut(|idle| idle.remove(&self.id));
-                return None;
+    /// The kept connection that was used last, if any is open and free.
+    fn take_idle(&self) -> Option<Sender> {
+        IDLE.with_borrow_mut(|idle| {
+            let idle = idle.get_mut(&self.id)?;
+            // A connection whose last request is still going out (the origin answered before it
+            // had all of it) is not free. It has a moment to become so.
+            idle.retain(|idle| {
+                !idle.sender.is_closed() && (idle.sender.is_ready() || idle.since.elapsed() < TO_BECOME_FREE)
+            });
+            let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+            let taken = idle.remove(newest);
+            if taken.since.elapsed() <= self.config.idle_timeout {
+                return Some(taken.sender);
             }
-            let mut sender = idle.sender;
-            if !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(sender);
-            }
-        }
+            // Those below have been idle for longer still.
+            idle.clear();
+            None
+        })
     }
 
     fn give_back(&self, sender: Sender) {
@@ -338,6 +418,19 @@ where
         }
     });
     Ok(sender)
+}
+
+/// Why a response can't be passed on, if it can't.
+fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'static str> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade {
+        return Some("the application changed protocols although nobody asked it to");
+    }
+    // RFC 9112 §7: a coding that is not undone would be taken for the content's own.
+    let mut codings = fields::members(response.headers(), &header::TRANSFER_ENCODING);
+    if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+        return Some("the application uses a transfer coding other than chunked");
+    }
+    None
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -76,19 +76,32 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// that sends `Connection: Host`, or an origin that lists `Cache-Control`, could otherwise make
 /// this proxy drop what decides who may see a response.
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    if fields.contains_key(header::CONNECTION) {
-        let listed: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
-        for connection in &listed {
-            drop_listed(fields, connection);
-        }
-    }
+    remove_listed(fields);
     for name in HOP_BY_HOP {
         fields.remove(name);
     }
 }
 
-const HOP_BY_HOP: [&str; 9] = [
+/// Removes the fields that `Connection` lists, and leaves those that HTTP itself defines for a
+/// connection. See [`remove_hop_by_hop`] for what it keeps.
+pub fn remove_listed(fields: &mut HeaderMap) {
+    let Some(first) = fields.get(header::CONNECTION) else { return };
+    // Nearly every client says one of these, or nothing.
+    if first == "keep-alive" || first == "close" {
+        let mut values = fields.get_all(header::CONNECTION).iter();
+        if values.nth(1).is_none() {
+            return;
+        }
+    }
+    let listed: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
+    for connection in &listed {
+        drop_listed(fields, connection);
+    }
+}
+
+const HOP_BY_HOP: [&str; 10] = [
     "te",
+    "http2-settings",
     "transfer-encoding",
     "upgrade",
     "keep-alive",

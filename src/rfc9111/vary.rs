@@ -28,8 +28,9 @@ impl Vary {
                 return Self::Any;
             }
             match HeaderName::from_bytes(member) {
-                Ok(name) => names.push(name),
-                Err(_) => return Self::Any,
+                Ok(name) if is_in_the_key(&name) => {}
+                Ok(name) if !is_of_the_path(&name) => names.push(name),
+                Ok(_) | Err(_) => return Self::Any,
             }
         }
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
@@ -40,6 +41,30 @@ impl Vary {
             _ => Self::Any,
         }
     }
+}
+
+/// Fields that this proxy writes itself, from what is part of every key.
+fn is_in_the_key(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "x-forwarded-proto" | "x-forwarded-host" | "host")
+}
+
+/// Fields in which proxies speak of the path that a request took. The origin sees others than the
+/// client sent, so what the client sent can't select a response by them.
+fn is_of_the_path(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION | header::TE | header::UPGRADE | header::TRANSFER_ENCODING | header::VIA | header::FORWARDED
+    ) || name.as_str().starts_with("x-forwarded")
+        || matches!(
+            name.as_str(),
+            "x-real-ip"
+                | "x-client-ip"
+                | "true-client-ip"
+                | "x-host"
+                | "x-original-host"
+                | "x-original-url"
+                | "x-rewrite-url"
+        )
 }
 
 /// The value that `request` has in each of `names`, in one string of bytes: two requests select
@@ -143,6 +168,9 @@ mod tests {
             (&[("vary", ", *")], Vary::Any),
             (&[("vary", "foo"), ("vary", "*, a")], Vary::Any),
             (&[("vary", "fo o")], Vary::Any),
+            (&[("vary", "X-Forwarded-Proto, Host, foo")], names(&["foo"])),
+            (&[("vary", "X-Forwarded-For")], Vary::Any),
+            (&[("vary", "Connection")], Vary::Any),
         ];
         for (fields, expected) in table {
             assert_eq!(Vary::of(&map(fields)), *expected, "{fields:?}");

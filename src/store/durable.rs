@@ -99,6 +99,15 @@ const HEAD_LIMIT: u64 = 1 << 20;
 /// Deletions are small and must not be lost easily: the queue holds this many times more of them.
 const DELETES_PER_PUT: u64 = 16;
 
+/// How long the tier may take to answer when Larder starts.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a purge waits for the tier before it says that it has not got there yet.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest pause between two attempts to delete an object.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
 /// How often an operation is tried before it is given up; the S3 client retries within each.
 const ATTEMPTS: u32 = 3;
 
@@ -293,7 +302,10 @@ impl Durable {
             Location::File(root) => (Backend::File(FileStore::new(root.clone())), String::new()),
             Location::S3 { config, prefix } => (Backend::S3(S3Store::connect(config.clone()).await), prefix.clone()),
         };
-        if let Err(failure) = backend.check().await {
+        let checked = tokio::time::timeout(CHECK_TIMEOUT, backend.check()).await.unwrap_or_else(|_| {
+            Err(CheckFailure(format!("the durable tier does not answer within {} s", CHECK_TIMEOUT.as_secs())))
+        });
+        if let Err(failure) = checked {
             if config.required {
                 return Err(failure);
             }
@@ -367,8 +379,11 @@ impl Durable {
         self.inner.enqueue(Op::Put { stored, record });
     }
 
-    /// Has everything kept for `key` deleted.
+    /// Has everything kept for `key` deleted. In a directory it is gone when this returns.
     pub fn delete(&self, key: &CacheKey) {
+        if let Backend::File(store) = &self.inner.backend {
+            store.unlink(&self.inner.names.primary(key));
+        }
         let queue = &self.inner.queue;
         if queue.objects.load(Ordering::Relaxed)
             >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT)
@@ -384,7 +399,11 @@ impl Durable {
     pub async fn delete_now(&self, key: &CacheKey) -> Result<(), BackendError> {
         let (done, outcome) = oneshot::channel();
         self.inner.enqueue(Op::Delete { key: key.clone(), done: Some(done) });
-        outcome.await.unwrap_or_else(|_| Err(BackendError("the durable tier is shutting down".into())))
+        match tokio::time::timeout(PURGE_TIMEOUT, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(BackendError("the durable tier is shutting down".into())),
+            Err(_) => Err(BackendError("it does not answer".into())),
+        }
     }
 
     /// Objects and bytes that wait to be written or deleted.
@@ -460,12 +479,24 @@ impl Queue {
     }
 }
 
+/// A key whose deletion failed, and has to be tried again.
+struct Undeleted(CacheKey);
+
 /// Carries out operations in their order until the tier is dropped.
 async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
     // The senders live in `inner`, which this task holds: it ends with the runtime.
     while let Some(op) = ops.recv().await {
         let (hash, bytes) = (op.key().hash(), op.bytes());
-        inner.carry_out(op).await;
+        if let Err(Undeleted(key)) = inner.carry_out(op).await {
+            // Not waited for, so that the tier's other work goes on; outstanding all the while, so
+            // that what should be gone counts as gone.
+            let inner = Arc::clone(&inner);
+            tokio::spawn(async move {
+                inner.delete_at_last(&key).await;
+                inner.queue.leave(hash, bytes);
+            });
+            continue;
+        }
         inner.queue.leave(hash, bytes);
     }
 }
@@ -481,22 +512,40 @@ impl Inner {
         }
     }
 
-    async fn carry_out(&self, op: Op) {
+    async fn carry_out(&self, op: Op) -> Result<(), Undeleted> {
         match op {
             Op::Put { stored, record } => {
                 if self.purges.covers_fetch(stored.head.key.hash(), stored.head.position) {
-                    return;
+                    return Ok(());
                 }
                 let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
                 self.note(DurableOp::Put, &outcome);
+                Ok(())
             }
             Op::Delete { key, done } => {
                 let name = self.names.primary(&key);
                 let outcome = self.try_repeatedly(|| self.backend.delete(&name)).await;
                 self.note(DurableOp::Delete, &outcome);
+                let is_done = outcome.is_ok();
                 if let Some(done) = done {
                     let _ = done.send(outcome);
                 }
+                if is_done { Ok(()) } else { Err(Undeleted(key)) }
+            }
+        }
+    }
+
+    /// Tries to delete until it is done: what was invalidated must not come back with the tier.
+    async fn delete_at_last(&self, key: &CacheKey) {
+        let name = self.names.primary(key);
+        let mut pause = Duration::from_millis(500);
+        loop {
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            let outcome = self.backend.delete(&name).await;
+            self.note(DurableOp::Delete, &outcome);
+            if outcome.is_ok() {
+                return;
             }
         }
     }
@@ -545,6 +594,7 @@ impl Inner {
         policy: &LifetimePolicy,
         known: Option<Arc<VaryRecord>>,
     ) -> Found {
+        let is_known = known.is_some();
         let record = match known {
             Some(record) => (*record).clone(),
             None => match self.object(&self.names.primary(key), key, policy).await {
@@ -558,7 +608,9 @@ impl Inner {
             if let Some(Object::Response { head, body }) =
                 self.object(&self.names.variant(key, hash), key, policy).await
             {
-                return self.found(*head, body, request, Some(record)).await;
+                // One that came from memory may have been removed there since: it does not go back.
+                let record = (!is_known).then_some(record);
+                return self.found(*head, body, request, record).await;
             }
         }
         Found::OtherVariants(record)

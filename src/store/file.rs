@@ -104,6 +104,12 @@ impl FileStore {
         result.map_err(|error| fault(name, &error))
     }
 
+    /// Takes the object `name` out of its directory at once, if it can. For an invalidation that
+    /// has to hold when the process is killed the moment after; an orderly deletion follows.
+    pub fn unlink(&self, name: &str) {
+        let _ = std::fs::remove_file(self.path(name));
+    }
+
     /// Deletes the object `name`; it is no error if there is none.
     pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
         match fs::remove_file(self.path(name)).await {

@@ -50,6 +50,17 @@ pub enum Lookup {
     Nothing,
 }
 
+/// What became of a response that was to be kept.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    /// It was not kept.
+    No,
+    /// It is kept as the only response for its key.
+    Alone,
+    /// It is kept as a variant, and this record leads to it.
+    Under(Arc<VaryRecord>),
+}
+
 /// The memory tier.
 #[derive(Debug)]
 pub struct Memory {
@@ -86,39 +97,48 @@ impl Memory {
         }
     }
 
-    /// Keeps a response. One that varies goes under the key's record, which is made where there
-    /// is none; the record comes back for the durable tier to keep as well.
-    pub fn insert(&self, stored: &Arc<StoredResponse>) -> Option<Arc<VaryRecord>> {
+    /// Keeps a response, if `may_keep` still says so under the key's own lock: whoever removes the
+    /// key afterwards removes this as well. One that varies goes under the key's record, which is
+    /// made where there is none; the record comes back for the durable tier to keep as well.
+    pub fn insert(&self, stored: &Arc<StoredResponse>, may_keep: &dyn Fn() -> bool) -> Kept {
         let Some(variant) = &stored.head.variant else {
-            self.cache.insert(stored.head.key.hash(), Entry::Response(Arc::clone(stored)));
-            return None;
+            let mut kept = Kept::No;
+            self.cache.entry(stored.head.key.hash()).and_compute_with(|_| {
+                if !may_keep() {
+                    return Op::Nop;
+                }
+                kept = Kept::Alone;
+                Op::Put(Entry::Response(Arc::clone(stored)))
+            });
+            return kept;
         };
-        let record =
-            self.merge_record(VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()), false);
+        let record = VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone());
+        let Some(record) = self.merge_record(record, may_keep) else { return Kept::No };
+        // Under a record that is removed by now nothing leads here.
         self.cache.insert(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
-        Some(record)
+        Kept::Under(record)
     }
 
-    /// Takes over a record that the durable tier has, so that both tiers name variants alike.
-    pub fn adopt(&self, record: VaryRecord) -> Arc<VaryRecord> {
-        self.merge_record(record, true)
+    /// Takes over a record that the durable tier has, so that both tiers name variants alike, if
+    /// `may_keep` says so as in [`Memory::insert`].
+    pub fn adopt(&self, record: VaryRecord, may_keep: &dyn Fn() -> bool) {
+        self.merge_record(record, may_keep);
     }
 
     /// Puts the sets of `new` first in the key's record. Where there is a record already its
     /// generation stays, since variants are kept under it.
-    fn merge_record(&self, new: VaryRecord, keep_order: bool) -> Arc<VaryRecord> {
-        if let Some(Entry::Vary(current)) = self.cache.get(&new.key.hash()) {
-            let is_there = if keep_order {
-                new.sets.iter().all(|set| current.sets.contains(set))
-            } else {
-                current.sets.first() == new.sets.first()
-            };
-            if current.key == new.key && is_there {
-                return current;
-            }
+    fn merge_record(&self, new: VaryRecord, may_keep: &dyn Fn() -> bool) -> Option<Arc<VaryRecord>> {
+        if let Some(Entry::Vary(current)) = self.cache.get(&new.key.hash())
+            && current.key == new.key
+            && current.sets.first() == new.sets.first()
+        {
+            return may_keep().then_some(current);
         }
         let mut merged = None;
         self.cache.entry(new.key.hash()).and_compute_with(|entry| {
+            if !may_keep() {
+                return Op::Nop;
+            }
             let record = match entry.map(moka::Entry::into_value) {
                 Some(Entry::Vary(current)) if current.key == new.key => {
                     new.sets.iter().rev().fold((*current).clone(), |record, set| record.with(set))
@@ -129,25 +149,13 @@ impl Memory {
             merged = Some(Arc::clone(&record));
             Op::Put(Entry::Vary(record))
         });
-        merged.unwrap_or_else(|| unreachable!("the closure always runs"))
+        merged
     }
 
     /// Forgets everything kept for `key`, all variants. Those are not looked for one by one:
     /// without their record nothing leads to them, and they are evicted in their turn.
     pub fn remove(&self, key: &CacheKey) -> bool {
         self.cache.remove(&key.hash()).is_some()
-    }
-
-    /// Forgets exactly this response, if it is still the one that is kept.
-    pub fn remove_exact(&self, stored: &StoredResponse, record: Option<&VaryRecord>) {
-        let hash = match (&stored.head.variant, record) {
-            (Some(variant), Some(record)) => record.variant_hash(&variant.selector),
-            _ => stored.head.key.hash(),
-        };
-        self.cache.entry(hash).and_compute_with(|entry| match entry.map(moka::Entry::into_value) {
-            Some(Entry::Response(current)) if Arc::ptr_eq(&current.head, &stored.head) => Op::Remove,
-            Some(_) | None => Op::Nop,
-        });
     }
 
     /// Objects and bytes kept now.
@@ -287,14 +295,14 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let (en, de, fr) =
             (map(&[("accept-language", "en")]), map(&[("accept-language", "de")]), map(&[("accept-language", "fr")]));
-        memory.insert(&stored("/a", "accept-language", &en, "english"));
-        memory.insert(&stored("/a", "accept-language", &de, "deutsch"));
+        memory.insert(&stored("/a", "accept-language", &en, "english"), &|| true);
+        memory.insert(&stored("/a", "accept-language", &de, "deutsch"), &|| true);
         assert_eq!(body_of(&memory, "/a", &en), Some(Bytes::from_static(b"english")));
         assert_eq!(body_of(&memory, "/a", &de), Some(Bytes::from_static(b"deutsch")));
         assert!(matches!(memory.lookup(&key("/a"), &fr), Lookup::OtherVariants(_)));
         assert!(matches!(memory.lookup(&key("/b"), &en), Lookup::Nothing));
         assert!(memory.remove(&key("/a")));
-        memory.insert(&stored("/a", "accept-language", &fr, "français"));
+        memory.insert(&stored("/a", "accept-language", &fr, "français"), &|| true);
         assert_eq!(body_of(&memory, "/a", &en), None, "removed variants stay removed under a new record");
         assert_eq!(body_of(&memory, "/a", &fr), Some(Bytes::from_static("français".as_bytes())));
     }
@@ -304,8 +312,8 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let both = map(&[("a", "1"), ("b", "1")]);
         let other = map(&[("a", "1"), ("b", "2")]);
-        memory.insert(&stored("/a", "a, b", &both, "first"));
-        memory.insert(&stored("/a", "b", &other, "second"));
+        memory.insert(&stored("/a", "a, b", &both, "first"), &|| true);
+        memory.insert(&stored("/a", "b", &other, "second"), &|| true);
         assert_eq!(body_of(&memory, "/a", &both), Some(Bytes::from_static(b"first")));
         assert_eq!(body_of(&memory, "/a", &other), Some(Bytes::from_static(b"second")));
     }
@@ -324,7 +332,7 @@ mod tests {
         let memory = Memory::new(&Config { capacity: 100_000, ..Config::default() });
         let none = HeaderMap::new();
         for n in 0..1000 {
-            memory.insert(&stored(&format!("/{n}"), "", &none, ""));
+            memory.insert(&stored(&format!("/{n}"), "", &none, ""), &|| true);
         }
         let (objects, bytes) = memory.usage();
         assert!(bytes <= 100_000, "{bytes}");
@@ -336,7 +344,7 @@ mod tests {
     #[test]
     fn no_capacity_keeps_nothing() {
         let memory = Memory::new(&Config { capacity: 0, ..Config::default() });
-        memory.insert(&stored("/a", "", &HeaderMap::new(), "a"));
+        memory.insert(&stored("/a", "", &HeaderMap::new(), "a"), &|| true);
         assert_eq!(memory.usage().0, 0);
     }
 }

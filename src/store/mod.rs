@@ -14,7 +14,7 @@ use http::header::HeaderMap;
 
 use self::backend::BackendError;
 use self::durable::{Durable, Found};
-use self::memory::Memory;
+use self::memory::{Kept, Memory};
 use self::purge::Purges;
 use crate::clock::Clock;
 use crate::rfc9111::freshness::LifetimePolicy;
@@ -82,7 +82,11 @@ impl Store {
     /// Keeps a response that was just fetched or freshened, in memory and, where it lasts and
     /// `durability` allows, behind. `false` when a purge came since its fetch began.
     pub fn insert(&self, stored: &Arc<StoredResponse>, durability: Durability) -> bool {
-        let Some(record) = self.insert_memory(stored) else { return false };
+        let record = match self.insert_memory(stored) {
+            Kept::No => return false,
+            Kept::Alone => None,
+            Kept::Under(record) => Some(record),
+        };
         if let (Some(durable), Durability::Durable) = (&self.durable, durability)
             && stored.head.freshness.remaining(self.clock.now()) >= durable.min_lifetime_millis().max(1)
         {
@@ -91,30 +95,29 @@ impl Store {
         true
     }
 
-    /// Keeps in memory a response that the durable tier had.
-    pub fn promote(&self, stored: &Arc<StoredResponse>, record: Option<VaryRecord>) -> bool {
+    /// Keeps in memory a response that the durable tier had, under the record that led to it.
+    pub fn promote(&self, stored: &Arc<StoredResponse>, record: Option<VaryRecord>) {
         if let Some(record) = record {
-            self.memory.adopt(record);
+            self.adopt(record, stored.head.position);
         }
-        self.insert_memory(stored).is_some()
+        self.insert_memory(stored);
     }
 
-    /// `Some` of the record that leads to it, if it varies; `None` when a purge covers it.
-    fn insert_memory(&self, stored: &Arc<StoredResponse>) -> Option<Option<Arc<VaryRecord>>> {
+    /// Takes over a record that a read of the durable tier found which began at `position`.
+    pub fn adopt(&self, record: VaryRecord, position: u64) {
+        let hash = record.key.hash();
+        self.memory.adopt(record, &|| !self.purges.covers_fetch(hash, position));
+    }
+
+    /// A purge notes its position before it removes, so one that this does not see removes what
+    /// is kept here.
+    fn insert_memory(&self, stored: &Arc<StoredResponse>) -> Kept {
         let head = &stored.head;
-        if self.purges.covers_fetch(head.key.hash(), head.position) {
-            return None;
-        }
-        let record = self.memory.insert(stored);
-        // A purge notes its position before it removes: one that missed this entry is seen here.
-        if self.purges.covers_fetch(head.key.hash(), head.position) {
-            self.memory.remove_exact(stored, record.as_deref());
-            return None;
-        }
-        Some(record)
+        self.memory.insert(stored, &|| !self.purges.covers_fetch(head.key.hash(), head.position))
     }
 
-    /// Forgets everything stored for `key`; the durable tier follows behind.
+    /// Forgets everything stored for `key`; the durable tier follows behind, except for a
+    /// directory, where it takes no longer than to say so.
     pub fn invalidate(&self, key: &CacheKey) {
         self.forget(key);
         if let Some(durable) = &self.durable {
@@ -136,8 +139,8 @@ impl Store {
         }
     }
 
-    /// Has an object deleted from the durable tier that was found expired there.
-    pub fn drop_expired(&self, key: &CacheKey) {
+    /// Has what the durable tier keeps for `key` deleted: it was found expired, or broken.
+    pub fn discard(&self, key: &CacheKey) {
         if let Some(durable) = &self.durable {
             durable.delete(key);
         }
