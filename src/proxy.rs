@@ -16,7 +16,7 @@ use crate::fetch::{Fetched, Fetcher, ForLeader, Plan, clean_response};
 use crate::fill::FillReader;
 use crate::flight::{Flights, Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
 use crate::forwarding::{self, Peer};
-use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier};
+use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling, Tier};
 use crate::rfc9111::conditional;
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -87,7 +87,7 @@ impl Proxy {
             Err(refusal) => refused(&refusal),
         };
         worker.record(&status);
-        response.headers_mut().append("cache-status", status.to_value());
+        response.headers_mut().append(CACHE_STATUS, status.to_value());
         match access {
             Some(line) => line.finish(response, &status),
             None => response,

@@ -293,7 +293,8 @@ impl VaryRecord {
 fn compact(fields: &HeaderMap) -> HeaderMap {
     let text: Vec<u8> = fields.values().flat_map(http::HeaderValue::as_bytes).copied().collect();
     let text = Bytes::from(text);
-    let mut compacted = HeaderMap::with_capacity(fields.keys_len());
+    // With room for the two fields that every response gets besides.
+    let mut compacted = HeaderMap::with_capacity(fields.keys_len() + 2);
     let mut at = 0;
     for (name, value) in fields {
         let end = at + value.len();

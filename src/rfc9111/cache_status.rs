@@ -1,7 +1,10 @@
 //! `Cache-Status` (RFC 9211): what this cache did, in the standard's words.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
+
+/// The field.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Why a request went on to the origin (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 //! fields that belong to a connection rather than to a message (RFC 9110 §7.6.1).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 /// Splits `value` at the commas that stand outside quoted strings. Members come trimmed of
 /// optional white space; empty ones are left out, as RFC 9110 §5.6.1.2 asks of a recipient.
@@ -56,20 +57,6 @@ pub fn has_member(fields: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     members(fields, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The fields that mean something for one connection only and are neither stored nor forwarded
-/// (RFC 9110 §7.6.1, RFC 9111 §3.1).
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    match *name {
-        header::CONNECTION
-        | header::TE
-        | header::TRANSFER_ENCODING
-        | header::UPGRADE
-        | header::PROXY_AUTHENTICATE
-        | header::PROXY_AUTHORIZATION => true,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection" | "proxy-authentication-info"),
-    }
-}
-
 /// Removes the hop-by-hop fields and every field that `Connection` lists.
 ///
 /// A name that `Connection` lists although the message needs it end to end is kept: a client
@@ -77,7 +64,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// this proxy drop what decides who may see a response.
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
     remove_listed(fields);
-    for name in HOP_BY_HOP {
+    let present: SmallVec<[HeaderName; 4]> = fields.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in present {
         fields.remove(name);
     }
 }
@@ -99,18 +87,24 @@ pub fn remove_listed(fields: &mut HeaderMap) {
     }
 }
 
-const HOP_BY_HOP: [&str; 10] = [
-    "te",
-    "http2-settings",
-    "transfer-encoding",
-    "upgrade",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-authentication-info",
-    "connection",
+const HOP_BY_HOP: [HeaderName; 10] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authentication-info"),
 ];
+
+/// The fields that mean something for one connection only and are neither stored nor forwarded
+/// (RFC 9110 §7.6.1, RFC 9111 §3.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
 
 fn drop_listed(fields: &mut HeaderMap, connection: &HeaderValue) {
     for member in list_members(connection.as_bytes()) {

@@ -192,13 +192,13 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
     let default = if scheme == "https" { 443 } else { 80 };
     let port = port.filter(|port| *port != default);
     let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+    // The port as written, without a leading zero, is the port as it would be written.
+    let is_plain = !authority[host.len()..].starts_with(":0");
     match port {
         None if is_lower => Some(Cow::Borrowed(host)),
         None => Some(Cow::Owned(host.to_ascii_lowercase())),
-        Some(port) => {
-            let normal = format!("{}:{port}", host.to_ascii_lowercase());
-            Some(if normal == authority { Cow::Borrowed(authority) } else { Cow::Owned(normal) })
-        }
+        Some(_) if is_lower && is_plain => Some(Cow::Borrowed(authority)),
+        Some(port) => Some(Cow::Owned(format!("{}:{port}", host.to_ascii_lowercase()))),
     }
 }
 

@@ -11,6 +11,7 @@ mod flask;
 mod forwarding;
 mod hostile;
 mod layers;
+mod regressions;
 mod sharing;
 mod support;
 mod tiers;
