@@ -15,6 +15,7 @@ pub mod forwarding;
 pub mod passes;
 pub mod proxy;
 pub mod purge_client;
+pub mod respond;
 pub mod rfc9111;
 pub mod rules;
 pub mod server;

@@ -425,10 +425,14 @@ fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'stati
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade {
         return Some("the application changed protocols although nobody asked it to");
     }
-    // RFC 9112 §7: a coding that is not undone would be taken for the content's own.
-    let mut codings = fields::members(response.headers(), &header::TRANSFER_ENCODING);
-    if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
-        return Some("the application uses a transfer coding other than chunked");
+    // RFC 9112 §7: compression for the way that is not undone would be taken for the content's own.
+    let compresses = |coding: &[u8]| {
+        [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress"]
+            .iter()
+            .any(|known| coding.eq_ignore_ascii_case(known))
+    };
+    if fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses) {
+        return Some("the application compresses with Transfer-Encoding, which this server does not undo");
     }
     None
 }

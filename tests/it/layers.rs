@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["rules", "upstream"],
     &["flight", "body", "forwarding"],
-    &["fetch", "access"],
+    &["fetch", "access", "respond"],
     &["proxy", "client_io"],
     &["server"],
     &["admin"],

@@ -1,0 +1,204 @@
+//! Responses made here: from stored ones (the whole, a range, 304, 416), and refusals.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::body::ResponseBody;
+use crate::clock::Timestamp;
+use crate::fill::FillReader;
+use crate::flight::SharedBody;
+use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
+use crate::rfc9111::conditional;
+use crate::rfc9111::range::{self, RangeRequest};
+use crate::stored::{StoredHead, StoredResponse};
+use crate::upstream::UpstreamError;
+
+/// What is sent, and what is said of it.
+pub type Answer = (CacheStatus, Response<ResponseBody>);
+
+/// A request that is refused: its status, and one plain sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    sentence: &'static str,
+    detail: &'static str,
+}
+
+/// A refusal with `status`, `detail` for `Cache-Status`, and a sentence for the client.
+pub const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static str) -> Refusal {
+    Refusal { status, sentence, detail }
+}
+
+/// A hit in memory.
+pub fn hit(request: &Request<Incoming>, stored: &StoredResponse, now: Timestamp) -> Answer {
+    let status = CacheStatus::hit(Tier::Memory, stored.head.freshness.remaining(now));
+    let response = answer_head(request, &stored.head, Some(stored.body.len()), now);
+    let response = response.map(|part| match part {
+        Part::None => ResponseBody::empty(),
+        Part::Whole => ResponseBody::stored(&stored.body),
+        Part::Range(first, end) => ResponseBody::stored_range(&stored.body, first, end),
+    });
+    (status, response)
+}
+
+/// An answer from a stored response whose body may still be coming in; `None` when that needs a
+/// reader and there is none.
+pub fn build(
+    request: &Request<Incoming>,
+    head: &StoredHead,
+    body: &SharedBody,
+    reader: Option<FillReader>,
+    now: Timestamp,
+) -> Option<Response<ResponseBody>> {
+    let len = match body {
+        SharedBody::Stored(body) => Some(body.len()),
+        SharedBody::Filling(_) => {
+            head.fields.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok())
+        }
+    };
+    let (parts, part) = answer_head(request, head, len, now).into_parts();
+    let body = match (part, body) {
+        (Part::None, _) => ResponseBody::empty(),
+        (Part::Whole, SharedBody::Stored(body)) => ResponseBody::stored(body),
+        (Part::Range(first, end), SharedBody::Stored(body)) => ResponseBody::stored_range(body, first, end),
+        (Part::Whole, SharedBody::Filling(_)) => ResponseBody::fill(reader?),
+        (Part::Range(first, end), SharedBody::Filling(_)) => ResponseBody::fill_range(reader?, first, end),
+    };
+    Some(Response::from_parts(parts, body))
+}
+
+/// The part of a stored body that answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    None,
+    Whole,
+    Range(u64, u64),
+}
+
+/// The head of an answer from a stored response of `len` bytes: the whole, a range, 304, or 416.
+fn answer_head(request: &Request<Incoming>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
+    let (method, fields) = (request.method(), request.headers());
+    let age = HeaderValue::from(head.freshness.age_seconds(now));
+    // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
+    let is_ok = head.status == StatusCode::OK;
+    if is_ok && conditional::not_modified(method, fields, &head.fields, head.response_time) {
+        return not_modified(head, age);
+    }
+    let mut response = Response::new(if *method == Method::HEAD { Part::None } else { Part::Whole });
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields.clone();
+    response.headers_mut().insert(header::AGE, age);
+    if *method == Method::HEAD {
+        if let Some(len) = len
+            && has_content(head.status)
+        {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        return response;
+    }
+    if !is_ok || !fields.contains_key(header::RANGE) || !conditional::if_range_holds(fields, &head.fields) {
+        return response;
+    }
+    let Some(len) = len else { return response };
+    match range::requested(fields, len) {
+        RangeRequest::Whole => {}
+        RangeRequest::Part(first, end) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, len));
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
+            *response.body_mut() = Part::Range(first, end);
+        }
+        RangeRequest::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            *response.body_mut() = Part::None;
+        }
+    }
+    response
+}
+
+/// RFC 9110 §15.4.5: a 304 has these fields of the response that it stands for.
+fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
+    const KEPT: [http::HeaderName; 7] = [
+        header::CACHE_CONTROL,
+        header::CONTENT_LOCATION,
+        header::DATE,
+        header::ETAG,
+        header::EXPIRES,
+        header::VARY,
+        header::LAST_MODIFIED,
+    ];
+    let mut response = Response::new(Part::None);
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    for name in KEPT {
+        for value in head.fields.get_all(&name) {
+            response.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    response.headers_mut().insert(header::AGE, age);
+    response
+}
+
+fn has_content(status: StatusCode) -> bool {
+    status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
+/// Every response has an `Age`. One that comes straight from the origin is as old as it says.
+pub fn add_age(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    response.headers_mut().entry(header::AGE).or_insert_with(|| HeaderValue::from(0));
+    response
+}
+
+/// What `only-if-cached` gets where nothing is.
+pub fn not_cached() -> Answer {
+    let refusal = refuse(
+        StatusCode::GATEWAY_TIMEOUT,
+        "only-if-cached",
+        "nothing stored answers this request, and it asks for nothing else",
+    );
+    refused(&refusal)
+}
+
+/// The answer when there is none from the origin.
+pub fn unavailable(error: &UpstreamError) -> Refusal {
+    match error {
+        UpstreamError::Connect(_) => {
+            refuse(StatusCode::BAD_GATEWAY, "connect-failed", "the application can't be reached")
+        }
+        UpstreamError::Broken(_) => {
+            refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off")
+        }
+        UpstreamError::Unsupported(why) => refuse(StatusCode::BAD_GATEWAY, "origin-unsupported", why),
+        UpstreamError::RequestBody => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
+        UpstreamError::ConnectTimeout => {
+            refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time")
+        }
+        UpstreamError::ResponseTimeout => {
+            refuse(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the application did not answer in time")
+        }
+    }
+}
+
+/// The answer to a request that is refused.
+pub fn refused(refusal: &Refusal) -> Answer {
+    (CacheStatus::refused(refusal.detail), sentence(refusal))
+}
+
+/// The answer to a request that was forwarded because of `fwd`, and got none.
+pub fn failed(refusal: &Refusal, fwd: Fwd) -> Answer {
+    (CacheStatus::forward(fwd).with_detail(refusal.detail), sentence(refusal))
+}
+
+fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
+    let text = format!("{}\n", refusal.sentence);
+    let mut response = Response::new(ResponseBody::whole(Bytes::from(text)));
+    *response.status_mut() = refusal.status;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from(0));
+    response
+}
