@@ -13,8 +13,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     touch src/lib.rs src/main.rs \
     && cargo build --release --locked --bin larder \
     && objcopy --strip-debug target/release/larder /usr/local/bin/larder
-# The runtime image has no shell to make a directory with.
-RUN mkdir /var/lib/larder
+# The runtime image has no shell to make a directory with. The shipped configuration listens on
+# loopback and keeps its objects in the working directory, which is not what a container is for.
+RUN mkdir /var/lib/larder /etc/larder \
+    && sed -e 's|^listen = \["127.0.0.1:8080"\]|listen = ["0.0.0.0:8080"]|' \
+           -e 's|^url = "file:./larder-cache"|url = "file:/var/lib/larder"|' config.toml > /etc/larder/config.toml \
+    && larder check --config /etc/larder/config.toml
 
 # libc, libgcc and CA certificates (for S3 over TLS), and nothing to log in to. The builder is of
 # the same Debian release, so that the libc is the one that was linked against.
@@ -22,12 +26,8 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /usr/local/bin/larder /usr/local/bin/larder
 # A named volume mounted here is filled from this directory, its owner included. 65532 is nonroot.
 COPY --from=build --chown=65532:65532 /var/lib/larder /var/lib/larder
-COPY config.toml /etc/larder/config.toml
-
-# The environment goes before the configuration file. To have a file of your own decide on these
-# two, unset them for the container: -e LARDER_SERVER__LISTEN -e LARDER_DURABLE__URL
-ENV LARDER_SERVER__LISTEN=0.0.0.0:8080 \
-    LARDER_DURABLE__URL=file:/var/lib/larder
+# A file of your own, mounted over this one, decides alone.
+COPY --from=build /etc/larder/config.toml /etc/larder/config.toml
 
 # The admin listener stays on the container's own loopback address, 127.0.0.1:9090: it can purge
 # everything, and needs no token there. Reach it from inside the container:

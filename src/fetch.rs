@@ -32,7 +32,7 @@ use crate::store::durable::{BodyReader, Found, FoundBody, FoundResponse};
 use crate::store::memory::{self, Lookup};
 use crate::store::{Durability, Store};
 use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
-use crate::upstream::{OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
+use crate::upstream::{EndsWithConnection, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What a GET is to fetch, and what may be done with it.
 #[derive(Clone, Debug)]
@@ -358,6 +358,9 @@ impl Fetcher {
             response_time,
         };
         let verdict = storable(&exchange, &plan.policy).and_then(|storable| {
+            if answer.extensions().get::<EndsWithConnection>().is_some() {
+                return Err(NotStorable::Unframed);
+            }
             let fits = answer.body().size_hint().exact().is_none_or(|len| len <= self.memory.max_object_size);
             if fits { Ok(storable) } else { Err(NotStorable::TooLarge) }
         });

@@ -327,9 +327,14 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)> {
         let wants_upgrade = message.headers().contains_key(header::UPGRADE);
         match sender.try_send_request(message).await {
-            Ok(response) => match unsupported(&response, wants_upgrade) {
+            Ok(mut response) => match unsupported(&response, wants_upgrade) {
                 Some(why) => Err((UpstreamError::Unsupported(why), None)),
-                None => Ok(response.map(|body| UpstreamBody::new(body, sender, Arc::clone(self)))),
+                None => {
+                    if ends_with_connection(&response) {
+                        response.extensions_mut().insert(EndsWithConnection);
+                    }
+                    Ok(response.map(|body| UpstreamBody::new(body, sender, Arc::clone(self))))
+                }
             },
             Err(mut failure) => {
                 let unsent = failure.take_message();
@@ -418,6 +423,16 @@ where
         }
     });
     Ok(sender)
+}
+
+/// Marks a response whose body ends with its connection (RFC 9112 §6.3): cut short it looks the
+/// same.
+#[derive(Clone, Copy, Debug)]
+pub struct EndsWithConnection;
+
+fn ends_with_connection<B: Body>(response: &Response<B>) -> bool {
+    let is_chunked = fields::has_member(response.headers(), &header::TRANSFER_ENCODING, "chunked");
+    !is_chunked && response.body().size_hint().exact().is_none()
 }
 
 /// Why a response can't be passed on, if it can't.

@@ -56,6 +56,8 @@ pub enum NotStorable {
     NothingToReuse,
     /// The body is larger than a tier takes.
     TooLarge,
+    /// The body ends with its connection: no one can tell its end from a broken one (§3.3).
+    Unframed,
 }
 
 impl NotStorable {
@@ -70,7 +72,8 @@ impl NotStorable {
             | Self::SetCookie
             | Self::Vary
             | Self::NothingToReuse
-            | Self::TooLarge => true,
+            | Self::TooLarge
+            | Self::Unframed => true,
         }
     }
 }

@@ -26,6 +26,19 @@ fn content_length_beside_transfer_encoding_never_reaches_a_client() {
 }
 
 #[test]
+fn a_body_that_ends_with_its_connection_is_passed_on_and_not_stored() {
+    let origin = Origin::new(|_, reply| {
+        reply.raw("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nConnection: close\r\n\r\nperhaps all of it");
+        reply.hang_up();
+    });
+    let larder = Larder::new(&origin, "");
+    for n in 1..=2 {
+        assert_eq!(larder.get("/a", "").text(), "perhaps all of it");
+        assert_eq!(origin.count(), n);
+    }
+}
+
+#[test]
 fn a_full_fill_budget_streams_and_does_not_store() {
     for config in ["memory.fill_budget=1KiB", "memory.max_object_size=0", "memory.max_object_size=1KiB"] {
         let origin = Origin::new(|seen, reply| {
