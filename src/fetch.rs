@@ -124,34 +124,32 @@ impl Fetcher {
     /// until its body is complete.
     pub async fn fly(self: &Arc<Self>, mut plan: Plan, landing: Landing) -> (Fetched, Option<Landing>) {
         let position = self.store.position();
+        let known = match self.store.memory().lookup(&plan.key, &plan.client_fields) {
+            Lookup::Found(stored) if self.reuse(&plan, &stored.head).is_some() => {
+                return (shared(&stored, Source::Tier(Tier::Memory)), Some(landing));
+            }
+            Lookup::Found(stored) => {
+                plan.validate = Some(stored);
+                None
+            }
+            Lookup::OtherVariants(record) => Some(record),
+            Lookup::Nothing => None,
+        };
         if plan.validate.is_none() {
-            let known = match self.store.memory().lookup(&plan.key, &plan.client_fields) {
-                Lookup::Found(stored) => match self.reuse(&plan, &stored.head) {
-                    Some(_) => return (shared(&stored, Source::Tier(Tier::Memory)), Some(landing)),
-                    None => {
-                        plan.validate = Some(stored);
-                        None
-                    }
-                },
-                Lookup::OtherVariants(record) => Some(record),
-                Lookup::Nothing => None,
-            };
             let is_known = known.is_some();
-            if plan.validate.is_none() {
-                match self.store.lookup_durable(&plan.key, &plan.client_fields, plan.policy.lifetimes, known).await {
-                    Found::Response(found) if self.reuse(&plan, &found.head).is_some() => {
-                        return (self.take_durable(*found, position, Some(landing)), None);
-                    }
-                    Found::Response(found) => self.validate_durable(&mut plan, *found, position).await,
-                    Found::OtherVariants(record) => {
-                        // One that came from memory may have been removed there since.
-                        if !is_known {
-                            self.store.adopt(record, position);
-                        }
-                        plan.fwd = Fwd::VaryMiss;
-                    }
-                    Found::Nothing => {}
+            match self.store.lookup_durable(&plan.key, &plan.client_fields, plan.policy.lifetimes, known).await {
+                Found::Response(found) if self.reuse(&plan, &found.head).is_some() => {
+                    return (self.take_durable(*found, position, Some(landing)), None);
                 }
+                Found::Response(found) => self.validate_durable(&mut plan, *found, position).await,
+                Found::OtherVariants(record) => {
+                    // One that came from memory may have been removed there since.
+                    if !is_known {
+                        self.store.adopt(record, position);
+                    }
+                    plan.fwd = Fwd::VaryMiss;
+                }
+                Found::Nothing => {}
             }
         }
         self.from_origin(plan, position, Some(landing)).await
