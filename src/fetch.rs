@@ -125,7 +125,11 @@ impl Fetcher {
     pub async fn fly(self: &Arc<Self>, mut plan: Plan, landing: Landing) -> (Fetched, Option<Landing>) {
         let position = self.store.position();
         let known = match self.store.memory().lookup(&plan.key, &plan.client_fields) {
-            Lookup::Found(stored) if self.reuse(&plan, &stored.head).is_some() => {
+            // One that was stored since this flight was found necessary.
+            Lookup::Found(stored)
+                if self.reuse(&plan, &stored.head).is_some()
+                    && plan.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.head, &stored.head)) =>
+            {
                 return (shared(&stored, Source::Tier(Tier::Memory)), Some(landing));
             }
             Lookup::Found(stored) => {
