@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use larder::clock::Clock;
 use larder::config::Config;
 use larder::{app, purge_client, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 #[global_allocator]
@@ -91,37 +91,50 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
         eprintln!("larder: {error}");
         ExitCode::FAILURE
     })?;
+    // Before anyone is told that it is up: from then on a signal means an orderly stop.
+    let signals = running.control().block_on(async { Signals::install() }).map_err(|error| {
+        eprintln!("larder: signals can't be waited for: {error}");
+        ExitCode::FAILURE
+    })?;
     for address in running.addresses() {
         info!("listening on {address}, in front of {upstream}");
     }
     if let Some(address) = running.admin_address() {
         info!("admin on {address}");
     }
-    running.control().block_on(terminated());
+    running.control().block_on(signals.stop());
     running.stop();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for SIGTERM or SIGINT. A second one ends the process at once.
-async fn terminated() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        eprintln!("larder: signals can't be waited for");
-        return;
-    };
-    let mut next = async move || {
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    };
-    next().await;
-    info!("stopping: no new connections, requests under way are finished");
-    tokio::spawn(async move {
-        next().await;
-        eprintln!("larder: stopped at once by a second signal");
-        std::process::exit(1);
-    });
+    }
+
+    /// Waits for the first. A second one ends the process at once.
+    async fn stop(mut self) {
+        self.next().await;
+        info!("stopping: no new connections, requests under way are finished");
+        tokio::spawn(async move {
+            self.next().await;
+            eprintln!("larder: stopped at once by a second signal");
+            std::process::exit(1);
+        });
+    }
 }
 
 fn purge(config: &Config, urls: &[String]) -> ExitCode {
