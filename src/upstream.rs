@@ -217,6 +217,9 @@ thread_local! {
     static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::default();
 }
 
+/// No origin closes a kept connection sooner than this.
+const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
+
 /// How long a connection whose last request is still going out is kept.
 const TO_BECOME_FREE: Duration = Duration::from_secs(1);
 
@@ -297,7 +300,10 @@ impl Upstream {
         *message.headers_mut() = fields;
         *message.version_mut() = Version::HTTP_11;
 
-        while let Some(sender) = self.take_idle() {
+        // Origins close connections that were idle for a second or more, and a request that can't be
+        // repeated must not run into that.
+        let newer_than = if repeatable { self.config.idle_timeout } else { NEVER_CLOSED_YET };
+        while let Some(sender) = self.take_idle(newer_than.min(self.config.idle_timeout)) {
             let copy = repeatable.then(|| copy_head(&message));
             match self.try_send(sender, message).await {
                 Ok(response) => return Ok(response),
@@ -368,8 +374,9 @@ impl Upstream {
         }
     }
 
-    /// The kept connection that was used last, if any is open and free.
-    fn take_idle(&self) -> Option<Sender> {
+    /// The kept connection that was used last, if any is open, free, and idle for less than
+    /// `newer_than`.
+    fn take_idle(&self, newer_than: Duration) -> Option<Sender> {
         IDLE.with_borrow_mut(|idle| {
             let idle = idle.get_mut(&self.id)?;
             // A connection whose last request is still going out (the origin answered before it
@@ -378,13 +385,13 @@ impl Upstream {
                 !idle.sender.is_closed() && (idle.sender.is_ready() || idle.since.elapsed() < TO_BECOME_FREE)
             });
             let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-            let taken = idle.remove(newest);
-            if taken.since.elapsed() <= self.config.idle_timeout {
-                return Some(taken.sender);
+            let idle_for = idle[newest].since.elapsed();
+            if idle_for > self.config.idle_timeout {
+                // Those below have been idle for longer still.
+                idle.clear();
+                return None;
             }
-            // Those below have been idle for longer still.
-            idle.clear();
-            None
+            (idle_for <= newer_than).then(|| idle.remove(newest).sender)
         })
     }
 

@@ -382,7 +382,7 @@ impl Durable {
     /// Has everything kept for `key` deleted. In a directory it is gone when this returns.
     pub fn delete(&self, key: &CacheKey) {
         if let Backend::File(store) = &self.inner.backend {
-            store.unlink(&self.inner.names.primary(key));
+            store.put_out_of_reach(&self.inner.names.primary(key));
         }
         let queue = &self.inner.queue;
         if queue.objects.load(Ordering::Relaxed)
@@ -523,8 +523,7 @@ impl Inner {
                 Ok(())
             }
             Op::Delete { key, done } => {
-                let name = self.names.primary(&key);
-                let outcome = self.try_repeatedly(|| self.backend.delete(&name)).await;
+                let outcome = self.try_repeatedly(|| self.delete_all(&key)).await;
                 self.note(DurableOp::Delete, &outcome);
                 let is_done = outcome.is_ok();
                 if let Some(done) = done {
@@ -537,12 +536,11 @@ impl Inner {
 
     /// Tries to delete until it is done: what was invalidated must not come back with the tier.
     async fn delete_at_last(&self, key: &CacheKey) {
-        let name = self.names.primary(key);
         let mut pause = Duration::from_millis(500);
         loop {
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             pause = (pause * 2).min(MAX_PAUSE);
-            let outcome = self.backend.delete(&name).await;
+            let outcome = self.delete_all(key).await;
             self.note(DurableOp::Delete, &outcome);
             if outcome.is_ok() {
                 return;
@@ -567,6 +565,42 @@ impl Inner {
         }
     }
 
+    /// Deletes what a key leads to. In a bucket that is its first object: the rest can't be found
+    /// again, and ends by the bucket's lifecycle rule. A directory has no such rule, and a look
+    /// round costs nothing there, so variants and separate bodies go as well.
+    async fn delete_all(&self, key: &CacheKey) -> Result<(), BackendError> {
+        let name = self.names.primary(key);
+        let Backend::File(store) = &self.backend else { return self.backend.delete(&name).await };
+        for member in store.family(&name).await? {
+            let body = self.separate_body(&member, key).await;
+            self.backend.delete(&member).await?;
+            if let Some(body) = body {
+                self.backend.delete(&self.names.body(body)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The separate body that the object `name` of a directory leads to.
+    async fn separate_body(&self, name: &str, key: &CacheKey) -> Option<u128> {
+        let Backend::File(store) = &self.backend else { return None };
+        let bytes = store.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()??;
+        match decode(&bytes, key, &LifetimePolicy::default()) {
+            Ok(Object::Response { head, body: DurableBody::Separate { .. } }) => Some(head.body_id),
+            Ok(Object::Response { .. } | Object::Vary(_)) | Err(_) => None,
+        }
+    }
+
+    /// Writes an object, and then deletes the separate body that the one before it led to.
+    async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
+        let before = self.separate_body(name, &stored.key).await;
+        self.backend.put(name, &[object]).await?;
+        match before {
+            Some(body) if body != stored.body_id => self.backend.delete(&self.names.body(body)).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Writes a body of its own first, then the head, then the record that leads to it: a reader
     /// finds all of it or none, wherever a crash falls.
     async fn write(&self, stored: &StoredResponse, record: Option<&VaryRecord>) -> Result<(), BackendError> {
@@ -580,10 +614,10 @@ impl Inner {
         match (&stored.head.variant, record) {
             (Some(variant), Some(record)) => {
                 let name = self.names.variant(key, record.variant_hash(&variant.selector));
-                self.backend.put(&name, &[object]).await?;
+                self.replace(&name, object, &stored.head).await?;
                 self.backend.put(&self.names.primary(key), &[encode_vary(record).into()]).await
             }
-            _ => self.backend.put(&self.names.primary(key), &[object]).await,
+            _ => self.replace(&self.names.primary(key), object, &stored.head).await,
         }
     }
 

@@ -104,10 +104,29 @@ impl FileStore {
         result.map_err(|error| fault(name, &error))
     }
 
-    /// Takes the object `name` out of its directory at once, if it can. For an invalidation that
-    /// has to hold when the process is killed the moment after; an orderly deletion follows.
-    pub fn unlink(&self, name: &str) {
-        let _ = std::fs::remove_file(self.path(name));
+    /// Puts the object `name` out of reach at once, if it can: for an invalidation that has to hold
+    /// when the process is killed the moment after. An orderly deletion follows, and finds it among
+    /// [`FileStore::family`].
+    pub fn put_out_of_reach(&self, name: &str) {
+        let _ = std::fs::rename(self.path(name), self.path(&format!("{name}.gone")));
+    }
+
+    /// The object `name` and all whose names continue it with a dot.
+    pub async fn family(&self, name: &str) -> Result<Vec<String>, BackendError> {
+        let (directory, stem) = name.rsplit_once('/').unwrap_or(("", name));
+        let mut entries = match fs::read_dir(self.path(directory)).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(fault(name, &error)),
+        };
+        let mut family = Vec::new();
+        while let Some(entry) = entries.next_entry().await.map_err(|error| fault(name, &error))? {
+            let found = entry.file_name().to_string_lossy().into_owned();
+            if found.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+                family.push(format!("{directory}/{found}"));
+            }
+        }
+        Ok(family)
     }
 
     /// Deletes the object `name`; it is no error if there is none.

@@ -219,6 +219,32 @@ fn objects_that_cannot_be_believed_are_misses_and_are_replaced() {
 }
 
 #[test]
+fn a_directory_keeps_no_more_than_its_keys_lead_to() {
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let origin = Origin::new(move |seen, reply| {
+        let n = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let language = seen.head.get("accept-language").unwrap_or("none").to_owned();
+        reply.send(200, "Cache-Control: max-age=600\nVary: Accept-Language", &format!("{language}{n} ").repeat(10_000));
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let larder = in_directory(&origin, directory.path(), "durable.inline_size=1KiB");
+    for _ in 0..5 {
+        for language in ["en", "de"] {
+            larder.get("/a", &format!("Accept-Language: {language}\nCache-Control: no-cache"));
+        }
+        larder.settle();
+    }
+    assert_eq!(objects(directory.path()).len(), 5, "a record, two variants, and a body each");
+    larder.purge("http://site.example/a");
+    assert_eq!(objects(directory.path()).len(), 0);
+    larder.get("/a", "Accept-Language: en");
+    larder.settle();
+    larder.client().send("DELETE", "/a", "");
+    larder.settle();
+    assert_eq!(objects(directory.path()).len(), 0);
+}
+
+#[test]
 fn swapped_objects_are_not_served_for_each_other() {
     let (origin, directory) = (cacheable(), tempfile::tempdir().expect("a directory"));
     let larder = in_directory(&origin, directory.path(), "");
