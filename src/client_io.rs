@@ -330,13 +330,13 @@ impl ClientIo {
     /// Whether the connection has waited for longer than it may.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some((waited, in_head)) = self.connection.waited() else {
-                // Nobody waits for this client now. The timer is looked at again once it does.
-                return Poll::Pending;
-            };
-            let limit = if in_head { self.patience.header } else { self.patience.idle };
-            if waited >= limit {
-                return Poll::Ready(());
+            // While a request is answered nobody waits for the client. The timer runs all the same:
+            // hyper may not read again before it is time to look.
+            if let Some((waited, in_head)) = self.connection.waited() {
+                let limit = if in_head { self.patience.header } else { self.patience.idle };
+                if waited >= limit {
+                    return Poll::Ready(());
+                }
             }
             // In the middle of a head the limit may be nearer than what the timer was set to.
             let nearest = self.patience.header.min(self.patience.idle);
@@ -452,6 +452,13 @@ impl AsyncWrite for ClientIo {
         ready!(this.transport()?.poll_flush(cx))?;
         // hyper flushes when its own buffer is empty: what was to be written is.
         this.connection.flushed();
+        // It may be in the middle of a body that it no longer wants, and not read any more.
+        if this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            this.timer = None;
+            if this.poll_patience(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -83,13 +83,17 @@ impl Default for Rule {
 /// Every rule, and what holds where none matches.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Resolved>,
+    listed: Vec<Resolved>,
     fallback: Resolved,
+    /// For paths that two rules could claim: no lifetime is granted, and nothing is kept durably.
+    strictest: Resolved,
 }
 
 /// A rule with the defaults of `[cache]` filled in.
 #[derive(Debug)]
 pub struct Resolved {
+    /// Its pattern, escapes undone.
+    pattern: String,
     /// The rule.
     pub rule: Rule,
     /// What it says of storing.
@@ -105,40 +109,55 @@ impl Rules {
                 default_timeout: default_timeout.map(millis),
                 override_timeout: rule.override_timeout.map(millis),
             };
-            Resolved { policy: StoragePolicy { set_cookie: cache.set_cookie, lifetimes }, rule }
+            Resolved {
+                pattern: unescape(&rule.path),
+                policy: StoragePolicy { set_cookie: cache.set_cookie, lifetimes },
+                rule,
+            }
         };
-        Self { rules: rules.into_iter().map(resolve).collect(), fallback: resolve(Rule::default()) }
+        let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, ..Rule::default() });
+        strictest.policy.lifetimes = LifetimePolicy::default();
+        Self { listed: rules.into_iter().map(resolve).collect(), fallback: resolve(Rule::default()), strictest }
     }
 
     /// The first rule for `path`.
     ///
-    /// An application may take `/static/../account` or `/%61ccount` for `/account`. Such a path has
-    /// the rule that both spellings have; where they differ, a rule that bypasses holds, and
-    /// otherwise none: nobody can spell a page into a rule that was not made for it.
+    /// Patterns and paths are compared with their escapes undone, as applications do. One may also
+    /// take `/static/../account` or `//account` for `/account`. Such a path has the rule that both
+    /// readings have; where they differ, a rule that bypasses holds, and otherwise the strictest
+    /// terms there are: nobody can spell a page into more than was granted to it.
     pub fn matching(&self, path: &str) -> &Resolved {
-        let asked = self.first(path);
-        let Some(plain) = plain_path(path) else { return asked };
-        let plain = self.first(&plain);
+        if !is_spelt_out(path) {
+            return self.first(path);
+        }
+        let asked = self.first(&unescape(path));
+        let plain = self.first(&plain_path(path));
         if std::ptr::eq(asked, plain) || asked.rule.bypass {
             asked
         } else if plain.rule.bypass {
             plain
         } else {
-            &self.fallback
+            &self.strictest
         }
     }
 
     fn first(&self, path: &str) -> &Resolved {
-        self.rules.iter().find(|resolved| glob(&resolved.rule.path, path)).unwrap_or(&self.fallback)
+        self.listed.iter().find(|resolved| glob(&resolved.pattern, path)).unwrap_or(&self.fallback)
     }
 }
 
-/// What an application may take `path` for: escapes undone, dot segments and empty ones removed.
-/// `None` when it is in that form already.
-fn plain_path(path: &str) -> Option<String> {
-    if !path.contains(['%', '\\']) && !path.contains("/.") && !path.contains("//") {
-        return None;
-    }
+/// Whether a path has more than one reading.
+fn is_spelt_out(path: &str) -> bool {
+    path.contains(['%', '\\']) || path.contains("/.") || path.contains("//")
+}
+
+/// `path` with its escapes undone, but for those of slashes, backslashes, dots and percent signs:
+/// applications differ on those.
+fn unescape(path: &str) -> String {
+    decode(path, |byte| !matches!(byte, b'/' | b'\\' | b'.' | b'%'))
+}
+
+fn decode(path: &str, is_undone: impl Fn(u8) -> bool) -> String {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let [byte, tail @ ..] = rest {
@@ -146,10 +165,17 @@ fn plain_path(path: &str) -> Option<String> {
             (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
             _ => None,
         };
+        let escaped = escaped.filter(|byte| is_undone(*byte));
         decoded.push(escaped.unwrap_or(*byte));
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
-    let decoded = String::from_utf8_lossy(&decoded).replace('\\', "/");
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// What an application may take `path` for: every escape undone, dot segments and empty ones
+/// removed.
+fn plain_path(path: &str) -> String {
+    let decoded = decode(path, |_| true).replace('\\', "/");
     let mut kept: Vec<&str> = Vec::new();
     for segment in decoded.split('/') {
         match segment {
@@ -160,7 +186,7 @@ fn plain_path(path: &str) -> Option<String> {
     }
     let ends_in_directory = decoded.ends_with('/') || decoded.ends_with("/.") || decoded.ends_with("/..");
     let end = if ends_in_directory && !kept.is_empty() { "/" } else { "" };
-    Some(format!("/{}{end}", kept.join("/")))
+    format!("/{}{end}", kept.join("/"))
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -178,15 +204,24 @@ mod tests {
     #[test]
     fn a_page_cannot_be_spelt_into_another_ones_rule() {
         let rule = |path: &str, bypass| Rule { path: path.into(), bypass, ..Rule::default() };
-        let rules = Rules::new(&Config::default(), vec![rule("/static/*", false), rule("/admin/*", true)]);
+        let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
+        let listed = ["/static/*", "/my%20files/*", "/café/*", "/account*"].map(|path| rule(path, false));
+        let rules = Rules::new(&cache, listed.into_iter().chain([rule("/admin/*", true)]).collect());
+        let strictest = "strictest";
         for (path, expected) in [
             ("/static/a.css", "/static/*"),
             ("/static/%61.css", "/static/*"),
+            ("/%73tatic/a.css", "/static/*"),
             ("/static/x/../a.css", "/static/*"),
-            ("/static/../account", "*"),
-            ("/static/%2e%2e/account", "*"),
-            ("/static/..%2faccount", "*"),
-            ("/%73tatic/a.css", "*"),
+            ("/my%20files/a", "/my%20files/*"),
+            ("/caf%C3%A9/a", "/café/*"),
+            ("/%61ccount", "/account*"),
+            ("/plain/%61", "*"),
+            ("/static/../account", strictest),
+            ("/static/%2e%2e/account", strictest),
+            ("/static/..%2faccount", strictest),
+            ("//account", strictest),
+            ("/plain/../account", strictest),
             ("/admin/x", "/admin/*"),
             ("/%61dmin/x", "/admin/*"),
             ("//admin/x", "/admin/*"),
@@ -194,7 +229,13 @@ mod tests {
             ("/admin/../static/x", "/admin/*"),
             ("/50%", "*"),
         ] {
-            assert_eq!(rules.matching(path).rule.path, expected, "{path}");
+            let resolved = rules.matching(path);
+            if expected == strictest {
+                assert!(std::ptr::eq(resolved, &raw const rules.strictest), "{path}");
+                assert_eq!(resolved.policy.lifetimes, LifetimePolicy::default());
+            } else {
+                assert_eq!(resolved.rule.path, expected, "{path}");
+            }
         }
     }
 

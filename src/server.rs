@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -86,6 +86,9 @@ impl std::fmt::Display for Listen {
         }
     }
 }
+
+/// How many bytes a client's connection may hold that are not on their way yet.
+const UNSENT: u32 = 128 << 10;
 
 /// The sockets of one worker.
 #[derive(Debug)]
@@ -229,6 +232,9 @@ impl Worker {
             match accepted {
                 Ok((stream, from)) => {
                     let _ = stream.set_nodelay(true);
+                    // So that a slow client's progress shows while it reads, and not only once it
+                    // has emptied a third of a large send buffer.
+                    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                     let peer = Peer::new(Some(from.ip()), &self.config.trusted_proxies);
                     connections.spawn(Arc::clone(&self).serve(Transport::Tcp(stream), peer));
                 }

@@ -336,6 +336,9 @@ impl Upstream {
             Ok(mut response) => match unsupported(&response, wants_upgrade) {
                 Some(why) => Err((UpstreamError::Unsupported(why), None)),
                 None => {
+                    // RFC 9112 §2.3: an intermediary speaks its own version. The client's framing must
+                    // not hang on the origin's.
+                    *response.version_mut() = Version::HTTP_11;
                     if ends_with_connection(&response) {
                         response.extensions_mut().insert(EndsWithConnection);
                     }
@@ -396,7 +399,7 @@ impl Upstream {
     }
 
     fn give_back(&self, sender: Sender) {
-        if sender.is_closed() {
+        if sender.is_closed() || self.config.max_idle == 0 {
             return;
         }
         // `try_with`: a body may be dropped while its thread is being torn down.

@@ -9,7 +9,7 @@
 //! * Every name lies under `<url prefix>/<key prefix>/larder-1/`, and only names made here are ever
 //!   deleted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -206,6 +206,8 @@ struct Queue {
     bytes: AtomicU64,
     /// Guarded by its lock: how many operations are outstanding for each key's hash.
     pending: Mutex<HashMap<u128, usize>>,
+    /// Guarded by its lock: the keys whose deletion failed, and is tried until it succeeds.
+    retried: Mutex<HashSet<u128>>,
     /// The number of outstanding operations, for whoever waits for none.
     idle: watch::Sender<u64>,
 }
@@ -326,6 +328,7 @@ impl Durable {
                 objects: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 pending: Mutex::default(),
+                retried: Mutex::default(),
                 idle: watch::Sender::new(0),
             },
         });
@@ -415,9 +418,10 @@ impl Durable {
     pub async fn drain(&self, deadline: Duration) -> u64 {
         let mut outstanding = self.inner.queue.idle.subscribe();
         let emptied = tokio::time::timeout(deadline, outstanding.wait_for(|count| *count == 0)).await;
+        let undeleted = self.inner.queue.retried.lock().len() as u64;
         match emptied {
-            Ok(_) => 0,
-            Err(_) => self.queue_depth().0,
+            Ok(_) => undeleted,
+            Err(_) => self.queue_depth().0 + undeleted,
         }
     }
 
@@ -463,16 +467,19 @@ impl Queue {
         self.idle.send_replace(objects);
     }
 
-    fn leave(&self, hash: u128, bytes: u64) {
-        {
-            let mut pending = self.pending.lock();
-            if let Some(count) = pending.get_mut(&hash) {
-                *count -= 1;
-                if *count == 0 {
-                    pending.remove(&hash);
-                }
+    /// One operation on the key is no longer outstanding.
+    fn settle(&self, hash: u128) {
+        let mut pending = self.pending.lock();
+        if let Some(count) = pending.get_mut(&hash) {
+            *count -= 1;
+            if *count == 0 {
+                pending.remove(&hash);
             }
         }
+    }
+
+    /// One operation has left the queue.
+    fn leave(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         let objects = self.objects.fetch_sub(1, Ordering::Relaxed) - 1;
         self.idle.send_replace(objects);
@@ -487,17 +494,21 @@ async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
     // The senders live in `inner`, which this task holds: it ends with the runtime.
     while let Some(op) = ops.recv().await {
         let (hash, bytes) = (op.key().hash(), op.bytes());
-        if let Err(Undeleted(key)) = inner.carry_out(op).await {
-            // Not waited for, so that the tier's other work goes on; outstanding all the while, so
-            // that what should be gone counts as gone.
-            let inner = Arc::clone(&inner);
-            tokio::spawn(async move {
-                inner.delete_at_last(&key).await;
-                inner.queue.leave(hash, bytes);
-            });
-            continue;
+        let outcome = inner.carry_out(op).await;
+        match outcome {
+            // Not waited for, and no part of the queue, so that the tier's other work goes on; but
+            // the key stays outstanding, so that what should be gone counts as gone. Once for each.
+            Err(Undeleted(key)) if inner.queue.retried.lock().insert(hash) => {
+                let inner = Arc::clone(&inner);
+                tokio::spawn(async move {
+                    inner.delete_at_last(&key).await;
+                    inner.queue.retried.lock().remove(&hash);
+                    inner.queue.settle(hash);
+                });
+            }
+            Err(_) | Ok(()) => inner.queue.settle(hash),
         }
-        inner.queue.leave(hash, bytes);
+        inner.queue.leave(bytes);
     }
 }
 
@@ -508,7 +519,8 @@ impl Inner {
         // By key, so that operations on one key keep their order.
         let writer = usize::try_from(hash % self.writers.len() as u128).unwrap_or(0);
         if self.writers[writer].send(op).is_err() {
-            self.queue.leave(hash, bytes);
+            self.queue.settle(hash);
+            self.queue.leave(bytes);
         }
     }
 

@@ -8,9 +8,9 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use http::header::HeaderMap;
-use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::rfc9111::key::CacheKey;
 use crate::stored::{StoredResponse, VaryRecord};
@@ -65,7 +65,13 @@ pub enum Kept {
 #[derive(Debug)]
 pub struct Memory {
     cache: Cache<u128, Entry, Seed>,
+    /// One is held while it is decided whether something may be kept for a key and it is put in, and
+    /// while a key is removed. Readers take none.
+    locks: [Mutex<()>; LOCKS],
 }
+
+/// The number of locks that keys are spread over.
+const LOCKS: usize = 64;
 
 impl Memory {
     /// An empty tier.
@@ -75,7 +81,11 @@ impl Memory {
             .weigher(|_: &u128, entry: &Entry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
-        Self { cache }
+        Self { cache, locks: std::array::from_fn(|_| Mutex::new(())) }
+    }
+
+    fn lock(&self, hash: u128) -> MutexGuard<'_, ()> {
+        self.locks[usize::try_from(hash % LOCKS as u128).unwrap_or(0)].lock()
     }
 
     /// What is kept for `key` and the nominated fields of `request`.
@@ -102,15 +112,13 @@ impl Memory {
     /// made where there is none; the record comes back for the durable tier to keep as well.
     pub fn insert(&self, stored: &Arc<StoredResponse>, may_keep: &dyn Fn() -> bool) -> Kept {
         let Some(variant) = &stored.head.variant else {
-            let mut kept = Kept::No;
-            self.cache.entry(stored.head.key.hash()).and_compute_with(|_| {
-                if !may_keep() {
-                    return Op::Nop;
-                }
-                kept = Kept::Alone;
-                Op::Put(Entry::Response(Arc::clone(stored)))
-            });
-            return kept;
+            let hash = stored.head.key.hash();
+            let _lock = self.lock(hash);
+            if !may_keep() {
+                return Kept::No;
+            }
+            self.cache.insert(hash, Entry::Response(Arc::clone(stored)));
+            return Kept::Alone;
         };
         let record = VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone());
         let Some(record) = self.merge_record(record, may_keep) else { return Kept::No };
@@ -134,27 +142,26 @@ impl Memory {
         {
             return may_keep().then_some(current);
         }
-        let mut merged = None;
-        self.cache.entry(new.key.hash()).and_compute_with(|entry| {
-            if !may_keep() {
-                return Op::Nop;
+        let hash = new.key.hash();
+        let _lock = self.lock(hash);
+        if !may_keep() {
+            return None;
+        }
+        let record = match self.cache.get(&hash) {
+            Some(Entry::Vary(current)) if current.key == new.key => {
+                new.sets.iter().rev().fold((*current).clone(), |record, set| record.with(set))
             }
-            let record = match entry.map(moka::Entry::into_value) {
-                Some(Entry::Vary(current)) if current.key == new.key => {
-                    new.sets.iter().rev().fold((*current).clone(), |record, set| record.with(set))
-                }
-                Some(_) | None => new,
-            };
-            let record = Arc::new(record);
-            merged = Some(Arc::clone(&record));
-            Op::Put(Entry::Vary(record))
-        });
-        merged
+            Some(_) | None => new,
+        };
+        let record = Arc::new(record);
+        self.cache.insert(hash, Entry::Vary(Arc::clone(&record)));
+        Some(record)
     }
 
     /// Forgets everything kept for `key`, all variants. Those are not looked for one by one:
     /// without their record nothing leads to them, and they are evicted in their turn.
     pub fn remove(&self, key: &CacheKey) -> bool {
+        let _lock = self.lock(key.hash());
         self.cache.remove(&key.hash()).is_some()
     }
 

@@ -495,3 +495,90 @@ fn a_follower_on_another_thread_is_served_to_the_end_of_the_drain() {
         assert_eq!(larder.wait(), Some(0));
     }
 }
+
+#[test]
+fn a_response_of_http_1_0_that_breaks_off_is_no_clean_end() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            reply.raw("HTTP/1.0 200 OK\r\n\r\nhalf of it");
+            gate.wait();
+        }
+    });
+    let larder = Larder::new(&origin, "upstream.body_timeout=200ms");
+    let mut client = larder.client();
+    client.ask("GET", "/a", "");
+    let head = client.head().expect("a head");
+    assert_eq!((head.line.as_str(), head.get("transfer-encoding")), ("HTTP/1.1 200 OK", Some("chunked")));
+    assert_eq!(client.chunk().as_deref(), Some("half of it"));
+    assert_eq!(client.chunk(), None, "no last chunk");
+    gate.open();
+}
+
+#[test]
+fn no_connection_need_be_kept() {
+    let origin = Origin::answers(vec![(200, "", "x")]);
+    let larder = Larder::new(&origin, "upstream.max_idle=0");
+    for _ in 0..3 {
+        assert_eq!(larder.get("/a", "").text(), "x");
+    }
+}
+
+#[test]
+fn an_upload_that_nobody_wants_any_more_is_timed_out() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            std::thread::spawn(move || {
+                let mut block = [0; 4096];
+                while stream.read(&mut block).is_ok_and(|n| n > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                }
+            });
+        }
+    });
+    let config = "server.header_timeout=200ms\nserver.idle_timeout=300ms";
+    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
+    let mut client = larder.client();
+    client.raw("POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nx");
+    assert_eq!(client.answer().text(), "ok");
+    assert!(client.is_closed());
+    eventually("the connection is gone", || larder.metric("larder_connections ") == 0);
+}
+
+#[test]
+fn a_deletion_that_never_succeeds_does_not_stop_the_writes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::new(|seen, reply| match seen.method() {
+        "GET" => reply.send(200, "Cache-Control: max-age=600", seen.path()),
+        _ => reply.send(204, "", ""),
+    });
+    let config = format!("{}\ndurable.queue_objects=5\ndurable.drain_timeout=0s", file_url(directory.path()));
+    let larder = Larder::new(&origin, &config);
+    larder.get("/stuck", "");
+    larder.settle();
+    // A directory in the object's place can be deleted neither by name nor in passing.
+    let mut files = Vec::new();
+    let mut directories = vec![directory.path().to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in std::fs::read_dir(next).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() { directories.push(entry) } else { files.push(entry) }
+        }
+    }
+    let object = files.pop().expect("an object");
+    std::fs::remove_file(&object).expect("it goes");
+    std::fs::create_dir_all(object.join("in-the-way")).expect("it is made");
+    for _ in 0..20 {
+        larder.client().send("DELETE", "/stuck", "");
+    }
+    eventually("the queue is empty", || larder.metric("larder_durable_queue_objects") == 0);
+    for n in 0..5 {
+        larder.get(&format!("/{n}"), "");
+        eventually("the queue is empty", || larder.metric("larder_durable_queue_objects") == 0);
+    }
+    assert_eq!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"dropped\"}"), 0);
+    assert!(larder.metric("larder_durable_operations_total{op=\"delete\",outcome=\"error\"}") > 0);
+}
