@@ -51,7 +51,7 @@ pub enum Transport {
 impl Transport {
     /// Tells a client that there are too many, and closes.
     pub async fn refuse_for_load(mut self) {
-        const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
+        const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
         let _ = tokio::time::timeout(LINGER, async {
             match &mut self {
                 Self::Tcp(stream) => stream.write_all(BUSY).await,
@@ -241,6 +241,7 @@ pub fn conflicting_framing() -> Response<ResponseBody> {
     fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from_static("0"));
     fields.insert("cache-status", HeaderValue::from_static("larder; detail=bad-request"));
     response
 }
@@ -368,7 +369,7 @@ impl ClientIo {
             _ => "this is not a request that HTTP/1.1 allows",
         };
         let text = format!(
-            "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nCache-Status: larder; detail=bad-request\r\nContent-Length: {}\r\n\r\n{sentence}\n",
+            "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=bad-request\r\nContent-Length: {}\r\n\r\n{sentence}\n",
             status.as_u16(),
             status.canonical_reason().unwrap_or_default(),
             sentence.len() + 1,

@@ -390,7 +390,7 @@ impl Proxy {
                 debug!("a tunnel ended: {error}");
             }
         });
-        (status, response.map(|_: UpstreamBody| ResponseBody::empty()))
+        (status, add_age(response.map(|_: UpstreamBody| ResponseBody::empty())))
     }
 
     fn plan(&self, peer: &Peer, target: &Target<'_>, request: &Request<Incoming>, directives: CacheControl) -> Plan {

@@ -15,6 +15,7 @@ fn refused(larder: &Larder, bytes: &str) -> (u16, String) {
     client.raw(bytes);
     let answer = client.try_answer().unwrap_or_else(|error| panic!("{error}: {bytes:.80}"));
     assert!(answer.get("cache-status").is_some_and(|status| status.starts_with("larder; detail=")), "{bytes:.80}");
+    assert_eq!(answer.get("age"), Some("0"), "{bytes:.80}");
     assert!(answer.get("connection") != Some("close") || client.is_closed(), "{bytes:.80}");
     (answer.status(), answer.text())
 }
