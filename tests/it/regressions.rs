@@ -250,15 +250,15 @@ fn a_request_that_breaks_connections_goes_through_one_kept_one_at_most() {
 #[test]
 fn a_slow_upload_is_not_the_origins_silence() {
     let origin = Origin::new(|seen, reply| reply.send(200, "", &seen.body.len().to_string()));
-    let larder = Larder::new(&origin, "upstream.response_timeout=500ms");
+    let larder = Larder::new(&origin, "upstream.response_timeout=1500ms");
     let mut client = larder.client();
-    client.raw("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n");
-    for _ in 0..10 {
+    client.raw("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n");
+    for _ in 0..20 {
         // The passing of time is what is tested here.
         std::thread::sleep(std::time::Duration::from_millis(100));
         client.raw("x");
     }
-    assert_eq!(client.answer().text(), "10");
+    assert_eq!(client.answer().text(), "20");
 }
 
 #[test]
