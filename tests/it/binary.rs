@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Answer, Client, Gate, Origin, eventually};
+use crate::support::{Answer, Client, Gate, Origin, eventually, metric};
 
 /// A running `larder`.
 pub struct Process {
@@ -79,12 +79,7 @@ impl Process {
     }
 
     pub fn metric(&self, line_start: &str) -> u64 {
-        let metrics = Client::connect(self.admin).get("/metrics", "").text();
-        let line = metrics
-            .lines()
-            .find(|line| line.starts_with(line_start))
-            .unwrap_or_else(|| panic!("no {line_start} in\n{metrics}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        metric(self.admin, line_start)
     }
 
     pub fn settle(&self) {

@@ -463,12 +463,7 @@ impl Larder {
     }
 
     pub fn metric(&self, line_start: &str) -> u64 {
-        let metrics = Client::connect(self.admin).get("/metrics", "").text();
-        let line = metrics
-            .lines()
-            .find(|line| line.starts_with(line_start))
-            .unwrap_or_else(|| panic!("no {line_start} in\n{metrics}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        metric(self.admin, line_start)
     }
 
     pub fn purge(&self, url: &str) -> Answer {
@@ -495,6 +490,16 @@ impl Drop for Larder {
             running.stop();
         }
     }
+}
+
+/// The number on the first line of `/metrics` that starts with `line_start`.
+pub fn metric(admin: SocketAddr, line_start: &str) -> u64 {
+    let metrics = Client::connect(admin).get("/metrics", "").text();
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with(line_start))
+        .unwrap_or_else(|| panic!("no {line_start} in\n{metrics}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Runs `f` on `n` threads at once and gives back what each came to.
