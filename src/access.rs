@@ -38,7 +38,7 @@ impl Line {
     /// Has the line written once the response has been sent, or given up.
     pub fn finish(self, response: Response<ResponseBody>, status: &CacheStatus) -> Response<ResponseBody> {
         let code = response.status().as_u16();
-        let cache_status = status.to_value();
+        let cache_status = status.to_value(None);
         response.map(|body| {
             body.on_end(move |bytes| {
                 info!(

@@ -19,12 +19,14 @@ use crate::fill::Budget;
 use crate::passes::Passes;
 use crate::proxy::Proxy;
 use crate::rules::Rules;
+use crate::searches::Searches;
 use crate::server::{self, Listen, Sockets, Worker};
 use crate::store::Store;
 use crate::store::backend::CheckFailure;
 use crate::store::durable::{self, Durable};
 use crate::store::memory::Memory;
 use crate::store::purge::Purges;
+use crate::target::Keys;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -89,6 +91,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),
         clock,
         passes: Passes::new(config.cache.pass_memory),
+        searches: Searches::default(),
         budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
         memory: config.memory.clone(),
         purge_expired_on_read: config.cache.purge_expired_on_read,
@@ -98,7 +101,10 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),
         flights: Arc::default(),
-        rules: Rules::new(&config.cache, config.rules.clone()),
+        keys: Keys {
+            rules: Rules::new(&config.cache, config.rules.clone()),
+            prefix: config.cache.key_prefix.clone(),
+        },
         cache: config.cache.clone(),
         metrics,
         access_log: config.log.access,

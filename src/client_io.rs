@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 
 use crate::body::ResponseBody;
 use crate::clock::Stopwatch;
+use crate::interim::Outlet;
 
 /// The most bytes of a request head that are kept to look at.
 const MAX_RECENT: usize = 128 << 10;
@@ -131,6 +132,7 @@ pub struct Connection {
     /// Guards the phase and the bytes of the head that is being read; never contended, since a
     /// connection's stream and requests run on one thread.
     state: Mutex<State>,
+    outlet: Arc<Outlet>,
 }
 
 #[derive(Debug)]
@@ -158,7 +160,7 @@ impl Connection {
     /// A connection that waits for its first request.
     pub fn new() -> Arc<Self> {
         let state = State { phase: Phase::Waiting, recent: Vec::new(), since: Stopwatch::start() };
-        Arc::new(Self { state: Mutex::new(state) })
+        Arc::new(Self { state: Mutex::new(state), outlet: Arc::default() })
     }
 
     /// Notes that a request has come; whether its framing contradicts itself.
@@ -176,6 +178,11 @@ impl Connection {
         conflict
     }
 
+    /// Where the connection's interim responses go out.
+    pub fn outlet(&self) -> &Arc<Outlet> {
+        &self.outlet
+    }
+
     /// Has the connection wait again once `response` is out.
     pub fn track(self: &Arc<Self>, response: Response<ResponseBody>) -> Response<Tracked> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -185,6 +192,7 @@ impl Connection {
     }
 
     fn flushed(&self) {
+        self.outlet.flushed();
         let mut state = self.state.lock();
         if state.phase == Phase::Flushing {
             state.phase = Phase::Waiting;
@@ -308,6 +316,8 @@ pub struct ClientIo {
     /// Our words in place of hyper's, as far as they are not written yet.
     instead: Bytes,
     refused: bool,
+    /// Interim responses, as far as they are not written yet.
+    interim: Bytes,
 }
 
 impl ClientIo {
@@ -321,6 +331,7 @@ impl ClientIo {
             stall: None,
             instead: Bytes::new(),
             refused: false,
+            interim: Bytes::new(),
         }
     }
 
@@ -378,6 +389,20 @@ impl ClientIo {
         self.refused = true;
     }
 
+    /// Interim responses go out before what hyper writes of the response they announce.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(bytes) = self.connection.outlet.take() {
+            self.interim = bytes.into();
+        }
+        while !self.interim.is_empty() {
+            let bytes = self.interim.clone();
+            let written = self.transport()?.poll_write(cx, &bytes);
+            let written = ready!(self.poll_stall(cx, written))?;
+            let _ = self.interim.split_to(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.instead.is_empty() {
             let words = self.instead.clone();
@@ -424,6 +449,8 @@ impl AsyncWrite for ClientIo {
             this.put_into_words(buf);
             return Poll::Ready(Ok(buf.len()));
         }
+        ready!(this.poll_interim(cx))?;
+        this.connection.outlet.wrote();
         let written = this.transport()?.poll_write(cx, buf);
         this.poll_stall(cx, written)
     }
@@ -439,6 +466,8 @@ impl AsyncWrite for ClientIo {
             this.put_into_words(&theirs);
             return Poll::Ready(Ok(theirs.len()));
         }
+        ready!(this.poll_interim(cx))?;
+        this.connection.outlet.wrote();
         let written = this.transport()?.poll_write_vectored(cx, bufs);
         this.poll_stall(cx, written)
     }
@@ -450,6 +479,7 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_instead(cx))?;
+        ready!(this.poll_interim(cx))?;
         ready!(this.transport()?.poll_flush(cx))?;
         // hyper flushes when its own buffer is empty: what was to be written is.
         this.connection.flushed();

@@ -9,12 +9,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use toml::Value;
 
 use crate::rfc9111::key::{QueryRules, normal_authority};
 use crate::rfc9111::storage::SetCookie;
+use crate::rfc9111::targeted::Targets;
 use crate::rules::{RequestDirectives, Rule};
 use crate::server::Listen;
 use crate::store::Durability;
@@ -148,6 +149,17 @@ impl Config {
                     &[("honour", RequestDirectives::Honour), ("ignore", RequestDirectives::Ignore)],
                 ),
                 pass_memory: r.duration_or_zero("cache.pass_memory", d.cache.pass_memory),
+                targets: Targets {
+                    list: r.list("cache.targets", &d.cache.targets.list, target),
+                    surrogate_control: r.flag("cache.surrogate_control", d.cache.targets.surrogate_control),
+                    x_accel_expires: r.flag("cache.x_accel_expires", d.cache.targets.x_accel_expires),
+                },
+                remove_targets: r.flag("cache.remove_targets", d.cache.remove_targets),
+                stale_while_revalidate: r
+                    .duration_or_zero("cache.stale_while_revalidate", d.cache.stale_while_revalidate),
+                stale_if_error: r.duration_or_zero("cache.stale_if_error", d.cache.stale_if_error),
+                stale_if_unreachable: r.duration_or_zero("cache.stale_if_unreachable", d.cache.stale_if_unreachable),
+                status_key: r.flag("cache.status_key", d.cache.status_key),
             },
             memory: store::memory::Config {
                 capacity: r.size("memory.capacity", d.memory.capacity, 0, 1 << 50),
@@ -238,6 +250,9 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         path: r.one(&key("path"), d.path, rule_path),
         timeout: r.optional_duration(&key("timeout")),
         override_timeout: r.optional_duration(&key("override_timeout")),
+        stale_while_revalidate: r.optional_duration(&key("stale_while_revalidate")),
+        stale_if_error: r.optional_duration(&key("stale_if_error")),
+        stale_if_unreachable: r.optional_duration(&key("stale_if_unreachable")),
         bypass: r.flag(&key("bypass"), d.bypass),
         query: QueryRules {
             ignore: r.list(&key("ignore_query"), &[], |text| Ok(text.to_owned())),
@@ -618,6 +633,15 @@ fn rule_path(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("does not start with / or *".into())
+    }
+}
+
+fn target(text: &str) -> Result<HeaderName, String> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is not a field name".to_owned())?;
+    if name.as_str().ends_with("-cache-control") {
+        Ok(name)
+    } else {
+        Err("is not a targeted field: their names end in -Cache-Control (RFC 9213)".into())
     }
 }
 

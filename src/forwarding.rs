@@ -61,7 +61,13 @@ pub fn original<'a>(peer: &Peer, request: &'a HeaderMap) -> Original<'a> {
 /// of `Host`, `scheme` and `original_host` what the client used.
 pub fn to_origin(request: &HeaderMap, peer: &Peer, scheme: &'static str, original_host: &str, host: &str) -> HeaderMap {
     let mut fields = request.clone();
+    let takes_trailers = fields::has_member(request, &header::TE, "trailers");
     fields::remove_hop_by_hop(&mut fields);
+    if takes_trailers {
+        // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+        fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
     // The expectation was of this server, which meets it when it reads the body.
     fields.remove(header::EXPECT);
     if !peer.trusted {
@@ -173,6 +179,8 @@ mod tests {
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "site.example"),
             ("host", "site.example"),
+            ("te", "trailers"),
+            ("connection", "te"),
             ("via", "1.0 other"),
         ]);
         expected.append(header::VIA, HeaderValue::from_static("1.1 larder"));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
+use http::{HeaderName, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
@@ -14,19 +14,23 @@ use crate::fetch::{Fetched, Fetcher, ForLeader, Plan, clean_response};
 use crate::fill::FillReader;
 use crate::flight::{Flights, Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
 use crate::forwarding::{self, Peer};
-use crate::respond::{Answer, Refusal, add_age, build, failed, hit, not_cached, refuse, refused, unavailable};
-use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling};
-use crate::rfc9111::conditional;
+use crate::respond::{Answer, Asked, add_age, build, failed, hit, not_cached, refuse, refused, unavailable};
+use crate::interim::{Interim, Outlet};
+use crate::passes::Pass;
+use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling, ttl_seconds};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
+use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
-use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::storage;
-use crate::rules::{RequestDirectives, Resolved, Rules};
+use crate::rfc9111::targeted::governing;
+use crate::rules::RequestDirectives;
 use crate::store::backend::BackendError;
 use crate::store::memory::Lookup;
 use crate::stored::StoredResponse;
+use crate::target::{Keys, Target, is_upgrade, never_from_cache, origin_form};
 use crate::telemetry::{Metrics, WorkerMetrics};
 use crate::upstream::{OriginRequest, RequestBody, UpstreamBody};
 
@@ -37,8 +41,8 @@ pub struct Proxy {
     pub fetcher: Arc<Fetcher>,
     /// The fetches under way.
     pub flights: Arc<Flights>,
-    /// What the configuration says of some paths.
-    pub rules: Rules,
+    /// What the configuration says of some paths, and the keys that come of it.
+    pub keys: Keys,
     /// `[cache]`
     pub cache: crate::rules::Config,
     /// Counters.
@@ -47,86 +51,126 @@ pub struct Proxy {
     pub access_log: bool,
 }
 
-/// Where a request is headed, worked out once.
-#[derive(Debug)]
-struct Target<'a> {
-    scheme: &'static str,
-    /// As it enters the key, and as the origin is told: a spelling of one client's own must not
-    /// come back in a page that others get.
-    authority: String,
-    key: CacheKey,
-    rule: &'a Resolved,
-}
-
 impl Proxy {
-    /// Answers a request.
+    /// Answers a request. Interim responses to it go out through `outlet`.
     pub async fn handle(
         self: &Arc<Self>,
         worker: &WorkerMetrics,
         peer: &Peer,
+        outlet: &Arc<Outlet>,
         mut request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         // What the origin will not see must not select a stored response either.
         fields::remove_listed(request.headers_mut());
         let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
-        let (status, mut response) = match self.target(peer, &request) {
-            Ok(target) => self.answer(peer, &target, request).await,
+        let mut key = None;
+        let (status, mut response) = match self.keys.target(peer, &request) {
+            Ok(target) => {
+                key = self.cache.status_key.then(|| target.key.clone());
+                self.answer(&Caller { peer, outlet }, &target, request).await
+            }
             Err(refusal) => refused(&refusal),
         };
         worker.record(&status);
-        response.headers_mut().append(CACHE_STATUS, status.to_value());
+        if self.cache.remove_targets {
+            for name in self.cache.targets.names() {
+                response.headers_mut().remove(name);
+            }
+        }
+        response.headers_mut().append(CACHE_STATUS, status.to_value(key.as_ref()));
         match access {
             Some(line) => line.finish(response, &status),
             None => response,
         }
     }
 
-    async fn answer(self: &Arc<Self>, peer: &Peer, target: &Target<'_>, request: Request<Incoming>) -> Answer {
+    async fn answer(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        request: Request<Incoming>,
+    ) -> Answer {
         if is_upgrade(&request) {
-            return self.tunnel(peer, target, request).await;
+            return self.tunnel(caller, target, request).await;
         }
         if let Some(fwd) = never_from_cache(&request, target.rule) {
-            return self.forward(peer, target, request, fwd).await;
+            return self.forward(caller, target, request, fwd).await;
         }
         let directives = self.directives(request.headers());
         let now = self.fetcher.clock.now();
-        let (fwd, validate) = match self.fetcher.store.memory().lookup(&target.key, request.headers()) {
-            Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
-                Reuse::Fresh | Reuse::Stale => return hit(&request, &stored, now),
-                Reuse::StaleWhileRevalidate => {
-                    self.revalidate_behind(peer, target, &request, &directives, &stored);
-                    return hit(&request, &stored, now);
-                }
-                Reuse::Validate(Why::Stale) => (Fwd::Stale, Some(stored)),
-                Reuse::Validate(Why::Request) => (Fwd::Request, Some(stored)),
-                Reuse::GatewayTimeout => return not_cached(),
-            },
-            Lookup::OtherVariants(_) => (Fwd::VaryMiss, None),
-            Lookup::Nothing => (Fwd::UriMiss, None),
+        let (key, found) = self.look_up(target, request.headers());
+        let mut plan = match found {
+            Lookup::Found(stored)
+                if !stored.head.can_answer(request.method(), request.headers(), stored.body.len()) =>
+            {
+                Plan { part: Some(stored), ..self.plan(caller, target, &request, directives, Fwd::Partial) }
+            }
+            Lookup::Found(stored) => {
+                let (fwd, validate) = match reuse::reuse(&directives, &stored.head.freshness, now) {
+                    Reuse::Fresh | Reuse::Stale => return hit(Asked::of(&request), &stored, now),
+                    Reuse::StaleWhileRevalidate if stored.head.parts.is_none() => {
+                        self.revalidate_behind(caller, target, key, &request, &directives, &stored);
+                        return hit(Asked::of(&request), &stored, now);
+                    }
+                    Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => (Fwd::Stale, stored),
+                    Reuse::Validate(Why::Request) => (Fwd::Request, stored),
+                    Reuse::GatewayTimeout => return not_cached(),
+                };
+                Plan { validate: Some(validate), ..self.plan(caller, target, &request, directives, fwd) }
+            }
+            Lookup::OtherVariants(_) => self.plan(caller, target, &request, directives, Fwd::VaryMiss),
+            Lookup::Nothing => self.plan(caller, target, &request, directives, Fwd::UriMiss),
         };
-        let plan = Plan { fwd, validate, ..self.plan(peer, target, &request, directives) };
+        if let Some(key) = key {
+            plan.key = key;
+        }
         self.fetch(&request, plan).await
     }
 
+    /// What memory has for a request, and the key that it is under, where the origin said that some
+    /// differences between queries do not matter.
+    fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<CacheKey>, Lookup) {
+        let store = &self.fetcher.store;
+        let Some(searched) = self.fetcher.searches.key(&target.key) else {
+            return (None, store.lookup(&target.key, request));
+        };
+        match store.lookup(&searched, request) {
+            // Not every response for a path has to say the same.
+            Lookup::Nothing => match store.lookup(&target.key, request) {
+                Lookup::Nothing => (Some(searched), Lookup::Nothing),
+                found => (None, found),
+            },
+            found => (Some(searched), found),
+        }
+    }
+
     /// Nothing in memory answers the request: the durable tier may, or the origin.
-    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan) -> Answer {
-        let is_plain_get = *request.method() == Method::GET && !request.headers().contains_key(header::RANGE);
-        let is_range_of_stored = plan.validate.is_some() && *request.method() == Method::GET;
+    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Plan) -> Answer {
+        let is_get = *request.method() == Method::GET;
+        let is_plain_get = is_get && !request.headers().contains_key(header::RANGE);
+        let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts.is_none());
         let only_if_cached = plan.directives.only_if_cached;
-        if only_if_cached || !(is_plain_get || is_range_of_stored) {
-            // What only this client can use is not worth a flight: a HEAD, a part of something
-            // that is not stored.
+        let pass = self.fetcher.pass(&plan);
+        // What only this client can use is not worth a flight: a HEAD, a part, what is not to be
+        // stored, what each request validates for itself.
+        let waits_for_nobody =
+            only_if_cached || plan.directives.no_store || pass.is_some() || !(is_plain_get || is_of_a_whole);
+        if waits_for_nobody {
+            let is_stored = pass != Some(Pass::NotStorable) || only_if_cached;
             if plan.validate.is_none()
-                && let Some(fetched) = self.fetcher.find_durable(&plan).await
+                && plan.part.is_none()
+                && is_stored
+                && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
             {
-                return self.answer_fetched(request, fetched);
+                return self.answer_fetched(Asked::of(request), fetched);
             }
             if only_if_cached {
                 return not_cached();
             }
-            return self.alone(request, Plan { validate: None, ..plan }).await;
-        }
-        if plan.directives.no_store || self.fetcher.is_pass(&plan) {
+            if !is_get {
+                let stored = plan.validate.take().or_else(|| plan.part.take());
+                plan.head_of = stored.or(plan.head_of);
+            }
             return self.alone(request, plan).await;
         }
         let variant = self.variant_of(&plan);
@@ -139,7 +183,7 @@ impl Proxy {
     /// What is known of the variant that a request will select, so that requests for different
     /// ones do not wait for each other.
     fn variant_of(&self, plan: &Plan) -> u128 {
-        match self.fetcher.store.memory().lookup(&plan.key, &plan.client_fields) {
+        match self.fetcher.store.lookup(&plan.key, &plan.client_fields) {
             Lookup::OtherVariants(record) => record.candidates(&plan.client_fields).next().unwrap_or(0),
             Lookup::Found(stored) => {
                 stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
@@ -159,7 +203,7 @@ impl Proxy {
         let (sender, receiver) = oneshot::channel();
         self.launch(plan, landing, Some(sender));
         match receiver.await {
-            Ok(fetched) => self.answer_fetched(request, fetched),
+            Ok(fetched) => self.answer_fetched(Asked::of(request), fetched),
             Err(_) => failed(
                 &refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"),
                 Fwd::Miss,
@@ -209,8 +253,12 @@ impl Proxy {
         if !head.is_selected_by(request.headers()) {
             return None;
         }
-        if request.headers().contains_key(header::AUTHORIZATION)
-            && !storage::allows_authorized(&CacheControl::of(&head.fields))
+        let governing = governing(&head.fields, &plan.policy.lifetimes.targets, head.response_time);
+        if request.headers().contains_key(header::AUTHORIZATION) && !storage::allows_authorized(&governing.directives) {
+            return None;
+        }
+        if let SharedBody::Stored(body) = &shared.body
+            && !head.can_answer(request.method(), request.headers(), body.len())
         {
             return None;
         }
@@ -225,16 +273,16 @@ impl Proxy {
             SharedBody::Stored(_) => None,
             SharedBody::Filling(fill) => Some(fill.reader()?),
         };
-        self.answer_shared(request, shared, reader, true)
+        self.answer_shared(Asked::of(request), shared, reader, true)
     }
 
     /// Asks the origin for this client only.
     async fn alone(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan) -> Answer {
         let fetched = self.fetcher.alone(plan, RequestBody::Empty).await;
-        self.answer_fetched(request, fetched)
+        self.answer_fetched(Asked::of(request), fetched)
     }
 
-    fn answer_fetched(&self, request: &Request<Incoming>, fetched: Fetched) -> Answer {
+    fn answer_fetched(&self, request: Asked<'_>, fetched: Fetched) -> Answer {
         match fetched {
             Fetched::Shared(shared, ForLeader { cookies, reader }) => {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
@@ -256,7 +304,7 @@ impl Proxy {
     /// Answers from a shared response; a body that is coming in needs a reader.
     fn answer_shared(
         &self,
-        request: &Request<Incoming>,
+        request: Asked<'_>,
         shared: &Shared,
         reader: Option<FillReader>,
         collapsed: bool,
@@ -267,11 +315,11 @@ impl Proxy {
             Source::Tier(tier) => CacheStatus::hit(tier, remaining),
             Source::InPlaceOfError { fwd, status } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
-                CacheStatus { handling, ttl: Some(crate::rfc9111::cache_status::ttl_seconds(remaining)), detail: None }
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
             }
             Source::Origin { fwd, status, stored } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
-                CacheStatus { handling, ttl: Some(crate::rfc9111::cache_status::ttl_seconds(remaining)), detail: None }
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
             }
         };
         let response = build(request, &shared.head, &shared.body, reader, now)?;
@@ -281,67 +329,108 @@ impl Proxy {
     /// Validates a stale response that has just been served, in the background and once.
     fn revalidate_behind(
         self: &Arc<Self>,
-        peer: &Peer,
+        caller: &Caller<'_>,
         target: &Target<'_>,
+        key: Option<CacheKey>,
         request: &Request<Incoming>,
         directives: &CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
-        if *request.method() != Method::GET || self.fetcher.passes.contains(target.key.hash(), self.fetcher.clock.now())
-        {
+        let key = key.unwrap_or_else(|| target.key.clone());
+        if *request.method() != Method::GET || self.fetcher.passes.get(key.hash(), self.fetcher.clock.now()).is_some() {
             return;
         }
-        let variant = stored.head.variant.as_ref().map_or(0, |variant| target.key.variant_hash(&variant.selector));
-        if let Joined::Leader(landing) = self.flights.join(target.key.hash(), variant) {
-            let mut plan = self.plan(peer, target, request, directives.clone());
-            plan.fwd = Fwd::Stale;
-            plan.validate = Some(Arc::clone(stored));
-            self.launch(plan, landing, None);
+        let variant = stored.head.variant.as_ref().map_or(0, |variant| key.variant_hash(&variant.selector));
+        if let Joined::Leader(landing) = self.flights.join(key.hash(), variant) {
+            let plan = self.plan(caller, target, request, directives.clone(), Fwd::Stale);
+            // The client has its answer: interim responses are nobody's.
+            self.launch(Plan { key, validate: Some(Arc::clone(stored)), interim: None, ..plan }, landing, None);
         }
     }
 
     /// Sends a request on that no stored response may answer, and invalidates what it changed.
     async fn forward(
         self: &Arc<Self>,
-        peer: &Peer,
+        caller: &Caller<'_>,
         target: &Target<'_>,
         request: Request<Incoming>,
         fwd: Fwd,
     ) -> Answer {
+        let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
         let (parts, body) = request.into_parts();
         let request = OriginRequest {
             method: parts.method.clone(),
             uri: origin_form(&parts.uri),
-            fields: self.origin_fields(peer, target, &parts.headers),
+            fields: self.origin_fields(caller.peer, target, &parts.headers),
             body: RequestBody::client(body),
+            interim: caller.interim(parts.version),
         };
-        match self.fetcher.upstream.send(request).await {
-            Ok(mut response) => {
-                clean_response(response.headers_mut(), self.fetcher.clock.now());
-                if !invalidation::is_safe(&parts.method) && invalidation::is_non_error(response.status()) {
-                    self.invalidate(target, parts.uri.path(), response.headers());
-                }
-                (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))
+        let mut response = match self.fetcher.upstream.send(request).await {
+            Ok(response) => response,
+            Err(error) => return failed(&unavailable(&error), fwd),
+        };
+        clean_response(response.headers_mut(), self.fetcher.clock.now());
+        if !invalidation::is_safe(&parts.method) && invalidation::is_non_error(response.status()) {
+            let own = self.invalidate(target, parts.uri.path(), response.headers(), position);
+            if let Some(position) = own
+                && fwd == Fwd::Method
+                && self.is_for_get(target, &parts, &response)
+            {
+                let asked = Request::from_parts(parts, ());
+                let plan = self.plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+                let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, position, None);
+                return self.answer_fetched(Asked::of(&asked), fetched);
             }
-            Err(error) => failed(&unavailable(&error), fwd),
         }
+        (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))
     }
 
-    /// RFC 9111 §4.4: what a successful unsafe request changed is no longer to be served.
-    fn invalidate(&self, target: &Target<'_>, path: &str, response: &HeaderMap) {
-        self.forget(&target.key);
+    /// Whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it says for how long,
+    /// and that it is what a GET would have got.
+    fn is_for_get<B>(&self, target: &Target<'_>, request: &http::request::Parts, response: &Response<B>) -> bool {
+        let (uri, fields) = (&request.uri, response.headers());
+        request.method == Method::POST
+            && response.status() == StatusCode::OK
+            && governing(fields, &self.cache.targets, self.fetcher.clock.now()).states_lifetime(fields)
+            && invalidation::answers_get(fields, target.scheme, &target.authority, uri.path(), uri.query())
+    }
+
+    /// RFC 9111 §4.4, RFC 9875 §3: what a successful unsafe request, sent at `position`, changed is no
+    /// longer to be served. The position from which on a response for its own URI may be stored
+    /// again, unless somebody else purged it meanwhile.
+    fn invalidate(&self, target: &Target<'_>, path: &str, response: &HeaderMap, position: u64) -> Option<u64> {
+        for group in groups::listed(response, &groups::CACHE_GROUP_INVALIDATION) {
+            let tag = groups::tag(&self.keys.prefix, target.scheme, &target.authority, &group);
+            self.fetcher.store.invalidate_tag(&tag);
+            self.metrics.invalidations.add_one();
+        }
         for named in invalidation::named_targets(response, target.scheme, &target.authority, path) {
-            let key = self.key(target.scheme, &target.authority, &named.path, named.query.as_deref());
+            let key = self.keys.key(target.scheme, &target.authority, &named.path, named.query.as_deref());
             if key != target.key {
                 self.forget(&key);
             }
         }
+        let own = self.fetcher.store.invalidate_by(&target.key, position);
+        self.flights.detach(target.key.hash());
+        self.forget_searched(&target.key);
+        self.metrics.invalidations.add_one();
+        own
     }
 
     fn forget(&self, key: &CacheKey) {
         self.fetcher.store.invalidate(key);
         self.flights.detach(key.hash());
+        self.forget_searched(key);
         self.metrics.invalidations.add_one();
+    }
+
+    /// Forgets what is stored for a URL together with others. To be done after the URL's own key is
+    /// purged: what is learnt of its queries from then on was fetched before, and is not kept.
+    fn forget_searched(&self, key: &CacheKey) {
+        if let Some(searched) = self.fetcher.searches.key(key) {
+            self.fetcher.store.forget(&searched);
+            self.flights.detach(searched.hash());
+        }
     }
 
     /// Forgets everything stored for a URL, in both tiers, before it returns.
@@ -354,25 +443,32 @@ impl Proxy {
         let authority = url.authority().and_then(|authority| normal_authority(authority.as_str(), scheme));
         let authority = authority.ok_or(PurgeError::Url)?;
         let path = if url.path().is_empty() { "/" } else { url.path() };
-        let key = self.key(scheme, &authority, path, url.query());
+        let key = self.keys.key(scheme, &authority, path, url.query());
         self.metrics.purges.add_one();
         // In force in this process before the durable tier is waited for.
-        self.fetcher.store.forget(&key);
+        let purged = self.fetcher.store.purge(&key);
         self.flights.detach(key.hash());
-        self.fetcher.store.forget_durably(&key).await.map_err(PurgeError::Durable)
+        self.forget_searched(&key);
+        purged.await.map_err(PurgeError::Durable)
     }
 
     /// Passes a request to change protocols on, and ties the two connections together.
-    async fn tunnel(self: &Arc<Self>, peer: &Peer, target: &Target<'_>, mut request: Request<Incoming>) -> Answer {
+    async fn tunnel(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        mut request: Request<Incoming>,
+    ) -> Answer {
         let client = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let mut fields = self.origin_fields(peer, target, &parts.headers);
+        let mut fields = self.origin_fields(caller.peer, target, &parts.headers);
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         let body = RequestBody::client(body);
-        let request = OriginRequest { method: parts.method, uri: origin_form(&parts.uri), fields, body };
+        let uri = origin_form(&parts.uri);
+        let request = OriginRequest { method: parts.method, uri, fields, body, interim: None };
         let mut response = match self.fetcher.upstream.send(request).await {
             Ok(response) => response,
             Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
@@ -393,26 +489,42 @@ impl Proxy {
         (status, add_age(response.map(|_: UpstreamBody| ResponseBody::empty())))
     }
 
-    fn plan(&self, peer: &Peer, target: &Target<'_>, request: &Request<Incoming>, directives: CacheControl) -> Plan {
+    fn plan<B>(
+        &self,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        request: &Request<B>,
+        directives: CacheControl,
+        fwd: Fwd,
+    ) -> Plan {
         let rule = &target.rule.rule;
         Plan {
             key: target.key.clone(),
+            exact: target.key.clone(),
             client_fields: request.headers().clone(),
             directives,
             method: request.method().clone(),
             uri: origin_form(request.uri()),
-            origin_fields: self.origin_fields(peer, target, request.headers()),
-            policy: target.rule.policy,
+            origin_fields: self.origin_fields(caller.peer, target, request.headers()),
+            policy: Arc::clone(&target.rule.policy),
             durability: rule.durability,
             tags: rule.tags.clone(),
-            fwd: Fwd::UriMiss,
+            fwd,
             validate: None,
+            part: None,
+            head_of: None,
+            known: None,
+            interim: caller.interim(request.version()),
         }
     }
 
     fn origin_fields(&self, peer: &Peer, target: &Target<'_>, request: &HeaderMap) -> HeaderMap {
         let host = self.fetcher.upstream.config().host.as_deref().unwrap_or(&target.authority);
-        forwarding::to_origin(request, peer, target.scheme, &target.authority, host)
+        let mut fields = forwarding::to_origin(request, peer, target.scheme, &target.authority, host);
+        if self.cache.targets.surrogate_control {
+            fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+        }
+        fields
     }
 
     fn directives(&self, request: &HeaderMap) -> CacheControl {
@@ -423,72 +535,22 @@ impl Proxy {
             RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
         }
     }
+}
 
-    /// Works out where a request is headed, or what is wrong with it.
-    fn target(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Target<'_>, Refusal> {
-        let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
-        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-            return Err(refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "this server does not answer CONNECT or TRACE",
-            ));
-        }
-        let mut codings = fields::members(request.headers(), &header::TRANSFER_ENCODING);
-        if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
-            return Err(refuse(
-                StatusCode::NOT_IMPLEMENTED,
-                "transfer-coding",
-                "this server knows no transfer coding other than chunked",
-            ));
-        }
-        let is_in_form = match request.uri().path() {
-            "*" => *request.method() == Method::OPTIONS,
-            path => path.starts_with('/') || (path.is_empty() && request.uri().scheme().is_some()),
-        };
-        if !is_in_form {
-            return Err(bad("bad-target", "the request's target is neither a path nor a URL"));
-        }
-        let mut hosts = request.headers().get_all(header::HOST).iter();
-        let host = match (hosts.next(), hosts.next()) {
-            (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
-            (Some(host), None) => host.to_str().map_err(|_| bad("bad-host", "the Host field is not a host name"))?,
-            (None, None) if request.version() == Version::HTTP_10 => "",
-            (None, None) => return Err(bad("bad-host", "the request has no Host field")),
-        };
-        let original = forwarding::original(peer, request.headers());
-        // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
-        let host = match request.uri().authority() {
-            Some(authority) => authority.as_str(),
-            None => host,
-        };
-        let host = original.host.filter(|host| !host.is_empty()).unwrap_or(host);
-        let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
-            "".into()
-        } else {
-            normal_authority(host, original.scheme)
-                .ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
-        };
-        let path = request.uri().path();
-        let rule = self.rules.matching(path);
-        let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
-        Ok(Target { scheme: original.scheme, authority: authority.into_owned(), key, rule })
-    }
+/// Tells the origin that `Surrogate-Control` is listened to, and by which name.
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
 
-    fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
-        self.key_with(self.rules.matching(path), scheme, authority, path, query)
-    }
+/// Who asks, and where interim responses to it go.
+struct Caller<'a> {
+    peer: &'a Peer,
+    outlet: &'a Arc<Outlet>,
+}
 
-    fn key_with(&self, rule: &Resolved, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
-        let rules = &rule.rule.query;
-        let prefix = &self.cache.key_prefix;
-        match query {
-            Some(query) if !rules.is_empty() => {
-                let query = rules.apply(query);
-                CacheKey::new(KeyParts { prefix, scheme, authority, path, query: query.as_deref() })
-            }
-            query => CacheKey::new(KeyParts { prefix, scheme, authority, path, query }),
-        }
+impl Caller<'_> {
+    /// Clients of HTTP/1.0 know no interim responses (RFC 9110 §15.2).
+    fn interim(&self, version: Version) -> Option<Interim> {
+        (version >= Version::HTTP_11).then(|| self.outlet.interim())
     }
 }
 
@@ -499,42 +561,4 @@ pub enum PurgeError {
     Url,
     /// It is forgotten in memory, and may still be in the durable tier.
     Durable(BackendError),
-}
-
-/// Why a request goes to the origin whatever is stored, if it does.
-fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<Fwd> {
-    if rule.rule.bypass {
-        return Some(Fwd::Bypass);
-    }
-    if *request.method() != Method::GET && *request.method() != Method::HEAD {
-        return Some(Fwd::Method);
-    }
-    // Content in a GET may change the response, and is no part of the key. Conditions on the
-    // origin's state are for the origin.
-    if !request.body().is_end_stream() || conditional::is_for_the_origin(request.headers()) {
-        return Some(Fwd::Request);
-    }
-    None
-}
-
-/// Whether the client asks to change protocols in a way that is passed on. Anything else that it
-/// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
-fn is_upgrade(request: &Request<Incoming>) -> bool {
-    request.headers().contains_key(header::UPGRADE)
-        && *request.method() == Method::GET
-        && request.version() == Version::HTTP_11
-        && request.body().is_end_stream()
-        && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
-        // HTTP/2 in clear text would make requests that never pass here again.
-        && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {
-            protocol.to_ascii_lowercase().starts_with(b"h2")
-        })
-}
-
-/// The target as the origin is asked for it.
-fn origin_form(uri: &Uri) -> Uri {
-    match uri.path_and_query() {
-        Some(target) if uri.authority().is_some() => Uri::from(target.clone()),
-        _ => uri.clone(),
-    }
 }

@@ -1,9 +1,8 @@
 //! Responses made here: from stored ones (the whole, a range, 304, 416), and refusals.
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
@@ -31,10 +30,26 @@ pub const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static
     Refusal { status, sentence, detail }
 }
 
+/// What of a request an answer from the store depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its fields.
+    pub fields: &'a HeaderMap,
+}
+
+impl<'a> Asked<'a> {
+    /// What `request` asks.
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self { method: request.method(), fields: request.headers() }
+    }
+}
+
 /// A hit in memory.
-pub fn hit(request: &Request<Incoming>, stored: &StoredResponse, now: Timestamp) -> Answer {
+pub fn hit(asked: Asked<'_>, stored: &StoredResponse, now: Timestamp) -> Answer {
     let status = CacheStatus::hit(Tier::Memory, stored.head.freshness.remaining(now));
-    let response = answer_head(request, &stored.head, Some(stored.body.len()), now);
+    let response = answer_head(asked, &stored.head, Some(stored.body.len()), now);
     let response = response.map(|part| match part {
         Part::None => ResponseBody::empty(),
         Part::Whole => ResponseBody::stored(&stored.body),
@@ -46,7 +61,7 @@ pub fn hit(request: &Request<Incoming>, stored: &StoredResponse, now: Timestamp)
 /// An answer from a stored response whose body may still be coming in; `None` when that needs a
 /// reader and there is none.
 pub fn build(
-    request: &Request<Incoming>,
+    asked: Asked<'_>,
     head: &StoredHead,
     body: &SharedBody,
     reader: Option<FillReader>,
@@ -58,7 +73,12 @@ pub fn build(
             head.fields.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok())
         }
     };
-    let (parts, part) = answer_head(request, head, len, now).into_parts();
+    let (parts, part) = match body {
+        // A part on its way in is the answer to the request that asked for it, and to no other.
+        SharedBody::Filling(_) if head.parts.is_some() => whole_of(asked, head, now),
+        SharedBody::Stored(_) | SharedBody::Filling(_) => answer_head(asked, head, len, now),
+    }
+    .into_parts();
     let body = match (part, body) {
         (Part::None, _) => ResponseBody::empty(),
         (Part::Whole, SharedBody::Stored(body)) => ResponseBody::stored(body),
@@ -69,7 +89,7 @@ pub fn build(
     Some(Response::from_parts(parts, body))
 }
 
-/// The part of a stored body that answers a request.
+/// The bytes of a stored body that answer a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     None,
@@ -77,19 +97,24 @@ enum Part {
     Range(u64, u64),
 }
 
-/// The head of an answer from a stored response of `len` bytes: the whole, a range, 304, or 416.
-fn answer_head(request: &Request<Incoming>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
-    let (method, fields) = (request.method(), request.headers());
-    let age = HeaderValue::from(head.freshness.age_seconds(now));
-    // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
-    let is_ok = head.status == StatusCode::OK;
-    if is_ok && conditional::not_modified(method, fields, &head.fields, head.response_time) {
-        return not_modified(head, age);
-    }
-    let mut response = Response::new(if *method == Method::HEAD { Part::None } else { Part::Whole });
+/// The response as it is stored, and its age.
+fn whole_of(asked: Asked<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
+    let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
     *response.status_mut() = head.status;
     *response.headers_mut() = head.fields.clone();
-    response.headers_mut().insert(header::AGE, age);
+    response.headers_mut().insert(header::AGE, HeaderValue::from(head.freshness.age_seconds(now)));
+    response
+}
+
+/// The head of an answer from a stored response of `len` bytes: the whole, a range, 304, or 416.
+fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
+    let Asked { method, fields } = asked;
+    // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
+    let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    if is_ok && conditional::not_modified(method, fields, &head.fields, head.response_time) {
+        return not_modified(head, HeaderValue::from(head.freshness.age_seconds(now)));
+    }
+    let mut response = whole_of(asked, head, now);
     if *method == Method::HEAD {
         if let Some(len) = len
             && has_content(head.status)
@@ -98,18 +123,25 @@ fn answer_head(request: &Request<Incoming>, head: &StoredHead, len: Option<u64>,
         }
         return response;
     }
-    if !is_ok || !fields.contains_key(header::RANGE) || !conditional::if_range_holds(fields, &head.fields) {
+    if !is_ok
+        || *method != Method::GET
+        || !fields.contains_key(header::RANGE)
+        || !conditional::if_range_holds(fields, &head.fields, head.response_time)
+    {
         return response;
     }
     let Some(len) = len else { return response };
+    if let Some(parts) = &head.parts {
+        if let Some(slice) = parts.slice(fields, len) {
+            let (first, end) = (slice.first, slice.end);
+            let bytes = Part::Range(slice.offset, slice.offset + (end - first));
+            make_partial(&mut response, first, end, parts.complete_len(), bytes);
+        }
+        return response;
+    }
     match range::requested(fields, len) {
         RangeRequest::Whole => {}
-        RangeRequest::Part(first, end) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, len));
-            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
-            *response.body_mut() = Part::Range(first, end);
-        }
+        RangeRequest::Part(first, end) => make_partial(&mut response, first, end, len, Part::Range(first, end)),
         RangeRequest::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
@@ -118,6 +150,14 @@ fn answer_head(request: &Request<Incoming>, head: &StoredHead, len: Option<u64>,
         }
     }
     response
+}
+
+/// Makes a response the 206 with the positions from `first` up to `end` of `complete`.
+fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u64, bytes: Part) {
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, complete));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
+    *response.body_mut() = bytes;
 }
 
 /// RFC 9110 §15.4.5: a 304 has these fields of the response that it stands for.

@@ -1,10 +1,12 @@
 //! `[[rule]]`: what the configuration says of some paths.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::{QueryRules, glob};
 use crate::rfc9111::storage::{SetCookie, StoragePolicy};
+use crate::rfc9111::targeted::Targets;
 use crate::store::Durability;
 
 /// `[cache]`
@@ -23,6 +25,19 @@ pub struct Config {
     /// How long a key is remembered as not storable, so that nobody waits for a response that
     /// can't be shared.
     pub pass_memory: Duration,
+    /// The response fields that speak to this cache in particular.
+    pub targets: Targets,
+    /// Whether those are taken out of what clients see.
+    pub remove_targets: bool,
+    /// `stale-while-revalidate` for responses that do not have it.
+    pub stale_while_revalidate: Duration,
+    /// `stale-if-error` for responses that do not have it.
+    pub stale_if_error: Duration,
+    /// How long past its freshness a response may stand in for an origin that can't be reached,
+    /// where nothing in it forbids that (RFC 9111 §4.2.4).
+    pub stale_if_unreachable: Duration,
+    /// Whether `Cache-Status` names the cache key.
+    pub status_key: bool,
 }
 
 impl Default for Config {
@@ -34,6 +49,12 @@ impl Default for Config {
             set_cookie: SetCookie::Explicit,
             request_directives: RequestDirectives::Honour,
             pass_memory: Duration::from_secs(10),
+            targets: Targets::default(),
+            remove_targets: false,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            stale_if_unreachable: Duration::from_secs(3600),
+            status_key: false,
         }
     }
 }
@@ -56,6 +77,12 @@ pub struct Rule {
     pub timeout: Option<Duration>,
     /// Freshness lifetime whatever the response states.
     pub override_timeout: Option<Duration>,
+    /// Instead of `cache.stale_while_revalidate`.
+    pub stale_while_revalidate: Option<Duration>,
+    /// Instead of `cache.stale_if_error`.
+    pub stale_if_error: Option<Duration>,
+    /// Instead of `cache.stale_if_unreachable`.
+    pub stale_if_unreachable: Option<Duration>,
     /// Whether the cache keeps out of the way.
     pub bypass: bool,
     /// What of the query enters the key.
@@ -72,6 +99,9 @@ impl Default for Rule {
             path: "*".into(),
             timeout: None,
             override_timeout: None,
+            stale_while_revalidate: None,
+            stale_if_error: None,
+            stale_if_unreachable: None,
             bypass: false,
             query: QueryRules::default(),
             durability: Durability::Durable,
@@ -97,26 +127,35 @@ pub struct Resolved {
     /// The rule.
     pub rule: Rule,
     /// What it says of storing.
-    pub policy: StoragePolicy,
+    pub policy: Arc<StoragePolicy>,
 }
 
 impl Rules {
     /// Resolves `rules` against the defaults of `[cache]`.
     pub fn new(cache: &Config, rules: Vec<Rule>) -> Self {
+        let targets = Arc::new(cache.targets.clone());
+        let granted = |timeout: Duration| Some(timeout).filter(|timeout| !timeout.is_zero());
         let resolve = |rule: Rule| {
-            let default_timeout = rule.timeout.or(Some(cache.default_timeout).filter(|timeout| !timeout.is_zero()));
+            let default_timeout = rule.timeout.or(granted(cache.default_timeout));
+            let while_revalidate = rule.stale_while_revalidate.or(granted(cache.stale_while_revalidate));
+            let if_error = rule.stale_if_error.or(granted(cache.stale_if_error));
             let lifetimes = LifetimePolicy {
+                targets: Arc::clone(&targets),
                 default_timeout: default_timeout.map(millis),
                 override_timeout: rule.override_timeout.map(millis),
+                stale_while_revalidate: while_revalidate.map(millis),
+                stale_if_error: if_error.map(millis),
+                stale_if_unreachable: millis(rule.stale_if_unreachable.unwrap_or(cache.stale_if_unreachable)),
             };
             Resolved {
                 pattern: unescape(&rule.path),
-                policy: StoragePolicy { set_cookie: cache.set_cookie, lifetimes },
+                policy: Arc::new(StoragePolicy { set_cookie: cache.set_cookie, lifetimes }),
                 rule,
             }
         };
         let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, ..Rule::default() });
-        strictest.policy.lifetimes = LifetimePolicy::default();
+        let lifetimes = LifetimePolicy { targets: Arc::clone(&targets), ..LifetimePolicy::default() };
+        strictest.policy = Arc::new(StoragePolicy { set_cookie: cache.set_cookie, lifetimes });
         Self { listed: rules.into_iter().map(resolve).collect(), fallback: resolve(Rule::default()), strictest }
     }
 

@@ -283,7 +283,8 @@ impl Worker {
                 let response = if conflict {
                     crate::client_io::conflicting_framing()
                 } else {
-                    this.proxy.handle(&this.metrics, &peer, request).await
+                    let outlet = connection.outlet();
+                    outlet.during(this.proxy.handle(&this.metrics, &peer, outlet, request)).await
                 };
                 Ok::<_, Infallible>(connection.track(response))
             }

@@ -3,20 +3,26 @@
 //! A [`StoredResponse`] is made from a [`Storable`], the proof that RFC 9111 §3 allows it, or read
 //! back from bytes that were once written from one.
 //!
-//! # The encoding, version 1
+//! # The encoding, version 2
 //!
 //! All integers are little-endian; a *string* is a `u32` length and that many bytes.
 //!
 //! ```text
-//! "LRDR"  version u8 = 1  kind u8  zero u16  head length u32  head checksum u64  head  body
+//! "LRDR"  version u8 = 2  kind u8  zero u16  head length u32  head checksum u64  head  body
 //! kind 0, a response: key string, nominated names (u16 count, strings), selector string,
 //!         status u16, request time i64 ms, response time i64 ms, position u64,
-//!         tags (u16 count, strings), fields (u32 count, name and value strings), body length u64,
+//!         tags (u16 count, strings),
+//!         parts (u16 count, 0 for a whole; else the length of the whole u64, and for each part
+//!         its first position u64 and the one after its last u64),
+//!         fields (u32 count, name and value strings), body length u64,
 //!         then 0u8 and the checksum u64 of the body that follows the head,
 //!         or 1u8, the body object's id u128, its chunk size u32 and a checksum u64 a chunk
 //! kind 1, what a varying key nominates: key string, generation u128,
-//!         u16 count of sets, each set a u16 count and names
+//!         u16 count of sets, each set a u16 count and names,
+//!         u16 count of aliases, each an alias u128 and the variant's name u128
 //! ```
+//!
+//! Version 1 is the same without parts and without aliases.
 //!
 //! Checksums are XXH3-64. A reader takes any version it knows and calls every other one
 //! [`DecodeError::Version`]; a writer writes the newest. Nothing in a version ever changes its
@@ -26,13 +32,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::{BufMut, Bytes};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Timestamp;
+use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::partial::{Parts, Piece};
 use crate::rfc9111::storage::Storable;
 use crate::rfc9111::vary::{self, Vary};
 
@@ -92,6 +100,35 @@ impl Body {
         Self { segments, len }
     }
 
+    /// Puts a body together from runs of two others.
+    pub fn combined(old: &Self, new: &Self, pieces: &[Piece]) -> Self {
+        let mut chunks = Vec::new();
+        for piece in pieces {
+            let from = if piece.is_new { new } else { old };
+            from.cut(piece.offset, piece.len, &mut chunks);
+        }
+        let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self::from_chunks(chunks.iter(), len)
+    }
+
+    /// Appends to `chunks` the `len` bytes from `offset` on, or those of them that there are.
+    pub fn cut(&self, offset: u64, len: u64, chunks: &mut Vec<Bytes>) {
+        let (mut skip, mut left) = (offset, len);
+        for segment in self.segments() {
+            let size = segment.len() as u64;
+            let start = skip.min(size);
+            skip -= start;
+            let take = (size - start).min(left);
+            left -= take;
+            // Both lie within the segment's length, which is a usize.
+            if let (Ok(from), Ok(to)) = (usize::try_from(start), usize::try_from(start + take))
+                && from < to
+            {
+                chunks.push(segment.slice(from..to));
+            }
+        }
+    }
+
     /// The number of bytes.
     pub fn len(&self) -> u64 {
         self.len
@@ -133,6 +170,8 @@ pub struct StoredHead {
     pub key: CacheKey,
     /// Which requests for the key it answers; `None`: all.
     pub variant: Option<Variant>,
+    /// What of the representation the body is; `None`: all of it.
+    pub parts: Option<Parts>,
     /// Its status.
     pub status: StatusCode,
     /// Its fields as the origin sent them, without those of the connection.
@@ -188,6 +227,7 @@ impl StoredHead {
         Self {
             key: new.key.clone(),
             variant,
+            parts: storable.parts(),
             status: new.status,
             fields: compact(new.fields),
             request_time: new.request_time,
@@ -202,7 +242,20 @@ impl StoredHead {
 
     /// Whether this response answers `request`, as far as `Vary` goes (RFC 9111 §4.1).
     pub fn is_selected_by(&self, request: &HeaderMap) -> bool {
-        self.variant.as_ref().is_none_or(|variant| vary::selector(&variant.names, request) == variant.selector)
+        self.variant.as_ref().is_none_or(|variant| {
+            vary::selector(&variant.names, request) == variant.selector
+                || vary::selects(&variant.selector, &self.fields, request)
+        })
+    }
+
+    /// Whether a request of `method` with `fields` can be answered from this response, whose body
+    /// here is `len` bytes: a part answers only for ranges that it holds (RFC 9111 §3.3).
+    pub fn can_answer(&self, method: &Method, fields: &HeaderMap, len: u64) -> bool {
+        self.parts.as_ref().is_none_or(|parts| {
+            *method == Method::GET
+                && conditional::if_range_holds(fields, &self.fields, self.response_time)
+                && parts.slice(fields, len).is_some()
+        })
     }
 
     /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would
@@ -220,7 +273,8 @@ impl StoredHead {
         let slots = self.fields.capacity() * FIELD_SLOT;
         let variant = self.variant.as_ref().map_or(0, |v| v.selector.len() + v.names.len() * 32);
         let tags: usize = self.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
-        OVERHEAD + self.key.as_bytes().len() + fields + slots + variant + tags
+        let parts = self.parts.as_ref().map_or(0, |parts| parts.ranges().len() * 16);
+        OVERHEAD + parts + self.key.as_bytes().len() + fields + slots + variant + tags
     }
 }
 
@@ -256,22 +310,61 @@ pub struct VaryRecord {
     pub generation: u128,
     /// Sets of nominated fields, newest first, at most [`VaryRecord::MAX_SETS`].
     pub sets: Vec<Vec<HeaderName>>,
+    /// Other names of variants, newest first, at most [`VaryRecord::MAX_ALIASES`]: by the language
+    /// or coding they are in (see [`vary::aliases_of_response`]), and the variant's own name.
+    pub aliases: Vec<(u128, u128)>,
 }
 
 impl VaryRecord {
     /// More sets than this are forgotten, oldest first.
     pub const MAX_SETS: usize = 4;
 
+    /// More aliases than this are forgotten, oldest first.
+    pub const MAX_ALIASES: usize = 64;
+
     /// A record that names one set.
     pub fn new(key: CacheKey, generation: u128, names: Vec<HeaderName>) -> Self {
-        Self { key, generation, sets: vec![names] }
+        Self { key, generation, sets: vec![names], aliases: Vec::new() }
     }
 
     /// The same record with `names` as its newest set.
-    pub fn with(&self, names: &[HeaderName]) -> Self {
-        let mut sets = vec![names.to_vec()];
-        sets.extend(self.sets.iter().filter(|set| *set != names).take(Self::MAX_SETS - 1).cloned());
-        Self { key: self.key.clone(), generation: self.generation, sets }
+    fn with_set(mut self, names: &[HeaderName]) -> Self {
+        if self.sets.first().is_none_or(|first| first != names) {
+            self.sets.retain(|set| set != names);
+            self.sets.insert(0, names.to_vec());
+            self.sets.truncate(Self::MAX_SETS);
+        }
+        self
+    }
+
+    /// The same record with `alias` as another name of `variant`.
+    fn with_alias(mut self, alias: u128, variant: u128) -> Self {
+        if !self.aliases.contains(&(alias, variant)) {
+            self.aliases.retain(|(other, _)| *other != alias);
+            self.aliases.insert(0, (alias, variant));
+            self.aliases.truncate(Self::MAX_ALIASES);
+        }
+        self
+    }
+
+    /// This record, leading to a response with `variant` and `fields` as well.
+    #[must_use]
+    pub fn leading_to(self, variant: &Variant, fields: &HeaderMap) -> Self {
+        let name = self.variant_hash(&variant.selector);
+        let aliases = vary::aliases_of_response(&variant.selector, fields);
+        aliases.into_iter().fold(self.with_set(&variant.names), |record, alias| record.with_alias(alias, name))
+    }
+
+    /// This record with the sets of `newer` first; its variants are named by this one's generation,
+    /// so that aliases of another generation lead nowhere and are left out.
+    #[must_use]
+    pub fn merged_with(self, newer: &Self) -> Self {
+        let mut merged = newer.sets.iter().rev().fold(self, |record, set| record.with_set(set));
+        if merged.generation == newer.generation {
+            merged =
+                newer.aliases.iter().rev().fold(merged, |record, (alias, variant)| record.with_alias(*alias, *variant));
+        }
+        merged
     }
 
     /// The hash under which the variant with `selector` is kept.
@@ -284,19 +377,28 @@ impl VaryRecord {
 
     /// The hashes under which a variant for `request` may be kept, most likely first.
     pub fn candidates(&self, request: &HeaderMap) -> impl Iterator<Item = u128> {
-        self.sets.iter().map(move |set| self.variant_hash(&vary::selector(set, request)))
+        let exact = self.sets.iter().map(move |set| self.variant_hash(&vary::selector(set, request)));
+        exact.chain(self.negotiated(request))
+    }
+
+    fn negotiated(&self, request: &HeaderMap) -> impl Iterator<Item = u128> {
+        let sets = if self.aliases.is_empty() { &[][..] } else { &self.sets[..] };
+        sets.iter().flat_map(move |set| vary::aliases_of_request(set, request)).filter_map(move |wanted| {
+            self.aliases.iter().find(|(alias, _)| *alias == wanted).map(|(_, variant)| *variant)
+        })
     }
 }
 
 /// Copies the field values into one buffer of their own size. Values as they come from the
-/// network share the buffer that they were read into, which is many times larger.
+/// network share the buffer that they were read into, which is many times larger. Trailers are not
+/// stored, and neither is what announces them.
 fn compact(fields: &HeaderMap) -> HeaderMap {
-    let text: Vec<u8> = fields.values().flat_map(http::HeaderValue::as_bytes).copied().collect();
+    let text: Vec<u8> = stored_fields(fields).flat_map(|(_, value)| value.as_bytes()).copied().collect();
     let text = Bytes::from(text);
     // With room for the two fields that every response gets besides.
     let mut compacted = HeaderMap::with_capacity(fields.keys_len() + 2);
     let mut at = 0;
-    for (name, value) in fields {
+    for (name, value) in stored_fields(fields) {
         let end = at + value.len();
         // The bytes were a field value before.
         let copy = HeaderValue::from_maybe_shared(text.slice(at..end)).unwrap_or_else(|_| value.clone());
@@ -304,6 +406,10 @@ fn compact(fields: &HeaderMap) -> HeaderMap {
         at = end;
     }
     compacted
+}
+
+fn stored_fields(fields: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    fields.iter().filter(|(name, _)| *name != http::header::TRAILER)
 }
 
 /// Why bytes from the durable tier are not the object that was asked for.
@@ -338,7 +444,9 @@ impl DecodeError {
 }
 
 const MAGIC: &[u8; 4] = b"LRDR";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest version that is read.
+const OLDEST: u8 = 1;
 const KIND_RESPONSE: u8 = 0;
 const KIND_VARY: u8 = 1;
 const PREAMBLE: usize = 4 + 1 + 1 + 2 + 4 + 8;
@@ -417,6 +525,15 @@ pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
     for tag in &head.tags {
         put_string(&mut out, tag.as_bytes());
     }
+    let parts = head.parts.as_ref();
+    put_count16(&mut out, parts.map_or(0, |parts| parts.ranges().len()));
+    if let Some(parts) = parts {
+        out.put_u64_le(parts.complete_len());
+        for (first, end) in parts.ranges() {
+            out.put_u64_le(*first);
+            out.put_u64_le(*end);
+        }
+    }
     out.put_u32_le(u32::try_from(head.fields.len()).unwrap_or(u32::MAX));
     for (name, value) in &head.fields {
         put_string(&mut out, name.as_str().as_bytes());
@@ -451,6 +568,11 @@ pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
     put_count16(&mut out, record.sets.len());
     for set in &record.sets {
         put_names(&mut out, set);
+    }
+    put_count16(&mut out, record.aliases.len());
+    for (alias, variant) in &record.aliases {
+        out.put_u128_le(*alias);
+        out.put_u128_le(*variant);
     }
     frame(KIND_VARY, &out)
 }
@@ -491,7 +613,7 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
         return Err(DecodeError::Foreign);
     }
     let version = preamble.u8()?;
-    if version != VERSION {
+    if !(OLDEST..=VERSION).contains(&version) {
         return Err(DecodeError::Version(version));
     }
     let kind = preamble.u8()?;
@@ -507,13 +629,14 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
         return Err(DecodeError::OtherKey);
     }
     match kind {
-        KIND_RESPONSE => decode_response(head, preamble.0, key, policy),
-        KIND_VARY => decode_vary(head, key).map(Object::Vary),
+        KIND_RESPONSE => decode_response(version, head, preamble.0, key, policy),
+        KIND_VARY => decode_vary(version, head, key).map(Object::Vary),
         _ => Err(DecodeError::Malformed),
     }
 }
 
 fn decode_response(
+    version: u8,
     mut head: Reader<'_>,
     rest: &[u8],
     key: &CacheKey,
@@ -529,6 +652,7 @@ fn decode_response(
     for _ in 0..head.u16()? {
         tags.push(String::from_utf8(head.string()?.to_vec()).map_err(|_| DecodeError::Malformed)?);
     }
+    let parts = if version >= 2 { decode_parts(&mut head)? } else { None };
     let mut fields = HeaderMap::new();
     for _ in 0..head.u32()? {
         let name = HeaderName::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
@@ -563,12 +687,20 @@ fn decode_response(
         }
         _ => return Err(DecodeError::Malformed),
     };
+    // What is held of a representation has one range shorter than it says, or is exact.
+    let is_held = |parts: &Parts| len == parts.len() || (len < parts.len() && parts.ranges().len() == 1);
+    if (parts.is_some() != (status == StatusCode::PARTIAL_CONTENT)) && version >= 2
+        || !parts.as_ref().is_none_or(is_held)
+    {
+        return Err(DecodeError::Malformed);
+    }
     let variant = (!names.is_empty()).then_some(Variant { names, selector });
     let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
     let fields = compact(&fields);
     let head = StoredHead {
         key: key.clone(),
         variant,
+        parts,
         status,
         fields,
         request_time,
@@ -585,7 +717,20 @@ fn decode_response(
     Ok(Object::Response { head: Box::new(head), body })
 }
 
-fn decode_vary(mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
+fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {
+    let count = usize::from(head.u16()?);
+    if count == 0 {
+        return Ok(None);
+    }
+    let complete = head.u64()?;
+    let mut ranges = Vec::new();
+    for _ in 0..count {
+        ranges.push((head.u64()?, head.u64()?));
+    }
+    Parts::from_ranges(complete, ranges).map(Some).ok_or(DecodeError::Malformed)
+}
+
+fn decode_vary(version: u8, mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
     let generation = head.u128()?;
     let count = usize::from(head.u16()?);
     if count == 0 || count > VaryRecord::MAX_SETS {
@@ -595,7 +740,17 @@ fn decode_vary(mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, Decod
     for _ in 0..count {
         sets.push(head.names()?);
     }
-    Ok(VaryRecord { key: key.clone(), generation, sets })
+    let mut aliases = Vec::new();
+    if version >= 2 {
+        let count = usize::from(head.u16()?);
+        if count > VaryRecord::MAX_ALIASES {
+            return Err(DecodeError::Malformed);
+        }
+        for _ in 0..count {
+            aliases.push((head.u128()?, head.u128()?));
+        }
+    }
+    Ok(VaryRecord { key: key.clone(), generation, sets, aliases })
 }
 
 /// Takes integers and strings off the front of a slice. A length is believed only as far as there

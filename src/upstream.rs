@@ -27,6 +27,7 @@ use tokio::time::{Sleep, timeout};
 use tracing::debug;
 
 use crate::clock::Stopwatch;
+pub use crate::interim::Interim;
 use crate::rfc9111::fields;
 use crate::telemetry::{Metrics, OriginOutcome};
 
@@ -203,6 +204,8 @@ pub struct OriginRequest {
     pub fields: HeaderMap,
     /// Its body.
     pub body: RequestBody,
+    /// Where interim responses to it go.
+    pub interim: Option<Interim>,
 }
 
 type Sender = SendRequest<RequestBody>;
@@ -291,7 +294,7 @@ impl Upstream {
     }
 
     async fn exchange(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let OriginRequest { method, uri, fields, body } = request;
+        let OriginRequest { method, uri, fields, body, interim } = request;
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
         let repeatable = matches!(body, RequestBody::Empty) && is_idempotent(&method);
         let mut message = Request::new(body);
@@ -299,6 +302,7 @@ impl Upstream {
         *message.uri_mut() = uri;
         *message.headers_mut() = fields;
         *message.version_mut() = Version::HTTP_11;
+        relay_interim(&mut message, interim.as_ref());
 
         // Origins close connections that were idle for a second or more, and a request that can't be
         // repeated must not run into that.
@@ -316,6 +320,7 @@ impl Upstream {
                 // that is itself what breaks connections must not go through all of them.
                 Err((error @ UpstreamError::Broken(_), None)) => {
                     message = copy.ok_or(error)?;
+                    relay_interim(&mut message, interim.as_ref());
                     self.metrics.origin_retries.add_one();
                     break;
                 }
@@ -464,6 +469,13 @@ fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'stati
 
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+}
+
+/// Has interim responses to `message` passed on as they arrive.
+fn relay_interim(message: &mut Request<RequestBody>, interim: Option<&Interim>) {
+    if let Some(interim) = interim.cloned() {
+        hyper::ext::on_informational(message, move |response| interim.relay(response.status(), response.headers()));
+    }
 }
 
 fn copy_head(message: &Request<RequestBody>) -> Request<RequestBody> {

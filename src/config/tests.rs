@@ -41,7 +41,20 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     for key in known.iter().filter(|key| !key.starts_with("rule")) {
         assert!(given.contains(key), "config.toml does not show {key}");
     }
-    for name in ["path", "timeout", "override_timeout", "bypass", "ignore_query", "sort_query", "durable", "tags"] {
+    let rule_keys = [
+        "path",
+        "timeout",
+        "override_timeout",
+        "stale_while_revalidate",
+        "stale_if_error",
+        "stale_if_unreachable",
+        "bypass",
+        "ignore_query",
+        "sort_query",
+        "durable",
+        "tags",
+    ];
+    for name in rule_keys {
         assert!(text.contains(&format!("# {name} = ")), "config.toml does not show rule.{name}");
     }
     config.rules.clear();
@@ -71,6 +84,9 @@ fn rules_are_read_whole() {
         path = "/static/*"
         timeout = "1h"
         override_timeout = "2h"
+        stale_while_revalidate = "3s"
+        stale_if_error = "4s"
+        stale_if_unreachable = "0s"
         bypass = true
         ignore_query = ["utm_*"]
         sort_query = true
@@ -85,6 +101,9 @@ fn rules_are_read_whole() {
         path: "/static/*".into(),
         timeout: Some(Duration::from_secs(3600)),
         override_timeout: Some(Duration::from_secs(7200)),
+        stale_while_revalidate: Some(Duration::from_secs(3)),
+        stale_if_error: Some(Duration::from_secs(4)),
+        stale_if_unreachable: Some(Duration::ZERO),
         bypass: true,
         query: QueryRules { ignore: vec!["utm_*".into()], sort: true },
         durability: Durability::MemoryOnly,

@@ -3,6 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 
+use super::key::CacheKey;
+
 /// The field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -135,8 +137,8 @@ impl CacheStatus {
         Self { detail: Some(detail), ..self }
     }
 
-    /// The field value, as a Structured Field.
-    pub fn to_value(self) -> HeaderValue {
+    /// The field value, as a Structured Field, with the cache key where it is given (§2.7).
+    pub fn to_value(self, key: Option<&CacheKey>) -> HeaderValue {
         let mut text = BytesMut::with_capacity(64);
         text.put_slice(b"larder");
         match self.handling {
@@ -161,12 +163,35 @@ impl CacheStatus {
             text.put_slice(b"; ttl=");
             text.put_slice(itoa::Buffer::new().format(ttl).as_bytes());
         }
+        if let Some(parts) = key.and_then(CacheKey::parts) {
+            text.put_slice(b"; key=\"");
+            for part in [parts.scheme, "://", parts.authority, parts.path] {
+                put_escaped(&mut text, part);
+            }
+            if let Some(query) = parts.query {
+                text.put_u8(b'?');
+                put_escaped(&mut text, query);
+            }
+            text.put_u8(b'"');
+        }
         if let Some(detail) = self.detail {
             text.put_slice(b"; detail=");
             text.put_slice(detail.as_bytes());
         }
         // Only ASCII was written.
         HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static("larder"))
+    }
+}
+
+/// Writes what a String may hold as it is, and the rest percent-encoded.
+fn put_escaped(text: &mut BytesMut, part: &str) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in part.as_bytes() {
+        if matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\') {
+            text.put_u8(byte);
+        } else {
+            text.put_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
     }
 }
 
@@ -180,6 +205,7 @@ pub fn ttl_seconds(remaining: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rfc9111::key::KeyParts;
 
     #[test]
     fn values_are_structured_fields_in_the_standards_words() {
@@ -195,7 +221,20 @@ mod tests {
             (forward(Fwd::Stale, Some(304), true, true), "larder; fwd=stale; fwd-status=304; stored; collapsed"),
             (CacheStatus::refused("bad-request"), "larder; detail=bad-request"),
         ] {
-            let value = status.to_value();
+            let value = status.to_value(None);
+            assert_eq!(value, expected);
+            sfv::Parser::new(value.as_bytes()).parse::<sfv::List>().expect("a structured field list");
+        }
+    }
+
+    #[test]
+    fn a_key_is_a_string_whatever_the_target_holds() {
+        for (path, query, expected) in [
+            ("/a", None, "larder; fwd=miss; key=\"http://h/a\""),
+            ("/a\"b\\", Some("x=é"), "larder; fwd=miss; key=\"http://h/a%22b%5C?x=%C3%A9\""),
+        ] {
+            let key = CacheKey::new(KeyParts { prefix: "p", scheme: "http", authority: "h", path, query });
+            let value = CacheStatus::forward(Fwd::Miss).to_value(Some(&key));
             assert_eq!(value, expected);
             sfv::Parser::new(value.as_bytes()).parse::<sfv::List>().expect("a structured field list");
         }

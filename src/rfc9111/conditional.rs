@@ -60,11 +60,11 @@ pub fn not_modified(method: &Method, request: &HeaderMap, stored: &HeaderMap, re
     if !request.contains_key(header::IF_MODIFIED_SINCE) {
         return false;
     }
-    let Some(since) = date::field(request, &header::IF_MODIFIED_SINCE).valid() else { return false };
+    let Some(since) = date::field(request, &header::IF_MODIFIED_SINCE, response_time).valid() else { return false };
     // RFC 9111 §4.3.2: Last-Modified, else Date, else when the response was received.
-    let modified = date::field(stored, &header::LAST_MODIFIED)
+    let modified = date::field(stored, &header::LAST_MODIFIED, response_time)
         .valid()
-        .or_else(|| date::field(stored, &header::DATE).valid())
+        .or_else(|| date::field(stored, &header::DATE, response_time).valid())
         .unwrap_or(response_time);
     modified.as_secs() <= since.as_secs()
 }
@@ -78,20 +78,24 @@ fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
 }
 
 /// Whether a range may be served from `stored` (RFC 9110 §13.1.5): there is no `If-Range`, or it
-/// names the stored response by a strong validator.
-pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
+/// names the stored response, received at `response_time`, by a strong validator.
+pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap, response_time: Timestamp) -> bool {
     let Some(value) = request.get(header::IF_RANGE) else { return true };
-    if let Some(since) = date::parse(value) {
-        // A date is a strong validator only when it is at least a second, here a minute, older
-        // than the response (RFC 9110 §8.8.2.2).
-        let modified = date::field(stored, &header::LAST_MODIFIED).valid();
-        let made = date::field(stored, &header::DATE).valid();
-        return modified == Some(since) && made.is_some_and(|made| made.millis_since(since) >= 60_000);
+    if let Some(since) = date::parse(value, response_time) {
+        return strong_date(stored, response_time) == Some(since);
     }
     match (EntityTag::parse(value.as_bytes()), EntityTag::of(stored)) {
         (Some(a), Some(b)) => !a.weak && !b.weak && a.opaque == b.opaque,
         _ => false,
     }
+}
+
+/// `Last-Modified` where it is a strong validator: at least a second, here a minute, older than the
+/// response (RFC 9110 §8.8.2.2).
+pub fn strong_date(response: &HeaderMap, response_time: Timestamp) -> Option<Timestamp> {
+    let modified = date::field(response, &header::LAST_MODIFIED, response_time).valid()?;
+    let made = date::field(response, &header::DATE, response_time).valid()?;
+    (made.millis_since(modified) >= 60_000).then_some(modified)
 }
 
 #[cfg(test)]
@@ -136,6 +140,7 @@ mod tests {
             (&[("if-modified-since", OLD)], &[("last-modified", NEW)], false),
             (&[("if-modified-since", "yesterday")], &[("last-modified", OLD)], false),
             (&[("if-modified-since", "Friday, 01-Jan-10 00:00:00 GMT")], &[("last-modified", OLD)], true),
+            (&[("if-modified-since", "fri, 01 JAN 2021 00:00:00 gmt")], &[("last-modified", OLD)], true),
             (&[("if-modified-since", NEW)], &[("date", OLD)], true),
             (&[("if-modified-since", OLD)], &[("date", NEW)], false),
         ];
@@ -165,7 +170,8 @@ mod tests {
             (&[("if-range", MADE)], &[("last-modified", MADE), ("date", MADE)], false),
         ];
         for (request, stored, expected) in table {
-            assert_eq!(if_range_holds(&map(request), &map(stored)), *expected, "{request:?} {stored:?}");
+            let received = Timestamp::from_secs(1_700_000_000);
+            assert_eq!(if_range_holds(&map(request), &map(stored), received), *expected, "{request:?} {stored:?}");
         }
     }
 }

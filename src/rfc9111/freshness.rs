@@ -1,11 +1,14 @@
 //! How long a response is fresh and how old it is (RFC 9111 §4.2), computed once when it is
 //! stored and compared as integers on every use.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use http::header::{self, HeaderMap};
 
 use super::date::{self, DateField};
 use super::directives::{CacheControl, Delta, parse_delta};
+use super::targeted::{Governing, Targets, governing};
 use crate::clock::Timestamp;
 
 /// The share of the time since the last modification that a response is fresh for when its origin
@@ -15,16 +18,22 @@ const HEURISTIC_DIVISOR: i64 = 10;
 /// No heuristic lifetime is longer: one day, in milliseconds.
 const HEURISTIC_MAX: i64 = 24 * 3600 * 1000;
 
-/// An age that no lifetime exceeds, for an `Age` field that can't be read.
-const AGE_UNKNOWN: i64 = i64::MAX / 4;
-
-/// Lifetimes that the configuration grants, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the configuration says of freshness; durations in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LifetimePolicy {
+    /// The fields that speak to this cache in particular.
+    pub targets: Arc<Targets>,
     /// For a response that states none and that RFC 9111 §4.2.2 lets a cache decide on.
     pub default_timeout: Option<i64>,
     /// Instead of whatever the response states.
     pub override_timeout: Option<i64>,
+    /// `stale-while-revalidate` for a response that does not have it.
+    pub stale_while_revalidate: Option<i64>,
+    /// `stale-if-error` for a response that does not have it.
+    pub stale_if_error: Option<i64>,
+    /// How long a stale response may stand in for an origin that can't be reached, where nothing
+    /// in the response forbids it (§4.2.4).
+    pub stale_if_unreachable: i64,
 }
 
 /// Who decided on a freshness lifetime.
@@ -61,6 +70,10 @@ pub struct Freshness {
     pub stale_while_revalidate: i64,
     /// RFC 5861 §4.
     pub stale_if_error: i64,
+    /// How long past its lifetime it may stand in for an origin that can't be reached (§4.2.4).
+    pub stale_if_unreachable: i64,
+    /// RFC 8246: while it is fresh, a client that wants a newer one would get the same.
+    pub immutable: bool,
 }
 
 impl Freshness {
@@ -73,20 +86,35 @@ impl Freshness {
         response_time: Timestamp,
         policy: &LifetimePolicy,
     ) -> Self {
-        let directives = CacheControl::of(fields);
-        let (lifetime, source) = freshness_lifetime(status, fields, &directives, response_time, policy);
-        let millis = |delta: Option<Delta>| delta.map_or(0, |delta| i64::from(delta.granted()) * 1000);
+        let governing = governing(fields, &policy.targets, response_time);
+        let (lifetime, source) = freshness_lifetime(status, fields, &governing, response_time, policy);
+        let directives = governing.directives;
+        let millis = |delta: Delta| i64::from(delta.granted()) * 1000;
         let must_revalidate = directives.must_revalidate || directives.proxy_revalidate;
+        let no_stale = must_revalidate || directives.no_cache || directives.s_maxage.is_some();
+        let stated = directives.stale_if_error.map(millis);
+        let stale_if_error = stated.or(policy.stale_if_error).unwrap_or(0);
         Self {
             lifetime,
             source,
             initial_age: corrected_initial_age(fields, request_time, response_time),
             response_time,
             no_cache: directives.no_cache && policy.override_timeout.is_none(),
-            no_stale: must_revalidate || directives.no_cache || directives.s_maxage.is_some(),
+            no_stale,
             must_revalidate,
-            stale_while_revalidate: millis(directives.stale_while_revalidate),
-            stale_if_error: millis(directives.stale_if_error),
+            stale_while_revalidate: directives
+                .stale_while_revalidate
+                .map(millis)
+                .or(policy.stale_while_revalidate)
+                .unwrap_or(0),
+            stale_if_error,
+            // An origin that says how long, says so for every error.
+            stale_if_unreachable: if stated.is_some() || no_stale {
+                stale_if_error
+            } else {
+                stale_if_error.max(policy.stale_if_unreachable)
+            },
+            immutable: directives.immutable,
         }
     }
 
@@ -115,20 +143,26 @@ impl Freshness {
 fn freshness_lifetime(
     status: StatusCode,
     fields: &HeaderMap,
-    directives: &CacheControl,
+    governing: &Governing,
     response_time: Timestamp,
     policy: &LifetimePolicy,
 ) -> (i64, LifetimeSource) {
+    let directives = &governing.directives;
     if let Some(lifetime) =
-        policy.override_timeout.filter(|_| allows_heuristic(status, directives) || states_lifetime(fields, directives))
+        policy.override_timeout.filter(|_| allows_heuristic(status, directives) || governing.states_lifetime(fields))
     {
         return (lifetime, LifetimeSource::Configuration);
     }
     if let Some(delta) = directives.s_maxage.or(directives.max_age) {
         return (i64::from(delta.granted()) * 1000, LifetimeSource::Origin);
     }
-    let date = date::field(fields, &header::DATE).valid().unwrap_or(response_time);
-    match date::field(fields, &header::EXPIRES) {
+    let date = date::field(fields, &header::DATE, response_time).valid().unwrap_or(response_time);
+    let expires = if governing.targeted {
+        DateField::Absent
+    } else {
+        date::field(fields, &header::EXPIRES, response_time)
+    };
+    match expires {
         DateField::At(expires) => return (expires.millis_since(date).max(0), LifetimeSource::Origin),
         // §5.3: an invalid date, especially "0", is a time in the past.
         DateField::Invalid => return (0, LifetimeSource::Origin),
@@ -140,18 +174,13 @@ fn freshness_lifetime(
     if let Some(lifetime) = policy.default_timeout {
         return (lifetime, LifetimeSource::Configuration);
     }
-    match date::field(fields, &header::LAST_MODIFIED) {
+    match date::field(fields, &header::LAST_MODIFIED, response_time) {
         DateField::At(modified) => {
             let lifetime = (date.millis_since(modified) / HEURISTIC_DIVISOR).clamp(0, HEURISTIC_MAX);
             (lifetime, LifetimeSource::Heuristic)
         }
         DateField::Absent | DateField::Invalid => (0, LifetimeSource::None),
     }
-}
-
-/// Whether the response itself says how long it is fresh.
-pub fn states_lifetime(fields: &HeaderMap, directives: &CacheControl) -> bool {
-    directives.s_maxage.is_some() || directives.max_age.is_some() || fields.contains_key(header::EXPIRES)
 }
 
 /// §4.2.2: a cache may decide on a lifetime where the status is defined as heuristically cacheable
@@ -163,28 +192,22 @@ pub fn allows_heuristic(status: StatusCode, directives: &CacheControl) -> bool {
 
 /// §4.2.3, in milliseconds.
 fn corrected_initial_age(fields: &HeaderMap, request_time: Timestamp, response_time: Timestamp) -> i64 {
-    let apparent_age = match date::field(fields, &header::DATE) {
+    let apparent_age = match date::field(fields, &header::DATE, response_time) {
         DateField::At(date) => {
             // `Date` counts whole seconds: a response made within this second is not a second old.
             Timestamp::from_secs(response_time.as_secs()).millis_since(date).max(0)
         }
         DateField::Absent | DateField::Invalid => 0,
     };
-    let Some(age_value) = age_value(fields) else { return AGE_UNKNOWN };
     let response_delay = response_time.millis_since(request_time).max(0);
-    apparent_age.max(age_value.saturating_add(response_delay))
+    apparent_age.max(age_value(fields).saturating_add(response_delay))
 }
 
-/// The `Age` field (§5.1) in milliseconds, zero where there is none. `None` when it is anything but one
-/// non-negative integer: then nobody knows how old the response is, and it counts as stale.
-fn age_value(fields: &HeaderMap) -> Option<i64> {
-    let mut values = fields.get_all(header::AGE).iter();
-    let Some(value) = values.next() else { return Some(0) };
-    if values.next().is_some() {
-        return None;
-    }
-    let seconds = parse_delta(super::fields::trim(value.as_bytes()))?;
-    Some(i64::from(seconds) * 1000)
+/// The `Age` field (§5.1) in milliseconds: the first member, should there be several. What is not
+/// a non-negative integer is ignored, as if there were no such field; so is one that is absent.
+fn age_value(fields: &HeaderMap) -> i64 {
+    let first = super::fields::members(fields, &header::AGE).next();
+    first.and_then(parse_delta).map_or(0, |seconds| i64::from(seconds) * 1000)
 }
 
 #[cfg(test)]
@@ -207,9 +230,9 @@ mod tests {
         date::format(NOW.plus_millis(offset * 1000)).to_str().expect("ascii").to_owned()
     }
 
-    fn lifetime(status: u16, list: &[(&'static str, &str)], policy: LifetimePolicy) -> (i64, LifetimeSource) {
+    fn lifetime(status: u16, list: &[(&'static str, &str)], policy: &LifetimePolicy) -> (i64, LifetimeSource) {
         let status = StatusCode::from_u16(status).expect("test status");
-        let freshness = Freshness::of(status, &fields(list), NOW, NOW, &policy);
+        let freshness = Freshness::of(status, &fields(list), NOW, NOW, policy);
         (freshness.lifetime / 1000, freshness.source)
     }
 
@@ -218,65 +241,96 @@ mod tests {
         use LifetimeSource::{Configuration, Heuristic, None, Origin};
         let (now, later, earlier) = (at(0), at(100), at(-1000));
         let d = LifetimePolicy::default();
-        let configured = LifetimePolicy { default_timeout: Some(7000), override_timeout: Option::None };
-        let overriding = LifetimePolicy { default_timeout: Option::None, override_timeout: Some(9000) };
-        let table: &[(u16, &[(&'static str, &str)], LifetimePolicy, i64, LifetimeSource)] = &[
-            (200, &[("cache-control", "max-age=5")], d, 5, Origin),
-            (200, &[("cache-control", "max-age=5, s-maxage=9")], d, 9, Origin),
-            (200, &[("cache-control", "s-maxage=0, max-age=9")], d, 0, Origin),
-            (200, &[("cache-control", "max-age=x"), ("expires", &later)], d, 0, Origin),
-            (200, &[("cache-control", "max-age=5"), ("expires", "0")], d, 5, Origin),
-            (200, &[("expires", &later), ("date", &now)], d, 100, Origin),
-            (200, &[("expires", &later), ("date", "nonsense")], d, 100, Origin),
-            (200, &[("expires", &earlier), ("date", &now)], d, 0, Origin),
-            (200, &[("expires", "0")], configured, 0, Origin),
-            (200, &[("last-modified", &earlier), ("date", &now)], d, 100, Heuristic),
-            (404, &[("last-modified", &earlier)], d, 100, Heuristic),
-            (403, &[("last-modified", &earlier)], d, 0, None),
-            (599, &[("last-modified", &earlier), ("cache-control", "public")], d, 100, Heuristic),
-            (200, &[("last-modified", "Tue, 01 Jan 1980 00:00:00 GMT")], d, 86400, Heuristic),
-            (200, &[("last-modified", &later)], d, 0, Heuristic),
-            (200, &[], d, 0, None),
-            (200, &[], configured, 7, Configuration),
-            (500, &[], configured, 0, None),
-            (200, &[("cache-control", "max-age=5")], configured, 5, Origin),
-            (200, &[("cache-control", "max-age=5")], overriding, 9, Configuration),
-            (500, &[], overriding, 0, None),
-            (500, &[("cache-control", "max-age=5")], overriding, 9, Configuration),
+        let configured = LifetimePolicy { default_timeout: Some(7000), ..d.clone() };
+        let overriding = LifetimePolicy { override_timeout: Some(9000), ..d.clone() };
+        let table: &[(u16, &[(&'static str, &str)], &LifetimePolicy, i64, LifetimeSource)] = &[
+            (200, &[("cache-control", "max-age=5")], &d, 5, Origin),
+            (200, &[("cache-control", "max-age=5, s-maxage=9")], &d, 9, Origin),
+            (200, &[("cache-control", "s-maxage=0, max-age=9")], &d, 0, Origin),
+            (200, &[("cache-control", "max-age=x"), ("expires", &later)], &d, 0, Origin),
+            (200, &[("cache-control", "max-age=5"), ("expires", "0")], &d, 5, Origin),
+            (200, &[("expires", &later), ("date", &now)], &d, 100, Origin),
+            (200, &[("expires", "sat, 01 JAN 2000 00:00:00 gmt"), ("date", &now)], &d, 0, Origin),
+            (200, &[("cdn-cache-control", "max-age=5"), ("expires", &later), ("date", &now)], &d, 5, Origin),
+            (200, &[("cdn-cache-control", "public"), ("expires", &later), ("cache-control", "max-age=9")], &d, 0, None),
+            (200, &[("expires", &later), ("date", "nonsense")], &d, 100, Origin),
+            (200, &[("expires", &earlier), ("date", &now)], &d, 0, Origin),
+            (200, &[("expires", "0")], &configured, 0, Origin),
+            (200, &[("last-modified", &earlier), ("date", &now)], &d, 100, Heuristic),
+            (404, &[("last-modified", &earlier)], &d, 100, Heuristic),
+            (403, &[("last-modified", &earlier)], &d, 0, None),
+            (599, &[("last-modified", &earlier), ("cache-control", "public")], &d, 100, Heuristic),
+            (200, &[("last-modified", "Tue, 01 Jan 1980 00:00:00 GMT")], &d, 86400, Heuristic),
+            (200, &[("last-modified", &later)], &d, 0, Heuristic),
+            (200, &[], &d, 0, None),
+            (200, &[], &configured, 7, Configuration),
+            (500, &[], &configured, 0, None),
+            (200, &[("cache-control", "max-age=5")], &configured, 5, Origin),
+            (200, &[("cache-control", "max-age=5")], &overriding, 9, Configuration),
+            (500, &[], &overriding, 0, None),
+            (500, &[("cache-control", "max-age=5")], &overriding, 9, Configuration),
         ];
         for (status, list, policy, expected, source) in table {
-            assert_eq!(lifetime(*status, list, *policy), (*expected, *source), "{status} {list:?}");
+            assert_eq!(lifetime(*status, list, policy), (*expected, *source), "{status} {list:?}");
         }
     }
 
     #[test]
     fn age_table() {
         let (now, earlier, later) = (at(0), at(-30), at(30));
-        let table: &[(&[(&'static str, &str)], Option<i64>)] = &[
-            (&[], Some(2)),
-            (&[("date", &now)], Some(2)),
-            (&[("date", &earlier)], Some(32)),
-            (&[("date", &later)], Some(2)),
-            (&[("age", "10")], Some(12)),
-            (&[("age", "10"), ("date", &earlier)], Some(32)),
-            (&[("age", "100"), ("date", &earlier)], Some(102)),
-            (&[("age", "-1")], None),
-            (&[("age", "1.5")], None),
-            (&[("age", "0, 0")], None),
-            (&[("age", "0"), ("age", "0")], None),
-            (&[("age", "7;x=1")], None),
-            (&[("age", "abc")], None),
-            (&[("age", "")], None),
-            (&[("age", "99999999999999999999")], Some((1 << 31) + 2)),
+        let table: &[(&[(&'static str, &str)], i64)] = &[
+            (&[], 2),
+            (&[("date", &now)], 2),
+            (&[("date", &earlier)], 32),
+            (&[("date", &later)], 2),
+            (&[("age", "10")], 12),
+            (&[("age", "010")], 12),
+            (&[("age", "10"), ("date", &earlier)], 32),
+            (&[("age", "100"), ("date", &earlier)], 102),
+            // The first member of several.
+            (&[("age", "10, 7200")], 12),
+            (&[("age", "10"), ("age", "7200")], 12),
+            (&[("age", "7200,10")], 7202),
+            // Ignored, and with it what follows.
+            (&[("age", "-1")], 2),
+            (&[("age", "+1")], 2),
+            (&[("age", "1.5")], 2),
+            (&[("age", "7;x=1")], 2),
+            (&[("age", "abc, 7")], 2),
+            (&[("age", "\"7\"")], 2),
+            (&[("age", "")], 2),
+            (&[("age", "2147483647")], (1 << 31) + 1),
+            (&[("age", "99999999999999999999")], (1 << 31) + 2),
         ];
         for (list, expected) in table {
             // Two seconds on the way.
             let response_time = NOW.plus_millis(2000);
             let freshness =
                 Freshness::of(StatusCode::OK, &fields(list), NOW, response_time, &LifetimePolicy::default());
-            let age = (freshness.initial_age != AGE_UNKNOWN).then_some(freshness.initial_age / 1000);
-            assert_eq!(age, *expected, "{list:?}");
+            assert_eq!(freshness.initial_age / 1000, *expected, "{list:?}");
         }
+    }
+
+    #[test]
+    fn stale_terms_come_from_the_response_then_from_the_configuration() {
+        let policy = LifetimePolicy {
+            stale_while_revalidate: Some(7000),
+            stale_if_error: Some(8000),
+            stale_if_unreachable: 9000,
+            ..LifetimePolicy::default()
+        };
+        let terms = |directives: &str, policy: &LifetimePolicy| {
+            let fields = fields(&[("cache-control", directives)]);
+            let freshness = Freshness::of(StatusCode::OK, &fields, NOW, NOW, policy);
+            [freshness.stale_while_revalidate, freshness.stale_if_error, freshness.stale_if_unreachable]
+                .map(|millis| millis / 1000)
+        };
+        assert_eq!(terms("max-age=1", &LifetimePolicy::default()), [0, 0, 0]);
+        assert_eq!(terms("max-age=1", &policy), [7, 8, 9]);
+        assert_eq!(terms("max-age=1, stale-while-revalidate=1, stale-if-error=2", &policy), [1, 2, 2]);
+        assert_eq!(terms("max-age=1, stale-while-revalidate=0, stale-if-error=0", &policy), [0, 0, 0]);
+        assert_eq!(terms("s-maxage=1", &policy), [7, 8, 8], "s-maxage forbids what nobody grants by name");
+        assert_eq!(terms("max-age=1, stale-if-error=x", &policy), [7, 0, 0]);
     }
 
     #[test]

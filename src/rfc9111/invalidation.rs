@@ -34,6 +34,21 @@ pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_p
         .collect()
 }
 
+/// Whether the response to a POST of (`base_path`, `query`) may answer a later GET of the same
+/// target: its `Content-Location` names that target (RFC 9110 §9.3.3).
+pub fn answers_get(
+    response: &HeaderMap,
+    scheme: &str,
+    authority: &str,
+    base_path: &str,
+    query: Option<&str>,
+) -> bool {
+    let mut values = response.get_all(header::CONTENT_LOCATION).iter();
+    let (Some(_), None) = (values.next(), values.next()) else { return false };
+    named_target(response, &header::CONTENT_LOCATION, scheme, authority, base_path)
+        .is_some_and(|target| target.path == base_path && target.query.as_deref() == query)
+}
+
 fn named_target(
     response: &HeaderMap,
     name: &HeaderName,
@@ -42,6 +57,10 @@ fn named_target(
     base_path: &str,
 ) -> Option<Target> {
     let reference = response.get(name)?.to_str().ok()?.trim();
+    // Nothing but white space names nothing.
+    if reference.is_empty() {
+        return None;
+    }
     resolve(reference, scheme, authority, base_path)
 }
 
@@ -128,6 +147,26 @@ mod tests {
         ] {
             assert_eq!(resolve(reference, "http", "host", "/dir/page"), expected, "{reference}");
         }
+    }
+
+    #[test]
+    fn a_post_answers_get_only_for_its_own_target() {
+        for (reference, query, expected) in [
+            ("/dir/page", None, true),
+            ("page", None, true),
+            ("http://host/dir/page", None, true),
+            ("/dir/page?a=1", Some("a=1"), true),
+            ("/dir/page", Some("a=1"), false),
+            ("/dir/page?a=1", None, false),
+            ("/dir/other", None, false),
+            ("http://other/dir/page", None, false),
+            ("", None, false),
+        ] {
+            let mut response = HeaderMap::new();
+            response.insert(header::CONTENT_LOCATION, http::HeaderValue::from_static(reference));
+            assert_eq!(answers_get(&response, "http", "host", "/dir/page", query), expected, "{reference} {query:?}");
+        }
+        assert!(!answers_get(&HeaderMap::new(), "http", "host", "/", None));
     }
 
     #[test]

@@ -16,9 +16,7 @@ pub enum RangeRequest {
 
 /// Reads the `Range` of a request for a representation of `len` bytes.
 pub fn requested(request: &HeaderMap, len: u64) -> RangeRequest {
-    let mut values = request.get_all(header::RANGE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return RangeRequest::Whole };
-    let Some(spec) = single_spec(value) else { return RangeRequest::Whole };
+    let Some(spec) = spec(request) else { return RangeRequest::Whole };
     let (first, last) = match spec {
         (Some(first), Some(last)) if last < first => return RangeRequest::Whole,
         (Some(first), Some(last)) => (first, last.saturating_add(1).min(len)),
@@ -30,7 +28,18 @@ pub fn requested(request: &HeaderMap, len: u64) -> RangeRequest {
     if first < len { RangeRequest::Part(first, last) } else { RangeRequest::Unsatisfiable }
 }
 
-type Spec = (Option<u64>, Option<u64>);
+/// One range as it is asked for: the first and the last position, or only the last so many bytes.
+pub type Spec = (Option<u64>, Option<u64>);
+
+/// The one range that a request asks for; `None` when it asks for none, for several, or for what is
+/// no range of bytes.
+pub fn spec(request: &HeaderMap) -> Option<Spec> {
+    let mut values = request.get_all(header::RANGE).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => single_spec(value),
+        _ => None,
+    }
+}
 
 fn single_spec(value: &HeaderValue) -> Option<Spec> {
     let text = value.to_str().ok()?;

@@ -53,6 +53,8 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
     // §5.2.1.3
     let too_close = request.min_fresh.is_some_and(|least| remaining < i64::from(least.granted()) * 1000);
     if remaining > 0 {
+        // RFC 8246 §2: a newer one would be the same one.
+        let too_old = too_old && !stored.immutable;
         return if too_old || too_close { Reuse::Validate(Why::Request) } else { Reuse::Fresh };
     }
     // §4.2.4
@@ -71,10 +73,33 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
     if client_accepts && !stored.no_stale { Reuse::Stale } else { Reuse::Validate(Why::Stale) }
 }
 
-/// Whether a stale response may stand in for an error of the origin (RFC 5861 §4, RFC 9111 §4.2.4).
-pub fn stale_if_error(stored: &Freshness, now: Timestamp) -> bool {
+/// How the origin failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It answered with 500, 502, 503 or 504.
+    Status,
+    /// It gave no answer: this cache is disconnected (§4.2.4).
+    Unreachable,
+}
+
+/// Whether a stale response may stand in for an error of the origin (RFC 5861 §4, RFC 9111 §4.2.4),
+/// for a client that would take the response if it were fresh.
+pub fn stale_if_error(request: &CacheControl, stored: &Freshness, failure: Failure, now: Timestamp) -> bool {
+    let granted = match failure {
+        Failure::Status => stored.stale_if_error,
+        Failure::Unreachable => stored.stale_if_unreachable,
+    };
+    let asked = request.stale_if_error.filter(|_| !stored.no_stale).map_or(0, |asked| i64::from(asked.granted()) * 1000);
+    let limit = granted.max(asked);
     let staleness = stored.remaining(now).saturating_neg();
-    !stored.no_cache && !stored.must_revalidate && staleness <= stored.stale_if_error && stored.stale_if_error > 0
+    !stored.no_cache
+        && !stored.must_revalidate
+        && limit > 0
+        && staleness <= limit
+        && matches!(reuse(request, stored, now), Reuse::Validate(Why::Stale) | Reuse::StaleWhileRevalidate)
+        && request.max_age.is_none()
+        && request.min_fresh.is_none()
+        && !request.no_cache
 }
 
 #[cfg(test)]
@@ -108,6 +133,9 @@ mod tests {
             ("max-age=5", "max-age=10", 5, Fresh),
             ("max-age=5", "max-age=10", 6, Validate(Why::Request)),
             ("max-age=0", "max-age=10", 0, Validate(Why::Request)),
+            ("max-age=0", "max-age=10, immutable", 5, Fresh),
+            ("no-cache", "max-age=10, immutable", 5, Validate(Why::Request)),
+            ("max-age=0", "max-age=10, immutable", 11, Validate(Why::Stale)),
             ("min-fresh=5", "max-age=10", 5, Fresh),
             ("min-fresh=5", "max-age=10", 6, Validate(Why::Request)),
             ("max-stale", "max-age=10", 5000, Stale),
@@ -135,16 +163,39 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stands_in_for_an_error_unless_the_origin_said_so() {
-        for (response, age, expected) in [
-            ("max-age=10", 11, false),
-            ("max-age=10, stale-if-error=60", 11, true),
-            ("max-age=10, stale-if-error=60", 71, false),
-            ("max-age=10, stale-if-error=60, must-revalidate", 11, false),
-            ("max-age=10, stale-if-error=60, no-cache", 11, false),
+    fn nothing_stands_in_for_an_error_unless_it_may() {
+        use Failure::{Status, Unreachable};
+        let policy = LifetimePolicy { stale_if_unreachable: 30_000, ..LifetimePolicy::default() };
+        for (request, response, age, failure, expected) in [
+            ("", "max-age=10", 11, Status, false),
+            ("", "max-age=10", 11, Unreachable, true),
+            ("", "max-age=10", 41, Unreachable, false),
+            ("", "max-age=10, stale-if-error=60", 11, Status, true),
+            ("", "max-age=10, stale-if-error=60", 70, Unreachable, true),
+            ("", "max-age=10, stale-if-error=60", 71, Status, false),
+            ("", "max-age=10, stale-if-error=0", 11, Unreachable, false),
+            ("", "max-age=10, stale-if-error=60, must-revalidate", 11, Status, false),
+            ("", "max-age=10, must-revalidate", 11, Unreachable, false),
+            ("", "max-age=10, proxy-revalidate", 11, Unreachable, false),
+            ("", "s-maxage=10", 11, Unreachable, false),
+            ("", "max-age=10, stale-if-error=60, no-cache", 11, Unreachable, false),
+            // A client may ask for it as well, where the origin does not forbid it.
+            ("stale-if-error=60", "max-age=10", 70, Status, true),
+            ("stale-if-error=60", "max-age=10", 71, Status, false),
+            ("stale-if-error=60", "s-maxage=10", 11, Status, false),
+            // A client that wants it fresh gets no stale one.
+            ("no-cache", "max-age=10", 11, Unreachable, false),
+            ("max-age=60", "max-age=10", 11, Unreachable, false),
+            ("min-fresh=1", "max-age=10, stale-if-error=60", 11, Status, false),
         ] {
-            let stored = Freshness::of(StatusCode::OK, &fields(response), NOW, NOW, &LifetimePolicy::default());
-            assert_eq!(stale_if_error(&stored, NOW.plus_millis(age * 1000)), expected, "{response} {age}");
+            let stored = Freshness::of(StatusCode::OK, &fields(response), NOW, NOW, &policy);
+            let request = CacheControl::of_request(&fields(request));
+            let now = NOW.plus_millis(age * 1000);
+            assert_eq!(
+                stale_if_error(&request, &stored, failure, now),
+                expected,
+                "{request:?} {response} {age} {failure:?}"
+            );
         }
     }
 }

@@ -8,14 +8,16 @@ use http::{Method, StatusCode};
 
 use super::directives::CacheControl;
 use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource};
+use super::partial::{Part, Parts};
+use super::targeted::{Governing, governing};
 use super::vary::Vary;
 use crate::clock::Timestamp;
 
 /// `cache.set_cookie`: what to do with a response that sets a cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SetCookie {
-    /// Stored only when the origin says, in so many words, that the response is shared: `public`
-    /// or `s-maxage`.
+    /// Stored only when the origin says, in so many words, that the response is shared: `public`,
+    /// `s-maxage`, or a targeted field.
     #[default]
     Explicit,
     /// Stored like any other response (RFC 9111 §7.3).
@@ -25,7 +27,7 @@ pub enum SetCookie {
 }
 
 /// What the configuration says of storing a response to one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoragePolicy {
     /// See [`SetCookie`].
     pub set_cookie: SetCookie,
@@ -38,8 +40,10 @@ pub struct StoragePolicy {
 pub enum NotStorable {
     /// The request method is not one whose responses are reused.
     Method,
-    /// The status is interim, or 206 or 304, or must be understood and is not.
+    /// The status is interim, or 304, or must be understood and is not.
     Status,
+    /// A part (206) that does not say which, or of what, or that nobody asked for.
+    Part,
     /// The client said `no-store`.
     RequestNoStore,
     /// The origin said `no-store`.
@@ -73,6 +77,7 @@ impl NotStorable {
             | Self::Vary
             | Self::NothingToReuse
             | Self::TooLarge
+            | Self::Part
             | Self::Unframed => true,
         }
     }
@@ -83,6 +88,7 @@ impl NotStorable {
 pub struct Storable {
     vary: Vary,
     freshness: Freshness,
+    part: Option<Part>,
 }
 
 impl Storable {
@@ -94,6 +100,11 @@ impl Storable {
     /// Its freshness.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
+    }
+
+    /// The part of a representation that it is, when it is not a whole (§3.3).
+    pub fn part(&self) -> Option<Part> {
+        self.part
     }
 }
 
@@ -116,18 +127,27 @@ pub struct Exchange<'a> {
 
 /// RFC 9111 §3, sentence by sentence.
 pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Storable, NotStorable> {
-    let directives = CacheControl::of(exchange.response);
+    let governing = governing(exchange.response, &policy.lifetimes.targets, exchange.response_time);
+    let directives = &governing.directives;
     let status = exchange.status;
     let understood = is_understood(status);
     let require = |condition: bool, otherwise: NotStorable| if condition { Ok(()) } else { Err(otherwise) };
 
-    // "the request method is understood by the cache" — and its response reusable for GET.
-    require(exchange.method == Method::GET, NotStorable::Method)?;
+    // "the request method is understood by the cache" — and its response reusable for GET. Whether a
+    // POST's response is that (RFC 9110 §9.3.3) the caller asks `answers_get` about.
+    let is_post = exchange.method == Method::POST;
+    require(exchange.method == Method::GET || is_post, NotStorable::Method)?;
+    require(!is_post || (status == StatusCode::OK && governing.states_lifetime(exchange.response)), NotStorable::Method)?;
     // "the response status code is final"
     require(status.as_u16() >= 200, NotStorable::Status)?;
     // "if the response status code is 206 or 304, or the must-understand cache directive is
     // present: the cache understands the response status code"
-    require(!matches!(status.as_u16(), 206 | 304), NotStorable::Status)?;
+    require(status != StatusCode::NOT_MODIFIED, NotStorable::Status)?;
+    let part = if status == StatusCode::PARTIAL_CONTENT {
+        Some(exchange.part().ok_or(NotStorable::Part)?)
+    } else {
+        None
+    };
     require(understood || !directives.must_understand, NotStorable::Status)?;
     // "the no-store cache directive is not present in the response" — which must-understand
     // overrides for a status that is understood (§5.2.2.3).
@@ -139,10 +159,10 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     // "if the cache is shared: the Authorization header field is not present in the request or a
     // response directive is present that explicitly allows shared caching" (§3.5)
     require(
-        !exchange.request.contains_key(header::AUTHORIZATION) || allows_authorized(&directives),
+        !exchange.request.contains_key(header::AUTHORIZATION) || allows_authorized(directives),
         NotStorable::Authorization,
     )?;
-    require(cookie_is_shared(exchange.response, &directives, policy.set_cookie), NotStorable::SetCookie)?;
+    require(cookie_is_shared(exchange.response, &governing, policy.set_cookie), NotStorable::SetCookie)?;
     // §4.1: "a stored response with a Vary header field value containing a member "*" always
     // fails to match", so it is not worth storing.
     let vary = Vary::of(exchange.response);
@@ -152,14 +172,27 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     // or a status code that is defined as heuristically cacheable"
     let freshness =
         Freshness::of(status, exchange.response, exchange.request_time, exchange.response_time, &policy.lifetimes);
-    let may_be_reused = freshness::states_lifetime(exchange.response, &directives)
-        || freshness::allows_heuristic(status, &directives)
+    let may_be_reused = governing.states_lifetime(exchange.response)
+        || freshness::allows_heuristic(status, directives)
         || freshness.source == LifetimeSource::Configuration;
     // Of those, only what can serve a later request, as it is or after validation, is kept.
     let is_of_use =
         (freshness.is_fresh(exchange.response_time) && !freshness.no_cache) || has_validator(status, exchange.response);
     require(may_be_reused && is_of_use, NotStorable::NothingToReuse)?;
-    Ok(Storable { vary, freshness })
+    Ok(Storable { vary, freshness, part })
+}
+
+impl Exchange<'_> {
+    fn part(&self) -> Option<Part> {
+        self.request.contains_key(header::RANGE).then(|| Part::of(self.response))?
+    }
+}
+
+impl Storable {
+    /// The parts that are stored when nothing else of the representation is.
+    pub fn parts(&self) -> Option<Parts> {
+        self.part.map(Parts::from)
+    }
 }
 
 /// §3.5: whether a response to an authenticated request may be shared.
@@ -168,12 +201,14 @@ pub fn allows_authorized(response: &CacheControl) -> bool {
 }
 
 /// Whether a response's cookies, if it sets any, may be shown to other clients.
-pub fn cookie_is_shared(response: &HeaderMap, directives: &CacheControl, policy: SetCookie) -> bool {
+pub fn cookie_is_shared(response: &HeaderMap, governing: &Governing, policy: SetCookie) -> bool {
     if !response.contains_key(header::SET_COOKIE) && !response.contains_key("set-cookie2") {
         return true;
     }
     match policy {
-        SetCookie::Explicit => directives.public || directives.s_maxage.is_some(),
+        SetCookie::Explicit => {
+            governing.targeted || governing.directives.public || governing.directives.s_maxage.is_some()
+        }
         SetCookie::Rfc => true,
         SetCookie::Never => false,
     }
@@ -181,14 +216,14 @@ pub fn cookie_is_shared(response: &HeaderMap, directives: &CacheControl, policy:
 
 /// Whether a stale copy could be brought back to life by validation (§4.3).
 fn has_validator(status: StatusCode, response: &HeaderMap) -> bool {
-    status == StatusCode::OK && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED))
+    matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED))
 }
 
 /// The final status codes whose caching behaviour this cache implements (RFC 9110 §15).
 fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200..=205 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505
+        200..=206 | 300..=303 | 305 | 307 | 308 | 400..=417 | 421 | 422 | 426 | 500..=505
     )
 }
 
@@ -231,6 +266,7 @@ mod tests {
 
     #[test]
     fn table_of_section_3() {
+        const RANGE: Fields = &[("range", "bytes=0-4")];
         const AUTH: Fields = &[("authorization", "Basic x")];
         let table: &[(Method, Fields, u16, Fields, Result<(), N>)] = &[
             (Method::GET, &[], 200, &[("cache-control", "max-age=9")], Ok(())),
@@ -240,9 +276,36 @@ mod tests {
             (Method::GET, &[], 200, &[("etag", "\"a\"")], Ok(())),
             (Method::GET, &[], 200, &[("etag", "\"a\""), ("cache-control", "no-cache")], Ok(())),
             (Method::GET, &[], 404, &[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], Ok(())),
-            (Method::POST, &[], 200, &[("cache-control", "max-age=9")], Err(N::Method)),
+            (Method::POST, &[], 200, &[("cache-control", "max-age=9")], Ok(())),
+            (Method::POST, &[], 200, &[("expires", "Fri, 01 Jan 2038 00:00:00 GMT")], Ok(())),
+            (Method::POST, &[], 200, &[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], Err(N::Method)),
+            (Method::POST, &[], 201, &[("cache-control", "max-age=9")], Err(N::Method)),
+            (Method::PUT, &[], 200, &[("cache-control", "max-age=9")], Err(N::Method)),
+            (Method::GET, RANGE, 206, &[("cache-control", "max-age=9"), ("content-range", "bytes 0-4/10")], Ok(())),
+            (
+                Method::GET,
+                RANGE,
+                206,
+                &[("cache-control", "max-age=9"), ("content-range", "bytes 0-4/*")],
+                Err(N::Part),
+            ),
+            (
+                Method::GET,
+                &[],
+                206,
+                &[("cache-control", "max-age=9"), ("content-range", "bytes 0-4/10")],
+                Err(N::Part),
+            ),
+            (Method::GET, &[], 200, &[("cdn-cache-control", "max-age=9"), ("cache-control", "no-store")], Ok(())),
+            (
+                Method::GET,
+                &[],
+                200,
+                &[("cdn-cache-control", "no-store"), ("cache-control", "max-age=9")],
+                Err(N::NoStore),
+            ),
             (Method::HEAD, &[], 200, &[("cache-control", "max-age=9")], Err(N::Method)),
-            (Method::GET, &[], 206, &[("cache-control", "max-age=9")], Err(N::Status)),
+            (Method::GET, RANGE, 206, &[("cache-control", "max-age=9")], Err(N::Part)),
             (Method::GET, &[], 304, &[("cache-control", "max-age=9")], Err(N::Status)),
             (Method::GET, &[], 599, &[("cache-control", "max-age=9, must-understand")], Err(N::Status)),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9, must-understand, no-store")], Ok(())),
@@ -278,11 +341,13 @@ mod tests {
     fn cookies_are_shared_only_as_configured() {
         const PLAIN: Fields = &[("cache-control", "max-age=9"), ("set-cookie", "a=1")];
         const PUBLIC: Fields = &[("cache-control", "max-age=9, public"), ("set-cookie", "a=1")];
+        const TARGETED: Fields = &[("cdn-cache-control", "max-age=9"), ("set-cookie", "a=1")];
         const SHARED: Fields = &[("cache-control", "s-maxage=9"), ("set-cookie", "a=1")];
         for (policy, response, expected) in [
             (SetCookie::Explicit, PLAIN, Err(N::SetCookie)),
             (SetCookie::Explicit, PUBLIC, Ok(())),
             (SetCookie::Explicit, SHARED, Ok(())),
+            (SetCookie::Explicit, TARGETED, Ok(())),
             (SetCookie::Rfc, PLAIN, Ok(())),
             (SetCookie::Never, PUBLIC, Err(N::SetCookie)),
         ] {

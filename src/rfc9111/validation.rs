@@ -50,6 +50,15 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
     }
 }
 
+/// The same for a stored part, of which the client's range is asked for: the range stays.
+pub fn make_conditional_range(request: &mut HeaderMap, stored: &HeaderMap) {
+    let range = request.get(header::RANGE).cloned();
+    make_conditional(request, stored);
+    if let Some(range) = range {
+        request.insert(header::RANGE, range);
+    }
+}
+
 /// Makes `request` ask for the whole representation, whatever its client already has.
 pub fn remove_preconditions(request: &mut HeaderMap) {
     for name in conditional::PRECONDITIONS {
@@ -79,6 +88,38 @@ pub fn freshen(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     // Both age and cookies are of one exchange: an old `Age` would age the response twice.
     if !not_modified.contains_key(header::AGE) {
         stored.remove(header::AGE);
+    }
+}
+
+/// What the 200 to a HEAD says of a stored response to GET (§4.3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadOutcome {
+    /// It is still that: the fields of the HEAD's response update it.
+    Updates,
+    /// It is another by now.
+    Outdates,
+    /// Nothing that could be relied on: they have no validator in common.
+    Neither,
+}
+
+/// Compares the 200 to a HEAD with the stored response, whose body is `len` bytes.
+///
+/// §4.3.5 would have a response without any validator updated as well. Its body may be another by
+/// now all the same, and would become fresh under it: that one is left as it is.
+pub fn head_outcome(answer: &HeaderMap, stored: &HeaderMap, len: u64) -> HeadOutcome {
+    let mut is_matched = false;
+    for name in [header::ETAG, header::LAST_MODIFIED] {
+        match (answer.get(&name), stored.get(&name)) {
+            (Some(new), Some(old)) if new == old => is_matched = true,
+            (Some(_), _) => return HeadOutcome::Outdates,
+            (None, _) => {}
+        }
+    }
+    let stated = answer.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
+    match stated {
+        Some(stated) if stated != len => HeadOutcome::Outdates,
+        Some(_) | None if is_matched => HeadOutcome::Updates,
+        Some(_) | None => HeadOutcome::Neither,
     }
 }
 
@@ -159,6 +200,28 @@ mod tests {
             let tag = |value: &'static str| if value.is_empty() { map(&[]) } else { map(&[("etag", value)]) };
             let status = StatusCode::from_u16(status).expect("test status");
             assert_eq!(outcome(status, &tag(answer), &tag(stored)), expected, "{status} {answer} {stored}");
+        }
+    }
+
+    #[test]
+    fn head_table() {
+        use HeadOutcome::{Neither, Outdates, Updates};
+        type Fields = &'static [(&'static str, &'static str)];
+        const DAY: &str = "Fri, 01 Jan 2010 00:00:00 GMT";
+        let table: &[(Fields, Fields, HeadOutcome)] = &[
+            (&[("etag", "\"a\"")], &[("etag", "\"a\"")], Updates),
+            (&[("etag", "\"a\""), ("content-length", "5")], &[("etag", "\"a\"")], Updates),
+            (&[("etag", "\"a\""), ("content-length", "6")], &[("etag", "\"a\"")], Outdates),
+            (&[("etag", "\"b\"")], &[("etag", "\"a\"")], Outdates),
+            (&[("etag", "\"a\"")], &[], Outdates),
+            (&[("last-modified", DAY)], &[("last-modified", DAY)], Updates),
+            (&[("last-modified", DAY), ("etag", "\"b\"")], &[("last-modified", DAY), ("etag", "\"a\"")], Outdates),
+            (&[("content-length", "5")], &[("etag", "\"a\"")], Neither),
+            (&[("content-length", "6")], &[], Outdates),
+            (&[], &[], Neither),
+        ];
+        for (answer, stored, expected) in table {
+            assert_eq!(head_outcome(&map(answer), &map(stored), 5), *expected, "{answer:?} {stored:?}");
         }
     }
 

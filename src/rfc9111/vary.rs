@@ -2,6 +2,8 @@
 //! makes two requests equal in them.
 
 use http::header::{self, HeaderMap, HeaderName};
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::fields;
 
@@ -82,6 +84,171 @@ pub fn selector(names: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Whether a stored response, selected by `selector` and with the fields `response`, answers
+/// `request`: every nominated field is equal, or the response is in the one language, or the one
+/// coding, that the request asks for before all others (§4.1, last paragraph). A server that holds
+/// the representation that a client prefers to all others has no other to choose.
+pub fn selects(selector: &[u8], response: &HeaderMap, request: &HeaderMap) -> bool {
+    let Some(entries) = entries(selector) else { return false };
+    entries.iter().all(|(name, value)| {
+        let own = request.contains_key(name).then(|| normal_value(name, request));
+        own.as_deref() == *value || is_preferred(name, response, request)
+    })
+}
+
+fn is_preferred(name: &HeaderName, response: &HeaderMap, request: &HeaderMap) -> bool {
+    match (chosen(name, response), preferred(name, request)) {
+        (Some(chosen), Some(preferred)) => chosen == preferred,
+        _ => false,
+    }
+}
+
+/// The names by which a stored response can be found that is in one language, or one coding, other
+/// than by its selector. Empty for nearly every response.
+pub fn aliases_of_response(selector: &[u8], response: &HeaderMap) -> Vec<u128> {
+    let Some(entries) = entries(selector) else { return Vec::new() };
+    aliases(&entries, |name| chosen(name, response))
+}
+
+/// The names by which a response in the one language, or the one coding, that `request` prefers
+/// can be found.
+pub fn aliases_of_request(names: &[HeaderName], request: &HeaderMap) -> Vec<u128> {
+    if !names.iter().any(is_negotiated) {
+        return Vec::new();
+    }
+    let selector = selector(names, request);
+    let Some(entries) = entries(&selector) else { return Vec::new() };
+    aliases(&entries, |name| preferred(name, request))
+}
+
+/// One nominated field, and its normalised value where the request had it.
+type Entry<'a> = (HeaderName, Option<&'a [u8]>);
+
+/// For each choice of negotiated fields to name by what was chosen, not by what was asked.
+fn aliases(entries: &[Entry<'_>], choice: impl Fn(&HeaderName) -> Option<Vec<u8>>) -> Vec<u128> {
+    let choices: SmallVec<[(usize, Vec<u8>); 2]> = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, (name, _))| is_negotiated(name))
+        .filter_map(|(at, (name, _))| choice(name).map(|chosen| (at, chosen)))
+        .collect();
+    (1..1_usize << choices.len())
+        .map(|mask| {
+            let mut bytes = Vec::with_capacity(64);
+            for (at, (name, value)) in entries.iter().enumerate() {
+                let chosen = choices.iter().enumerate().find(|(n, (of, _))| *of == at && mask & (1 << n) != 0);
+                push(&mut bytes, name.as_str().as_bytes());
+                match (chosen, value) {
+                    (Some((_, (_, chosen))), _) => {
+                        bytes.push(2);
+                        push(&mut bytes, chosen);
+                    }
+                    (None, Some(value)) => {
+                        bytes.push(1);
+                        push(&mut bytes, value);
+                    }
+                    (None, None) => bytes.push(0),
+                }
+            }
+            xxh3_128(&bytes)
+        })
+        .collect()
+}
+
+/// Reads a selector back.
+fn entries(selector: &[u8]) -> Option<Vec<Entry<'_>>> {
+    let mut rest = selector;
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        let name = HeaderName::from_bytes(take(&mut rest)?).ok()?;
+        let (&is_there, after) = rest.split_first()?;
+        rest = after;
+        let value = if is_there == 0 { None } else { Some(take(&mut rest)?) };
+        entries.push((name, value));
+    }
+    Some(entries)
+}
+
+fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (part, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
+    *bytes = rest;
+    Some(part)
+}
+
+fn is_negotiated(name: &HeaderName) -> bool {
+    *name == header::ACCEPT_LANGUAGE || *name == header::ACCEPT_ENCODING
+}
+
+/// The one language, or the one coding, that a response is in.
+fn chosen(name: &HeaderName, response: &HeaderMap) -> Option<Vec<u8>> {
+    let stated = if *name == header::ACCEPT_LANGUAGE { header::CONTENT_LANGUAGE } else { header::CONTENT_ENCODING };
+    let mut members = fields::members(response, &stated);
+    match (members.next(), members.next()) {
+        (Some(member), None) => Some(canonical(name, member)),
+        (None, _) if *name == header::ACCEPT_ENCODING => Some(b"identity".to_vec()),
+        _ => None,
+    }
+}
+
+/// The one that a request gives a higher weight than all others; `None` when there is no such one, or
+/// it is any ("*").
+fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
+    const MAX_MEMBERS: usize = 64;
+    let mut best: Option<(u16, &[u8])> = None;
+    let mut is_tied = false;
+    for (n, member) in fields::members(request, name).enumerate() {
+        if n == MAX_MEMBERS {
+            return None;
+        }
+        let mut parts = member.split(|&byte| byte == b';').map(fields::trim);
+        let range = parts.next()?;
+        let weight = match (parts.next(), parts.next()) {
+            (None, _) => 1000,
+            (Some(parameter), None) => weight(parameter)?,
+            (Some(_), Some(_)) => return None,
+        };
+        match best {
+            Some((top, _)) if weight < top => {}
+            Some((top, _)) if weight == top => is_tied = true,
+            Some(_) | None => (best, is_tied) = (Some((weight, range)), false),
+        }
+    }
+    best.filter(|(weight, range)| !is_tied && *weight > 0 && *range != b"*").map(|(_, range)| canonical(name, range))
+}
+
+/// `q=0.5` in thousandths (RFC 9110 §12.4.2).
+fn weight(parameter: &[u8]) -> Option<u16> {
+    let value = match parameter {
+        [b'q' | b'Q', b'=', value @ ..] => value,
+        _ => return None,
+    };
+    let (whole, fraction) = match value {
+        [whole] => (*whole, &[][..]),
+        [whole, b'.', fraction @ ..] if fraction.len() <= 3 => (*whole, fraction),
+        _ => return None,
+    };
+    let mut thousandths = match whole {
+        b'0' => 0,
+        b'1' => 1000,
+        _ => return None,
+    };
+    for (digit, unit) in fraction.iter().zip([100, 10, 1]) {
+        thousandths += u16::from(digit.checked_sub(b'0').filter(|digit| *digit <= 9)?) * unit;
+    }
+    (thousandths <= 1000).then_some(thousandths)
+}
+
+/// Lower case; the two codings with an old name by their new one (RFC 9110 §8.4.1).
+fn canonical(name: &HeaderName, text: &[u8]) -> Vec<u8> {
+    let text = text.to_ascii_lowercase();
+    match text.as_slice() {
+        b"x-gzip" if *name == header::ACCEPT_ENCODING => b"gzip".to_vec(),
+        b"x-compress" if *name == header::ACCEPT_ENCODING => b"compress".to_vec(),
+        _ => text,
+    }
 }
 
 fn push(bytes: &mut Vec<u8>, part: &[u8]) {
@@ -199,6 +366,67 @@ mod tests {
         for (name, a, b, equal) in table {
             let names = [HeaderName::from_static(name)];
             assert_eq!(selector(&names, &map(a)) == selector(&names, &map(b)), *equal, "{name} {a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_language_or_coding_that_is_preferred_selects() {
+        type Fields = &'static [(&'static str, &'static str)];
+        // (stored request, stored response, new request, selected)
+        let table: &[(Fields, Fields, Fields, bool)] = &[
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "fr;q=0.5, de;q=1.0")], true),
+            (&[("al", "en, de")], &[("cl", "DE")], &[("al", "de")], true),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "fr, de")], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "fr, de;q=0.9")], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "de-AT, de;q=0.9")], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "*")], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "de;q=0")], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "de;q=2")], false),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "de;level=1")], false),
+            (&[("al", "en, de")], &[("cl", "de, en")], &[("al", "de")], false),
+            (&[("al", "en, de")], &[], &[("al", "de")], false),
+            (&[("al", "en, de"), ("foo", "1")], &[("cl", "de")], &[("al", "de"), ("foo", "1")], true),
+            (&[("al", "en, de"), ("foo", "1")], &[("cl", "de")], &[("al", "de"), ("foo", "2")], false),
+            (&[("ae", "gzip, br")], &[("ce", "gzip")], &[("ae", "x-gzip, br;q=0.1")], true),
+            (&[("ae", "gzip, br")], &[("ce", "x-gzip")], &[("ae", "gzip")], true),
+            (&[("ae", "gzip, br")], &[("ce", "gzip")], &[("ae", "br")], false),
+            (&[("ae", "gzip, br")], &[], &[("ae", "identity")], true),
+            (&[("ae", "gzip, br")], &[], &[("ae", "gzip")], false),
+            (
+                &[("al", "en, de"), ("ae", "gzip, br")],
+                &[("cl", "de"), ("ce", "br")],
+                &[("al", "de"), ("ae", "br")],
+                true,
+            ),
+            (
+                &[("al", "en, de"), ("ae", "gzip, br")],
+                &[("cl", "de"), ("ce", "br")],
+                &[("al", "de"), ("ae", "gzip, br")],
+                true,
+            ),
+        ];
+        let long = |name: &str| match name {
+            "al" => header::ACCEPT_LANGUAGE,
+            "ae" => header::ACCEPT_ENCODING,
+            "cl" => header::CONTENT_LANGUAGE,
+            "ce" => header::CONTENT_ENCODING,
+            other => HeaderName::from_bytes(other.as_bytes()).expect("a name"),
+        };
+        let map = |list: Fields| -> HeaderMap {
+            list.iter().map(|(name, value)| (long(name), HeaderValue::from_static(value))).collect()
+        };
+        for (stored, response, request, expected) in table {
+            let (stored, response, request) = (map(stored), map(response), map(request));
+            let mut names: Vec<HeaderName> = stored.keys().cloned().collect();
+            names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+            let selector = selector(&names, &stored);
+            assert_eq!(selects(&selector, &response, &request), *expected, "{response:?} {request:?}");
+            assert!(selects(&selector, &response, &stored), "its own request selects it");
+            let found = aliases_of_request(&names, &request)
+                .iter()
+                .any(|alias| aliases_of_response(&selector, &response).contains(alias));
+            assert_eq!(found, *expected, "what selects is found: {response:?} {request:?}");
         }
     }
 }

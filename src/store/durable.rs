@@ -4,31 +4,31 @@
 //!   error is counted and is a miss, and writes happen behind, in a queue bounded in objects and
 //!   bytes.
 //! * Operations on one key happen in the order they were asked for. While one is outstanding the
-//!   key counts as not there, so a lookup never finds what is about to be replaced or deleted.
+//!   queue answers for the key, so a lookup never finds what is about to be replaced or deleted.
 //! * An object is believed only when its key, version and checksums hold. Anything else is a miss.
 //! * Every name lies under `<url prefix>/<key prefix>/larder-1/`, and only names made here are ever
 //!   deleted.
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::backend::{Backend, BackendError, CheckFailure, Pieces};
 use super::file::FileStore;
 use super::purge::Purges;
+use super::queue::{Op, Queue, Waiting};
 use super::s3::{S3Config, S3Store};
 use crate::clock::Stopwatch;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::storage::StoragePolicy;
 use crate::stored::{
     self, BODY_CHUNK, Body, DecodeError, DurableBody, Object, StoredHead, StoredResponse, VaryRecord, decode,
     encode_response, encode_vary,
@@ -199,41 +199,6 @@ struct Inner {
     queue: Queue,
 }
 
-/// How full the queue is. The channels themselves are unbounded; what enters is counted here.
-#[derive(Debug)]
-struct Queue {
-    objects: AtomicU64,
-    bytes: AtomicU64,
-    /// Guarded by its lock: how many operations are outstanding for each key's hash.
-    pending: Mutex<HashMap<u128, usize>>,
-    /// Guarded by its lock: the keys whose deletion failed, and is tried until it succeeds.
-    retried: Mutex<HashSet<u128>>,
-    /// The number of outstanding operations, for whoever waits for none.
-    idle: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-enum Op {
-    Put { stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>> },
-    Delete { key: CacheKey, done: Option<oneshot::Sender<Result<(), BackendError>>> },
-}
-
-impl Op {
-    fn key(&self) -> &CacheKey {
-        match self {
-            Self::Put { stored, .. } => &stored.head.key,
-            Self::Delete { key, .. } => key,
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Put { stored, .. } => stored.weight() as u64,
-            Self::Delete { key, .. } => key.as_bytes().len() as u64,
-        }
-    }
-}
-
 /// The names of objects: everything this process may ever write or delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Names {
@@ -324,13 +289,7 @@ impl Durable {
             purges,
             metrics,
             writers: senders,
-            queue: Queue {
-                objects: AtomicU64::new(0),
-                bytes: AtomicU64::new(0),
-                pending: Mutex::default(),
-                retried: Mutex::default(),
-                idle: watch::Sender::new(0),
-            },
+            queue: Queue::default(),
         });
         for receiver in receivers {
             runtime.spawn(write_behind(Arc::clone(&inner), receiver));
@@ -344,17 +303,20 @@ impl Durable {
         &self,
         key: &CacheKey,
         request: &HeaderMap,
-        policy: LifetimePolicy,
+        policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
     ) -> Found {
-        if self.inner.queue.is_pending(key) {
-            return Found::Nothing;
+        match self.inner.queue.look(key, request) {
+            Waiting::Nothing => {}
+            Waiting::Found(stored, record) => return self.waiting(&stored, record, known.is_some()),
+            Waiting::Other(Some(record)) => return Found::OtherVariants((*record).clone()),
+            Waiting::Other(None) => return Found::Nothing,
         }
         let watch = Stopwatch::start();
         let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
         // On the tier's own threads: its connections outlive the worker that asks.
         let mut task =
-            AbortOnDrop(self.runtime.spawn(async move { inner.lookup(&key, &request, &policy, known).await }));
+            AbortOnDrop(self.runtime.spawn(async move { inner.lookup(&key, &request, &policy.lifetimes, known).await }));
         let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Found::Nothing,
@@ -367,12 +329,31 @@ impl Durable {
         found
     }
 
+    /// A response that waits to be written, as it will be found.
+    fn waiting(&self, stored: &StoredResponse, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
+        let (purges, head) = (&self.inner.purges, &stored.head);
+        if purges.covers_stored(head.key.hash(), head.position) || purges.covers_tags(&head.tags, head.position) {
+            return Found::Nothing;
+        }
+        Found::Response(Box::new(FoundResponse {
+            head: (*stored.head).clone(),
+            body: FoundBody::Whole(stored.body.clone()),
+            record: record.filter(|_| !is_known).map(|record| (*record).clone()),
+        }))
+    }
+
+    /// The record of a key's variants that waits to be written, and its purge position.
+    pub fn waiting_record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
+        self.inner.queue.record(key)
+    }
+
     /// Has a response written, unless the queue is full.
     pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) {
         let config = &self.inner.config;
         let queue = &self.inner.queue;
-        let full = queue.objects.load(Ordering::Relaxed) >= config.queue_objects as u64
-            || queue.bytes.load(Ordering::Relaxed).saturating_add(stored.weight() as u64)
+        let (objects, bytes) = queue.depth();
+        let full = objects >= config.queue_objects as u64
+            || bytes.saturating_add(stored.weight() as u64)
                 > config.queue_bytes.max(stored.weight() as u64);
         if full {
             // What is there now is older, and valid for as long as it says itself.
@@ -387,10 +368,7 @@ impl Durable {
         if let Backend::File(store) = &self.inner.backend {
             store.put_out_of_reach(&self.inner.names.primary(key));
         }
-        let queue = &self.inner.queue;
-        if queue.objects.load(Ordering::Relaxed)
-            >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT)
-        {
+        if self.inner.queue.depth().0 >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT) {
             self.inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
             warn!("the durable queue is full: an invalidated URL stays in the durable tier until it expires");
             return;
@@ -398,10 +376,15 @@ impl Durable {
         self.inner.enqueue(Op::Delete { key: key.clone(), done: None });
     }
 
-    /// Deletes everything kept for `key`, and says how that went.
-    pub async fn delete_now(&self, key: &CacheKey) -> Result<(), BackendError> {
+    /// Begins to delete everything kept for `key`; [`Durable::finish_delete`] says how that went.
+    pub fn begin_delete(&self, key: &CacheKey) -> oneshot::Receiver<Result<(), BackendError>> {
         let (done, outcome) = oneshot::channel();
         self.inner.enqueue(Op::Delete { key: key.clone(), done: Some(done) });
+        outcome
+    }
+
+    /// Waits for a deletion, and says how it went.
+    pub async fn finish_delete(outcome: oneshot::Receiver<Result<(), BackendError>>) -> Result<(), BackendError> {
         match tokio::time::timeout(PURGE_TIMEOUT, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(BackendError("the durable tier is shutting down".into())),
@@ -411,16 +394,15 @@ impl Durable {
 
     /// Objects and bytes that wait to be written or deleted.
     pub fn queue_depth(&self) -> (u64, u64) {
-        (self.inner.queue.objects.load(Ordering::Relaxed), self.inner.queue.bytes.load(Ordering::Relaxed))
+        self.inner.queue.depth()
     }
 
     /// Waits until nothing is outstanding, at most `deadline`; how many operations were left.
     pub async fn drain(&self, deadline: Duration) -> u64 {
-        let mut outstanding = self.inner.queue.idle.subscribe();
-        let emptied = tokio::time::timeout(deadline, outstanding.wait_for(|count| *count == 0)).await;
-        let undeleted = self.inner.queue.retried.lock().len() as u64;
+        let emptied = tokio::time::timeout(deadline, self.inner.queue.empty()).await;
+        let undeleted = self.inner.queue.retrying();
         match emptied {
-            Ok(_) => undeleted,
+            Ok(()) => undeleted,
             Err(_) => self.queue_depth().0 + undeleted,
         }
     }
@@ -455,37 +437,6 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-impl Queue {
-    fn is_pending(&self, key: &CacheKey) -> bool {
-        self.pending.lock().contains_key(&key.hash())
-    }
-
-    fn enter(&self, op: &Op) {
-        *self.pending.lock().entry(op.key().hash()).or_default() += 1;
-        self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
-        let objects = self.objects.fetch_add(1, Ordering::Relaxed) + 1;
-        self.idle.send_replace(objects);
-    }
-
-    /// One operation on the key is no longer outstanding.
-    fn settle(&self, hash: u128) {
-        let mut pending = self.pending.lock();
-        if let Some(count) = pending.get_mut(&hash) {
-            *count -= 1;
-            if *count == 0 {
-                pending.remove(&hash);
-            }
-        }
-    }
-
-    /// One operation has left the queue.
-    fn leave(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        let objects = self.objects.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.idle.send_replace(objects);
-    }
-}
-
 /// A key whose deletion failed, and has to be tried again.
 struct Undeleted(CacheKey);
 
@@ -498,11 +449,11 @@ async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
         match outcome {
             // Not waited for, and no part of the queue, so that the tier's other work goes on; but
             // the key stays outstanding, so that what should be gone counts as gone. Once for each.
-            Err(Undeleted(key)) if inner.queue.retried.lock().insert(hash) => {
+            Err(Undeleted(key)) if inner.queue.begin_retrying(hash) => {
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move {
                     inner.delete_at_last(&key).await;
-                    inner.queue.retried.lock().remove(&hash);
+                    inner.queue.end_retrying(hash);
                     inner.queue.settle(hash);
                 });
             }
@@ -669,7 +620,8 @@ impl Inner {
         request: &HeaderMap,
         record: Option<VaryRecord>,
     ) -> Found {
-        let covered = self.purges.covers_stored(head.key.hash(), head.position);
+        let covered = self.purges.covers_stored(head.key.hash(), head.position)
+            || self.purges.covers_tags(&head.tags, head.position);
         if covered || !head.is_selected_by(request) {
             return Found::Nothing;
         }

@@ -65,6 +65,7 @@ pub enum Kept {
 #[derive(Debug)]
 pub struct Memory {
     cache: Cache<u128, Entry, Seed>,
+    has_capacity: bool,
     /// One is held while it is decided whether something may be kept for a key and it is put in, and
     /// while a key is removed. Readers take none.
     locks: [Mutex<()>; LOCKS],
@@ -81,7 +82,7 @@ impl Memory {
             .weigher(|_: &u128, entry: &Entry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
-        Self { cache, locks: std::array::from_fn(|_| Mutex::new(())) }
+        Self { cache, has_capacity: config.capacity > 0, locks: std::array::from_fn(|_| Mutex::new(())) }
     }
 
     fn lock(&self, hash: u128) -> MutexGuard<'_, ()> {
@@ -110,51 +111,79 @@ impl Memory {
     /// Keeps a response, if `may_keep` still says so under the key's own lock: whoever removes the
     /// key afterwards removes this as well. One that varies goes under the key's record, which is
     /// made where there is none; the record comes back for the durable tier to keep as well.
-    pub fn insert(&self, stored: &Arc<StoredResponse>, may_keep: &dyn Fn() -> bool) -> Kept {
+    /// `known` says what else is known of the key's variants; it is asked under the lock.
+    pub fn insert(
+        &self,
+        stored: &Arc<StoredResponse>,
+        known: &dyn Fn() -> Option<Arc<VaryRecord>>,
+        may_keep: &dyn Fn() -> bool,
+    ) -> Kept {
         let Some(variant) = &stored.head.variant else {
             let hash = stored.head.key.hash();
             let _lock = self.lock(hash);
             if !may_keep() {
                 return Kept::No;
             }
-            self.cache.insert(hash, Entry::Response(Arc::clone(stored)));
+            self.put(hash, Entry::Response(Arc::clone(stored)));
             return Kept::Alone;
         };
-        let record = VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone());
-        let Some(record) = self.merge_record(record, may_keep) else { return Kept::No };
+        let leading_to = |record: VaryRecord| record.leading_to(variant, &stored.head.fields);
+        let begin = || match known() {
+            Some(known) if known.key == stored.head.key => (*known).clone(),
+            Some(_) | None => VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()),
+        };
+        let Some(record) = self.change_record(&stored.head.key, may_keep, |current| {
+            leading_to(current.map_or_else(begin, |current| current.clone()))
+        }) else {
+            return Kept::No;
+        };
         // Under a record that is removed by now nothing leads here.
-        self.cache.insert(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
+        self.put(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
         Kept::Under(record)
+    }
+
+    /// Without capacity nothing is kept, not even until the next look round.
+    fn put(&self, hash: u128, entry: Entry) {
+        if self.has_capacity {
+            self.cache.insert(hash, entry);
+        }
     }
 
     /// Takes over a record that the durable tier has, so that both tiers name variants alike, if
     /// `may_keep` says so as in [`Memory::insert`].
     pub fn adopt(&self, record: VaryRecord, may_keep: &dyn Fn() -> bool) {
-        self.merge_record(record, may_keep);
+        let key = record.key.clone();
+        self.change_record(&key, may_keep, move |current| match current {
+            Some(current) => current.clone().merged_with(&record),
+            None => record.clone(),
+        });
     }
 
-    /// Puts the sets of `new` first in the key's record. Where there is a record already its
-    /// generation stays, since variants are kept under it.
-    fn merge_record(&self, new: VaryRecord, may_keep: &dyn Fn() -> bool) -> Option<Arc<VaryRecord>> {
-        if let Some(Entry::Vary(current)) = self.cache.get(&new.key.hash())
-            && current.key == new.key
-            && current.sets.first() == new.sets.first()
+    /// Changes the key's record as `change` has it. Where there is a record already its generation
+    /// stays, since variants are kept under it. One that stays as it is takes no lock.
+    fn change_record(
+        &self,
+        key: &CacheKey,
+        may_keep: &dyn Fn() -> bool,
+        change: impl Fn(Option<&VaryRecord>) -> VaryRecord,
+    ) -> Option<Arc<VaryRecord>> {
+        if let Some(Entry::Vary(current)) = self.cache.get(&key.hash())
+            && current.key == *key
+            && change(Some(&current)) == *current
         {
             return may_keep().then_some(current);
         }
-        let hash = new.key.hash();
+        let hash = key.hash();
         let _lock = self.lock(hash);
         if !may_keep() {
             return None;
         }
         let record = match self.cache.get(&hash) {
-            Some(Entry::Vary(current)) if current.key == new.key => {
-                new.sets.iter().rev().fold((*current).clone(), |record, set| record.with(set))
-            }
-            Some(_) | None => new,
+            Some(Entry::Vary(current)) if current.key == *key => change(Some(&current)),
+            Some(_) | None => change(None),
         };
         let record = Arc::new(record);
-        self.cache.insert(hash, Entry::Vary(Arc::clone(&record)));
+        self.put(hash, Entry::Vary(Arc::clone(&record)));
         Some(record)
     }
 
@@ -178,6 +207,7 @@ impl Entry {
             Self::Response(stored) => stored.weight(),
             Self::Vary(record) => {
                 512 + record.key.as_bytes().len() + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>()
+                    + record.aliases.len() * 32
             }
         }
     }
@@ -302,14 +332,14 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let (en, de, fr) =
             (map(&[("accept-language", "en")]), map(&[("accept-language", "de")]), map(&[("accept-language", "fr")]));
-        memory.insert(&stored("/a", "accept-language", &en, "english"), &|| true);
-        memory.insert(&stored("/a", "accept-language", &de, "deutsch"), &|| true);
+        memory.insert(&stored("/a", "accept-language", &en, "english"), &|| None, &|| true);
+        memory.insert(&stored("/a", "accept-language", &de, "deutsch"), &|| None, &|| true);
         assert_eq!(body_of(&memory, "/a", &en), Some(Bytes::from_static(b"english")));
         assert_eq!(body_of(&memory, "/a", &de), Some(Bytes::from_static(b"deutsch")));
         assert!(matches!(memory.lookup(&key("/a"), &fr), Lookup::OtherVariants(_)));
         assert!(matches!(memory.lookup(&key("/b"), &en), Lookup::Nothing));
         assert!(memory.remove(&key("/a")));
-        memory.insert(&stored("/a", "accept-language", &fr, "français"), &|| true);
+        memory.insert(&stored("/a", "accept-language", &fr, "français"), &|| None, &|| true);
         assert_eq!(body_of(&memory, "/a", &en), None, "removed variants stay removed under a new record");
         assert_eq!(body_of(&memory, "/a", &fr), Some(Bytes::from_static("français".as_bytes())));
     }
@@ -319,8 +349,8 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let both = map(&[("a", "1"), ("b", "1")]);
         let other = map(&[("a", "1"), ("b", "2")]);
-        memory.insert(&stored("/a", "a, b", &both, "first"), &|| true);
-        memory.insert(&stored("/a", "b", &other, "second"), &|| true);
+        memory.insert(&stored("/a", "a, b", &both, "first"), &|| None, &|| true);
+        memory.insert(&stored("/a", "b", &other, "second"), &|| None, &|| true);
         assert_eq!(body_of(&memory, "/a", &both), Some(Bytes::from_static(b"first")));
         assert_eq!(body_of(&memory, "/a", &other), Some(Bytes::from_static(b"second")));
     }
@@ -339,7 +369,7 @@ mod tests {
         let memory = Memory::new(&Config { capacity: 100_000, ..Config::default() });
         let none = HeaderMap::new();
         for n in 0..1000 {
-            memory.insert(&stored(&format!("/{n}"), "", &none, ""), &|| true);
+            memory.insert(&stored(&format!("/{n}"), "", &none, ""), &|| None, &|| true);
         }
         let (objects, bytes) = memory.usage();
         assert!(bytes <= 100_000, "{bytes}");
@@ -351,7 +381,7 @@ mod tests {
     #[test]
     fn no_capacity_keeps_nothing() {
         let memory = Memory::new(&Config { capacity: 0, ..Config::default() });
-        memory.insert(&stored("/a", "", &HeaderMap::new(), "a"), &|| true);
+        memory.insert(&stored("/a", "", &HeaderMap::new(), "a"), &|| None, &|| true);
         assert_eq!(memory.usage().0, 0);
     }
 }

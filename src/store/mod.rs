@@ -6,6 +6,7 @@ pub mod durable;
 pub mod file;
 pub mod memory;
 pub mod purge;
+pub mod queue;
 pub mod s3;
 
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use http::header::HeaderMap;
 
 use self::backend::BackendError;
 use self::durable::{Durable, Found};
-use self::memory::{Kept, Memory};
+use self::memory::{Kept, Lookup, Memory};
 use self::purge::Purges;
 use crate::clock::Clock;
-use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::storage::StoragePolicy;
 use crate::stored::{StoredResponse, VaryRecord};
 
 /// Both tiers.
@@ -28,6 +29,15 @@ pub struct Store {
     durable: Option<Durable>,
     purges: Arc<Purges>,
     clock: Clock,
+}
+
+/// What is known of a key's variants, from a look that began at a purge position.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The record.
+    pub record: Arc<VaryRecord>,
+    /// See [`Store::position`].
+    pub position: u64,
 }
 
 /// Whether a response goes to the durable tier as well, as its rule has it.
@@ -43,6 +53,21 @@ impl Store {
     /// Puts the tiers together.
     pub fn new(memory: Memory, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
         Self { memory, durable, purges, clock }
+    }
+
+    /// What memory has for a request.
+    pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
+        match self.memory.lookup(key, request) {
+            Lookup::Found(stored) if self.purges.covers_tags(&stored.head.tags, stored.head.position) => {
+                Lookup::Nothing
+            }
+            found => found,
+        }
+    }
+
+    /// Forgets everything that has `tag`, in both tiers.
+    pub fn invalidate_tag(&self, tag: &str) {
+        self.purges.purge_tag(tag);
     }
 
     /// The memory tier.
@@ -65,7 +90,7 @@ impl Store {
         &self,
         key: &CacheKey,
         request: &HeaderMap,
-        policy: LifetimePolicy,
+        policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
     ) -> Found {
         let Some(durable) = &self.durable else { return Found::Nothing };
@@ -80,17 +105,31 @@ impl Store {
     }
 
     /// Keeps a response that was just fetched or freshened, in memory and, where it lasts and
-    /// `durability` allows, behind. `false` when a purge came since its fetch began.
-    pub fn insert(&self, stored: &Arc<StoredResponse>, durability: Durability) -> bool {
-        let record = match self.insert_memory(stored) {
+    /// `durability` allows, behind. `known` is what is known of the key's variants: a response that
+    /// varies is kept beside them. `false` when a purge came since its fetch began.
+    pub fn insert(&self, stored: &Arc<StoredResponse>, durability: Durability, known: Option<&Known>) -> bool {
+        let key = &stored.head.key;
+        // Asked for under the key's lock, so that no record of before a purge comes back after it.
+        let is_in_force = |position| !self.purges.covers_fetch(key.hash(), position);
+        let known = || {
+            let waiting = || self.durable.as_ref()?.waiting_record(key);
+            match known.filter(|known| known.record.key == *key) {
+                Some(known) if is_in_force(known.position) => Some(Arc::clone(&known.record)),
+                Some(_) | None => {
+                    waiting().filter(|(_, position)| is_in_force(*position)).map(|(record, _)| record)
+                }
+            }
+        };
+        let record = match self.insert_memory(stored, &known) {
             Kept::No => return false,
             Kept::Alone => None,
             Kept::Under(record) => Some(record),
         };
-        if let (Some(durable), Durability::Durable) = (&self.durable, durability)
-            && stored.head.freshness.remaining(self.clock.now()) >= durable.min_lifetime_millis().max(1)
-        {
-            durable.put(Arc::clone(stored), record);
+        if let (Some(durable), Durability::Durable) = (&self.durable, durability) {
+            let least = durable.min_lifetime_millis();
+            if least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least {
+                durable.put(Arc::clone(stored), record);
+            }
         }
         true
     }
@@ -100,7 +139,7 @@ impl Store {
         if let Some(record) = record {
             self.adopt(record, stored.head.position);
         }
-        self.insert_memory(stored);
+        self.insert_memory(stored, &|| None);
     }
 
     /// Takes over a record that a read of the durable tier found which began at `position`.
@@ -111,18 +150,32 @@ impl Store {
 
     /// A purge notes its position before it removes, so one that this does not see removes what
     /// is kept here.
-    fn insert_memory(&self, stored: &Arc<StoredResponse>) -> Kept {
+    fn insert_memory(&self, stored: &Arc<StoredResponse>, known: &dyn Fn() -> Option<Arc<VaryRecord>>) -> Kept {
         let head = &stored.head;
-        self.memory.insert(stored, &|| !self.purges.covers_fetch(head.key.hash(), head.position))
+        self.memory.insert(stored, known, &|| {
+            !self.purges.covers_fetch(head.key.hash(), head.position)
+                && !self.purges.covers_tags(&head.tags, head.position)
+        })
     }
 
     /// Forgets everything stored for `key`; the durable tier follows behind, except for a
     /// directory, where it takes no longer than to say so.
+    ///
+    /// The durable tier is told first: from then on it has nothing for the key, and whoever looked
+    /// there before began before the position that the purge takes.
     pub fn invalidate(&self, key: &CacheKey) {
+        self.discard(key);
         self.forget(key);
-        if let Some(durable) = &self.durable {
-            durable.delete(key);
-        }
+    }
+
+    /// The same on behalf of a request that was sent at `position`, whose own response may take the
+    /// place of what is forgotten: the position it is stored with, unless somebody else purged the
+    /// key meanwhile.
+    pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> Option<u64> {
+        self.discard(key);
+        let (own, before) = self.purges.purge(key.hash());
+        self.memory.remove(key);
+        (!before.is_some_and(|before| position < before)).then_some(own)
     }
 
     /// Forgets everything stored for `key` in memory; fetches under way store nothing of it.
@@ -131,12 +184,22 @@ impl Store {
         self.memory.remove(key);
     }
 
-    /// Has the durable tier forget everything stored for `key`, and waits until it has.
-    pub async fn forget_durably(&self, key: &CacheKey) -> Result<(), BackendError> {
-        match &self.durable {
-            Some(durable) => durable.delete_now(key).await,
-            None => Ok(()),
+    /// Forgets everything stored for `key`, in memory at once; the future is ready when the durable
+    /// tier has forgotten it too.
+    pub fn purge(&self, key: &CacheKey) -> impl Future<Output = Result<(), BackendError>> + use<> {
+        let deletion = self.durable.as_ref().map(|durable| durable.begin_delete(key));
+        self.forget(key);
+        async move {
+            match deletion {
+                Some(deletion) => Durable::finish_delete(deletion).await,
+                None => Ok(()),
+            }
         }
+    }
+
+    /// Whether a purge came for the key with this hash since a fetch that began at `position`.
+    pub fn is_purged(&self, hash: u128, position: u64) -> bool {
+        self.purges.covers_fetch(hash, position)
     }
 
     /// Has what the durable tier keeps for `key` deleted: it was found expired, or broken.

@@ -25,20 +25,44 @@ pub struct Purges {
     clock: Clock,
     last: AtomicU64,
     recent: Mutex<Recent>,
+    /// The position of the last purge of a tag: what is newer is covered by none.
+    last_tag: AtomicU64,
+    tags: Mutex<Recent>,
 }
 
-/// Guarded by its lock: the latest position of each purged URL, and the order they came in.
+/// Guarded by its lock: the latest position of each purged URL, or tag, and the order they came in.
 #[derive(Debug, Default)]
 struct Recent {
-    urls: HashMap<u128, u64>,
+    purged: HashMap<u128, u64>,
     order: VecDeque<(u128, u64)>,
     floor: u64,
+}
+
+impl Recent {
+    /// Notes a purge; the position of the last one before it.
+    fn note(&mut self, hash: u128, position: u64) -> Option<u64> {
+        let before = self.purged.insert(hash, position);
+        self.order.push_back((hash, position));
+        while self.order.len() > MAX_REMEMBERED {
+            if let Some((hash, position)) = self.order.pop_front() {
+                self.floor = position;
+                if self.purged.get(&hash) == Some(&position) {
+                    self.purged.remove(&hash);
+                }
+            }
+        }
+        before
+    }
+
+    fn covers(&self, hash: u128, position: u64) -> bool {
+        self.purged.get(&hash).is_some_and(|&purge| position < purge)
+    }
 }
 
 impl Purges {
     /// None so far.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, last: AtomicU64::new(0), recent: Mutex::default() }
+        Self { clock, last: AtomicU64::new(0), recent: Mutex::default(), last_tag: AtomicU64::new(0), tags: Mutex::default() }
     }
 
     /// The position of a fetch that begins now.
@@ -47,42 +71,59 @@ impl Purges {
         self.last.fetch_max(now, Ordering::SeqCst).max(now)
     }
 
-    /// Purges the URL whose key hashes to `hash`; the position that the purge took.
-    pub fn purge(&self, hash: u128) -> u64 {
+    /// Purges the URL whose key hashes to `hash`. The position that the purge took, and the position
+    /// of the last one before it, if that is remembered.
+    pub fn purge(&self, hash: u128) -> (u64, Option<u64>) {
         let mut recent = self.recent.lock();
-        let now = self.now();
-        // `fetch_update` retries on a race; the closure is a pure function of the last position.
-        let position = self
-            .last
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)))
-            .map_or(now, |last| now.max(last + 1));
-        recent.urls.insert(hash, position);
-        recent.order.push_back((hash, position));
-        while recent.order.len() > MAX_REMEMBERED {
-            if let Some((hash, position)) = recent.order.pop_front() {
-                recent.floor = position;
-                if recent.urls.get(&hash) == Some(&position) {
-                    recent.urls.remove(&hash);
-                }
-            }
+        let position = self.next();
+        (position, recent.note(hash, position))
+    }
+
+    /// Purges all that has the tag, in every key.
+    pub fn purge_tag(&self, tag: &str) {
+        let mut tags = self.tags.lock();
+        let position = self.next();
+        tags.note(hash_of(tag), position);
+        self.last_tag.store(position, Ordering::Release);
+    }
+
+    /// Whether a purge of one of `tags` covers what was fetched at `position`. One that is no longer
+    /// remembered counts as covering.
+    pub fn covers_tags(&self, tags: &[String], position: u64) -> bool {
+        if tags.is_empty() || position >= self.last_tag.load(Ordering::Acquire) {
+            return false;
         }
-        position
+        let purged = self.tags.lock();
+        position < purged.floor || tags.iter().any(|tag| purged.covers(hash_of(tag), position))
     }
 
     /// Whether a purge covers a fetch of `hash` that began at `position`.
     pub fn covers_fetch(&self, hash: u128, position: u64) -> bool {
         let recent = self.recent.lock();
-        position < recent.floor || recent.urls.get(&hash).is_some_and(|&purge| position < purge)
+        position < recent.floor || recent.covers(hash, position)
     }
 
     /// Whether a purge that is still remembered covers an object of `hash` stored at `position`.
     pub fn covers_stored(&self, hash: u128, position: u64) -> bool {
-        self.recent.lock().urls.get(&hash).is_some_and(|&purge| position < purge)
+        self.recent.lock().covers(hash, position)
+    }
+
+    /// A position after all that were given out.
+    fn next(&self) -> u64 {
+        let now = self.now();
+        // `fetch_update` retries on a race; the closure is a pure function of the last position.
+        self.last
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)))
+            .map_or(now, |last| now.max(last + 1))
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.clock.now().as_millis()).unwrap_or(0).saturating_mul(PER_MILLI)
     }
+}
+
+fn hash_of(tag: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(tag.as_bytes())
 }
 
 #[cfg(test)]
@@ -115,7 +156,21 @@ mod tests {
         for hash in 1..=MAX_REMEMBERED as u128 {
             purges.purge(hash);
         }
-        assert!(purges.recent.lock().urls.len() <= MAX_REMEMBERED);
+        assert!(purges.recent.lock().purged.len() <= MAX_REMEMBERED);
         assert!(purges.covers_fetch(0, before), "forgotten, and so taken as covered");
+    }
+
+    #[test]
+    fn a_tag_covers_what_has_it_and_is_older() {
+        let purges = Purges::new(Clock::manual(Timestamp::from_secs(1000)));
+        let before = purges.position();
+        let [a, b] = ["a", "b"].map(|tag| vec![tag.to_owned()]);
+        assert!(!purges.covers_tags(&a, before));
+        purges.purge_tag("a");
+        let after = purges.position();
+        assert!(purges.covers_tags(&a, before));
+        assert!(!purges.covers_tags(&b, before), "exactly that tag");
+        assert!(!purges.covers_tags(&[], before));
+        assert!(!purges.covers_tags(&a, after));
     }
 }

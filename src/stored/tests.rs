@@ -72,8 +72,34 @@ fn sample() -> StoredResponse {
 }
 
 fn record() -> VaryRecord {
+    let variant = Variant {
+        names: vec![HeaderName::from_static("cookie"), HeaderName::from_static("x")],
+        selector: Vec::new(),
+    };
     VaryRecord::new(key("/page"), 99, vec![HeaderName::from_static("accept-language")])
-        .with(&[HeaderName::from_static("cookie"), HeaderName::from_static("x")])
+        .leading_to(&variant, &HeaderMap::new())
+}
+
+/// The same, with other names of a variant: what version 1 did not have.
+fn record_with_aliases() -> VaryRecord {
+    VaryRecord { aliases: vec![(1, 2), (u128::MAX, 3)], ..record() }
+}
+
+/// Two parts of a whole of twenty bytes.
+fn sample_part() -> StoredResponse {
+    let stored = sample();
+    let mut head = (*stored.head).clone();
+    head.status = StatusCode::PARTIAL_CONTENT;
+    head.parts = Parts::from_ranges(20, vec![(2, 5), (10, 12)]);
+    head.fields.insert("content-range", HeaderValue::from_static("bytes 10-11/20"));
+    head.freshness = Freshness::of(
+        head.status,
+        &head.fields,
+        head.request_time,
+        head.response_time,
+        &LifetimePolicy::default(),
+    );
+    StoredResponse { head: Arc::new(head), body: stored.body }
 }
 
 fn decode_at(object: &[u8], path: &str) -> Result<Object, DecodeError> {
@@ -85,6 +111,7 @@ fn assert_same(object: Object, original: &StoredResponse) {
     let expected = &original.head;
     assert_eq!(head.key, expected.key);
     assert_eq!(head.variant, expected.variant);
+    assert_eq!(head.parts, expected.parts);
     assert_eq!(head.status, expected.status);
     assert_eq!(head.fields, expected.fields);
     assert_eq!((head.request_time, head.response_time), (expected.request_time, expected.response_time));
@@ -105,31 +132,51 @@ fn encoding_then_decoding_is_the_identity() {
     let original = sample();
     assert_same(decode_at(&encode_response(&original, true), "/page").expect("decodes"), &original);
     assert_same(decode_at(&encode_response(&original, false), "/page").expect("decodes"), &original);
-    match decode_at(&encode_vary(&record()), "/page").expect("decodes") {
-        Object::Vary(decoded) => assert_eq!(decoded, record()),
+    assert_same(decode_at(&encode_response(&sample_part(), true), "/page").expect("decodes"), &sample_part());
+    match decode_at(&encode_vary(&record_with_aliases()), "/page").expect("decodes") {
+        Object::Vary(decoded) => assert_eq!(decoded, record_with_aliases()),
         Object::Response { .. } => panic!("a record was written"),
     }
 }
 
-/// What is on disk in version 1 stays readable: these files never change. A new version gets new
-/// files beside them. (`LARDER_WRITE_GOLDEN=1` writes those that are missing.)
+fn golden(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// What is on disk stays readable: these files never change. A new version gets new files beside
+/// them. (`LARDER_WRITE_GOLDEN=1` writes those that are missing.)
 #[test]
-fn golden_files_are_read_and_written_to_the_byte() {
-    let files: [(&str, Vec<u8>); 3] = [
-        ("v1-response-inline.bin", encode_response(&sample(), true)),
-        ("v1-response-separate.bin", encode_response(&sample(), false)),
-        ("v1-vary.bin", encode_vary(&record())),
+fn golden_files_are_written_to_the_byte() {
+    let files: [(&str, Vec<u8>); 4] = [
+        ("v2-response-inline.bin", encode_response(&sample(), true)),
+        ("v2-response-separate.bin", encode_response(&sample(), false)),
+        ("v2-part.bin", encode_response(&sample_part(), true)),
+        ("v2-vary.bin", encode_vary(&record_with_aliases())),
     ];
     for (name, written) in files {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        if std::env::var_os("LARDER_WRITE_GOLDEN").is_some() && !path.exists() {
-            std::fs::write(&path, &written).expect("golden file is written");
+        if std::env::var_os("LARDER_WRITE_GOLDEN").is_some() && !golden(name).exists() {
+            std::fs::write(golden(name), &written).expect("golden file is written");
         }
-        let golden = std::fs::read(&path).expect("golden file is there");
-        assert_eq!(golden, written, "{name}");
-        match decode_at(&golden, "/page").expect("golden file decodes") {
-            object @ Object::Response { .. } => assert_same(object, &sample()),
-            Object::Vary(decoded) => assert_eq!(decoded, record()),
+        assert_eq!(std::fs::read(golden(name)).expect("golden file is there"), written, "{name}");
+    }
+}
+
+#[test]
+fn golden_files_of_every_version_are_read() {
+    for (name, response, vary) in [
+        ("v1-response-inline.bin", Some(sample()), None),
+        ("v1-response-separate.bin", Some(sample()), None),
+        ("v1-vary.bin", None, Some(record())),
+        ("v2-response-inline.bin", Some(sample()), None),
+        ("v2-response-separate.bin", Some(sample()), None),
+        ("v2-part.bin", Some(sample_part()), None),
+        ("v2-vary.bin", None, Some(record_with_aliases())),
+    ] {
+        let bytes = std::fs::read(golden(name)).expect("golden file is there");
+        match (decode_at(&bytes, "/page").expect(name), response, vary) {
+            (object @ Object::Response { .. }, Some(expected), None) => assert_same(object, &expected),
+            (Object::Vary(decoded), None, Some(expected)) => assert_eq!(decoded, expected, "{name}"),
+            (object, ..) => panic!("{name}: {object:?}"),
         }
     }
 }
@@ -148,7 +195,7 @@ fn broken_objects_are_told_apart() {
         (b"".to_vec(), "/page", DecodeError::Foreign),
         (b"<html>".to_vec(), "/page", DecodeError::Foreign),
         (flip(0), "/page", DecodeError::Foreign),
-        (flip(4), "/page", DecodeError::Version(0)),
+        (flip(4), "/page", DecodeError::Version(3)),
         (flip(PREAMBLE + 30), "/page", DecodeError::Checksum),
         (flip(good.len() - 1), "/page", DecodeError::Checksum),
         (longer, "/page", DecodeError::Checksum),

@@ -20,7 +20,8 @@ fn fields_are_made_those_of_a_forwarded_request() {
         (seen.get("host"), seen.get("via"), seen.get("x-kept")),
         (Some("site.example"), Some("1.1 larder"), Some("1"))
     );
-    for gone in ["x-secret", "te", "forwarded"] {
+    assert_eq!((seen.get("te"), seen.get("connection")), (Some("trailers"), Some("te")), "trailers are passed on");
+    for gone in ["x-secret", "forwarded"] {
         assert_eq!(seen.get(gone), None, "{gone}");
     }
     assert_eq!((answer.get("x-hop"), answer.get("keep-alive"), answer.get("x-stays")), (None, None, Some("1")));

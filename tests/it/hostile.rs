@@ -168,7 +168,11 @@ fn odd_answers_of_the_origin_do_no_harm() {
         });
         let larder = Larder::new(&origin, "server.threads=1");
         let mut client = larder.client();
-        assert_eq!(client.get("/odd", "").status(), status, "{bytes:.80}");
+        let mut answer = client.get("/odd", "");
+        if answer.status() == 103 {
+            answer = client.answer();
+        }
+        assert_eq!(answer.status(), status, "{bytes:.80}");
         for path in ["/a", "/b"] {
             assert_eq!(client.get(path, "").text(), path, "{bytes:.80}");
         }

@@ -8,11 +8,12 @@ const LAYERS: &[&[&str]] = &[
     &["clock"],
     &["rfc9111"],
     &["stored"],
-    &["fill", "telemetry", "passes"],
+    &["fill", "telemetry", "passes", "searches", "interim"],
     &["store"],
     &["rules", "upstream"],
     &["flight", "body", "forwarding"],
     &["fetch", "access", "respond"],
+    &["target"],
     &["proxy", "client_io"],
     &["server"],
     &["admin"],
@@ -88,7 +89,7 @@ fn some_names_stay_in_one_file() {
         ("toml", "config.rs"),
         ("SystemTime::now", "clock.rs"),
         ("Instant::now", "clock.rs"),
-        ("sfv", "rfc9111/cache_status.rs"),
+        ("sfv::", "rfc9111/structured.rs"),
     ] {
         for path in sources(&root) {
             let relative = path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();

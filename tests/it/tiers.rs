@@ -116,7 +116,8 @@ fn an_expired_object_is_deleted_where_configured() {
     larder.stop();
     let offline = "http://127.0.0.1:1";
     for (purge, left) in [(false, 1), (true, 0)] {
-        let config = format!("{}\ncache.purge_expired_on_read={purge}", file_url(directory.path()));
+        let sets = format!("cache.purge_expired_on_read={purge}\ncache.stale_if_unreachable=0s");
+        let config = format!("{}\n{sets}", file_url(directory.path()));
         let larder = Larder::at(offline, &config, larder::clock::Clock::manual(START));
         larder.advance(700);
         assert_eq!(larder.get("/a", "").status(), 502);

@@ -1,0 +1,528 @@
+//! Keeping what a fetch brought: wholes, parts, and stored responses that a 304 or a HEAD made
+//! good again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tracing::debug;
+
+use super::{Fetched, Fetcher, ForLeader, Place, Plan, WITH_CREDENTIALS, partial, shared};
+use crate::body::ResponseBody;
+use crate::clock::Timestamp;
+use crate::fill::FillWriter;
+use crate::flight::{Landing, Outcome, Shared, SharedBody, Source};
+use crate::passes::Pass;
+use crate::rfc9111::groups;
+use crate::rfc9111::partial::Part;
+use crate::rfc9111::search::SearchVariance;
+use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
+use crate::rfc9111::targeted::governing;
+use crate::rfc9111::validation::{self, HeadOutcome};
+use crate::store::Durability;
+use crate::store::backend::BackendError;
+use crate::store::durable::BodyReader;
+use crate::store::memory::{self, Lookup};
+use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
+use crate::upstream::{EndsWithConnection, UpstreamBody};
+
+/// The one range that is missing of a stored part, and what tells that it is of the same whole.
+#[derive(Debug)]
+pub struct Missing {
+    stored: Arc<StoredResponse>,
+    range: (u64, u64),
+    complete: u64,
+}
+
+impl Missing {
+    /// `None` when there is more than one, or the stored part is not what it says it is.
+    pub fn of(stored: &Arc<StoredResponse>) -> Option<Self> {
+        let parts = stored.head.parts.as_ref().filter(|parts| parts.len() == stored.body.len())?;
+        Some(Self { stored: Arc::clone(stored), range: parts.gap()?, complete: parts.complete_len() })
+    }
+
+    /// Makes `request` ask for it.
+    pub fn ask_for(&self, request: &mut HeaderMap) {
+        request.insert(header::RANGE, partial::range_of(self.range, self.complete));
+        let head = &self.stored.head;
+        if let Some(validator) = partial::if_range(&head.fields, head.response_time) {
+            request.insert(header::IF_RANGE, validator);
+        }
+    }
+}
+
+/// A body on its way in, with what is stored already before it and after it.
+#[derive(Debug)]
+struct Incoming {
+    before: Vec<Bytes>,
+    body: UpstreamBody,
+    after: Vec<Bytes>,
+}
+
+impl From<UpstreamBody> for Incoming {
+    fn from(body: UpstreamBody) -> Self {
+        Self { before: Vec::new(), body, after: Vec::new() }
+    }
+}
+
+impl Fetcher {
+    /// Keeps a response if RFC 9111 §3 lets it; otherwise it is for the client that led.
+    pub fn keep_or_pass(
+        self: &Arc<Self>,
+        plan: &Plan,
+        answer: Response<UpstreamBody>,
+        request_time: Timestamp,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> (Fetched, Option<Landing>) {
+        let response_time = self.clock.now();
+        let exchange = Exchange {
+            method: &plan.method,
+            request: &plan.client_fields,
+            status: answer.status(),
+            response: answer.headers(),
+            request_time,
+            response_time,
+        };
+        let verdict = storable(&exchange, &plan.policy).and_then(|storable| {
+            if answer.extensions().get::<EndsWithConnection>().is_some() {
+                return Err(NotStorable::Unframed);
+            }
+            let fits = answer.body().size_hint().exact().is_none_or(|len| len <= self.memory.max_object_size);
+            if fits { Ok(storable) } else { Err(NotStorable::TooLarge) }
+        });
+        match verdict {
+            Ok(storable) if storable.part().is_some() => {
+                let head = self.new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
+                (self.keep_part(plan, head, answer.into_body()), landing)
+            }
+            Ok(storable) => {
+                let head = self.new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
+                let collapses = head.freshness.is_fresh(response_time) && !head.freshness.no_cache;
+                if collapses {
+                    self.passes.forget(plan.key.hash());
+                } else {
+                    // Each request needs a validation of its own, so there is nothing to wait for.
+                    self.passes.remember(plan.key.hash(), Pass::EachValidates, response_time);
+                }
+                (self.keep(plan, head, answer.into_body().into(), None, landing), None)
+            }
+            Err(_) if plan.method == Method::HEAD => {
+                let updated = self.learn_from_head(plan, answer.status(), answer.headers(), request_time, position);
+                let passed = Fetched::Passed {
+                    response: answer.map(ResponseBody::upstream),
+                    why: NotStorable::Method,
+                    fwd: plan.fwd,
+                    fwd_status: None,
+                };
+                (updated.unwrap_or(passed), landing)
+            }
+            Err(why) => {
+                // A part, or a 304 to the client's own condition, says nothing of the whole.
+                let is_partial = matches!(answer.status().as_u16(), 206 | 304 | 412 | 416);
+                let is_about_the_response = why.is_about_the_response() && !is_partial;
+                if is_about_the_response {
+                    self.passes.remember(plan.key.hash(), Pass::NotStorable, response_time);
+                } else if why == NotStorable::Authorization {
+                    self.passes.remember(plan.key.hash() ^ WITH_CREDENTIALS, Pass::NotStorable, response_time);
+                }
+                if plan.validate.is_some() && is_about_the_response && !answer.status().is_server_error() {
+                    // The stored response has a successor that may not be stored: it is history.
+                    self.store.invalidate(&plan.key);
+                }
+                let passed = Fetched::Passed {
+                    response: answer.map(ResponseBody::upstream),
+                    why,
+                    fwd: plan.fwd,
+                    fwd_status: None,
+                };
+                (passed, landing)
+            }
+        }
+    }
+
+    /// The head of a response that is to be stored. Its key is the plan's exact one, unless the
+    /// response says that some differences between queries do not matter.
+    fn new_head(
+        &self,
+        plan: &Plan,
+        storable: &Storable,
+        status: StatusCode,
+        response: &HeaderMap,
+        exchange: &Exchange<'_>,
+        position: u64,
+    ) -> StoredHead {
+        let searched = SearchVariance::of(response).and_then(|variance| self.searches.learn(&plan.exact, variance));
+        let mut tags = plan.tags.clone();
+        if let Some(parts) = plan.exact.parts() {
+            let listed = groups::listed(response, &groups::CACHE_GROUPS);
+            tags.extend(listed.iter().map(|group| groups::tag(parts.prefix, parts.scheme, parts.authority, group)));
+        }
+        let new = NewHead {
+            key: searched.as_ref().unwrap_or(&plan.exact),
+            request: &plan.client_fields,
+            status,
+            fields: response,
+            request_time: exchange.request_time,
+            response_time: exchange.response_time,
+            position,
+            tags,
+            body_id: memory::random_u128(),
+            body_written: Arc::new(AtomicBool::new(false)),
+        };
+        StoredHead::new(storable, new)
+    }
+
+    /// Puts a response in. What was fetched for several queries stays in memory: a key that other
+    /// processes make otherwise is no use to them.
+    fn insert(&self, place: &Place, stored: &Arc<StoredResponse>) -> bool {
+        let is_exact = stored.head.key == place.exact;
+        if !is_exact && self.store.is_purged(place.exact.hash(), stored.head.position) {
+            return false;
+        }
+        let durability = if is_exact { place.durability } else { Durability::MemoryOnly };
+        self.store.insert(stored, durability, place.known.as_ref())
+    }
+
+    /// Starts taking in the body of a response that is to be stored. `status` is the origin's, where
+    /// the response has another.
+    fn keep(
+        self: &Arc<Self>,
+        plan: &Plan,
+        head: StoredHead,
+        body: Incoming,
+        status: Option<StatusCode>,
+        landing: Option<Landing>,
+    ) -> Fetched {
+        let status = status.map(|status| status.as_u16());
+        let source = Source::Origin { fwd: plan.fwd, status, stored: true };
+        let (this, place) = (Arc::clone(self), plan.place());
+        let keep = move |head: Arc<StoredHead>, body: Body| {
+            if head.is_of_length(body.len()) {
+                this.insert(&place, &Arc::new(StoredResponse { head, body }));
+            }
+        };
+        self.take_in(head, body, source, landing, keep)
+    }
+
+    /// Starts taking in a part. It is for the client that asked for it; others find it stored.
+    fn keep_part(self: &Arc<Self>, plan: &Plan, head: StoredHead, body: UpstreamBody) -> Fetched {
+        let source = Source::Origin { fwd: plan.fwd, status: None, stored: true };
+        let (this, plan) = (Arc::clone(self), plan.clone());
+        let keep = move |head: Arc<StoredHead>, body: Body| {
+            if head.is_of_length(body.len()) {
+                this.add_part(&plan, StoredResponse { head, body });
+            }
+        };
+        self.take_in(head, body.into(), source, None, keep)
+    }
+
+    fn take_in(
+        &self,
+        head: StoredHead,
+        body: Incoming,
+        source: Source,
+        landing: Option<Landing>,
+        keep: impl FnOnce(Arc<StoredHead>, Body) + Send + 'static,
+    ) -> Fetched {
+        let writer = self.start_fill();
+        let reader = writer.fill().reader();
+        let head = Arc::new(head);
+        let filling = SharedBody::Filling(Arc::clone(writer.fill()));
+        let shared = Arc::new(Shared { head: Arc::clone(&head), body: filling, source });
+        if let Some(landing) = &landing {
+            landing.publish(Outcome::Shared(Arc::clone(&shared)));
+        }
+        self.tasks.spawn(async move {
+            fill_from_origin(writer, body, |body| keep(head, body)).await;
+            drop(landing);
+        });
+        Fetched::Shared(shared, ForLeader { cookies: Vec::new(), reader })
+    }
+
+    /// Adds a part to what is stored of the same representation, or stores it by itself. A whole
+    /// stays as it is: what is asked for in part says nothing against it.
+    fn add_part(&self, plan: &Plan, new: StoredResponse) {
+        let base = match self.store.lookup(&new.head.key, &plan.client_fields) {
+            Lookup::Found(stored) if stored.head.parts.is_none() => return,
+            Lookup::Found(stored) => Some(stored),
+            Lookup::OtherVariants(_) | Lookup::Nothing => plan.part.clone(),
+        };
+        let combined = base.and_then(|base| self.combined(plan, &base, &new));
+        self.insert(&plan.place(), &Arc::new(combined.unwrap_or(new)));
+    }
+
+    fn combined(&self, plan: &Plan, base: &StoredResponse, new: &StoredResponse) -> Option<StoredResponse> {
+        let part = Part::of(&new.head.fields)?;
+        let (old, is_same) = (base.head.parts.as_ref()?, |a: &StoredHead, b: &StoredHead| {
+            partial::is_same_representation((&a.fields, a.response_time), (&b.fields, b.response_time))
+        });
+        let are_exact = old.len() == base.body.len() && part.end - part.first == new.body.len();
+        if !are_exact || !is_same(&base.head, &new.head) {
+            return None;
+        }
+        let (parts, pieces) = old.with(part)?;
+        if parts.len() > self.memory.max_object_size {
+            return None;
+        }
+        let mut fields = base.head.fields.clone();
+        partial::combine(&mut fields, &new.head.fields);
+        if parts.is_complete() {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(parts.complete_len()));
+        }
+        let exchange = Exchange {
+            method: &Method::GET,
+            request: &plan.client_fields,
+            status: StatusCode::OK,
+            response: &fields,
+            request_time: new.head.request_time,
+            response_time: new.head.response_time,
+        };
+        let storable = storable(&exchange, &plan.policy).ok()?;
+        let mut head = self.new_head(plan, &storable, StatusCode::OK, &fields, &exchange, new.head.position);
+        if !parts.is_complete() {
+            head.status = StatusCode::PARTIAL_CONTENT;
+            head.parts = Some(parts);
+        }
+        Some(StoredResponse { head: Arc::new(head), body: Body::combined(&base.body, &new.body, &pieces) })
+    }
+
+    /// Starts taking in the missing part of a response, for everyone who wants the whole. The landing
+    /// comes back when what came does not fit what is stored.
+    pub(super) fn keep_completed(
+        self: &Arc<Self>,
+        plan: &Plan,
+        missing: &Missing,
+        answer: Response<UpstreamBody>,
+        request_time: Timestamp,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> Result<Fetched, Option<Landing>> {
+        let response_time = self.clock.now();
+        let stored = &missing.stored;
+        let (first, end) = missing.range;
+        let fits = Part::of(answer.headers()) == Some(Part { first, end, complete: missing.complete })
+            && answer.body().size_hint().exact().is_none_or(|len| len == end - first)
+            && answer.extensions().get::<EndsWithConnection>().is_none()
+            && partial::is_same_representation(
+                (&stored.head.fields, stored.head.response_time),
+                (answer.headers(), response_time),
+            )
+            && missing.complete <= self.memory.max_object_size;
+        if !fits {
+            return Err(landing);
+        }
+        let mut fields = stored.head.fields.clone();
+        partial::combine(&mut fields, answer.headers());
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(missing.complete));
+        let exchange = Exchange {
+            method: &plan.method,
+            request: &plan.client_fields,
+            status: StatusCode::OK,
+            response: &fields,
+            request_time,
+            response_time,
+        };
+        let Ok(storable) = storable(&exchange, &plan.policy) else { return Err(landing) };
+        let head = self.new_head(plan, &storable, StatusCode::OK, &fields, &exchange, position);
+        let mut body = Incoming::from(answer.into_body());
+        stored.body.cut(0, first, &mut body.before);
+        stored.body.cut(first, missing.complete - end, &mut body.after);
+        Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing))
+    }
+
+    /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
+    pub(super) fn freshen(
+        self: &Arc<Self>,
+        plan: &Plan,
+        stored: &StoredResponse,
+        not_modified: &HeaderMap,
+        request_time: Timestamp,
+        position: u64,
+    ) -> Fetched {
+        let updated = self.update(plan, stored, not_modified, request_time, position);
+        match updated.verdict {
+            Ok((fresh, kept)) => {
+                let status = Some(StatusCode::NOT_MODIFIED.as_u16());
+                let shared = Shared {
+                    head: Arc::clone(&fresh.head),
+                    body: SharedBody::Stored(fresh.body.clone()),
+                    source: Source::Origin { fwd: plan.fwd, status, stored: kept },
+                };
+                Fetched::Shared(Arc::new(shared), ForLeader { cookies: updated.cookies, reader: None })
+            }
+            Err(why) => {
+                if why.is_about_the_response() {
+                    // The origin took back its leave to store. The client that asked is the last.
+                    self.store.invalidate(&plan.key);
+                    self.passes.remember(plan.key.hash(), Pass::NotStorable, self.clock.now());
+                }
+                let mut fields = updated.fields;
+                for cookie in updated.cookies {
+                    fields.append(header::SET_COOKIE, cookie);
+                }
+                let mut response = Response::new(ResponseBody::stored(&stored.body));
+                *response.status_mut() = stored.head.status;
+                *response.headers_mut() = fields;
+                Fetched::Passed { response, why, fwd: plan.fwd, fwd_status: Some(StatusCode::NOT_MODIFIED.as_u16()) }
+            }
+        }
+    }
+
+    /// RFC 9111 §4.3.5: what the response to a HEAD says of the stored response to GET. `None` when
+    /// that is not updated by it.
+    fn learn_from_head(
+        self: &Arc<Self>,
+        plan: &Plan,
+        status: StatusCode,
+        answer: &HeaderMap,
+        request_time: Timestamp,
+        position: u64,
+    ) -> Option<Fetched> {
+        let stored = plan.head_of.as_ref().filter(|_| status == StatusCode::OK)?;
+        let len = stored.head.parts.as_ref().map_or(stored.body.len(), partial::Parts::complete_len);
+        match validation::head_outcome(answer, &stored.head.fields, len) {
+            HeadOutcome::Updates => {
+                let updated = self.update(plan, stored, answer, request_time, position);
+                let (fresh, kept) = updated.verdict.ok()?;
+                let source = Source::Origin { fwd: plan.fwd, status: None, stored: kept };
+                match shared(&fresh, source) {
+                    Fetched::Shared(shared, _) => {
+                        Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))
+                    }
+                    Fetched::Passed { .. } | Fetched::Failed(..) => None,
+                }
+            }
+            HeadOutcome::Outdates => {
+                self.store.invalidate(&stored.head.key);
+                None
+            }
+            HeadOutcome::Neither => None,
+        }
+    }
+
+    /// RFC 9111 §3.2: puts the fields of a newer response about the same content in place of the
+    /// stored ones, and stores the outcome if it still may be.
+    fn update(
+        &self,
+        plan: &Plan,
+        stored: &StoredResponse,
+        newer: &HeaderMap,
+        request_time: Timestamp,
+        position: u64,
+    ) -> Updated {
+        let mut newer = newer.clone();
+        let response_time = self.clock.now();
+        let governing = governing(&newer, &plan.policy.lifetimes.targets, response_time);
+        let mut cookies = Vec::new();
+        if !storage::cookie_is_shared(&newer, &governing, plan.policy.set_cookie) {
+            cookies = newer.get_all(header::SET_COOKIE).iter().cloned().collect();
+            newer.remove(header::SET_COOKIE);
+            newer.remove("set-cookie2");
+        }
+        let mut fields = stored.head.fields.clone();
+        validation::freshen(&mut fields, &newer);
+        // A part is stored under the same conditions as the whole.
+        let status = if stored.head.parts.is_some() { StatusCode::OK } else { stored.head.status };
+        let exchange = Exchange {
+            method: &Method::GET,
+            request: &plan.client_fields,
+            status,
+            response: &fields,
+            request_time,
+            response_time,
+        };
+        let verdict = storable(&exchange, &plan.policy).map(|storable| {
+            let mut head = self.new_head(plan, &storable, stored.head.status, &fields, &exchange, position);
+            head.parts.clone_from(&stored.head.parts);
+            // A body that came inline from the durable tier has no object of its own yet.
+            if stored.head.body_id != 0 {
+                head.body_id = stored.head.body_id;
+                head.body_written = Arc::clone(&stored.head.body_written);
+            }
+            let fresh = Arc::new(StoredResponse { head: Arc::new(head), body: stored.body.clone() });
+            let kept = self.insert(&plan.place(), &fresh);
+            (fresh, kept)
+        });
+        Updated { verdict, fields, cookies }
+    }
+}
+
+/// A stored response with the fields of a newer one.
+struct Updated {
+    /// The response, and whether it is kept; or why it may not be.
+    verdict: Result<(Arc<StoredResponse>, bool), NotStorable>,
+    /// Its fields.
+    fields: HeaderMap,
+    /// Cookies that the newer one brought, for the client that asked and no one else.
+    cookies: Vec<HeaderValue>,
+}
+
+/// Takes a body in to its end, and has it kept if it is complete and was kept whole.
+///
+/// It is kept before the last of it is given out: a client that has read to the end, and asks
+/// again, gets a hit.
+async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl FnOnce(Body)) {
+    let Incoming { before, mut body, after } = incoming;
+    for chunk in before {
+        if !writer.push(chunk).await {
+            return;
+        }
+    }
+    let mut last = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        let data = match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) => data,
+            // Trailers are not stored.
+            Ok(Err(_)) => continue,
+            Err(error) => {
+                debug!("a response is not stored: {error}");
+                return;
+            }
+        };
+        if body.is_end_stream() {
+            last = data;
+            break;
+        }
+        if !writer.push(data).await {
+            return;
+        }
+    }
+    for chunk in after {
+        if !writer.push(std::mem::replace(&mut last, chunk)).await {
+            return;
+        }
+    }
+    finish(writer, last, keep);
+}
+
+/// The same for a body from the durable tier; an error when it broke off or can't be believed.
+pub(super) async fn fill_from_durable(
+    mut writer: FillWriter,
+    first: Bytes,
+    mut rest: BodyReader,
+    keep: impl FnOnce(Body),
+) -> Result<(), BackendError> {
+    let mut piece = first;
+    loop {
+        if rest.is_end() {
+            finish(writer, piece, keep);
+            return Ok(());
+        }
+        if !writer.push(piece).await {
+            return Ok(());
+        }
+        piece = rest.next().await?.unwrap_or_default();
+    }
+}
+
+fn finish(writer: FillWriter, last: Bytes, keep: impl FnOnce(Body)) {
+    if let Some(body) = writer.whole(&last) {
+        keep(body);
+    }
+    writer.complete(last);
+}

@@ -1,0 +1,520 @@
+//! What a flight does: asks the durable tier, then the origin, and keeps what may be kept
+//! ([`keep`]).
+//!
+//! A fetch knows at the response's head whether it may be shared, and says so at once. The body of
+//! one that may be follows in a task of its own, so that no client's leaving or slowness touches
+//! it. Whatever is stored carries the purge position at which its fetch began.
+
+mod keep;
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode, Uri};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use self::keep::fill_from_durable;
+
+use crate::body::ResponseBody;
+use crate::clock::{Clock, Timestamp};
+use crate::fill::{Budget, Fill, FillReader, FillWriter};
+use crate::flight::{Landing, Shared, SharedBody, Source};
+use crate::passes::{Pass, Passes};
+use crate::rfc9111::cache_status::{Fwd, Tier};
+use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::reuse::{self, Failure, Reuse};
+use crate::rfc9111::storage::{NotStorable, StoragePolicy};
+use crate::rfc9111::validation::{self, Validation};
+use crate::rfc9111::{date, fields, partial};
+use crate::searches::Searches;
+use crate::store::durable::{Found, FoundBody, FoundResponse};
+use crate::store::memory::{self, Lookup};
+use crate::store::{Durability, Known, Store};
+use crate::stored::{StoredHead, StoredResponse};
+use crate::upstream::{Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
+
+/// What a GET is to fetch, and what may be done with it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The key that its response is looked for under.
+    pub key: CacheKey,
+    /// The key of its URI to the byte; another than `key` where the origin said that some
+    /// differences between queries do not matter.
+    pub exact: CacheKey,
+    /// The fields as the client sent them: what selects a variant and decides on storing.
+    pub client_fields: HeaderMap,
+    /// The client's own directives, as far as they count.
+    pub directives: CacheControl,
+    /// The method to ask with.
+    pub method: Method,
+    /// Path and query to ask for.
+    pub uri: Uri,
+    /// The fields to ask with; the client's preconditions and range among them.
+    pub origin_fields: HeaderMap,
+    /// What the configuration says of storing.
+    pub policy: Arc<StoragePolicy>,
+    /// Whether the durable tier may keep it.
+    pub durability: Durability,
+    /// What it can be purged by.
+    pub tags: Vec<String>,
+    /// Why the origin is asked, as far as is known before the durable tier is.
+    pub fwd: Fwd,
+    /// A stored response to validate.
+    pub validate: Option<Arc<StoredResponse>>,
+    /// A stored part of what is asked for, to be completed or added to.
+    pub part: Option<Arc<StoredResponse>>,
+    /// The stored response to GET that the answer to this HEAD speaks of.
+    pub head_of: Option<Arc<StoredResponse>>,
+    /// What is known of the key's variants.
+    pub known: Option<Known>,
+    /// Where interim responses go: to the client that led.
+    pub interim: Option<Interim>,
+}
+
+impl Plan {
+    /// Whether the plan asks for the whole of its target.
+    fn is_for_the_whole(&self) -> bool {
+        self.method == Method::GET && !self.client_fields.contains_key(header::RANGE)
+    }
+
+    /// Where what the plan brings is put.
+    fn place(&self) -> Place {
+        Place { exact: self.exact.clone(), durability: self.durability, known: self.known.clone() }
+    }
+
+    /// Whether a stored response, whose body is `len` bytes, has what the plan asks for.
+    fn can_use(&self, head: &StoredHead, len: u64) -> bool {
+        head.can_answer(&self.method, &self.client_fields, len)
+    }
+}
+
+/// Where a response is put.
+#[derive(Debug)]
+struct Place {
+    /// The key of its URI to the byte.
+    exact: CacheKey,
+    durability: Durability,
+    /// What is known of the key's variants.
+    known: Option<Known>,
+}
+
+/// What came of a fetch.
+#[derive(Debug)]
+pub enum Fetched {
+    /// A response that may be shared, and what of it is for the client that led.
+    Shared(Arc<Shared>, ForLeader),
+    /// A response for the client that led.
+    Passed {
+        /// The response, without the fields of its connection.
+        response: Response<ResponseBody>,
+        /// Why it is not shared.
+        why: NotStorable,
+        /// Why the origin was asked.
+        fwd: Fwd,
+        /// The origin's status, where the response has another.
+        fwd_status: Option<u16>,
+    },
+    /// None.
+    Failed(UpstreamError, Fwd),
+}
+
+/// What the client that led a fetch gets besides the shared response.
+#[derive(Debug, Default)]
+pub struct ForLeader {
+    /// Cookies that a 304 brought. They are not stored, and no one else sees them.
+    pub cookies: Vec<HeaderValue>,
+    /// Its reader of a body that is coming in, taken before the first byte: a fill that can't be
+    /// kept whole goes on only for those who read it.
+    pub reader: Option<FillReader>,
+}
+
+/// Everything a fetch needs.
+#[derive(Debug)]
+pub struct Fetcher {
+    /// Both tiers.
+    pub store: Store,
+    /// The origin.
+    pub upstream: Arc<Upstream>,
+    /// The time.
+    pub clock: Clock,
+    /// The keys that are not worth waiting for.
+    pub passes: Passes,
+    /// What is known of the queries of some paths.
+    pub searches: Searches,
+    /// The memory that fetches under way may take.
+    pub budget: Arc<Budget>,
+    /// `[memory]`
+    pub memory: memory::Config,
+    /// Whether an expired durable object is deleted when it is found.
+    pub purge_expired_on_read: bool,
+    /// Every task that outlives its client.
+    pub tasks: TaskTracker,
+    /// Connections that are no longer HTTP. They end when both sides have, or with the process.
+    pub tunnels: TaskTracker,
+}
+
+/// Tells apart, among the passes, clients with credentials: that theirs can't be shared says
+/// nothing of the others'.
+const WITH_CREDENTIALS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
+
+impl Fetcher {
+    /// Fetches for a flight: the tiers first, since another flight may have landed in between, and
+    /// then the origin. What is still coming in keeps `landing`, so that the flight can be joined
+    /// until its body is complete.
+    pub async fn fly(self: &Arc<Self>, mut plan: Plan, landing: Landing) -> (Fetched, Option<Landing>) {
+        let position = self.store.position();
+        match self.store.lookup(&plan.key, &plan.client_fields) {
+            Lookup::Found(stored) if !plan.can_use(&stored.head, stored.body.len()) => {
+                plan.fwd = Fwd::Partial;
+                plan.part = Some(stored);
+            }
+            // One that was stored since this flight was found necessary.
+            Lookup::Found(stored)
+                if self.reuse(&plan, &stored.head).is_some()
+                    && plan.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.head, &stored.head)) =>
+            {
+                return (shared(&stored, Source::Tier(Tier::Memory)), Some(landing));
+            }
+            Lookup::Found(stored) => plan.validate = Some(stored),
+            Lookup::OtherVariants(record) => plan.known = Some(Known { record, position }),
+            Lookup::Nothing => {}
+        }
+        let mut landing = Some(landing);
+        if plan.validate.is_none() && plan.part.is_none() {
+            landing = match self.consult_durable(&mut plan, position, landing).await {
+                Ok(fetched) => return fetched,
+                Err(landing) => landing,
+            };
+        }
+        self.from_origin(plan, position, landing).await
+    }
+
+    /// Why nobody should wait for the response to this request, if one lately was not to be shared.
+    pub fn pass(&self, plan: &Plan) -> Option<Pass> {
+        let now = self.clock.now();
+        let has_credentials = plan.client_fields.contains_key(header::AUTHORIZATION);
+        let own = || self.passes.get(plan.key.hash() ^ WITH_CREDENTIALS, now).filter(|_| has_credentials);
+        self.passes.get(plan.key.hash(), now).or_else(own)
+    }
+
+    /// What the durable tier has for a request that nobody shares, if it may be reused. If it may
+    /// not, the plan notes what there is.
+    pub async fn find_durable(self: &Arc<Self>, plan: &mut Plan) -> Option<Fetched> {
+        let position = self.store.position();
+        self.consult_durable(plan, position, None).await.ok().map(|(fetched, _)| fetched)
+    }
+
+    /// What the durable tier has for the plan, if that may be reused. If it may not, the plan notes
+    /// what there is, and the landing comes back.
+    async fn consult_durable(
+        self: &Arc<Self>,
+        plan: &mut Plan,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> Result<(Fetched, Option<Landing>), Option<Landing>> {
+        let is_known = plan.known.is_some();
+        let (policy, known) = (Arc::clone(&plan.policy), plan.known.as_ref().map(|known| Arc::clone(&known.record)));
+        match self.store.lookup_durable(&plan.exact, &plan.client_fields, policy, known).await {
+            Found::Response(found) if found.head.parts.is_some() => {
+                let Some(part) = self.whole_from_durable(plan, *found, position).await else { return Err(landing) };
+                self.store.promote(&part, None);
+                if !plan.can_use(&part.head, part.body.len()) {
+                    plan.fwd = Fwd::Partial;
+                    plan.part = Some(part);
+                } else if self.reuse(plan, &part.head).is_some() {
+                    return Ok((shared(&part, Source::Tier(Tier::Durable)), landing));
+                } else {
+                    plan.fwd = Fwd::Stale;
+                    plan.validate = Some(part);
+                }
+            }
+            Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
+                return Ok((self.take_durable(*found, position, landing), None));
+            }
+            Found::Response(found) => self.validate_durable(plan, *found, position).await,
+            Found::OtherVariants(record) => {
+                let record = Arc::new(record);
+                // One that came from memory may have been removed there since.
+                if !is_known {
+                    self.store.adopt((*record).clone(), position);
+                }
+                plan.known = Some(Known { record, position });
+                plan.fwd = Fwd::VaryMiss;
+            }
+            Found::Nothing => {}
+        }
+        Err(landing)
+    }
+
+    /// Asks the origin for a client that waits for nobody.
+    pub async fn alone(self: &Arc<Self>, plan: Plan, body: RequestBody) -> Fetched {
+        let position = self.store.position();
+        if plan.validate.is_some() {
+            return self.from_origin(plan, position, None).await.0;
+        }
+        self.ask(&plan, plan.origin_fields.clone(), body, position, None).await.0
+    }
+
+    /// How `head` may answer the plan's own request, if it may.
+    fn reuse(&self, plan: &Plan, head: &StoredHead) -> Option<Reuse> {
+        match reuse::reuse(&plan.directives, &head.freshness, self.clock.now()) {
+            reuse @ (Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate) => Some(reuse),
+            Reuse::Validate(_) | Reuse::GatewayTimeout => None,
+        }
+    }
+
+    /// Answers from the durable tier, and keeps in memory what it had.
+    fn take_durable(self: &Arc<Self>, found: FoundResponse, position: u64, landing: Option<Landing>) -> Fetched {
+        let mut head = found.head;
+        // Its own position was checked when it was read; from here on it is covered by purges that
+        // come after the read began.
+        head.position = position;
+        let head = Arc::new(head);
+        let source = Source::Tier(Tier::Durable);
+        match found.body {
+            FoundBody::Whole(body) => {
+                let stored = Arc::new(StoredResponse { head, body });
+                if stored.body.len() <= self.memory.max_object_size {
+                    self.store.promote(&stored, found.record);
+                }
+                let shared = shared(&stored, source);
+                if let (Some(landing), Fetched::Shared(shared, _)) = (landing, &shared) {
+                    landing.publish(crate::flight::Outcome::Shared(Arc::clone(shared)));
+                }
+                shared
+            }
+            FoundBody::Streamed(first, reader) => {
+                let writer = self.start_fill();
+                let fill = Arc::clone(writer.fill());
+                let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
+                let shared = Arc::new(Shared { head: Arc::clone(&head), body: SharedBody::Filling(fill), source });
+                if let Some(landing) = &landing {
+                    landing.publish(crate::flight::Outcome::Shared(Arc::clone(&shared)));
+                }
+                let this = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    let key = head.key.clone();
+                    let keep = |body| this.store.promote(&Arc::new(StoredResponse { head, body }), found.record);
+                    if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
+                        // Whoever asks again gets it from the origin.
+                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
+                        this.store.discard(&key);
+                    }
+                    drop(landing);
+                });
+                Fetched::Shared(shared, for_leader)
+            }
+        }
+    }
+
+    /// Makes a stale response of the durable tier the one to validate.
+    async fn validate_durable(self: &Arc<Self>, plan: &mut Plan, found: FoundResponse, position: u64) {
+        // A key that varies may have fresh variants beside the expired one.
+        if self.purge_expired_on_read && found.record.is_none() && !found.head.freshness.is_fresh(self.clock.now()) {
+            self.store.discard(&plan.exact);
+        }
+        plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
+        let freshness = &found.head.freshness;
+        let is_of_use = validation::has_validator(&found.head.fields)
+            || freshness.stale_if_error > 0
+            || freshness.stale_if_unreachable > 0;
+        if is_of_use {
+            plan.validate = self.whole_from_durable(plan, found, position).await;
+        }
+    }
+
+    /// Reads a response of the durable tier to its end: it is to be validated or added to, and
+    /// served from memory then, so it has to fit there.
+    async fn whole_from_durable(
+        self: &Arc<Self>,
+        plan: &mut Plan,
+        found: FoundResponse,
+        position: u64,
+    ) -> Option<Arc<StoredResponse>> {
+        let body = match found.body {
+            FoundBody::Whole(body) => Some(body),
+            FoundBody::Streamed(first, reader) => {
+                let mut whole = None;
+                match fill_from_durable(self.start_fill(), first, reader, |body| whole = Some(body)).await {
+                    Ok(()) => whole,
+                    Err(error) => {
+                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
+                        self.store.discard(&plan.exact);
+                        None
+                    }
+                }
+            }
+        };
+        let mut head = found.head;
+        head.position = position;
+        if let Some(record) = found.record {
+            plan.known = Some(Known { record: Arc::new(record.clone()), position });
+            self.store.adopt(record, position);
+        }
+        body.map(|body| Arc::new(StoredResponse { head: Arc::new(head), body }))
+    }
+
+    /// Asks the origin: with the validators of what is to be validated, for what is missing of what
+    /// is stored in part, or for the whole.
+    async fn from_origin(
+        self: &Arc<Self>,
+        plan: Plan,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> (Fetched, Option<Landing>) {
+        let mut origin_fields = plan.origin_fields.clone();
+        match (&plan.validate, &plan.part) {
+            (Some(stored), _) if stored.head.parts.is_some() => {
+                validation::make_conditional_range(&mut origin_fields, &stored.head.fields);
+            }
+            (Some(stored), _) => validation::make_conditional(&mut origin_fields, &stored.head.fields),
+            (None, part) => {
+                validation::remove_preconditions(&mut origin_fields);
+                if let Some(part) = part.as_ref().filter(|_| plan.is_for_the_whole())
+                    && let Some(missing) = keep::Missing::of(part)
+                {
+                    missing.ask_for(&mut origin_fields);
+                    return self.complete(plan, &missing, origin_fields, position, landing).await;
+                }
+            }
+        }
+        self.ask(&plan, origin_fields, RequestBody::Empty, position, landing).await
+    }
+
+    /// Asks for the one range that is missing. If what comes does not fit, the whole is asked for.
+    async fn complete(
+        self: &Arc<Self>,
+        plan: Plan,
+        missing: &keep::Missing,
+        origin_fields: HeaderMap,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> (Fetched, Option<Landing>) {
+        let request_time = self.clock.now();
+        let answer = match self.send(&plan, origin_fields, RequestBody::Empty).await {
+            Ok(answer) => answer,
+            Err(error) => return (Fetched::Failed(error, plan.fwd), landing),
+        };
+        let answer = match answer.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                match self.keep_completed(&plan, missing, answer, request_time, position, landing) {
+                    Ok(fetched) => return (fetched, None),
+                    Err(landing) => return self.ask_for_the_whole(&plan, position, landing).await,
+                }
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED => {
+                drop(answer);
+                return self.ask_for_the_whole(&plan, position, landing).await;
+            }
+            _ => answer,
+        };
+        self.keep_or_pass(&plan, answer, request_time, position, landing)
+    }
+
+    async fn ask_for_the_whole(
+        self: &Arc<Self>,
+        plan: &Plan,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> (Fetched, Option<Landing>) {
+        let mut whole = plan.origin_fields.clone();
+        validation::remove_preconditions(&mut whole);
+        let request_time = self.clock.now();
+        match self.send(plan, whole, RequestBody::Empty).await {
+            Ok(answer) => self.keep_or_pass(plan, answer, request_time, position, landing),
+            Err(error) => (Fetched::Failed(error, plan.fwd), landing),
+        }
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        plan: &Plan,
+        origin_fields: HeaderMap,
+        body: RequestBody,
+        position: u64,
+        landing: Option<Landing>,
+    ) -> (Fetched, Option<Landing>) {
+        let request_time = self.clock.now();
+        let is_for_a_range = origin_fields.contains_key(header::RANGE);
+        let answer = match self.send(plan, origin_fields, body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let stale = self.stale_if_error(plan, None);
+                return (stale.unwrap_or(Fetched::Failed(error, plan.fwd)), landing);
+            }
+        };
+        if answer.status() == StatusCode::PARTIAL_CONTENT && !is_for_a_range {
+            let response = answer.map(ResponseBody::upstream);
+            let passed = Fetched::Passed { response, why: NotStorable::Part, fwd: plan.fwd, fwd_status: None };
+            return (passed, landing);
+        }
+        let Some(stored) = &plan.validate else {
+            return self.keep_or_pass(plan, answer, request_time, position, landing);
+        };
+        match validation::outcome(answer.status(), answer.headers(), &stored.head.fields) {
+            Validation::Freshened => (self.freshen(plan, stored, answer.headers(), request_time, position), landing),
+            Validation::Failed => match self.stale_if_error(plan, Some(answer.status())) {
+                Some(stale) => (stale, landing),
+                None => self.keep_or_pass(plan, answer, request_time, position, landing),
+            },
+            Validation::Replaced => self.keep_or_pass(plan, answer, request_time, position, landing),
+            Validation::Mismatched => {
+                // RFC 9111 §4.3.4: such a 304 updates nothing, and without the stored response it
+                // says nothing to the client either. Ask again, for the whole.
+                drop(answer);
+                self.ask_for_the_whole(plan, position, landing).await
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        plan: &Plan,
+        origin_fields: HeaderMap,
+        body: RequestBody,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let request = OriginRequest { method: plan.method.clone(), uri: plan.uri.clone(), fields: origin_fields, body, interim: plan.interim.clone() };
+        let mut answer = self.upstream.send(request).await?;
+        clean_response(answer.headers_mut(), self.clock.now());
+        Ok(answer)
+    }
+
+    /// A stale response in place of an error of the origin, where it may be (RFC 5861 §4, RFC 9111
+    /// §4.2.4).
+    fn stale_if_error(&self, plan: &Plan, status: Option<StatusCode>) -> Option<Fetched> {
+        let stored = plan.validate.as_ref()?;
+        let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
+        let now = self.clock.now();
+        if !reuse::stale_if_error(&plan.directives, &stored.head.freshness, failure, now)
+            || !plan.can_use(&stored.head, stored.body.len())
+        {
+            return None;
+        }
+        debug!("a stale response stands in for an error of the origin");
+        let status = status.map(|status| status.as_u16());
+        Some(shared(stored, Source::InPlaceOfError { fwd: plan.fwd, status }))
+    }
+
+    fn start_fill(&self) -> FillWriter {
+        let limit = usize::try_from(self.memory.max_object_size).unwrap_or(usize::MAX);
+        Fill::start(limit, Arc::clone(&self.budget))
+    }
+}
+
+fn shared(stored: &StoredResponse, source: Source) -> Fetched {
+    let shared = Shared { head: Arc::clone(&stored.head), body: SharedBody::Stored(stored.body.clone()), source };
+    Fetched::Shared(Arc::new(shared), ForLeader::default())
+}
+
+/// Takes the fields of the connection out of a response, and dates it if its origin did not
+/// (RFC 9110 §6.6.1).
+pub fn clean_response(response: &mut HeaderMap, now: Timestamp) {
+    // RFC 9112 §6.3: where there are both, the body was not as long as Content-Length says.
+    if response.contains_key(header::TRANSFER_ENCODING) {
+        response.remove(header::CONTENT_LENGTH);
+    }
+    fields::remove_hop_by_hop(response);
+    response.entry(header::DATE).or_insert_with(|| date::format(now));
+}

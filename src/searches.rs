@@ -1,0 +1,135 @@
+//! What is known of the queries of each path: which differences an origin says do not matter
+//! (No-Vary-Search). Empty, and asked nothing, unless some origin sends that field.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::rfc9111::key::{CacheKey, KeyParts};
+use crate::rfc9111::search::SearchVariance;
+
+/// The most paths that are remembered; the oldest are forgotten first.
+const MAX_PATHS: usize = 65_536;
+
+/// The paths whose last response with the field said something.
+#[derive(Debug, Default)]
+pub struct Searches {
+    any: AtomicBool,
+    /// Guarded by its lock, which readers share: what is known, by the hash of the path's key.
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    paths: HashMap<u128, Learnt>,
+    order: VecDeque<u128>,
+    generation: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Learnt {
+    variance: Arc<SearchVariance>,
+    /// Part of the keys: what was stored under an older word of the origin, or before the path was
+    /// forgotten and learnt again, is not found, since no purge would have found it either.
+    generation: u64,
+}
+
+impl Searches {
+    /// The key under which a response for the request with the key `exact` would be, if its path is
+    /// known to tell queries apart otherwise than by every byte.
+    pub fn key(&self, exact: &CacheKey) -> Option<CacheKey> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let path = path_of(exact)?;
+        let learnt = self.known.read().paths.get(&path)?.clone();
+        searched_key(exact, &learnt)
+    }
+
+    /// Notes what the response to `exact` said, and the key that it is to be stored under.
+    pub fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<CacheKey> {
+        let path = path_of(exact)?;
+        let learnt = {
+            let mut known = self.known.write();
+            match known.paths.get(&path) {
+                Some(learnt) if *learnt.variance == variance => learnt.clone(),
+                before => {
+                    let is_new = before.is_none();
+                    known.generation += 1;
+                    let learnt = Learnt { variance: Arc::new(variance), generation: known.generation };
+                    known.paths.insert(path, learnt.clone());
+                    if is_new {
+                        known.order.push_back(path);
+                    }
+                    while known.order.len() > MAX_PATHS {
+                        if let Some(oldest) = known.order.pop_front() {
+                            known.paths.remove(&oldest);
+                        }
+                    }
+                    learnt
+                }
+            }
+        };
+        self.any.store(true, Ordering::Release);
+        searched_key(exact, &learnt)
+    }
+}
+
+/// The hash of the key without its query.
+fn path_of(exact: &CacheKey) -> Option<u128> {
+    let parts = exact.parts()?;
+    Some(CacheKey::new(KeyParts { query: None, ..parts }).hash())
+}
+
+fn searched_key(exact: &CacheKey, learnt: &Learnt) -> Option<CacheKey> {
+    let parts = exact.parts()?;
+    let query = format!("{}\0g{}", learnt.variance.key(parts.query), learnt.generation);
+    Some(CacheKey::new(KeyParts { query: Some(&query), ..parts }))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::rfc9111::search::NO_VARY_SEARCH;
+
+    fn variance(field: &'static str) -> SearchVariance {
+        let mut fields = HeaderMap::new();
+        fields.insert(NO_VARY_SEARCH, HeaderValue::from_static(field));
+        SearchVariance::of(&fields).expect("a variance")
+    }
+
+    fn key(path: &str, query: Option<&str>) -> CacheKey {
+        CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query })
+    }
+
+    #[test]
+    fn a_path_is_asked_as_its_origin_said_last() {
+        let searches = Searches::default();
+        assert_eq!(searches.key(&key("/a", Some("x=1"))), None);
+        let stored = searches.learn(&key("/a", Some("x=1&u=2")), variance("params=(\"u\")"));
+        assert!(stored.is_some());
+        assert_eq!(searches.key(&key("/a", Some("x=1&u=3"))), stored);
+        assert_eq!(searches.key(&key("/a", Some("x=1"))), stored);
+        assert_ne!(searches.key(&key("/a", Some("x=2"))), stored);
+        assert_eq!(searches.key(&key("/b", Some("x=1"))), None, "another path");
+        // The same word again changes nothing; another one leads to none of what was stored.
+        assert_eq!(searches.learn(&key("/a", Some("x=1")), variance("params=(\"u\")")), stored);
+        searches.learn(&key("/a", Some("x=1")), variance("params"));
+        searches.learn(&key("/a", Some("x=1")), variance("params=(\"u\")"));
+        assert_ne!(searches.key(&key("/a", Some("x=1"))), stored);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let searches = Searches::default();
+        for n in 0..=MAX_PATHS {
+            searches.learn(&key(&format!("/{n}"), None), variance("params"));
+        }
+        assert_eq!(searches.known.read().paths.len(), MAX_PATHS);
+        assert_eq!(searches.key(&key("/0", None)), None);
+    }
+}

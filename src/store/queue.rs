@@ -1,0 +1,190 @@
+//! The durable tier's queue: operations that wait to be carried out, and what a look-up that comes
+//! meanwhile is told.
+//!
+//! A response that waits to be written is found here as it will be found there. A key that waits to
+//! be deleted is not there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::header::HeaderMap;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::backend::BackendError;
+use crate::rfc9111::key::CacheKey;
+use crate::stored::{StoredResponse, VaryRecord};
+
+/// One operation.
+#[derive(Debug)]
+pub enum Op {
+    /// Write a response, and the record that leads to it where it varies.
+    Put {
+        /// The response.
+        stored: Arc<StoredResponse>,
+        /// The record.
+        record: Option<Arc<VaryRecord>>,
+    },
+    /// Delete what a key leads to.
+    Delete {
+        /// The key.
+        key: CacheKey,
+        /// Who waits for it.
+        done: Option<oneshot::Sender<Result<(), BackendError>>>,
+    },
+}
+
+impl Op {
+    /// The key it is about.
+    pub fn key(&self) -> &CacheKey {
+        match self {
+            Self::Put { stored, .. } => &stored.head.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The bytes it holds.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Put { stored, .. } => stored.weight() as u64,
+            Self::Delete { key, .. } => key.as_bytes().len() as u64,
+        }
+    }
+}
+
+/// What is outstanding for one key.
+#[derive(Debug, Default)]
+struct Pending {
+    operations: usize,
+    /// What the key will have, newest first: one response for each variant.
+    puts: Vec<(Arc<StoredResponse>, Option<Arc<VaryRecord>>)>,
+}
+
+/// What the queue has for a request.
+#[derive(Debug)]
+pub enum Waiting {
+    /// Nothing is outstanding for the key: the tier itself is to be asked.
+    Nothing,
+    /// The key is about to be gone, or to have something that does not answer the request.
+    Other(Option<Arc<VaryRecord>>),
+    /// A response that waits to be written, and the record that will lead to it.
+    Found(Arc<StoredResponse>, Option<Arc<VaryRecord>>),
+}
+
+/// How full the queue is, and what is in it by key. The operations themselves go through channels.
+#[derive(Debug)]
+pub struct Queue {
+    objects: AtomicU64,
+    bytes: AtomicU64,
+    /// Guarded by its lock: what is outstanding, by the key's hash.
+    pending: Mutex<HashMap<u128, Pending>>,
+    /// Guarded by its lock: the keys whose deletion failed, and is tried until it succeeds.
+    retried: Mutex<HashSet<u128>>,
+    /// The number of outstanding operations, for whoever waits for none.
+    idle: watch::Sender<u64>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            objects: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            pending: Mutex::default(),
+            retried: Mutex::default(),
+            idle: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Queue {
+    /// Operations and bytes in the queue.
+    pub fn depth(&self) -> (u64, u64) {
+        (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// What is outstanding for a key, as `request` would find it.
+    pub fn look(&self, key: &CacheKey, request: &HeaderMap) -> Waiting {
+        let pending = self.pending.lock();
+        let Some(pending) = pending.get(&key.hash()) else { return Waiting::Nothing };
+        let found =
+            pending.puts.iter().find(|(stored, _)| stored.head.key == *key && stored.head.is_selected_by(request));
+        match found {
+            Some((stored, record)) => Waiting::Found(Arc::clone(stored), record.clone()),
+            None => Waiting::Other(record_of(pending, key)),
+        }
+    }
+
+    /// The newest record that waits to be written for `key`, and the purge position of the response
+    /// that it goes with.
+    pub fn record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
+        let pending = self.pending.lock();
+        let puts = &pending.get(&key.hash())?.puts;
+        let (stored, record) = puts.iter().find(|(stored, record)| stored.head.key == *key && record.is_some())?;
+        Some((record.clone()?, stored.head.position))
+    }
+
+    /// Counts an operation in.
+    pub fn enter(&self, op: &Op) {
+        {
+            let mut pending = self.pending.lock();
+            let pending = pending.entry(op.key().hash()).or_default();
+            pending.operations += 1;
+            match op {
+                Op::Delete { .. } => pending.puts.clear(),
+                Op::Put { stored, record } => {
+                    let variant = &stored.head.variant;
+                    pending.puts.retain(|(other, _)| {
+                        variant.is_some() && other.head.variant.is_some() && other.head.variant != *variant
+                    });
+                    pending.puts.insert(0, (Arc::clone(stored), record.clone()));
+                }
+            }
+        }
+        self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
+        let objects = self.objects.fetch_add(1, Ordering::Relaxed) + 1;
+        self.idle.send_replace(objects);
+    }
+
+    /// One operation on the key with this hash is no longer outstanding.
+    pub fn settle(&self, hash: u128) {
+        let mut all = self.pending.lock();
+        if let Some(pending) = all.get_mut(&hash) {
+            pending.operations -= 1;
+            if pending.operations == 0 {
+                all.remove(&hash);
+            }
+        }
+    }
+
+    /// One operation of `bytes` has left the queue.
+    pub fn leave(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let objects = self.objects.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.idle.send_replace(objects);
+    }
+
+    /// Notes a key whose deletion is tried again until it succeeds; `false` when it is already.
+    pub fn begin_retrying(&self, hash: u128) -> bool {
+        self.retried.lock().insert(hash)
+    }
+
+    /// It has succeeded.
+    pub fn end_retrying(&self, hash: u128) {
+        self.retried.lock().remove(&hash);
+    }
+
+    /// The number of keys whose deletion is tried again.
+    pub fn retrying(&self) -> u64 {
+        self.retried.lock().len() as u64
+    }
+
+    /// Waits until no operation is outstanding.
+    pub async fn empty(&self) {
+        let _ = self.idle.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+fn record_of(pending: &Pending, key: &CacheKey) -> Option<Arc<VaryRecord>> {
+    pending.puts.iter().find_map(|(_, record)| record.clone()).filter(|record| record.key == *key)
+}

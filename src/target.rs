@@ -1,0 +1,144 @@
+//! Where a request is headed, and whether the cache has a part in it.
+
+use http::header;
+use http::{Method, Request, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+
+use crate::forwarding::{self, Peer};
+use crate::respond::{Refusal, refuse};
+use crate::rfc9111::cache_status::Fwd;
+use crate::rfc9111::conditional;
+use crate::rfc9111::fields;
+use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rules::{Resolved, Rules};
+
+/// Where a request is headed, worked out once.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The scheme that the client used.
+    pub scheme: &'static str,
+    /// The host, as it enters the key, and as the origin is told: a spelling of one client's own must
+    /// not come back in a page that others get.
+    pub authority: String,
+    /// The key of its URI.
+    pub key: CacheKey,
+    /// What the configuration says of its path.
+    pub rule: &'a Resolved,
+}
+
+/// Makes keys.
+#[derive(Debug)]
+pub struct Keys {
+    /// What the configuration says of some paths.
+    pub rules: Rules,
+    /// `cache.key_prefix`
+    pub prefix: String,
+}
+
+impl Keys {
+    /// Works out where a request is headed, or what is wrong with it.
+    pub fn target(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Target<'_>, Refusal> {
+        let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return Err(refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "this server does not answer CONNECT or TRACE",
+            ));
+        }
+        let mut codings = fields::members(request.headers(), &header::TRANSFER_ENCODING);
+        if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+            return Err(refuse(
+                StatusCode::NOT_IMPLEMENTED,
+                "transfer-coding",
+                "this server knows no transfer coding other than chunked",
+            ));
+        }
+        let is_in_form = match request.uri().path() {
+            "*" => *request.method() == Method::OPTIONS,
+            path => path.starts_with('/') || (path.is_empty() && request.uri().scheme().is_some()),
+        };
+        if !is_in_form {
+            return Err(bad("bad-target", "the request's target is neither a path nor a URL"));
+        }
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
+            (Some(host), None) => host.to_str().map_err(|_| bad("bad-host", "the Host field is not a host name"))?,
+            (None, None) if request.version() == Version::HTTP_10 => "",
+            (None, None) => return Err(bad("bad-host", "the request has no Host field")),
+        };
+        let original = forwarding::original(peer, request.headers());
+        // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
+        let host = match request.uri().authority() {
+            Some(authority) => authority.as_str(),
+            None => host,
+        };
+        let host = original.host.filter(|host| !host.is_empty()).unwrap_or(host);
+        let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
+            "".into()
+        } else {
+            normal_authority(host, original.scheme)
+                .ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
+        };
+        let path = request.uri().path();
+        let rule = self.rules.matching(path);
+        let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
+        Ok(Target { scheme: original.scheme, authority: authority.into_owned(), key, rule })
+    }
+
+    /// The key of a URI.
+    pub fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
+        self.key_with(self.rules.matching(path), scheme, authority, path, query)
+    }
+
+    fn key_with(&self, rule: &Resolved, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
+        let rules = &rule.rule.query;
+        let prefix = &self.prefix;
+        match query {
+            Some(query) if !rules.is_empty() => {
+                let query = rules.apply(query);
+                CacheKey::new(KeyParts { prefix, scheme, authority, path, query: query.as_deref() })
+            }
+            query => CacheKey::new(KeyParts { prefix, scheme, authority, path, query }),
+        }
+    }
+}
+
+/// Why a request goes to the origin whatever is stored, if it does.
+pub fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<Fwd> {
+    if rule.rule.bypass {
+        return Some(Fwd::Bypass);
+    }
+    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        return Some(Fwd::Method);
+    }
+    // Content in a GET may change the response, and is no part of the key. Conditions on the
+    // origin's state are for the origin.
+    if !request.body().is_end_stream() || conditional::is_for_the_origin(request.headers()) {
+        return Some(Fwd::Request);
+    }
+    None
+}
+
+/// Whether the client asks to change protocols in a way that is passed on. Anything else that it
+/// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
+pub fn is_upgrade(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(header::UPGRADE)
+        && *request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
+        // HTTP/2 in clear text would make requests that never pass here again.
+        && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {
+            protocol.to_ascii_lowercase().starts_with(b"h2")
+        })
+}
+
+/// The target as the origin is asked for it.
+pub fn origin_form(uri: &Uri) -> Uri {
+    match uri.path_and_query() {
+        Some(target) if uri.authority().is_some() => Uri::from(target.clone()),
+        _ => uri.clone(),
+    }
+}
