@@ -178,7 +178,7 @@ impl Fetcher {
                 return (shared(&stored, Source::Tier(Tier::Memory)), Some(landing));
             }
             Lookup::Found(stored) => plan.validate = Some(stored),
-            Lookup::OtherVariants(record) => plan.known = Some(Known { record, position }),
+            Lookup::OtherVariants(_) => plan.known = self.store.known(&plan.key),
             Lookup::Nothing => {}
         }
         let mut landing = Some(landing);

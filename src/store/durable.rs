@@ -309,8 +309,13 @@ impl Durable {
         match self.inner.queue.look(key, request) {
             Waiting::Nothing => {}
             Waiting::Found(stored, record) => return self.waiting(&stored, record, known.is_some()),
-            Waiting::Other(Some(record)) => return Found::OtherVariants((*record).clone()),
-            Waiting::Other(None) => return Found::Nothing,
+            // A write that a purge came before is skipped in its turn.
+            Waiting::Other(Some((record, position)))
+                if !self.inner.purges.covers_stored(key.hash(), position) =>
+            {
+                return Found::OtherVariants((*record).clone());
+            }
+            Waiting::Other(_) => return Found::Nothing,
         }
         let watch = Stopwatch::start();
         let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());

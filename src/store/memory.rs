@@ -187,11 +187,23 @@ impl Memory {
         Some(record)
     }
 
-    /// Forgets everything kept for `key`, all variants. Those are not looked for one by one:
-    /// without their record nothing leads to them, and they are evicted in their turn.
-    pub fn remove(&self, key: &CacheKey) -> bool {
+    /// Forgets everything kept for `key`, all variants, and calls `note` in the same moment, as far
+    /// as others can tell who take the lock. Variants are not looked for one by one: without their
+    /// record nothing leads to them, and they are evicted in their turn.
+    pub fn remove<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> T {
         let _lock = self.lock(key.hash());
-        self.cache.remove(&key.hash()).is_some()
+        let noted = note();
+        self.cache.remove(&key.hash());
+        noted
+    }
+
+    /// The record of the key's variants, and what `note` says in the same moment.
+    pub fn record<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> Option<(Arc<VaryRecord>, T)> {
+        let _lock = self.lock(key.hash());
+        match self.cache.get(&key.hash()) {
+            Some(Entry::Vary(record)) if record.key == *key => Some((record, note())),
+            Some(_) | None => None,
+        }
     }
 
     /// Objects and bytes kept now.
@@ -338,7 +350,7 @@ mod tests {
         assert_eq!(body_of(&memory, "/a", &de), Some(Bytes::from_static(b"deutsch")));
         assert!(matches!(memory.lookup(&key("/a"), &fr), Lookup::OtherVariants(_)));
         assert!(matches!(memory.lookup(&key("/b"), &en), Lookup::Nothing));
-        assert!(memory.remove(&key("/a")));
+        memory.remove(&key("/a"), || ());
         memory.insert(&stored("/a", "accept-language", &fr, "français"), &|| None, &|| true);
         assert_eq!(body_of(&memory, "/a", &en), None, "removed variants stay removed under a new record");
         assert_eq!(body_of(&memory, "/a", &fr), Some(Bytes::from_static("français".as_bytes())));

@@ -173,15 +173,19 @@ impl Store {
     /// key meanwhile.
     pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> Option<u64> {
         self.discard(key);
-        let (own, before) = self.purges.purge(key.hash());
-        self.memory.remove(key);
+        let (own, before) = self.memory.remove(key, || self.purges.purge(key.hash()));
         (!before.is_some_and(|before| position < before)).then_some(own)
     }
 
     /// Forgets everything stored for `key` in memory; fetches under way store nothing of it.
     pub fn forget(&self, key: &CacheKey) {
-        self.purges.purge(key.hash());
-        self.memory.remove(key);
+        self.memory.remove(key, || self.purges.purge(key.hash()));
+    }
+
+    /// What memory knows of the key's variants.
+    pub fn known(&self, key: &CacheKey) -> Option<Known> {
+        let (record, position) = self.memory.record(key, || self.purges.position())?;
+        Some(Known { record, position })
     }
 
     /// Forgets everything stored for `key`, in memory at once; the future is ready when the durable

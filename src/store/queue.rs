@@ -66,8 +66,9 @@ struct Pending {
 pub enum Waiting {
     /// Nothing is outstanding for the key: the tier itself is to be asked.
     Nothing,
-    /// The key is about to be gone, or to have something that does not answer the request.
-    Other(Option<Arc<VaryRecord>>),
+    /// The key is about to be gone, or to have something that does not answer the request: the record
+    /// that leads to it, and its purge position.
+    Other(Option<(Arc<VaryRecord>, u64)>),
     /// A response that waits to be written, and the record that will lead to it.
     Found(Arc<StoredResponse>, Option<Arc<VaryRecord>>),
 }
@@ -118,10 +119,7 @@ impl Queue {
     /// The newest record that waits to be written for `key`, and the purge position of the response
     /// that it goes with.
     pub fn record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
-        let pending = self.pending.lock();
-        let puts = &pending.get(&key.hash())?.puts;
-        let (stored, record) = puts.iter().find(|(stored, record)| stored.head.key == *key && record.is_some())?;
-        Some((record.clone()?, stored.head.position))
+        record_of(self.pending.lock().get(&key.hash())?, key)
     }
 
     /// Counts an operation in.
@@ -185,6 +183,7 @@ impl Queue {
     }
 }
 
-fn record_of(pending: &Pending, key: &CacheKey) -> Option<Arc<VaryRecord>> {
-    pending.puts.iter().find_map(|(_, record)| record.clone()).filter(|record| record.key == *key)
+fn record_of(pending: &Pending, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
+    let (stored, record) = pending.puts.iter().find(|(stored, record)| stored.head.key == *key && record.is_some())?;
+    Some((record.clone()?, stored.head.position))
 }
