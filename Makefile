@@ -6,7 +6,7 @@ LARDER := target/release/larder
 VENV := target/test-venv
 SHELL := /bin/sh
 
-.PHONY: all demo test check bench large fmt clean
+.PHONY: all demo test conformance check bench large fmt clean
 
 all: $(LARDER)
 
@@ -27,10 +27,22 @@ $(VENV)/stamp: examples/flask-app/requirements.txt scripts/requirements-s3.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r examples/flask-app/requirements.txt -r scripts/requirements-s3.txt
 	touch $@
 
+# The public HTTP cache tests, five times over: as shipped, as the RFC has it, through the durable tier
+# alone, with restarts in between, and with Surrogate-Control. ID=… runs one and prints the exchange,
+# PROFILE=… picks one of the five, RECORD=1 writes down what comes out, PEERS=1 prints what the package
+# has of other caches.
+conformance/node_modules/.package-lock.json: conformance/package-lock.json conformance/package.json
+	cd conformance && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+conformance: $(LARDER) conformance/node_modules/.package-lock.json
+	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
+
 # Rules, proxy over real sockets, both tiers, the binary in front of Flask; then the demo, and 2 GiB
 # each way through the release binary.
 test: $(VENV)/stamp
 	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
+	$(MAKE) conformance
 	$(MAKE) demo ONCE=1
 	$(MAKE) demo ONCE=1 S3=1
 	$(MAKE) large
