@@ -86,7 +86,7 @@ fn parts_of_a_hit(c: &mut Criterion) {
     });
     let memory = Memory::new(&Config::default());
     for n in 0..1000 {
-        memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024), &|| true);
+        memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024), &|| None, &|| true);
     }
     for (name, path) in [("lookup", "/500"), ("lookup, varying", "/501")] {
         let key = key(path);
@@ -102,7 +102,7 @@ fn parts_of_a_hit(c: &mut Criterion) {
         b.iter(|| {
             let mut fields = black_box(&stored.head.fields).clone();
             fields.insert("age", HeaderValue::from(stored.head.freshness.age_seconds(NOW)));
-            fields.append("cache-status", CacheStatus::hit(Tier::Memory, 599_000).to_value());
+            fields.append("cache-status", CacheStatus::hit(Tier::Memory, 599_000).to_value(None));
             fields
         });
     });

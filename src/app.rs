@@ -101,10 +101,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),
         flights: Arc::default(),
-        keys: Keys {
-            rules: Rules::new(&config.cache, config.rules.clone()),
-            prefix: config.cache.key_prefix.clone(),
-        },
+        keys: Keys { rules: Rules::new(&config.cache, config.rules.clone()), prefix: config.cache.key_prefix.clone() },
         cache: config.cache.clone(),
         metrics,
         access_log: config.log.access,

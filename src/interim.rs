@@ -114,10 +114,7 @@ impl Interim {
 
         let mut pending = self.outlet.pending.lock();
         let is_current = self.outlet.number.load(Ordering::Acquire) == self.number && self.number % 2 == 1;
-        if !is_current
-            || self.outlet.dirty.load(Ordering::Acquire)
-            || pending.0.len() + text.len() > MAX_PENDING
-        {
+        if !is_current || self.outlet.dirty.load(Ordering::Acquire) || pending.0.len() + text.len() > MAX_PENDING {
             return;
         }
         pending.0.extend_from_slice(&text);

@@ -79,9 +79,9 @@ mod tests {
         let now = Timestamp::from_secs(1000);
         passes.remember(1, Pass::NotStorable, now);
         assert!(passes.get(1, now.plus_millis(9_999)).is_some());
-        assert!(!passes.get(1, now.plus_millis(10_000)).is_some());
+        assert!(passes.get(1, now.plus_millis(10_000)).is_none());
         passes.forget(1);
-        assert!(!passes.get(1, now).is_some());
+        assert!(passes.get(1, now).is_none());
         for key in 0..3 * MAX_REMEMBERED as u128 {
             passes.remember(key, Pass::NotStorable, now);
         }

@@ -14,9 +14,9 @@ use crate::fetch::{Fetched, Fetcher, ForLeader, Plan, clean_response};
 use crate::fill::FillReader;
 use crate::flight::{Flights, Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
 use crate::forwarding::{self, Peer};
-use crate::respond::{Answer, Asked, add_age, build, failed, hit, not_cached, refuse, refused, unavailable};
 use crate::interim::{Interim, Outlet};
 use crate::passes::Pass;
+use crate::respond::{Answer, Asked, add_age, build, failed, hit, not_cached, refuse, refused, unavailable};
 use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling, ttl_seconds};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -84,17 +84,12 @@ impl Proxy {
         }
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        caller: &Caller<'_>,
-        target: &Target<'_>,
-        request: Request<Incoming>,
-    ) -> Answer {
+    async fn answer(self: &Arc<Self>, caller: &Caller<'_>, target: &Target<'_>, request: Request<Incoming>) -> Answer {
         if is_upgrade(&request) {
-            return self.tunnel(caller, target, request).await;
+            return Box::pin(self.tunnel(caller, target, request)).await;
         }
         if let Some(fwd) = never_from_cache(&request, target.rule) {
-            return self.forward(caller, target, request, fwd).await;
+            return Box::pin(self.forward(caller, target, request, fwd)).await;
         }
         let directives = self.directives(request.headers());
         let now = self.fetcher.clock.now();
@@ -103,7 +98,8 @@ impl Proxy {
             Lookup::Found(stored)
                 if !stored.head.can_answer(request.method(), request.headers(), stored.body.len()) =>
             {
-                Plan { part: Some(stored), ..self.plan(caller, target, &request, directives, Fwd::Partial) }
+                let plan = self.plan(caller, target, &request, directives, Fwd::Partial);
+                Plan { part: Some(stored), ..plan }
             }
             Lookup::Found(stored) => {
                 let (fwd, validate) = match reuse::reuse(&directives, &stored.head.freshness, now) {
@@ -116,7 +112,8 @@ impl Proxy {
                     Reuse::Validate(Why::Request) => (Fwd::Request, stored),
                     Reuse::GatewayTimeout => return not_cached(),
                 };
-                Plan { validate: Some(validate), ..self.plan(caller, target, &request, directives, fwd) }
+                let plan = self.plan(caller, target, &request, directives, fwd);
+                Plan { validate: Some(validate), ..plan }
             }
             Lookup::OtherVariants(_) => self.plan(caller, target, &request, directives, Fwd::VaryMiss),
             Lookup::Nothing => self.plan(caller, target, &request, directives, Fwd::UriMiss),
@@ -124,7 +121,8 @@ impl Proxy {
         if let Some(key) = key {
             plan.key = key;
         }
-        self.fetch(&request, plan).await
+        // On the heap, so that a hit does not carry a fetch's state about.
+        Box::pin(self.fetch(&request, plan)).await
     }
 
     /// What memory has for a request, and the key that it is under, where the origin said that some

@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::{BufMut, Bytes};
-use http::{Method, StatusCode};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Timestamp;

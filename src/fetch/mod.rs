@@ -475,7 +475,13 @@ impl Fetcher {
         origin_fields: HeaderMap,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let request = OriginRequest { method: plan.method.clone(), uri: plan.uri.clone(), fields: origin_fields, body, interim: plan.interim.clone() };
+        let request = OriginRequest {
+            method: plan.method.clone(),
+            uri: plan.uri.clone(),
+            fields: origin_fields,
+            body,
+            interim: plan.interim.clone(),
+        };
         let mut answer = self.upstream.send(request).await?;
         clean_response(answer.headers_mut(), self.clock.now());
         Ok(answer)

@@ -60,15 +60,15 @@ fn imf_fixdate(text: &[u8]) -> Option<Timestamp> {
     let [d1, d2, b' ', m1, m2, m3, b' ', y1, y2, y3, y4, b' ', time @ .., b' ', z1, z2, z3] = text else {
         return None;
     };
-    is_gmt(&[*z1, *z2, *z3])?;
-    moment(number(&[*y1, *y2, *y3, *y4])?, month(&[*m1, *m2, *m3])?, number(&[*d1, *d2])?, time)
+    is_gmt([*z1, *z2, *z3])?;
+    moment(number(&[*y1, *y2, *y3, *y4])?, month([*m1, *m2, *m3])?, number(&[*d1, *d2])?, time)
 }
 
 /// `06-Nov-94 08:49:37 GMT`
 fn rfc850(text: &[u8], now: Timestamp) -> Option<Timestamp> {
     let [d1, d2, b'-', m1, m2, m3, b'-', y1, y2, b' ', time @ .., b' ', z1, z2, z3] = text else { return None };
-    is_gmt(&[*z1, *z2, *z3])?;
-    let (month, day) = (month(&[*m1, *m2, *m3])?, number(&[*d1, *d2])?);
+    is_gmt([*z1, *z2, *z3])?;
+    let (month, day) = (month([*m1, *m2, *m3])?, number(&[*d1, *d2])?);
     let this_year = 1970 + now.as_secs().div_euclid(31_556_952);
     // The latest year with these last digits that is at most fifty years ahead.
     let latest = this_year + 50;
@@ -80,14 +80,14 @@ fn rfc850(text: &[u8], now: Timestamp) -> Option<Timestamp> {
 fn asctime(text: &[u8]) -> Option<Timestamp> {
     let [m1, m2, m3, b' ', d1, d2, b' ', time @ .., b' ', y1, y2, y3, y4] = text else { return None };
     let day = if *d1 == b' ' { number(&[*d2])? } else { number(&[*d1, *d2])? };
-    moment(number(&[*y1, *y2, *y3, *y4])?, month(&[*m1, *m2, *m3])?, day, time)
+    moment(number(&[*y1, *y2, *y3, *y4])?, month([*m1, *m2, *m3])?, day, time)
 }
 
-fn is_gmt(zone: &[u8; 3]) -> Option<()> {
+fn is_gmt(zone: [u8; 3]) -> Option<()> {
     zone.eq_ignore_ascii_case(b"gmt").then_some(())
 }
 
-fn month(name: &[u8; 3]) -> Option<i64> {
+fn month(name: [u8; 3]) -> Option<i64> {
     let index = MONTHS.iter().position(|month| name.eq_ignore_ascii_case(month.as_bytes()))?;
     i64::try_from(index + 1).ok()
 }

@@ -157,11 +157,8 @@ fn freshness_lifetime(
         return (i64::from(delta.granted()) * 1000, LifetimeSource::Origin);
     }
     let date = date::field(fields, &header::DATE, response_time).valid().unwrap_or(response_time);
-    let expires = if governing.targeted {
-        DateField::Absent
-    } else {
-        date::field(fields, &header::EXPIRES, response_time)
-    };
+    let expires =
+        if governing.targeted { DateField::Absent } else { date::field(fields, &header::EXPIRES, response_time) };
     match expires {
         DateField::At(expires) => return (expires.millis_since(date).max(0), LifetimeSource::Origin),
         // §5.3: an invalid date, especially "0", is a time in the past.

@@ -36,13 +36,7 @@ pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_p
 
 /// Whether the response to a POST of (`base_path`, `query`) may answer a later GET of the same
 /// target: its `Content-Location` names that target (RFC 9110 §9.3.3).
-pub fn answers_get(
-    response: &HeaderMap,
-    scheme: &str,
-    authority: &str,
-    base_path: &str,
-    query: Option<&str>,
-) -> bool {
+pub fn answers_get(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str, query: Option<&str>) -> bool {
     let mut values = response.get_all(header::CONTENT_LOCATION).iter();
     let (Some(_), None) = (values.next(), values.next()) else { return false };
     named_target(response, &header::CONTENT_LOCATION, scheme, authority, base_path)

@@ -31,9 +31,9 @@ impl Part {
     pub fn of(response: &HeaderMap) -> Option<Self> {
         let mut values = response.get_all(header::CONTENT_RANGE).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
-        let is_multipart = response
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| fields::trim(kind.as_bytes()).to_ascii_lowercase().starts_with(b"multipart/byteranges"));
+        let is_multipart = response.get(header::CONTENT_TYPE).is_some_and(|kind| {
+            fields::trim(kind.as_bytes()).to_ascii_lowercase().starts_with(b"multipart/byteranges")
+        });
         if is_multipart {
             return None;
         }
@@ -389,9 +389,6 @@ mod tests {
         }
         assert_eq!(if_range(&map(&[("etag", "\"a\"")]), NOW), Some(HeaderValue::from_static("\"a\"")));
         assert_eq!(if_range(&map(&[("etag", "W/\"a\""), ("last-modified", OLD), ("date", NEW)]), NOW), None);
-        assert_eq!(
-            if_range(&map(&[("last-modified", OLD), ("date", NEW)]), NOW),
-            Some(HeaderValue::from_static(OLD))
-        );
+        assert_eq!(if_range(&map(&[("last-modified", OLD), ("date", NEW)]), NOW), Some(HeaderValue::from_static(OLD)));
     }
 }

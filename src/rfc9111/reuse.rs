@@ -89,7 +89,8 @@ pub fn stale_if_error(request: &CacheControl, stored: &Freshness, failure: Failu
         Failure::Status => stored.stale_if_error,
         Failure::Unreachable => stored.stale_if_unreachable,
     };
-    let asked = request.stale_if_error.filter(|_| !stored.no_stale).map_or(0, |asked| i64::from(asked.granted()) * 1000);
+    let asked =
+        request.stale_if_error.filter(|_| !stored.no_stale).map_or(0, |asked| i64::from(asked.granted()) * 1000);
     let limit = granted.max(asked);
     let staleness = stored.remaining(now).saturating_neg();
     !stored.no_cache

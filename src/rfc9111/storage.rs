@@ -137,17 +137,17 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     // POST's response is that (RFC 9110 §9.3.3) the caller asks `answers_get` about.
     let is_post = exchange.method == Method::POST;
     require(exchange.method == Method::GET || is_post, NotStorable::Method)?;
-    require(!is_post || (status == StatusCode::OK && governing.states_lifetime(exchange.response)), NotStorable::Method)?;
+    require(
+        !is_post || (status == StatusCode::OK && governing.states_lifetime(exchange.response)),
+        NotStorable::Method,
+    )?;
     // "the response status code is final"
     require(status.as_u16() >= 200, NotStorable::Status)?;
     // "if the response status code is 206 or 304, or the must-understand cache directive is
     // present: the cache understands the response status code"
     require(status != StatusCode::NOT_MODIFIED, NotStorable::Status)?;
-    let part = if status == StatusCode::PARTIAL_CONTENT {
-        Some(exchange.part().ok_or(NotStorable::Part)?)
-    } else {
-        None
-    };
+    let part =
+        if status == StatusCode::PARTIAL_CONTENT { Some(exchange.part().ok_or(NotStorable::Part)?) } else { None };
     require(understood || !directives.must_understand, NotStorable::Status)?;
     // "the no-store cache directive is not present in the response" — which must-understand
     // overrides for a status that is understood (§5.2.2.3).
@@ -216,7 +216,8 @@ pub fn cookie_is_shared(response: &HeaderMap, governing: &Governing, policy: Set
 
 /// Whether a stale copy could be brought back to life by validation (§4.3).
 fn has_validator(status: StatusCode, response: &HeaderMap) -> bool {
-    matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED))
+    matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+        && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED))
 }
 
 /// The final status codes whose caching behaviour this cache implements (RFC 9110 §15).
@@ -289,13 +290,7 @@ mod tests {
                 &[("cache-control", "max-age=9"), ("content-range", "bytes 0-4/*")],
                 Err(N::Part),
             ),
-            (
-                Method::GET,
-                &[],
-                206,
-                &[("cache-control", "max-age=9"), ("content-range", "bytes 0-4/10")],
-                Err(N::Part),
-            ),
+            (Method::GET, &[], 206, &[("cache-control", "max-age=9"), ("content-range", "bytes 0-4/10")], Err(N::Part)),
             (Method::GET, &[], 200, &[("cdn-cache-control", "max-age=9"), ("cache-control", "no-store")], Ok(())),
             (
                 Method::GET,

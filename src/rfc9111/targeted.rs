@@ -36,10 +36,7 @@ impl Default for Targets {
     /// `Larder-Cache-Control`, then `CDN-Cache-Control`.
     fn default() -> Self {
         Self {
-            list: vec![
-                HeaderName::from_static("larder-cache-control"),
-                HeaderName::from_static("cdn-cache-control"),
-            ],
+            list: vec![HeaderName::from_static("larder-cache-control"), HeaderName::from_static("cdn-cache-control")],
             surrogate_control: false,
             x_accel_expires: false,
         }
@@ -219,7 +216,11 @@ mod tests {
             (&[("cache-control", "max-age=1")], max_age(1), false),
             (&[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=9")], max_age(9), true),
             (
-                &[("larder-cache-control", "max-age=5"), ("cdn-cache-control", "max-age=9"), ("cache-control", "private")],
+                &[
+                    ("larder-cache-control", "max-age=5"),
+                    ("cdn-cache-control", "max-age=9"),
+                    ("cache-control", "private"),
+                ],
                 max_age(5),
                 true,
             ),

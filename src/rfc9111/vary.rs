@@ -221,10 +221,7 @@ fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
 
 /// `q=0.5` in thousandths (RFC 9110 §12.4.2).
 fn weight(parameter: &[u8]) -> Option<u16> {
-    let value = match parameter {
-        [b'q' | b'Q', b'=', value @ ..] => value,
-        _ => return None,
-    };
+    let [b'q' | b'Q', b'=', value @ ..] = parameter else { return None };
     let (whole, fraction) = match value {
         [whole] => (*whole, &[][..]),
         [whole, b'.', fraction @ ..] if fraction.len() <= 3 => (*whole, fraction),

@@ -310,9 +310,7 @@ impl Durable {
             Waiting::Nothing => {}
             Waiting::Found(stored, record) => return self.waiting(&stored, record, known.is_some()),
             // A write that a purge came before is skipped in its turn.
-            Waiting::Other(Some((record, position)))
-                if !self.inner.purges.covers_stored(key.hash(), position) =>
-            {
+            Waiting::Other(Some((record, position))) if !self.inner.purges.covers_stored(key.hash(), position) => {
                 return Found::OtherVariants((*record).clone());
             }
             Waiting::Other(_) => return Found::Nothing,
@@ -320,8 +318,9 @@ impl Durable {
         let watch = Stopwatch::start();
         let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
         // On the tier's own threads: its connections outlive the worker that asks.
-        let mut task =
-            AbortOnDrop(self.runtime.spawn(async move { inner.lookup(&key, &request, &policy.lifetimes, known).await }));
+        let mut task = AbortOnDrop(
+            self.runtime.spawn(async move { inner.lookup(&key, &request, &policy.lifetimes, known).await }),
+        );
         let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Found::Nothing,
@@ -358,8 +357,7 @@ impl Durable {
         let queue = &self.inner.queue;
         let (objects, bytes) = queue.depth();
         let full = objects >= config.queue_objects as u64
-            || bytes.saturating_add(stored.weight() as u64)
-                > config.queue_bytes.max(stored.weight() as u64);
+            || bytes.saturating_add(stored.weight() as u64) > config.queue_bytes.max(stored.weight() as u64);
         if full {
             // What is there now is older, and valid for as long as it says itself.
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);

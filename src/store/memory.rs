@@ -132,9 +132,9 @@ impl Memory {
             Some(known) if known.key == stored.head.key => (*known).clone(),
             Some(_) | None => VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()),
         };
-        let Some(record) = self.change_record(&stored.head.key, may_keep, |current| {
-            leading_to(current.map_or_else(begin, |current| current.clone()))
-        }) else {
+        let Some(record) = self
+            .change_record(&stored.head.key, may_keep, |current| leading_to(current.cloned().unwrap_or_else(begin)))
+        else {
             return Kept::No;
         };
         // Under a record that is removed by now nothing leads here.
@@ -218,7 +218,8 @@ impl Entry {
         match self {
             Self::Response(stored) => stored.weight(),
             Self::Vary(record) => {
-                512 + record.key.as_bytes().len() + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>()
+                512 + record.key.as_bytes().len()
+                    + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>()
                     + record.aliases.len() * 32
             }
         }

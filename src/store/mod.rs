@@ -115,9 +115,7 @@ impl Store {
             let waiting = || self.durable.as_ref()?.waiting_record(key);
             match known.filter(|known| known.record.key == *key) {
                 Some(known) if is_in_force(known.position) => Some(Arc::clone(&known.record)),
-                Some(_) | None => {
-                    waiting().filter(|(_, position)| is_in_force(*position)).map(|(record, _)| record)
-                }
+                Some(_) | None => waiting().filter(|(_, position)| is_in_force(*position)).map(|(record, _)| record),
             }
         };
         let record = match self.insert_memory(stored, &known) {
@@ -174,7 +172,7 @@ impl Store {
     pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> Option<u64> {
         self.discard(key);
         let (own, before) = self.memory.remove(key, || self.purges.purge(key.hash()));
-        (!before.is_some_and(|before| position < before)).then_some(own)
+        before.is_none_or(|before| before <= position).then_some(own)
     }
 
     /// Forgets everything stored for `key` in memory; fetches under way store nothing of it.

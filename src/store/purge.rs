@@ -62,7 +62,13 @@ impl Recent {
 impl Purges {
     /// None so far.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, last: AtomicU64::new(0), recent: Mutex::default(), last_tag: AtomicU64::new(0), tags: Mutex::default() }
+        Self {
+            clock,
+            last: AtomicU64::new(0),
+            recent: Mutex::default(),
+            last_tag: AtomicU64::new(0),
+            tags: Mutex::default(),
+        }
     }
 
     /// The position of a fetch that begins now.

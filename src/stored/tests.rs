@@ -72,10 +72,8 @@ fn sample() -> StoredResponse {
 }
 
 fn record() -> VaryRecord {
-    let variant = Variant {
-        names: vec![HeaderName::from_static("cookie"), HeaderName::from_static("x")],
-        selector: Vec::new(),
-    };
+    let variant =
+        Variant { names: vec![HeaderName::from_static("cookie"), HeaderName::from_static("x")], selector: Vec::new() };
     VaryRecord::new(key("/page"), 99, vec![HeaderName::from_static("accept-language")])
         .leading_to(&variant, &HeaderMap::new())
 }
@@ -92,13 +90,8 @@ fn sample_part() -> StoredResponse {
     head.status = StatusCode::PARTIAL_CONTENT;
     head.parts = Parts::from_ranges(20, vec![(2, 5), (10, 12)]);
     head.fields.insert("content-range", HeaderValue::from_static("bytes 10-11/20"));
-    head.freshness = Freshness::of(
-        head.status,
-        &head.fields,
-        head.request_time,
-        head.response_time,
-        &LifetimePolicy::default(),
-    );
+    head.freshness =
+        Freshness::of(head.status, &head.fields, head.request_time, head.response_time, &LifetimePolicy::default());
     StoredResponse { head: Arc::new(head), body: stored.body }
 }
 

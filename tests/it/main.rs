@@ -7,6 +7,7 @@
 
 mod binary;
 mod caching;
+mod conformance;
 mod flask;
 mod forwarding;
 mod hostile;

@@ -194,19 +194,22 @@ pub struct Origin {
     pub requests: Count,
     pub connections: Count,
     seen: Arc<Mutex<Vec<Seen>>>,
+    script: Arc<Mutex<Arc<Script>>>,
 }
 
 impl Origin {
     /// `script` is called for each request, on the connection's own thread.
     pub fn new(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
+        let script: Arc<Script> = Arc::new(script);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = Self {
             address: listener.local_addr().unwrap(),
             requests: Count::default(),
             connections: Count::default(),
             seen: Arc::default(),
+            script: Arc::new(Mutex::new(script)),
         };
-        let script: Arc<Script> = Arc::new(script);
+        let script = Arc::clone(&origin.script);
         let (requests, connections, seen) =
             (origin.requests.clone(), origin.connections.clone(), Arc::clone(&origin.seen));
         std::thread::spawn(move || {
@@ -215,10 +218,21 @@ impl Origin {
                 stream.set_nodelay(true).unwrap();
                 connections.add();
                 let (requests, seen, script) = (requests.clone(), Arc::clone(&seen), Arc::clone(&script));
-                std::thread::spawn(move || serve(stream, &requests, &seen, &*script));
+                std::thread::spawn(move || serve(stream, &requests, &seen, &script));
             }
         });
         origin
+    }
+
+    /// Answers by another script from now on.
+    pub fn script(&self, script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Arc::new(script);
+    }
+
+    /// Answers by the script of another origin from now on.
+    pub fn script_of(&self, other: &Self) {
+        let script = Arc::clone(&other.script.lock().unwrap());
+        *self.script.lock().unwrap() = script;
     }
 
     /// Answers the n-th request with the n-th of `answers`, and the last one ever after.
@@ -243,7 +257,7 @@ impl Origin {
     }
 }
 
-fn serve(stream: TcpStream, requests: &Count, seen: &Mutex<Vec<Seen>>, script: &Script) {
+fn serve(stream: TcpStream, requests: &Count, seen: &Mutex<Vec<Seen>>, script: &Mutex<Arc<Script>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut reply = Reply { stream, close: false };
     while let Some(head) = Head::read(&mut reader) {
@@ -260,6 +274,7 @@ fn serve(stream: TcpStream, requests: &Count, seen: &Mutex<Vec<Seen>>, script: &
         let request = Seen { head, body };
         seen.lock().unwrap().push(request.clone());
         requests.add();
+        let script = Arc::clone(&script.lock().unwrap());
         script(&request, &mut reply);
         if reply.close {
             return;
@@ -289,6 +304,11 @@ impl Answer {
 
     pub fn cache_status(&self) -> &str {
         self.get("cache-status").expect("every response has a Cache-Status")
+    }
+
+    /// What Larder said, after other caches.
+    pub fn cache_status_of_larder(&self) -> &str {
+        self.head.all("cache-status").last().expect("every response has a Cache-Status")
     }
 
     /// Whether it was answered from a tier: `memory`, `durable`, or `None`.
@@ -460,6 +480,13 @@ impl Larder {
         let running = self.running();
         let durable = running.proxy().fetcher.store.durable().expect("a durable tier");
         assert_eq!(running.control().block_on(durable.drain(PATIENCE)), 0);
+    }
+
+    /// The same, where there is a durable tier.
+    pub fn settle_if_durable(&self) {
+        if self.running().proxy().fetcher.store.durable().is_some() {
+            self.settle();
+        }
     }
 
     pub fn metric(&self, line_start: &str) -> u64 {

@@ -1,0 +1,582 @@
+//! HTTP caching to the letter, over sockets: what the public test package says nothing of, and what
+//! it gets wrong. Its own run is in `conformance/`.
+
+use crate::binary::file_url;
+use crate::support::{Answer, Gate, Larder, Origin, Seen};
+
+/// The same in memory and through the durable tier alone.
+fn in_each_tier(mut test: impl FnMut(&dyn Fn(&Origin) -> Larder)) {
+    test(&|origin| Larder::new(origin, ""));
+    let directory = tempfile::tempdir().expect("a directory");
+    let next = std::cell::Cell::new(0);
+    test(&|origin| {
+        next.set(next.get() + 1);
+        let url = file_url(&directory.path().join(next.get().to_string()));
+        Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s"))
+    });
+}
+
+fn is_hit(answer: &Answer) -> bool {
+    answer.hit().is_some()
+}
+
+#[test]
+fn what_forbids_stale_forbids_it_when_the_origin_is_gone() {
+    for (directives, while_unreachable, on_503) in [
+        ("max-age=2", 200, 503),
+        ("max-age=2, stale-if-error=60", 200, 200),
+        ("max-age=2, stale-if-error=0", 502, 503),
+        ("max-age=2, must-revalidate", 502, 503),
+        ("max-age=2, must-revalidate, stale-if-error=60", 502, 503),
+        ("max-age=2, proxy-revalidate", 502, 503),
+        ("max-age=2, no-cache", 502, 503),
+        ("max-age=2, s-maxage=2", 502, 503),
+    ] {
+        for (unreachable, expected) in [(true, while_unreachable), (false, on_503)] {
+            let origin =
+                Origin::new(move |_, reply| reply.send(200, &format!("Cache-Control: {directives}\nETag: \"a\""), "x"));
+            let larder = Larder::new(&origin, "");
+            larder.get("/a", "");
+            larder.advance(3);
+            origin.script(move |_, reply| if unreachable { reply.hang_up() } else { reply.send(503, "", "down") });
+            let answer = larder.get("/a", "");
+            assert_eq!(answer.status(), expected, "{directives} unreachable: {unreachable}");
+            if expected == 200 {
+                assert!(answer.cache_status().contains("ttl=-1"), "{}", answer.cache_status());
+                assert_eq!(answer.fwd(), Some("stale"));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unreachable_origin_is_stood_in_for_only_so_long() {
+    in_each_tier(|start| {
+        let origin = Origin::answers(vec![(200, "Cache-Control: max-age=10\nETag: \"a\"", "x")]);
+        let larder = start(&origin);
+        larder.get("/a", "");
+        origin.script(|_, reply| reply.hang_up());
+        larder.advance(10 + 3600);
+        assert_eq!(larder.get("/a", "").status(), 200);
+        // Not for a client that wants it fresh.
+        for fields in ["Cache-Control: no-cache", "Cache-Control: max-age=60"] {
+            assert_eq!(larder.get("/a", fields).status(), 502, "{fields}");
+        }
+        larder.advance(1);
+        assert_eq!(larder.get("/a", "").status(), 502);
+    });
+}
+
+#[test]
+fn rules_grant_staleness_where_the_response_says_nothing() {
+    let rule = "rule=[{path = \"/a*\", stale_while_revalidate = \"10s\", stale_if_error = \"100s\"}]";
+    let origin = Origin::new(|seen, reply| match seen.path() {
+        "/a-own" => reply.send(200, "Cache-Control: max-age=5, stale-while-revalidate=0, stale-if-error=0", "x"),
+        _ => reply.send(200, "Cache-Control: max-age=5", "x"),
+    });
+    let larder = Larder::new(&origin, rule);
+    for path in ["/a", "/a-own", "/b"] {
+        larder.get(path, "");
+    }
+    larder.advance(12);
+    assert!(is_hit(&larder.get("/a", "")), "stale while revalidate");
+    assert!(!is_hit(&larder.get("/a-own", "")), "what the response says goes first");
+    assert!(!is_hit(&larder.get("/b", "")), "no rule");
+    larder.advance(50);
+    origin.script(|_, reply| reply.send(500, "", "broken"));
+    assert_eq!(larder.get("/a", "").status(), 200);
+    assert_eq!(larder.get("/a-own", "").status(), 500);
+    assert_eq!(larder.get("/b", "").status(), 500);
+    assert_eq!(larder.get("/b", "Cache-Control: stale-if-error=1000").status(), 200, "a client may ask for it");
+}
+
+#[test]
+fn a_targeted_field_replaces_cache_control_and_expires() {
+    const FUTURE: &str = "Fri, 01 Jan 2038 00:00:00 GMT";
+    for (fields, stored) in [
+        ("CDN-Cache-Control: max-age=60\nCache-Control: no-store".to_owned(), true),
+        ("CDN-Cache-Control: no-store\nCache-Control: max-age=60".to_owned(), false),
+        ("CDN-Cache-Control: private\nCache-Control: max-age=60".to_owned(), false),
+        ("Larder-Cache-Control: max-age=60\nCDN-Cache-Control: no-store".to_owned(), true),
+        (format!("CDN-Cache-Control: max-age=0\nExpires: {FUTURE}"), false),
+        (format!("CDN-Cache-Control: must-revalidate\nExpires: {FUTURE}"), false),
+        (format!("CDN-Cache-Control: MAX-AGE=0\nExpires: {FUTURE}"), true),
+        ("CDN-Cache-Control: max-age=60\nSet-Cookie: a=1".to_owned(), true),
+        ("Surrogate-Control: max-age=60".to_owned(), false),
+        ("X-Accel-Expires: 60".to_owned(), false),
+    ] {
+        let sent = fields.clone();
+        let origin = Origin::new(move |_, reply| reply.send(200, &sent, "x"));
+        let larder = Larder::new(&origin, "");
+        let first = larder.get("/a", "");
+        let name = fields.split(':').next().expect("a name");
+        assert!(first.get(name).is_some(), "{name} is passed on");
+        assert_eq!(is_hit(&larder.get("/a", "")), stored, "{fields}");
+    }
+}
+
+#[test]
+fn other_fields_speak_to_larder_where_configured_and_are_removed_where_configured() {
+    for (fields, stored) in [
+        ("Surrogate-Control: max-age=60\nCache-Control: no-store", true),
+        ("Surrogate-Control: max-age=60;other\nCache-Control: no-store", false),
+        ("X-Accel-Expires: 60\nCache-Control: private", true),
+        ("X-Accel-Expires: 0\nCache-Control: max-age=60", false),
+        ("My-Cache-Control: max-age=60\nCDN-Cache-Control: no-store", true),
+        ("CDN-Cache-Control: max-age=60", false),
+    ] {
+        let origin = Origin::new(move |_, reply| reply.send(200, fields, "x"));
+        let config = "cache.surrogate_control=true\ncache.x_accel_expires=true\ncache.remove_targets=true\ncache.targets=My-Cache-Control";
+        let larder = Larder::new(&origin, config);
+        for _ in 0..2 {
+            let answer = larder.get("/a", "");
+            for gone in ["surrogate-control", "x-accel-expires", "my-cache-control"] {
+                assert_eq!(answer.get(gone), None);
+            }
+        }
+        assert_eq!(is_hit(&larder.get("/a", "")), stored, "{fields}");
+        assert_eq!(origin.last().head.get("surrogate-capability"), Some("larder=\"Surrogate/1.0\""));
+    }
+}
+
+#[test]
+fn cache_status_keeps_what_other_caches_said_and_names_the_key_where_asked() {
+    let origin = Origin::answers(vec![(200, "Cache-Control: max-age=60\nCache-Status: \"inner\"; hit", "x")]);
+    let larder = Larder::new(&origin, "cache.status_key=true\ncache.key_prefix=p");
+    for (n, expected) in [
+        "larder; fwd=uri-miss; stored; ttl=60; key=\"http://site.example/a?b=%22\"",
+        "larder; hit; ttl=60; key=\"http://site.example/a?b=%22\"; detail=memory",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let answer = larder.get("/a?b=%22", "");
+        assert_eq!(answer.head.all("cache-status"), ["\"inner\"; hit", expected], "{n}");
+    }
+    larder.advance(61);
+    assert!(larder.get("/a?b=%22", "Cache-Control: max-stale").cache_status_of_larder().contains("; ttl=-1;"));
+}
+
+#[test]
+fn an_immutable_response_is_not_validated_for_a_reload() {
+    let origin = Origin::answers(vec![(200, "Cache-Control: max-age=60, immutable\nETag: \"a\"", "x")]);
+    let larder = Larder::new(&origin, "");
+    larder.get("/a", "");
+    assert!(is_hit(&larder.get("/a", "Cache-Control: max-age=0")));
+    assert!(!is_hit(&larder.get("/a", "Cache-Control: no-cache")), "what is forced is done");
+    larder.advance(61);
+    assert!(!is_hit(&larder.get("/a", "Cache-Control: max-age=0")), "only while it is fresh");
+}
+
+fn grouped(seen: &Seen) -> String {
+    match (seen.method(), seen.path()) {
+        ("GET", "/a") => "Cache-Control: max-age=60\nCache-Groups: \"news\", \"all\"".into(),
+        ("GET", "/b") => "Cache-Control: max-age=60\nCache-Groups: \"all\"".into(),
+        ("GET", "/c") => "Cache-Control: max-age=60\nCache-Groups: \"News\"".into(),
+        ("GET", "/safe") => "Cache-Group-Invalidation: \"all\"".into(),
+        (_, group) => format!("Cache-Group-Invalidation: \"{}\"", group.trim_start_matches('/')),
+    }
+}
+
+#[test]
+fn a_group_is_invalidated_as_one_on_its_own_origin() {
+    in_each_tier(|start| {
+        let origin = Origin::new(|seen, reply| reply.send(200, &grouped(seen), "x"));
+        let larder = start(&origin);
+        let hits = || ["/a", "/b", "/c"].map(|path| is_hit(&larder.get(path, "")));
+        hits();
+        larder.settle_if_durable();
+        assert_eq!(hits(), [true, true, true]);
+        larder.get("/safe", "");
+        assert_eq!(hits(), [true, true, true], "the answer to a safe request says nothing");
+        let post =
+            |path: &str, fields: &str| larder.client().send("POST", path, &format!("Content-Length: 0\n{fields}"));
+        post("/all", "Host: other.example");
+        assert_eq!(hits(), [true, true, true], "another origin");
+        post("/news", "");
+        assert_eq!(hits(), [false, true, true], "names are compared letter by letter");
+        assert_eq!(hits(), [true, true, true], "what is stored afterwards is not covered");
+        post("/all", "");
+        assert_eq!(hits(), [false, false, true]);
+        origin.script(|seen, reply| reply.send(500, &grouped(seen), "x"));
+        post("/all", "");
+        assert_eq!(hits(), [true, true, true], "an error changes nothing");
+    });
+}
+
+#[test]
+fn a_response_under_way_is_covered_by_its_groups_invalidation() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| {
+            if seen.method() == "GET" {
+                gate.wait();
+            }
+            reply.send(200, &grouped(seen), "x");
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    client.ask("GET", "/a", "");
+    origin.requests.wait_for(1);
+    larder.client().send("POST", "/all", "Content-Length: 0");
+    gate.open();
+    client.answer();
+    assert!(!is_hit(&larder.get("/a", "")));
+}
+
+#[test]
+fn no_vary_search_makes_queries_alike_as_it_says() {
+    for (field, first, second, alike) in [
+        ("", "a=1", "a=1&u=2", false),
+        ("params=(\"u\")", "a=1", "a=1&u=2", true),
+        ("params=(\"u\")", "a=1", "a=2&u=2", false),
+        ("params=(\"u\")", "u=1", "", true),
+        ("params, except=(\"a\")", "a=1&b=2", "c=3&a=1", true),
+        ("params, except=(\"a\")", "a=1", "a=2", false),
+        ("key-order", "a=1&b=2", "b=2&a=1", true),
+        ("key-order", "a=1&b=2", "b=1&a=2", false),
+        ("nonsense=", "a=1&b=2", "b=2&a=1", false),
+    ] {
+        let origin = Origin::new(move |_, reply| {
+            reply.send(200, &format!("Cache-Control: max-age=60\nNo-Vary-Search: {field}"), "x");
+        });
+        let larder = Larder::new(&origin, "");
+        let url = |query: &str| if query.is_empty() { "/p".to_owned() } else { format!("/p?{query}") };
+        larder.get(&url(first), "");
+        assert!(is_hit(&larder.get(&url(first), "")), "{field}: the same query");
+        assert_eq!(is_hit(&larder.get(&url(second), "")), alike, "{field}: {first} {second}");
+        assert!(!is_hit(&larder.get(&format!("/q?{first}"), "")), "another path");
+        // Either URL purges what both are answered from.
+        assert_eq!(larder.purge(&format!("http://site.example{}", url(second))).status(), 200);
+        assert!(!is_hit(&larder.get(&url(second), "")), "{field}");
+        if alike {
+            larder.client().send("POST", &url(first), "Content-Length: 0");
+            assert!(!is_hit(&larder.get(&url(second), "")), "{field}");
+        }
+    }
+}
+
+#[test]
+fn paths_whose_responses_differ_on_no_vary_search_keep_both() {
+    let origin = Origin::new(|seen, reply| {
+        let field = if seen.path().contains("u=") { "No-Vary-Search: params=(\"u\")" } else { "" };
+        reply.send(200, &format!("Cache-Control: max-age=60\n{field}"), seen.path());
+    });
+    let larder = Larder::new(&origin, "");
+    assert_eq!(larder.get("/p?a=1", "").text(), "/p?a=1");
+    assert_eq!(larder.get("/p?a=2&u=1", "").text(), "/p?a=2&u=1");
+    assert_eq!(larder.get("/p?a=1", "").text(), "/p?a=1");
+    assert!(is_hit(&larder.get("/p?a=1", "")));
+    assert_eq!(larder.get("/p?u=7&a=2", "").text(), "/p?a=2&u=1");
+    assert!(is_hit(&larder.get("/p?u=7&a=2", "")));
+}
+
+#[test]
+fn a_posts_response_answers_get_when_it_says_that_it_may() {
+    in_each_tier(|start| {
+        for (fields, stored) in [
+            ("Cache-Control: max-age=60\nContent-Location: /a", true),
+            ("Cache-Control: max-age=60\nContent-Location: http://site.example/a", true),
+            ("Cache-Control: max-age=60\nContent-Location: /other", false),
+            ("Cache-Control: max-age=60\nContent-Location: http://other.example/a", false),
+            ("Cache-Control: max-age=60", false),
+            ("Last-Modified: Fri, 01 Jan 2010 00:00:00 GMT\nContent-Location: /a", false),
+            ("Cache-Control: max-age=60, private\nContent-Location: /a", false),
+            ("Cache-Control: max-age=60\nContent-Location: /a\nSet-Cookie: s=1", false),
+            ("Cache-Control: max-age=60\nContent-Location: /a\nVary: *", false),
+        ] {
+            let origin = Origin::new(move |seen, reply| match seen.method() {
+                "POST" => reply.send(200, fields, "posted"),
+                _ => reply.send(200, "Cache-Control: max-age=60", "got"),
+            });
+            let larder = start(&origin);
+            assert_eq!(larder.get("/a", "").text(), "got");
+            let mut client = larder.client();
+            client.ask("POST", "/a", "Content-Length: 3");
+            client.raw("x=1");
+            let posted = client.answer();
+            assert_eq!((posted.status(), posted.text().as_str()), (200, "posted"), "{fields}");
+            assert_eq!(posted.fwd(), Some("method"));
+            let expected = if stored { ("posted", true) } else { ("got", false) };
+            let answer = larder.get("/a", "");
+            assert_eq!((answer.text().as_str(), is_hit(&answer)), expected, "{fields}");
+            // A POST is never answered from the store.
+            let before = origin.count();
+            larder.client().send("POST", "/a", "Content-Length: 0");
+            assert_eq!(origin.count(), before + 1);
+        }
+    });
+}
+
+#[test]
+fn a_head_freshens_what_it_matches_and_invalidates_what_it_does_not() {
+    in_each_tier(|start| {
+        for (head, freshened, again) in [
+            ("Cache-Control: max-age=60\nETag: \"a\"\nContent-Length: 4\nX: new", true, false),
+            ("Cache-Control: max-age=60\nETag: \"a\"\nX: new", true, false),
+            ("Cache-Control: max-age=60\nETag: \"b\"\nX: new", false, true),
+            ("Cache-Control: max-age=60\nETag: \"a\"\nContent-Length: 5", false, true),
+            // Nothing in common that could be relied on.
+            ("Cache-Control: max-age=60", false, false),
+        ] {
+            let origin = Origin::new(move |seen, reply| match seen.method() {
+                "HEAD" => reply.raw(format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", head.replace('\n', "\r\n"))),
+                _ => reply.send(200, "Cache-Control: max-age=10\nETag: \"a\"\nX: old\nKept: 1", "body"),
+            });
+            let larder = start(&origin);
+            larder.get("/a", "");
+            larder.advance(11);
+            let answer = larder.client().send("HEAD", "/a", "");
+            assert_eq!(answer.status(), 200);
+            if freshened {
+                assert_eq!((answer.get("x"), answer.get("kept")), (Some("new"), Some("1")), "{head}");
+            }
+            let get = larder.get("/a", "");
+            assert_eq!(is_hit(&get), freshened, "{head}");
+            assert_eq!(get.text(), "body");
+            if freshened {
+                assert_eq!((get.get("x"), get.get("content-length")), (Some("new"), Some("4")));
+            } else {
+                let is_conditional = origin.last().head.get("if-none-match").is_some();
+                assert_eq!(is_conditional, !again, "{head}");
+            }
+        }
+    });
+}
+
+/// A file of twenty letters that answers ranges, with a validator of its own.
+fn ranged(validator: &'static str) -> Origin {
+    Origin::new(move |seen, reply| {
+        const FILE: &str = "abcdefghijklmnopqrst";
+        let common =
+            format!("Cache-Control: max-age=60\n{validator}\nX-Range: {}", seen.head.get("range").unwrap_or("-"));
+        let spec = seen.head.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        match spec {
+            Some((first, last)) => {
+                let first: usize = first.parse().expect("a position");
+                let last: usize = last.parse().unwrap_or(FILE.len() - 1);
+                let fields = format!("{common}\nContent-Range: bytes {first}-{last}/{}", FILE.len());
+                reply.send(206, &fields, &FILE[first..=last]);
+            }
+            None => reply.send(200, &common, FILE),
+        }
+    })
+}
+
+fn range(larder: &Larder, range: &str) -> (u16, String, Option<String>, bool) {
+    let answer = larder.get("/f", &format!("Range: bytes={range}"));
+    (answer.status(), answer.text(), answer.get("content-range").map(str::to_owned), is_hit(&answer))
+}
+
+#[test]
+fn parts_are_stored_served_combined_and_completed() {
+    in_each_tier(|start| {
+        let origin = ranged("ETag: \"v\"");
+        let larder = start(&origin);
+        let part =
+            |text: &str, positions: &str, hit| (206, text.to_owned(), Some(format!("bytes {positions}/20")), hit);
+        assert_eq!(range(&larder, "2-5"), part("cdef", "2-5", false));
+        assert_eq!(range(&larder, "2-5"), part("cdef", "2-5", true));
+        assert_eq!(range(&larder, "3-4"), part("de", "3-4", true), "a smaller one");
+        assert_eq!(range(&larder, "10-14"), part("klmno", "10-14", false), "elsewhere");
+        assert_eq!(range(&larder, "2-5"), part("cdef", "2-5", true), "the first is still there");
+        assert_eq!(range(&larder, "6-9"), part("ghij", "6-9", false));
+        assert_eq!(range(&larder, "2-14"), part("cdefghijklmno", "2-14", true), "three together");
+        assert_eq!(range(&larder, "15-"), part("pqrst", "15-19", false));
+        assert_eq!(range(&larder, "-3"), part("rst", "17-19", true));
+        // Only the beginning is missing, and only that is asked for.
+        let whole = larder.get("/f", "");
+        assert_eq!((whole.status(), whole.text().as_str()), (200, "abcdefghijklmnopqrst"));
+        assert_eq!((whole.fwd(), whole.get("content-range")), (Some("partial"), None));
+        assert!(whole.cache_status().contains("fwd-status=206"), "{}", whole.cache_status());
+        assert_eq!(whole.get("content-length"), Some("20"));
+        let asked = origin.last().head;
+        assert_eq!((asked.get("range"), asked.get("if-range")), (Some("bytes=0-1"), Some("\"v\"")));
+        assert_eq!(whole.get("x-range"), Some("bytes=0-1"), "the newest fields");
+        let again = larder.get("/f", "");
+        assert_eq!((again.text().as_str(), is_hit(&again)), ("abcdefghijklmnopqrst", true));
+        assert_eq!(range(&larder, "0-0"), part("a", "0-0", true));
+    });
+}
+
+#[test]
+fn ranges_that_make_a_whole_are_one() {
+    in_each_tier(|start| {
+        let origin = ranged("ETag: \"v\"");
+        let larder = start(&origin);
+        range(&larder, "0-9");
+        range(&larder, "8-19");
+        let whole = larder.get("/f", "");
+        assert_eq!((whole.status(), whole.text().as_str(), is_hit(&whole)), (200, "abcdefghijklmnopqrst", true));
+        assert_eq!(origin.count(), 2);
+    });
+}
+
+#[test]
+fn parts_of_different_representations_are_never_mixed() {
+    in_each_tier(|start| {
+        for (before, after) in [
+            ("ETag: \"v\"", "ETag: \"w\""),
+            ("ETag: W/\"v\"", "ETag: W/\"v\""),
+            ("X: 1", "X: 1"),
+            ("ETag: \"v\"", "X: 1"),
+        ] {
+            let (first, second) = (ranged(before), ranged(after));
+            let larder = start(&first);
+            range(&larder, "0-9");
+            first.script_of(&second);
+            assert!(!range(&larder, "10-19").3);
+            // The newer part took the place of the older one.
+            assert!(range(&larder, "10-19").3, "{before} {after}");
+            assert!(!range(&larder, "0-9").3, "{before} {after}");
+            let whole = larder.get("/f", "");
+            assert_eq!((whole.status(), whole.text().as_str()), (200, "abcdefghijklmnopqrst"), "{before} {after}");
+        }
+    });
+}
+
+#[test]
+fn a_stored_part_is_validated_and_obeys_if_range() {
+    in_each_tier(|start| {
+        let origin = ranged("ETag: \"v\"");
+        let larder = start(&origin);
+        range(&larder, "2-9");
+        let with = |fields: &str| larder.get("/f", &format!("Range: bytes=3-4\n{fields}"));
+        assert!(is_hit(&with("If-Range: \"v\"")));
+        let other = with("If-Range: \"w\"");
+        assert!(!is_hit(&other));
+        range(&larder, "2-9");
+        larder.advance(61);
+        origin.script(|_, reply| reply.send(304, "Cache-Control: max-age=60\nETag: \"v\"\nX: new", ""));
+        let validated = with("");
+        assert_eq!((validated.status(), validated.text().as_str(), validated.get("x")), (206, "de", Some("new")));
+        assert_eq!(origin.last().head.get("if-none-match"), Some("\"v\""));
+        assert_eq!(origin.last().head.get("range"), Some("bytes=3-4"));
+        assert!(is_hit(&with("")));
+        // HEAD and what is beyond are not answered from a part.
+        assert!(!is_hit(&larder.client().send("HEAD", "/f", "")));
+    });
+}
+
+#[test]
+fn a_part_never_takes_the_place_of_a_whole() {
+    let origin = ranged("ETag: \"v\"");
+    let larder = Larder::new(&origin, "");
+    larder.get("/f", "");
+    // A client that keeps off the store gets its part from the origin.
+    larder.get("/f", "Range: bytes=0-1\nCache-Control: no-store, no-cache");
+    assert!(is_hit(&larder.get("/f", "")));
+    assert!(range(&larder, "5-6").3);
+}
+
+#[test]
+fn a_part_that_nobody_asked_for_is_not_stored() {
+    let origin = Origin::answers(vec![(206, "Cache-Control: max-age=60\nContent-Range: bytes 0-1/4", "ab")]);
+    let larder = Larder::new(&origin, "");
+    assert_eq!(larder.get("/a", "").status(), 206, "the origin's word is passed on");
+    assert!(!is_hit(&larder.get("/a", "Range: bytes=0-1")));
+}
+
+#[test]
+fn early_hints_are_relayed_as_they_arrive_and_never_stored() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            reply.raw("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x\r\nX: 1\r\n\r\n");
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=60", "page");
+        }
+    });
+    for (method, fields) in [("GET", ""), ("GET", "Range: bytes=0-1"), ("POST", "Content-Length: 0")] {
+        let larder = Larder::new(&origin, "");
+        let mut client = larder.client();
+        client.ask(method, "/a", fields);
+        // The origin has said no more than this by now.
+        assert_eq!(client.head().map(|head| head.line), Some("HTTP/1.1 102 Processing".into()));
+        let hints = client.head().expect("a head");
+        assert_eq!(hints.line, "HTTP/1.1 103 Early Hints");
+        assert_eq!(hints.all("link"), ["</a.css>; rel=preload"]);
+        assert_eq!(hints.get("x"), None);
+        gate.open();
+        let is_range = fields.starts_with("Range");
+        assert_eq!(client.answer().text(), if is_range { "pa" } else { "page" });
+        if method == "GET" && fields.is_empty() {
+            assert_eq!(client.get("/a", "").hit(), Some("memory"), "the next response begins at once");
+        }
+    }
+    let larder = Larder::new(&origin, "");
+    let mut old = larder.client();
+    old.raw("GET /old HTTP/1.0\r\n\r\n");
+    assert_eq!(old.answer().status(), 200, "HTTP/1.0 knows no interim responses");
+}
+
+#[test]
+fn trailers_reach_a_client_that_takes_them_and_are_not_stored() {
+    let origin = Origin::new(|seen, reply| {
+        let cached = if seen.path() == "/stored" { "Cache-Control: max-age=60" } else { "Cache-Control: no-store" };
+        reply.begin(&format!("Trailer: X-Sum\n{cached}"));
+        reply.chunk("hello");
+        reply.raw("0\r\nX-Sum: 42\r\n\r\n");
+    });
+    let larder = Larder::new(&origin, "");
+    for (path, fields, expected) in [
+        ("/a", "TE: trailers\nConnection: TE", true),
+        ("/a", "", false),
+        ("/stored", "TE: trailers\nConnection: TE", false),
+    ] {
+        let mut client = larder.client();
+        client.ask("GET", path, fields);
+        let head = client.head().expect("a head");
+        assert_eq!(head.get("trailer").is_some(), path == "/a", "what is stored announces none");
+        assert_eq!(client.chunk().as_deref(), Some("hello"));
+        let mut rest = String::new();
+        for _ in 0..3 {
+            std::io::BufRead::read_line(client.reader(), &mut rest).expect("a line");
+            if rest.ends_with("\r\n\r\n") {
+                break;
+            }
+        }
+        assert_eq!(rest.to_ascii_lowercase().contains("x-sum: 42"), expected, "{path} {fields}: {rest:?}");
+    }
+    assert!(is_hit(&larder.get("/stored", "")));
+}
+
+#[test]
+fn the_language_that_a_client_prefers_selects_what_is_stored_in_it() {
+    in_each_tier(|start| {
+        let origin = Origin::new(|seen, reply| {
+            let language =
+                if seen.head.get("accept-language").is_some_and(|asked| asked.contains("de")) { "de" } else { "en" };
+            let fields = format!("Cache-Control: max-age=60\nVary: Accept-Language\nContent-Language: {language}");
+            reply.send(200, &fields, language);
+        });
+        let larder = start(&origin);
+        let get = |asked: &str| {
+            let answer = larder.get("/a", &format!("Accept-Language: {asked}"));
+            (answer.text(), is_hit(&answer))
+        };
+        assert_eq!(get("en, de"), ("de".into(), false));
+        assert_eq!(get("de, en"), ("de".into(), true), "the same, in another order");
+        assert_eq!(get("fr;q=0.5, de"), ("de".into(), true), "the one it prefers");
+        assert_eq!(get("fr"), ("en".into(), false));
+        assert_eq!(get("en"), ("en".into(), true));
+        assert_eq!(get("en, fr"), ("en".into(), false), "no one is preferred");
+    });
+}
+
+#[test]
+fn age_is_the_first_member_and_nonsense_is_none() {
+    for (age, seen) in
+        [("30", "30"), ("30, 7200", "30"), ("030", "30"), ("abc", "0"), ("-5", "0"), ("1.5", "0"), ("7;x=1", "0")]
+    {
+        let origin = Origin::new(move |_, reply| {
+            reply.send(200, &format!("Cache-Control: max-age=2147483648, stale-while-revalidate=60\nAge: {age}"), "x");
+        });
+        let larder = Larder::new(&origin, "");
+        larder.get("/a", "");
+        assert_eq!(larder.get("/a", "").get("age"), Some(seen), "{age}");
+    }
+}
