@@ -136,8 +136,10 @@ pub fn field(fields: &HeaderMap, name: &HeaderName, now: Timestamp) -> DateField
     parse(first, now).map_or(DateField::Invalid, DateField::At)
 }
 
-/// Writes `moment` as an IMF-fixdate.
+/// Writes `moment` as an IMF-fixdate; what it can't hold becomes the nearest moment that it can.
 pub fn format(moment: Timestamp) -> HeaderValue {
+    const LAST: Timestamp = Timestamp::from_secs(253_402_300_799);
+    let moment = moment.clamp(Timestamp::from_secs(0), LAST);
     let text = httpdate::fmt_http_date(moment.to_system_time());
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
         .unwrap_or_else(|_| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
@@ -231,6 +233,12 @@ mod tests {
         assert_eq!(field(&fields, &EXPIRES, NOW), DateField::At(Timestamp::from_secs(784_111_777)));
         fields.append(EXPIRES, HeaderValue::from_static("0"));
         assert_eq!(field(&fields, &EXPIRES, NOW), DateField::Invalid);
+    }
+
+    #[test]
+    fn what_no_date_can_hold_is_written_as_the_nearest() {
+        assert_eq!(format(Timestamp::from_millis(i64::MAX)), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert_eq!(format(Timestamp::from_millis(i64::MIN)), "Thu, 01 Jan 1970 00:00:00 GMT");
     }
 
     proptest::proptest! {

@@ -8,10 +8,12 @@
 mod binary;
 mod caching;
 mod conformance;
+mod corpus;
 mod flask;
 mod forwarding;
 mod hostile;
 mod layers;
+mod properties;
 mod regressions;
 mod sharing;
 mod support;
