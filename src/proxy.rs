@@ -335,7 +335,8 @@ impl Proxy {
         stored: &Arc<StoredResponse>,
     ) {
         let key = key.unwrap_or_else(|| target.key.clone());
-        if *request.method() != Method::GET || self.fetcher.passes.get(key.hash(), self.fetcher.clock.now()).is_some() {
+        let pass = self.fetcher.passes.get(key.hash(), self.fetcher.clock.now());
+        if *request.method() != Method::GET || pass == Some(Pass::NotStorable) {
             return;
         }
         let variant = stored.head.variant.as_ref().map_or(0, |variant| key.variant_hash(&variant.selector));

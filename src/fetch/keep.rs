@@ -102,7 +102,7 @@ impl Fetcher {
             }
             Ok(storable) => {
                 let head = self.new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
-                let collapses = head.freshness.is_fresh(response_time) && !head.freshness.no_cache;
+                let collapses = head.freshness.is_reusable_as_it_is(response_time);
                 if collapses {
                     self.passes.forget(plan.key.hash());
                 } else {

@@ -133,6 +133,13 @@ impl Freshness {
         self.remaining(now) > 0
     }
 
+    /// Whether a request that says nothing of its own is answered without waiting for a validation.
+    pub fn is_reusable_as_it_is(&self, now: Timestamp) -> bool {
+        let staleness = self.remaining(now).saturating_neg();
+        let while_revalidate = self.stale_while_revalidate > 0 && staleness <= self.stale_while_revalidate;
+        !self.no_cache && (self.is_fresh(now) || (while_revalidate && !self.must_revalidate))
+    }
+
     /// The value of the `Age` field (§5.1), in seconds.
     pub fn age_seconds(&self, now: Timestamp) -> u64 {
         u64::try_from(self.current_age(now) / 1000).unwrap_or(0).min(u64::from(super::directives::DELTA_MAX))

@@ -176,8 +176,9 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
         || freshness::allows_heuristic(status, directives)
         || freshness.source == LifetimeSource::Configuration;
     // Of those, only what can serve a later request, as it is or after validation, is kept.
-    let is_of_use =
-        (freshness.is_fresh(exchange.response_time) && !freshness.no_cache) || has_validator(status, exchange.response);
+    let is_of_use = freshness.is_reusable_as_it_is(exchange.response_time)
+        || (freshness.stale_if_error > 0 && !freshness.no_stale)
+        || has_validator(status, exchange.response);
     require(may_be_reused && is_of_use, NotStorable::NothingToReuse)?;
     Ok(Storable { vary, freshness, part })
 }
@@ -322,6 +323,15 @@ mod tests {
             (Method::GET, &[], 200, &[("cache-control", "max-age=9"), ("vary", "*")], Err(N::Vary)),
             (Method::GET, &[], 200, &[], Err(N::NothingToReuse)),
             (Method::GET, &[], 200, &[("cache-control", "max-age=0")], Err(N::NothingToReuse)),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=0, stale-while-revalidate=9")], Ok(())),
+            (Method::GET, &[], 200, &[("cache-control", "max-age=0, stale-if-error=9")], Ok(())),
+            (
+                Method::GET,
+                &[],
+                200,
+                &[("cache-control", "max-age=0, stale-while-revalidate=9, must-revalidate")],
+                Err(N::NothingToReuse),
+            ),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9, no-cache")], Err(N::NothingToReuse)),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9"), ("age", "10")], Err(N::NothingToReuse)),
             (Method::GET, &[], 403, &[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], Err(N::NothingToReuse)),

@@ -2,7 +2,7 @@
 //! it gets wrong. Its own run is in `conformance/`.
 
 use crate::binary::file_url;
-use crate::support::{Answer, Gate, Larder, Origin, Seen};
+use crate::support::{Answer, Gate, Larder, Origin, Seen, eventually};
 
 /// The same in memory and through the durable tier alone.
 fn in_each_tier(mut test: impl FnMut(&dyn Fn(&Origin) -> Larder)) {
@@ -88,6 +88,20 @@ fn rules_grant_staleness_where_the_response_says_nothing() {
     assert_eq!(larder.get("/a-own", "").status(), 500);
     assert_eq!(larder.get("/b", "").status(), 500);
     assert_eq!(larder.get("/b", "Cache-Control: stale-if-error=1000").status(), 200, "a client may ask for it");
+}
+
+#[test]
+fn a_response_that_is_never_fresh_is_served_while_it_is_revalidated() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=0, stale-while-revalidate=60", "old"));
+    let larder = Larder::new(&origin, "");
+    larder.get("/a", "");
+    origin.script(|_, reply| reply.send(200, "Cache-Control: max-age=60", "new"));
+    larder.advance(5);
+    let stale = larder.get("/a", "");
+    assert_eq!((stale.text().as_str(), is_hit(&stale)), ("old", true));
+    origin.requests.wait_for(2);
+    eventually("the background validation lands", || larder.get("/a", "").text() == "new");
+    assert_eq!(origin.count(), 2);
 }
 
 #[test]
