@@ -119,3 +119,33 @@ fn every_file_says_what_it_is_for() {
         assert!(text.starts_with("//!"), "{} begins without //!", path.display());
     }
 }
+
+/// Functions are `module::name` or `src/file.rs::name`, tests `it::module::name` or a bare name.
+#[test]
+fn conformance_names_what_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let all: String = sources(&root.join("src")).iter().map(|path| read(path)).collect();
+    let table = read(&root.join("CONFORMANCE.md"));
+    let rows = table.lines().skip_while(|line| !line.starts_with("## RFC 9111")).filter(|line| line.starts_with("| "));
+    let mut missing = Vec::new();
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let defines = |text: &str, item: &str| {
+            ["fn ", "struct ", "enum "].iter().any(|kind| {
+                text.split(&format!("{kind}{item}")).skip(1).any(|rest| rest.starts_with(['(', '<', ' ', ';', '{']))
+            })
+        };
+        let is_there = match name.split("::").collect::<Vec<_>>()[..] {
+            ["it", module, item] => defines(&read(&root.join(format!("tests/it/{module}.rs"))), item),
+            [file, item] if file.starts_with("src/") => defines(&read(&root.join(file)), item),
+            ["clock", item] => defines(&read(&root.join("src/clock.rs")), item),
+            [module, item] => defines(&read(&root.join(format!("src/rfc9111/{module}.rs"))), item),
+            [item] if item.len() > 10 && item.contains('_') && !item.contains(['.', '"', ' ']) => defines(&all, item),
+            _ => true,
+        };
+        if !is_there {
+            missing.push(name.to_owned());
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
