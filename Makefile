@@ -52,7 +52,16 @@ check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	$(MAKE) fuzz-build
 	$(MAKE) test
+
+# Builds the fuzz targets where there is a nightly compiler. To run one, with cargo-fuzz installed:
+# cargo +nightly fuzz run directives
+.PHONY: fuzz-build
+fuzz-build:
+	@if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then \
+		cargo +nightly build --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz; \
+	else echo "no nightly compiler here: the fuzz targets are not built"; fi
 
 # 2 GiB down and up, with Larder's memory watched.
 large: $(LARDER)
