@@ -370,7 +370,7 @@ impl Proxy {
         };
         clean_response(response.headers_mut(), self.fetcher.clock.now());
         if !invalidation::is_safe(&parts.method) && invalidation::is_non_error(response.status()) {
-            let own = self.invalidate(target, parts.uri.path(), response.headers(), position);
+            let own = self.invalidate(target, parts.uri.path(), response.headers(), position).await;
             if let Some(position) = own
                 && fwd == Fwd::Method
                 && self.is_for_get(target, &parts, &response)
@@ -397,10 +397,16 @@ impl Proxy {
     /// RFC 9111 §4.4, RFC 9875 §3: what a successful unsafe request, sent at `position`, changed is no
     /// longer to be served. The position from which on a response for its own URI may be stored
     /// again, unless somebody else purged it meanwhile.
-    fn invalidate(&self, target: &Target<'_>, path: &str, response: &HeaderMap, position: u64) -> Option<u64> {
+    async fn invalidate(
+        &self,
+        target: &Target<'_>,
+        path: &str,
+        response: &HeaderMap,
+        position: u64,
+    ) -> Option<u64> {
         for group in groups::listed(response, &groups::CACHE_GROUP_INVALIDATION) {
             let tag = groups::tag(&self.keys.prefix, target.scheme, &target.authority, &group);
-            self.fetcher.store.invalidate_tag(&tag);
+            self.fetcher.store.invalidate_tag(&tag).await;
             self.metrics.invalidations.add_one();
         }
         for named in invalidation::named_targets(response, target.scheme, &target.authority, path) {

@@ -20,9 +20,10 @@
 //! kind 1, what a varying key nominates: key string, generation u128,
 //!         u16 count of sets, each set a u16 count and names,
 //!         u16 count of aliases, each an alias u128 and the variant's name u128
+//! kind 2, the last purge of a tag: the tag's key string, position u64
 //! ```
 //!
-//! Version 1 is the same without parts and without aliases.
+//! Version 1 is the same without parts, aliases, and kind 2.
 //!
 //! Checksums are XXH3-64. A reader takes any version it knows and calls every other one
 //! [`DecodeError::Version`]; a writer writes the newest. Nothing in a version ever changes its
@@ -449,6 +450,7 @@ const VERSION: u8 = 2;
 const OLDEST: u8 = 1;
 const KIND_RESPONSE: u8 = 0;
 const KIND_VARY: u8 = 1;
+const KIND_TAG: u8 = 2;
 const PREAMBLE: usize = 4 + 1 + 1 + 2 + 4 + 8;
 
 /// The size of the pieces that a separate body is checked in.
@@ -466,6 +468,11 @@ pub enum Object {
     },
     /// The nominated fields of a key whose responses vary.
     Vary(VaryRecord),
+    /// The last purge of a tag.
+    Tag {
+        /// Its position.
+        position: u64,
+    },
 }
 
 /// The body of a durable response.
@@ -577,6 +584,14 @@ pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
     frame(KIND_VARY, &out)
 }
 
+/// Writes the last purge of the tag with `key`.
+pub fn encode_tag(key: &CacheKey, position: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_string(&mut out, key.as_bytes());
+    out.put_u64_le(position);
+    frame(KIND_TAG, &out)
+}
+
 fn frame(kind: u8, head: &[u8]) -> Vec<u8> {
     let mut object = Vec::with_capacity(PREAMBLE + head.len());
     object.put_slice(MAGIC);
@@ -631,6 +646,7 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
     match kind {
         KIND_RESPONSE => decode_response(version, head, preamble.0, key, policy),
         KIND_VARY => decode_vary(version, head, key).map(Object::Vary),
+        KIND_TAG if version >= 2 => Ok(Object::Tag { position: head.u64()? }),
         _ => Err(DecodeError::Malformed),
     }
 }

@@ -25,6 +25,7 @@ use super::file::FileStore;
 use super::purge::Purges;
 use super::queue::{Op, Queue, Waiting};
 use super::s3::{S3Config, S3Store};
+use super::tags::{self, TagPurges};
 use crate::clock::Stopwatch;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
@@ -197,6 +198,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     writers: Vec<mpsc::UnboundedSender<Op>>,
     queue: Queue,
+    tags: TagPurges,
 }
 
 /// The names of objects: everything this process may ever write or delete.
@@ -229,6 +231,11 @@ impl Names {
 
     fn body(&self, id: u128) -> String {
         self.spread("b", id)
+    }
+
+    /// The last purge of the tag with `key`.
+    fn tag(&self, key: &CacheKey) -> String {
+        self.spread("t", key.hash())
     }
 
     /// Spreads names over 65,536 prefixes, which S3 partitions by and directories stay small by.
@@ -290,6 +297,7 @@ impl Durable {
             metrics,
             writers: senders,
             queue: Queue::default(),
+            tags: TagPurges::default(),
         });
         for receiver in receivers {
             runtime.spawn(write_behind(Arc::clone(&inner), receiver));
@@ -377,6 +385,23 @@ impl Durable {
             return;
         }
         self.inner.enqueue(Op::Delete { key: key.clone(), done: None });
+    }
+
+    /// Writes down that `tag` was purged at `position`. Ready at once for a bucket, which follows
+    /// behind; for a directory when it is written.
+    pub async fn purge_tag(&self, tag: &str, position: u64) {
+        let inner = Arc::clone(&self.inner);
+        let key = tags::key_of(tag);
+        inner.queue.enter_other();
+        let is_near = matches!(inner.backend, Backend::File(_));
+        let written = self.runtime.spawn(async move {
+            let name = inner.names.tag(&key);
+            inner.tags.write(&inner.backend, &name, &key, position).await;
+            inner.queue.leave(0);
+        });
+        if is_near {
+            let _ = tokio::time::timeout(self.lookup_timeout, written).await;
+        }
     }
 
     /// Begins to delete everything kept for `key`; [`Durable::finish_delete`] says how that went.
@@ -553,7 +578,7 @@ impl Inner {
         let bytes = store.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()??;
         match decode(&bytes, key, &LifetimePolicy::default()) {
             Ok(Object::Response { head, body: DurableBody::Separate { .. } }) => Some(head.body_id),
-            Ok(Object::Response { .. } | Object::Vary(_)) | Err(_) => None,
+            Ok(Object::Response { .. } | Object::Vary(_) | Object::Tag { .. }) | Err(_) => None,
         }
     }
 
@@ -598,7 +623,7 @@ impl Inner {
         let record = match known {
             Some(record) => (*record).clone(),
             None => match self.object(&self.names.primary(key), key, policy).await {
-                None => return Found::Nothing,
+                None | Some(Object::Tag { .. }) => return Found::Nothing,
                 Some(Object::Vary(record)) => record,
                 Some(Object::Response { head, body }) => return self.found(*head, body, request, None).await,
             },
@@ -626,6 +651,11 @@ impl Inner {
         let covered = self.purges.covers_stored(head.key.hash(), head.position)
             || self.purges.covers_tags(&head.tags, head.position);
         if covered || !head.is_selected_by(request) {
+            return Found::Nothing;
+        }
+        // Of before this process began, or of another one.
+        let name = |key: &CacheKey| self.names.tag(key);
+        if self.tags.cover(&self.backend, name, &head.tags, head.position).await {
             return Found::Nothing;
         }
         let body = match body {

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod purge;
 pub mod queue;
 pub mod s3;
+pub mod tags;
 
 use std::sync::Arc;
 
@@ -66,8 +67,11 @@ impl Store {
     }
 
     /// Forgets everything that has `tag`, in both tiers.
-    pub fn invalidate_tag(&self, tag: &str) {
-        self.purges.purge_tag(tag);
+    pub async fn invalidate_tag(&self, tag: &str) {
+        let position = self.purges.purge_tag(tag);
+        if let Some(durable) = &self.durable {
+            durable.purge_tag(tag, position).await;
+        }
     }
 
     /// The memory tier.

@@ -85,12 +85,13 @@ impl Purges {
         (position, recent.note(hash, position))
     }
 
-    /// Purges all that has the tag, in every key.
-    pub fn purge_tag(&self, tag: &str) {
+    /// Purges all that has the tag, in every key; the position that the purge took.
+    pub fn purge_tag(&self, tag: &str) -> u64 {
         let mut tags = self.tags.lock();
         let position = self.next();
         tags.note(hash_of(tag), position);
         self.last_tag.store(position, Ordering::Release);
+        position
     }
 
     /// Whether a purge of one of `tags` covers what was fetched at `position`. One that is no longer

@@ -144,6 +144,12 @@ impl Queue {
         self.idle.send_replace(objects);
     }
 
+    /// Counts something in that is about no response.
+    pub fn enter_other(&self) {
+        let objects = self.objects.fetch_add(1, Ordering::Relaxed) + 1;
+        self.idle.send_replace(objects);
+    }
+
     /// One operation on the key with this hash is no longer outstanding.
     pub fn settle(&self, hash: u128) {
         let mut all = self.pending.lock();

@@ -128,7 +128,7 @@ fn encoding_then_decoding_is_the_identity() {
     assert_same(decode_at(&encode_response(&sample_part(), true), "/page").expect("decodes"), &sample_part());
     match decode_at(&encode_vary(&record_with_aliases()), "/page").expect("decodes") {
         Object::Vary(decoded) => assert_eq!(decoded, record_with_aliases()),
-        Object::Response { .. } => panic!("a record was written"),
+        Object::Response { .. } | Object::Tag { .. } => panic!("a record was written"),
     }
 }
 
@@ -140,7 +140,8 @@ fn golden(name: &str) -> std::path::PathBuf {
 /// them. (`LARDER_WRITE_GOLDEN=1` writes those that are missing.)
 #[test]
 fn golden_files_are_written_to_the_byte() {
-    let files: [(&str, Vec<u8>); 4] = [
+    let files: [(&str, Vec<u8>); 5] = [
+        ("v2-tag.bin", encode_tag(&key("/page"), 42)),
         ("v2-response-inline.bin", encode_response(&sample(), true)),
         ("v2-response-separate.bin", encode_response(&sample(), false)),
         ("v2-part.bin", encode_response(&sample_part(), true)),
@@ -172,6 +173,13 @@ fn golden_files_of_every_version_are_read() {
             (object, ..) => panic!("{name}: {object:?}"),
         }
     }
+}
+
+#[test]
+fn a_tags_golden_file_is_read() {
+    let bytes = std::fs::read(golden("v2-tag.bin")).expect("golden file is there");
+    assert!(matches!(decode_at(&bytes, "/page"), Ok(Object::Tag { position: 42 })));
+    assert_eq!(decode_at(&bytes, "/other").map(|_| ()), Err(DecodeError::OtherKey));
 }
 
 #[test]

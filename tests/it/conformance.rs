@@ -1,7 +1,7 @@
 //! HTTP caching to the letter, over sockets: what the public test package says nothing of, and what
 //! it gets wrong. Its own run is in `conformance/`.
 
-use crate::binary::file_url;
+use crate::binary::{Process, file_url};
 use crate::support::{Answer, Gate, Larder, Origin, Seen, eventually};
 
 /// The same in memory and through the durable tier alone.
@@ -216,6 +216,30 @@ fn a_group_is_invalidated_as_one_on_its_own_origin() {
         post("/all", "");
         assert_eq!(hits(), [true, true, true], "an error changes nothing");
     });
+}
+
+#[test]
+fn a_groups_invalidation_survives_kill_9_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::new(|seen, reply| reply.send(200, &grouped(seen), "x"));
+    let upstream = format!("http://{}", origin.address);
+    let url = file_url(directory.path());
+    for _ in 0..3 {
+        let larder = Process::start(&upstream, &[&url]);
+        for path in ["/a", "/c"] {
+            larder.get(path, "");
+        }
+        larder.settle();
+        larder.client().send("POST", "/all", "Content-Length: 0");
+        larder.kill_9();
+        let larder = Process::start(&upstream, &[&url]);
+        assert!(!is_hit(&larder.get("/a", "")));
+        assert_eq!(larder.get("/c", "").hit(), Some("durable"), "another group");
+        larder.settle();
+        larder.kill_9();
+        let larder = Process::start(&upstream, &[&url]);
+        assert_eq!(larder.get("/a", "").hit(), Some("durable"), "what was stored afterwards");
+    }
 }
 
 #[test]
