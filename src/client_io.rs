@@ -391,16 +391,18 @@ impl ClientIo {
 
     /// Interim responses go out before what hyper writes of the response they announce.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(bytes) = self.connection.outlet.take() {
-            self.interim = bytes.into();
+        loop {
+            while !self.interim.is_empty() {
+                let bytes = self.interim.clone();
+                let written = self.transport()?.poll_write(cx, &bytes);
+                let written = ready!(self.poll_stall(cx, written))?;
+                let _ = self.interim.split_to(written);
+            }
+            match self.connection.outlet.take() {
+                Some(bytes) => self.interim = bytes.into(),
+                None => return Poll::Ready(Ok(())),
+            }
         }
-        while !self.interim.is_empty() {
-            let bytes = self.interim.clone();
-            let written = self.transport()?.poll_write(cx, &bytes);
-            let written = ready!(self.poll_stall(cx, written))?;
-            let _ = self.interim.split_to(written);
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use http::StatusCode;
-use http::header::HeaderMap;
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use parking_lot::Mutex;
 
 use crate::rfc9111::fields;
@@ -101,6 +101,8 @@ impl Interim {
         }
         let mut fields = fields.clone();
         fields::remove_hop_by_hop(&mut fields);
+        // RFC 9110 §8.6: there is no content to have a length.
+        fields.remove(CONTENT_LENGTH);
         let mut text = Vec::with_capacity(256);
         let reason = status.canonical_reason().unwrap_or("Interim");
         let _ = write!(text, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
@@ -138,6 +140,7 @@ mod tests {
         fields.insert(LINK, HeaderValue::from_static("</a.css>; rel=preload"));
         fields.insert(CONNECTION, HeaderValue::from_static("x-hop"));
         fields.insert("x-hop", HeaderValue::from_static("1"));
+        fields.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
         fields
     }
 

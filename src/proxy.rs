@@ -32,7 +32,7 @@ use crate::store::memory::Lookup;
 use crate::stored::StoredResponse;
 use crate::target::{Keys, Target, is_upgrade, never_from_cache, origin_form};
 use crate::telemetry::{Metrics, WorkerMetrics};
-use crate::upstream::{OriginRequest, RequestBody, UpstreamBody};
+use crate::upstream::{OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
 /// The proxy: everything that the workers share.
 #[derive(Debug)]
@@ -132,13 +132,15 @@ impl Proxy {
         let Some(searched) = self.fetcher.searches.key(&target.key) else {
             return (None, store.lookup(&target.key, request));
         };
-        match store.lookup(&searched, request) {
-            // Not every response for a path has to say the same.
-            Lookup::Nothing => match store.lookup(&target.key, request) {
-                Lookup::Nothing => (Some(searched), Lookup::Nothing),
-                found => (None, found),
-            },
-            found => (Some(searched), found),
+        // Not every response for a path has to say the same: the newer one counts.
+        match (store.lookup(&searched, request), store.lookup(&target.key, request)) {
+            (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time > shared.head.response_time => {
+                (None, Lookup::Found(own))
+            }
+            (Lookup::Found(shared), _) => (Some(searched), Lookup::Found(shared)),
+            (_, Lookup::Found(own)) => (None, Lookup::Found(own)),
+            (Lookup::Nothing, Lookup::OtherVariants(record)) => (None, Lookup::OtherVariants(record)),
+            (found, _) => (Some(searched), found),
         }
     }
 
@@ -217,7 +219,7 @@ impl Proxy {
             if let Some(landing) = landing {
                 landing.publish(match &fetched {
                     Fetched::Shared(shared, _) => Outcome::Shared(Arc::clone(shared)),
-                    Fetched::Passed { .. } => Outcome::NotShared,
+                    Fetched::Own(..) | Fetched::Passed { .. } => Outcome::NotShared,
                     Fetched::Failed(error, _) => Outcome::Failed(error.clone()),
                 });
             }
@@ -248,16 +250,23 @@ impl Proxy {
     /// Gives a follower what its flight brought, if every rule lets it have that.
     fn answer_follower(&self, request: &Request<Incoming>, plan: &Plan, shared: &Shared) -> Option<Answer> {
         let head = &shared.head;
-        if !head.is_selected_by(request.headers()) {
+        // Under another URL's key only if its origin said that the two are one.
+        if head.key != plan.exact && self.fetcher.searches.key(&plan.exact).as_ref() != Some(&head.key) {
+            return None;
+        }
+        if !head.is_selected_by(request.headers()) || self.fetcher.store.is_covered(head) {
             return None;
         }
         let governing = governing(&head.fields, &plan.policy.lifetimes.targets, head.response_time);
         if request.headers().contains_key(header::AUTHORIZATION) && !storage::allows_authorized(&governing.directives) {
             return None;
         }
-        if let SharedBody::Stored(body) = &shared.body
-            && !head.can_answer(request.method(), request.headers(), body.len())
-        {
+        let has_it = match &shared.body {
+            SharedBody::Stored(body) => head.can_answer(request.method(), request.headers(), body.len()),
+            // A part on its way in is for the client that asked for it.
+            SharedBody::Filling(_) => head.parts.is_none(),
+        };
+        if !has_it {
             return None;
         }
         match reuse::reuse(&plan.directives, &head.freshness, self.fetcher.clock.now()) {
@@ -282,7 +291,8 @@ impl Proxy {
 
     fn answer_fetched(&self, request: Asked<'_>, fetched: Fetched) -> Answer {
         match fetched {
-            Fetched::Shared(shared, ForLeader { cookies, reader }) => {
+            Fetched::Shared(shared, ForLeader { cookies, reader })
+            | Fetched::Own(shared, ForLeader { cookies, reader }) => {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
                     return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
                 };
@@ -364,24 +374,60 @@ impl Proxy {
             body: RequestBody::client(body),
             interim: caller.interim(parts.version),
         };
-        let mut response = match self.fetcher.upstream.send(request).await {
-            Ok(response) => response,
+        let sent = if invalidation::is_safe(&parts.method) {
+            self.fetcher.send(request).await.map(|response| (response, None))
+        } else {
+            self.send_unsafe(target, &parts, request, position).await
+        };
+        let (response, own) = match sent {
+            Ok(sent) => sent,
             Err(error) => return failed(&unavailable(&error), fwd),
         };
-        clean_response(response.headers_mut(), self.fetcher.clock.now());
-        if !invalidation::is_safe(&parts.method) && invalidation::is_non_error(response.status()) {
-            let own = self.invalidate(target, parts.uri.path(), response.headers(), position).await;
-            if let Some(position) = own
-                && fwd == Fwd::Method
-                && self.is_for_get(target, &parts, &response)
-            {
-                let asked = Request::from_parts(parts, ());
-                let plan = self.plan(caller, target, &asked, self.directives(asked.headers()), fwd);
-                let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, position, None);
+        if let Some(own) = own
+            && fwd == Fwd::Method
+            && self.is_for_get(target, &parts, &response)
+        {
+            let asked = Request::from_parts(parts, ());
+            let plan = self.plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+            if !self.fetcher.store.are_purged(&plan.tags_of(response.headers()), position) {
+                let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, own, None);
                 return self.answer_fetched(Asked::of(&asked), fetched);
             }
         }
         (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))
+    }
+
+    /// Sends an unsafe request on in a task of its own: what it changed is invalidated even if its
+    /// client does not wait for the answer.
+    async fn send_unsafe(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        parts: &http::request::Parts,
+        request: OriginRequest,
+        position: u64,
+    ) -> Result<(Response<UpstreamBody>, Option<u64>), UpstreamError> {
+        let this = Arc::clone(self);
+        let changed = Changed {
+            scheme: target.scheme,
+            authority: target.authority.clone(),
+            key: target.key.clone(),
+            path: parts.uri.path().to_owned(),
+        };
+        let (sender, receiver) = oneshot::channel();
+        self.fetcher.tasks.spawn(async move {
+            let sent = match this.fetcher.send(request).await {
+                Ok(response) if invalidation::is_non_error(response.status()) => {
+                    let (own, written) = this.invalidate(&changed, response.headers(), position);
+                    written.await;
+                    Ok((response, own))
+                }
+                Ok(response) => Ok((response, None)),
+                Err(error) => Err(error),
+            };
+            // A client that has left takes its own response with it.
+            let _ = sender.send(sent);
+        });
+        receiver.await.unwrap_or(Err(UpstreamError::RequestBody))
     }
 
     /// Whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it says for how long,
@@ -396,30 +442,29 @@ impl Proxy {
 
     /// RFC 9111 §4.4, RFC 9875 §3: what a successful unsafe request, sent at `position`, changed is no
     /// longer to be served. The position from which on a response for its own URI may be stored
-    /// again, unless somebody else purged it meanwhile.
-    async fn invalidate(
-        &self,
-        target: &Target<'_>,
-        path: &str,
+    /// again, unless somebody else purged it meanwhile; and what is still to be written down.
+    fn invalidate<'a>(
+        &'a self,
+        changed: &Changed,
         response: &HeaderMap,
         position: u64,
-    ) -> Option<u64> {
-        for group in groups::listed(response, &groups::CACHE_GROUP_INVALIDATION) {
-            let tag = groups::tag(&self.keys.prefix, target.scheme, &target.authority, &group);
-            self.fetcher.store.invalidate_tag(&tag).await;
-            self.metrics.invalidations.add_one();
-        }
-        for named in invalidation::named_targets(response, target.scheme, &target.authority, path) {
-            let key = self.keys.key(target.scheme, &target.authority, &named.path, named.query.as_deref());
-            if key != target.key {
+    ) -> (Option<u64>, impl Future<Output = ()> + use<'a>) {
+        let tags: Vec<String> = groups::listed(response, &groups::CACHE_GROUP_INVALIDATION)
+            .iter()
+            .map(|group| groups::tag(&self.keys.prefix, changed.scheme, &changed.authority, group))
+            .collect();
+        let written = self.fetcher.store.invalidate_tags(tags);
+        for named in invalidation::named_targets(response, changed.scheme, &changed.authority, &changed.path) {
+            let key = self.keys.key(changed.scheme, &changed.authority, &named.path, named.query.as_deref());
+            if key != changed.key {
                 self.forget(&key);
             }
         }
-        let own = self.fetcher.store.invalidate_by(&target.key, position);
-        self.flights.detach(target.key.hash());
-        self.forget_searched(&target.key);
+        let own = self.fetcher.store.invalidate_by(&changed.key, position);
+        self.flights.detach(changed.key.hash());
+        self.forget_searched(&changed.key);
         self.metrics.invalidations.add_one();
-        own
+        (own, written)
     }
 
     fn forget(&self, key: &CacheKey) {
@@ -545,6 +590,14 @@ impl Proxy {
 /// Tells the origin that `Surrogate-Control` is listened to, and by which name.
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
+
+/// What an unsafe request was sent to.
+struct Changed {
+    scheme: &'static str,
+    authority: String,
+    key: CacheKey,
+    path: String,
+}
 
 /// Who asks, and where interim responses to it go.
 struct Caller<'a> {

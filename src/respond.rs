@@ -10,6 +10,7 @@ use crate::fill::FillReader;
 use crate::flight::SharedBody;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::conditional;
+use crate::rfc9111::partial;
 use crate::rfc9111::range::{self, RangeRequest};
 use crate::stored::{StoredHead, StoredResponse};
 use crate::upstream::UpstreamError;
@@ -155,6 +156,7 @@ fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Times
 /// Makes a response the 206 with the positions from `first` up to `end` of `complete`.
 fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u64, bytes: Part) {
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    partial::remove_digests(response.headers_mut());
     response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, complete));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
     *response.body_mut() = bytes;

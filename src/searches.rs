@@ -11,7 +11,7 @@ use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::search::SearchVariance;
 
 /// The most paths that are remembered; the oldest are forgotten first.
-const MAX_PATHS: usize = 65_536;
+const MAX_PATHS: usize = 8_192;
 
 /// The paths whose last response with the field said something.
 #[derive(Debug, Default)]
@@ -48,19 +48,20 @@ impl Searches {
         searched_key(exact, &learnt)
     }
 
-    /// Notes what the response to `exact` said, and the key that it is to be stored under.
-    pub fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<CacheKey> {
+    /// Notes what the response to `exact` said; the key that it is to be stored under, and whether
+    /// that is the first word of its kind for the path.
+    pub fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<(CacheKey, bool)> {
         let path = path_of(exact)?;
-        let learnt = {
+        let (learnt, is_new) = {
             let mut known = self.known.write();
             match known.paths.get(&path) {
-                Some(learnt) if *learnt.variance == variance => learnt.clone(),
+                Some(learnt) if *learnt.variance == variance => (learnt.clone(), false),
                 before => {
-                    let is_new = before.is_none();
+                    let is_first = before.is_none();
                     known.generation += 1;
                     let learnt = Learnt { variance: Arc::new(variance), generation: known.generation };
                     known.paths.insert(path, learnt.clone());
-                    if is_new {
+                    if is_first {
                         known.order.push_back(path);
                     }
                     while known.order.len() > MAX_PATHS {
@@ -68,12 +69,12 @@ impl Searches {
                             known.paths.remove(&oldest);
                         }
                     }
-                    learnt
+                    (learnt, true)
                 }
             }
         };
         self.any.store(true, Ordering::Release);
-        searched_key(exact, &learnt)
+        Some((searched_key(exact, &learnt)?, is_new))
     }
 }
 
@@ -110,16 +111,19 @@ mod tests {
     fn a_path_is_asked_as_its_origin_said_last() {
         let searches = Searches::default();
         assert_eq!(searches.key(&key("/a", Some("x=1"))), None);
-        let stored = searches.learn(&key("/a", Some("x=1&u=2")), variance("params=(\"u\")"));
-        assert!(stored.is_some());
+        let learn = |query, field| searches.learn(&key("/a", Some(query)), variance(field)).expect("a key");
+        let (stored, is_new) = learn("x=1&u=2", "params=(\"u\")");
+        assert!(is_new);
+        let stored = Some(stored);
         assert_eq!(searches.key(&key("/a", Some("x=1&u=3"))), stored);
         assert_eq!(searches.key(&key("/a", Some("x=1"))), stored);
         assert_ne!(searches.key(&key("/a", Some("x=2"))), stored);
         assert_eq!(searches.key(&key("/b", Some("x=1"))), None, "another path");
         // The same word again changes nothing; another one leads to none of what was stored.
-        assert_eq!(searches.learn(&key("/a", Some("x=1")), variance("params=(\"u\")")), stored);
-        searches.learn(&key("/a", Some("x=1")), variance("params"));
-        searches.learn(&key("/a", Some("x=1")), variance("params=(\"u\")"));
+        let (again, is_new) = learn("x=1", "params=(\"u\")");
+        assert_eq!((Some(again), is_new), (stored.clone(), false));
+        learn("x=1", "params");
+        learn("x=1", "params=(\"u\")");
         assert_ne!(searches.key(&key("/a", Some("x=1"))), stored);
     }
 

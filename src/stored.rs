@@ -191,6 +191,8 @@ pub struct StoredHead {
     pub body_id: u128,
     /// Whether that object was written; shared by all heads with the same body.
     pub body_written: Arc<AtomicBool>,
+    /// Whether the durable tier has this response, or is about to.
+    pub is_durable: Arc<AtomicBool>,
 }
 
 /// The parts of a response that is about to be stored.
@@ -238,6 +240,7 @@ impl StoredHead {
             tags: new.tags,
             body_id: new.body_id,
             body_written: new.body_written,
+            is_durable: Arc::default(),
         }
     }
 
@@ -245,8 +248,18 @@ impl StoredHead {
     pub fn is_selected_by(&self, request: &HeaderMap) -> bool {
         self.variant.as_ref().is_none_or(|variant| {
             vary::selector(&variant.names, request) == variant.selector
-                || vary::selects(&variant.selector, &self.fields, request)
+                || (self.is_chosen() && vary::selects(&variant.selector, &self.fields, request))
         })
+    }
+
+    /// Whether this is a representation that was chosen among others, and not a word about them.
+    fn is_chosen(&self) -> bool {
+        matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+    }
+
+    /// What else this response is found by (see [`vary::aliases_of_response`]).
+    fn aliases(&self, variant: &Variant) -> Vec<u128> {
+        if self.is_chosen() { vary::aliases_of_response(&variant.selector, &self.fields) } else { Vec::new() }
     }
 
     /// Whether a request of `method` with `fields` can be answered from this response, whose body
@@ -348,11 +361,11 @@ impl VaryRecord {
         self
     }
 
-    /// This record, leading to a response with `variant` and `fields` as well.
+    /// This record, leading to the variant with `head` as well.
     #[must_use]
-    pub fn leading_to(self, variant: &Variant, fields: &HeaderMap) -> Self {
+    pub fn leading_to(self, variant: &Variant, head: &StoredHead) -> Self {
         let name = self.variant_hash(&variant.selector);
-        let aliases = vary::aliases_of_response(&variant.selector, fields);
+        let aliases = head.aliases(variant);
         aliases.into_iter().fold(self.with_set(&variant.names), |record, alias| record.with_alias(alias, name))
     }
 
@@ -726,6 +739,7 @@ fn decode_response(
         tags,
         body_id,
         body_written: Arc::new(AtomicBool::new(true)),
+        is_durable: Arc::new(AtomicBool::new(true)),
     };
     if !head.is_of_length(len) {
         return Err(DecodeError::Malformed);

@@ -17,8 +17,8 @@ use crate::clock::Timestamp;
 use crate::fill::FillWriter;
 use crate::flight::{Landing, Outcome, Shared, SharedBody, Source};
 use crate::passes::Pass;
-use crate::rfc9111::groups;
-use crate::rfc9111::partial::Part;
+use crate::rfc9111::freshness::Freshness;
+use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
 use crate::rfc9111::targeted::governing;
@@ -39,9 +39,13 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// `None` when there is more than one, or the stored part is not what it says it is.
-    pub fn of(stored: &Arc<StoredResponse>) -> Option<Self> {
+    /// `None` when there is more than one, or the stored part is not what it says it is, or the whole
+    /// would have more than `limit` bytes.
+    pub fn of(stored: &Arc<StoredResponse>, limit: u64) -> Option<Self> {
         let parts = stored.head.parts.as_ref().filter(|parts| parts.len() == stored.body.len())?;
+        if parts.complete_len() > limit {
+            return None;
+        }
         Some(Self { stored: Arc::clone(stored), range: parts.gap()?, complete: parts.complete_len() })
     }
 
@@ -60,12 +64,14 @@ impl Missing {
 struct Incoming {
     before: Vec<Bytes>,
     body: UpstreamBody,
+    /// The bytes that have to come in between.
+    len: Option<u64>,
     after: Vec<Bytes>,
 }
 
 impl From<UpstreamBody> for Incoming {
     fn from(body: UpstreamBody) -> Self {
-        Self { before: Vec::new(), body, after: Vec::new() }
+        Self { before: Vec::new(), body, len: None, after: Vec::new() }
     }
 }
 
@@ -132,7 +138,9 @@ impl Fetcher {
                 }
                 if plan.validate.is_some() && is_about_the_response && !answer.status().is_server_error() {
                     // The stored response has a successor that may not be stored: it is history.
-                    self.store.invalidate(&plan.key);
+                    if let Some(stored) = &plan.validate {
+                        self.invalidate(plan, stored);
+                    }
                 }
                 let passed = Fetched::Passed {
                     response: answer.map(ResponseBody::upstream),
@@ -141,6 +149,16 @@ impl Fetcher {
                     fwd_status: None,
                 };
                 (passed, landing)
+            }
+        }
+    }
+
+    /// Forgets what is stored for the plan's URL, by whichever key it was found.
+    fn invalidate(&self, plan: &Plan, stored: &StoredResponse) {
+        self.store.invalidate(&plan.exact);
+        for key in [&plan.key, &stored.head.key] {
+            if *key != plan.exact {
+                self.store.invalidate(key);
             }
         }
     }
@@ -156,12 +174,11 @@ impl Fetcher {
         exchange: &Exchange<'_>,
         position: u64,
     ) -> StoredHead {
-        let searched = SearchVariance::of(response).and_then(|variance| self.searches.learn(&plan.exact, variance));
-        let mut tags = plan.tags.clone();
-        if let Some(parts) = plan.exact.parts() {
-            let listed = groups::listed(response, &groups::CACHE_GROUPS);
-            tags.extend(listed.iter().map(|group| groups::tag(parts.prefix, parts.scheme, parts.authority, group)));
-        }
+        let searched = SearchVariance::of(response)
+            .and_then(|variance| self.searches.learn(&plan.exact, variance))
+            // A purge of another of the path's URLs did not know yet that it was one of this response's.
+            .filter(|(_, is_new)| !is_new || !self.store.is_any_purged(position))
+            .map(|(key, _)| key);
         let new = NewHead {
             key: searched.as_ref().unwrap_or(&plan.exact),
             request: &plan.client_fields,
@@ -170,7 +187,7 @@ impl Fetcher {
             request_time: exchange.request_time,
             response_time: exchange.response_time,
             position,
-            tags,
+            tags: plan.tags_of(response),
             body_id: memory::random_u128(),
             body_written: Arc::new(AtomicBool::new(false)),
         };
@@ -181,11 +198,15 @@ impl Fetcher {
     /// processes make otherwise is no use to them.
     fn insert(&self, place: &Place, stored: &Arc<StoredResponse>) -> bool {
         let is_exact = stored.head.key == place.exact;
+        // What has its successor under another key gives way there as well.
+        if let Some(old) = place.replaced.as_ref().filter(|old| old.key != stored.head.key) {
+            self.store.forget_replaced(old);
+        }
         if !is_exact && self.store.is_purged(place.exact.hash(), stored.head.position) {
             return false;
         }
         let durability = if is_exact { place.durability } else { Durability::MemoryOnly };
-        self.store.insert(stored, durability, place.known.as_ref())
+        self.store.insert(stored, durability, place.known.as_ref(), place.replaced.as_ref())
     }
 
     /// Starts taking in the body of a response that is to be stored. `status` is the origin's, where
@@ -247,29 +268,56 @@ impl Fetcher {
     /// Adds a part to what is stored of the same representation, or stores it by itself. A whole
     /// stays as it is: what is asked for in part says nothing against it.
     fn add_part(&self, plan: &Plan, new: StoredResponse) {
+        // More bytes than it says are of no known place.
+        if new.head.parts.as_ref().is_none_or(|parts| new.body.len() > parts.len()) {
+            return;
+        }
         let base = match self.store.lookup(&new.head.key, &plan.client_fields) {
             Lookup::Found(stored) if stored.head.parts.is_none() => return,
             Lookup::Found(stored) => Some(stored),
             Lookup::OtherVariants(_) | Lookup::Nothing => plan.part.clone(),
         };
-        let combined = base.and_then(|base| self.combined(plan, &base, &new));
-        self.insert(&plan.place(), &Arc::new(combined.unwrap_or(new)));
+        let Some(base) = base else {
+            let whole = self.combined(plan, None, &new);
+            self.insert(&plan.place(), &Arc::new(whole.unwrap_or(new)));
+            return;
+        };
+        let combined = self.combined(plan, Some(&base), &new);
+        let is_same = are_of_one_whole(&base.head, &new.head);
+        // To copy megabytes for a few bytes more would be a lever: those are asked for again.
+        let is_worth_it = base.body.len() <= SMALL || new.body.len() >= base.body.len() / 16;
+        match combined {
+            Some(combined) if is_worth_it => drop(self.insert(&plan.place(), &Arc::new(combined))),
+            Some(_) => {}
+            // Of the same whole, and too much together: the older one stays, having been asked for.
+            None if is_same && base.head.freshness.is_fresh(self.clock.now()) => {}
+            None => drop(self.insert(&plan.place(), &Arc::new(new))),
+        }
     }
 
-    fn combined(&self, plan: &Plan, base: &StoredResponse, new: &StoredResponse) -> Option<StoredResponse> {
+    /// A part and what is stored already in one; without that, a part that is the whole as one.
+    fn combined(&self, plan: &Plan, base: Option<&StoredResponse>, new: &StoredResponse) -> Option<StoredResponse> {
         let part = Part::of(&new.head.fields)?;
-        let (old, is_same) = (base.head.parts.as_ref()?, |a: &StoredHead, b: &StoredHead| {
-            partial::is_same_representation((&a.fields, a.response_time), (&b.fields, b.response_time))
-        });
-        let are_exact = old.len() == base.body.len() && part.end - part.first == new.body.len();
-        if !are_exact || !is_same(&base.head, &new.head) {
+        if part.end - part.first != new.body.len() {
             return None;
         }
-        let (parts, pieces) = old.with(part)?;
-        if parts.len() > self.memory.max_object_size {
+        let (parts, body, mut fields) = match base {
+            None => (Parts::from(part), new.body.clone(), HeaderMap::new()),
+            Some(base) => {
+                let old = base.head.parts.as_ref().filter(|old| old.len() == base.body.len())?;
+                if !are_of_one_whole(&base.head, &new.head) {
+                    return None;
+                }
+                let (parts, pieces) = old.with(part)?;
+                if parts.len() > self.memory.max_object_size {
+                    return None;
+                }
+                (parts, Body::combined(&base.body, &new.body, &pieces), base.head.fields.clone())
+            }
+        };
+        if base.is_none() && !parts.is_complete() {
             return None;
         }
-        let mut fields = base.head.fields.clone();
         partial::combine(&mut fields, &new.head.fields);
         if parts.is_complete() {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(parts.complete_len()));
@@ -288,7 +336,7 @@ impl Fetcher {
             head.status = StatusCode::PARTIAL_CONTENT;
             head.parts = Some(parts);
         }
-        Some(StoredResponse { head: Arc::new(head), body: Body::combined(&base.body, &new.body, &pieces) })
+        Some(StoredResponse { head: Arc::new(head), body })
     }
 
     /// Starts taking in the missing part of a response, for everyone who wants the whole. The landing
@@ -313,7 +361,7 @@ impl Fetcher {
                 (answer.headers(), response_time),
             )
             && missing.complete <= self.memory.max_object_size;
-        if !fits {
+        if !fits || !self.may_be_shared(plan, answer.headers(), request_time, response_time) {
             return Err(landing);
         }
         let mut fields = stored.head.fields.clone();
@@ -330,9 +378,31 @@ impl Fetcher {
         let Ok(storable) = storable(&exchange, &plan.policy) else { return Err(landing) };
         let head = self.new_head(plan, &storable, StatusCode::OK, &fields, &exchange, position);
         let mut body = Incoming::from(answer.into_body());
+        body.len = Some(end - first);
         stored.body.cut(0, first, &mut body.before);
         stored.body.cut(first, missing.complete - end, &mut body.after);
         Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing))
+    }
+
+    /// Whether what completes a stored part may be stored by its own word as well: the stored part's
+    /// leave to share is not this one's.
+    fn may_be_shared(
+        &self,
+        plan: &Plan,
+        answer: &HeaderMap,
+        request_time: Timestamp,
+        response_time: Timestamp,
+    ) -> bool {
+        let exchange = Exchange {
+            method: &plan.method,
+            request: &plan.client_fields,
+            status: StatusCode::OK,
+            response: answer,
+            request_time,
+            response_time,
+        };
+        // That it could not serve anyone by itself is no matter.
+        matches!(storable(&exchange, &plan.policy), Ok(_) | Err(NotStorable::NothingToReuse))
     }
 
     /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
@@ -358,17 +428,20 @@ impl Fetcher {
             Err(why) => {
                 if why.is_about_the_response() {
                     // The origin took back its leave to store. The client that asked is the last.
-                    self.store.invalidate(&plan.key);
+                    self.invalidate(plan, stored);
                     self.passes.remember(plan.key.hash(), Pass::NotStorable, self.clock.now());
                 }
-                let mut fields = updated.fields;
-                for cookie in updated.cookies {
-                    fields.append(header::SET_COOKIE, cookie);
-                }
-                let mut response = Response::new(ResponseBody::stored(&stored.body));
-                *response.status_mut() = stored.head.status;
-                *response.headers_mut() = fields;
-                Fetched::Passed { response, why, fwd: plan.fwd, fwd_status: Some(StatusCode::NOT_MODIFIED.as_u16()) }
+                let mut head = (*stored.head).clone();
+                let (now, policy) = (self.clock.now(), &plan.policy.lifetimes);
+                head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
+                (head.fields, head.response_time) = (updated.fields, now);
+                let status = Some(StatusCode::NOT_MODIFIED.as_u16());
+                let own = Shared {
+                    head: Arc::new(head),
+                    body: SharedBody::Stored(stored.body.clone()),
+                    source: Source::Origin { fwd: plan.fwd, status, stored: false },
+                };
+                Fetched::Own(Arc::new(own), ForLeader { cookies: updated.cookies, reader: None })
             }
         }
     }
@@ -384,21 +457,33 @@ impl Fetcher {
         position: u64,
     ) -> Option<Fetched> {
         let stored = plan.head_of.as_ref().filter(|_| status == StatusCode::OK)?;
-        let len = stored.head.parts.as_ref().map_or(stored.body.len(), partial::Parts::complete_len);
+        let len = stored.head.parts.as_ref().map_or(stored.body.len(), Parts::complete_len);
         match validation::head_outcome(answer, &stored.head.fields, len) {
             HeadOutcome::Updates => {
                 let updated = self.update(plan, stored, answer, request_time, position);
-                let (fresh, kept) = updated.verdict.ok()?;
+                let (fresh, kept) = match updated.verdict {
+                    Ok(fresh) => fresh,
+                    Err(why) => {
+                        if why.is_about_the_response() {
+                            self.invalidate(plan, stored);
+                        }
+                        return None;
+                    }
+                };
+                // What is said of the whole is not to be told from a part.
+                if fresh.head.parts.is_some() {
+                    return None;
+                }
                 let source = Source::Origin { fwd: plan.fwd, status: None, stored: kept };
                 match shared(&fresh, source) {
                     Fetched::Shared(shared, _) => {
                         Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))
                     }
-                    Fetched::Passed { .. } | Fetched::Failed(..) => None,
+                    Fetched::Own(..) | Fetched::Passed { .. } | Fetched::Failed(..) => None,
                 }
             }
             HeadOutcome::Outdates => {
-                self.store.invalidate(&stored.head.key);
+                self.invalidate(plan, stored);
                 None
             }
             HeadOutcome::Neither => None,
@@ -436,7 +521,9 @@ impl Fetcher {
             request_time,
             response_time,
         };
-        let verdict = storable(&exchange, &plan.policy).map(|storable| {
+        let forbidden = storage::forbids(&newer, &plan.policy, response_time);
+        let may_be_stored = if forbidden { Err(NotStorable::Private) } else { storable(&exchange, &plan.policy) };
+        let verdict = may_be_stored.map(|storable| {
             let mut head = self.new_head(plan, &storable, stored.head.status, &fields, &exchange, position);
             head.parts.clone_from(&stored.head.parts);
             // A body that came inline from the durable tier has no object of its own yet.
@@ -450,6 +537,13 @@ impl Fetcher {
         });
         Updated { verdict, fields, cookies }
     }
+}
+
+/// Parts of at most this many bytes are put together whatever comes.
+const SMALL: u64 = 1 << 20;
+
+fn are_of_one_whole(a: &StoredHead, b: &StoredHead) -> bool {
+    partial::is_same_representation((&a.fields, a.response_time), (&b.fields, b.response_time))
 }
 
 /// A stored response with the fields of a newer one.
@@ -467,7 +561,8 @@ struct Updated {
 /// It is kept before the last of it is given out: a client that has read to the end, and asks
 /// again, gets a hit.
 async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl FnOnce(Body)) {
-    let Incoming { before, mut body, after } = incoming;
+    let Incoming { before, mut body, len, after } = incoming;
+    let mut left = len;
     for chunk in before {
         if !writer.push(chunk).await {
             return;
@@ -484,6 +579,12 @@ async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl
                 return;
             }
         };
+        // Bytes too many, or too few, would put those after them in the wrong place.
+        match left.map(|left| left.checked_sub(data.len() as u64)) {
+            Some(Some(less)) => left = Some(less),
+            Some(None) => return,
+            None => {}
+        }
         if body.is_end_stream() {
             last = data;
             break;
@@ -491,6 +592,9 @@ async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl
         if !writer.push(data).await {
             return;
         }
+    }
+    if left.is_some_and(|left| left > 0) {
+        return;
     }
     for chunk in after {
         if !writer.push(std::mem::replace(&mut last, chunk)).await {

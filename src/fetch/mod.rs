@@ -23,6 +23,7 @@ use crate::flight::{Landing, Shared, SharedBody, Source};
 use crate::passes::{Pass, Passes};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{self, Failure, Reuse};
 use crate::rfc9111::storage::{NotStorable, StoragePolicy};
@@ -79,9 +80,24 @@ impl Plan {
         self.method == Method::GET && !self.client_fields.contains_key(header::RANGE)
     }
 
+    /// What a response to the plan can be purged by, besides its URL.
+    pub fn tags_of(&self, response: &HeaderMap) -> Vec<String> {
+        let mut tags = self.tags.clone();
+        if let Some(parts) = self.exact.parts() {
+            let listed = groups::listed(response, &groups::CACHE_GROUPS);
+            tags.extend(listed.iter().map(|group| groups::tag(parts.prefix, parts.scheme, parts.authority, group)));
+        }
+        tags
+    }
+
     /// Where what the plan brings is put.
     fn place(&self) -> Place {
-        Place { exact: self.exact.clone(), durability: self.durability, known: self.known.clone() }
+        Place {
+            exact: self.exact.clone(),
+            durability: self.durability,
+            known: self.known.clone(),
+            replaced: self.validate.as_ref().map(|stored| Arc::clone(&stored.head)),
+        }
     }
 
     /// Whether a stored response, whose body is `len` bytes, has what the plan asks for.
@@ -98,6 +114,8 @@ struct Place {
     durability: Durability,
     /// What is known of the key's variants.
     known: Option<Known>,
+    /// What it takes the place of, as far as is known.
+    replaced: Option<Arc<StoredHead>>,
 }
 
 /// What came of a fetch.
@@ -105,6 +123,8 @@ struct Place {
 pub enum Fetched {
     /// A response that may be shared, and what of it is for the client that led.
     Shared(Arc<Shared>, ForLeader),
+    /// A response from the store for the client that led, which nobody else may have.
+    Own(Arc<Shared>, ForLeader),
     /// A response for the client that led.
     Passed {
         /// The response, without the fields of its connection.
@@ -367,13 +387,14 @@ impl Fetcher {
         let mut origin_fields = plan.origin_fields.clone();
         match (&plan.validate, &plan.part) {
             (Some(stored), _) if stored.head.parts.is_some() => {
-                validation::make_conditional_range(&mut origin_fields, &stored.head.fields);
+                let head = &stored.head;
+                validation::make_conditional_range(&mut origin_fields, &head.fields, head.response_time);
             }
             (Some(stored), _) => validation::make_conditional(&mut origin_fields, &stored.head.fields),
             (None, part) => {
                 validation::remove_preconditions(&mut origin_fields);
                 if let Some(part) = part.as_ref().filter(|_| plan.is_for_the_whole())
-                    && let Some(missing) = keep::Missing::of(part)
+                    && let Some(missing) = keep::Missing::of(part, self.memory.max_object_size)
                 {
                     missing.ask_for(&mut origin_fields);
                     return self.complete(plan, &missing, origin_fields, position, landing).await;
@@ -393,7 +414,7 @@ impl Fetcher {
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
         let request_time = self.clock.now();
-        let answer = match self.send(&plan, origin_fields, RequestBody::Empty).await {
+        let answer = match self.ask_origin(&plan, origin_fields, RequestBody::Empty).await {
             Ok(answer) => answer,
             Err(error) => return (Fetched::Failed(error, plan.fwd), landing),
         };
@@ -404,7 +425,7 @@ impl Fetcher {
                     Err(landing) => return self.ask_for_the_whole(&plan, position, landing).await,
                 }
             }
-            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED => {
+            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED | StatusCode::NOT_MODIFIED => {
                 drop(answer);
                 return self.ask_for_the_whole(&plan, position, landing).await;
             }
@@ -422,9 +443,13 @@ impl Fetcher {
         let mut whole = plan.origin_fields.clone();
         validation::remove_preconditions(&mut whole);
         let request_time = self.clock.now();
-        match self.send(plan, whole, RequestBody::Empty).await {
+        match self.ask_origin(plan, whole, RequestBody::Empty).await {
+            Ok(answer) if answer.status() == StatusCode::PARTIAL_CONTENT => (unasked_part(plan, answer), landing),
             Ok(answer) => self.keep_or_pass(plan, answer, request_time, position, landing),
-            Err(error) => (Fetched::Failed(error, plan.fwd), landing),
+            Err(error) => {
+                let stale = self.stale_if_error(plan, None, position);
+                (stale.unwrap_or(Fetched::Failed(error, plan.fwd)), landing)
+            }
         }
     }
 
@@ -438,24 +463,22 @@ impl Fetcher {
     ) -> (Fetched, Option<Landing>) {
         let request_time = self.clock.now();
         let is_for_a_range = origin_fields.contains_key(header::RANGE);
-        let answer = match self.send(plan, origin_fields, body).await {
+        let answer = match self.ask_origin(plan, origin_fields, body).await {
             Ok(answer) => answer,
             Err(error) => {
-                let stale = self.stale_if_error(plan, None);
+                let stale = self.stale_if_error(plan, None, position);
                 return (stale.unwrap_or(Fetched::Failed(error, plan.fwd)), landing);
             }
         };
         if answer.status() == StatusCode::PARTIAL_CONTENT && !is_for_a_range {
-            let response = answer.map(ResponseBody::upstream);
-            let passed = Fetched::Passed { response, why: NotStorable::Part, fwd: plan.fwd, fwd_status: None };
-            return (passed, landing);
+            return (unasked_part(plan, answer), landing);
         }
         let Some(stored) = &plan.validate else {
             return self.keep_or_pass(plan, answer, request_time, position, landing);
         };
         match validation::outcome(answer.status(), answer.headers(), &stored.head.fields) {
             Validation::Freshened => (self.freshen(plan, stored, answer.headers(), request_time, position), landing),
-            Validation::Failed => match self.stale_if_error(plan, Some(answer.status())) {
+            Validation::Failed => match self.stale_if_error(plan, Some(answer.status()), position) {
                 Some(stale) => (stale, landing),
                 None => self.keep_or_pass(plan, answer, request_time, position, landing),
             },
@@ -469,19 +492,18 @@ impl Fetcher {
         }
     }
 
-    async fn send(
+    async fn ask_origin(
         &self,
         plan: &Plan,
         origin_fields: HeaderMap,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let request = OriginRequest {
-            method: plan.method.clone(),
-            uri: plan.uri.clone(),
-            fields: origin_fields,
-            body,
-            interim: plan.interim.clone(),
-        };
+        let (method, uri, interim) = (plan.method.clone(), plan.uri.clone(), plan.interim.clone());
+        self.send(OriginRequest { method, uri, fields: origin_fields, body, interim }).await
+    }
+
+    /// Sends a request to the origin, and takes the fields of the connection out of the answer.
+    pub async fn send(&self, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
         let mut answer = self.upstream.send(request).await?;
         clean_response(answer.headers_mut(), self.clock.now());
         Ok(answer)
@@ -489,8 +511,15 @@ impl Fetcher {
 
     /// A stale response in place of an error of the origin, where it may be (RFC 5861 §4, RFC 9111
     /// §4.2.4).
-    fn stale_if_error(&self, plan: &Plan, status: Option<StatusCode>) -> Option<Fetched> {
-        let stored = plan.validate.as_ref()?;
+    /// One that was purged since the request began is history.
+    fn stale_if_error(&self, plan: &Plan, status: Option<StatusCode>, position: u64) -> Option<Fetched> {
+        let stored = plan.validate.as_ref().or(plan.head_of.as_ref())?;
+        let is_purged = self.store.is_purged(stored.head.key.hash(), position)
+            || self.store.is_purged(plan.exact.hash(), position)
+            || self.store.are_purged(&stored.head.tags, position);
+        if is_purged {
+            return None;
+        }
         let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
         let now = self.clock.now();
         if !reuse::stale_if_error(&plan.directives, &stored.head.freshness, failure, now)
@@ -512,6 +541,12 @@ impl Fetcher {
 fn shared(stored: &StoredResponse, source: Source) -> Fetched {
     let shared = Shared { head: Arc::clone(&stored.head), body: SharedBody::Stored(stored.body.clone()), source };
     Fetched::Shared(Arc::new(shared), ForLeader::default())
+}
+
+/// A part although the whole was asked for: it is the origin's word to this client, and no more.
+fn unasked_part(plan: &Plan, answer: Response<UpstreamBody>) -> Fetched {
+    let response = answer.map(ResponseBody::upstream);
+    Fetched::Passed { response, why: NotStorable::Part, fwd: plan.fwd, fwd_status: None }
 }
 
 /// Takes the fields of the connection out of a response, and dates it if its origin did not

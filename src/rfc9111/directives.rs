@@ -112,7 +112,8 @@ impl CacheControl {
             b"public" => self.public |= well_formed,
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
-            b"must-understand" => self.must_understand = true,
+            // It lifts no-store as well, so it has to be what it says.
+            b"must-understand" => self.must_understand |= well_formed && argument.is_none(),
             b"only-if-cached" => self.only_if_cached = true,
             b"immutable" => self.immutable |= well_formed,
             b"max-age" => merge(&mut self.max_age, delta()),

@@ -133,8 +133,13 @@ fn is_end_to_end(name: &HeaderName) -> bool {
             | header::EXPIRES
             | header::AGE
             | header::RANGE
+            | header::PRAGMA
             | header::VIA
-    )
+    ) || name.as_str().ends_with("-cache-control")
+        || matches!(
+            name.as_str(),
+            "surrogate-control" | "x-accel-expires" | "cache-groups" | "cache-group-invalidation"
+        )
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ pub struct Target {
     pub query: Option<String>,
 }
 
-/// Whether the method is defined as safe (RFC 9110 §9.2.1). An unknown method counts as unsafe.
+/// Whether the method is registered as safe (RFC 9110 §9.2.1, §16.1.1). An unknown one counts as unsafe.
 pub fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+        || matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH")
 }
 
 /// Whether a response to an unsafe request says that it changed something: 2xx or 3xx.
@@ -166,6 +167,7 @@ mod tests {
     #[test]
     fn unknown_methods_are_unsafe() {
         assert!(is_safe(&Method::OPTIONS));
+        assert!(is_safe(&Method::from_bytes(b"REPORT").expect("a token")));
         assert!(!is_safe(&Method::PATCH));
         assert!(!is_safe(&Method::from_bytes(b"M-SEARCH").expect("a token")));
     }

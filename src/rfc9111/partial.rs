@@ -237,15 +237,29 @@ pub fn is_same_representation(a: (&HeaderMap, Timestamp), b: (&HeaderMap, Timest
 /// RFC 9111 §3.4: the fields of the new part take the place of the stored ones, all but those that
 /// are about the part alone. The length of what comes out is the caller's to set.
 pub fn combine(stored: &mut HeaderMap, new: &HeaderMap) {
-    let is_of_the_part = |name: &HeaderName| *name == header::CONTENT_RANGE || *name == header::CONTENT_LENGTH;
+    let is_of_the_part = |name: &HeaderName| {
+        *name == header::CONTENT_RANGE || *name == header::CONTENT_LENGTH || CONTENT_DIGESTS.contains(name)
+    };
     stored.remove(header::CONTENT_RANGE);
     stored.remove(header::CONTENT_LENGTH);
     stored.remove(header::AGE);
+    remove_digests(stored);
     for name in new.keys().filter(|name| !is_of_the_part(name)) {
         stored.remove(name);
     }
     for (name, value) in new.iter().filter(|(name, _)| !is_of_the_part(name)) {
         stored.append(name.clone(), value.clone());
+    }
+}
+
+/// Digests of the content of one message (RFC 9530 §2), which are of no other part or whole.
+const CONTENT_DIGESTS: [HeaderName; 2] =
+    [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
+
+/// Takes out what is about the content as it was sent, and not about the representation.
+pub fn remove_digests(fields: &mut HeaderMap) {
+    for name in CONTENT_DIGESTS {
+        fields.remove(name);
     }
 }
 

@@ -22,6 +22,8 @@ pub fn requested(request: &HeaderMap, len: u64) -> RangeRequest {
         (Some(first), Some(last)) => (first, last.saturating_add(1).min(len)),
         (Some(first), None) => (first, len),
         (None, Some(0)) => return RangeRequest::Unsatisfiable,
+        // The last so many bytes of nothing are all of it.
+        (None, Some(_)) if len == 0 => return RangeRequest::Whole,
         (None, Some(suffix)) => (len.saturating_sub(suffix), len),
         (None, None) => return RangeRequest::Whole,
     };
@@ -96,6 +98,7 @@ mod tests {
             ("bytes=10-", 10, Unsatisfiable),
             ("bytes=-0", 10, Unsatisfiable),
             ("bytes=0-", 0, Unsatisfiable),
+            ("bytes=-5", 0, Whole),
             ("bytes=99999999999999999999999-", 10, Unsatisfiable),
             ("bytes=4-2", 10, Whole),
             ("bytes=-", 10, Whole),

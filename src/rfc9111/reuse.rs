@@ -62,7 +62,8 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
         return Reuse::Validate(Why::Stale);
     }
     let staleness = remaining.saturating_neg();
-    if staleness <= stored.stale_while_revalidate && stored.stale_while_revalidate > 0 {
+    let wants_fresh = request.max_age.is_some() && request.max_stale.is_none();
+    if staleness <= stored.stale_while_revalidate && stored.stale_while_revalidate > 0 && !wants_fresh {
         return Reuse::StaleWhileRevalidate;
     }
     let client_accepts = match request.max_stale {
@@ -101,6 +102,7 @@ pub fn stale_if_error(request: &CacheControl, stored: &Freshness, failure: Failu
         && request.max_age.is_none()
         && request.min_fresh.is_none()
         && !request.no_cache
+        && !matches!(request.max_stale, Some(MaxStale::Seconds(most)) if staleness > i64::from(most) * 1000)
 }
 
 #[cfg(test)]
@@ -155,6 +157,8 @@ mod tests {
             ("", "max-age=10, stale-while-revalidate=5, must-revalidate", 12, Validate(Why::Stale)),
             ("no-cache", "max-age=10, stale-while-revalidate=5", 12, Validate(Why::Request)),
             ("max-age=3", "max-age=10, stale-while-revalidate=5", 12, Validate(Why::Stale)),
+            ("max-age=60", "max-age=10, stale-while-revalidate=5", 12, Validate(Why::Stale)),
+            ("max-age=60, max-stale", "max-age=10, stale-while-revalidate=5", 12, StaleWhileRevalidate),
         ] {
             let stored = Freshness::of(StatusCode::OK, &fields(response), NOW, NOW, &LifetimePolicy::default());
             let request_directives = CacheControl::of_request(&fields(request));
@@ -187,6 +191,7 @@ mod tests {
             // A client that wants it fresh gets no stale one.
             ("no-cache", "max-age=10", 11, Unreachable, false),
             ("max-age=60", "max-age=10", 11, Unreachable, false),
+            ("max-stale=1", "max-age=10", 12, Unreachable, false),
             ("min-fresh=1", "max-age=10, stale-if-error=60", 11, Status, false),
         ] {
             let stored = Freshness::of(StatusCode::OK, &fields(response), NOW, NOW, &policy);

@@ -14,6 +14,9 @@ pub const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search")
 /// More parameter names than this are not followed: the field then counts as absent.
 pub const MAX_NAMES: usize = 64;
 
+/// Nor are names longer than this, all together. In bytes.
+pub const MAX_NAMES_LEN: usize = 4096;
+
 /// What of a query tells responses apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SearchVariance {
@@ -65,7 +68,7 @@ impl SearchVariance {
     /// when a response to the one, with this variance, answers the other. It begins with a byte that
     /// no query has.
     pub fn key(&self, query: Option<&str>) -> String {
-        let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = parse(query.unwrap_or_default());
+        let mut pairs: Vec<(String, String)> = parse(query.unwrap_or_default());
         pairs.retain(|(name, _)| self.matters(name));
         if !self.order_matters {
             // Stable: the order of values under one name stays.
@@ -78,7 +81,7 @@ impl SearchVariance {
         };
         let _ = write!(key, "{word},{},{}", self.order_matters, names.len());
         for name in names {
-            push(&mut key, name.as_bytes());
+            push(&mut key, name);
         }
         for (name, value) in &pairs {
             push(&mut key, name);
@@ -87,25 +90,17 @@ impl SearchVariance {
         key
     }
 
-    fn matters(&self, name: &[u8]) -> bool {
-        let is_named = |names: &BTreeSet<String>| std::str::from_utf8(name).is_ok_and(|name| names.contains(name));
+    fn matters(&self, name: &str) -> bool {
         match &self.params {
-            Params::AllBut(names) => !is_named(names),
-            Params::NoneBut(names) => is_named(names),
+            Params::AllBut(names) => !names.contains(name),
+            Params::NoneBut(names) => names.contains(name),
         }
     }
 }
 
 /// Length first, so that no choice of texts reads as another.
-fn push(key: &mut String, text: &[u8]) {
-    let _ = write!(key, "\0{}:", text.len());
-    for byte in text {
-        if byte.is_ascii_graphic() && *byte != b'%' {
-            key.push(char::from(*byte));
-        } else {
-            let _ = write!(key, "%{byte:02X}");
-        }
-    }
+fn push(key: &mut String, text: &str) {
+    let _ = write!(key, "\0{}:{text}", text.len());
 }
 
 /// The names in the form that a query's names come out of their parser in.
@@ -113,17 +108,21 @@ fn strings(names: &[Bare]) -> Option<BTreeSet<String>> {
     if names.len() > MAX_NAMES {
         return None;
     }
+    let len: usize = names.iter().map(|name| if let Bare::String(text) = name { text.len() } else { 0 }).sum();
+    if len > MAX_NAMES_LEN {
+        return None;
+    }
     names
         .iter()
         .map(|name| match name {
-            Bare::String(text) => String::from_utf8(decode(text.as_bytes())).ok(),
+            Bare::String(text) => Some(decode(text.as_bytes())),
             Bare::Integer(_) | Bare::Boolean(_) | Bare::Token(_) | Bare::Other => None,
         })
         .collect()
 }
 
 /// `application/x-www-form-urlencoded`, as the URL standard parses it.
-fn parse(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn parse(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -134,7 +133,8 @@ fn parse(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-fn decode(text: &[u8]) -> Vec<u8> {
+/// Escapes undone; what is no UTF-8 then becomes U+FFFD, as the URL standard has it.
+fn decode(text: &[u8]) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
@@ -153,7 +153,7 @@ fn decode(text: &[u8]) -> Vec<u8> {
             }
         }
     }
-    decoded
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -199,6 +199,7 @@ mod tests {
             ("params=(\"u\")", "a=b=c", "a=b%3Dc", true),
             ("params=(\"u\")", "a=1:b", "a=1&b", false),
             ("params=(\"u\")", "a=%zz", "a=%zz", true),
+            ("params, except=(\"%EF%BF%BD\")", "%f6=1", "%f6=2", false),
         ] {
             let Some(variance) = of(field) else {
                 assert_eq!(field, "params=(\"ü\")", "{field} should parse");

@@ -6,7 +6,7 @@
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 
-use super::directives::CacheControl;
+use super::directives::{CacheControl, Delta};
 use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource};
 use super::partial::{Part, Parts};
 use super::targeted::{Governing, governing};
@@ -42,7 +42,8 @@ pub enum NotStorable {
     Method,
     /// The status is interim, or 304, or must be understood and is not.
     Status,
-    /// A part (206) that does not say which, or of what, or that nobody asked for.
+    /// A part (206) that does not say which, or of what, or that nobody asked for; or the refusal of
+    /// one, which says nothing of the whole.
     Part,
     /// The client said `no-store`.
     RequestNoStore,
@@ -69,7 +70,7 @@ impl NotStorable {
     /// no use to make clients wait for each other.
     pub fn is_about_the_response(self) -> bool {
         match self {
-            Self::Method | Self::RequestNoStore | Self::Authorization => false,
+            Self::Method | Self::RequestNoStore | Self::Authorization | Self::Part => false,
             Self::Status
             | Self::NoStore
             | Self::Private
@@ -77,7 +78,6 @@ impl NotStorable {
             | Self::Vary
             | Self::NothingToReuse
             | Self::TooLarge
-            | Self::Part
             | Self::Unframed => true,
         }
     }
@@ -146,6 +146,9 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     // "if the response status code is 206 or 304, or the must-understand cache directive is
     // present: the cache understands the response status code"
     require(status != StatusCode::NOT_MODIFIED, NotStorable::Status)?;
+    // What is said to a range other than a part or the whole (416, an error) is about the range.
+    let asks_for_part = exchange.request.contains_key(header::RANGE);
+    require(!asks_for_part || matches!(status.as_u16(), 200 | 206), NotStorable::Part)?;
     let part =
         if status == StatusCode::PARTIAL_CONTENT { Some(exchange.part().ok_or(NotStorable::Part)?) } else { None };
     require(understood || !directives.must_understand, NotStorable::Status)?;
@@ -198,7 +201,13 @@ impl Storable {
 
 /// §3.5: whether a response to an authenticated request may be shared.
 pub fn allows_authorized(response: &CacheControl) -> bool {
-    response.public || response.must_revalidate || response.s_maxage.is_some()
+    response.public || response.must_revalidate || matches!(response.s_maxage, Some(Delta::Seconds(_)))
+}
+
+/// Whether a newer response about stored content forbids, by itself, to keep that.
+pub fn forbids(newer: &HeaderMap, policy: &StoragePolicy, now: Timestamp) -> bool {
+    let directives = governing(newer, &policy.lifetimes.targets, now).directives;
+    directives.no_store || directives.private
 }
 
 /// Whether a response's cookies, if it sets any, may be shown to other clients.
@@ -208,7 +217,11 @@ pub fn cookie_is_shared(response: &HeaderMap, governing: &Governing, policy: Set
     }
     match policy {
         SetCookie::Explicit => {
-            governing.targeted || governing.directives.public || governing.directives.s_maxage.is_some()
+            let directives = &governing.directives;
+            // A lifetime of nothing is no word for sharing, nor is one that has to be asked about.
+            let lasts = |delta| matches!(delta, Some(Delta::Seconds(1..)));
+            let is_granted = lasts(directives.s_maxage) || (governing.by_list && lasts(directives.max_age));
+            directives.public || (is_granted && !directives.no_cache)
         }
         SetCookie::Rfc => true,
         SetCookie::Never => false,
@@ -319,6 +332,10 @@ mod tests {
             (Method::GET, AUTH, 200, &[("cache-control", "max-age=9")], Err(N::Authorization)),
             (Method::GET, AUTH, 200, &[("cache-control", "max-age=9, public")], Ok(())),
             (Method::GET, AUTH, 200, &[("cache-control", "s-maxage=9")], Ok(())),
+            (Method::GET, AUTH, 200, &[("cache-control", "s-maxage=x"), ("etag", "\"a\"")], Err(N::Authorization)),
+            (Method::GET, RANGE, 416, &[("cache-control", "max-age=9")], Err(N::Part)),
+            (Method::GET, RANGE, 404, &[("cache-control", "max-age=9")], Err(N::Part)),
+            (Method::GET, RANGE, 200, &[("cache-control", "max-age=9")], Ok(())),
             (Method::GET, AUTH, 200, &[("cache-control", "max-age=9, must-revalidate")], Ok(())),
             (Method::GET, &[], 200, &[("cache-control", "max-age=9"), ("vary", "*")], Err(N::Vary)),
             (Method::GET, &[], 200, &[], Err(N::NothingToReuse)),
@@ -347,12 +364,19 @@ mod tests {
         const PLAIN: Fields = &[("cache-control", "max-age=9"), ("set-cookie", "a=1")];
         const PUBLIC: Fields = &[("cache-control", "max-age=9, public"), ("set-cookie", "a=1")];
         const TARGETED: Fields = &[("cdn-cache-control", "max-age=9"), ("set-cookie", "a=1")];
+        const NOTHING: Fields = &[("cache-control", "max-age=9, s-maxage=0"), ("set-cookie", "a=1"), ("etag", "\"a\"")];
+        const JUNK: Fields = &[("cache-control", "s-maxage=x"), ("set-cookie", "a=1"), ("etag", "\"a\"")];
+        const ASKED_ABOUT: Fields =
+            &[("cdn-cache-control", "no-cache, max-age=9"), ("set-cookie", "a=1"), ("etag", "\"a\"")];
         const SHARED: Fields = &[("cache-control", "s-maxage=9"), ("set-cookie", "a=1")];
         for (policy, response, expected) in [
             (SetCookie::Explicit, PLAIN, Err(N::SetCookie)),
             (SetCookie::Explicit, PUBLIC, Ok(())),
             (SetCookie::Explicit, SHARED, Ok(())),
             (SetCookie::Explicit, TARGETED, Ok(())),
+            (SetCookie::Explicit, NOTHING, Err(N::SetCookie)),
+            (SetCookie::Explicit, JUNK, Err(N::SetCookie)),
+            (SetCookie::Explicit, ASKED_ABOUT, Err(N::SetCookie)),
             (SetCookie::Rfc, PLAIN, Ok(())),
             (SetCookie::Never, PUBLIC, Err(N::SetCookie)),
         ] {

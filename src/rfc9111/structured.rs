@@ -50,6 +50,11 @@ pub fn list_of_strings(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<Stri
     Some(strings.collect())
 }
 
+/// Whether the field is there and is longer than is read.
+pub fn is_too_long(fields: &HeaderMap, name: &HeaderName) -> bool {
+    fields.contains_key(name) && combined(fields, name).is_none()
+}
+
 /// RFC 9651 §4.2: the lines of a field are joined with commas before they are parsed.
 fn combined(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut text = Vec::new();

@@ -60,6 +60,8 @@ pub struct Governing {
     /// Whether they come from a field that is addressed to this cache: `Cache-Control` and
     /// `Expires` then say nothing here.
     pub targeted: bool,
+    /// Whether that is a field of the target list: the origin means a shared cache by it.
+    pub by_list: bool,
 }
 
 impl Governing {
@@ -74,10 +76,10 @@ impl Governing {
 /// RFC 9213 §2.2: the first field of the target list with a valid value that is not empty, else
 /// `Cache-Control`. `response_time` is what a moment in `X-Accel-Expires` is counted from.
 pub fn governing(response: &HeaderMap, targets: &Targets, response_time: Timestamp) -> Governing {
-    let targeted = |directives| Governing { directives, targeted: true };
+    let targeted = |directives| Governing { directives, targeted: true, by_list: false };
     for name in &targets.list {
         if let Some(directives) = of_target(response, name) {
-            return targeted(directives);
+            return Governing { by_list: true, ..targeted(directives) };
         }
     }
     if targets.surrogate_control
@@ -90,13 +92,18 @@ pub fn governing(response: &HeaderMap, targets: &Targets, response_time: Timesta
     {
         return targeted(directives);
     }
-    Governing { directives: CacheControl::of(response), targeted: false }
+    Governing { directives: CacheControl::of(response), targeted: false, by_list: false }
 }
 
 /// A targeted field's directives; `None` when it is absent, empty, or no Dictionary.
 fn of_target(response: &HeaderMap, name: &HeaderName) -> Option<CacheControl> {
-    let members = structured::dictionary(response, name).filter(|members| !members.is_empty())?;
     let mut directives = CacheControl::default();
+    if structured::is_too_long(response, name) {
+        // It says something, and nobody knows what.
+        directives.no_store = true;
+        return Some(directives);
+    }
+    let members = structured::dictionary(response, name).filter(|members| !members.is_empty())?;
     for (name, member) in &members {
         match member {
             Member::Item(item) => set(&mut directives, name, item),
@@ -256,6 +263,14 @@ mod tests {
             let got = governing(&map(fields), &Targets::default(), NOW);
             assert_eq!((&got.directives, got.targeted), (expected, *targeted), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_target_that_is_too_long_to_read_restricts() {
+        let mut fields = map(&[("cache-control", "max-age=9")]);
+        let long = format!("max-age=9, x=\"{}\"", "x".repeat(structured::MAX_LEN));
+        fields.insert("cdn-cache-control", HeaderValue::from_str(&long).expect("test value"));
+        assert!(governing(&fields, &Targets::default(), NOW).directives.no_store);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::conditional::{self, EntityTag};
+use super::partial;
+use crate::clock::Timestamp;
 
 /// What became of a stored response that was validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +32,19 @@ pub fn outcome(status: StatusCode, answer: &HeaderMap, stored: &HeaderMap) -> Va
     }
 }
 
-/// §4.3.4: a 304 with a strong validator updates only the response that has the same one.
+/// §4.3.4: a 304 with a strong validator updates only the response that has the same one, one with a
+/// weak validator only what that corresponds to. One without any is taken at its word: it answers the
+/// validators that were sent.
 fn selects(answer: &HeaderMap, stored: &HeaderMap) -> bool {
+    let is_same_date = match (answer.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
+        (Some(new), Some(old)) => Some(new == old),
+        (Some(_), None) | (None, _) => None,
+    };
     match (EntityTag::of(answer), EntityTag::of(stored)) {
         (Some(new), Some(old)) if !new.weak => !old.weak && new.opaque == old.opaque,
-        _ => true,
+        (Some(new), Some(old)) => new.opaque == old.opaque && is_same_date != Some(false),
+        (Some(new), None) if !new.weak => is_same_date == Some(true),
+        (Some(_) | None, _) => is_same_date != Some(false),
     }
 }
 
@@ -51,11 +61,20 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
 }
 
 /// The same for a stored part, of which the client's range is asked for: the range stays.
-pub fn make_conditional_range(request: &mut HeaderMap, stored: &HeaderMap) {
+pub fn make_conditional_range(request: &mut HeaderMap, stored: &HeaderMap, response_time: Timestamp) {
     let range = request.get(header::RANGE).cloned();
+    let had_if_range = request.contains_key(header::IF_RANGE);
     make_conditional(request, stored);
+    // A client that has a part of this representation wants no part of another one.
+    let if_range = partial::if_range(stored, response_time).filter(|_| had_if_range);
+    if had_if_range && if_range.is_none() {
+        return;
+    }
     if let Some(range) = range {
         request.insert(header::RANGE, range);
+    }
+    if let Some(validator) = if_range {
+        request.insert(header::IF_RANGE, validator);
     }
 }
 
@@ -190,7 +209,9 @@ mod tests {
             (304, "W/\"a\"", "\"a\"", Validation::Freshened),
             (304, "\"b\"", "\"a\"", Validation::Mismatched),
             (304, "\"a\"", "W/\"a\"", Validation::Mismatched),
-            (304, "\"a\"", "", Validation::Freshened),
+            (304, "\"a\"", "", Validation::Mismatched),
+            (304, "W/\"b\"", "W/\"a\"", Validation::Mismatched),
+            (304, "W/\"a\"", "W/\"a\"", Validation::Freshened),
             (200, "\"a\"", "\"a\"", Validation::Replaced),
             (404, "", "\"a\"", Validation::Replaced),
             (501, "", "\"a\"", Validation::Replaced),
@@ -200,6 +221,25 @@ mod tests {
             let tag = |value: &'static str| if value.is_empty() { map(&[]) } else { map(&[("etag", value)]) };
             let status = StatusCode::from_u16(status).expect("test status");
             assert_eq!(outcome(status, &tag(answer), &tag(stored)), expected, "{status} {answer} {stored}");
+        }
+    }
+
+    #[test]
+    fn a_304_with_another_date_is_about_something_else() {
+        const OLD: &str = "Fri, 01 Jan 2010 00:00:00 GMT";
+        const NEW: &str = "Fri, 01 Jan 2021 00:00:00 GMT";
+        type Fields = &'static [(&'static str, &'static str)];
+        let table: &[(Fields, Fields, bool)] = &[
+            (&[("last-modified", OLD)], &[("last-modified", OLD)], true),
+            (&[("last-modified", NEW)], &[("last-modified", OLD)], false),
+            (&[], &[("last-modified", OLD)], true),
+            (&[("last-modified", NEW)], &[("etag", "\"a\"")], true),
+            (&[("etag", "\"a\""), ("last-modified", OLD)], &[("last-modified", OLD)], true),
+            (&[("etag", "\"a\""), ("last-modified", NEW)], &[("etag", "\"a\""), ("last-modified", OLD)], true),
+            (&[("etag", "W/\"a\""), ("last-modified", NEW)], &[("etag", "W/\"a\""), ("last-modified", OLD)], false),
+        ];
+        for (answer, stored, expected) in table {
+            assert_eq!(selects(&map(answer), &map(stored)), *expected, "{answer:?} {stored:?}");
         }
     }
 

@@ -10,6 +10,9 @@ use super::fields;
 /// At most this many nominated fields; a response that names more is not stored.
 pub const MAX_NOMINATED: usize = 32;
 
+/// A field of weighted tokens with more of them is taken as it is, and prefers none.
+const MAX_WEIGHTED: usize = 64;
+
 /// The `Vary` of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vary {
@@ -196,11 +199,10 @@ fn chosen(name: &HeaderName, response: &HeaderMap) -> Option<Vec<u8>> {
 /// The one that a request gives a higher weight than all others; `None` when there is no such one, or
 /// it is any ("*").
 fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
-    const MAX_MEMBERS: usize = 64;
     let mut best: Option<(u16, &[u8])> = None;
     let mut is_tied = false;
     for (n, member) in fields::members(request, name).enumerate() {
-        if n == MAX_MEMBERS {
+        if n == MAX_WEIGHTED {
             return None;
         }
         let mut parts = member.split(|&byte| byte == b';').map(fields::trim);
@@ -260,7 +262,15 @@ fn normal_value(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
     match Grammar::of(name) {
         // Not a list: its bytes are its meaning, and a guess here could mix two users.
         Grammar::Opaque => lines().collect::<Vec<_>>().join(&b"\n"[..]),
-        Grammar::List => lines().flat_map(fields::list_members).collect::<Vec<_>>().join(&b","[..]),
+        // Perhaps a list, perhaps not: white space round commas, and lines, are all that is made equal.
+        Grammar::List => {
+            let split = |line| fields::split_outside_quotes(line, b',').map(fields::trim);
+            lines().flat_map(split).collect::<Vec<_>>().join(&b","[..])
+        }
+        // More than anyone sends is not sorted for anyone.
+        Grammar::WeightedTokens if lines().flat_map(fields::list_members).nth(MAX_WEIGHTED).is_some() => {
+            lines().collect::<Vec<_>>().join(&b"\n"[..])
+        }
         Grammar::WeightedTokens => {
             let mut members: Vec<Vec<u8>> = lines().flat_map(fields::list_members).map(weighted_token).collect();
             members.sort();
@@ -349,6 +359,8 @@ mod tests {
             ("foo", &[("foo", "1,2")], &[("foo", "1,  2")], true),
             ("foo", &[("foo", "1,2")], &[("foo", "2,1")], false),
             ("foo", &[("foo", "a")], &[("foo", "A")], false),
+            ("foo", &[("foo", "a,")], &[("foo", "a")], false),
+            ("foo", &[("foo", ",")], &[("foo", "")], false),
             ("foo", &[("foo", "\"a, b\"")], &[("foo", "\"a,b\"")], false),
             ("foo", &[], &[("foo", "")], false),
             ("foo", &[("bar", "1")], &[("bar", "2")], true),

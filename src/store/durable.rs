@@ -359,19 +359,20 @@ impl Durable {
         self.inner.queue.record(key)
     }
 
-    /// Has a response written, unless the queue is full.
-    pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) {
+    /// Has a response written; `false` when the queue is full.
+    pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
         let config = &self.inner.config;
         let queue = &self.inner.queue;
         let (objects, bytes) = queue.depth();
         let full = objects >= config.queue_objects as u64
             || bytes.saturating_add(stored.weight() as u64) > config.queue_bytes.max(stored.weight() as u64);
         if full {
-            // What is there now is older, and valid for as long as it says itself.
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
-            return;
+            return false;
         }
+        stored.head.is_durable.store(true, Ordering::Release);
         self.inner.enqueue(Op::Put { stored, record });
+        true
     }
 
     /// Has everything kept for `key` deleted. In a directory it is gone when this returns.
@@ -392,12 +393,15 @@ impl Durable {
     pub async fn purge_tag(&self, tag: &str, position: u64) {
         let inner = Arc::clone(&self.inner);
         let key = tags::key_of(tag);
-        inner.queue.enter_other();
         let is_near = matches!(inner.backend, Backend::File(_));
+        if !inner.tags.begin(&key, position) {
+            return;
+        }
+        inner.queue.enter_other();
         let written = self.runtime.spawn(async move {
             let name = inner.names.tag(&key);
-            inner.tags.write(&inner.backend, &name, &key, position).await;
-            inner.queue.leave(0);
+            inner.tags.write(&inner.backend, &name, &key).await;
+            inner.queue.leave_other();
         });
         if is_near {
             let _ = tokio::time::timeout(self.lookup_timeout, written).await;
@@ -431,7 +435,7 @@ impl Durable {
         let undeleted = self.inner.queue.retrying();
         match emptied {
             Ok(()) => undeleted,
-            Err(_) => self.queue_depth().0 + undeleted,
+            Err(_) => self.queue_depth().0 + self.inner.queue.others() + undeleted,
         }
     }
 
@@ -655,7 +659,7 @@ impl Inner {
         }
         // Of before this process began, or of another one.
         let name = |key: &CacheKey| self.names.tag(key);
-        if self.tags.cover(&self.backend, name, &head.tags, head.position).await {
+        if self.tags.cover(&self.backend, name, &head.tags, head.position, self.purges.position()).await {
             return Found::Nothing;
         }
         let body = match body {

@@ -13,7 +13,7 @@ use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{StoredResponse, VaryRecord};
+use crate::stored::{StoredHead, StoredResponse, VaryRecord};
 
 /// `[memory]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Memory {
             self.put(hash, Entry::Response(Arc::clone(stored)));
             return Kept::Alone;
         };
-        let leading_to = |record: VaryRecord| record.leading_to(variant, &stored.head.fields);
+        let leading_to = |record: VaryRecord| record.leading_to(variant, &stored.head);
         let begin = || match known() {
             Some(known) if known.key == stored.head.key => (*known).clone(),
             Some(_) | None => VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()),
@@ -185,6 +185,19 @@ impl Memory {
         let record = Arc::new(record);
         self.put(hash, Entry::Vary(Arc::clone(&record)));
         Some(record)
+    }
+
+    /// What is kept where a response with `head` would be put.
+    pub fn at(&self, head: &StoredHead) -> Option<Arc<StoredResponse>> {
+        let slot = match (&head.variant, self.cache.get(&head.key.hash())) {
+            (Some(variant), Some(Entry::Vary(record))) => self.cache.get(&record.variant_hash(&variant.selector)),
+            (None, slot) => slot,
+            (Some(_), _) => None,
+        };
+        match slot {
+            Some(Entry::Response(stored)) if stored.head.key == head.key => Some(stored),
+            Some(_) | None => None,
+        }
     }
 
     /// Forgets everything kept for `key`, all variants, and calls `note` in the same moment, as far
@@ -292,7 +305,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::rfc9111::key::KeyParts;
     use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-    use crate::stored::{Body, NewHead, StoredHead};
+    use crate::stored::{Body, NewHead};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

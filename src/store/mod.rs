@@ -11,6 +11,7 @@ pub mod s3;
 pub mod tags;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::header::HeaderMap;
 
@@ -21,7 +22,7 @@ use self::purge::Purges;
 use crate::clock::Clock;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::{StoredResponse, VaryRecord};
+use crate::stored::{StoredHead, StoredResponse, VaryRecord};
 
 /// Both tiers.
 #[derive(Debug)]
@@ -66,11 +67,19 @@ impl Store {
         }
     }
 
-    /// Forgets everything that has `tag`, in both tiers.
-    pub async fn invalidate_tag(&self, tag: &str) {
-        let position = self.purges.purge_tag(tag);
-        if let Some(durable) = &self.durable {
-            durable.purge_tag(tag, position).await;
+    /// Forgets everything that has one of `tags`: in memory at once, in the durable tier when the
+    /// future is ready, or behind.
+    pub fn invalidate_tags(&self, tags: Vec<String>) -> impl Future<Output = ()> + use<'_> {
+        let purge = |tag: String| {
+            let position = self.purges.purge_tag(&tag);
+            (tag, position)
+        };
+        let purged: Vec<_> = tags.into_iter().map(purge).collect();
+        async move {
+            let Some(durable) = &self.durable else { return };
+            for (tag, position) in purged {
+                durable.purge_tag(&tag, position).await;
+            }
         }
     }
 
@@ -110,9 +119,19 @@ impl Store {
 
     /// Keeps a response that was just fetched or freshened, in memory and, where it lasts and
     /// `durability` allows, behind. `known` is what is known of the key's variants: a response that
-    /// varies is kept beside them. `false` when a purge came since its fetch began.
-    pub fn insert(&self, stored: &Arc<StoredResponse>, durability: Durability, known: Option<&Known>) -> bool {
+    /// varies is kept beside them. `replaced` is the stored response that it takes the place of, if
+    /// that is known. `false` when a purge came since its fetch began.
+    pub fn insert(
+        &self,
+        stored: &Arc<StoredResponse>,
+        durability: Durability,
+        known: Option<&Known>,
+        replaced: Option<&Arc<StoredHead>>,
+    ) -> bool {
         let key = &stored.head.key;
+        let in_memory = self.memory.at(&stored.head);
+        let replaced = replaced.or_else(|| in_memory.as_ref().map(|old| &old.head));
+        let exact = replaced.map_or_else(|| key.clone(), |old| old.key.clone());
         // Asked for under the key's lock, so that no record of before a purge comes back after it.
         let is_in_force = |position| !self.purges.covers_fetch(key.hash(), position);
         let known = || {
@@ -127,11 +146,13 @@ impl Store {
             Kept::Alone => None,
             Kept::Under(record) => Some(record),
         };
-        if let (Some(durable), Durability::Durable) = (&self.durable, durability) {
-            let least = durable.min_lifetime_millis();
-            if least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least {
-                durable.put(Arc::clone(stored), record);
-            }
+        let Some(durable) = &self.durable else { return true };
+        let least = durable.min_lifetime_millis();
+        let lasts = least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least;
+        let is_put = durability == Durability::Durable && lasts && durable.put(Arc::clone(stored), record);
+        if !is_put && replaced.is_some_and(|old| old.is_durable.load(Ordering::Acquire)) {
+            // What the durable tier has is history, and would come back with a restart.
+            durable.delete(&exact);
         }
         true
     }
@@ -157,6 +178,7 @@ impl Store {
         self.memory.insert(stored, known, &|| {
             !self.purges.covers_fetch(head.key.hash(), head.position)
                 && !self.purges.covers_tags(&head.tags, head.position)
+                && self.memory.at(head).is_none_or(|old| self.gives_way(&old.head, head))
         })
     }
 
@@ -201,6 +223,37 @@ impl Store {
                 None => Ok(()),
             }
         }
+    }
+
+    /// Forgets a response that has its successor under another key, wherever it is.
+    pub fn forget_replaced(&self, old: &StoredHead) {
+        if old.is_durable.load(Ordering::Acquire) {
+            self.discard(&old.key);
+        }
+        self.memory.remove(&old.key, || ());
+    }
+
+    /// Whether `old` gives way to `new` in its place. What is asked for in part says nothing against a
+    /// whole; and an answer that took long is not newer for that, unless the clock was wrong.
+    fn gives_way(&self, old: &StoredHead, new: &StoredHead) -> bool {
+        let is_part_of_whole = new.parts.is_some() && old.parts.is_none();
+        let is_newer = old.response_time > new.response_time && old.response_time <= self.clock.now();
+        !is_part_of_whole && !is_newer
+    }
+
+    /// Whether a purge came that covers a response as it is: of its URL, or of a tag.
+    pub fn is_covered(&self, head: &StoredHead) -> bool {
+        self.purges.covers_fetch(head.key.hash(), head.position) || self.are_purged(&head.tags, head.position)
+    }
+
+    /// Whether a purge of one of `tags` came since `position`.
+    pub fn are_purged(&self, tags: &[String], position: u64) -> bool {
+        self.purges.covers_tags(tags, position)
+    }
+
+    /// Whether any URL was purged since a fetch that began at `position`.
+    pub fn is_any_purged(&self, position: u64) -> bool {
+        self.purges.is_any_since(position)
     }
 
     /// Whether a purge came for the key with this hash since a fetch that began at `position`.

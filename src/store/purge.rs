@@ -25,6 +25,8 @@ pub struct Purges {
     clock: Clock,
     last: AtomicU64,
     recent: Mutex<Recent>,
+    /// The position of the last purge of a URL.
+    last_url: AtomicU64,
     /// The position of the last purge of a tag: what is newer is covered by none.
     last_tag: AtomicU64,
     tags: Mutex<Recent>,
@@ -66,6 +68,7 @@ impl Purges {
             clock,
             last: AtomicU64::new(0),
             recent: Mutex::default(),
+            last_url: AtomicU64::new(0),
             last_tag: AtomicU64::new(0),
             tags: Mutex::default(),
         }
@@ -82,7 +85,13 @@ impl Purges {
     pub fn purge(&self, hash: u128) -> (u64, Option<u64>) {
         let mut recent = self.recent.lock();
         let position = self.next();
+        self.last_url.store(position, Ordering::Release);
         (position, recent.note(hash, position))
+    }
+
+    /// Whether any URL was purged since `position`.
+    pub fn is_any_since(&self, position: u64) -> bool {
+        position < self.last_url.load(Ordering::Acquire)
     }
 
     /// Purges all that has the tag, in every key; the position that the purge took.

@@ -16,6 +16,9 @@ use super::backend::BackendError;
 use crate::rfc9111::key::CacheKey;
 use crate::stored::{StoredResponse, VaryRecord};
 
+/// The most variants of a key that are found while they wait.
+const MAX_FOUND: usize = 64;
+
 /// One operation.
 #[derive(Debug)]
 pub enum Op {
@@ -78,6 +81,8 @@ pub enum Waiting {
 pub struct Queue {
     objects: AtomicU64,
     bytes: AtomicU64,
+    /// What is outstanding and about no response.
+    others: AtomicU64,
     /// Guarded by its lock: what is outstanding, by the key's hash.
     pending: Mutex<HashMap<u128, Pending>>,
     /// Guarded by its lock: the keys whose deletion failed, and is tried until it succeeds.
@@ -91,6 +96,7 @@ impl Default for Queue {
         Self {
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            others: AtomicU64::new(0),
             pending: Mutex::default(),
             retried: Mutex::default(),
             idle: watch::Sender::new(0),
@@ -106,13 +112,16 @@ impl Queue {
 
     /// What is outstanding for a key, as `request` would find it.
     pub fn look(&self, key: &CacheKey, request: &HeaderMap) -> Waiting {
-        let pending = self.pending.lock();
-        let Some(pending) = pending.get(&key.hash()) else { return Waiting::Nothing };
-        let found =
-            pending.puts.iter().find(|(stored, _)| stored.head.key == *key && stored.head.is_selected_by(request));
+        let (puts, record) = {
+            let pending = self.pending.lock();
+            let Some(pending) = pending.get(&key.hash()) else { return Waiting::Nothing };
+            (pending.puts.clone(), record_of(pending, key))
+        };
+        // Which of them answers is looked into without the lock.
+        let found = puts.into_iter().find(|(stored, _)| stored.head.key == *key && stored.head.is_selected_by(request));
         match found {
-            Some((stored, record)) => Waiting::Found(Arc::clone(stored), record.clone()),
-            None => Waiting::Other(record_of(pending, key)),
+            Some((stored, record)) => Waiting::Found(stored, record),
+            None => Waiting::Other(record),
         }
     }
 
@@ -136,18 +145,34 @@ impl Queue {
                         variant.is_some() && other.head.variant.is_some() && other.head.variant != *variant
                     });
                     pending.puts.insert(0, (Arc::clone(stored), record.clone()));
+                    pending.puts.truncate(MAX_FOUND);
                 }
             }
         }
         self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
-        let objects = self.objects.fetch_add(1, Ordering::Relaxed) + 1;
-        self.idle.send_replace(objects);
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.tell();
     }
 
     /// Counts something in that is about no response.
     pub fn enter_other(&self) {
-        let objects = self.objects.fetch_add(1, Ordering::Relaxed) + 1;
-        self.idle.send_replace(objects);
+        self.others.fetch_add(1, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// It is done.
+    pub fn leave_other(&self) {
+        self.others.fetch_sub(1, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// How much is outstanding that is about no response.
+    pub fn others(&self) -> u64 {
+        self.others.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self) {
+        self.idle.send_replace(self.objects.load(Ordering::Relaxed) + self.others.load(Ordering::Relaxed));
     }
 
     /// One operation on the key with this hash is no longer outstanding.
@@ -164,8 +189,8 @@ impl Queue {
     /// One operation of `bytes` has left the queue.
     pub fn leave(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        let objects = self.objects.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.idle.send_replace(objects);
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+        self.tell();
     }
 
     /// Notes a key whose deletion is tried again until it succeeds; `false` when it is already.

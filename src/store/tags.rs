@@ -20,6 +20,9 @@ use crate::stored::{Object, decode, encode_tag};
 /// for again.
 const MAX_KNOWN: usize = 65_536;
 
+/// The most tags whose purges wait to be written.
+const MAX_WAITING: usize = 65_536;
+
 /// More bytes than the object of a tag has.
 const MAX_LEN: u64 = 16 << 10;
 
@@ -31,6 +34,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub struct TagPurges {
     /// Guarded by its lock, for a look-up or an insertion.
     known: Mutex<HashMap<u128, u64>>,
+    /// Guarded by its lock: the last purge of each tag that is being written, by the hash of the tag's
+    /// key. One task writes a tag, so that no older position overtakes a newer one.
+    waiting: Mutex<HashMap<u128, u64>>,
 }
 
 /// A tag's own key: no URI has its scheme.
@@ -40,17 +46,18 @@ pub fn key_of(tag: &str) -> CacheKey {
 
 impl TagPurges {
     /// Whether a purge of one of `tags` that the tier knows of covers what was stored at `position`.
-    /// A tag that can't be asked for in time counts as purged: what may be stale by decree is not
-    /// served on a guess.
+    /// A tag that can't be asked for counts as purged: what may be stale by decree is not served on a
+    /// guess. One whose object can't be read counts as purged at `now`.
     pub async fn cover(
         &self,
         backend: &Backend,
         name: impl Fn(&CacheKey) -> String,
         tags: &[String],
         position: u64,
+        now: u64,
     ) -> bool {
         for tag in tags {
-            match self.last_purge(backend, &name, tag).await {
+            match self.last_purge(backend, &name, tag, now).await {
                 Ok(purged) if purged <= position => {}
                 Ok(_) => return true,
                 Err(error) => {
@@ -67,12 +74,13 @@ impl TagPurges {
         backend: &Backend,
         name: impl Fn(&CacheKey) -> String,
         tag: &str,
+        now: u64,
     ) -> Result<u64, BackendError> {
         let key = key_of(tag);
         if let Some(position) = self.known.lock().get(&key.hash()) {
             return Ok(*position);
         }
-        let position = stored_position(backend, &name(&key), &key).await?;
+        let position = stored_position(backend, &name(&key), &key).await?.unwrap_or(now);
         // A purge that came while the tier was asked is later.
         Ok(self.note(&key, position))
     }
@@ -88,18 +96,41 @@ impl TagPurges {
         *last
     }
 
-    /// Writes a purge down, and tries until it is.
-    pub async fn write(&self, backend: &Backend, name: &str, key: &CacheKey, position: u64) {
+    /// Notes a purge that is to be written down; whether [`TagPurges::write`] is to be called for it.
+    pub fn begin(&self, key: &CacheKey, position: u64) -> bool {
         self.note(key, position);
+        let mut waiting = self.waiting.lock();
+        if let Some(last) = waiting.get_mut(&key.hash()) {
+            *last = position.max(*last);
+            return false;
+        }
+        if waiting.len() >= MAX_WAITING {
+            warn!("too many purges of tags wait: one is in force until this process ends, and not after");
+            return false;
+        }
+        waiting.insert(key.hash(), position);
+        true
+    }
+
+    /// Writes the last purge of a tag down, and tries until it is.
+    pub async fn write(&self, backend: &Backend, name: &str, key: &CacheKey) {
         let mut pause = Duration::from_millis(100);
         loop {
+            let position = self.waiting.lock().get(&key.hash()).copied().unwrap_or(0);
             let written = async {
                 // Another process may have written a later one.
-                let last = stored_position(backend, name, key).await?.max(position);
+                let last = stored_position(backend, name, key).await?.unwrap_or(0).max(position);
                 backend.put(name, &[Bytes::from(encode_tag(key, last))]).await
             };
             match written.await {
-                Ok(()) => return,
+                Ok(()) => {
+                    let mut waiting = self.waiting.lock();
+                    if waiting.get(&key.hash()).is_none_or(|last| *last <= position) {
+                        waiting.remove(&key.hash());
+                        return;
+                    }
+                    continue;
+                }
                 Err(error) => warn!("a tag's purge is not written yet: {error}"),
             }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
@@ -108,13 +139,16 @@ impl TagPurges {
     }
 }
 
-/// The position in the object `name`; zero where there is none that can be believed.
-async fn stored_position(backend: &Backend, name: &str, key: &CacheKey) -> Result<u64, BackendError> {
-    let Some(bytes) = backend.get(name, MAX_LEN).await? else { return Ok(0) };
+/// The position in the object `name`: zero where there is no such object, `None` where nobody knows
+/// any more what it said.
+async fn stored_position(backend: &Backend, name: &str, key: &CacheKey) -> Result<Option<u64>, BackendError> {
+    let Some(bytes) = backend.get(name, MAX_LEN).await? else { return Ok(Some(0)) };
     match decode(&bytes, key, &LifetimePolicy::default()) {
-        Ok(Object::Tag { position }) => Ok(position),
-        Ok(Object::Response { .. } | Object::Vary(_)) => Ok(0),
-        // It said something once: nobody knows what.
-        Err(error) => Err(BackendError(format!("{name} is {}", error.as_str()))),
+        Ok(Object::Tag { position }) => Ok(Some(position)),
+        Ok(Object::Response { .. } | Object::Vary(_)) => Ok(None),
+        Err(error) => {
+            warn!(object = name, why = error.as_str(), "a durable object is not readable");
+            Ok(None)
+        }
     }
 }

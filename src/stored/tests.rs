@@ -75,7 +75,7 @@ fn record() -> VaryRecord {
     let variant =
         Variant { names: vec![HeaderName::from_static("cookie"), HeaderName::from_static("x")], selector: Vec::new() };
     VaryRecord::new(key("/page"), 99, vec![HeaderName::from_static("accept-language")])
-        .leading_to(&variant, &HeaderMap::new())
+        .leading_to(&variant, &sample().head)
 }
 
 /// The same, with other names of a variant: what version 1 did not have.

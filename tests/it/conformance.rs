@@ -2,7 +2,7 @@
 //! it gets wrong. Its own run is in `conformance/`.
 
 use crate::binary::{Process, file_url};
-use crate::support::{Answer, Gate, Larder, Origin, Seen, eventually};
+use crate::support::{Answer, Gate, Larder, Origin, Seen, at_once, eventually};
 
 /// The same in memory and through the durable tier alone.
 fn in_each_tier(mut test: impl FnMut(&dyn Fn(&Origin) -> Larder)) {
@@ -13,6 +13,12 @@ fn in_each_tier(mut test: impl FnMut(&dyn Fn(&Origin) -> Larder)) {
         next.set(next.get() + 1);
         let url = file_url(&directory.path().join(next.get().to_string()));
         Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s"))
+    });
+    // And read back, not found in the queue.
+    test(&|origin| {
+        next.set(next.get() + 1);
+        let url = file_url(&directory.path().join(next.get().to_string()));
+        Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s")).settling()
     });
 }
 
@@ -500,13 +506,324 @@ fn a_stored_part_is_validated_and_obeys_if_range() {
 
 #[test]
 fn a_part_never_takes_the_place_of_a_whole() {
-    let origin = ranged("ETag: \"v\"");
-    let larder = Larder::new(&origin, "");
+    let gate = Gate::default();
+    let (slow, quick) = (ranged("ETag: \"v\""), ranged("ETag: \"v\""));
+    let larder = Larder::new(&slow, "");
+    slow.script({
+        let gate = gate.clone();
+        move |seen, reply| {
+            if seen.head.get("range").is_some() {
+                reply.raw("HTTP/1.1 206 X\r\nCache-Control: max-age=60\r\nETag: \"v\"\r\nContent-Range: bytes 0-1/20\r\nContent-Length: 2\r\n\r\n");
+                gate.wait();
+                reply.raw("ab");
+            } else {
+                reply.send(200, "Cache-Control: max-age=60\nETag: \"v\"", "abcdefghijklmnopqrst");
+            }
+        }
+    });
+    let mut client = larder.client();
+    client.ask("GET", "/f", "Range: bytes=0-1");
+    assert_eq!(client.head().map(|head| head.line), Some("HTTP/1.1 206 Partial Content".into()));
+    // The whole comes while the part is still on its way.
     larder.get("/f", "");
-    // A client that keeps off the store gets its part from the origin.
-    larder.get("/f", "Range: bytes=0-1\nCache-Control: no-store, no-cache");
+    gate.open();
+    assert_eq!(client.bytes(2).expect("the part"), b"ab");
+    slow.script_of(&quick);
     assert!(is_hit(&larder.get("/f", "")));
     assert!(range(&larder, "5-6").3);
+}
+
+#[test]
+fn the_refusal_of_a_range_is_no_answer_to_others() {
+    let origin = Origin::new(|seen, reply| match seen.head.get("range") {
+        Some(_) => reply.send(416, "Cache-Control: max-age=60\nContent-Range: bytes */4", ""),
+        None => reply.send(200, "Cache-Control: max-age=60", "page"),
+    });
+    let larder = Larder::new(&origin, "");
+    assert_eq!(larder.get("/a", "Range: bytes=99-").status(), 416);
+    assert_eq!(larder.get("/a", "").text(), "page");
+}
+
+#[test]
+fn a_validated_part_is_cut_and_shared_as_the_answer_says() {
+    in_each_tier(|start| {
+        let origin = ranged("ETag: \"v\"");
+        let larder = start(&origin);
+        range(&larder, "0-1");
+        range(&larder, "6-9");
+        larder.advance(61);
+        origin.script(|_, reply| reply.send(304, "Cache-Control: private\nETag: \"v\"", ""));
+        let (status, text, positions, _) = range(&larder, "0-1");
+        assert_eq!((status, text.as_str(), positions.as_deref()), (206, "ab", Some("bytes 0-1/20")));
+        let asked = origin.count();
+        range(&larder, "6-9");
+        assert!(origin.count() > asked, "what became private is gone");
+    });
+}
+
+#[test]
+fn a_client_with_a_part_of_one_representation_gets_no_part_of_another() {
+    let origin = ranged("ETag: \"v\"");
+    let larder = Larder::new(&origin, "");
+    range(&larder, "2-9");
+    larder.advance(61);
+    origin.script(|seen, reply| match seen.head.get("if-range") {
+        Some("\"v\"") => reply.send(200, "ETag: \"w\"", "another"),
+        _ => reply.send(206, "ETag: \"w\"\nContent-Range: bytes 3-4/7", "th"),
+    });
+    let answer = larder.get("/f", "Range: bytes=3-4\nIf-Range: \"v\"");
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "another"));
+}
+
+#[test]
+fn what_completes_a_part_is_shared_by_its_own_word_only() {
+    for (stored, fields, answer) in [
+        ("public, max-age=60", "", "Set-Cookie: sid=alice"),
+        ("public, max-age=60", "Authorization: Basic alice", "X: alice"),
+        ("max-age=60", "", "Cache-Control: private"),
+    ] {
+        let origin = Origin::new(move |seen, reply| match (seen.head.get("range"), seen.head.get("x-who")) {
+            (Some("bytes=0-4"), _) => {
+                let fields = format!("CDN-Cache-Control: {stored}\nETag: \"a\"\nContent-Range: bytes 0-4/10");
+                reply.send(206, &fields, "01234");
+            }
+            (Some("bytes=5-"), Some(who)) => {
+                reply.send(206, &format!("{answer}\nETag: \"a\"\nContent-Range: bytes 5-9/10"), &who[..5]);
+            }
+            (_, who) => reply.send(200, &format!("{answer}\nETag: \"a\""), who.unwrap_or("nobody")),
+        });
+        let larder = Larder::new(&origin, "");
+        larder.get("/a", "Range: bytes=0-4");
+        larder.get("/a", &format!("X-Who: alice\n{fields}"));
+        let bob = larder.get("/a", "X-Who: bobby");
+        assert!(!is_hit(&bob), "{answer}");
+        assert!(!bob.text().contains("alice"), "{answer}: {}", bob.text());
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_gap_never_looks_like_a_whole() {
+    for (sent, before, after) in
+        [("XXXXXXXX", "", "56789"), ("X", "", "56789"), ("XXXXXXXX", "01", "789"), ("X", "01", "789")]
+    {
+        let origin = Origin::new(move |seen, reply| {
+            let (first, last) = (before.len(), 9 - after.len());
+            match seen.head.get("range") {
+                Some(asked) if asked.starts_with(&format!("bytes={first}-{last}")) => {
+                    reply.raw(format!("HTTP/1.1 206 X\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Range: bytes {first}-{last}/10\r\nTransfer-Encoding: chunked\r\n\r\n"));
+                    reply.chunk(sent);
+                    reply.end();
+                }
+                Some(asked) => {
+                    let (from, text) = if asked == "bytes=0-1" { (0, before) } else { (10 - after.len(), after) };
+                    let fields = format!(
+                        "ETag: \"a\"\nCache-Control: max-age=60\nContent-Range: bytes {from}-{}/10",
+                        from + text.len() - 1
+                    );
+                    reply.send(206, &fields, text);
+                }
+                None => reply.send(200, "ETag: \"a\"", "0123456789"),
+            }
+        });
+        let larder = Larder::new(&origin, "");
+        if !before.is_empty() {
+            larder.get("/a", "Range: bytes=0-1");
+        }
+        larder.get("/a", &format!("Range: bytes={}-", 10 - after.len()));
+        let mut client = larder.client();
+        client.ask("GET", "/a", "");
+        assert!(client.try_answer().is_err(), "{sent} {before} {after}");
+    }
+}
+
+#[test]
+fn a_head_of_what_is_held_in_part_is_answered_by_the_origin() {
+    in_each_tier(|start| {
+        let origin = ranged("ETag: \"v\"");
+        let larder = start(&origin);
+        range(&larder, "2-5");
+        range(&larder, "9-12");
+        origin.script(|_, reply| {
+            reply.raw("HTTP/1.1 200 X\r\nCache-Control: max-age=60\r\nETag: \"v\"\r\nContent-Length: 20\r\n\r\n");
+        });
+        let head = larder.client().send("HEAD", "/f", "");
+        assert_eq!((head.status(), head.get("content-length"), head.get("content-range")), (200, Some("20"), None));
+        assert!(range(&larder, "2-5").3, "and the part is good for longer");
+    });
+}
+
+#[test]
+fn an_unsafe_request_whose_client_leaves_invalidates_all_the_same() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| match seen.method() {
+            "GET" => reply.send(200, "Cache-Control: max-age=60", "x"),
+            _ => {
+                gate.wait();
+                reply.send(204, "", "");
+            }
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    larder.get("/a", "");
+    let mut client = larder.client();
+    client.ask("POST", "/a", "Content-Length: 0");
+    origin.requests.wait_for(2);
+    drop(client);
+    gate.open();
+    eventually("it is invalidated", || !is_hit(&larder.get("/a", "")));
+}
+
+#[test]
+fn followers_of_alike_queries_get_nothing_that_is_not_theirs() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| {
+            if seen.path().contains("id=0") {
+                return reply.send(200, "Cache-Control: max-age=60\nNo-Vary-Search: params=(\"user\")", "shared");
+            }
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=60", seen.path());
+        }
+    });
+    let larder = std::sync::Arc::new(Larder::new(&origin, ""));
+    larder.get("/i?id=0&user=a", "");
+    let clients = {
+        let larder = std::sync::Arc::clone(&larder);
+        std::thread::spawn(move || {
+            at_once(4, move |n| {
+                let path = format!("/i?id=5&user={n}");
+                (larder.get(&path, "").text(), path)
+            })
+        })
+    };
+    origin.requests.wait_for(2);
+    gate.open();
+    for (text, path) in clients.join().expect("no panic") {
+        assert_eq!(text, path);
+    }
+}
+
+#[test]
+fn nobody_joins_what_its_group_was_invalidated_under() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| match (seen.method(), seen.head.get("x-new")) {
+            ("GET", None) => {
+                reply.begin("Cache-Control: max-age=60\nCache-Groups: \"g\"");
+                reply.chunk("old");
+                gate.wait();
+                reply.end();
+            }
+            ("GET", Some(_)) => reply.send(200, "Cache-Control: max-age=60", "new"),
+            _ => reply.send(204, "Cache-Group-Invalidation: \"g\"", ""),
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut first = larder.client();
+    first.ask("GET", "/a", "");
+    first.head().expect("a head");
+    assert_eq!(larder.client().send("POST", "/b", "Content-Length: 0").status(), 204);
+    assert_eq!(larder.get("/a", "X-New: 1").text(), "new");
+    gate.open();
+}
+
+#[test]
+fn a_posts_response_of_before_its_groups_invalidation_is_not_stored() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| match (seen.method(), seen.path()) {
+            ("POST", "/a") => {
+                gate.wait();
+                reply.send(200, "Cache-Control: max-age=60\nContent-Location: /a\nCache-Groups: \"g\"", "old");
+            }
+            ("POST", _) => reply.send(204, "Cache-Group-Invalidation: \"g\"", ""),
+            _ => reply.send(200, "Cache-Control: max-age=60", "new"),
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    client.ask("POST", "/a", "Content-Length: 0");
+    origin.requests.wait_for(1);
+    larder.client().send("POST", "/b", "Content-Length: 0");
+    gate.open();
+    assert_eq!(client.answer().text(), "old");
+    assert_eq!(larder.get("/a", "").text(), "new");
+}
+
+#[test]
+fn an_answer_that_took_long_does_not_take_the_place_of_a_newer_one() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| match seen.method() {
+            "POST" => {
+                reply.begin("Cache-Control: max-age=60\nContent-Location: /a");
+                reply.chunk("old");
+                gate.wait();
+                reply.end();
+            }
+            _ => reply.send(200, "Cache-Control: max-age=60", "new"),
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    client.ask("POST", "/a", "Content-Length: 0");
+    client.head().expect("a head");
+    larder.advance(1);
+    assert_eq!(larder.get("/a", "X: 1").text(), "new");
+    gate.open();
+    while client.chunk().is_some_and(|chunk| !chunk.is_empty()) {}
+    assert_eq!(larder.get("/a", "").text(), "new");
+}
+
+#[test]
+fn a_successor_that_is_not_written_takes_the_durable_one_along() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = file_url(directory.path());
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=600", "first"));
+    let larder = Larder::new(&origin, &url);
+    larder.get("/a", "");
+    larder.settle();
+    // For less than durable.min_lifetime: in memory only.
+    origin.script(|_, reply| reply.send(200, "Cache-Control: max-age=5", "second"));
+    larder.get("/a", "Cache-Control: no-cache");
+    larder.settle();
+    larder.stop();
+    let larder = Larder::new(&origin, &url);
+    assert_eq!(larder.get("/a", "").text(), "second");
+}
+
+#[test]
+fn hints_to_a_slow_client_are_whole_or_not_there() {
+    let origin = Origin::new(|_, reply| {
+        for n in 0..400 {
+            let fill = char::from(b'a' + u8::try_from(n % 26).expect("a letter")).to_string().repeat(7000);
+            reply.raw(format!("HTTP/1.1 103 Early Hints\r\nX-Fill: {fill}\r\n\r\n"));
+        }
+        reply.send(200, "", "page");
+    });
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    client.ask("GET", "/a", "");
+    // It reads nothing until the origin has said all.
+    origin.requests.wait_for(1);
+    eventually("the origin has answered", || larder.metric("larder_origin_requests_total{outcome=\"answered\"}") == 1);
+    loop {
+        let head = client.head().expect("a head");
+        if !head.line.contains("103") {
+            assert!(head.line.contains("200"), "{}", head.line);
+            break;
+        }
+        let fill = head.get("x-fill").expect("its field");
+        assert!(fill.len() == 7000 && fill.bytes().all(|byte| byte == fill.as_bytes()[0]), "{fill:.80}");
+        assert_eq!(head.fields.len(), 1);
+    }
+    assert_eq!(client.bytes(4).expect("a body"), b"page");
 }
 
 #[test]

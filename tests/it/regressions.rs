@@ -288,7 +288,7 @@ fn a_client_cannot_switch_collapsing_off() {
             let gate = gate.clone();
             move |seen, reply| {
                 if seen.head.get("range").is_some() {
-                    reply.send(206, "Content-Range: bytes 0-0/1\nCache-Control: max-age=60", "x");
+                    reply.send(206, "Content-Range: bytes 0-0/2\nCache-Control: max-age=60", "x");
                     return;
                 }
                 if seen.head.get("x-crowd").is_some() {
@@ -317,7 +317,9 @@ fn a_client_cannot_switch_collapsing_off() {
         origin.requests.wait_for(2);
         gate.open();
         assert_eq!(crowd.join().expect("no panic"), [200; 20]);
-        assert_eq!(origin.count(), 2, "{poison}");
+        // The part has no validator: what is missing is asked for in vain, once for all.
+        let asked = if poison.starts_with("Range") { 3 } else { 2 };
+        assert_eq!(origin.count(), asked, "{poison}");
     }
 }
 

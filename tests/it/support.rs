@@ -426,6 +426,7 @@ pub struct Larder {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     running: Option<Running>,
+    settles: bool,
 }
 
 /// When tests begin: a moment like any other.
@@ -459,11 +460,20 @@ impl Larder {
         };
         let address = socket(&running.addresses()[0]);
         let admin = socket(running.admin_address().unwrap());
-        Self { clock, address, admin, running: Some(running) }
+        Self { clock, address, admin, running: Some(running), settles: false }
     }
 
     pub fn client(&self) -> Client {
+        if self.settles {
+            self.settle();
+        }
         Client::connect(self.address)
+    }
+
+    /// Before each client the durable tier has carried out all that it was asked.
+    pub fn settling(mut self) -> Self {
+        self.settles = true;
+        self
     }
 
     /// One GET on a connection of its own.
