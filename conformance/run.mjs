@@ -262,12 +262,9 @@ async function main () {
       needed.forEach(id => (tests.get(id).depends_on ?? []).forEach(other => needed.add(other)))
       Object.assign(results, await inChild(name, [...needed]))
     }
-    const count = {}
     for (const id of Object.keys(results)) {
       const test = tests.get(id)
       const recorded = expected[id]
-      const key = `${test.kind} ${verdict(id)}${isGood(verdict(id)) || !recorded?.reason ? '' : ' (recorded)'}`
-      count[key] = (count[key] ?? 0) + 1
       if (args.record) {
         expected[id] = { kind: test.kind, ...recorded }
         if (name === 'rfc' || recorded?.result === undefined) expected[id].result = verdict(id)
@@ -280,8 +277,7 @@ async function main () {
         console.log(`BETTER ${name}: ${id} (${test.kind}): ${verdict(id)}, was ${wanted(id)}; please record it (make conformance RECORD=1)`)
       }
     }
-    const summary = Object.keys(count).sort().reverse().map(key => `${key} ${count[key]}`)
-    console.log(`${name} (${profiles[name].about}): ${summary.join(', ')}`)
+    console.log(`${name} (${profiles[name].about}):\n  ${summary(tests, results, expected, verdict)}`)
   }
   if (args.record) {
     const sorted = Object.fromEntries(Object.entries(expected).sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -299,6 +295,23 @@ async function main () {
       process.exit(1)
     }
   }
+}
+
+// How many pass of each kind, and of the others how many are expected, with a reason on record.
+function summary (tests, results, expected, verdict) {
+  const ids = Object.keys(results)
+  const ofSuite = (id, isSurrogate) => (tests.get(id).suite === 'surrogate-control') === isSurrogate
+  const count = (kind, isSurrogate) => {
+    const all = ids.filter(id => tests.get(id).kind === kind && ofSuite(id, isSurrogate))
+    const others = all.filter(id => !isGood(verdict(id)))
+    if (kind === 'check') return `checks ${all.length - others.length} yes, ${others.length} no`
+    const recorded = others.filter(id => expected[id]?.reason)
+    return `${kind} ${all.length - others.length} of ${all.length}, ${recorded.length} on record with a reason, ${others.length - recorded.length} other`
+  }
+  const kinds = ['required', 'optimal', 'check']
+  const lines = [kinds.map(kind => count(kind, false)).join('; ')]
+  if (ids.some(id => ofSuite(id, true))) lines.push(`Surrogate-Control: ${kinds.map(kind => count(kind, true)).join('; ')}`)
+  return lines.join('\n  ')
 }
 
 // The results that the package carries of other caches, counted the same way.

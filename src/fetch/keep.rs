@@ -361,7 +361,7 @@ impl Fetcher {
                 (answer.headers(), response_time),
             )
             && missing.complete <= self.memory.max_object_size;
-        if !fits || !self.may_be_shared(plan, answer.headers(), request_time, response_time) {
+        if !fits || !may_be_shared(plan, answer.headers(), request_time, response_time) {
             return Err(landing);
         }
         let mut fields = stored.head.fields.clone();
@@ -382,27 +382,6 @@ impl Fetcher {
         stored.body.cut(0, first, &mut body.before);
         stored.body.cut(first, missing.complete - end, &mut body.after);
         Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing))
-    }
-
-    /// Whether what completes a stored part may be stored by its own word as well: the stored part's
-    /// leave to share is not this one's.
-    fn may_be_shared(
-        &self,
-        plan: &Plan,
-        answer: &HeaderMap,
-        request_time: Timestamp,
-        response_time: Timestamp,
-    ) -> bool {
-        let exchange = Exchange {
-            method: &plan.method,
-            request: &plan.client_fields,
-            status: StatusCode::OK,
-            response: answer,
-            request_time,
-            response_time,
-        };
-        // That it could not serve anyone by itself is no matter.
-        matches!(storable(&exchange, &plan.policy), Ok(_) | Err(NotStorable::NothingToReuse))
     }
 
     /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
@@ -537,6 +516,21 @@ impl Fetcher {
         });
         Updated { verdict, fields, cookies }
     }
+}
+
+/// Whether what completes a stored part may be stored by its own word as well: the stored part's
+/// leave to share is not this one's.
+fn may_be_shared(plan: &Plan, answer: &HeaderMap, request_time: Timestamp, response_time: Timestamp) -> bool {
+    let exchange = Exchange {
+        method: &plan.method,
+        request: &plan.client_fields,
+        status: StatusCode::OK,
+        response: answer,
+        request_time,
+        response_time,
+    };
+    // That it could not serve anyone by itself is no matter.
+    matches!(storable(&exchange, &plan.policy), Ok(_) | Err(NotStorable::NothingToReuse))
 }
 
 /// Parts of at most this many bytes are put together whatever comes.
