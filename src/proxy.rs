@@ -66,7 +66,7 @@ impl Proxy {
         let mut key = None;
         let (status, mut response) = match self.keys.target(peer, &request) {
             Ok(target) => {
-                key = self.cache.status_key.then(|| target.key.clone());
+                key = self.cache.status_key.then(|| Box::new(target.key.clone()));
                 self.answer(&Caller { peer, outlet }, &target, request).await
             }
             Err(refusal) => refused(&refusal),
@@ -77,7 +77,7 @@ impl Proxy {
                 response.headers_mut().remove(name);
             }
         }
-        response.headers_mut().append(CACHE_STATUS, status.to_value(key.as_ref()));
+        response.headers_mut().append(CACHE_STATUS, status.to_value(key.as_deref()));
         match access {
             Some(line) => line.finish(response, &status),
             None => response,
@@ -94,35 +94,50 @@ impl Proxy {
         let directives = self.directives(request.headers());
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(target, request.headers());
-        let mut plan = match found {
+        let missed = match found {
             Lookup::Found(stored)
                 if !stored.head.can_answer(request.method(), request.headers(), stored.body.len()) =>
             {
-                let plan = self.plan(caller, target, &request, directives, Fwd::Partial);
-                Plan { part: Some(stored), ..plan }
+                Missed { fwd: Fwd::Partial, stored: Some(stored) }
             }
-            Lookup::Found(stored) => {
-                let (fwd, validate) = match reuse::reuse(&directives, &stored.head.freshness, now) {
-                    Reuse::Fresh | Reuse::Stale => return hit(Asked::of(&request), &stored, now),
-                    Reuse::StaleWhileRevalidate if stored.head.parts.is_none() => {
-                        self.revalidate_behind(caller, target, key, &request, &directives, &stored);
-                        return hit(Asked::of(&request), &stored, now);
-                    }
-                    Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => (Fwd::Stale, stored),
-                    Reuse::Validate(Why::Request) => (Fwd::Request, stored),
-                    Reuse::GatewayTimeout => return not_cached(),
-                };
-                let plan = self.plan(caller, target, &request, directives, fwd);
-                Plan { validate: Some(validate), ..plan }
-            }
-            Lookup::OtherVariants(_) => self.plan(caller, target, &request, directives, Fwd::VaryMiss),
-            Lookup::Nothing => self.plan(caller, target, &request, directives, Fwd::UriMiss),
+            Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
+                Reuse::Fresh | Reuse::Stale => return hit(Asked::of(&request), &stored, now),
+                Reuse::StaleWhileRevalidate if stored.head.parts.is_none() => {
+                    self.revalidate_behind(caller, target, key, &request, &directives, &stored);
+                    return hit(Asked::of(&request), &stored, now);
+                }
+                Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => {
+                    Missed { fwd: Fwd::Stale, stored: Some(stored) }
+                }
+                Reuse::Validate(Why::Request) => Missed { fwd: Fwd::Request, stored: Some(stored) },
+                Reuse::GatewayTimeout => return not_cached(),
+            },
+            Lookup::OtherVariants(_) => Missed { fwd: Fwd::VaryMiss, stored: None },
+            Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
+        // On the heap, so that a hit does not carry a fetch's state about.
+        Box::pin(self.miss(caller, target, key, &request, directives, missed)).await
+    }
+
+    /// Memory does not answer a request, for the reason and with what it has.
+    async fn miss(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        key: Option<CacheKey>,
+        request: &Request<Incoming>,
+        directives: CacheControl,
+        missed: Missed,
+    ) -> Answer {
+        let mut plan = self.plan(caller, target, request, directives, missed.fwd);
+        match missed.fwd {
+            Fwd::Partial => plan.part = missed.stored,
+            _ => plan.validate = missed.stored,
+        }
         if let Some(key) = key {
             plan.key = key;
         }
-        // On the heap, so that a hit does not carry a fetch's state about.
-        Box::pin(self.fetch(&request, plan)).await
+        self.fetch(request, plan).await
     }
 
     /// What memory has for a request, and the key that it is under, where the origin said that some
@@ -590,6 +605,12 @@ impl Proxy {
 /// Tells the origin that `Surrogate-Control` is listened to, and by which name.
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
+
+/// Why memory does not answer a request, and the stored response that is not enough.
+struct Missed {
+    fwd: Fwd,
+    stored: Option<Arc<StoredResponse>>,
+}
 
 /// What an unsafe request was sent to.
 struct Changed {
