@@ -15,7 +15,8 @@ use larder::rfc9111::key::{CacheKey, KeyParts, normal_authority};
 use larder::rfc9111::reuse;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::store::memory::{Config, Memory};
-use larder::stored::{Body, NewHead, StoredHead, StoredResponse, decode, encode_response};
+use larder::stored::encoding::{decode, encode_response};
+use larder::stored::{Body, NewHead, StoredHead, StoredResponse};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 

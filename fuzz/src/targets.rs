@@ -18,7 +18,7 @@ use larder::rfc9111::search::SearchVariance;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::vary::{self, Vary};
 use larder::rfc9111::{conditional, date, groups, targeted, validation};
-use larder::stored;
+use larder::stored::{self, encoding};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -160,13 +160,13 @@ thread_local! {
 pub fn object(data: &[u8]) {
     KEY.with_borrow(|key| {
         let bytes = Bytes::copy_from_slice(data);
-        if let Ok(stored::Object::Response { head, body: stored::DurableBody::Inline(body) }) =
-            stored::decode(&bytes, key, &LifetimePolicy::default())
+        if let Ok(encoding::Object::Response { head, body: encoding::DurableBody::Inline(body) }) =
+            encoding::decode(&bytes, key, &LifetimePolicy::default())
         {
             // What is believed is written as it was read, in the newest version.
             let response = stored::StoredResponse { head: std::sync::Arc::new(*head), body: body.into() };
-            let again = Bytes::from(stored::encode_response(&response, true));
-            assert!(stored::decode(&again, key, &LifetimePolicy::default()).is_ok());
+            let again = Bytes::from(encoding::encode_response(&response, true));
+            assert!(encoding::decode(&again, key, &LifetimePolicy::default()).is_ok());
         }
     });
 }

@@ -30,10 +30,10 @@ use crate::clock::Stopwatch;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::{
-    self, BODY_CHUNK, Body, DecodeError, DurableBody, Object, StoredHead, StoredResponse, VaryRecord, decode,
-    encode_response, encode_vary,
+use crate::stored::encoding::{
+    self, BODY_CHUNK, DecodeError, DurableBody, Object, decode, encode_response, encode_vary,
 };
+use crate::stored::{Body, StoredHead, StoredResponse, VaryRecord};
 use crate::telemetry::{DurableOp, DurableOutcome, Metrics};
 
 /// `[durable]`
@@ -172,7 +172,7 @@ impl BodyReader {
             }
         }
         let chunk = self.pending.split_to(want).freeze();
-        if self.checksums.get(self.next) != Some(&stored::chunk_checksum(&chunk)) {
+        if self.checksums.get(self.next) != Some(&encoding::chunk_checksum(&chunk)) {
             return Err(BackendError("the body's checksum does not hold".into()));
         }
         self.next += 1;

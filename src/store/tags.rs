@@ -14,7 +14,7 @@ use tracing::warn;
 use super::backend::{Backend, BackendError};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::{CacheKey, KeyParts};
-use crate::stored::{Object, decode, encode_tag};
+use crate::stored::encoding::{Object, decode, encode_tag};
 
 /// The most tags whose positions are remembered; all are forgotten when there are more, and asked
 /// for again.

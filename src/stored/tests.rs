@@ -3,7 +3,9 @@
 use http::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
+use super::encoding::*;
 use super::*;
+use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::KeyParts;
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 

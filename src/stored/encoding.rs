@@ -1,0 +1,458 @@
+//! The versioned encoding of durable objects.
+//!
+//! # Version 2
+//!
+//! All integers are little-endian; a *string* is a `u32` length and that many bytes.
+//!
+//! ```text
+//! "LRDR"  version u8 = 2  kind u8  zero u16  head length u32  head checksum u64  head  body
+//! kind 0, a response: key string, nominated names (u16 count, strings), selector string,
+//!         status u16, request time i64 ms, response time i64 ms, position u64,
+//!         tags (u16 count, strings),
+//!         parts (u16 count, 0 for a whole; else the length of the whole u64, and for each part
+//!         its first position u64 and the one after its last u64),
+//!         fields (u32 count, name and value strings), body length u64,
+//!         then 0u8 and the checksum u64 of the body that follows the head,
+//!         or 1u8, the body object's id u128, its chunk size u32 and a checksum u64 a chunk
+//! kind 1, what a varying key nominates: key string, generation u128,
+//!         u16 count of sets, each set a u16 count and names,
+//!         u16 count of aliases, each an alias u128 and the variant's name u128
+//! kind 2, the last purge of a tag: the tag's key string, position u64
+//! ```
+//!
+//! Version 1 is the same without parts, aliases, and kind 2.
+//!
+//! Checksums are XXH3-64. A reader takes any version it knows and calls every other one
+//! [`DecodeError::Version`]; a writer writes the newest. Nothing in a version ever changes its
+//! meaning: a change is a new version, with golden files of its own in `tests/golden`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::{BufMut, Bytes};
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Body, StoredHead, StoredResponse, Variant, VaryRecord, compact};
+use crate::clock::Timestamp;
+use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
+use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::partial::Parts;
+use crate::rfc9111::vary;
+
+/// Why bytes from the durable tier are not the object that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// It ends before it should.
+    Truncated,
+    /// It was not written by Larder.
+    Foreign,
+    /// It was written in a version that this build does not know.
+    Version(u8),
+    /// Its bytes are not those that were written.
+    Checksum,
+    /// It is whole, and makes no sense.
+    Malformed,
+    /// It is another key's object.
+    OtherKey,
+}
+
+impl DecodeError {
+    /// The word for it in logs and counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Foreign => "foreign",
+            Self::Version(_) => "unknown-version",
+            Self::Checksum => "checksum",
+            Self::Malformed => "malformed",
+            Self::OtherKey => "other-key",
+        }
+    }
+}
+
+const MAGIC: &[u8; 4] = b"LRDR";
+const VERSION: u8 = 2;
+/// The oldest version that is read.
+const OLDEST: u8 = 1;
+pub(super) const KIND_RESPONSE: u8 = 0;
+pub(super) const KIND_VARY: u8 = 1;
+const KIND_TAG: u8 = 2;
+pub(super) const PREAMBLE: usize = 4 + 1 + 1 + 2 + 4 + 8;
+
+/// The size of the pieces that a separate body is checked in.
+pub const BODY_CHUNK: usize = 256 * 1024;
+
+/// A durable object, read back.
+#[derive(Debug)]
+pub enum Object {
+    /// A response.
+    Response {
+        /// Its head.
+        head: Box<StoredHead>,
+        /// Its body, or where to find it.
+        body: DurableBody,
+    },
+    /// The nominated fields of a key whose responses vary.
+    Vary(VaryRecord),
+    /// The last purge of a tag.
+    Tag {
+        /// Its position.
+        position: u64,
+    },
+}
+
+/// The body of a durable response.
+#[derive(Clone, Debug)]
+pub enum DurableBody {
+    /// It came with the head, and its checksum holds.
+    Inline(Bytes),
+    /// It is an object of its own, named by [`StoredHead::body_id`].
+    Separate {
+        /// Its length in bytes.
+        len: u64,
+        /// The checksum of each [`BODY_CHUNK`] of it, in order.
+        checksums: Arc<[u64]>,
+    },
+}
+
+/// Checksums a body in chunks of [`BODY_CHUNK`].
+pub fn chunk_checksums(body: &Body) -> Vec<u64> {
+    // A fill's segments have the size of a chunk, all but the last; other bodies are cut to it.
+    let mut checksums = Vec::new();
+    let mut pending: Vec<u8> = Vec::new();
+    for segment in body.segments() {
+        if pending.is_empty() && segment.len() == BODY_CHUNK {
+            checksums.push(xxh3_64(segment));
+            continue;
+        }
+        pending.extend_from_slice(segment);
+        while pending.len() >= BODY_CHUNK {
+            checksums.push(xxh3_64(&pending[..BODY_CHUNK]));
+            pending.drain(..BODY_CHUNK);
+        }
+    }
+    if !pending.is_empty() {
+        checksums.push(xxh3_64(&pending));
+    }
+    checksums
+}
+
+/// The checksum of one chunk of a separate body.
+pub fn chunk_checksum(chunk: &[u8]) -> u64 {
+    xxh3_64(chunk)
+}
+
+/// Writes a response; the body goes with the head when `inline`.
+pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
+    let head = &response.head;
+    let mut out = Vec::with_capacity(512 + if inline { usize::try_from(response.body.len()).unwrap_or(0) } else { 0 });
+    put_string(&mut out, head.key.as_bytes());
+    let (names, selector) = head.variant.as_ref().map_or((&[][..], &[][..]), |v| (&v.names[..], &v.selector[..]));
+    put_names(&mut out, names);
+    put_string(&mut out, selector);
+    out.put_u16_le(head.status.as_u16());
+    out.put_i64_le(head.request_time.as_millis());
+    out.put_i64_le(head.response_time.as_millis());
+    out.put_u64_le(head.position);
+    put_count16(&mut out, head.tags.len());
+    for tag in &head.tags {
+        put_string(&mut out, tag.as_bytes());
+    }
+    let parts = head.parts.as_ref();
+    put_count16(&mut out, parts.map_or(0, |parts| parts.ranges().len()));
+    if let Some(parts) = parts {
+        out.put_u64_le(parts.complete_len());
+        for (first, end) in parts.ranges() {
+            out.put_u64_le(*first);
+            out.put_u64_le(*end);
+        }
+    }
+    out.put_u32_le(u32::try_from(head.fields.len()).unwrap_or(u32::MAX));
+    for (name, value) in &head.fields {
+        put_string(&mut out, name.as_str().as_bytes());
+        put_string(&mut out, value.as_bytes());
+    }
+    out.put_u64_le(response.body.len());
+    if inline {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        response.body.segments().iter().for_each(|segment| hasher.update(segment));
+        out.put_u8(0);
+        out.put_u64_le(hasher.digest());
+    } else {
+        out.put_u8(1);
+        out.put_u128_le(head.body_id);
+        out.put_u32_le(u32::try_from(BODY_CHUNK).unwrap_or(u32::MAX));
+        for checksum in chunk_checksums(&response.body) {
+            out.put_u64_le(checksum);
+        }
+    }
+    let mut object = frame(KIND_RESPONSE, &out);
+    if inline {
+        response.body.segments().iter().for_each(|segment| object.extend_from_slice(segment));
+    }
+    object
+}
+
+/// Writes the record of a varying key.
+pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    put_string(&mut out, record.key.as_bytes());
+    out.put_u128_le(record.generation);
+    put_count16(&mut out, record.sets.len());
+    for set in &record.sets {
+        put_names(&mut out, set);
+    }
+    put_count16(&mut out, record.aliases.len());
+    for (alias, variant) in &record.aliases {
+        out.put_u128_le(*alias);
+        out.put_u128_le(*variant);
+    }
+    frame(KIND_VARY, &out)
+}
+
+/// Writes the last purge of the tag with `key`.
+pub fn encode_tag(key: &CacheKey, position: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_string(&mut out, key.as_bytes());
+    out.put_u64_le(position);
+    frame(KIND_TAG, &out)
+}
+
+pub(super) fn frame(kind: u8, head: &[u8]) -> Vec<u8> {
+    let mut object = Vec::with_capacity(PREAMBLE + head.len());
+    object.put_slice(MAGIC);
+    object.put_u8(VERSION);
+    object.put_u8(kind);
+    object.put_u16_le(0);
+    object.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
+    object.put_u64_le(xxh3_64(head));
+    object.put_slice(head);
+    object
+}
+
+pub(super) fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(bytes);
+}
+
+fn put_count16(out: &mut Vec<u8>, count: usize) {
+    out.put_u16_le(u16::try_from(count).unwrap_or(u16::MAX));
+}
+
+fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
+    put_count16(out, names.len());
+    for name in names {
+        put_string(out, name.as_str().as_bytes());
+    }
+}
+
+/// Reads a durable object that should belong to `key`. Freshness is worked out anew under the
+/// lifetimes that the configuration grants now.
+pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+    let mut preamble = Reader(object);
+    if preamble.take(MAGIC.len()).map_err(|_| DecodeError::Foreign)? != MAGIC {
+        return Err(DecodeError::Foreign);
+    }
+    let version = preamble.u8()?;
+    if !(OLDEST..=VERSION).contains(&version) {
+        return Err(DecodeError::Version(version));
+    }
+    let kind = preamble.u8()?;
+    let _zero = preamble.u16()?;
+    let head_len = preamble.len32()?;
+    let checksum = preamble.u64()?;
+    let head = preamble.take(head_len)?;
+    if xxh3_64(head) != checksum {
+        return Err(DecodeError::Checksum);
+    }
+    let mut head = Reader(head);
+    if head.string()? != key.as_bytes() {
+        return Err(DecodeError::OtherKey);
+    }
+    match kind {
+        KIND_RESPONSE => decode_response(version, head, preamble.0, key, policy),
+        KIND_VARY => decode_vary(version, head, key).map(Object::Vary),
+        KIND_TAG if version >= 2 => Ok(Object::Tag { position: head.u64()? }),
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
+fn decode_response(
+    version: u8,
+    mut head: Reader<'_>,
+    rest: &[u8],
+    key: &CacheKey,
+    policy: &LifetimePolicy,
+) -> Result<Object, DecodeError> {
+    let names = head.names()?;
+    let selector = head.string()?.to_vec();
+    let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeError::Malformed)?;
+    let request_time = Timestamp::from_millis(head.i64()?);
+    let response_time = Timestamp::from_millis(head.i64()?);
+    let position = head.u64()?;
+    let mut tags = Vec::new();
+    for _ in 0..head.u16()? {
+        tags.push(String::from_utf8(head.string()?.to_vec()).map_err(|_| DecodeError::Malformed)?);
+    }
+    let parts = if version >= 2 { decode_parts(&mut head)? } else { None };
+    let mut fields = HeaderMap::new();
+    for _ in 0..head.u32()? {
+        let name = HeaderName::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
+        let value = HeaderValue::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
+        fields.try_append(name, value).map_err(|_| DecodeError::Malformed)?;
+    }
+    let len = head.u64()?;
+    let (body_id, body) = match head.u8()? {
+        0 => {
+            let checksum = head.u64()?;
+            if (rest.len() as u64) < len {
+                return Err(DecodeError::Truncated);
+            }
+            if rest.len() as u64 != len || xxh3_64(rest) != checksum {
+                return Err(DecodeError::Checksum);
+            }
+            (0, DurableBody::Inline(Bytes::copy_from_slice(rest)))
+        }
+        1 => {
+            let body_id = head.u128()?;
+            if head.len32()? != BODY_CHUNK {
+                return Err(DecodeError::Malformed);
+            }
+            let mut checksums = Vec::new();
+            while !head.0.is_empty() {
+                checksums.push(head.u64()?);
+            }
+            if checksums.len() as u64 != len.div_ceil(BODY_CHUNK as u64) {
+                return Err(DecodeError::Malformed);
+            }
+            (body_id, DurableBody::Separate { len, checksums: checksums.into() })
+        }
+        _ => return Err(DecodeError::Malformed),
+    };
+    // What is held of a representation has one range shorter than it says, or is exact.
+    let is_held = |parts: &Parts| len == parts.len() || (len < parts.len() && parts.ranges().len() == 1);
+    if (parts.is_some() != (status == StatusCode::PARTIAL_CONTENT)) && version >= 2
+        || !parts.as_ref().is_none_or(is_held)
+    {
+        return Err(DecodeError::Malformed);
+    }
+    let variant = (!names.is_empty()).then_some(Variant { names, selector });
+    let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
+    let fields = compact(&fields);
+    let head = StoredHead {
+        key: key.clone(),
+        variant,
+        parts,
+        status,
+        fields,
+        request_time,
+        response_time,
+        freshness,
+        position,
+        tags,
+        body_id,
+        body_written: Arc::new(AtomicBool::new(true)),
+        is_durable: Arc::new(AtomicBool::new(true)),
+    };
+    if !head.is_of_length(len) {
+        return Err(DecodeError::Malformed);
+    }
+    Ok(Object::Response { head: Box::new(head), body })
+}
+
+fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {
+    let count = usize::from(head.u16()?);
+    if count == 0 {
+        return Ok(None);
+    }
+    let complete = head.u64()?;
+    let mut ranges = Vec::new();
+    for _ in 0..count {
+        ranges.push((head.u64()?, head.u64()?));
+    }
+    Parts::from_ranges(complete, ranges).map(Some).ok_or(DecodeError::Malformed)
+}
+
+fn decode_vary(version: u8, mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
+    let generation = head.u128()?;
+    let count = usize::from(head.u16()?);
+    if count == 0 || count > VaryRecord::MAX_SETS {
+        return Err(DecodeError::Malformed);
+    }
+    let mut sets = Vec::with_capacity(count);
+    for _ in 0..count {
+        sets.push(head.names()?);
+    }
+    let mut aliases = Vec::new();
+    if version >= 2 {
+        let count = usize::from(head.u16()?);
+        if count > VaryRecord::MAX_ALIASES {
+            return Err(DecodeError::Malformed);
+        }
+        for _ in 0..count {
+            aliases.push((head.u128()?, head.u128()?));
+        }
+    }
+    Ok(VaryRecord { key: key.clone(), generation, sets, aliases })
+}
+
+/// Takes integers and strings off the front of a slice. A length is believed only as far as there
+/// are bytes, so nothing is allocated for what is not there.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Result<i64, DecodeError> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn u128(&mut self) -> Result<u128, DecodeError> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    fn len32(&mut self) -> Result<usize, DecodeError> {
+        usize::try_from(self.u32()?).map_err(|_| DecodeError::Malformed)
+    }
+
+    fn string(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = self.len32()?;
+        self.take(len)
+    }
+
+    fn names(&mut self) -> Result<Vec<HeaderName>, DecodeError> {
+        let count = usize::from(self.u16()?);
+        if count > vary::MAX_NOMINATED {
+            return Err(DecodeError::Malformed);
+        }
+        (0..count).map(|_| HeaderName::from_bytes(self.string()?).map_err(|_| DecodeError::Malformed)).collect()
+    }
+}
