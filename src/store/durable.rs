@@ -33,7 +33,7 @@ use crate::rfc9111::storage::StoragePolicy;
 use crate::stored::encoding::{
     self, BODY_CHUNK, DecodeError, DurableBody, Object, decode, encode_response, encode_vary,
 };
-use crate::stored::{Body, StoredHead, StoredResponse, VaryRecord};
+use crate::stored::{Body, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::telemetry::{DurableOp, DurableOutcome, Metrics};
 
 /// `[durable]`
@@ -385,7 +385,15 @@ impl Durable {
             warn!("the durable queue is full: an invalidated URL stays in the durable tier until it expires");
             return;
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), done: None });
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, done: None });
+    }
+
+    /// Has one variant of `key` deleted, the one with this name.
+    pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant) {
+        if let Backend::File(store) = &self.inner.backend {
+            store.put_out_of_reach(&self.inner.names.variant(key, name));
+        }
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), done: None });
     }
 
     /// Writes down that `tag` was purged at `position`. Ready at once for a bucket, which follows
@@ -411,7 +419,7 @@ impl Durable {
     /// Begins to delete everything kept for `key`; [`Durable::finish_delete`] says how that went.
     pub fn begin_delete(&self, key: &CacheKey) -> oneshot::Receiver<Result<(), BackendError>> {
         let (done, outcome) = oneshot::channel();
-        self.inner.enqueue(Op::Delete { key: key.clone(), done: Some(done) });
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, done: Some(done) });
         outcome
     }
 
@@ -470,7 +478,7 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 /// A key whose deletion failed, and has to be tried again.
-struct Undeleted(CacheKey);
+struct Undeleted(CacheKey, Option<u128>);
 
 /// Carries out operations in their order until the tier is dropped.
 async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
@@ -481,10 +489,10 @@ async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
         match outcome {
             // Not waited for, and no part of the queue, so that the tier's other work goes on; but
             // the key stays outstanding, so that what should be gone counts as gone. Once for each.
-            Err(Undeleted(key)) if inner.queue.begin_retrying(hash) => {
+            Err(Undeleted(key, variant)) if inner.queue.begin_retrying(hash) => {
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move {
-                    inner.delete_at_last(&key).await;
+                    inner.delete_at_last(&key, variant).await;
                     inner.queue.end_retrying(hash);
                     inner.queue.settle(hash);
                 });
@@ -517,25 +525,26 @@ impl Inner {
                 self.note(DurableOp::Put, &outcome);
                 Ok(())
             }
-            Op::Delete { key, done } => {
-                let outcome = self.try_repeatedly(|| self.delete_all(&key)).await;
+            Op::Delete { key, variant, done } => {
+                let variant = variant.map(|(name, _)| name);
+                let outcome = self.try_repeatedly(|| self.delete_all(&key, variant)).await;
                 self.note(DurableOp::Delete, &outcome);
                 let is_done = outcome.is_ok();
                 if let Some(done) = done {
                     let _ = done.send(outcome);
                 }
-                if is_done { Ok(()) } else { Err(Undeleted(key)) }
+                if is_done { Ok(()) } else { Err(Undeleted(key, variant)) }
             }
         }
     }
 
     /// Tries to delete until it is done: what was invalidated must not come back with the tier.
-    async fn delete_at_last(&self, key: &CacheKey) {
+    async fn delete_at_last(&self, key: &CacheKey, variant: Option<u128>) {
         let mut pause = Duration::from_millis(500);
         loop {
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             pause = (pause * 2).min(MAX_PAUSE);
-            let outcome = self.delete_all(key).await;
+            let outcome = self.delete_all(key, variant).await;
             self.note(DurableOp::Delete, &outcome);
             if outcome.is_ok() {
                 return;
@@ -560,11 +569,14 @@ impl Inner {
         }
     }
 
-    /// Deletes what a key leads to. In a bucket that is its first object: the rest can't be found
+    /// Deletes what a key leads to, or one variant of it. In a bucket that is its first object: the rest can't be found
     /// again, and ends by the bucket's lifecycle rule. A directory has no such rule, and a look
     /// round costs nothing there, so variants and separate bodies go as well.
-    async fn delete_all(&self, key: &CacheKey) -> Result<(), BackendError> {
-        let name = self.names.primary(key);
+    async fn delete_all(&self, key: &CacheKey, variant: Option<u128>) -> Result<(), BackendError> {
+        let name = match variant {
+            Some(variant) => self.names.variant(key, variant),
+            None => self.names.primary(key),
+        };
         let Backend::File(store) = &self.backend else { return self.backend.delete(&name).await };
         for member in store.family(&name).await? {
             let body = self.separate_body(&member, key).await;

@@ -131,7 +131,6 @@ impl Store {
         let key = &stored.head.key;
         let in_memory = self.memory.at(&stored.head);
         let replaced = replaced.or_else(|| in_memory.as_ref().map(|old| &old.head));
-        let exact = replaced.map_or_else(|| key.clone(), |old| old.key.clone());
         // Asked for under the key's lock, so that no record of before a purge comes back after it.
         let is_in_force = |position| !self.purges.covers_fetch(key.hash(), position);
         let known = || {
@@ -149,10 +148,15 @@ impl Store {
         let Some(durable) = &self.durable else { return true };
         let least = durable.min_lifetime_millis();
         let lasts = least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least;
-        let is_put = durability == Durability::Durable && lasts && durable.put(Arc::clone(stored), record);
+        let is_put = durability == Durability::Durable && lasts && durable.put(Arc::clone(stored), record.clone());
         if !is_put && replaced.is_some_and(|old| old.is_durable.load(Ordering::Acquire)) {
             // What the durable tier has is history, and would come back with a restart.
-            durable.delete(&exact);
+            match (&stored.head.variant, &record) {
+                (Some(variant), Some(record)) => {
+                    durable.delete_variant(key, record.variant_hash(&variant.selector), variant);
+                }
+                _ => durable.delete(key),
+            }
         }
         true
     }
@@ -225,7 +229,8 @@ impl Store {
         }
     }
 
-    /// Forgets a response that has its successor under another key, wherever it is.
+    /// Forgets a response that has its successor under another key, wherever it is, and with it the
+    /// other variants of its own.
     pub fn forget_replaced(&self, old: &StoredHead) {
         if old.is_durable.load(Ordering::Acquire) {
             self.discard(&old.key);

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::backend::BackendError;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{StoredResponse, VaryRecord};
+use crate::stored::{StoredResponse, Variant, VaryRecord};
 
 /// The most variants of a key that are found while they wait.
 const MAX_FOUND: usize = 64;
@@ -33,6 +33,8 @@ pub enum Op {
     Delete {
         /// The key.
         key: CacheKey,
+        /// The one variant that is to go, by its name and by what selects it; `None`: everything.
+        variant: Option<(u128, Variant)>,
         /// Who waits for it.
         done: Option<oneshot::Sender<Result<(), BackendError>>>,
     },
@@ -138,7 +140,10 @@ impl Queue {
             let pending = pending.entry(op.key().hash()).or_default();
             pending.operations += 1;
             match op {
-                Op::Delete { .. } => pending.puts.clear(),
+                Op::Delete { variant: None, .. } => pending.puts.clear(),
+                Op::Delete { variant: Some((_, variant)), .. } => {
+                    pending.puts.retain(|(other, _)| other.head.variant.as_ref() != Some(variant));
+                }
                 Op::Put { stored, record } => {
                     let variant = &stored.head.variant;
                     pending.puts.retain(|(other, _)| {

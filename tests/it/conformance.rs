@@ -799,6 +799,36 @@ fn a_successor_that_is_not_written_takes_the_durable_one_along() {
 }
 
 #[test]
+fn a_variants_successor_takes_only_that_variant_along() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = file_url(directory.path());
+    let origin = Origin::new(|seen, reply| {
+        let foo = seen.head.get("foo").unwrap_or_default();
+        reply.send(200, "Cache-Control: max-age=600\nVary: Foo", &format!("first {foo}"));
+    });
+    let larder = Larder::new(&origin, &url);
+    for foo in ["a", "b", "c"] {
+        larder.get("/a", &format!("Foo: {foo}"));
+    }
+    larder.settle();
+    origin.script(|seen, reply| {
+        let foo = seen.head.get("foo").unwrap_or_default();
+        let lifetime = if foo == "a" { 5 } else { 600 };
+        reply.send(200, &format!("Cache-Control: max-age={lifetime}\nVary: Foo"), &format!("second {foo}"));
+    });
+    larder.get("/a", "Foo: a\nCache-Control: no-cache");
+    // The record that leads to all of them is written again after that.
+    larder.get("/a", "Foo: b\nCache-Control: no-cache");
+    larder.settle();
+    larder.stop();
+    let larder = Larder::new(&origin, &url);
+    assert_eq!(larder.get("/a", "Foo: a").text(), "second a");
+    assert_eq!(larder.get("/a", "Foo: b").text(), "second b");
+    let other = larder.get("/a", "Foo: c");
+    assert_eq!((other.text().as_str(), other.hit()), ("first c", Some("durable")));
+}
+
+#[test]
 fn hints_to_a_slow_client_are_whole_or_not_there() {
     let origin = Origin::new(|_, reply| {
         for n in 0..400 {
