@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -92,6 +93,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         clock,
         passes: Passes::new(config.cache.pass_memory),
         searches: Searches::default(),
+        revalidating: Mutex::default(),
         budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
         memory: config.memory.clone(),
         purge_expired_on_read: config.cache.purge_expired_on_read,

@@ -136,6 +136,12 @@ impl Flights {
         self.shards.iter().map(|shard| shard.lock().values().map(Vec::len).sum::<usize>()).sum()
     }
 
+    /// The number of those who wait for one.
+    pub fn followers(&self) -> usize {
+        let waiting = |flights: &Vec<Flight>| -> usize { flights.iter().map(|f| f.outcome.receiver_count()).sum() };
+        self.shards.iter().map(|shard| shard.lock().values().map(waiting).sum::<usize>()).sum()
+    }
+
     fn shard(&self, key: u128) -> &Shard {
         &self.shards[usize::try_from(key % SHARDS as u128).unwrap_or(0)]
     }

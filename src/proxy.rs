@@ -1,6 +1,7 @@
 //! The life of a request, from top to bottom, as RFC 9111 §4 tells it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{HeaderName, Method, Request, Response, StatusCode, Uri, Version};
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use crate::body::ResponseBody;
+use crate::clock::Timestamp;
 use crate::fetch::{Fetched, Fetcher, ForLeader, Plan, clean_response};
 use crate::fill::FillReader;
 use crate::flight::{Flights, Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
@@ -246,9 +248,10 @@ impl Proxy {
     }
 
     async fn follow(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan, follower: Follower) -> Answer {
+        let arrived = self.fetcher.clock.now();
         match follower.outcome().await {
             Outcome::Shared(shared) => {
-                if let Some(answer) = self.answer_follower(request, &plan, &shared) {
+                if let Some(answer) = self.answer_follower(request, &plan, &shared, arrived) {
                     return answer;
                 }
                 // What came is another's: another variant, or not to be shared with this client.
@@ -263,7 +266,13 @@ impl Proxy {
     }
 
     /// Gives a follower what its flight brought, if every rule lets it have that.
-    fn answer_follower(&self, request: &Request<Incoming>, plan: &Plan, shared: &Shared) -> Option<Answer> {
+    fn answer_follower(
+        &self,
+        request: &Request<Incoming>,
+        plan: &Plan,
+        shared: &Shared,
+        arrived: Timestamp,
+    ) -> Option<Answer> {
         let head = &shared.head;
         // Under another URL's key only if its origin said that the two are one.
         if head.key != plan.exact && self.fetcher.searches.key(&plan.exact).as_ref() != Some(&head.key) {
@@ -286,8 +295,9 @@ impl Proxy {
         }
         match reuse::reuse(&plan.directives, &head.freshness, self.fetcher.clock.now()) {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
-            // The origin has just been asked: that is as new as this client can wish for.
-            Reuse::Validate(Why::Request) if matches!(shared.source, Source::Origin { .. }) => {}
+            // The origin has answered since: that is as new as this client can wish for.
+            Reuse::Validate(Why::Request)
+                if matches!(shared.source, Source::Origin { .. }) && head.response_time >= arrived => {}
             Reuse::Validate(Why::Stale) if matches!(shared.source, Source::InPlaceOfError { .. }) => {}
             Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
         }
@@ -428,9 +438,21 @@ impl Proxy {
             key: target.key.clone(),
             path: parts.uri.path().to_owned(),
         };
-        let (sender, receiver) = oneshot::channel();
+        let (mut sender, receiver) = oneshot::channel();
         self.fetcher.tasks.spawn(async move {
-            let sent = match this.fetcher.send(request).await {
+            let is_abandoned = async {
+                sender.closed().await;
+                tokio::time::sleep(ABANDONED).await;
+            };
+            let answered = tokio::select! {
+                answered = this.fetcher.send(request) => answered,
+                () = is_abandoned => {
+                    // Nobody knows what came of it: the URL is not what it was, perhaps.
+                    let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
+                    return written.await;
+                }
+            };
+            let sent = match answered {
                 Ok(response) if invalidation::is_non_error(response.status()) => {
                     let (own, written) = this.invalidate(&changed, response.headers(), position);
                     written.await;
@@ -577,6 +599,7 @@ impl Proxy {
             fwd,
             validate: None,
             part: None,
+            replaced: None,
             head_of: None,
             known: None,
             interim: caller.interim(request.version()),
@@ -605,6 +628,10 @@ impl Proxy {
 /// Tells the origin that `Surrogate-Control` is listened to, and by which name.
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
+
+/// How long an unsafe request is waited for after its client has left. It holds a connection to the
+/// origin, and no one counts those.
+const ABANDONED: Duration = Duration::from_secs(5);
 
 /// Why memory does not answer a request, and the stored response that is not enough.
 struct Missed {

@@ -136,10 +136,10 @@ impl Fetcher {
                 } else if why == NotStorable::Authorization {
                     self.passes.remember(plan.key.hash() ^ WITH_CREDENTIALS, Pass::NotStorable, response_time);
                 }
-                if plan.validate.is_some() && is_about_the_response && !answer.status().is_server_error() {
+                if is_about_the_response && !answer.status().is_server_error() {
                     // The stored response has a successor that may not be stored: it is history.
-                    if let Some(stored) = &plan.validate {
-                        self.invalidate(plan, stored);
+                    if let Some(stored) = plan.replaced() {
+                        self.invalidate(plan, &stored);
                     }
                 }
                 let passed = Fetched::Passed {
@@ -154,9 +154,9 @@ impl Fetcher {
     }
 
     /// Forgets what is stored for the plan's URL, by whichever key it was found.
-    fn invalidate(&self, plan: &Plan, stored: &StoredResponse) {
+    fn invalidate(&self, plan: &Plan, stored: &StoredHead) {
         self.store.invalidate(&plan.exact);
-        for key in [&plan.key, &stored.head.key] {
+        for key in [&plan.key, &stored.key] {
             if *key != plan.exact {
                 self.store.invalidate(key);
             }
@@ -407,7 +407,7 @@ impl Fetcher {
             Err(why) => {
                 if why.is_about_the_response() {
                     // The origin took back its leave to store. The client that asked is the last.
-                    self.invalidate(plan, stored);
+                    self.invalidate(plan, &stored.head);
                     self.passes.remember(plan.key.hash(), Pass::NotStorable, self.clock.now());
                 }
                 let mut head = (*stored.head).clone();
@@ -444,7 +444,7 @@ impl Fetcher {
                     Ok(fresh) => fresh,
                     Err(why) => {
                         if why.is_about_the_response() {
-                            self.invalidate(plan, stored);
+                            self.invalidate(plan, &stored.head);
                         }
                         return None;
                     }
@@ -462,7 +462,7 @@ impl Fetcher {
                 }
             }
             HeadOutcome::Outdates => {
-                self.invalidate(plan, stored);
+                self.invalidate(plan, &stored.head);
                 None
             }
             HeadOutcome::Neither => None,
@@ -506,7 +506,8 @@ impl Fetcher {
             let mut head = self.new_head(plan, &storable, stored.head.status, &fields, &exchange, position);
             head.parts.clone_from(&stored.head.parts);
             // A body that came inline from the durable tier has no object of its own yet.
-            if stored.head.body_id != 0 {
+            // Another variant's object may be deleted with its body: each has its own.
+            if stored.head.body_id != 0 && head.variant == stored.head.variant {
                 head.body_id = stored.head.body_id;
                 head.body_written = Arc::clone(&stored.head.body_written);
             }

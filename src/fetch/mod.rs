@@ -7,10 +7,13 @@
 
 mod keep;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -66,6 +69,8 @@ pub struct Plan {
     pub validate: Option<Arc<StoredResponse>>,
     /// A stored part of what is asked for, to be completed or added to.
     pub part: Option<Arc<StoredResponse>>,
+    /// A stored response that is no use but will be history once another is stored.
+    pub replaced: Option<Arc<StoredHead>>,
     /// The stored response to GET that the answer to this HEAD speaks of.
     pub head_of: Option<Arc<StoredResponse>>,
     /// What is known of the key's variants.
@@ -90,13 +95,18 @@ impl Plan {
         tags
     }
 
+    /// The stored response that a new one takes the place of, as far as is known.
+    fn replaced(&self) -> Option<Arc<StoredHead>> {
+        self.validate.as_ref().map(|stored| Arc::clone(&stored.head)).or_else(|| self.replaced.clone())
+    }
+
     /// Where what the plan brings is put.
     fn place(&self) -> Place {
         Place {
             exact: self.exact.clone(),
             durability: self.durability,
             known: self.known.clone(),
-            replaced: self.validate.as_ref().map(|stored| Arc::clone(&stored.head)),
+            replaced: self.replaced(),
         }
     }
 
@@ -163,6 +173,8 @@ pub struct Fetcher {
     pub passes: Passes,
     /// What is known of the queries of some paths.
     pub searches: Searches,
+    /// Guarded by its lock: the keys that a response from the durable tier is being validated for.
+    pub revalidating: Mutex<HashSet<u128>>,
     /// The memory that fetches under way may take.
     pub budget: Arc<Budget>,
     /// `[memory]`
@@ -185,6 +197,7 @@ impl Fetcher {
     /// until its body is complete.
     pub async fn fly(self: &Arc<Self>, mut plan: Plan, landing: Landing) -> (Fetched, Option<Landing>) {
         let position = self.store.position();
+        self.drop_covered(&mut plan);
         match self.store.lookup(&plan.key, &plan.client_fields) {
             Lookup::Found(stored) if !plan.can_use(&stored.head, stored.body.len()) => {
                 plan.fwd = Fwd::Partial;
@@ -209,6 +222,20 @@ impl Fetcher {
             };
         }
         self.from_origin(plan, position, landing).await
+    }
+
+    /// What was purged since it was found is history: it is not validated, added to, or served in
+    /// place of an error. To be called after the position of a fetch is taken.
+    fn drop_covered(&self, plan: &mut Plan) {
+        let exact = plan.exact.hash();
+        let is_covered = |stored: &Arc<StoredResponse>| {
+            self.store.is_covered(&stored.head) || self.store.is_purged(exact, stored.head.position)
+        };
+        for stored in [&mut plan.validate, &mut plan.part, &mut plan.head_of] {
+            if stored.as_ref().is_some_and(is_covered) {
+                *stored = None;
+            }
+        }
     }
 
     /// Why nobody should wait for the response to this request, if one lately was not to be shared.
@@ -251,6 +278,9 @@ impl Fetcher {
                 }
             }
             Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
+                if self.reuse(plan, &found.head) == Some(Reuse::StaleWhileRevalidate) {
+                    self.revalidate_behind(plan, &found, position);
+                }
                 return Ok((self.take_durable(*found, position, landing), None));
             }
             Found::Response(found) => self.validate_durable(plan, *found, position).await,
@@ -268,9 +298,28 @@ impl Fetcher {
         Err(landing)
     }
 
+    /// Validates what the durable tier had and is served stale: once a key at a time, and nobody waits.
+    /// A body that streams is validated once it is in memory.
+    fn revalidate_behind(self: &Arc<Self>, plan: &Plan, found: &FoundResponse, position: u64) {
+        let FoundBody::Whole(body) = &found.body else { return };
+        let hash = plan.exact.hash();
+        if plan.method != Method::GET || !self.revalidating.lock().insert(hash) {
+            return;
+        }
+        let head = StoredHead { position, ..found.head.clone() };
+        let stored = Arc::new(StoredResponse { head: Arc::new(head), body: body.clone() });
+        let plan = Plan { validate: Some(stored), interim: None, fwd: Fwd::Stale, ..plan.clone() };
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            this.from_origin(plan, position, None).await;
+            this.revalidating.lock().remove(&hash);
+        });
+    }
+
     /// Asks the origin for a client that waits for nobody.
-    pub async fn alone(self: &Arc<Self>, plan: Plan, body: RequestBody) -> Fetched {
+    pub async fn alone(self: &Arc<Self>, mut plan: Plan, body: RequestBody) -> Fetched {
         let position = self.store.position();
+        self.drop_covered(&mut plan);
         if plan.validate.is_some() {
             return self.from_origin(plan, position, None).await.0;
         }
@@ -334,6 +383,8 @@ impl Fetcher {
         // A key that varies may have fresh variants beside the expired one.
         if self.purge_expired_on_read && found.record.is_none() && !found.head.freshness.is_fresh(self.clock.now()) {
             self.store.discard(&plan.exact);
+            // Its separate body goes as well.
+            found.head.body_written.store(false, Ordering::Release);
         }
         plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
         let freshness = &found.head.freshness;
@@ -342,6 +393,8 @@ impl Fetcher {
             || freshness.stale_if_unreachable > 0;
         if is_of_use {
             plan.validate = self.whole_from_durable(plan, found, position).await;
+        } else {
+            plan.replaced = Some(Arc::new(found.head));
         }
     }
 
@@ -514,9 +567,8 @@ impl Fetcher {
     /// One that was purged since the request began is history.
     fn stale_if_error(&self, plan: &Plan, status: Option<StatusCode>, position: u64) -> Option<Fetched> {
         let stored = plan.validate.as_ref().or(plan.head_of.as_ref())?;
-        let is_purged = self.store.is_purged(stored.head.key.hash(), position)
-            || self.store.is_purged(plan.exact.hash(), position)
-            || self.store.are_purged(&stored.head.tags, position);
+        let is_purged = self.store.is_covered(&stored.head)
+            || self.store.is_purged(plan.exact.hash(), position.min(stored.head.position));
         if is_purged {
             return None;
         }

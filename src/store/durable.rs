@@ -370,6 +370,9 @@ impl Durable {
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
             return false;
         }
+        if queue.has_newer(&stored) {
+            return true;
+        }
         stored.head.is_durable.store(true, Ordering::Release);
         self.inner.enqueue(Op::Put { stored, record });
         true
@@ -590,19 +593,34 @@ impl Inner {
 
     /// The separate body that the object `name` of a directory leads to.
     async fn separate_body(&self, name: &str, key: &CacheKey) -> Option<u128> {
+        self.existing(name, key).await?.1
+    }
+
+    /// The head of the response `name` of a directory, and its separate body, if it has one. In a bucket
+    /// that would cost a request for each write.
+    async fn existing(&self, name: &str, key: &CacheKey) -> Option<(Box<StoredHead>, Option<u128>)> {
         let Backend::File(store) = &self.backend else { return None };
         let bytes = store.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()??;
         match decode(&bytes, key, &LifetimePolicy::default()) {
-            Ok(Object::Response { head, body: DurableBody::Separate { .. } }) => Some(head.body_id),
-            Ok(Object::Response { .. } | Object::Vary(_) | Object::Tag { .. }) | Err(_) => None,
+            Ok(Object::Response { head, body }) => {
+                let separate = matches!(body, DurableBody::Separate { .. }).then_some(head.body_id);
+                Some((head, separate))
+            }
+            Ok(Object::Vary(_) | Object::Tag { .. }) | Err(_) => None,
         }
     }
 
     /// Writes an object, and then deletes the separate body that the one before it led to.
     async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
-        let before = self.separate_body(name, &stored.key).await;
+        let before = self.existing(name, &stored.key).await;
+        let is_newer =
+            |head: &StoredHead| head.response_time > stored.response_time && head.response_time <= self.purges.time();
+        if before.as_ref().is_some_and(|(head, _)| is_newer(head)) {
+            // An answer that took long is not newer for that; one from the future is a clock's mistake.
+            return Ok(());
+        }
         self.backend.put(name, &[object]).await?;
-        match before {
+        match before.and_then(|(_, body)| body) {
             Some(body) if body != stored.body_id => self.backend.delete(&self.names.body(body)).await,
             Some(_) | None => Ok(()),
         }

@@ -6,12 +6,14 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use http::header::HeaderMap;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::clock::Timestamp;
 use crate::rfc9111::key::CacheKey;
 use crate::stored::{StoredHead, StoredResponse, VaryRecord};
 
@@ -36,7 +38,17 @@ impl Default for Config {
 #[derive(Clone, Debug)]
 enum Entry {
     Response(Arc<StoredResponse>),
-    Vary(Arc<VaryRecord>),
+    /// The record, and when the newest response that it leads to was received, in milliseconds.
+    Vary(Arc<VaryRecord>, Arc<AtomicI64>),
+}
+
+/// What a response would displace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Displaced {
+    /// When it, or the newest of what it leads to, was received.
+    pub response_time: Timestamp,
+    /// Whether it is a response, and a whole one.
+    pub is_whole: bool,
 }
 
 /// What the tier has for a request.
@@ -95,7 +107,7 @@ impl Memory {
             Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                 Lookup::Found(stored)
             }
-            Some(Entry::Vary(record)) if record.key == *key => {
+            Some(Entry::Vary(record, _)) if record.key == *key => {
                 let found = record.candidates(request).find_map(|hash| match self.cache.get(&hash) {
                     Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                         Some(stored)
@@ -137,6 +149,9 @@ impl Memory {
         else {
             return Kept::No;
         };
+        if let Some(Entry::Vary(_, newest)) = self.cache.get(&stored.head.key.hash()) {
+            newest.fetch_max(stored.head.response_time.as_millis(), Ordering::AcqRel);
+        }
         // Under a record that is removed by now nothing leads here.
         self.put(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
         Kept::Under(record)
@@ -167,7 +182,7 @@ impl Memory {
         may_keep: &dyn Fn() -> bool,
         change: impl Fn(Option<&VaryRecord>) -> VaryRecord,
     ) -> Option<Arc<VaryRecord>> {
-        if let Some(Entry::Vary(current)) = self.cache.get(&key.hash())
+        if let Some(Entry::Vary(current, _)) = self.cache.get(&key.hash())
             && current.key == *key
             && change(Some(&current)) == *current
         {
@@ -178,25 +193,42 @@ impl Memory {
         if !may_keep() {
             return None;
         }
-        let record = match self.cache.get(&hash) {
-            Some(Entry::Vary(current)) if current.key == *key => change(Some(&current)),
-            Some(_) | None => change(None),
+        let (record, newest) = match self.cache.get(&hash) {
+            Some(Entry::Vary(current, newest)) if current.key == *key => (change(Some(&current)), newest),
+            Some(_) | None => (change(None), Arc::default()),
         };
         let record = Arc::new(record);
-        self.put(hash, Entry::Vary(Arc::clone(&record)));
+        self.put(hash, Entry::Vary(Arc::clone(&record), newest));
         Some(record)
     }
 
     /// What is kept where a response with `head` would be put.
     pub fn at(&self, head: &StoredHead) -> Option<Arc<StoredResponse>> {
         let slot = match (&head.variant, self.cache.get(&head.key.hash())) {
-            (Some(variant), Some(Entry::Vary(record))) => self.cache.get(&record.variant_hash(&variant.selector)),
+            (Some(variant), Some(Entry::Vary(record, _))) => self.cache.get(&record.variant_hash(&variant.selector)),
             (None, slot) => slot,
             (Some(_), _) => None,
         };
         match slot {
             Some(Entry::Response(stored)) if stored.head.key == head.key => Some(stored),
             Some(_) | None => None,
+        }
+    }
+
+    /// What a response with `head` would displace.
+    pub fn displaced(&self, head: &StoredHead) -> Option<Displaced> {
+        let of = |stored: &StoredResponse| Displaced {
+            response_time: stored.head.response_time,
+            is_whole: stored.head.parts.is_none(),
+        };
+        match (self.at(head), self.cache.get(&head.key.hash())) {
+            (Some(stored), _) => Some(of(&stored)),
+            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(of(&stored)),
+            (None, Some(Entry::Vary(record, newest))) if record.key == head.key && head.variant.is_none() => {
+                let response_time = Timestamp::from_millis(newest.load(Ordering::Acquire));
+                Some(Displaced { response_time, is_whole: false })
+            }
+            (None, _) => None,
         }
     }
 
@@ -214,7 +246,7 @@ impl Memory {
     pub fn record<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> Option<(Arc<VaryRecord>, T)> {
         let _lock = self.lock(key.hash());
         match self.cache.get(&key.hash()) {
-            Some(Entry::Vary(record)) if record.key == *key => Some((record, note())),
+            Some(Entry::Vary(record, _)) if record.key == *key => Some((record, note())),
             Some(_) | None => None,
         }
     }
@@ -230,7 +262,7 @@ impl Entry {
     fn weight(&self) -> usize {
         match self {
             Self::Response(stored) => stored.weight(),
-            Self::Vary(record) => {
+            Self::Vary(record, _) => {
                 512 + record.key.as_bytes().len()
                     + record.sets.iter().map(|set| 24 + set.len() * 48).sum::<usize>()
                     + record.aliases.len() * 32
@@ -302,7 +334,6 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
-    use crate::clock::Timestamp;
     use crate::rfc9111::key::KeyParts;
     use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
     use crate::stored::{Body, NewHead};

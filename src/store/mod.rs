@@ -17,7 +17,7 @@ use http::header::HeaderMap;
 
 use self::backend::BackendError;
 use self::durable::{Durable, Found};
-use self::memory::{Kept, Lookup, Memory};
+use self::memory::{Displaced, Kept, Lookup, Memory};
 use self::purge::Purges;
 use crate::clock::Clock;
 use crate::rfc9111::key::CacheKey;
@@ -149,7 +149,9 @@ impl Store {
         let least = durable.min_lifetime_millis();
         let lasts = least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least;
         let is_put = durability == Durability::Durable && lasts && durable.put(Arc::clone(stored), record.clone());
-        if !is_put && replaced.is_some_and(|old| old.is_durable.load(Ordering::Acquire)) {
+        if let Some(old) = replaced.filter(|old| !is_put && old.is_durable.load(Ordering::Acquire)) {
+            // Its separate body goes as well, which the new response may have, too.
+            old.body_written.store(false, Ordering::Release);
             // What the durable tier has is history, and would come back with a restart.
             match (&stored.head.variant, &record) {
                 (Some(variant), Some(record)) => {
@@ -182,7 +184,7 @@ impl Store {
         self.memory.insert(stored, known, &|| {
             !self.purges.covers_fetch(head.key.hash(), head.position)
                 && !self.purges.covers_tags(&head.tags, head.position)
-                && self.memory.at(head).is_none_or(|old| self.gives_way(&old.head, head))
+                && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
         })
     }
 
@@ -240,8 +242,8 @@ impl Store {
 
     /// Whether `old` gives way to `new` in its place. What is asked for in part says nothing against a
     /// whole; and an answer that took long is not newer for that, unless the clock was wrong.
-    fn gives_way(&self, old: &StoredHead, new: &StoredHead) -> bool {
-        let is_part_of_whole = new.parts.is_some() && old.parts.is_none();
+    fn gives_way(&self, old: &Displaced, new: &StoredHead) -> bool {
+        let is_part_of_whole = new.parts.is_some() && old.is_whole;
         let is_newer = old.response_time > new.response_time && old.response_time <= self.clock.now();
         !is_part_of_whole && !is_newer
     }

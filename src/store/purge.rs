@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 
 /// The most purges that are remembered. What began before the oldest forgotten one counts as
 /// covered while it is under way; what was stored was removed when the purge came.
@@ -133,6 +133,11 @@ impl Purges {
             .map_or(now, |last| now.max(last + 1))
     }
 
+    /// The time that positions come from.
+    pub fn time(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.clock.now().as_millis()).unwrap_or(0).saturating_mul(PER_MILLI)
     }
@@ -147,7 +152,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Timestamp;
 
     #[test]
     fn a_purge_covers_what_began_before_it_and_nothing_after() {

@@ -133,6 +133,18 @@ impl Queue {
         record_of(self.pending.lock().get(&key.hash())?, key)
     }
 
+    /// Whether a response that was received after `stored` waits to be written in its place.
+    pub fn has_newer(&self, stored: &StoredResponse) -> bool {
+        let pending = self.pending.lock();
+        pending.get(&stored.head.key.hash()).is_some_and(|pending| {
+            pending.puts.iter().any(|(other, _)| {
+                other.head.key == stored.head.key
+                    && (other.head.variant == stored.head.variant || stored.head.variant.is_none())
+                    && other.head.response_time > stored.head.response_time
+            })
+        })
+    }
+
     /// Counts an operation in.
     pub fn enter(&self, op: &Op) {
         {

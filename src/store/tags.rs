@@ -80,7 +80,15 @@ impl TagPurges {
         if let Some(position) = self.known.lock().get(&key.hash()) {
             return Ok(*position);
         }
-        let position = stored_position(backend, &name(&key), &key).await?.unwrap_or(now);
+        let name = name(&key);
+        let position = match stored_position(backend, &name, &key).await? {
+            Some(position) => position,
+            None => {
+                // Said once, so that the next process does not take a later moment for it.
+                backend.put(&name, &[Bytes::from(encode_tag(&key, now))]).await?;
+                now
+            }
+        };
         // A purge that came while the tier was asked is later.
         Ok(self.note(&key, position))
     }

@@ -965,3 +965,150 @@ fn age_is_the_first_member_and_nonsense_is_none() {
         assert_eq!(larder.get("/a", "").get("age"), Some(seen), "{age}");
     }
 }
+
+#[test]
+fn a_follower_gets_nothing_that_was_purged_while_it_waited() {
+    for answer in [304, 0] {
+        let gate = Gate::default();
+        let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=1\nETag: \"a\"", "purged"));
+        let larder = std::sync::Arc::new(Larder::new(&origin, ""));
+        larder.get("/a", "");
+        larder.advance(2);
+        origin.script({
+            let gate = gate.clone();
+            move |seen, reply| match seen.head.get("x-led") {
+                Some(_) => {
+                    gate.wait();
+                    reply.send(500, "", "broken");
+                }
+                None if answer == 304 && seen.head.get("if-none-match").is_some() => {
+                    reply.send(304, "Cache-Control: max-age=60\nETag: \"a\"", "");
+                }
+                None if answer == 304 => reply.send(200, "Cache-Control: max-age=60", "new"),
+                None => reply.hang_up(),
+            }
+        });
+        let mut leader = larder.client();
+        leader.ask("GET", "/a", "X-Led: 1");
+        origin.requests.wait_for(2);
+        let follower = {
+            let larder = std::sync::Arc::clone(&larder);
+            std::thread::spawn(move || larder.get("/a", "").text())
+        };
+        eventually("the follower waits", || larder.running().proxy().flights.followers() == 1);
+        assert_eq!(larder.purge("http://site.example/a").status(), 200);
+        gate.open();
+        assert_eq!(leader.answer().status(), 500);
+        assert_ne!(follower.join().expect("no panic"), "purged", "{answer}");
+        assert_ne!(larder.get("/a", "").text(), "purged", "{answer}");
+    }
+}
+
+#[test]
+fn a_durable_response_without_validators_gives_way_as_well() {
+    for successor in ["s-maxage=1", "no-store"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = file_url(directory.path());
+        let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: s-maxage=600", "first"));
+        let larder = Larder::new(&origin, &url);
+        larder.get("/a", "");
+        larder.settle();
+        larder.stop();
+        // Memory does not know it.
+        let larder = Larder::new(&origin, &url);
+        origin.script(move |_, reply| reply.send(200, &format!("Cache-Control: {successor}"), "second"));
+        assert_eq!(larder.get("/a", "Cache-Control: no-cache").text(), "second");
+        larder.settle();
+        larder.stop();
+        let larder = Larder::new(&origin, &url);
+        assert_eq!(larder.get("/a", "").text(), "second", "{successor}");
+    }
+}
+
+#[test]
+fn a_newer_response_stays_whether_it_varies_or_not() {
+    for (old, new) in [("", "Vary: X-V"), ("Vary: X-V", "")] {
+        let gate = Gate::default();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |seen, reply| match seen.head.get("authorization") {
+                Some(_) => {
+                    reply.begin(&format!("Cache-Control: public, max-age=600\n{old}"));
+                    reply.chunk("old");
+                    gate.wait();
+                    reply.end();
+                }
+                None => reply.send(200, &format!("Cache-Control: max-age=600\n{new}"), "new"),
+            }
+        });
+        let larder = Larder::new(&origin, "");
+        let mut client = larder.client();
+        client.ask("GET", "/a", "Authorization: x");
+        client.head().expect("a head");
+        larder.advance(1);
+        assert_eq!(larder.get("/a", "").text(), "new");
+        gate.open();
+        while client.chunk().is_some_and(|chunk| !chunk.is_empty()) {}
+        assert_eq!(larder.get("/a", "").text(), "new", "{old:?} {new:?}");
+    }
+}
+
+#[test]
+fn what_the_durable_tier_serves_stale_is_revalidated() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = format!("{}\nmemory.capacity=0\ndurable.min_lifetime=0s", file_url(directory.path()));
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=1, stale-while-revalidate=600", "old"));
+    let larder = Larder::new(&origin, &config);
+    larder.get("/a", "");
+    larder.settle();
+    larder.advance(5);
+    origin.script(|_, reply| reply.send(200, "Cache-Control: max-age=60", "new"));
+    let stale = larder.get("/a", "");
+    assert_eq!((stale.text().as_str(), stale.hit()), ("old", Some("durable")));
+    eventually("the background validation lands", || larder.get("/a", "").text() == "new");
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn no_cache_takes_no_answer_of_before() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| match seen.head.get("cache-control") {
+            Some(_) => reply.send(200, "Cache-Control: max-age=60", "new"),
+            None => {
+                reply.begin("Cache-Control: max-age=60");
+                reply.chunk("old");
+                gate.wait();
+                reply.end();
+            }
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    client.ask("GET", "/a", "");
+    client.head().expect("a head");
+    larder.advance(30);
+    assert_eq!(larder.get("/a", "Cache-Control: no-cache").text(), "new");
+    gate.open();
+}
+
+#[test]
+fn a_large_body_survives_a_validation_that_was_not_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = file_url(directory.path());
+    let body = "x".repeat(2 << 20);
+    let origin = Origin::new(move |_, reply| reply.send(200, "Cache-Control: max-age=600\nETag: \"a\"", &body));
+    let larder = Larder::new(&origin, &url);
+    larder.get("/a", "");
+    larder.settle();
+    for lifetime in [1, 600] {
+        origin.script(move |_, reply| reply.send(304, &format!("Cache-Control: max-age={lifetime}\nETag: \"a\""), ""));
+        larder.get("/a", "Cache-Control: no-cache");
+        larder.settle();
+    }
+    larder.stop();
+    let larder = Larder::new(&origin, &url);
+    let answer = larder.get("/a", "");
+    assert_eq!((answer.hit(), answer.body.len()), (Some("durable"), 2 << 20));
+}
