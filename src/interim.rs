@@ -5,7 +5,7 @@
 //! arrives. It is never stored, and goes to the one client whose request the origin was asked for.
 
 use std::io::Write as _;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -33,13 +33,16 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// Answers a request: until then interim responses for it are let out.
-    pub async fn during<T>(&self, answer: impl Future<Output = T>) -> T {
+    /// Begins to answer a request: until the guard is dropped interim responses to it are let out.
+    pub fn open(&self) -> Open<'_> {
         self.number.fetch_add(1, Ordering::AcqRel);
-        let _closed = Closed(self);
-        let mut answer = pin!(answer);
+        Open(self)
+    }
+
+    /// Waits for what may bring interim responses, and has the connection woken when one comes.
+    pub async fn attend<F: Future + Unpin>(&self, mut answer: F) -> F::Output {
         std::future::poll_fn(|cx| {
-            let poll = answer.as_mut().poll(cx);
+            let poll = Pin::new(&mut answer).poll(cx);
             if poll.is_pending() {
                 let mut pending = self.pending.lock();
                 if !pending.1.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -77,9 +80,11 @@ impl Outlet {
     }
 }
 
-struct Closed<'a>(&'a Outlet);
+/// While it lives, a request is being answered.
+#[derive(Debug)]
+pub struct Open<'a>(&'a Outlet);
 
-impl Drop for Closed<'_> {
+impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.number.fetch_add(1, Ordering::AcqRel);
     }
@@ -144,42 +149,37 @@ mod tests {
         fields
     }
 
-    #[tokio::test]
-    async fn hints_go_out_while_their_request_is_answered_and_not_after() {
+    #[test]
+    fn hints_go_out_while_their_request_is_answered_and_not_after() {
         let outlet = Arc::new(Outlet::default());
-        let interim = outlet
-            .during(async {
-                let interim = outlet.interim();
-                interim.relay(StatusCode::CONTINUE, &HeaderMap::new());
-                assert_eq!(outlet.take(), None);
-                interim.relay(StatusCode::from_u16(103).expect("a status"), &hints());
-                interim
-            })
-            .await;
+        let early = StatusCode::from_u16(103).expect("a status");
+        let interim = {
+            let _open = outlet.open();
+            let interim = outlet.interim();
+            interim.relay(StatusCode::CONTINUE, &HeaderMap::new());
+            assert_eq!(outlet.take(), None);
+            interim.relay(early, &hints());
+            interim
+        };
         let text = outlet.take().map(|bytes| String::from_utf8(bytes).expect("text"));
         assert_eq!(text.as_deref(), Some("HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"));
-        interim.relay(StatusCode::from_u16(103).expect("a status"), &hints());
+        interim.relay(early, &hints());
         assert_eq!(outlet.take(), None, "its response has begun");
-        outlet
-            .during(async {
-                interim.relay(StatusCode::from_u16(103).expect("a status"), &hints());
-                assert_eq!(outlet.take(), None, "another request is being answered");
-            })
-            .await;
+        let _open = outlet.open();
+        interim.relay(early, &hints());
+        assert_eq!(outlet.take(), None, "another request is being answered");
     }
 
-    #[tokio::test]
-    async fn nothing_goes_out_into_the_middle_of_another_response() {
+    #[test]
+    fn nothing_goes_out_into_the_middle_of_another_response() {
         let outlet = Arc::new(Outlet::default());
-        outlet
-            .during(async {
-                outlet.wrote();
-                outlet.interim().relay(StatusCode::from_u16(103).expect("a status"), &hints());
-                assert_eq!(outlet.take(), None);
-                outlet.flushed();
-                outlet.interim().relay(StatusCode::from_u16(103).expect("a status"), &hints());
-                assert!(outlet.take().is_some());
-            })
-            .await;
+        let early = StatusCode::from_u16(103).expect("a status");
+        let _open = outlet.open();
+        outlet.wrote();
+        outlet.interim().relay(early, &hints());
+        assert_eq!(outlet.take(), None);
+        outlet.flushed();
+        outlet.interim().relay(early, &hints());
+        assert!(outlet.take().is_some());
     }
 }

@@ -91,7 +91,7 @@ impl Proxy {
             return Box::pin(self.tunnel(caller, target, request)).await;
         }
         if let Some(fwd) = never_from_cache(&request, target.rule) {
-            return Box::pin(self.forward(caller, target, request, fwd)).await;
+            return caller.outlet.attend(Box::pin(self.forward(caller, target, request, fwd))).await;
         }
         let directives = self.directives(request.headers());
         let now = self.fetcher.clock.now();
@@ -118,7 +118,7 @@ impl Proxy {
             Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
         // On the heap, so that a hit does not carry a fetch's state about.
-        Box::pin(self.miss(caller, target, key, &request, directives, missed)).await
+        caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await
     }
 
     /// Memory does not answer a request, for the reason and with what it has.
@@ -126,7 +126,7 @@ impl Proxy {
         self: &Arc<Self>,
         caller: &Caller<'_>,
         target: &Target<'_>,
-        key: Option<CacheKey>,
+        key: Option<Box<CacheKey>>,
         request: &Request<Incoming>,
         directives: CacheControl,
         missed: Missed,
@@ -137,14 +137,14 @@ impl Proxy {
             _ => plan.validate = missed.stored,
         }
         if let Some(key) = key {
-            plan.key = key;
+            plan.key = *key;
         }
         self.fetch(request, plan).await
     }
 
     /// What memory has for a request, and the key that it is under, where the origin said that some
     /// differences between queries do not matter.
-    fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<CacheKey>, Lookup) {
+    fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
         let store = &self.fetcher.store;
         let Some(searched) = self.fetcher.searches.key(&target.key) else {
             return (None, store.lookup(&target.key, request));
@@ -154,10 +154,10 @@ impl Proxy {
             (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time > shared.head.response_time => {
                 (None, Lookup::Found(own))
             }
-            (Lookup::Found(shared), _) => (Some(searched), Lookup::Found(shared)),
+            (Lookup::Found(shared), _) => (Some(Box::new(searched)), Lookup::Found(shared)),
             (_, Lookup::Found(own)) => (None, Lookup::Found(own)),
             (Lookup::Nothing, Lookup::OtherVariants(record)) => (None, Lookup::OtherVariants(record)),
-            (found, _) => (Some(searched), found),
+            (found, _) => (Some(Box::new(searched)), found),
         }
     }
 
@@ -364,12 +364,12 @@ impl Proxy {
         self: &Arc<Self>,
         caller: &Caller<'_>,
         target: &Target<'_>,
-        key: Option<CacheKey>,
+        key: Option<Box<CacheKey>>,
         request: &Request<Incoming>,
         directives: &CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
-        let key = key.unwrap_or_else(|| target.key.clone());
+        let key = key.map_or_else(|| target.key.clone(), |key| *key);
         let pass = self.fetcher.passes.get(key.hash(), self.fetcher.clock.now());
         if *request.method() != Method::GET || pass == Some(Pass::NotStorable) {
             return;

@@ -284,7 +284,8 @@ impl Worker {
                     crate::client_io::conflicting_framing()
                 } else {
                     let outlet = connection.outlet();
-                    outlet.during(this.proxy.handle(&this.metrics, &peer, outlet, request)).await
+                    let _open = outlet.open();
+                    this.proxy.handle(&this.metrics, &peer, outlet, request).await
                 };
                 Ok::<_, Infallible>(connection.track(response))
             }
