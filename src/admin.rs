@@ -174,7 +174,11 @@ impl Admin {
             gauge("larder_memory_objects", "Objects in the memory tier.", objects),
             gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
             gauge("larder_fill_bytes", "Bytes held by fetches under way.", fetcher.budget.used() as u64),
-            gauge("larder_flights", "Fetches under way that can be shared.", self.proxy.flights.under_way() as u64),
+            gauge(
+                "larder_flights",
+                "Fetches under way that can be shared.",
+                self.proxy.fetcher.flights.under_way() as u64,
+            ),
             gauge(
                 "larder_durable_queue_objects",
                 "Writes and deletions that the durable tier has yet to carry out.",

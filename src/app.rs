@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
@@ -15,8 +15,9 @@ use tracing::{error, info};
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, MAX_UNATTENDED};
 use crate::fill::Budget;
+use crate::flight::Flights;
 use crate::passes::Passes;
 use crate::proxy::Proxy;
 use crate::rules::Rules;
@@ -93,7 +94,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         clock,
         passes: Passes::new(config.cache.pass_memory),
         searches: Searches::default(),
-        revalidating: Mutex::default(),
+        flights: Flights::new(config.cache.collapse_limit),
+        unattended: Semaphore::new(MAX_UNATTENDED),
         budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
         memory: config.memory.clone(),
         purge_expired_on_read: config.cache.purge_expired_on_read,
@@ -102,7 +104,6 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     };
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),
-        flights: Arc::default(),
         keys: Keys { rules: Rules::new(&config.cache, config.rules.clone()), prefix: config.cache.key_prefix.clone() },
         cache: config.cache.clone(),
         metrics,

@@ -149,6 +149,8 @@ impl Config {
                     &[("honour", RequestDirectives::Honour), ("ignore", RequestDirectives::Ignore)],
                 ),
                 pass_memory: r.duration_or_zero("cache.pass_memory", d.cache.pass_memory),
+                collapse_timeout: r.duration("cache.collapse_timeout", d.cache.collapse_timeout),
+                collapse_limit: r.int("cache.collapse_limit", d.cache.collapse_limit, 1..=1000),
                 targets: Targets {
                     list: r.list("cache.targets", &d.cache.targets.list, target),
                     surrogate_control: r.flag("cache.surrogate_control", d.cache.targets.surrogate_control),
@@ -254,6 +256,7 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         stale_if_error: r.optional_duration(&key("stale_if_error")),
         stale_if_unreachable: r.optional_duration(&key("stale_if_unreachable")),
         bypass: r.flag(&key("bypass"), d.bypass),
+        collapse: r.flag(&key("collapse"), d.collapse),
         query: QueryRules {
             ignore: r.list(&key("ignore_query"), &[], |text| Ok(text.to_owned())),
             sort: r.flag(&key("sort_query"), false),

@@ -25,6 +25,10 @@ pub struct Config {
     /// How long a key is remembered as not storable, so that nobody waits for a response that
     /// can't be shared.
     pub pass_memory: Duration,
+    /// How long a request waits for another one's answer from the origin before it asks as well.
+    pub collapse_timeout: Duration,
+    /// How many requests for the same thing may be at the origin at once; at least one.
+    pub collapse_limit: usize,
     /// The response fields that speak to this cache in particular.
     pub targets: Targets,
     /// Whether those are taken out of what clients see.
@@ -49,6 +53,8 @@ impl Default for Config {
             set_cookie: SetCookie::Explicit,
             request_directives: RequestDirectives::Honour,
             pass_memory: Duration::from_secs(10),
+            collapse_timeout: Duration::from_secs(10),
+            collapse_limit: 4,
             targets: Targets::default(),
             remove_targets: false,
             stale_while_revalidate: Duration::ZERO,
@@ -85,6 +91,8 @@ pub struct Rule {
     pub stale_if_unreachable: Option<Duration>,
     /// Whether the cache keeps out of the way.
     pub bypass: bool,
+    /// Whether requests for the same thing wait for one answer.
+    pub collapse: bool,
     /// What of the query enters the key.
     pub query: QueryRules,
     /// Whether responses go to the durable tier.
@@ -103,6 +111,7 @@ impl Default for Rule {
             stale_if_error: None,
             stale_if_unreachable: None,
             bypass: false,
+            collapse: true,
             query: QueryRules::default(),
             durability: Durability::Durable,
             tags: Vec::new(),

@@ -105,6 +105,16 @@ impl Body {
         }
     }
 
+    /// The bytes from `offset` to the end of the piece that they are in; `None` at the end.
+    pub fn piece_from(&self, offset: u64) -> Option<Bytes> {
+        let offset = usize::try_from(offset).ok().filter(|_| offset < self.len)?;
+        match self.segments() {
+            [one] => Some(one.slice(offset..)),
+            // Those of several pieces were put together here: all but the last have one size.
+            many => Some(many.get(offset / SEGMENT)?.slice(offset % SEGMENT..)),
+        }
+    }
+
     /// The number of bytes.
     pub fn len(&self) -> u64 {
         self.len

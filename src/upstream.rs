@@ -246,6 +246,11 @@ impl Upstream {
         &self.config
     }
 
+    /// The longest that a request waits for the head of its response, from connecting on.
+    pub fn patience(&self) -> Duration {
+        self.config.connect_timeout + self.config.response_timeout
+    }
+
     /// Whether a connection can be made now.
     pub async fn is_reachable(&self) -> bool {
         match timeout(self.config.connect_timeout, self.dial()).await {

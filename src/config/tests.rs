@@ -88,6 +88,7 @@ fn rules_are_read_whole() {
         stale_if_error = "4s"
         stale_if_unreachable = "0s"
         bypass = true
+        collapse = false
         ignore_query = ["utm_*"]
         sort_query = true
         durable = false
@@ -105,6 +106,7 @@ fn rules_are_read_whole() {
         stale_if_error: Some(Duration::from_secs(4)),
         stale_if_unreachable: Some(Duration::ZERO),
         bypass: true,
+        collapse: false,
         query: QueryRules { ignore: vec!["utm_*".into()], sort: true },
         durability: Durability::MemoryOnly,
         tags: vec!["static".into()],

@@ -247,7 +247,7 @@ impl Fetcher {
         head: StoredHead,
         body: Incoming,
         source: Source,
-        landing: Option<Landing>,
+        mut landing: Option<Landing>,
         keep: impl FnOnce(Arc<StoredHead>, Body) + Send + 'static,
     ) -> Fetched {
         let writer = self.start_fill();
@@ -255,7 +255,7 @@ impl Fetcher {
         let head = Arc::new(head);
         let filling = SharedBody::Filling(Arc::clone(writer.fill()));
         let shared = Arc::new(Shared { head: Arc::clone(&head), body: filling, source });
-        if let Some(landing) = &landing {
+        if let Some(landing) = &mut landing {
             landing.publish(Outcome::Shared(Arc::clone(&shared)));
         }
         self.tasks.spawn(async move {
@@ -620,8 +620,9 @@ pub(super) async fn fill_from_durable(
 }
 
 fn finish(writer: FillWriter, last: Bytes, keep: impl FnOnce(Body)) {
-    if let Some(body) = writer.whole(&last) {
-        keep(body);
+    let body = writer.whole(&last);
+    if let Some(body) = &body {
+        keep(body.clone());
     }
-    writer.complete(last);
+    writer.complete(last, body);
 }

@@ -7,13 +7,12 @@
 
 mod keep;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
-use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -22,7 +21,7 @@ use self::keep::fill_from_durable;
 use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
 use crate::fill::{Budget, Fill, FillReader, FillWriter};
-use crate::flight::{Landing, Shared, SharedBody, Source};
+use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedBody, Source, Watch};
 use crate::passes::{Pass, Passes};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
@@ -61,6 +60,8 @@ pub struct Plan {
     pub policy: Arc<StoragePolicy>,
     /// Whether the durable tier may keep it.
     pub durability: Durability,
+    /// Whether it may wait for another request's answer.
+    pub collapse: bool,
     /// What it can be purged by.
     pub tags: Vec<String>,
     /// Why the origin is asked, as far as is known before the durable tier is.
@@ -173,8 +174,10 @@ pub struct Fetcher {
     pub passes: Passes,
     /// What is known of the queries of some paths.
     pub searches: Searches,
-    /// Guarded by its lock: the keys that a response from the durable tier is being validated for.
-    pub revalidating: Mutex<HashSet<u128>>,
+    /// The fetches under way that can be shared.
+    pub flights: Arc<Flights>,
+    /// One for each fetch that may go on although nobody waits for it.
+    pub unattended: Semaphore,
     /// The memory that fetches under way may take.
     pub budget: Arc<Budget>,
     /// `[memory]`
@@ -191,7 +194,52 @@ pub struct Fetcher {
 /// nothing of the others'.
 const WITH_CREDENTIALS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
+/// Tells apart, among the flights of a key, those that validate what the durable tier had in the background.
+const BEHIND: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb4f;
+
+/// How many fetches that nobody waits for go on at once.
+pub const MAX_UNATTENDED: usize = 256;
+
 impl Fetcher {
+    /// Starts a flight as a task that no client's leaving stops, as long as anybody waits for it. When
+    /// nobody does, before its head has come, it goes on among a bounded number.
+    pub fn launch(self: &Arc<Self>, plan: Plan, landing: Landing, leader: Option<oneshot::Sender<Fetched>>) {
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let watch = landing.watch();
+            let (fetched, landing) = tokio::select! {
+                biased;
+                flown = this.fly(plan, landing) => flown,
+                () = this.is_called_off(&watch) => return,
+            };
+            if let Some(landing) = landing {
+                landing.end(match &fetched {
+                    Fetched::Shared(shared, _) => Outcome::Shared(Arc::clone(shared)),
+                    Fetched::Own(..) | Fetched::Passed { .. } => Outcome::NotShared,
+                    Fetched::Failed(error, _) => Outcome::Failed(error.clone()),
+                });
+            }
+            if let Some(leader) = leader {
+                // A leader that has left takes its own response with it.
+                let _ = leader.send(fetched);
+            }
+        });
+    }
+
+    /// Ready when nobody waits for a flight, and too many are such already.
+    async fn is_called_off(&self, watch: &Watch) {
+        loop {
+            watch.deserted().await;
+            if let Ok(_permit) = self.unattended.try_acquire() {
+                return std::future::pending().await;
+            }
+            if watch.cancel() {
+                debug!("a fetch that nobody waits for ends: {MAX_UNATTENDED} others go on");
+                return;
+            }
+        }
+    }
+
     /// Fetches for a flight: the tiers first, since another flight may have landed in between, and
     /// then the origin. What is still coming in keeps `landing`, so that the flight can be joined
     /// until its body is complete.
@@ -302,17 +350,19 @@ impl Fetcher {
     /// A body that streams is validated once it is in memory.
     fn revalidate_behind(self: &Arc<Self>, plan: &Plan, found: &FoundResponse, position: u64) {
         let FoundBody::Whole(body) = &found.body else { return };
-        let hash = plan.exact.hash();
-        if plan.method != Method::GET || !self.revalidating.lock().insert(hash) {
+        if plan.method != Method::GET {
             return;
         }
+        let Joined::Leader(landing) = self.flights.join(plan.exact.hash(), BEHIND) else { return };
         let head = StoredHead { position, ..found.head.clone() };
         let stored = Arc::new(StoredResponse { head: Arc::new(head), body: body.clone() });
         let plan = Plan { validate: Some(stored), interim: None, fwd: Fwd::Stale, ..plan.clone() };
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
-            this.from_origin(plan, position, None).await;
-            this.revalidating.lock().remove(&hash);
+            let Ok(_permit) = this.unattended.try_acquire() else { return };
+            // Kept until what came is stored: who asks meanwhile begins no other.
+            let landing = this.from_origin(plan, position, Some(landing)).await.1;
+            drop(landing);
         });
     }
 
@@ -349,8 +399,8 @@ impl Fetcher {
                     self.store.promote(&stored, found.record);
                 }
                 let shared = shared(&stored, source);
-                if let (Some(landing), Fetched::Shared(shared, _)) = (landing, &shared) {
-                    landing.publish(crate::flight::Outcome::Shared(Arc::clone(shared)));
+                if let (Some(mut landing), Fetched::Shared(shared, _)) = (landing, &shared) {
+                    landing.publish(Outcome::Shared(Arc::clone(shared)));
                 }
                 shared
             }
@@ -359,8 +409,9 @@ impl Fetcher {
                 let fill = Arc::clone(writer.fill());
                 let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
                 let shared = Arc::new(Shared { head: Arc::clone(&head), body: SharedBody::Filling(fill), source });
-                if let Some(landing) = &landing {
-                    landing.publish(crate::flight::Outcome::Shared(Arc::clone(&shared)));
+                let mut landing = landing;
+                if let Some(landing) = &mut landing {
+                    landing.publish(Outcome::Shared(Arc::clone(&shared)));
                 }
                 let this = Arc::clone(self);
                 self.tasks.spawn(async move {

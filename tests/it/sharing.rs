@@ -251,3 +251,142 @@ fn a_slow_reader_holds_nobody_back() {
     assert_eq!(slow.answer().body.len(), 8 << 20, "and it gets all of it in its own time");
     assert_eq!(origin.count(), 1);
 }
+
+/// A script that lets each request wait at a gate of its own, by the order in which they come.
+fn gated(
+    gates: &[Gate],
+    script: impl Fn(usize, &mut crate::support::Reply) + Send + Sync + 'static,
+) -> impl Fn(&crate::support::Seen, &mut crate::support::Reply) + Send + Sync + 'static {
+    let (gates, calls) = (gates.to_vec(), std::sync::atomic::AtomicUsize::new(0));
+    move |_, reply| {
+        let call = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if let Some(gate) = gates.get(call) {
+            gate.wait();
+        }
+        script(call, reply);
+    }
+}
+
+fn ask_all(larder: &Arc<Larder>, n: usize) -> std::thread::JoinHandle<Vec<crate::support::Answer>> {
+    let larder = Arc::clone(larder);
+    std::thread::spawn(move || at_once(n, move |_| larder.get("/a", "")))
+}
+
+fn waiting(larder: &Larder) -> usize {
+    larder.running().proxy().fetcher.flights.waiting()
+}
+
+#[test]
+fn when_a_leader_fails_one_of_those_who_wait_asks_again() {
+    let gates = [Gate::default(), Gate::default()];
+    let origin = Origin::new(gated(&gates, |call, reply| match call {
+        0 => reply.hang_up(),
+        _ => reply.send(200, "Cache-Control: max-age=60", "at last"),
+    }));
+    let larder = Arc::new(Larder::new(&origin, "upstream.max_idle=0"));
+    let clients = ask_all(&larder, 10);
+    eventually("ten clients wait", || waiting(&larder) == 10);
+    gates[0].open();
+    origin.requests.wait_for(2);
+    gates[1].open();
+    let answers = clients.join().expect("no panic");
+    assert_eq!(answers.iter().filter(|answer| answer.status() == 502).count(), 1, "the leader's own");
+    assert_eq!(answers.iter().filter(|answer| answer.text() == "at last").count(), 9);
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn an_origin_that_keeps_failing_is_not_asked_by_everyone() {
+    let gate = Gate::default();
+    let origin = Origin::new(gated(std::slice::from_ref(&gate), |_, reply| reply.hang_up()));
+    let larder = Arc::new(Larder::new(&origin, "upstream.max_idle=0"));
+    let clients = ask_all(&larder, 30);
+    eventually("thirty clients wait", || waiting(&larder) == 30);
+    gate.open();
+    let answers = clients.join().expect("no panic");
+    assert!(answers.iter().all(|answer| answer.status() == 502));
+    assert!(origin.count() <= 6, "{} requests", origin.count());
+    assert_eq!(larder.metric("larder_flights"), 0);
+}
+
+#[test]
+fn who_has_waited_for_long_asks_as_well_within_a_limit_and_for_all() {
+    let gates = [Gate::default(), Gate::default(), Gate::default()];
+    let origin = Origin::new(gated(&gates, |call, reply| {
+        reply.send(200, "Cache-Control: max-age=60", &format!("the answer to request {call}"));
+    }));
+    let larder = Arc::new(Larder::new(&origin, "cache.collapse_timeout=50ms\ncache.collapse_limit=3"));
+    let clients = ask_all(&larder, 20);
+    origin.requests.wait_for(3);
+    eventually("the rest wait", || waiting(&larder) >= 20);
+    assert_eq!(origin.count(), 3, "no more than three at once");
+    gates[1].open();
+    // One answer is everybody's, that of those who asked themselves among them.
+    let answers = clients.join().expect("no panic");
+    assert!(answers.iter().all(|answer| answer.text() == "the answer to request 1"), "{:?}", answers[0].text());
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"));
+    gates[0].open();
+    gates[2].open();
+    eventually("all flights land", || larder.metric("larder_flights") == 0);
+    assert_eq!(larder.metric("larder_fill_bytes"), 0);
+}
+
+#[test]
+fn a_follower_waits_no_longer_than_the_origin_may_take() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, _| gate.wait()
+    });
+    let config = "upstream.connect_timeout=100ms\nupstream.response_timeout=200ms\ncache.collapse_limit=1";
+    let larder = Arc::new(Larder::new(&origin, config));
+    for answer in ask_all(&larder, 5).join().expect("no panic") {
+        assert_eq!(answer.status(), 504);
+    }
+    gate.open();
+}
+
+#[test]
+fn a_rule_can_have_everyone_ask_for_themselves() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=60", "x");
+        }
+    });
+    let larder = Arc::new(Larder::new(&origin, "rule=[{path = \"/a\", collapse = false}]"));
+    let clients = ask_all(&larder, 5);
+    origin.requests.wait_for(5);
+    gate.open();
+    assert!(clients.join().expect("no panic").iter().all(|answer| answer.text() == "x"));
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"), "and it is stored");
+}
+
+#[test]
+fn what_nobody_waits_for_goes_on_in_bounded_number() {
+    const MOST: usize = larder::fetch::MAX_UNATTENDED;
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=60", "x");
+        }
+    });
+    let larder = Larder::new(&origin, "");
+    let clients: Vec<_> = (0..MOST + 10)
+        .map(|i| {
+            let mut client = larder.client();
+            client.ask("GET", &format!("/{i}"), "");
+            client
+        })
+        .collect();
+    origin.requests.wait_for(MOST + 10);
+    drop(clients);
+    eventually("the others are called off", || larder.metric("larder_flights") == MOST as u64);
+    gate.open();
+    eventually("the rest lands", || larder.metric("larder_flights") == 0);
+    eventually("and is stored", || larder.metric("larder_memory_objects") == MOST as u64);
+}

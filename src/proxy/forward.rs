@@ -1,0 +1,242 @@
+//! Requests that no stored response may answer: passed on, and what they changed is forgotten.
+//! Purges forget in the same way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::{Caller, Proxy};
+use crate::body::ResponseBody;
+use crate::fetch::clean_response;
+use crate::respond::{Answer, Asked, add_age, failed, unavailable};
+use crate::rfc9111::cache_status::{CacheStatus, Fwd};
+use crate::rfc9111::groups;
+use crate::rfc9111::invalidation;
+use crate::rfc9111::key::{CacheKey, normal_authority};
+use crate::rfc9111::targeted::governing;
+use crate::store::backend::BackendError;
+use crate::target::{Target, origin_form};
+use crate::upstream::{OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+
+/// How long an unsafe request is waited for after its client has left. It holds a connection to the
+/// origin, and no one counts those.
+const ABANDONED: Duration = Duration::from_secs(5);
+
+/// What an unsafe request was sent to.
+struct Changed {
+    scheme: &'static str,
+    authority: String,
+    key: CacheKey,
+    path: String,
+}
+
+impl Proxy {
+    /// Sends a request on that no stored response may answer, and invalidates what it changed.
+    pub(super) async fn forward(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        request: Request<Incoming>,
+        fwd: Fwd,
+    ) -> Answer {
+        let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
+        let (parts, body) = request.into_parts();
+        let request = OriginRequest {
+            method: parts.method.clone(),
+            uri: origin_form(&parts.uri),
+            fields: self.origin_fields(caller.peer, target, &parts.headers),
+            body: RequestBody::client(body),
+            interim: caller.interim(parts.version),
+        };
+        let sent = if invalidation::is_safe(&parts.method) {
+            self.fetcher.send(request).await.map(|response| (response, None))
+        } else {
+            self.send_unsafe(target, &parts, request, position).await
+        };
+        let (response, own) = match sent {
+            Ok(sent) => sent,
+            Err(error) => return failed(&unavailable(&error), fwd),
+        };
+        if let Some(own) = own
+            && fwd == Fwd::Method
+            && self.is_for_get(target, &parts, &response)
+        {
+            let asked = Request::from_parts(parts, ());
+            let plan = self.plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+            if !self.fetcher.store.are_purged(&plan.tags_of(response.headers()), position) {
+                let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, own, None);
+                return self.answer_fetched(Asked::of(&asked), fetched);
+            }
+        }
+        (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))
+    }
+
+    /// Sends an unsafe request on in a task of its own: what it changed is invalidated even if its
+    /// client does not wait for the answer.
+    async fn send_unsafe(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        parts: &http::request::Parts,
+        request: OriginRequest,
+        position: u64,
+    ) -> Result<(Response<UpstreamBody>, Option<u64>), UpstreamError> {
+        let this = Arc::clone(self);
+        let changed = Changed {
+            scheme: target.scheme,
+            authority: target.authority.clone(),
+            key: target.key.clone(),
+            path: parts.uri.path().to_owned(),
+        };
+        let (mut sender, receiver) = oneshot::channel();
+        self.fetcher.tasks.spawn(async move {
+            let is_abandoned = async {
+                sender.closed().await;
+                tokio::time::sleep(ABANDONED).await;
+            };
+            let answered = tokio::select! {
+                answered = this.fetcher.send(request) => answered,
+                () = is_abandoned => {
+                    // Nobody knows what came of it: the URL is not what it was, perhaps.
+                    let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
+                    return written.await;
+                }
+            };
+            let sent = match answered {
+                Ok(response) if invalidation::is_non_error(response.status()) => {
+                    let (own, written) = this.invalidate(&changed, response.headers(), position);
+                    written.await;
+                    Ok((response, own))
+                }
+                Ok(response) => Ok((response, None)),
+                Err(error) => Err(error),
+            };
+            // A client that has left takes its own response with it.
+            let _ = sender.send(sent);
+        });
+        receiver.await.unwrap_or(Err(UpstreamError::RequestBody))
+    }
+
+    /// Whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it says for how long,
+    /// and that it is what a GET would have got.
+    fn is_for_get<B>(&self, target: &Target<'_>, request: &http::request::Parts, response: &Response<B>) -> bool {
+        let (uri, fields) = (&request.uri, response.headers());
+        request.method == Method::POST
+            && response.status() == StatusCode::OK
+            && governing(fields, &self.cache.targets, self.fetcher.clock.now()).states_lifetime(fields)
+            && invalidation::answers_get(fields, target.scheme, &target.authority, uri.path(), uri.query())
+    }
+
+    /// RFC 9111 §4.4, RFC 9875 §3: what a successful unsafe request, sent at `position`, changed is no
+    /// longer to be served. The position from which on a response for its own URI may be stored
+    /// again, unless somebody else purged it meanwhile; and what is still to be written down.
+    fn invalidate<'a>(
+        &'a self,
+        changed: &Changed,
+        response: &HeaderMap,
+        position: u64,
+    ) -> (Option<u64>, impl Future<Output = ()> + use<'a>) {
+        let tags: Vec<String> = groups::listed(response, &groups::CACHE_GROUP_INVALIDATION)
+            .iter()
+            .map(|group| groups::tag(&self.keys.prefix, changed.scheme, &changed.authority, group))
+            .collect();
+        let written = self.fetcher.store.invalidate_tags(tags);
+        for named in invalidation::named_targets(response, changed.scheme, &changed.authority, &changed.path) {
+            let key = self.keys.key(changed.scheme, &changed.authority, &named.path, named.query.as_deref());
+            if key != changed.key {
+                self.forget(&key);
+            }
+        }
+        let own = self.fetcher.store.invalidate_by(&changed.key, position);
+        self.fetcher.flights.detach(changed.key.hash());
+        self.forget_searched(&changed.key);
+        self.metrics.invalidations.add_one();
+        (own, written)
+    }
+
+    fn forget(&self, key: &CacheKey) {
+        self.fetcher.store.invalidate(key);
+        self.fetcher.flights.detach(key.hash());
+        self.forget_searched(key);
+        self.metrics.invalidations.add_one();
+    }
+
+    /// Forgets what is stored for a URL together with others. To be done after the URL's own key is
+    /// purged: what is learnt of its queries from then on was fetched before, and is not kept.
+    fn forget_searched(&self, key: &CacheKey) {
+        if let Some(searched) = self.fetcher.searches.key(key) {
+            self.fetcher.store.forget(&searched);
+            self.fetcher.flights.detach(searched.hash());
+        }
+    }
+
+    /// Forgets everything stored for a URL, in both tiers, before it returns.
+    pub async fn purge(&self, url: &Uri) -> Result<(), PurgeError> {
+        let scheme = match url.scheme_str() {
+            Some("https") => "https",
+            Some("http") => "http",
+            Some(_) | None => return Err(PurgeError::Url),
+        };
+        let authority = url.authority().and_then(|authority| normal_authority(authority.as_str(), scheme));
+        let authority = authority.ok_or(PurgeError::Url)?;
+        let path = if url.path().is_empty() { "/" } else { url.path() };
+        let key = self.keys.key(scheme, &authority, path, url.query());
+        self.metrics.purges.add_one();
+        // In force in this process before the durable tier is waited for.
+        let purged = self.fetcher.store.purge(&key);
+        self.fetcher.flights.detach(key.hash());
+        self.forget_searched(&key);
+        purged.await.map_err(PurgeError::Durable)
+    }
+
+    /// Passes a request to change protocols on, and ties the two connections together.
+    pub(super) async fn tunnel(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        mut request: Request<Incoming>,
+    ) -> Answer {
+        let client = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        let mut fields = self.origin_fields(caller.peer, target, &parts.headers);
+        if let Some(protocol) = parts.headers.get(header::UPGRADE) {
+            fields.insert(header::UPGRADE, protocol.clone());
+            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        let body = RequestBody::client(body);
+        let uri = origin_form(&parts.uri);
+        let request = OriginRequest { method: parts.method, uri, fields, body, interim: None };
+        let mut response = match self.fetcher.upstream.send(request).await {
+            Ok(response) => response,
+            Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
+        };
+        let status = CacheStatus::forward(Fwd::Bypass);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            clean_response(response.headers_mut(), self.fetcher.clock.now());
+            return (status, add_age(response.map(ResponseBody::upstream)));
+        }
+        let origin = hyper::upgrade::on(&mut response);
+        self.fetcher.tunnels.spawn(async move {
+            let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
+            let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut origin).await {
+                debug!("a tunnel ended: {error}");
+            }
+        });
+        (status, add_age(response.map(|_: UpstreamBody| ResponseBody::empty())))
+    }
+}
+
+/// Why a purge was not done.
+#[derive(Debug)]
+pub enum PurgeError {
+    /// It is no absolute URL.
+    Url,
+    /// It is forgotten in memory, and may still be in the durable tier.
+    Durable(BackendError),
+}

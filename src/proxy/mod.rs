@@ -1,0 +1,289 @@
+//! The life of a request, from top to bottom, as RFC 9111 §4 tells it. What is fetched is shared
+//! ([`share`]); what no stored response may answer is passed on ([`forward`]).
+
+mod forward;
+mod share;
+
+pub use self::forward::PurgeError;
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{HeaderName, Method, Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::body::ResponseBody;
+use crate::fetch::{Fetcher, Plan};
+use crate::flight::Joined;
+use crate::forwarding::{self, Peer};
+use crate::interim::{Interim, Outlet};
+use crate::passes::Pass;
+use crate::respond::{Answer, Asked, hit, not_cached, refused};
+use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd};
+use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::fields;
+use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::reuse::{self, Reuse, Why};
+use crate::rules::RequestDirectives;
+use crate::store::memory::Lookup;
+use crate::stored::StoredResponse;
+use crate::target::{Keys, Target, is_upgrade, never_from_cache, origin_form};
+use crate::telemetry::{Metrics, WorkerMetrics};
+
+/// The proxy: everything that the workers share.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What fetches.
+    pub fetcher: Arc<Fetcher>,
+    /// What the configuration says of some paths, and the keys that come of it.
+    pub keys: Keys,
+    /// `[cache]`
+    pub cache: crate::rules::Config,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whether every request is logged.
+    pub access_log: bool,
+}
+
+impl Proxy {
+    /// Answers a request. Interim responses to it go out through `outlet`.
+    pub async fn handle(
+        self: &Arc<Self>,
+        worker: &WorkerMetrics,
+        peer: &Peer,
+        outlet: &Arc<Outlet>,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        // What the origin will not see must not select a stored response either.
+        fields::remove_listed(request.headers_mut());
+        let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
+        let mut key = None;
+        let (status, mut response) = match self.keys.target(peer, &request) {
+            Ok(target) => {
+                key = self.cache.status_key.then(|| Box::new(target.key.clone()));
+                self.answer(&Caller { peer, outlet }, &target, request).await
+            }
+            Err(refusal) => refused(&refusal),
+        };
+        worker.record(&status);
+        if self.cache.remove_targets {
+            for name in self.cache.targets.names() {
+                response.headers_mut().remove(name);
+            }
+        }
+        response.headers_mut().append(CACHE_STATUS, status.to_value(key.as_deref()));
+        match access {
+            Some(line) => line.finish(response, &status),
+            None => response,
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, caller: &Caller<'_>, target: &Target<'_>, request: Request<Incoming>) -> Answer {
+        if is_upgrade(&request) {
+            return Box::pin(self.tunnel(caller, target, request)).await;
+        }
+        if let Some(fwd) = never_from_cache(&request, target.rule) {
+            return caller.outlet.attend(Box::pin(self.forward(caller, target, request, fwd))).await;
+        }
+        let directives = self.directives(request.headers());
+        let now = self.fetcher.clock.now();
+        let (key, found) = self.look_up(target, request.headers());
+        let missed = match found {
+            Lookup::Found(stored)
+                if !stored.head.can_answer(request.method(), request.headers(), stored.body.len()) =>
+            {
+                Missed { fwd: Fwd::Partial, stored: Some(stored) }
+            }
+            Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
+                Reuse::Fresh | Reuse::Stale => return hit(Asked::of(&request), &stored, now),
+                Reuse::StaleWhileRevalidate if stored.head.parts.is_none() => {
+                    self.revalidate_behind(caller, target, key, &request, &directives, &stored);
+                    return hit(Asked::of(&request), &stored, now);
+                }
+                Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => {
+                    Missed { fwd: Fwd::Stale, stored: Some(stored) }
+                }
+                Reuse::Validate(Why::Request) => Missed { fwd: Fwd::Request, stored: Some(stored) },
+                Reuse::GatewayTimeout => return not_cached(),
+            },
+            Lookup::OtherVariants(_) => Missed { fwd: Fwd::VaryMiss, stored: None },
+            Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
+        };
+        // On the heap, so that a hit does not carry a fetch's state about.
+        caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await
+    }
+
+    /// Memory does not answer a request, for the reason and with what it has.
+    async fn miss(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        key: Option<Box<CacheKey>>,
+        request: &Request<Incoming>,
+        directives: CacheControl,
+        missed: Missed,
+    ) -> Answer {
+        let mut plan = self.plan(caller, target, request, directives, missed.fwd);
+        match missed.fwd {
+            Fwd::Partial => plan.part = missed.stored,
+            _ => plan.validate = missed.stored,
+        }
+        if let Some(key) = key {
+            plan.key = *key;
+        }
+        self.fetch(request, plan).await
+    }
+
+    /// What memory has for a request, and the key that it is under, where the origin said that some
+    /// differences between queries do not matter.
+    fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
+        let store = &self.fetcher.store;
+        let Some(searched) = self.fetcher.searches.key(&target.key) else {
+            return (None, store.lookup(&target.key, request));
+        };
+        // Not every response for a path has to say the same: the newer one counts.
+        match (store.lookup(&searched, request), store.lookup(&target.key, request)) {
+            (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time > shared.head.response_time => {
+                (None, Lookup::Found(own))
+            }
+            (Lookup::Found(shared), _) => (Some(Box::new(searched)), Lookup::Found(shared)),
+            (_, Lookup::Found(own)) => (None, Lookup::Found(own)),
+            (Lookup::Nothing, Lookup::OtherVariants(record)) => (None, Lookup::OtherVariants(record)),
+            (found, _) => (Some(Box::new(searched)), found),
+        }
+    }
+
+    /// Nothing in memory answers the request: the durable tier may, or the origin.
+    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Plan) -> Answer {
+        let is_get = *request.method() == Method::GET;
+        let is_plain_get = is_get && !request.headers().contains_key(header::RANGE);
+        let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts.is_none());
+        let only_if_cached = plan.directives.only_if_cached;
+        let pass = self.fetcher.pass(&plan);
+        // What only this client can use is not worth a flight: a HEAD, a part, what is not to be
+        // stored, what each request validates for itself.
+        let waits_for_nobody = only_if_cached
+            || !plan.collapse
+            || plan.directives.no_store
+            || pass.is_some()
+            || !(is_plain_get || is_of_a_whole);
+        if waits_for_nobody {
+            let is_stored = pass != Some(Pass::NotStorable) || only_if_cached;
+            if plan.validate.is_none()
+                && plan.part.is_none()
+                && is_stored
+                && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
+            {
+                return self.answer_fetched(Asked::of(request), fetched);
+            }
+            if only_if_cached {
+                return not_cached();
+            }
+            if !is_get {
+                let stored = plan.validate.take().or_else(|| plan.part.take());
+                plan.head_of = stored.or(plan.head_of);
+            }
+            return self.alone(request, plan).await;
+        }
+        let variant = self.variant_of(&plan);
+        match self.join(&plan, variant) {
+            Joined::Leader(landing) => self.lead(request, plan, landing).await,
+            Joined::Follower(follower) => self.follow(request, plan, follower, variant).await,
+        }
+    }
+
+    /// Validates a stale response that has just been served, in the background and once.
+    fn revalidate_behind(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        key: Option<Box<CacheKey>>,
+        request: &Request<Incoming>,
+        directives: &CacheControl,
+        stored: &Arc<StoredResponse>,
+    ) {
+        let key = key.map_or_else(|| target.key.clone(), |key| *key);
+        let pass = self.fetcher.passes.get(key.hash(), self.fetcher.clock.now());
+        if *request.method() != Method::GET || pass == Some(Pass::NotStorable) {
+            return;
+        }
+        let variant = stored.head.variant.as_ref().map_or(0, |variant| key.variant_hash(&variant.selector));
+        if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
+            let plan = self.plan(caller, target, request, directives.clone(), Fwd::Stale);
+            // The client has its answer: interim responses are nobody's.
+            self.fetcher.launch(Plan { key, validate: Some(Arc::clone(stored)), interim: None, ..plan }, landing, None);
+        }
+    }
+
+    fn plan<B>(
+        &self,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        request: &Request<B>,
+        directives: CacheControl,
+        fwd: Fwd,
+    ) -> Plan {
+        let rule = &target.rule.rule;
+        Plan {
+            key: target.key.clone(),
+            exact: target.key.clone(),
+            client_fields: request.headers().clone(),
+            directives,
+            method: request.method().clone(),
+            uri: origin_form(request.uri()),
+            origin_fields: self.origin_fields(caller.peer, target, request.headers()),
+            policy: Arc::clone(&target.rule.policy),
+            durability: rule.durability,
+            collapse: rule.collapse,
+            tags: rule.tags.clone(),
+            fwd,
+            validate: None,
+            part: None,
+            replaced: None,
+            head_of: None,
+            known: None,
+            interim: caller.interim(request.version()),
+        }
+    }
+
+    fn origin_fields(&self, peer: &Peer, target: &Target<'_>, request: &HeaderMap) -> HeaderMap {
+        let host = self.fetcher.upstream.config().host.as_deref().unwrap_or(&target.authority);
+        let mut fields = forwarding::to_origin(request, peer, target.scheme, &target.authority, host);
+        if self.cache.targets.surrogate_control {
+            fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+        }
+        fields
+    }
+
+    fn directives(&self, request: &HeaderMap) -> CacheControl {
+        let all = CacheControl::of_request(request);
+        match self.cache.request_directives {
+            RequestDirectives::Honour => all,
+            // What must never be stored is no one's to decide.
+            RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
+        }
+    }
+}
+
+/// Tells the origin that `Surrogate-Control` is listened to, and by which name.
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
+
+/// Why memory does not answer a request, and the stored response that is not enough.
+struct Missed {
+    fwd: Fwd,
+    stored: Option<Arc<StoredResponse>>,
+}
+
+/// Who asks, and where interim responses to it go.
+struct Caller<'a> {
+    peer: &'a Peer,
+    outlet: &'a Arc<Outlet>,
+}
+
+impl Caller<'_> {
+    /// Clients of HTTP/1.0 know no interim responses (RFC 9110 §15.2).
+    fn interim(&self, version: Version) -> Option<Interim> {
+        (version >= Version::HTTP_11).then(|| self.outlet.interim())
+    }
+}

@@ -1,0 +1,223 @@
+//! One fetch for everyone who waits for the same: who leads, who follows, and what a follower may have
+//! of what came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::Proxy;
+use crate::clock::{Stopwatch, Timestamp};
+use crate::fetch::{Fetched, ForLeader, Plan};
+use crate::fill::FillReader;
+use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
+use crate::respond::{Answer, Asked, add_age, build, failed, refuse, unavailable};
+use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, ttl_seconds};
+use crate::rfc9111::reuse::{self, Reuse, Why};
+use crate::rfc9111::storage;
+use crate::rfc9111::targeted::governing;
+use crate::store::memory::Lookup;
+use crate::upstream::{RequestBody, UpstreamError};
+
+/// How often the origin is asked again because it failed another client, by one that waited.
+const MAX_PROMOTIONS: u32 = 2;
+
+impl Proxy {
+    /// What is known of the variant that a request will select, so that requests for different
+    /// ones do not wait for each other.
+    pub(super) fn variant_of(&self, plan: &Plan) -> u128 {
+        match self.fetcher.store.lookup(&plan.key, &plan.client_fields) {
+            Lookup::OtherVariants(record) => record.candidates(&plan.client_fields).next().unwrap_or(0),
+            Lookup::Found(stored) => {
+                stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
+            }
+            Lookup::Nothing => 0,
+        }
+    }
+
+    /// Clients with credentials fly with their like: that their response can't be shared would
+    /// otherwise hold up everyone else.
+    pub(super) fn join(&self, plan: &Plan, variant: u128) -> Joined {
+        let credentials = u128::from(plan.client_fields.contains_key(header::AUTHORIZATION));
+        self.fetcher.flights.join(plan.key.hash(), variant ^ credentials)
+    }
+
+    /// Asks the origin for a flight. Another that does so as well may have its answer first: then
+    /// that is this client's, too.
+    pub(super) async fn lead(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan, landing: Landing) -> Answer {
+        let arrived = self.fetcher.clock.now();
+        let (sender, mut receiver) = oneshot::channel();
+        let mut others = landing.others();
+        let asked = plan.clone();
+        self.fetcher.launch(plan, landing, Some(sender));
+        let fetched = tokio::select! {
+            biased;
+            fetched = &mut receiver => fetched,
+            outcome = others.outcome() => {
+                if let Outcome::Shared(shared) = outcome
+                    && let Some(answer) = self.answer_follower(request, &asked, &shared, arrived)
+                {
+                    return answer;
+                }
+                receiver.await
+            }
+        };
+        match fetched {
+            Ok(fetched) => self.answer_fetched(Asked::of(request), fetched),
+            Err(_) => failed(
+                &refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"),
+                Fwd::Miss,
+            ),
+        }
+    }
+
+    /// Waits for what another one fetches. Past `cache.collapse_timeout` the origin is asked as well,
+    /// for everyone who waits; when it failed, one of those who wait asks it again.
+    pub(super) async fn follow(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+        mut plan: Plan,
+        mut follower: Follower,
+        variant: u128,
+    ) -> Answer {
+        let arrived = self.fetcher.clock.now();
+        let (watch, patience) = (Stopwatch::start(), self.fetcher.upstream.patience());
+        let mut promotions = 0;
+        loop {
+            let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
+            let until_second = left(self.cache.collapse_timeout);
+            let seats = follower.seats();
+            let a_seat = async {
+                tokio::time::sleep(until_second).await;
+                seats.take().await
+            };
+            let outcome = tokio::select! {
+                biased;
+                outcome = follower.outcome() => outcome,
+                landing = a_seat => return self.lead(request, plan, landing).await,
+                () = tokio::time::sleep(left(patience)) => Outcome::Failed(UpstreamError::ResponseTimeout),
+            };
+            match outcome {
+                Outcome::Shared(shared) => {
+                    if let Some(answer) = self.answer_follower(request, &plan, &shared, arrived) {
+                        return answer;
+                    }
+                    // What came is another's: another variant, or not to be shared with this client;
+                    // or its first bytes are gone, which the durable tier still has.
+                    if matches!(shared.source, Source::Tier(_))
+                        && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
+                    {
+                        return self.answer_fetched(Asked::of(request), fetched);
+                    }
+                    return self.alone(request, plan).await;
+                }
+                Outcome::NotShared => return self.alone(request, plan).await,
+                Outcome::Failed(_) if promotions < MAX_PROMOTIONS && !left(patience).is_zero() => {
+                    promotions += 1;
+                    match self.join(&plan, variant) {
+                        Joined::Leader(landing) => return self.lead(request, plan, landing).await,
+                        Joined::Follower(next) => follower = next,
+                    }
+                }
+                Outcome::Failed(error) => return failed(&unavailable(&error), plan.fwd),
+            }
+        }
+    }
+
+    /// Gives a follower what its flight brought, if every rule lets it have that.
+    fn answer_follower(
+        &self,
+        request: &Request<Incoming>,
+        plan: &Plan,
+        shared: &Shared,
+        arrived: Timestamp,
+    ) -> Option<Answer> {
+        let head = &shared.head;
+        // Under another URL's key only if its origin said that the two are one.
+        if head.key != plan.exact && self.fetcher.searches.key(&plan.exact).as_ref() != Some(&head.key) {
+            return None;
+        }
+        if !head.is_selected_by(request.headers()) || self.fetcher.store.is_covered(head) {
+            return None;
+        }
+        let governing = governing(&head.fields, &plan.policy.lifetimes.targets, head.response_time);
+        if request.headers().contains_key(header::AUTHORIZATION) && !storage::allows_authorized(&governing.directives) {
+            return None;
+        }
+        let has_it = match &shared.body {
+            SharedBody::Stored(body) => head.can_answer(request.method(), request.headers(), body.len()),
+            // A part on its way in is for the client that asked for it.
+            SharedBody::Filling(_) => head.parts.is_none(),
+        };
+        if !has_it {
+            return None;
+        }
+        match reuse::reuse(&plan.directives, &head.freshness, self.fetcher.clock.now()) {
+            Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
+            // The origin has answered since: that is as new as this client can wish for.
+            Reuse::Validate(Why::Request)
+                if matches!(shared.source, Source::Origin { .. }) && head.response_time >= arrived => {}
+            Reuse::Validate(Why::Stale) if matches!(shared.source, Source::InPlaceOfError { .. }) => {}
+            Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
+        }
+        let reader = match &shared.body {
+            SharedBody::Stored(_) => None,
+            SharedBody::Filling(fill) => Some(fill.reader()?),
+        };
+        self.answer_shared(Asked::of(request), shared, reader, true)
+    }
+
+    /// Asks the origin for this client only.
+    pub(super) async fn alone(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan) -> Answer {
+        let fetched = self.fetcher.alone(plan, RequestBody::Empty).await;
+        self.answer_fetched(Asked::of(request), fetched)
+    }
+
+    pub(super) fn answer_fetched(&self, request: Asked<'_>, fetched: Fetched) -> Answer {
+        match fetched {
+            Fetched::Shared(shared, ForLeader { cookies, reader })
+            | Fetched::Own(shared, ForLeader { cookies, reader }) => {
+                let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
+                    return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
+                };
+                for cookie in cookies {
+                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                }
+                (status, response)
+            }
+            Fetched::Passed { response, fwd, fwd_status, .. } => {
+                let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
+                (CacheStatus { handling, ttl: None, detail: None }, add_age(response))
+            }
+            Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
+        }
+    }
+
+    /// Answers from a shared response; a body that is coming in needs a reader.
+    fn answer_shared(
+        &self,
+        request: Asked<'_>,
+        shared: &Shared,
+        reader: Option<FillReader>,
+        collapsed: bool,
+    ) -> Option<Answer> {
+        let now = self.fetcher.clock.now();
+        let remaining = shared.head.freshness.remaining(now);
+        let status = match shared.source {
+            Source::Tier(tier) => CacheStatus::hit(tier, remaining),
+            Source::InPlaceOfError { fwd, status } => {
+                let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
+            }
+            Source::Origin { fwd, status, stored } => {
+                let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
+            }
+        };
+        let response = build(request, &shared.head, &shared.body, reader, now)?;
+        Some((status, response))
+    }
+}
