@@ -133,6 +133,8 @@ impl Config {
                 idle_timeout: r.duration("upstream.idle_timeout", d.upstream.idle_timeout),
                 max_idle: r.int("upstream.max_idle", d.upstream.max_idle, 0..=100_000),
                 host: r.one("upstream.host", d.upstream.host.clone(), upstream_host),
+                breaker_failures: u32_of(r.int("upstream.breaker_failures", 5, 0..=1_000_000)),
+                breaker_pause: r.duration("upstream.breaker_pause", d.upstream.breaker_pause),
             },
             cache: rules::Config {
                 key_prefix: r.one("cache.key_prefix", d.cache.key_prefix.clone(), key_prefix),
@@ -257,6 +259,7 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         stale_if_unreachable: r.optional_duration(&key("stale_if_unreachable")),
         bypass: r.flag(&key("bypass"), d.bypass),
         collapse: r.flag(&key("collapse"), d.collapse),
+        early_refresh: r.fraction(&key("early_refresh")),
         query: QueryRules {
             ignore: r.list(&key("ignore_query"), &[], |text| Ok(text.to_owned())),
             sort: r.flag(&key("sort_query"), false),
@@ -383,6 +386,21 @@ impl Reader {
         })
     }
 
+    /// A part of the whole, from 0 up to but not including 1, in thousandths.
+    fn fraction(&mut self, key: &str) -> u16 {
+        self.value(key, 0, "is not a number from 0 to 0.999, such as 0.1", |given| {
+            let number = match given {
+                Given::Typed(Value::Float(number)) => Some(*number),
+                Given::Typed(Value::Integer(0)) => Some(0.0),
+                Given::Text(text) => text.parse().ok(),
+                Given::Typed(_) => None,
+            };
+            let thousandths = number.map(|number| (number * 1000.0).round()).filter(|n| (0.0..1000.0).contains(n));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is within 0..1000")]
+            thousandths.map(|thousandths| thousandths as u16).ok_or_else(String::new)
+        })
+    }
+
     fn duration(&mut self, key: &str, default: Duration) -> Duration {
         self.value(
             key,
@@ -465,6 +483,10 @@ fn shown(given: &Given) -> String {
         Given::Typed(value) => value.to_string(),
         Given::Text(text) => format!("\"{text}\""),
     }
+}
+
+fn u32_of(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 fn usize_of(value: u64) -> usize {

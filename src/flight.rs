@@ -66,6 +66,8 @@ pub enum Source {
         /// Whether the response is kept.
         stored: bool,
     },
+    /// A tier had it, stale, and the origin is known to fail.
+    StandIn(Tier),
     /// The origin was asked, because of `fwd`, and failed: a stale response stands in for it.
     InPlaceOfError {
         /// Why.

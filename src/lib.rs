@@ -5,6 +5,7 @@ pub mod access;
 pub mod admin;
 pub mod app;
 pub mod body;
+pub mod breaker;
 pub mod client_io;
 pub mod clock;
 pub mod config;

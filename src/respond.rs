@@ -24,11 +24,20 @@ pub struct Refusal {
     status: StatusCode,
     sentence: &'static str,
     detail: &'static str,
+    /// When to try again, in seconds.
+    retry_after: Option<u32>,
+}
+
+impl Refusal {
+    /// The same, saying when to try again.
+    const fn until(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
 }
 
 /// A refusal with `status`, `detail` for `Cache-Status`, and a sentence for the client.
 pub const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static str) -> Refusal {
-    Refusal { status, sentence, detail }
+    Refusal { status, sentence, detail, retry_after: None }
 }
 
 /// What of a request an answer from the store depends on.
@@ -47,7 +56,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// A hit in memory.
+/// A hit in memory, fresh or not.
 pub fn hit(asked: Asked<'_>, stored: &StoredResponse, now: Timestamp) -> Answer {
     let status = CacheStatus::hit(Tier::Memory, stored.head.freshness.remaining(now));
     let response = answer_head(asked, &stored.head, Some(stored.body.len()), now);
@@ -215,6 +224,12 @@ pub fn unavailable(error: &UpstreamError) -> Refusal {
         }
         UpstreamError::Unsupported(why) => refuse(StatusCode::BAD_GATEWAY, "origin-unsupported", why),
         UpstreamError::RequestBody => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
+        UpstreamError::Down { was_slow: false } => {
+            refuse(StatusCode::BAD_GATEWAY, "origin-down", "the application can't be reached").until(1)
+        }
+        UpstreamError::Down { was_slow: true } => {
+            refuse(StatusCode::GATEWAY_TIMEOUT, "origin-down", "the application does not answer in time").until(1)
+        }
         UpstreamError::ConnectTimeout => {
             refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time")
         }
@@ -242,5 +257,8 @@ fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(header::AGE, HeaderValue::from(0));
+    if let Some(seconds) = refusal.retry_after {
+        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     response
 }

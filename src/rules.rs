@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::{QueryRules, glob};
 use crate::rfc9111::storage::{SetCookie, StoragePolicy};
 use crate::rfc9111::targeted::Targets;
 use crate::store::Durability;
+use crate::stored::StoredHead;
 
 /// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,9 @@ pub struct Rule {
     pub bypass: bool,
     /// Whether requests for the same thing wait for one answer.
     pub collapse: bool,
+    /// The last part of its lifetime, in thousandths, in which a response is validated in the
+    /// background before it expires; 0: none.
+    pub early_refresh: u16,
     /// What of the query enters the key.
     pub query: QueryRules,
     /// Whether responses go to the durable tier.
@@ -112,6 +117,7 @@ impl Default for Rule {
             stale_if_unreachable: None,
             bypass: false,
             collapse: true,
+            early_refresh: 0,
             query: QueryRules::default(),
             durability: Durability::Durable,
             tags: Vec::new(),
@@ -137,6 +143,28 @@ pub struct Resolved {
     pub rule: Rule,
     /// What it says of storing.
     pub policy: Arc<StoragePolicy>,
+}
+
+impl Resolved {
+    /// Whether a fresh response is to be validated now, before it expires. Sooner or later by chance,
+    /// so that processes that ask at the same time do not all do it; and the sooner the longer it took to
+    /// fetch, so that it is there in time.
+    pub fn is_due_early(&self, stored: &StoredHead, now: Timestamp) -> bool {
+        if self.rule.early_refresh == 0 {
+            return false;
+        }
+        let window = stored.freshness.lifetime.saturating_mul(i64::from(self.rule.early_refresh)) / 1000;
+        let remaining = stored.freshness.remaining(now);
+        if remaining <= 0 || remaining > window {
+            return false;
+        }
+        let fetched_in = stored.response_time.as_millis().saturating_sub(stored.request_time.as_millis());
+        let mean = fetched_in.max(window / 10).max(1);
+        // The probability that an exponential deviate is as large.
+        #[expect(clippy::cast_precision_loss, reason = "a probability")]
+        let probability = (-(remaining as f64) / mean as f64).exp();
+        fastrand::f64() < probability
+    }
 }
 
 impl Rules {

@@ -6,7 +6,7 @@
 pub mod encoding;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -17,6 +17,7 @@ use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Parts, Piece};
+use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::storage::Storable;
 use crate::rfc9111::vary::{self, Vary};
 
@@ -176,8 +177,41 @@ pub struct StoredHead {
     pub body_id: u128,
     /// Whether that object was written; shared by all heads with the same body.
     pub body_written: Arc<AtomicBool>,
+    /// What happens to it while it is kept.
+    pub marks: Arc<Marks>,
+}
+
+/// What happens to a stored response while it is kept.
+#[derive(Debug, Default)]
+pub struct Marks {
     /// Whether the durable tier has this response, or is about to.
-    pub is_durable: Arc<AtomicBool>,
+    pub is_durable: AtomicBool,
+    /// When the origin last failed to validate it, in milliseconds, and how; 0: never.
+    failed: AtomicI64,
+}
+
+impl Marks {
+    /// Those of a response that the durable tier has.
+    pub fn durable() -> Self {
+        Self { is_durable: AtomicBool::new(true), ..Self::default() }
+    }
+
+    /// Notes that the origin failed to validate it.
+    pub fn note_failure(&self, failure: Failure, now: Timestamp) {
+        let how = i64::from(failure == Failure::Status);
+        self.failed.store(now.as_millis().saturating_mul(2).saturating_add(how), Ordering::Relaxed);
+    }
+
+    /// How the origin failed to validate it last, if that is no longer ago than `within`
+    /// milliseconds.
+    pub fn failure(&self, within: i64, now: Timestamp) -> Option<Failure> {
+        let failed = self.failed.load(Ordering::Relaxed);
+        let since = now.as_millis().saturating_sub(failed >> 1);
+        if failed == 0 || !(0..=within).contains(&since) {
+            return None;
+        }
+        Some(if failed & 1 == 1 { Failure::Status } else { Failure::Unreachable })
+    }
 }
 
 /// The parts of a response that is about to be stored.
@@ -225,7 +259,7 @@ impl StoredHead {
             tags: new.tags,
             body_id: new.body_id,
             body_written: new.body_written,
-            is_durable: Arc::default(),
+            marks: Arc::default(),
         }
     }
 

@@ -198,6 +198,8 @@ pub struct Metrics {
     origin: [Counter; OriginOutcome::ALL.len()],
     /// Requests to the origin that were tried again on a new connection.
     pub origin_retries: Counter,
+    /// Requests that were not sent because the origin is known to be down.
+    pub origin_refused: Counter,
     /// From sending a request to the origin's response head.
     pub origin_latency: Histogram,
     durable: [[Counter; OUTCOMES.len()]; OPS.len()],
@@ -216,6 +218,7 @@ impl Metrics {
             workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
             origin: Default::default(),
             origin_retries: Counter::default(),
+            origin_refused: Counter::default(),
             origin_latency: Histogram::default(),
             durable: Default::default(),
             durable_latency: Histogram::default(),
@@ -277,6 +280,11 @@ impl Metrics {
                 "larder_origin_retries_total",
                 "Requests tried again because a kept connection had gone.",
                 self.origin_retries.value(),
+            ),
+            (
+                "larder_origin_refused_total",
+                "Requests not sent to the origin because it is known to be down.",
+                self.origin_refused.value(),
             ),
             (
                 "larder_invalidations_total",

@@ -24,8 +24,9 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, timeout};
-use tracing::debug;
+use tracing::{debug, info, warn};
 
+use crate::breaker::{Admission, Breaker, Probe};
 use crate::clock::Stopwatch;
 pub use crate::interim::Interim;
 use crate::rfc9111::fields;
@@ -48,6 +49,10 @@ pub struct Config {
     pub max_idle: usize,
     /// `Host` for every request; `None`: the client's.
     pub host: Option<String>,
+    /// After so many failures on end the origin counts as down; 0: never.
+    pub breaker_failures: u32,
+    /// How long lies between two attempts to find it up again, at the least.
+    pub breaker_pause: Duration,
 }
 
 /// `upstream.url`
@@ -84,6 +89,8 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(30),
             max_idle: 256,
             host: None,
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(1),
         }
     }
 }
@@ -101,6 +108,12 @@ pub enum UpstreamError {
     Broken(Arc<hyper::Error>),
     /// The client's own request body broke off.
     RequestBody,
+    /// The origin is known to be down, and was not asked; whether it was slow when it failed last,
+    /// rather than gone.
+    Down {
+        /// Whether it was slow.
+        was_slow: bool,
+    },
     /// The answer is one that this proxy can't pass on; the sentence says why.
     Unsupported(&'static str),
 }
@@ -113,6 +126,7 @@ impl fmt::Display for UpstreamError {
             Self::ResponseTimeout => f.write_str("the origin did not answer in time"),
             Self::Broken(error) => write!(f, "the origin's answer broke off: {error}"),
             Self::RequestBody => f.write_str("the request's body broke off"),
+            Self::Down { .. } => f.write_str("the origin is known to be down"),
             Self::Unsupported(why) => f.write_str(why),
         }
     }
@@ -206,6 +220,20 @@ pub struct OriginRequest {
     pub body: RequestBody,
     /// Where interim responses to it go.
     pub interim: Option<Interim>,
+    /// What for.
+    pub errand: Errand,
+}
+
+/// What a request to the origin is for, as far as an origin that is known to be down goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Errand {
+    /// For a client that has nothing else.
+    #[default]
+    Client,
+    /// For a client that has a stale response to do with.
+    StandIn,
+    /// For nobody who waits.
+    Background,
 }
 
 type Sender = SendRequest<RequestBody>;
@@ -232,18 +260,25 @@ pub struct Upstream {
     id: u64,
     config: Config,
     metrics: Arc<Metrics>,
+    breaker: Arc<Breaker>,
 }
 
 impl Upstream {
     /// An origin that no connection is made to yet.
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), config, metrics })
+        let breaker = Breaker::new(config.breaker_failures, config.breaker_pause);
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), config, metrics, breaker })
     }
 
     /// The `[upstream]` it was made with.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether the origin is known to be down.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// The longest that a request waits for the head of its response, from connecting on.
@@ -261,20 +296,63 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its final response.
     pub async fn send(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let _probe = self.admit(request.errand)?;
         let watch = Stopwatch::start();
         let outcome = self.exchange_in_time(request).await;
+        self.learn_from(outcome.as_ref().err());
         self.metrics.origin(match &outcome {
             Ok(_) => OriginOutcome::Answered,
             Err(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => OriginOutcome::ConnectFailed,
             Err(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
-            Err(UpstreamError::Broken(_) | UpstreamError::RequestBody | UpstreamError::Unsupported(_)) => {
-                OriginOutcome::Broken
-            }
+            Err(
+                UpstreamError::Broken(_)
+                | UpstreamError::RequestBody
+                | UpstreamError::Unsupported(_)
+                | UpstreamError::Down { .. },
+            ) => OriginOutcome::Broken,
         });
         if outcome.is_ok() {
             self.metrics.origin_latency.record(watch.elapsed());
         }
         outcome
+    }
+
+    /// Leave to ask an origin that may be known to be down.
+    fn admit(&self, errand: Errand) -> Result<Option<Probe>, UpstreamError> {
+        let admission = match errand {
+            Errand::Client => self.breaker.admit(),
+            Errand::Background => self.breaker.admit_in_background(),
+            Errand::StandIn if self.breaker.is_open() => Admission::Refused { was_slow: false },
+            Errand::StandIn => Admission::Granted,
+        };
+        match admission {
+            Admission::Granted => Ok(None),
+            Admission::Probe(probe) => Ok(Some(probe)),
+            Admission::Refused { was_slow } => {
+                self.metrics.origin_refused.add_one();
+                Err(UpstreamError::Down { was_slow })
+            }
+        }
+    }
+
+    /// What an outcome says of the origin. What went wrong here says nothing.
+    fn learn_from(&self, error: Option<&UpstreamError>) {
+        let has_failed = match error {
+            None | Some(UpstreamError::Unsupported(_)) => {
+                if self.breaker.succeeded() {
+                    info!("the application answers again");
+                }
+                false
+            }
+            Some(UpstreamError::Connect(error)) => !is_our_own(error) && self.breaker.failed(false),
+            Some(UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout | UpstreamError::Broken(_)) => {
+                self.breaker.failed(true)
+            }
+            Some(UpstreamError::RequestBody | UpstreamError::Down { .. }) => false,
+        };
+        if let (true, Some(error)) = (has_failed, error) {
+            warn!("the application counts as down until it answers: {error}");
+        }
     }
 
     /// The origin has `response_timeout` for its answer, counted from when the request's body last
@@ -299,7 +377,7 @@ impl Upstream {
     }
 
     async fn exchange(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let OriginRequest { method, uri, fields, body, interim } = request;
+        let OriginRequest { method, uri, fields, body, interim, errand: _ } = request;
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
         let repeatable = matches!(body, RequestBody::Empty) && is_idempotent(&method);
         let mut message = Request::new(body);
@@ -423,6 +501,12 @@ impl Upstream {
             }
         });
     }
+}
+
+/// Whether a connection could not be made for want of something on this side.
+fn is_our_own(error: &io::Error) -> bool {
+    // EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS.
+    matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105))
 }
 
 enum Stream {

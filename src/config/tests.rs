@@ -89,6 +89,7 @@ fn rules_are_read_whole() {
         stale_if_unreachable = "0s"
         bypass = true
         collapse = false
+        early_refresh = 0.125
         ignore_query = ["utm_*"]
         sort_query = true
         durable = false
@@ -107,6 +108,7 @@ fn rules_are_read_whole() {
         stale_if_unreachable: Some(Duration::ZERO),
         bypass: true,
         collapse: false,
+        early_refresh: 125,
         query: QueryRules { ignore: vec!["utm_*".into()], sort: true },
         durability: Durability::MemoryOnly,
         tags: vec!["static".into()],

@@ -9,6 +9,7 @@ mod keep;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
@@ -36,7 +37,7 @@ use crate::store::durable::{Found, FoundBody, FoundResponse};
 use crate::store::memory::{self, Lookup};
 use crate::store::{Durability, Known, Store};
 use crate::stored::{StoredHead, StoredResponse};
-use crate::upstream::{Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
+use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What a GET is to fetch, and what may be done with it.
 #[derive(Clone, Debug)]
@@ -78,6 +79,10 @@ pub struct Plan {
     pub known: Option<Known>,
     /// Where interim responses go: to the client that led.
     pub interim: Option<Interim>,
+    /// Whether anybody waits for it.
+    pub errand: Errand,
+    /// The tier that what is to be validated came from.
+    pub tier: Tier,
 }
 
 impl Plan {
@@ -350,13 +355,18 @@ impl Fetcher {
     /// A body that streams is validated once it is in memory.
     fn revalidate_behind(self: &Arc<Self>, plan: &Plan, found: &FoundResponse, position: u64) {
         let FoundBody::Whole(body) = &found.body else { return };
-        if plan.method != Method::GET {
+        let head = StoredHead { position, ..found.head.clone() };
+        let stored = Arc::new(StoredResponse { head: Arc::new(head), body: body.clone() });
+        self.validate_behind(plan, stored, position);
+    }
+
+    fn validate_behind(self: &Arc<Self>, plan: &Plan, stored: Arc<StoredResponse>, position: u64) {
+        if plan.method != Method::GET || !self.upstream.breaker().is_probe_due() {
             return;
         }
         let Joined::Leader(landing) = self.flights.join(plan.exact.hash(), BEHIND) else { return };
-        let head = StoredHead { position, ..found.head.clone() };
-        let stored = Arc::new(StoredResponse { head: Arc::new(head), body: body.clone() });
-        let plan = Plan { validate: Some(stored), interim: None, fwd: Fwd::Stale, ..plan.clone() };
+        let errand = Errand::Background;
+        let plan = Plan { validate: Some(stored), interim: None, fwd: Fwd::Stale, errand, ..plan.clone() };
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let Ok(_permit) = this.unattended.try_acquire() else { return };
@@ -439,6 +449,7 @@ impl Fetcher {
         }
         plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
         let freshness = &found.head.freshness;
+        plan.tier = Tier::Durable;
         let is_of_use = validation::has_validator(&found.head.fields)
             || freshness.stale_if_error > 0
             || freshness.stale_if_unreachable > 0;
@@ -550,10 +561,7 @@ impl Fetcher {
         match self.ask_origin(plan, whole, RequestBody::Empty).await {
             Ok(answer) if answer.status() == StatusCode::PARTIAL_CONTENT => (unasked_part(plan, answer), landing),
             Ok(answer) => self.keep_or_pass(plan, answer, request_time, position, landing),
-            Err(error) => {
-                let stale = self.stale_if_error(plan, None, position);
-                (stale.unwrap_or(Fetched::Failed(error, plan.fwd)), landing)
-            }
+            Err(error) => (self.in_place_of(plan, error, position), landing),
         }
     }
 
@@ -569,10 +577,7 @@ impl Fetcher {
         let is_for_a_range = origin_fields.contains_key(header::RANGE);
         let answer = match self.ask_origin(plan, origin_fields, body).await {
             Ok(answer) => answer,
-            Err(error) => {
-                let stale = self.stale_if_error(plan, None, position);
-                return (stale.unwrap_or(Fetched::Failed(error, plan.fwd)), landing);
-            }
+            Err(error) => return (self.in_place_of(plan, error, position), landing),
         };
         if answer.status() == StatusCode::PARTIAL_CONTENT && !is_for_a_range {
             return (unasked_part(plan, answer), landing);
@@ -603,7 +608,12 @@ impl Fetcher {
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (method, uri, interim) = (plan.method.clone(), plan.uri.clone(), plan.interim.clone());
-        self.send(OriginRequest { method, uri, fields: origin_fields, body, interim }).await
+        let errand = if plan.errand == Errand::Client && self.stand_in(plan, Failure::Unreachable).is_some() {
+            Errand::StandIn
+        } else {
+            plan.errand
+        };
+        self.send(OriginRequest { method, uri, fields: origin_fields, body, interim, errand }).await
     }
 
     /// Sends a request to the origin, and takes the fields of the connection out of the answer.
@@ -613,32 +623,81 @@ impl Fetcher {
         Ok(answer)
     }
 
+    /// What there is without an answer of the origin.
+    fn in_place_of(self: &Arc<Self>, plan: &Plan, error: UpstreamError, position: u64) -> Fetched {
+        let is_known = matches!(error, UpstreamError::Down { .. });
+        let stale = if is_known {
+            self.stale(plan, Failure::Unreachable, position, Source::StandIn(plan.tier))
+        } else {
+            self.stale_if_error(plan, None, position)
+        };
+        // Nobody who has a stale response is sent to find the origin up again.
+        if let (true, Some(_), Some(validate), Errand::Client) = (is_known, &stale, &plan.validate, plan.errand) {
+            self.validate_behind(plan, Arc::clone(validate), position);
+        }
+        stale.unwrap_or(Fetched::Failed(error, plan.fwd))
+    }
+
     /// A stale response in place of an error of the origin, where it may be (RFC 5861 §4, RFC 9111
     /// §4.2.4).
-    /// One that was purged since the request began is history.
     fn stale_if_error(&self, plan: &Plan, status: Option<StatusCode>, position: u64) -> Option<Fetched> {
-        let stored = plan.validate.as_ref().or(plan.head_of.as_ref())?;
+        let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
+        if let Some(stored) = &plan.validate {
+            stored.head.marks.note_failure(failure, self.clock.now());
+        }
+        let status = status.map(|status| status.as_u16());
+        self.stale(plan, failure, position, Source::InPlaceOfError { fwd: plan.fwd, status })
+    }
+
+    /// One that was purged since the request began is history.
+    fn stale(&self, plan: &Plan, failure: Failure, position: u64, source: Source) -> Option<Fetched> {
+        let stored = self.stand_in(plan, failure)?;
         let is_purged = self.store.is_covered(&stored.head)
             || self.store.is_purged(plan.exact.hash(), position.min(stored.head.position));
         if is_purged {
             return None;
         }
-        let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
-        let now = self.clock.now();
-        if !reuse::stale_if_error(&plan.directives, &stored.head.freshness, failure, now)
-            || !plan.can_use(&stored.head, stored.body.len())
-        {
-            return None;
-        }
         debug!("a stale response stands in for an error of the origin");
-        let status = status.map(|status| status.as_u16());
-        Some(shared(stored, Source::InPlaceOfError { fwd: plan.fwd, status }))
+        if plan.tier == Tier::Durable && plan.validate.is_some() && stored.body.len() <= self.memory.max_object_size {
+            // The next one has it from memory.
+            self.store.promote(stored, None);
+        }
+        Some(shared(stored, source))
+    }
+
+    /// The stored response that may stand in when the origin fails like this.
+    fn stand_in<'a>(&self, plan: &'a Plan, failure: Failure) -> Option<&'a Arc<StoredResponse>> {
+        let stored = plan.validate.as_ref().or(plan.head_of.as_ref())?;
+        let may = reuse::stale_if_error(&plan.directives, &stored.head.freshness, failure, self.clock.now());
+        (may && plan.can_use(&stored.head, stored.body.len())).then_some(stored)
+    }
+
+    /// How the origin failed lately to validate a stored response, if it did: it is not waited for
+    /// again so soon.
+    pub fn known_failure(&self, stored: &StoredHead) -> Option<Failure> {
+        if self.upstream.breaker().is_open() {
+            return Some(Failure::Unreachable);
+        }
+        let config = self.upstream.config();
+        let within = self.upstream.patience() + config.breaker_pause;
+        stored.marks.failure(millis(within), self.clock.now())
+    }
+
+    /// Whether it is time to validate a stored response in the background (again).
+    pub fn may_validate(&self, stored: &StoredHead) -> bool {
+        let pause = millis(self.upstream.config().breaker_pause);
+        stored.marks.failure(pause.saturating_sub(1), self.clock.now()).is_none()
+            && self.upstream.breaker().is_probe_due()
     }
 
     fn start_fill(&self) -> FillWriter {
         let limit = usize::try_from(self.memory.max_object_size).unwrap_or(usize::MAX);
         Fill::start(limit, Arc::clone(&self.budget))
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn shared(stored: &StoredResponse, source: Source) -> Fetched {

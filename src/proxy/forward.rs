@@ -22,7 +22,7 @@ use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::targeted::governing;
 use crate::store::backend::BackendError;
 use crate::target::{Target, origin_form};
-use crate::upstream::{OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+use crate::upstream::{Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
 /// How long an unsafe request is waited for after its client has left. It holds a connection to the
 /// origin, and no one counts those.
@@ -53,6 +53,7 @@ impl Proxy {
             fields: self.origin_fields(caller.peer, target, &parts.headers),
             body: RequestBody::client(body),
             interim: caller.interim(parts.version),
+            errand: Errand::Client,
         };
         let sent = if invalidation::is_safe(&parts.method) {
             self.fetcher.send(request).await.map(|response| (response, None))
@@ -210,7 +211,7 @@ impl Proxy {
         }
         let body = RequestBody::client(body);
         let uri = origin_form(&parts.uri);
-        let request = OriginRequest { method: parts.method, uri, fields, body, interim: None };
+        let request = OriginRequest { method: parts.method, uri, fields, body, interim: None, errand: Errand::Client };
         let mut response = match self.fetcher.upstream.send(request).await {
             Ok(response) => response,
             Err(error) => return failed(&unavailable(&error), Fwd::Bypass),

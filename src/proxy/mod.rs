@@ -13,13 +13,14 @@ use http::{HeaderName, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::body::ResponseBody;
+use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
 use crate::forwarding::{self, Peer};
 use crate::interim::{Interim, Outlet};
 use crate::passes::Pass;
 use crate::respond::{Answer, Asked, hit, not_cached, refused};
-use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd};
+use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
@@ -29,6 +30,7 @@ use crate::store::memory::Lookup;
 use crate::stored::StoredResponse;
 use crate::target::{Keys, Target, is_upgrade, never_from_cache, origin_form};
 use crate::telemetry::{Metrics, WorkerMetrics};
+use crate::upstream::Errand;
 
 /// The proxy: everything that the workers share.
 #[derive(Debug)]
@@ -95,8 +97,16 @@ impl Proxy {
                 Missed { fwd: Fwd::Partial, stored: Some(stored) }
             }
             Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
-                Reuse::Fresh | Reuse::Stale => return hit(Asked::of(&request), &stored, now),
-                Reuse::StaleWhileRevalidate if stored.head.parts.is_none() => {
+                Reuse::Fresh | Reuse::Stale => {
+                    if target.rule.is_due_early(&stored.head, now) {
+                        self.revalidate_behind(caller, target, key, &request, &directives, &stored);
+                    }
+                    return hit(Asked::of(&request), &stored, now);
+                }
+                Reuse::GatewayTimeout => return not_cached(),
+                reuse @ (Reuse::StaleWhileRevalidate | Reuse::Validate(_))
+                    if stored.head.parts.is_none() && self.may_wait(reuse, &directives, &stored, now) =>
+                {
                     self.revalidate_behind(caller, target, key, &request, &directives, &stored);
                     return hit(Asked::of(&request), &stored, now);
                 }
@@ -104,13 +114,25 @@ impl Proxy {
                     Missed { fwd: Fwd::Stale, stored: Some(stored) }
                 }
                 Reuse::Validate(Why::Request) => Missed { fwd: Fwd::Request, stored: Some(stored) },
-                Reuse::GatewayTimeout => return not_cached(),
             },
             Lookup::OtherVariants(_) => Missed { fwd: Fwd::VaryMiss, stored: None },
             Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
         // On the heap, so that a hit does not carry a fetch's state about.
         caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await
+    }
+
+    /// Whether a stale response is served now and validated behind: because it says so, or because the
+    /// origin is known to fail and this may stand in.
+    fn may_wait(&self, reuse: Reuse, directives: &CacheControl, stored: &StoredResponse, now: Timestamp) -> bool {
+        match reuse {
+            Reuse::StaleWhileRevalidate => true,
+            Reuse::Validate(Why::Stale) => self
+                .fetcher
+                .known_failure(&stored.head)
+                .is_some_and(|failure| reuse::stale_if_error(directives, &stored.head.freshness, failure, now)),
+            Reuse::Fresh | Reuse::Stale | Reuse::Validate(Why::Request) | Reuse::GatewayTimeout => false,
+        }
     }
 
     /// Memory does not answer a request, for the reason and with what it has.
@@ -202,6 +224,9 @@ impl Proxy {
         directives: &CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
+        if !self.fetcher.may_validate(&stored.head) {
+            return;
+        }
         let key = key.map_or_else(|| target.key.clone(), |key| *key);
         let pass = self.fetcher.passes.get(key.hash(), self.fetcher.clock.now());
         if *request.method() != Method::GET || pass == Some(Pass::NotStorable) {
@@ -211,7 +236,9 @@ impl Proxy {
         if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
             let plan = self.plan(caller, target, request, directives.clone(), Fwd::Stale);
             // The client has its answer: interim responses are nobody's.
-            self.fetcher.launch(Plan { key, validate: Some(Arc::clone(stored)), interim: None, ..plan }, landing, None);
+            let validate = Some(Arc::clone(stored));
+            let errand = Errand::Background;
+            self.fetcher.launch(Plan { key, validate, interim: None, errand, ..plan }, landing, None);
         }
     }
 
@@ -243,6 +270,8 @@ impl Proxy {
             head_of: None,
             known: None,
             interim: caller.interim(request.version()),
+            errand: Errand::Client,
+            tier: Tier::Memory,
         }
     }
 

@@ -160,7 +160,8 @@ impl Proxy {
             // The origin has answered since: that is as new as this client can wish for.
             Reuse::Validate(Why::Request)
                 if matches!(shared.source, Source::Origin { .. }) && head.response_time >= arrived => {}
-            Reuse::Validate(Why::Stale) if matches!(shared.source, Source::InPlaceOfError { .. }) => {}
+            Reuse::Validate(Why::Stale)
+                if matches!(shared.source, Source::InPlaceOfError { .. } | Source::StandIn(_)) => {}
             Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
         }
         let reader = match &shared.body {
@@ -207,7 +208,7 @@ impl Proxy {
         let now = self.fetcher.clock.now();
         let remaining = shared.head.freshness.remaining(now);
         let status = match shared.source {
-            Source::Tier(tier) => CacheStatus::hit(tier, remaining),
+            Source::Tier(tier) | Source::StandIn(tier) => CacheStatus::hit(tier, remaining),
             Source::InPlaceOfError { fwd, status } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }

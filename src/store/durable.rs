@@ -373,7 +373,7 @@ impl Durable {
         if queue.has_newer(&stored) {
             return true;
         }
-        stored.head.is_durable.store(true, Ordering::Release);
+        stored.head.marks.is_durable.store(true, Ordering::Release);
         self.inner.enqueue(Op::Put { stored, record });
         true
     }

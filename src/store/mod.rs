@@ -149,7 +149,7 @@ impl Store {
         let least = durable.min_lifetime_millis();
         let lasts = least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least;
         let is_put = durability == Durability::Durable && lasts && durable.put(Arc::clone(stored), record.clone());
-        if let Some(old) = replaced.filter(|old| !is_put && old.is_durable.load(Ordering::Acquire)) {
+        if let Some(old) = replaced.filter(|old| !is_put && old.marks.is_durable.load(Ordering::Acquire)) {
             // Its separate body goes as well, which the new response may have, too.
             old.body_written.store(false, Ordering::Release);
             // What the durable tier has is history, and would come back with a restart.
@@ -234,7 +234,7 @@ impl Store {
     /// Forgets a response that has its successor under another key, wherever it is, and with it the
     /// other variants of its own.
     pub fn forget_replaced(&self, old: &StoredHead) {
-        if old.is_durable.load(Ordering::Acquire) {
+        if old.marks.is_durable.load(Ordering::Acquire) {
             self.discard(&old.key);
         }
         self.memory.remove(&old.key, || ());

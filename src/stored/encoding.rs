@@ -34,7 +34,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Body, StoredHead, StoredResponse, Variant, VaryRecord, compact};
+use super::{Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord, compact};
 use crate::clock::Timestamp;
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
@@ -354,7 +354,7 @@ fn decode_response(
         tags,
         body_id,
         body_written: Arc::new(AtomicBool::new(true)),
-        is_durable: Arc::new(AtomicBool::new(true)),
+        marks: Arc::new(Marks::durable()),
     };
     if !head.is_of_length(len) {
         return Err(DecodeError::Malformed);

@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["clock"],
     &["rfc9111"],
     &["stored"],
-    &["fill", "telemetry", "passes", "searches", "interim"],
+    &["fill", "telemetry", "passes", "searches", "interim", "breaker"],
     &["store"],
     &["rules", "upstream"],
     &["flight", "body", "forwarding"],

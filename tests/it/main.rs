@@ -15,6 +15,7 @@ mod hostile;
 mod layers;
 mod properties;
 mod regressions;
+mod resilience;
 mod sharing;
 mod support;
 mod tiers;
