@@ -5,8 +5,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::mpsc;
 
 use crate::fill::FillReader;
+use crate::store::backend::BackendError;
 use crate::stored::Body;
 use crate::upstream::UpstreamBody;
 
@@ -39,6 +41,17 @@ enum Source {
         reader: FillReader,
         skip: u64,
         left: Option<u64>,
+    },
+    /// Several pieces of a stored body, each behind a text.
+    Multipart {
+        pieces: std::vec::IntoIter<Bytes>,
+        left: u64,
+    },
+    /// From the durable tier, as it is read for this client: the pieces, and the bytes that they must
+    /// come to.
+    Pieces {
+        receiver: mpsc::Receiver<Result<Bytes, BackendError>>,
+        left: u64,
     },
     /// Straight from the origin.
     Upstream(UpstreamBody),
@@ -79,6 +92,23 @@ impl ResponseBody {
     /// The bytes of a stored body from `first` up to `end`.
     pub fn stored_range(body: &Body, first: u64, end: u64) -> Self {
         Self::from_source(Source::Stored { body: body.clone(), next: 0, skip: first, left: end.saturating_sub(first) })
+    }
+
+    /// Ranges of a stored body, each behind its text, and a last text.
+    pub fn multipart(body: &Body, ranges: &[(u64, u64)], before: Vec<Vec<u8>>, end: Vec<u8>) -> Self {
+        let mut pieces = Vec::new();
+        for (text, (first, end)) in before.into_iter().zip(ranges) {
+            pieces.push(Bytes::from(text));
+            body.cut(*first, end.saturating_sub(*first), &mut pieces);
+        }
+        pieces.push(Bytes::from(end));
+        let left = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self::from_source(Source::Multipart { pieces: pieces.into_iter(), left })
+    }
+
+    /// `len` bytes that come through a channel; fewer, or an error, is a body cut short.
+    pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Self {
+        Self::from_source(if len == 0 { Source::Empty } else { Source::Pieces { receiver, left: len } })
     }
 
     /// A body that is coming in.
@@ -147,6 +177,24 @@ impl Source {
                     None => return Poll::Ready(None),
                 }
             },
+            Self::Multipart { pieces, left } => {
+                let piece = pieces.next();
+                *left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+            }
+            Self::Pieces { receiver, left } => {
+                if *left == 0 {
+                    return Poll::Ready(None);
+                }
+                match std::task::ready!(receiver.poll_recv(cx)) {
+                    Some(Ok(piece)) => {
+                        *left = left.saturating_sub(piece.len() as u64);
+                        Poll::Ready(Some(Ok(Frame::data(piece))))
+                    }
+                    Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+                    None => Poll::Ready(Some(Err(crate::fill::Incomplete.into()))),
+                }
+            }
             Self::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
@@ -184,7 +232,7 @@ impl HttpBody for ResponseBody {
         match &self.source {
             Source::Empty => true,
             Source::Whole(_) => false,
-            Source::Stored { left, .. } => *left == 0,
+            Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => *left == 0,
             Source::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
             Source::Upstream(body) => body.is_end_stream(),
         }
@@ -194,7 +242,9 @@ impl HttpBody for ResponseBody {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Stored { left, .. } => SizeHint::with_exact(*left),
+            Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => {
+                SizeHint::with_exact(*left)
+            }
             Source::Fill { left: Some(left), .. } => SizeHint::with_exact(*left),
             Source::Fill { left: None, .. } => SizeHint::default(),
             Source::Upstream(body) => body.size_hint(),

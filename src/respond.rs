@@ -12,7 +12,7 @@ use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::conditional;
 use crate::rfc9111::partial;
 use crate::rfc9111::range::{self, RangeRequest};
-use crate::stored::{StoredHead, StoredResponse};
+use crate::stored::{Body, StoredHead, StoredResponse};
 use crate::upstream::UpstreamError;
 
 /// What is sent, and what is said of it.
@@ -60,12 +60,16 @@ impl<'a> Asked<'a> {
 pub fn hit(asked: Asked<'_>, stored: &StoredResponse, now: Timestamp) -> Answer {
     let status = CacheStatus::hit(Tier::Memory, stored.head.freshness.remaining(now));
     let response = answer_head(asked, &stored.head, Some(stored.body.len()), now);
-    let response = response.map(|part| match part {
+    (status, response.map(|part| of_stored(part, &stored.body)))
+}
+
+fn of_stored(part: Part, body: &Body) -> ResponseBody {
+    match part {
         Part::None => ResponseBody::empty(),
-        Part::Whole => ResponseBody::stored(&stored.body),
-        Part::Range(first, end) => ResponseBody::stored_range(&stored.body, first, end),
-    });
-    (status, response)
+        Part::Whole => ResponseBody::stored(body),
+        Part::Range(first, end) => ResponseBody::stored_range(body, first, end),
+        Part::Multipart(parts) => ResponseBody::multipart(body, &parts.ranges, parts.before, parts.end),
+    }
 }
 
 /// An answer from a stored response whose body may still be coming in; `None` when that needs a
@@ -86,25 +90,48 @@ pub fn build(
     let (parts, part) = match body {
         // A part on its way in is the answer to the request that asked for it, and to no other.
         SharedBody::Filling(_) if head.parts.is_some() => whole_of(asked, head, now),
+        // Several parts would need several readers: what is coming in is sent whole (RFC 9110 §14.2).
+        SharedBody::Filling(_) if asks_for_several(asked, len) => whole_of(asked, head, now),
         SharedBody::Stored(_) | SharedBody::Filling(_) => answer_head(asked, head, len, now),
     }
     .into_parts();
     let body = match (part, body) {
         (Part::None, _) => ResponseBody::empty(),
-        (Part::Whole, SharedBody::Stored(body)) => ResponseBody::stored(body),
-        (Part::Range(first, end), SharedBody::Stored(body)) => ResponseBody::stored_range(body, first, end),
-        (Part::Whole, SharedBody::Filling(_)) => ResponseBody::fill(reader?),
+        (part, SharedBody::Stored(body)) => of_stored(part, body),
         (Part::Range(first, end), SharedBody::Filling(_)) => ResponseBody::fill_range(reader?, first, end),
+        (Part::Whole | Part::Multipart(_), SharedBody::Filling(_)) => ResponseBody::fill(reader?),
     };
     Some(Response::from_parts(parts, body))
 }
 
 /// The bytes of a stored body that answer a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// None: there is no body, or it is empty.
     None,
+    /// All of them.
     Whole,
+    /// Those from the first position up to the second.
     Range(u64, u64),
+    /// Several such ranges, each behind its text, and the text that ends them.
+    Multipart(Box<Multipart>),
+}
+
+/// See [`Part::Multipart`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Multipart {
+    /// The ranges.
+    pub ranges: Vec<(u64, u64)>,
+    /// The text before each.
+    pub before: Vec<Vec<u8>>,
+    /// The text after the last.
+    pub end: Vec<u8>,
+    /// The length of it all.
+    pub len: u64,
+}
+
+fn asks_for_several(asked: Asked<'_>, len: Option<u64>) -> bool {
+    len.is_some_and(|len| matches!(range::requested(asked.fields, len), RangeRequest::Parts(_)))
 }
 
 /// The response as it is stored, and its age.
@@ -116,8 +143,9 @@ fn whole_of(asked: Asked<'_>, head: &StoredHead, now: Timestamp) -> Response<Par
     response
 }
 
-/// The head of an answer from a stored response of `len` bytes: the whole, a range, 304, or 416.
-fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
+/// The head of an answer from a stored response of `len` bytes, and what of its body goes with it: the
+/// whole, a range, several, or nothing (304, 416).
+pub fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
     let Asked { method, fields } = asked;
     // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
@@ -152,6 +180,7 @@ fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Times
     match range::requested(fields, len) {
         RangeRequest::Whole => {}
         RangeRequest::Part(first, end) => make_partial(&mut response, first, end, len, Part::Range(first, end)),
+        RangeRequest::Parts(ranges) => make_multipart(&mut response, ranges, len),
         RangeRequest::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
@@ -169,6 +198,22 @@ fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u
     response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, complete));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
     *response.body_mut() = bytes;
+}
+
+/// Makes a response the 206 with several ranges of `len` bytes (RFC 9110 §15.3.7.2).
+fn make_multipart(response: &mut Response<Part>, ranges: Vec<(u64, u64)>, len: u64) {
+    // Nobody who writes a body knows the boundary beforehand.
+    let boundary = format!("{:032x}", fastrand::u128(..));
+    let fields = response.headers_mut();
+    let (before, end) = range::multipart(&ranges, len, fields.get(header::CONTENT_TYPE), &boundary);
+    let texts: usize = before.iter().map(Vec::len).sum::<usize>() + end.len();
+    let bytes: u64 = ranges.iter().map(|(first, end)| end - first).sum();
+    let total = bytes + texts as u64;
+    partial::remove_digests(fields);
+    fields.insert(header::CONTENT_TYPE, range::multipart_type(&boundary));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    *response.body_mut() = Part::Multipart(Box::new(Multipart { ranges, before, end, len: total }));
 }
 
 /// RFC 9110 §15.4.5: a 304 has these fields of the response that it stands for.
