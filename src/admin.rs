@@ -187,6 +187,11 @@ impl Admin {
                 "Writes and deletions that the durable tier has yet to carry out.",
                 queued,
             ),
+            gauge(
+                "larder_durable_uploads",
+                "Bodies too large for memory that are written as they come in, now.",
+                fetcher.store.durable().map_or(0, crate::store::durable::Durable::uploads),
+            ),
             gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
             gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
         ]);

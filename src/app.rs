@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::fetch::{Fetcher, MAX_UNATTENDED};
 use crate::fill::Budget;
 use crate::flight::Flights;
-use crate::passes::Passes;
+use crate::passes::{Passes, Recent};
 use crate::proxy::Proxy;
 use crate::rules::Rules;
 use crate::searches::Searches;
@@ -93,6 +93,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),
         clock,
         passes: Passes::new(config.cache.pass_memory),
+        ranged: Recent::new(Duration::from_secs(60)),
+        validated: Recent::new(Duration::from_secs(60)),
         searches: Searches::default(),
         flights: Flights::new(config.cache.collapse_limit),
         unattended: Semaphore::new(MAX_UNATTENDED),

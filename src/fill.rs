@@ -339,20 +339,19 @@ impl State {
         usize::try_from(chunk.checked_sub(self.dropped)?).ok()
     }
 
-    /// Drops what every reader has passed, where nobody joins any more who would want it.
+    /// Drops what every reader has passed, unless the body is to be kept whole, or there is room: who is
+    /// only just told of the head may still join then.
     fn trim(&mut self, budget: &Budget) {
         if self.mode == Mode::Whole && self.end == End::Open {
             return;
         }
-        let mut freed = 0;
-        while self.chunks.front().is_some_and(|chunk| chunk.readers == 0) {
+        while self.kept >= WINDOW && self.chunks.front().is_some_and(|chunk| chunk.readers == 0) {
             if let Some(chunk) = self.chunks.pop_front() {
-                freed += chunk.bytes.len();
+                self.kept -= chunk.bytes.len();
+                budget.release(chunk.bytes.len());
                 self.dropped += 1;
             }
         }
-        self.kept -= freed;
-        budget.release(freed);
     }
 
     /// Ends the fill. With `stored`, readers read that from now on.
@@ -807,6 +806,7 @@ mod tests {
             assert_eq!(next(&mut reader).await, Some(Ok(Bytes::copy_from_slice(part))));
         }
         assert_eq!(next(&mut reader).await, None);
+        drop(reader);
         assert_eq!(budget.used(), 0);
     }
 

@@ -1,5 +1,5 @@
-//! Keys whose responses turned out not to be shareable, remembered for a short while: clients that
-//! ask for them do not wait for each other.
+//! What is remembered of keys for a short while, in bounded number: that their responses turned out
+//! not to be shareable ([`Passes`]), so that clients that ask for them do not wait for each other.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,17 +22,20 @@ pub enum Pass {
     EachValidates,
 }
 
-/// The keys, and until when each is remembered.
+/// The keys that nobody waits for.
+pub type Passes = Recent<Pass>;
+
+/// Something about each of some keys, and until when it is remembered.
 #[derive(Debug)]
-pub struct Passes {
+pub struct Recent<T> {
     /// Each lock guards its shard's map, for one look-up or insertion.
-    shards: Box<[Shard]>,
+    shards: Box<[Shard<T>]>,
     keep: i64,
 }
 
-type Shard = Mutex<HashMap<u128, (Timestamp, Pass)>>;
+type Shard<T> = Mutex<HashMap<u128, (Timestamp, T)>>;
 
-impl Passes {
+impl<T: Copy> Recent<T> {
     /// Remembers each key for `keep`.
     pub fn new(keep: Duration) -> Self {
         Self {
@@ -41,8 +44,8 @@ impl Passes {
         }
     }
 
-    /// Remembers that nobody should wait for the response to `key`, and why.
-    pub fn remember(&self, key: u128, pass: Pass, now: Timestamp) {
+    /// Remembers `what` of `key`.
+    pub fn remember(&self, key: u128, what: T, now: Timestamp) {
         let mut shard = self.shard(key).lock();
         if shard.len() >= MAX_REMEMBERED / SHARDS && !shard.contains_key(&key) {
             shard.retain(|_, (until, _)| *until > now);
@@ -51,20 +54,20 @@ impl Passes {
                 shard.clear();
             }
         }
-        shard.insert(key, (now.plus_millis(self.keep), pass));
+        shard.insert(key, (now.plus_millis(self.keep), what));
     }
 
-    /// Forgets `key`: its response can be shared now.
+    /// Forgets `key`.
     pub fn forget(&self, key: u128) {
         self.shard(key).lock().remove(&key);
     }
 
-    /// Why nobody should wait for the response to `key`, if it is remembered.
-    pub fn get(&self, key: u128, now: Timestamp) -> Option<Pass> {
-        self.shard(key).lock().get(&key).filter(|(until, _)| *until > now).map(|(_, pass)| *pass)
+    /// What is remembered of `key`.
+    pub fn get(&self, key: u128, now: Timestamp) -> Option<T> {
+        self.shard(key).lock().get(&key).filter(|(until, _)| *until > now).map(|(_, what)| *what)
     }
 
-    fn shard(&self, key: u128) -> &Shard {
+    fn shard(&self, key: u128) -> &Shard<T> {
         &self.shards[usize::try_from(key % SHARDS as u128).unwrap_or(0)]
     }
 }

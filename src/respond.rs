@@ -90,9 +90,12 @@ pub fn build(
     let (parts, part) = match body {
         // A part on its way in is the answer to the request that asked for it, and to no other.
         SharedBody::Filling(_) if head.parts.is_some() => whole_of(asked, head, now),
-        // Several parts would need several readers: what is coming in is sent whole (RFC 9110 §14.2).
-        SharedBody::Filling(_) if asks_for_several(asked, len) => whole_of(asked, head, now),
-        SharedBody::Stored(_) | SharedBody::Filling(_) => answer_head(asked, head, len, now),
+        SharedBody::Stored(_) => answer_head(asked, head, len, now),
+        SharedBody::Filling(_) => match answer_head(asked, head, len, now) {
+            // Several parts would need several readers: the whole is an answer, too (RFC 9110 §14.2).
+            several if matches!(several.body(), Part::Multipart(_)) => whole_of(asked, head, now),
+            other => other,
+        },
     }
     .into_parts();
     let body = match (part, body) {
@@ -128,10 +131,6 @@ pub struct Multipart {
     pub end: Vec<u8>,
     /// The length of it all.
     pub len: u64,
-}
-
-fn asks_for_several(asked: Asked<'_>, len: Option<u64>) -> bool {
-    len.is_some_and(|len| matches!(range::requested(asked.fields, len), RangeRequest::Parts(_)))
 }
 
 /// The response as it is stored, and its age.

@@ -327,6 +327,17 @@ pub struct StoredResponse {
     pub body: Body,
 }
 
+/// A response whose body is an object of its own in the durable tier, and nowhere else.
+#[derive(Clone, Debug)]
+pub struct StoredApart {
+    /// Everything but the body.
+    pub head: Arc<StoredHead>,
+    /// The length of the body.
+    pub len: u64,
+    /// The checksum of each chunk of it (see [`encoding::BODY_CHUNK`]).
+    pub checksums: Arc<[u64]>,
+}
+
 impl StoredResponse {
     /// The bytes that the response takes in memory: body, fields, key and bookkeeping.
     pub fn weight(&self) -> usize {

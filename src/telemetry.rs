@@ -205,6 +205,8 @@ pub struct Metrics {
     durable: [[Counter; OUTCOMES.len()]; OPS.len()],
     /// From asking the durable tier to its answer.
     pub durable_latency: Histogram,
+    /// Large bodies that were written, or tried to be, as they came in.
+    pub durable_uploads: Counter,
     /// URLs invalidated by unsafe methods.
     pub invalidations: Counter,
     /// Purges taken by the admin listener.
@@ -222,6 +224,7 @@ impl Metrics {
             origin_latency: Histogram::default(),
             durable: Default::default(),
             durable_latency: Histogram::default(),
+            durable_uploads: Counter::default(),
             invalidations: Counter::default(),
             purges: Counter::default(),
         })
@@ -285,6 +288,11 @@ impl Metrics {
                 "larder_origin_refused_total",
                 "Requests not sent to the origin because it is known to be down.",
                 self.origin_refused.value(),
+            ),
+            (
+                "larder_durable_uploads_total",
+                "Bodies too large for memory whose writing as they came in has ended, well or not.",
+                self.durable_uploads.value(),
             ),
             (
                 "larder_invalidations_total",

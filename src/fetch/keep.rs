@@ -69,6 +69,14 @@ struct Incoming {
     after: Vec<Bytes>,
 }
 
+impl Incoming {
+    /// The length of it all, if that is known.
+    fn len(&self) -> Option<u64> {
+        let stored: u64 = self.before.iter().chain(&self.after).map(|chunk| chunk.len() as u64).sum();
+        self.len.or_else(|| self.body.size_hint().exact()).map(|len| len.saturating_add(stored))
+    }
+}
+
 impl From<UpstreamBody> for Incoming {
     fn from(body: UpstreamBody) -> Self {
         Self { before: Vec::new(), body, len: None, after: Vec::new() }
@@ -98,7 +106,8 @@ impl Fetcher {
             if answer.extensions().get::<EndsWithConnection>().is_some() {
                 return Err(NotStorable::Unframed);
             }
-            let fits = answer.body().size_hint().exact().is_none_or(|len| len <= self.memory.max_object_size);
+            let len = answer.body().size_hint().exact();
+            let fits = len.is_none_or(|len| len <= self.largest(plan, &storable));
             if fits { Ok(storable) } else { Err(NotStorable::TooLarge) }
         });
         match verdict {
@@ -115,7 +124,8 @@ impl Fetcher {
                     // Each request needs a validation of its own, so there is nothing to wait for.
                     self.passes.remember(plan.key.hash(), Pass::EachValidates, response_time);
                 }
-                (self.keep(plan, head, answer.into_body().into(), None, landing), None)
+                let large = (self.largest(plan, &storable) > self.memory.max_object_size).then(|| plan.place());
+                (self.keep(plan, head, answer.into_body().into(), None, landing, large), None)
             }
             Err(_) if plan.method == Method::HEAD => {
                 let updated = self.learn_from_head(plan, answer.status(), answer.headers(), request_time, position);
@@ -151,6 +161,36 @@ impl Fetcher {
                 (passed, landing)
             }
         }
+    }
+
+    /// The largest body that may be kept of a response: past the memory's limit only the durable tier
+    /// takes it, as it comes in, if it is a whole that lasts, under the key that it was asked for.
+    fn largest(&self, plan: &Plan, storable: &Storable) -> u64 {
+        let in_memory = self.memory.max_object_size;
+        let is_durable = storable.part().is_none()
+            && plan.key == plan.exact
+            && self.store.is_for_durable(storable.freshness(), plan.durability);
+        if is_durable { in_memory.max(self.store.max_durable_size()) } else { in_memory }
+    }
+
+    /// Has a body that outgrows memory written to the durable tier, as one of its fill's readers.
+    fn keep_large(self: &Arc<Self>, writer: &mut FillWriter, head: &Arc<StoredHead>, place: Place) {
+        let Some(durable) = self.store.durable() else { return };
+        if head.key != place.exact {
+            return;
+        }
+        let (this, head) = (Arc::clone(self), Arc::clone(head));
+        writer.on_overflow(durable.min_upload_rate(), move |reader| {
+            let Some(durable) = this.store.durable() else { return };
+            let Some(leave) = durable.begin_upload(head.key.hash()) else { return };
+            let fetcher = Arc::clone(&this);
+            this.tasks.spawn(async move {
+                let Some(durable) = fetcher.store.durable() else { return };
+                if let Some((stored, _leave)) = durable.upload(leave, head, reader).await {
+                    fetcher.store.insert_apart(stored, place.known.as_ref());
+                }
+            });
+        });
     }
 
     /// Forgets what is stored for the plan's URL, by whichever key it was found.
@@ -218,6 +258,7 @@ impl Fetcher {
         body: Incoming,
         status: Option<StatusCode>,
         landing: Option<Landing>,
+        large: Option<Place>,
     ) -> Fetched {
         let status = status.map(|status| status.as_u16());
         let source = Source::Origin { fwd: plan.fwd, status, stored: true };
@@ -227,7 +268,7 @@ impl Fetcher {
                 this.insert(&place, &Arc::new(StoredResponse { head, body }));
             }
         };
-        self.take_in(head, body, source, landing, keep)
+        self.take_in(head, body, source, landing, large, keep)
     }
 
     /// Starts taking in a part. It is for the client that asked for it; others find it stored.
@@ -239,20 +280,24 @@ impl Fetcher {
                 this.add_part(&plan, StoredResponse { head, body });
             }
         };
-        self.take_in(head, body.into(), source, None, keep)
+        self.take_in(head, body.into(), source, None, None, keep)
     }
 
     fn take_in(
-        &self,
+        self: &Arc<Self>,
         head: StoredHead,
         body: Incoming,
         source: Source,
         mut landing: Option<Landing>,
+        large: Option<Place>,
         keep: impl FnOnce(Arc<StoredHead>, Body) + Send + 'static,
     ) -> Fetched {
-        let writer = self.start_fill();
+        let mut writer = self.start_fill(body.len());
         let reader = writer.fill().reader();
         let head = Arc::new(head);
+        if let Some(place) = large {
+            self.keep_large(&mut writer, &head, place);
+        }
         let filling = SharedBody::Filling(Arc::clone(writer.fill()));
         let shared = Arc::new(Shared { head: Arc::clone(&head), body: filling, source });
         if let Some(landing) = &mut landing {
@@ -381,7 +426,7 @@ impl Fetcher {
         body.len = Some(end - first);
         stored.body.cut(0, first, &mut body.before);
         stored.body.cut(first, missing.complete - end, &mut body.after);
-        Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing))
+        Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing, None))
     }
 
     /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
@@ -458,7 +503,7 @@ impl Fetcher {
                     Fetched::Shared(shared, _) => {
                         Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))
                     }
-                    Fetched::Own(..) | Fetched::Passed { .. } | Fetched::Failed(..) => None,
+                    Fetched::Own(..) | Fetched::Apart(_) | Fetched::Passed { .. } | Fetched::Failed(..) => None,
                 }
             }
             HeadOutcome::Outdates => {

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -23,7 +24,7 @@ use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
 use crate::fill::{Budget, Fill, FillReader, FillWriter};
 use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedBody, Source, Watch};
-use crate::passes::{Pass, Passes};
+use crate::passes::{Pass, Passes, Recent};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::groups;
@@ -33,10 +34,11 @@ use crate::rfc9111::storage::{NotStorable, StoragePolicy};
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields, partial};
 use crate::searches::Searches;
-use crate::store::durable::{Found, FoundBody, FoundResponse};
+use crate::store::backend::BackendError;
+use crate::store::durable::{Apart, Found, FoundBody, FoundResponse, Opening, Wanted};
 use crate::store::memory::{self, Lookup};
 use crate::store::{Durability, Known, Store};
-use crate::stored::{StoredHead, StoredResponse};
+use crate::stored::{Body, StoredHead, StoredResponse};
 use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What a GET is to fetch, and what may be done with it.
@@ -141,6 +143,8 @@ pub enum Fetched {
     Shared(Arc<Shared>, ForLeader),
     /// A response from the store for the client that led, which nobody else may have.
     Own(Arc<Shared>, ForLeader),
+    /// A response from the durable tier for this client, with its body still there.
+    Apart(Box<(StoredHead, Apart)>),
     /// A response for the client that led.
     Passed {
         /// The response, without the fields of its connection.
@@ -177,6 +181,10 @@ pub struct Fetcher {
     pub clock: Clock,
     /// The keys that are not worth waiting for.
     pub passes: Passes,
+    /// The keys that the durable tier was lately asked for a part of.
+    pub ranged: Recent<()>,
+    /// When what the durable tier has for some keys was last validated in the background.
+    pub validated: Recent<Timestamp>,
     /// What is known of the queries of some paths.
     pub searches: Searches,
     /// The fetches under way that can be shared.
@@ -220,7 +228,7 @@ impl Fetcher {
             if let Some(landing) = landing {
                 landing.end(match &fetched {
                     Fetched::Shared(shared, _) => Outcome::Shared(Arc::clone(shared)),
-                    Fetched::Own(..) | Fetched::Passed { .. } => Outcome::NotShared,
+                    Fetched::Own(..) | Fetched::Apart(_) | Fetched::Passed { .. } => Outcome::NotShared,
                     Fetched::Failed(error, _) => Outcome::Failed(error.clone()),
                 });
             }
@@ -269,7 +277,7 @@ impl Fetcher {
         }
         let mut landing = Some(landing);
         if plan.validate.is_none() && plan.part.is_none() {
-            landing = match self.consult_durable(&mut plan, position, landing).await {
+            landing = match self.consult_durable(&mut plan, position, landing, Opening::AtOnce).await {
                 Ok(fetched) => return fetched,
                 Err(landing) => landing,
             };
@@ -303,7 +311,9 @@ impl Fetcher {
     /// not, the plan notes what there is.
     pub async fn find_durable(self: &Arc<Self>, plan: &mut Plan) -> Option<Fetched> {
         let position = self.store.position();
-        self.consult_durable(plan, position, None).await.ok().map(|(fetched, _)| fetched)
+        // Of a large body only what is asked for is read.
+        let opening = if plan.is_for_the_whole() { Opening::AtOnce } else { Opening::Later };
+        self.consult_durable(plan, position, None, opening).await.ok().map(|(fetched, _)| fetched)
     }
 
     /// What the durable tier has for the plan, if that may be reused. If it may not, the plan notes
@@ -313,10 +323,11 @@ impl Fetcher {
         plan: &mut Plan,
         position: u64,
         landing: Option<Landing>,
+        opening: Opening,
     ) -> Result<(Fetched, Option<Landing>), Option<Landing>> {
         let is_known = plan.known.is_some();
         let (policy, known) = (Arc::clone(&plan.policy), plan.known.as_ref().map(|known| Arc::clone(&known.record)));
-        match self.store.lookup_durable(&plan.exact, &plan.client_fields, policy, known).await {
+        match self.store.lookup_durable(&plan.exact, &plan.client_fields, policy, known, opening).await {
             Found::Response(found) if found.head.parts.is_some() => {
                 let Some(part) = self.whole_from_durable(plan, *found, position).await else { return Err(landing) };
                 self.store.promote(&part, None);
@@ -364,14 +375,23 @@ impl Fetcher {
         if plan.method != Method::GET || !self.upstream.breaker().is_probe_due() {
             return;
         }
-        let Joined::Leader(landing) = self.flights.join(plan.exact.hash(), BEHIND) else { return };
+        let hash = plan.exact.hash();
+        let Joined::Leader(landing) = self.flights.join(hash, BEHIND) else { return };
+        // It may have been looked up before the last validation landed.
+        let validated = self.validated.get(hash, self.clock.now());
+        if validated.is_some_and(|at| at > stored.head.response_time) {
+            return;
+        }
         let errand = Errand::Background;
         let plan = Plan { validate: Some(stored), interim: None, fwd: Fwd::Stale, errand, ..plan.clone() };
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let Ok(_permit) = this.unattended.try_acquire() else { return };
             // Kept until what came is stored: who asks meanwhile begins no other.
-            let landing = this.from_origin(plan, position, Some(landing)).await.1;
+            let (fetched, landing) = this.from_origin(plan, position, Some(landing)).await;
+            if let Fetched::Shared(shared, _) = &fetched {
+                this.validated.remember(hash, shared.head.response_time, this.clock.now());
+            }
             drop(landing);
         });
     }
@@ -384,6 +404,22 @@ impl Fetcher {
             return self.from_origin(plan, position, None).await.0;
         }
         self.ask(&plan, plan.origin_fields.clone(), body, position, None).await.0
+    }
+
+    /// Notes that a part of a response was read from the durable tier. One that fits into memory is taken
+    /// there the second time.
+    pub fn note_ranged(self: &Arc<Self>, plan: &Plan, len: u64) {
+        if plan.method != Method::GET || len > self.memory.max_object_size || plan.key != plan.exact {
+            return;
+        }
+        let (hash, now) = (plan.key.hash(), self.clock.now());
+        if self.ranged.get(hash, now).is_none() {
+            return self.ranged.remember(hash, (), now);
+        }
+        self.ranged.forget(hash);
+        if let Joined::Leader(landing) = self.flights.join(hash, BEHIND) {
+            self.launch(Plan { interim: None, errand: Errand::Background, ..plan.clone() }, landing, None);
+        }
     }
 
     /// How `head` may answer the plan's own request, if it may.
@@ -414,8 +450,9 @@ impl Fetcher {
                 }
                 shared
             }
+            FoundBody::Apart(apart) => Fetched::Apart(Box::new(((*head).clone(), apart))),
             FoundBody::Streamed(first, reader) => {
-                let writer = self.start_fill();
+                let writer = self.start_fill(Some(first.len() as u64 + reader.left()));
                 let fill = Arc::clone(writer.fill());
                 let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
                 let shared = Arc::new(Shared { head: Arc::clone(&head), body: SharedBody::Filling(fill), source });
@@ -470,9 +507,20 @@ impl Fetcher {
     ) -> Option<Arc<StoredResponse>> {
         let body = match found.body {
             FoundBody::Whole(body) => Some(body),
+            FoundBody::Apart(apart) if apart.len() <= self.memory.max_object_size => {
+                match apart.read(vec![Wanted::Range(0, apart.len())]).await {
+                    Some(pieces) => self.collect(pieces, apart.len()).await,
+                    None => None,
+                }
+            }
+            // It would not fit.
+            FoundBody::Apart(_) => None,
+            FoundBody::Streamed(first, reader) if first.len() as u64 + reader.left() > self.memory.max_object_size => {
+                None
+            }
             FoundBody::Streamed(first, reader) => {
                 let mut whole = None;
-                match fill_from_durable(self.start_fill(), first, reader, |body| whole = Some(body)).await {
+                match fill_from_durable(self.start_fill(None), first, reader, |body| whole = Some(body)).await {
                     Ok(()) => whole,
                     Err(error) => {
                         warn!("a body from the durable tier broke off, and is deleted there: {error}");
@@ -690,9 +738,24 @@ impl Fetcher {
             && self.upstream.breaker().is_probe_due()
     }
 
-    fn start_fill(&self) -> FillWriter {
-        let limit = usize::try_from(self.memory.max_object_size).unwrap_or(usize::MAX);
-        Fill::start(limit, Arc::clone(&self.budget))
+    /// All that comes through a channel, if it is `len` bytes and there is room.
+    async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Option<Body> {
+        let mut writer = self.start_fill(Some(len));
+        while let Some(piece) = pieces.recv().await {
+            if !writer.push(piece.ok()?).await {
+                return None;
+            }
+        }
+        let body = writer.whole(&Bytes::new()).filter(|body| body.len() == len);
+        writer.complete(Bytes::new(), body.clone());
+        body
+    }
+
+    /// A fill for a body of `len` bytes, if that is known: what can't be kept whole is not begun to be.
+    fn start_fill(&self, len: Option<u64>) -> FillWriter {
+        let limit =
+            if len.is_some_and(|len| len > self.memory.max_object_size) { 0 } else { self.memory.max_object_size };
+        Fill::start(usize::try_from(limit).unwrap_or(usize::MAX), Arc::clone(&self.budget))
     }
 }
 

@@ -195,8 +195,9 @@ impl Proxy {
                 && plan.part.is_none()
                 && is_stored
                 && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
+                && let Some(answer) = self.answer_found(request, &plan, fetched).await
             {
-                return self.answer_fetched(Asked::of(request), fetched);
+                return answer;
             }
             if only_if_cached {
                 return not_cached();

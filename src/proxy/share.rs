@@ -5,22 +5,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::Proxy;
+use crate::body::ResponseBody;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::fetch::{Fetched, ForLeader, Plan};
 use crate::fill::FillReader;
 use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
-use crate::respond::{Answer, Asked, add_age, build, failed, refuse, unavailable};
-use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, ttl_seconds};
+use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unavailable};
+use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::storage;
 use crate::rfc9111::targeted::governing;
+use crate::store::durable::Wanted;
 use crate::store::memory::Lookup;
 use crate::upstream::{RequestBody, UpstreamError};
+
+fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
+    let mut wanted = Vec::with_capacity(2 * parts.ranges.len() + 1);
+    for (text, (first, end)) in parts.before.iter().zip(&parts.ranges) {
+        wanted.push(Wanted::Text(text.clone().into()));
+        wanted.push(Wanted::Range(*first, *end));
+    }
+    wanted.push(Wanted::Text(parts.end.clone().into()));
+    wanted
+}
 
 /// How often the origin is asked again because it failed another client, by one that waited.
 const MAX_PROMOTIONS: u32 = 2;
@@ -109,8 +121,9 @@ impl Proxy {
                     // or its first bytes are gone, which the durable tier still has.
                     if matches!(shared.source, Source::Tier(_))
                         && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
+                        && let Some(answer) = self.answer_found(request, &plan, fetched).await
                     {
-                        return self.answer_fetched(Asked::of(request), fetched);
+                        return answer;
                     }
                     return self.alone(request, plan).await;
                 }
@@ -177,6 +190,30 @@ impl Proxy {
         self.answer_fetched(Asked::of(request), fetched)
     }
 
+    /// Answers with what the durable tier has for this client alone; of a body that is still there only
+    /// what is asked for is read. `None` when that can't be had.
+    pub(super) async fn answer_found<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        plan: &Plan,
+        fetched: Fetched,
+    ) -> Option<Answer> {
+        let Fetched::Apart(found) = fetched else { return Some(self.answer_fetched(Asked::of(request), fetched)) };
+        let (head, apart) = *found;
+        let now = self.fetcher.clock.now();
+        let status = CacheStatus::hit(Tier::Durable, head.freshness.remaining(now));
+        let (parts, part) = answer_head(Asked::of(request), &head, Some(apart.len()), now).into_parts();
+        let (wanted, len) = match part {
+            Part::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
+            Part::Whole => (vec![Wanted::Range(0, apart.len())], apart.len()),
+            Part::Range(first, end) => (vec![Wanted::Range(first, end)], end.saturating_sub(first)),
+            Part::Multipart(parts) => (wanted_of(&parts), parts.len),
+        };
+        let body = ResponseBody::pieces(apart.read(wanted).await?, len);
+        self.fetcher.note_ranged(plan, apart.len());
+        Some((status, Response::from_parts(parts, body)))
+    }
+
     pub(super) fn answer_fetched(&self, request: Asked<'_>, fetched: Fetched) -> Answer {
         match fetched {
             Fetched::Shared(shared, ForLeader { cookies, reader })
@@ -194,6 +231,10 @@ impl Proxy {
                 (CacheStatus { handling, ttl: None, detail: None }, add_age(response))
             }
             Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
+            // Those go through `answer_found`.
+            Fetched::Apart(_) => {
+                failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss)
+            }
         }
     }
 

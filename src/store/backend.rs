@@ -5,8 +5,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::file::{FilePieces, FileStore};
-use super::s3::{S3Pieces, S3Store};
+use super::file::{FilePieces, FileStore, FileUpload};
+use super::s3::{S3Pieces, S3Store, S3Upload};
 
 /// A place for durable objects. Names are relative, with slashes, and never empty.
 #[derive(Debug)]
@@ -67,6 +67,23 @@ impl Backend {
         }
     }
 
+    /// The bytes of the object `name` from `first` up to `end`, piece by piece; `None` if there is no such
+    /// object. One that has not so many is an error.
+    pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
+        match self {
+            Self::File(store) => store.read_range(name, first, end).await,
+            Self::S3(store) => store.read_range(name, first, end).await,
+        }
+    }
+
+    /// Begins to write the object `name` piece by piece: it is there once [`Upload::finish`] says so.
+    pub async fn begin(&self, name: &str) -> Result<Upload, BackendError> {
+        match self {
+            Self::File(store) => store.begin(name).await.map(Upload::File),
+            Self::S3(store) => Ok(Upload::S3(store.begin(name))),
+        }
+    }
+
     /// Writes the object `name`: whole or not at all.
     pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
         match self {
@@ -80,6 +97,33 @@ impl Backend {
         match self {
             Self::File(store) => store.delete(name).await,
             Self::S3(store) => store.delete(name).await,
+        }
+    }
+}
+
+/// An object that is written piece by piece. Dropped before it is finished, it leaves nothing behind.
+#[derive(Debug)]
+pub enum Upload {
+    /// To a directory.
+    File(FileUpload),
+    /// To a bucket.
+    S3(S3Upload),
+}
+
+impl Upload {
+    /// Appends a piece. Returns when it may be followed by another: only a few MiB are held.
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), BackendError> {
+        match self {
+            Self::File(upload) => upload.write(&piece).await,
+            Self::S3(upload) => upload.write(&piece).await,
+        }
+    }
+
+    /// Puts the object in its place.
+    pub async fn finish(self) -> Result<(), BackendError> {
+        match self {
+            Self::File(upload) => upload.finish().await,
+            Self::S3(upload) => upload.finish().await,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! * Every name lies under `<url prefix>/<key prefix>/larder-1/`, and only names made here are ever
 //!   deleted.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -23,17 +25,18 @@ use tracing::{info, warn};
 use super::backend::{Backend, BackendError, CheckFailure, Pieces};
 use super::file::FileStore;
 use super::purge::Purges;
-use super::queue::{Op, Queue, Waiting};
+use super::queue::{Op, Put, Queue, Waiting};
 use super::s3::{S3Config, S3Store};
 use super::tags::{self, TagPurges};
 use crate::clock::Stopwatch;
+use crate::fill::FillReader;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::stored::encoding::{
-    self, BODY_CHUNK, DecodeError, DurableBody, Object, decode, encode_response, encode_vary,
+    self, BODY_CHUNK, Checksums, DecodeError, DurableBody, Object, decode, encode_apart, encode_response, encode_vary,
 };
-use crate::stored::{Body, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::stored::{Body, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::telemetry::{DurableOp, DurableOutcome, Metrics};
 
 /// `[durable]`
@@ -51,6 +54,12 @@ pub struct Config {
     pub retain: Duration,
     /// Larger bodies are objects of their own, read as a stream.
     pub inline_size: u64,
+    /// A larger response is not kept.
+    pub max_object_size: u64,
+    /// How many bodies too large for memory are written at once.
+    pub uploads: usize,
+    /// Bytes a second below which the writing of such a body may not hold its clients.
+    pub min_upload_rate: u64,
     /// The most objects that wait to be written.
     pub queue_objects: usize,
     /// The most body bytes that wait to be written.
@@ -86,6 +95,9 @@ impl Default for Config {
             min_lifetime: Duration::from_secs(30),
             retain: Duration::from_secs(7 * 24 * 3600),
             inline_size: 1 << 20,
+            max_object_size: 16 << 30,
+            uploads: 2,
+            min_upload_rate: 8 << 20,
             queue_objects: 4096,
             queue_bytes: 64 << 20,
             writers: 8,
@@ -141,6 +153,133 @@ pub enum FoundBody {
     Whole(Body),
     /// Its first piece, and the rest as it comes.
     Streamed(Bytes, BodyReader),
+    /// An object of its own that was not opened, as was asked.
+    Apart(Apart),
+}
+
+/// A separate body, to be read in part.
+#[derive(Clone, Debug)]
+pub struct Apart {
+    inner: Arc<Inner>,
+    runtime: Handle,
+    name: String,
+    len: u64,
+    checksums: Arc<[u64]>,
+}
+
+/// What of a separate body is read, and what stands between.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// A text that is no part of it.
+    Text(Bytes),
+    /// The bytes from the first position up to the second.
+    Range(u64, u64),
+}
+
+/// How many pieces a client's own reading is ahead of it.
+const AHEAD: usize = 2;
+
+impl Apart {
+    /// The length of the body.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Reads what is wanted and no more, but to the ends of the chunks that are checked. `None` when the
+    /// first piece can't be had, in time or at all. Dropping the receiver ends the reading.
+    pub async fn read(&self, wanted: Vec<Wanted>) -> Option<mpsc::Receiver<Result<Bytes, BackendError>>> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (opened, is_open) = oneshot::channel();
+        let this = self.clone();
+        let within = self.inner.config.lookup_timeout;
+        let task = self.runtime.spawn(async move { this.send(wanted, &sender, opened).await });
+        match tokio::time::timeout(within, is_open).await {
+            Ok(Ok(())) => Some(receiver),
+            Ok(Err(_)) => None,
+            Err(_) => {
+                task.abort();
+                self.inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
+                None
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        wanted: Vec<Wanted>,
+        sender: &mpsc::Sender<Result<Bytes, BackendError>>,
+        opened: oneshot::Sender<()>,
+    ) {
+        let mut opened = Some(opened);
+        // What stands before the first piece goes out once that is there.
+        let mut texts = Vec::new();
+        for wanted in wanted {
+            let (first, end) = match wanted {
+                Wanted::Text(text) => {
+                    texts.push(text);
+                    continue;
+                }
+                Wanted::Range(first, end) => (first, end),
+            };
+            let mut left = end.saturating_sub(first);
+            let mut reader = match self.open(first, end).await {
+                Ok(reader) => reader,
+                Err(error) => return self.fail(error, sender).await,
+            };
+            let mut skip = first % BODY_CHUNK as u64;
+            while left > 0 {
+                let mut piece = match reader.next().await {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => return self.fail(BackendError("the body ended early".into()), sender).await,
+                    Err(error) => return self.fail(error, sender).await,
+                };
+                piece = piece.split_off(usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len()));
+                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                skip = 0;
+                left -= piece.len() as u64;
+                if let Some(opened) = opened.take() {
+                    self.inner.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
+                    // The one who waits may have given up: the next line finds out.
+                    let _ = opened.send(());
+                }
+                for piece in texts.drain(..).chain([piece]) {
+                    if sender.send(Ok(piece)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        if let Some(opened) = opened.take() {
+            let _ = opened.send(());
+        }
+        for text in texts {
+            if sender.send(Ok(text)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn fail(&self, error: BackendError, sender: &mpsc::Sender<Result<Bytes, BackendError>>) {
+        self.inner.unreadable(&self.name, &error.0);
+        let _ = sender.send(Err(error)).await;
+    }
+
+    /// Opens the chunks that hold the bytes from `first` up to `end`.
+    async fn open(&self, first: u64, end: u64) -> Result<BodyReader, BackendError> {
+        const CHUNK: u64 = BODY_CHUNK as u64;
+        let start = first / CHUNK * CHUNK;
+        let stop = end.div_ceil(CHUNK).saturating_mul(CHUNK).min(self.len);
+        let pieces = self.inner.backend.read_range(&self.name, start, stop).await?;
+        let pieces = pieces.ok_or_else(|| BackendError("its body is missing".into()))?;
+        let next = usize::try_from(first / CHUNK).unwrap_or(usize::MAX);
+        let checksums = Arc::clone(&self.checksums);
+        Ok(BodyReader { pieces, pending: BytesMut::new(), left: stop.saturating_sub(start), checksums, next })
+    }
 }
 
 /// A separate body on its way in, each piece checked before it is given out.
@@ -154,6 +293,11 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
+    /// The bytes that are still to come.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Whether every piece was given out.
     pub fn is_end(&self) -> bool {
         self.left == 0
@@ -199,6 +343,22 @@ struct Inner {
     writers: Vec<mpsc::UnboundedSender<Op>>,
     queue: Queue,
     tags: TagPurges,
+    /// Guarded by its lock: the keys that a large body is being written for.
+    uploading: Mutex<HashSet<u128>>,
+}
+
+/// Leave to write a large body.
+#[derive(Debug)]
+pub struct Upload {
+    inner: Arc<Inner>,
+    hash: u128,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.inner.uploading.lock().remove(&self.hash);
+        self.inner.queue.leave_other();
+    }
 }
 
 /// The names of objects: everything this process may ever write or delete.
@@ -298,6 +458,7 @@ impl Durable {
             writers: senders,
             queue: Queue::default(),
             tags: TagPurges::default(),
+            uploading: Mutex::default(),
         });
         for receiver in receivers {
             runtime.spawn(write_behind(Arc::clone(&inner), receiver));
@@ -313,10 +474,13 @@ impl Durable {
         request: &HeaderMap,
         policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
+        opening: Opening,
     ) -> Found {
         match self.inner.queue.look(key, request) {
             Waiting::Nothing => {}
-            Waiting::Found(stored, record) => return self.waiting(&stored, record, known.is_some()),
+            Waiting::Found(Put::Whole(stored), record) => return self.waiting(&stored, record, known.is_some()),
+            // It will be there in a moment.
+            Waiting::Found(Put::Apart(_), _) => return Found::Nothing,
             // A write that a purge came before is skipped in its turn.
             Waiting::Other(Some((record, position))) if !self.inner.purges.covers_stored(key.hash(), position) => {
                 return Found::OtherVariants((*record).clone());
@@ -325,10 +489,12 @@ impl Durable {
         }
         let watch = Stopwatch::start();
         let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
+        let runtime = self.runtime.clone();
         // On the tier's own threads: its connections outlive the worker that asks.
-        let mut task = AbortOnDrop(
-            self.runtime.spawn(async move { inner.lookup(&key, &request, &policy.lifetimes, known).await }),
-        );
+        let mut task = AbortOnDrop(self.runtime.spawn(async move {
+            let looked = Looked { request: &request, opening, runtime };
+            inner.lookup(&key, &looked, &policy.lifetimes, known).await
+        }));
         let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Found::Nothing,
@@ -370,12 +536,86 @@ impl Durable {
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
             return false;
         }
-        if queue.has_newer(&stored) {
+        if queue.has_newer(&stored.head) {
             return true;
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
-        self.inner.enqueue(Op::Put { stored, record });
+        self.inner.enqueue(Op::Put { stored: Put::Whole(stored), record });
         true
+    }
+
+    /// Has the head of a response written whose body is there already. What can't be kept is deleted.
+    pub fn put_apart(&self, stored: Arc<StoredApart>, record: Option<Arc<VaryRecord>>) {
+        if self.inner.queue.has_newer(&stored.head) {
+            return self.forget_body(stored.head.body_id);
+        }
+        stored.head.marks.is_durable.store(true, Ordering::Release);
+        self.inner.enqueue(Op::Put { stored: Put::Apart(stored), record });
+    }
+
+    /// Deletes a body that no head leads to.
+    pub fn forget_body(&self, id: u128) {
+        let inner = Arc::clone(&self.inner);
+        self.runtime.spawn(async move { inner.forget_body(id).await });
+    }
+
+    /// Leave to write the large body of a response for the key with this hash: a few at once have it, and
+    /// one for each key.
+    pub fn begin_upload(&self, hash: u128) -> Option<Upload> {
+        let mut uploading = self.inner.uploading.lock();
+        if uploading.len() >= self.inner.config.uploads || !uploading.insert(hash) {
+            drop(uploading);
+            self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+            return None;
+        }
+        self.inner.queue.enter_other();
+        Some(Upload { inner: Arc::clone(&self.inner), hash })
+    }
+
+    /// Writes the body that `reader` brings as the object of `head`. `None` when it did not come to its
+    /// end, is too large, or could not be written: then there is nothing. The leave comes back, to be kept
+    /// until the head is on its way.
+    pub async fn upload(
+        &self,
+        upload: Upload,
+        head: Arc<StoredHead>,
+        reader: FillReader,
+    ) -> Option<(StoredApart, Upload)> {
+        let written = self.runtime.spawn(async move {
+            let inner = Arc::clone(&upload.inner);
+            let outcome = inner.upload(&head, reader).await;
+            inner.metrics.durable_uploads.add_one();
+            match outcome {
+                Ok(apart) if apart.is_some() => {
+                    inner.metrics.durable(DurableOp::Put, DurableOutcome::Ok);
+                    apart.map(|apart| (apart, upload))
+                }
+                Ok(_) => {
+                    inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+                    None
+                }
+                Err(error) => {
+                    inner.note_error(DurableOp::Put, &error);
+                    None
+                }
+            }
+        });
+        written.await.ok().flatten()
+    }
+
+    /// Large bodies that are being written now.
+    pub fn uploads(&self) -> u64 {
+        self.inner.uploading.lock().len() as u64
+    }
+
+    /// See [`Config::max_object_size`].
+    pub fn max_object_size(&self) -> u64 {
+        self.inner.config.max_object_size
+    }
+
+    /// See [`Config::min_upload_rate`].
+    pub fn min_upload_rate(&self) -> u64 {
+        self.inner.config.min_upload_rate
     }
 
     /// Has everything kept for `key` deleted. In a directory it is gone when this returns.
@@ -506,7 +746,53 @@ async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
     }
 }
 
+/// Whether a separate body is opened when it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It is, and its first piece is checked.
+    AtOnce,
+    /// It is not: what is wanted of it is to be seen.
+    Later,
+}
+
+/// How the tier is looked into.
+struct Looked<'a> {
+    request: &'a HeaderMap,
+    opening: Opening,
+    runtime: Handle,
+}
+
 impl Inner {
+    /// Writes the body that `reader` brings; `None` when it broke off, or is too large.
+    async fn upload(
+        &self,
+        head: &Arc<StoredHead>,
+        mut reader: FillReader,
+    ) -> Result<Option<StoredApart>, BackendError> {
+        let mut upload = self.backend.begin(&self.names.body(head.body_id)).await?;
+        let mut checksums = Checksums::default();
+        while let Some(chunk) = reader.chunk().await {
+            let Ok(chunk) = chunk else { return Ok(None) };
+            checksums.update(&chunk);
+            if checksums.len() > self.config.max_object_size {
+                return Ok(None);
+            }
+            upload.write(chunk).await?;
+        }
+        let len = checksums.len();
+        if !head.is_of_length(len) {
+            return Ok(None);
+        }
+        upload.finish().await?;
+        head.body_written.store(true, Ordering::Release);
+        Ok(Some(StoredApart { head: Arc::clone(head), len, checksums: checksums.finish().into() }))
+    }
+
+    async fn forget_body(&self, id: u128) {
+        let outcome = self.backend.delete(&self.names.body(id)).await;
+        self.note(DurableOp::Delete, &outcome);
+    }
+
     fn enqueue(&self, op: Op) {
         self.queue.enter(&op);
         let (hash, bytes) = (op.key().hash(), op.bytes());
@@ -521,11 +807,19 @@ impl Inner {
     async fn carry_out(&self, op: Op) -> Result<(), Undeleted> {
         match op {
             Op::Put { stored, record } => {
-                if self.purges.covers_fetch(stored.head.key.hash(), stored.head.position) {
-                    return Ok(());
+                let head = stored.head();
+                let is_purged = self.purges.covers_fetch(head.key.hash(), head.position);
+                if !is_purged {
+                    let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
+                    self.note(DurableOp::Put, &outcome);
+                    if outcome.is_ok() {
+                        return Ok(());
+                    }
                 }
-                let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
-                self.note(DurableOp::Put, &outcome);
+                if let Put::Apart(apart) = &stored {
+                    // Nothing else leads to it.
+                    self.forget_body(apart.head.body_id).await;
+                }
                 Ok(())
             }
             Op::Delete { key, variant, done } => {
@@ -628,28 +922,34 @@ impl Inner {
 
     /// Writes a body of its own first, then the head, then the record that leads to it: a reader
     /// finds all of it or none, wherever a crash falls.
-    async fn write(&self, stored: &StoredResponse, record: Option<&VaryRecord>) -> Result<(), BackendError> {
-        let key = &stored.head.key;
-        let inline = stored.body.len() <= self.config.inline_size;
-        if !inline && !stored.head.body_written.load(Ordering::Acquire) {
-            self.backend.put(&self.names.body(stored.head.body_id), stored.body.segments()).await?;
-            stored.head.body_written.store(true, Ordering::Release);
-        }
-        let object: Bytes = encode_response(stored, inline).into();
-        match (&stored.head.variant, record) {
+    async fn write(&self, put: &Put, record: Option<&VaryRecord>) -> Result<(), BackendError> {
+        let head = put.head();
+        let key = &head.key;
+        let object: Bytes = match put {
+            Put::Whole(stored) => {
+                let inline = stored.body.len() <= self.config.inline_size;
+                if !inline && !head.body_written.load(Ordering::Acquire) {
+                    self.backend.put(&self.names.body(head.body_id), stored.body.segments()).await?;
+                    head.body_written.store(true, Ordering::Release);
+                }
+                encode_response(stored, inline).into()
+            }
+            Put::Apart(stored) => encode_apart(head, stored.len, &stored.checksums).into(),
+        };
+        match (&head.variant, record) {
             (Some(variant), Some(record)) => {
                 let name = self.names.variant(key, record.variant_hash(&variant.selector));
-                self.replace(&name, object, &stored.head).await?;
+                self.replace(&name, object, head).await?;
                 self.backend.put(&self.names.primary(key), &[encode_vary(record).into()]).await
             }
-            _ => self.replace(&self.names.primary(key), object, &stored.head).await,
+            _ => self.replace(&self.names.primary(key), object, head).await,
         }
     }
 
     async fn lookup(
-        &self,
+        self: &Arc<Self>,
         key: &CacheKey,
-        request: &HeaderMap,
+        looked: &Looked<'_>,
         policy: &LifetimePolicy,
         known: Option<Arc<VaryRecord>>,
     ) -> Found {
@@ -659,32 +959,32 @@ impl Inner {
             None => match self.object(&self.names.primary(key), key, policy).await {
                 None | Some(Object::Tag { .. }) => return Found::Nothing,
                 Some(Object::Vary(record)) => record,
-                Some(Object::Response { head, body }) => return self.found(*head, body, request, None).await,
+                Some(Object::Response { head, body }) => return self.found(*head, body, looked, None).await,
             },
         };
-        let candidates: Vec<u128> = record.candidates(request).collect();
+        let candidates: Vec<u128> = record.candidates(looked.request).collect();
         for hash in candidates {
             if let Some(Object::Response { head, body }) =
                 self.object(&self.names.variant(key, hash), key, policy).await
             {
                 // One that came from memory may have been removed there since: it does not go back.
                 let record = (!is_known).then_some(record);
-                return self.found(*head, body, request, record).await;
+                return self.found(*head, body, looked, record).await;
             }
         }
         Found::OtherVariants(record)
     }
 
     async fn found(
-        &self,
+        self: &Arc<Self>,
         head: StoredHead,
         body: DurableBody,
-        request: &HeaderMap,
+        looked: &Looked<'_>,
         record: Option<VaryRecord>,
     ) -> Found {
         let covered = self.purges.covers_stored(head.key.hash(), head.position)
             || self.purges.covers_tags(&head.tags, head.position);
-        if covered || !head.is_selected_by(request) {
+        if covered || !head.is_selected_by(looked.request) {
             return Found::Nothing;
         }
         // Of before this process began, or of another one.
@@ -694,6 +994,13 @@ impl Inner {
         }
         let body = match body {
             DurableBody::Inline(bytes) => FoundBody::Whole(Body::from(bytes)),
+            DurableBody::Separate { len, checksums } if looked.opening == Opening::Later => FoundBody::Apart(Apart {
+                inner: Arc::clone(self),
+                runtime: looked.runtime.clone(),
+                name: self.names.body(head.body_id),
+                len,
+                checksums,
+            }),
             DurableBody::Separate { len, checksums } => match self.open_body(&head, len, checksums).await {
                 Some(body) => body,
                 None => return Found::Nothing,

@@ -4,9 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::fs;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::backend::{BackendError, CheckFailure, Pieces};
 
@@ -62,7 +62,26 @@ impl FileStore {
         if actual != len {
             return Err(BackendError(format!("{name} has {actual} bytes instead of {len}")));
         }
-        Ok(Some(Pieces::File(FilePieces { file, name: name.to_owned() })))
+        Ok(Some(Pieces::File(FilePieces { file, left: len, name: name.to_owned() })))
+    }
+
+    /// The bytes of the object `name` from `first` up to `end`, if there is one that has them.
+    pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
+        let Some((mut file, actual)) = self.open(name).await? else { return Ok(None) };
+        if actual < end {
+            return Err(BackendError(format!("{name} has {actual} bytes, less than {end}")));
+        }
+        file.seek(io::SeekFrom::Start(first)).await.map_err(|error| fault(name, &error))?;
+        Ok(Some(Pieces::File(FilePieces { file, left: end.saturating_sub(first), name: name.to_owned() })))
+    }
+
+    /// Begins to write the object `name`.
+    pub async fn begin(&self, name: &str) -> Result<FileUpload, BackendError> {
+        let target = self.path(name);
+        let directory = target.parent().unwrap_or(&self.root).to_owned();
+        let aside = directory.join(format!(".{:016x}.tmp", fastrand::u64(..)));
+        let file = create(&directory, &aside).await.map_err(|error| fault(name, &error))?;
+        Ok(FileUpload { file, aside: Some(aside), target, directory, unsynced: 0, name: name.to_owned() })
     }
 
     async fn open(&self, name: &str) -> Result<Option<(fs::File, u64)>, BackendError> {
@@ -82,13 +101,7 @@ impl FileStore {
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let aside = directory.join(format!(".{:016x}.tmp", fastrand::u64(..)));
         let written = async {
-            let mut file = match fs::File::create_new(&aside).await {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(&directory).await?;
-                    fs::File::create_new(&aside).await?
-                }
-                opened => opened?,
-            };
+            let mut file = create(&directory, &aside).await?;
             for piece in pieces {
                 file.write_all(piece).await?;
             }
@@ -138,6 +151,17 @@ impl FileStore {
     }
 }
 
+/// A new file, in a directory that may have to be made.
+async fn create(directory: &Path, path: &Path) -> io::Result<fs::File> {
+    match fs::File::create_new(path).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(directory).await?;
+            fs::File::create_new(path).await
+        }
+        opened => opened,
+    }
+}
+
 /// Makes a rename last through a loss of power.
 async fn sync_directory(directory: &Path) -> io::Result<()> {
     fs::File::open(directory).await?.sync_all().await
@@ -147,22 +171,82 @@ fn fault(name: &str, error: &io::Error) -> BackendError {
     BackendError(format!("{name}: {error}"))
 }
 
+/// So many bytes are written between two syncs, so that the last one is not of gigabytes.
+const SYNC_AFTER: usize = 64 << 20;
+
+/// A file that is written piece by piece, aside.
+#[derive(Debug)]
+pub struct FileUpload {
+    file: fs::File,
+    /// Taken when it is in its place.
+    aside: Option<PathBuf>,
+    target: PathBuf,
+    directory: PathBuf,
+    unsynced: usize,
+    name: String,
+}
+
+impl FileUpload {
+    /// Appends a piece.
+    pub async fn write(&mut self, piece: &[u8]) -> Result<(), BackendError> {
+        self.try_write(piece).await.map_err(|error| fault(&self.name, &error))
+    }
+
+    async fn try_write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.file.write_all(piece).await?;
+        self.unsynced += piece.len();
+        if self.unsynced >= SYNC_AFTER {
+            self.file.sync_data().await?;
+            self.unsynced = 0;
+        }
+        Ok(())
+    }
+
+    /// Puts the file in its place.
+    pub async fn finish(mut self) -> Result<(), BackendError> {
+        self.try_finish().await.map_err(|error| fault(&self.name, &error))
+    }
+
+    async fn try_finish(&mut self) -> io::Result<()> {
+        self.file.sync_all().await?;
+        if let Some(aside) = &self.aside {
+            fs::rename(aside, &self.target).await?;
+        }
+        self.aside = None;
+        sync_directory(&self.directory).await
+    }
+}
+
+impl Drop for FileUpload {
+    fn drop(&mut self) {
+        if let Some(aside) = self.aside.take() {
+            let _ = std::fs::remove_file(aside);
+        }
+    }
+}
+
 /// A file, piece by piece.
 #[derive(Debug)]
 pub struct FilePieces {
     file: fs::File,
+    /// The bytes still to be read of it.
+    left: u64,
     name: String,
 }
 
 impl FilePieces {
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
-        let mut piece = BytesMut::with_capacity(PIECE);
-        while piece.len() < PIECE {
-            if self.file.read_buf(&mut piece).await.map_err(|error| fault(&self.name, &error))? == 0 {
+        let want = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);
+        let mut piece = BytesMut::with_capacity(want);
+        while piece.len() < want {
+            let room = want - piece.len();
+            let mut limited = (&mut piece).limit(room);
+            if self.file.read_buf(&mut limited).await.map_err(|error| fault(&self.name, &error))? == 0 {
                 break;
             }
         }
+        self.left -= piece.len() as u64;
         Ok((!piece.is_empty()).then(|| piece.freeze()))
     }
 }

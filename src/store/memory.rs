@@ -130,30 +130,54 @@ impl Memory {
         known: &dyn Fn() -> Option<Arc<VaryRecord>>,
         may_keep: &dyn Fn() -> bool,
     ) -> Kept {
-        let Some(variant) = &stored.head.variant else {
-            let hash = stored.head.key.hash();
+        self.place(&stored.head, Some(stored), known, may_keep)
+    }
+
+    /// The same for a response that is kept elsewhere: what is here in its place goes.
+    pub fn make_way(
+        &self,
+        head: &StoredHead,
+        known: &dyn Fn() -> Option<Arc<VaryRecord>>,
+        may_keep: &dyn Fn() -> bool,
+    ) -> Kept {
+        self.place(head, None, known, may_keep)
+    }
+
+    fn place(
+        &self,
+        head: &StoredHead,
+        stored: Option<&Arc<StoredResponse>>,
+        known: &dyn Fn() -> Option<Arc<VaryRecord>>,
+        may_keep: &dyn Fn() -> bool,
+    ) -> Kept {
+        let put = |hash| match stored {
+            Some(stored) => self.put(hash, Entry::Response(Arc::clone(stored))),
+            None => drop(self.cache.remove(&hash)),
+        };
+        let Some(variant) = &head.variant else {
+            let hash = head.key.hash();
             let _lock = self.lock(hash);
             if !may_keep() {
                 return Kept::No;
             }
-            self.put(hash, Entry::Response(Arc::clone(stored)));
+            put(hash);
             return Kept::Alone;
         };
-        let leading_to = |record: VaryRecord| record.leading_to(variant, &stored.head);
+        let leading_to = |record: VaryRecord| record.leading_to(variant, head);
         let begin = || match known() {
-            Some(known) if known.key == stored.head.key => (*known).clone(),
-            Some(_) | None => VaryRecord::new(stored.head.key.clone(), random_u128(), variant.names.clone()),
+            Some(known) if known.key == head.key => (*known).clone(),
+            Some(_) | None => VaryRecord::new(head.key.clone(), random_u128(), variant.names.clone()),
         };
-        let Some(record) = self
-            .change_record(&stored.head.key, may_keep, |current| leading_to(current.cloned().unwrap_or_else(begin)))
+        let Some(record) =
+            self.change_record(&head.key, may_keep, |current| leading_to(current.cloned().unwrap_or_else(begin)))
         else {
             return Kept::No;
         };
-        if let Some(Entry::Vary(_, newest)) = self.cache.get(&stored.head.key.hash()) {
-            newest.fetch_max(stored.head.response_time.as_millis(), Ordering::AcqRel);
+        if let Some(Entry::Vary(_, newest)) = self.cache.get(&head.key.hash()) {
+            newest.fetch_max(head.response_time.as_millis(), Ordering::AcqRel);
         }
         // Under a record that is removed by now nothing leads here.
-        self.put(record.variant_hash(&variant.selector), Entry::Response(Arc::clone(stored)));
+        put(record.variant_hash(&variant.selector));
         Kept::Under(record)
     }
 

@@ -16,13 +16,14 @@ use std::sync::atomic::Ordering;
 use http::header::HeaderMap;
 
 use self::backend::BackendError;
-use self::durable::{Durable, Found};
+use self::durable::{Durable, Found, Opening};
 use self::memory::{Displaced, Kept, Lookup, Memory};
 use self::purge::Purges;
 use crate::clock::Clock;
+use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::{StoredHead, StoredResponse, VaryRecord};
+use crate::stored::{StoredApart, StoredHead, StoredResponse, VaryRecord};
 
 /// Both tiers.
 #[derive(Debug)]
@@ -105,9 +106,10 @@ impl Store {
         request: &HeaderMap,
         policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
+        opening: Opening,
     ) -> Found {
         let Some(durable) = &self.durable else { return Found::Nothing };
-        match durable.lookup(key, request, policy, known).await {
+        match durable.lookup(key, request, policy, known, opening).await {
             Found::Response(found)
                 if found.head.freshness.remaining(self.clock.now()).saturating_add(durable.retain_millis()) < 0 =>
             {
@@ -131,24 +133,15 @@ impl Store {
         let key = &stored.head.key;
         let in_memory = self.memory.at(&stored.head);
         let replaced = replaced.or_else(|| in_memory.as_ref().map(|old| &old.head));
-        // Asked for under the key's lock, so that no record of before a purge comes back after it.
-        let is_in_force = |position| !self.purges.covers_fetch(key.hash(), position);
-        let known = || {
-            let waiting = || self.durable.as_ref()?.waiting_record(key);
-            match known.filter(|known| known.record.key == *key) {
-                Some(known) if is_in_force(known.position) => Some(Arc::clone(&known.record)),
-                Some(_) | None => waiting().filter(|(_, position)| is_in_force(*position)).map(|(record, _)| record),
-            }
-        };
+        let known = || self.known_in_force(key, known);
         let record = match self.insert_memory(stored, &known) {
             Kept::No => return false,
             Kept::Alone => None,
             Kept::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let least = durable.min_lifetime_millis();
-        let lasts = least == 0 || stored.head.freshness.remaining(self.clock.now()) >= least;
-        let is_put = durability == Durability::Durable && lasts && durable.put(Arc::clone(stored), record.clone());
+        let is_put =
+            self.is_for_durable(&stored.head.freshness, durability) && durable.put(Arc::clone(stored), record.clone());
         if let Some(old) = replaced.filter(|old| !is_put && old.marks.is_durable.load(Ordering::Acquire)) {
             // Its separate body goes as well, which the new response may have, too.
             old.body_written.store(false, Ordering::Release);
@@ -161,6 +154,44 @@ impl Store {
             }
         }
         true
+    }
+
+    /// Keeps a response whose body is in the durable tier already, and nowhere else. What memory has in
+    /// its place goes. Where it may not be kept, its body is deleted.
+    pub fn insert_apart(&self, stored: StoredApart, known: Option<&Known>) {
+        let Some(durable) = &self.durable else { return };
+        let head = &stored.head;
+        let known = || self.known_in_force(&head.key, known);
+        let record = match self.memory.make_way(head, &known, &|| self.may_keep(head)) {
+            Kept::No => return durable.forget_body(head.body_id),
+            Kept::Alone => None,
+            Kept::Under(record) => Some(record),
+        };
+        durable.put_apart(Arc::new(stored), record);
+    }
+
+    /// Whether a response that was just received lasts long enough for the durable tier, and may go
+    /// there.
+    pub fn is_for_durable(&self, freshness: &Freshness, durability: Durability) -> bool {
+        let Some(durable) = &self.durable else { return false };
+        let least = durable.min_lifetime_millis();
+        durability == Durability::Durable && (least == 0 || freshness.remaining(self.clock.now()) >= least)
+    }
+
+    /// The largest body that the durable tier takes as it comes in: 0 when there is none.
+    pub fn max_durable_size(&self) -> u64 {
+        self.durable.as_ref().map_or(0, Durable::max_object_size)
+    }
+
+    /// What is known of a key's variants, unless a purge came since. Asked for under the key's lock, so
+    /// that no record of before a purge comes back after it.
+    fn known_in_force(&self, key: &CacheKey, known: Option<&Known>) -> Option<Arc<VaryRecord>> {
+        let is_in_force = |position| !self.purges.covers_fetch(key.hash(), position);
+        let waiting = || self.durable.as_ref()?.waiting_record(key);
+        match known.filter(|known| known.record.key == *key) {
+            Some(known) if is_in_force(known.position) => Some(Arc::clone(&known.record)),
+            Some(_) | None => waiting().filter(|(_, position)| is_in_force(*position)).map(|(record, _)| record),
+        }
     }
 
     /// Keeps in memory a response that the durable tier had, under the record that led to it.
@@ -180,12 +211,13 @@ impl Store {
     /// A purge notes its position before it removes, so one that this does not see removes what
     /// is kept here.
     fn insert_memory(&self, stored: &Arc<StoredResponse>, known: &dyn Fn() -> Option<Arc<VaryRecord>>) -> Kept {
-        let head = &stored.head;
-        self.memory.insert(stored, known, &|| {
-            !self.purges.covers_fetch(head.key.hash(), head.position)
-                && !self.purges.covers_tags(&head.tags, head.position)
-                && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
-        })
+        self.memory.insert(stored, known, &|| self.may_keep(&stored.head))
+    }
+
+    fn may_keep(&self, head: &StoredHead) -> bool {
+        !self.purges.covers_fetch(head.key.hash(), head.position)
+            && !self.purges.covers_tags(&head.tags, head.position)
+            && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
     }
 
     /// Forgets everything stored for `key`; the durable tier follows behind, except for a

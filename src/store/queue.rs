@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::backend::BackendError;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{StoredResponse, Variant, VaryRecord};
+use crate::stored::{StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 
 /// The most variants of a key that are found while they wait.
 const MAX_FOUND: usize = 64;
@@ -25,7 +25,7 @@ pub enum Op {
     /// Write a response, and the record that leads to it where it varies.
     Put {
         /// The response.
-        stored: Arc<StoredResponse>,
+        stored: Put,
         /// The record.
         record: Option<Arc<VaryRecord>>,
     },
@@ -40,11 +40,38 @@ pub enum Op {
     },
 }
 
+/// A response to be written.
+#[derive(Clone, Debug)]
+pub enum Put {
+    /// With its body.
+    Whole(Arc<StoredResponse>),
+    /// Its body is written already.
+    Apart(Arc<StoredApart>),
+}
+
+impl Put {
+    /// Its head.
+    pub fn head(&self) -> &Arc<StoredHead> {
+        match self {
+            Self::Whole(stored) => &stored.head,
+            Self::Apart(stored) => &stored.head,
+        }
+    }
+
+    /// The bytes that it holds in memory.
+    pub fn weight(&self) -> u64 {
+        match self {
+            Self::Whole(stored) => stored.weight() as u64,
+            Self::Apart(stored) => (stored.head.weight() + stored.checksums.len() * 8) as u64,
+        }
+    }
+}
+
 impl Op {
     /// The key it is about.
     pub fn key(&self) -> &CacheKey {
         match self {
-            Self::Put { stored, .. } => &stored.head.key,
+            Self::Put { stored, .. } => &stored.head().key,
             Self::Delete { key, .. } => key,
         }
     }
@@ -52,7 +79,7 @@ impl Op {
     /// The bytes it holds.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Put { stored, .. } => stored.weight() as u64,
+            Self::Put { stored, .. } => stored.weight(),
             Self::Delete { key, .. } => key.as_bytes().len() as u64,
         }
     }
@@ -63,7 +90,7 @@ impl Op {
 struct Pending {
     operations: usize,
     /// What the key will have, newest first: one response for each variant.
-    puts: Vec<(Arc<StoredResponse>, Option<Arc<VaryRecord>>)>,
+    puts: Vec<(Put, Option<Arc<VaryRecord>>)>,
 }
 
 /// What the queue has for a request.
@@ -75,7 +102,7 @@ pub enum Waiting {
     /// that leads to it, and its purge position.
     Other(Option<(Arc<VaryRecord>, u64)>),
     /// A response that waits to be written, and the record that will lead to it.
-    Found(Arc<StoredResponse>, Option<Arc<VaryRecord>>),
+    Found(Put, Option<Arc<VaryRecord>>),
 }
 
 /// How full the queue is, and what is in it by key. The operations themselves go through channels.
@@ -120,7 +147,7 @@ impl Queue {
             (pending.puts.clone(), record_of(pending, key))
         };
         // Which of them answers is looked into without the lock.
-        let found = puts.into_iter().find(|(stored, _)| stored.head.key == *key && stored.head.is_selected_by(request));
+        let found = puts.into_iter().find(|(put, _)| put.head().key == *key && put.head().is_selected_by(request));
         match found {
             Some((stored, record)) => Waiting::Found(stored, record),
             None => Waiting::Other(record),
@@ -134,13 +161,13 @@ impl Queue {
     }
 
     /// Whether a response that was received after `stored` waits to be written in its place.
-    pub fn has_newer(&self, stored: &StoredResponse) -> bool {
+    pub fn has_newer(&self, stored: &StoredHead) -> bool {
         let pending = self.pending.lock();
-        pending.get(&stored.head.key.hash()).is_some_and(|pending| {
-            pending.puts.iter().any(|(other, _)| {
-                other.head.key == stored.head.key
-                    && (other.head.variant == stored.head.variant || stored.head.variant.is_none())
-                    && other.head.response_time > stored.head.response_time
+        pending.get(&stored.key.hash()).is_some_and(|pending| {
+            pending.puts.iter().map(|(other, _)| other.head()).any(|other| {
+                other.key == stored.key
+                    && (other.variant == stored.variant || stored.variant.is_none())
+                    && other.response_time > stored.response_time
             })
         })
     }
@@ -154,14 +181,15 @@ impl Queue {
             match op {
                 Op::Delete { variant: None, .. } => pending.puts.clear(),
                 Op::Delete { variant: Some((_, variant)), .. } => {
-                    pending.puts.retain(|(other, _)| other.head.variant.as_ref() != Some(variant));
+                    pending.puts.retain(|(other, _)| other.head().variant.as_ref() != Some(variant));
                 }
                 Op::Put { stored, record } => {
-                    let variant = &stored.head.variant;
+                    let variant = &stored.head().variant;
                     pending.puts.retain(|(other, _)| {
-                        variant.is_some() && other.head.variant.is_some() && other.head.variant != *variant
+                        let other = &other.head().variant;
+                        variant.is_some() && other.is_some() && other != variant
                     });
-                    pending.puts.insert(0, (Arc::clone(stored), record.clone()));
+                    pending.puts.insert(0, (stored.clone(), record.clone()));
                     pending.puts.truncate(MAX_FOUND);
                 }
             }
@@ -232,6 +260,6 @@ impl Queue {
 }
 
 fn record_of(pending: &Pending, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
-    let (stored, record) = pending.puts.iter().find(|(stored, record)| stored.head.key == *key && record.is_some())?;
-    Some((record.clone()?, stored.head.position))
+    let (put, record) = pending.puts.iter().find(|(put, record)| put.head().key == *key && record.is_some())?;
+    Some((record.clone()?, put.head().position))
 }

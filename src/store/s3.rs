@@ -9,7 +9,10 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
+use tokio::task::JoinSet;
+use tracing::debug;
 
 use super::backend::{BackendError, CheckFailure, Pieces};
 
@@ -68,12 +71,126 @@ impl S3Store {
     /// Asks the bucket for one name, which fails in the same ways as every later use would.
     pub async fn check(&self) -> Result<(), CheckFailure> {
         let asked = self.client.list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
-        asked.map(|_| ()).map_err(|error| CheckFailure(self.explain(&error)))
+        asked.map(|_| ()).map_err(|error| CheckFailure(self.config.explain(&error)))
     }
 
+    /// The object `name`, if there is one of at most `limit` bytes.
+    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
+        let Some((mut pieces, len)) = self.open(name).await? else { return Ok(None) };
+        if len.is_some_and(|len| len > limit) {
+            return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+        }
+        let mut first: Option<Bytes> = None;
+        let mut rest = BytesMut::new();
+        let mut total = 0;
+        while let Some(piece) = pieces.next().await? {
+            total += piece.len() as u64;
+            if total > limit {
+                return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+            }
+            match &first {
+                None => first = Some(piece),
+                Some(head) => {
+                    if rest.is_empty() {
+                        rest.extend_from_slice(head);
+                    }
+                    rest.extend_from_slice(&piece);
+                }
+            }
+        }
+        let whole = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
+        if len.is_some_and(|len| len != whole.len() as u64) {
+            return Err(BackendError(format!("{name} ended after {} bytes", whole.len())));
+        }
+        Ok(Some(whole))
+    }
+
+    /// The object `name`, piece by piece, if there is one of `len` bytes.
+    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
+        match self.open(name).await? {
+            None => Ok(None),
+            Some((_, Some(actual))) if actual != len => {
+                Err(BackendError(format!("{name} has {actual} bytes instead of {len}")))
+            }
+            Some((pieces, _)) => Ok(Some(Pieces::S3(pieces))),
+        }
+    }
+
+    /// The bytes of the object `name` from `first` up to `end`, if there is one that has them.
+    pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
+        let range = format!("bytes={first}-{}", end.saturating_sub(1));
+        match self.open_range(name, Some(range)).await? {
+            None => Ok(None),
+            // A service that ignores the range sends the whole.
+            Some((_, len)) if len.is_some_and(|len| len != end - first) => {
+                Err(BackendError(format!("{name} gave {} bytes instead of {}", len.unwrap_or(0), end - first)))
+            }
+            Some((pieces, _)) => Ok(Some(Pieces::S3(pieces))),
+        }
+    }
+
+    /// Begins to write the object `name`. Nothing is sent before there is enough for a part.
+    pub fn begin(&self, name: &str) -> S3Upload {
+        S3Upload {
+            client: self.client.clone(),
+            store: self.config.clone(),
+            name: name.to_owned(),
+            id: None,
+            pending: BytesMut::new(),
+            sending: JoinSet::new(),
+            parts: Vec::new(),
+            next: 1,
+        }
+    }
+
+    async fn open(&self, name: &str) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
+        self.open_range(name, None).await
+    }
+
+    async fn open_range(
+        &self,
+        name: &str,
+        range: Option<String>,
+    ) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
+        match self.client.get_object().bucket(&self.config.bucket).key(name).set_range(range).send().await {
+            Ok(object) => {
+                let len = object.content_length().and_then(|len| u64::try_from(len).ok());
+                Ok(Some((S3Pieces { stream: object.body, name: name.to_owned() }, len)))
+            }
+            Err(SdkError::ServiceError(service))
+                if service.err().is_no_such_key()
+                    || (service.raw().status().as_u16() == 404 && service.err().code() != Some("NoSuchBucket")) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(self.config.fault(name, &error)),
+        }
+    }
+
+    /// Writes the object `name`.
+    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+        let body = match pieces {
+            [one] => one.clone(),
+            many => many.concat().into(),
+        };
+        put(&self.client, &self.config, name, body).await
+    }
+
+    /// Deletes the object `name`; it is no error if there is none.
+    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        match self.client.delete_object().bucket(&self.config.bucket).key(name).send().await {
+            Err(SdkError::ServiceError(service)) if service.err().code() == Some("NoSuchKey") => Ok(()),
+            Err(error) => Err(self.config.fault(name, &error)),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+impl S3Config {
+    /// What went wrong, in a sentence that says what to do.
     fn explain<E: ProvideErrorMetadata + std::error::Error + 'static>(&self, error: &SdkError<E>) -> String {
-        let bucket = &self.config.bucket;
-        let endpoint = if self.config.endpoint_url.is_empty() { "AWS" } else { &self.config.endpoint_url };
+        let bucket = &self.bucket;
+        let endpoint = if self.endpoint_url.is_empty() { "AWS" } else { &self.endpoint_url };
         match error {
             SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
@@ -121,91 +238,154 @@ impl S3Store {
     ) -> BackendError {
         BackendError(format!("{name}: {}", self.explain(error)))
     }
+}
 
-    /// The object `name`, if there is one of at most `limit` bytes.
-    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
-        let Some((mut pieces, len)) = self.open(name).await? else { return Ok(None) };
-        if len.is_some_and(|len| len > limit) {
-            return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
-        }
-        let mut first: Option<Bytes> = None;
-        let mut rest = BytesMut::new();
-        let mut total = 0;
-        while let Some(piece) = pieces.next().await? {
-            total += piece.len() as u64;
-            if total > limit {
-                return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+/// The size of a part of a large object: what is sent at once.
+const PART: usize = 8 << 20;
+
+/// How many parts are on their way at once.
+const PARTS_AT_ONCE: usize = 3;
+
+/// The most bytes that an upload holds.
+pub const UPLOAD_HOLDS: usize = PART * (PARTS_AT_ONCE + 1);
+
+/// An object that is written piece by piece. One of less than a part is written at once.
+#[derive(Debug)]
+pub struct S3Upload {
+    client: Client,
+    store: S3Config,
+    name: String,
+    /// That of the multipart upload, once there is one.
+    id: Option<String>,
+    pending: BytesMut,
+    sending: JoinSet<Result<CompletedPart, BackendError>>,
+    parts: Vec<CompletedPart>,
+    /// The number of the next part.
+    next: i32,
+}
+
+impl S3Upload {
+    /// Appends a piece. Waits when as many parts as may are on their way.
+    pub async fn write(&mut self, mut piece: &[u8]) -> Result<(), BackendError> {
+        while !piece.is_empty() {
+            if self.pending.capacity() < PART {
+                self.pending.reserve(PART - self.pending.len());
             }
-            match &first {
-                None => first = Some(piece),
-                Some(head) => {
-                    if rest.is_empty() {
-                        rest.extend_from_slice(head);
-                    }
-                    rest.extend_from_slice(&piece);
-                }
+            let (now, later) = piece.split_at(piece.len().min(PART - self.pending.len()));
+            self.pending.extend_from_slice(now);
+            piece = later;
+            if self.pending.len() == PART {
+                self.send_part().await?;
             }
         }
-        let whole = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
-        if len.is_some_and(|len| len != whole.len() as u64) {
-            return Err(BackendError(format!("{name} ended after {} bytes", whole.len())));
-        }
-        Ok(Some(whole))
+        Ok(())
     }
 
-    /// The object `name`, piece by piece, if there is one of `len` bytes.
-    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
-        match self.open(name).await? {
-            None => Ok(None),
-            Some((_, Some(actual))) if actual != len => {
-                Err(BackendError(format!("{name} has {actual} bytes instead of {len}")))
-            }
-            Some((pieces, _)) => Ok(Some(Pieces::S3(pieces))),
-        }
-    }
-
-    async fn open(&self, name: &str) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
-        match self.client.get_object().bucket(&self.config.bucket).key(name).send().await {
-            Ok(object) => {
-                let len = object.content_length().and_then(|len| u64::try_from(len).ok());
-                Ok(Some((S3Pieces { stream: object.body, name: name.to_owned() }, len)))
-            }
-            Err(SdkError::ServiceError(service))
-                if service.err().is_no_such_key()
-                    || (service.raw().status().as_u16() == 404 && service.err().code() != Some("NoSuchBucket")) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(self.fault(name, &error)),
-        }
-    }
-
-    /// Writes the object `name`.
-    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
-        let body = match pieces {
-            [one] => one.clone(),
-            many => many.concat().into(),
+    async fn send_part(&mut self) -> Result<(), BackendError> {
+        let id = match &self.id {
+            Some(id) => id.clone(),
+            None => self.begin().await?,
         };
-        self.client
-            .put_object()
-            .bucket(&self.config.bucket)
-            .key(name)
+        while self.sending.len() >= PARTS_AT_ONCE {
+            self.settle_one().await?;
+        }
+        let number = self.next;
+        self.next += 1;
+        let body = std::mem::take(&mut self.pending).freeze();
+        let (client, store, name) = (self.client.clone(), self.store.clone(), self.name.clone());
+        self.sending.spawn(async move {
+            let sent = client
+                .upload_part()
+                .bucket(&store.bucket)
+                .key(&name)
+                .upload_id(id)
+                .part_number(number)
+                .body(ByteStream::from(body))
+                .send()
+                .await
+                .map_err(|error| store.fault(&name, &error))?;
+            Ok(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build())
+        });
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<String, BackendError> {
+        let begun = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(&self.name)
             .content_type("application/octet-stream")
-            .body(ByteStream::from(body))
             .send()
             .await
-            .map(|_| ())
-            .map_err(|error| self.fault(name, &error))
+            .map_err(|error| self.store.fault(&self.name, &error))?;
+        let id = begun.upload_id.ok_or_else(|| BackendError(format!("{}: no upload id came", self.name)))?;
+        self.id = Some(id.clone());
+        Ok(id)
     }
 
-    /// Deletes the object `name`; it is no error if there is none.
-    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
-        match self.client.delete_object().bucket(&self.config.bucket).key(name).send().await {
-            Err(SdkError::ServiceError(service)) if service.err().code() == Some("NoSuchKey") => Ok(()),
-            Err(error) => Err(self.fault(name, &error)),
-            Ok(_) => Ok(()),
+    async fn settle_one(&mut self) -> Result<(), BackendError> {
+        match self.sending.join_next().await {
+            Some(Ok(part)) => self.parts.push(part?),
+            Some(Err(_)) => return Err(BackendError(format!("{}: a part was not sent", self.name))),
+            None => {}
         }
+        Ok(())
     }
+
+    /// Puts the object in its place.
+    pub async fn finish(mut self) -> Result<(), BackendError> {
+        if self.id.is_none() {
+            let body = std::mem::take(&mut self.pending).freeze();
+            return put(&self.client, &self.store, &self.name, body).await;
+        }
+        if !self.pending.is_empty() {
+            self.send_part().await?;
+        }
+        while !self.sending.is_empty() {
+            self.settle_one().await?;
+        }
+        self.parts.sort_unstable_by_key(|part| part.part_number);
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
+        self.client
+            .complete_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(&self.name)
+            .set_upload_id(self.id.clone())
+            .multipart_upload(parts)
+            .send()
+            .await
+            .map_err(|error| self.store.fault(&self.name, &error))?;
+        self.id = None;
+        Ok(())
+    }
+}
+
+impl Drop for S3Upload {
+    fn drop(&mut self) {
+        let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (client, bucket, name) = (self.client.clone(), self.store.bucket.clone(), self.name.clone());
+        runtime.spawn(async move {
+            let aborted = client.abort_multipart_upload().bucket(bucket).key(&name).upload_id(id).send().await;
+            if let Err(error) = aborted {
+                // The bucket's lifecycle rule ends it.
+                debug!(name, "an upload was not aborted: {}", DisplayErrorContext(&error));
+            }
+        });
+    }
+}
+
+async fn put(client: &Client, store: &S3Config, name: &str, body: Bytes) -> Result<(), BackendError> {
+    client
+        .put_object()
+        .bucket(&store.bucket)
+        .key(name)
+        .content_type("application/octet-stream")
+        .body(ByteStream::from(body))
+        .send()
+        .await
+        .map(|_| ())
+        .map_err(|error| store.fault(name, &error))
 }
 
 /// An object of the bucket, piece by piece.

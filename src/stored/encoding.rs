@@ -32,7 +32,7 @@ use std::sync::atomic::AtomicBool;
 use bytes::{BufMut, Bytes};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::{Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord, compact};
 use crate::clock::Timestamp;
@@ -146,8 +146,34 @@ pub fn chunk_checksum(chunk: &[u8]) -> u64 {
 
 /// Writes a response; the body goes with the head when `inline`.
 pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
-    let head = &response.head;
-    let mut out = Vec::with_capacity(512 + if inline { usize::try_from(response.body.len()).unwrap_or(0) } else { 0 });
+    if !inline {
+        return encode_apart(&response.head, response.body.len(), &chunk_checksums(&response.body));
+    }
+    let mut out = encode_head(&response.head, response.body.len());
+    let mut hasher = Xxh3Default::new();
+    response.body.segments().iter().for_each(|segment| hasher.update(segment));
+    out.put_u8(0);
+    out.put_u64_le(hasher.digest());
+    let mut object = frame(KIND_RESPONSE, &out);
+    response.body.segments().iter().for_each(|segment| object.extend_from_slice(segment));
+    object
+}
+
+/// Writes the head of a response whose body is an object of its own, `len` bytes long.
+pub fn encode_apart(head: &StoredHead, len: u64, checksums: &[u64]) -> Vec<u8> {
+    let mut out = encode_head(head, len);
+    out.put_u8(1);
+    out.put_u128_le(head.body_id);
+    out.put_u32_le(u32::try_from(BODY_CHUNK).unwrap_or(u32::MAX));
+    for checksum in checksums {
+        out.put_u64_le(*checksum);
+    }
+    frame(KIND_RESPONSE, &out)
+}
+
+/// Everything up to and including the length of the body.
+fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
     put_string(&mut out, head.key.as_bytes());
     let (names, selector) = head.variant.as_ref().map_or((&[][..], &[][..]), |v| (&v.names[..], &v.selector[..]));
     put_names(&mut out, names);
@@ -174,25 +200,64 @@ pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
         put_string(&mut out, name.as_str().as_bytes());
         put_string(&mut out, value.as_bytes());
     }
-    out.put_u64_le(response.body.len());
-    if inline {
-        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-        response.body.segments().iter().for_each(|segment| hasher.update(segment));
-        out.put_u8(0);
-        out.put_u64_le(hasher.digest());
-    } else {
-        out.put_u8(1);
-        out.put_u128_le(head.body_id);
-        out.put_u32_le(u32::try_from(BODY_CHUNK).unwrap_or(u32::MAX));
-        for checksum in chunk_checksums(&response.body) {
-            out.put_u64_le(checksum);
+    out.put_u64_le(len);
+    out
+}
+
+/// Checksums a body that comes in, in chunks of [`BODY_CHUNK`].
+#[derive(Default)]
+pub struct Checksums {
+    done: Vec<u64>,
+    chunk: Xxh3Default,
+    /// Bytes of the chunk that is not done.
+    filled: usize,
+    len: u64,
+}
+
+impl std::fmt::Debug for Checksums {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checksums").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Checksums {
+    /// Takes in the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BODY_CHUNK - self.filled));
+            self.chunk.update(now);
+            self.filled += now.len();
+            bytes = later;
+            if self.filled == BODY_CHUNK {
+                self.finish_chunk();
+            }
         }
     }
-    let mut object = frame(KIND_RESPONSE, &out);
-    if inline {
-        response.body.segments().iter().for_each(|segment| object.extend_from_slice(segment));
+
+    fn finish_chunk(&mut self) {
+        self.done.push(self.chunk.digest());
+        self.chunk.reset();
+        self.filled = 0;
     }
-    object
+
+    /// The number of bytes taken in.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The checksum of each chunk.
+    pub fn finish(mut self) -> Vec<u64> {
+        if self.filled > 0 {
+            self.finish_chunk();
+        }
+        self.done
+    }
 }
 
 /// Writes the record of a varying key.

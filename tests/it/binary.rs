@@ -83,7 +83,13 @@ impl Process {
     }
 
     pub fn settle(&self) {
-        eventually("the durable queue is empty", || self.metric("larder_durable_queue_objects") == 0);
+        eventually("the durable queue is empty", || {
+            self.metric("larder_durable_uploads ") + self.metric("larder_durable_queue_objects") == 0
+        });
+    }
+
+    pub fn purge(&self, url: &str) -> Answer {
+        crate::support::purge(self.admin, url)
     }
 
     pub fn kill_9(mut self) {

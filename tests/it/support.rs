@@ -504,10 +504,7 @@ impl Larder {
     }
 
     pub fn purge(&self, url: &str) -> Answer {
-        let body = format!("{{\"url\": \"{url}\"}}");
-        let mut client = Client::connect(self.admin);
-        client.raw(format!("POST /purge HTTP/1.1\r\nHost: admin\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-        client.answer()
+        purge(self.admin, url)
     }
 
     pub fn advance(&self, seconds: u64) {
@@ -527,6 +524,13 @@ impl Drop for Larder {
             running.stop();
         }
     }
+}
+
+pub fn purge(admin: SocketAddr, url: &str) -> Answer {
+    let body = format!("{{\"url\": \"{url}\"}}");
+    let mut client = Client::connect(admin);
+    client.raw(format!("POST /purge HTTP/1.1\r\nHost: admin\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    client.answer()
 }
 
 /// The number on the first line of `/metrics` that starts with `line_start`.

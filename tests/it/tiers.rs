@@ -4,12 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-
 use crate::binary::{Process, file_url, larder};
+use crate::s3::{S3, bucket};
 use crate::support::{Answer, Larder, Origin, START, at_once, eventually};
 
 fn cacheable() -> Origin {
@@ -293,69 +289,6 @@ fn a_directory_that_goes_away_costs_nobody_an_answer() {
     assert_eq!(larder.get("/b", "").status(), 200);
     larder.settle();
     assert!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"error\"}") > 0);
-}
-
-/// An S3 server in this process, over a directory: the protocol is real, the storage is files.
-struct S3 {
-    address: SocketAddr,
-    root: PathBuf,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl S3 {
-    fn start(root: &Path, port: u16) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", port))).expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a directory"));
-        builder.set_auth(SimpleAuth::from_single("larder", "secret"));
-        let service = builder.build();
-        runtime.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    let _ =
-                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        Self { address, root: root.to_owned(), runtime: Some(runtime) }
-    }
-
-    /// Ends it with every connection, as if the machine were gone.
-    fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-
-    /// Starts it again where it was.
-    fn restart(&mut self) {
-        let port = self.address.port();
-        eventually("the port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
-        *self = Self::start(&self.root, port);
-    }
-
-    fn sets(&self, bucket: &str) -> Vec<String> {
-        vec![
-            format!("durable.url=s3://{bucket}/any/prefix"),
-            format!("durable.endpoint_url=http://{}", self.address),
-            "durable.region=us-east-1".into(),
-            "durable.path_style=true".into(),
-            "durable.lookup_timeout=20s".into(),
-        ]
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn bucket(root: &Path) {
-    std::fs::create_dir_all(root.join("larder-bucket")).expect("a bucket");
 }
 
 fn with_s3(origin: &Origin, s3: &S3) -> Process {

@@ -1,0 +1,88 @@
+//! An S3 server for tests.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+
+use crate::support::eventually;
+
+/// An S3 server in this process, over a directory: the protocol is real, the storage is files.
+pub struct S3 {
+    pub address: SocketAddr,
+    root: PathBuf,
+    runtime: Option<tokio::runtime::Runtime>,
+    /// The requests that came: method, path and query, and range.
+    pub seen: Arc<Mutex<Vec<(String, String, String)>>>,
+}
+
+impl S3 {
+    pub fn start(root: &Path, port: u16) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", port))).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a directory"));
+        builder.set_auth(SimpleAuth::from_single("larder", "secret"));
+        let service = builder.build();
+        let seen: Arc<Mutex<Vec<(String, String, String)>>> = Arc::default();
+        let noted = Arc::clone(&seen);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (service, noted) = (service.clone(), Arc::clone(&noted));
+                let noting = service_fn(move |request: Request<Incoming>| {
+                    let range = request.headers().get("range").map_or("", |range| range.to_str().unwrap_or("?"));
+                    let what = (request.method().to_string(), request.uri().to_string(), range.to_owned());
+                    noted.lock().unwrap().push(what);
+                    hyper::service::Service::call(&service, request)
+                });
+                tokio::spawn(async move {
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), noting).await;
+                });
+            }
+        });
+        Self { address, root: root.to_owned(), runtime: Some(runtime), seen }
+    }
+
+    /// Ends it with every connection, as if the machine were gone.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Starts it again where it was.
+    pub fn restart(&mut self) {
+        let port = self.address.port();
+        eventually("the port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
+        *self = Self::start(&self.root, port);
+    }
+
+    pub fn sets(&self, bucket: &str) -> Vec<String> {
+        vec![
+            format!("durable.url=s3://{bucket}/any/prefix"),
+            format!("durable.endpoint_url=http://{}", self.address),
+            "durable.region=us-east-1".into(),
+            "durable.path_style=true".into(),
+            "durable.lookup_timeout=20s".into(),
+        ]
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub fn bucket(root: &Path) {
+    std::fs::create_dir_all(root.join("larder-bucket")).expect("a bucket");
+}
