@@ -16,7 +16,7 @@ use toml::Value;
 use crate::rfc9111::key::{QueryRules, normal_authority};
 use crate::rfc9111::storage::SetCookie;
 use crate::rfc9111::targeted::Targets;
-use crate::rules::{RequestDirectives, Rule};
+use crate::rules::{Ranges, RequestDirectives, Rule};
 use crate::server::Listen;
 use crate::store::Durability;
 use crate::store::durable::Location;
@@ -263,6 +263,11 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         bypass: r.flag(&key("bypass"), d.bypass),
         collapse: r.flag(&key("collapse"), d.collapse),
         early_refresh: r.fraction(&key("early_refresh")),
+        ranges: r.word(
+            &key("ranges"),
+            d.ranges,
+            &[("auto", Ranges::Auto), ("whole", Ranges::Whole), ("forward", Ranges::Forward)],
+        ),
         query: QueryRules {
             ignore: r.list(&key("ignore_query"), &[], |text| Ok(text.to_owned())),
             sort: r.flag(&key("sort_query"), false),

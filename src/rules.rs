@@ -76,6 +76,18 @@ pub enum RequestDirectives {
     Ignore,
 }
 
+/// What is asked of the origin for a range of what is not stored: a rule's `ranges`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ranges {
+    /// The range; and the whole once it is known that memory takes it.
+    #[default]
+    Auto,
+    /// The whole: what follows is answered from it.
+    Whole,
+    /// The range.
+    Forward,
+}
+
 /// One `[[rule]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -98,6 +110,8 @@ pub struct Rule {
     /// The last part of its lifetime, in thousandths, in which a response is validated in the
     /// background before it expires; 0: none.
     pub early_refresh: u16,
+    /// What is asked of the origin for a range.
+    pub ranges: Ranges,
     /// What of the query enters the key.
     pub query: QueryRules,
     /// Whether responses go to the durable tier.
@@ -118,6 +132,7 @@ impl Default for Rule {
             bypass: false,
             collapse: true,
             early_refresh: 0,
+            ranges: Ranges::Auto,
             query: QueryRules::default(),
             durability: Durability::Durable,
             tags: Vec::new(),

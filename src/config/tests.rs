@@ -90,6 +90,7 @@ fn rules_are_read_whole() {
         bypass = true
         collapse = false
         early_refresh = 0.125
+        ranges = "whole"
         ignore_query = ["utm_*"]
         sort_query = true
         durable = false
@@ -109,6 +110,7 @@ fn rules_are_read_whole() {
         bypass: true,
         collapse: false,
         early_refresh: 125,
+        ranges: Ranges::Whole,
         query: QueryRules { ignore: vec!["utm_*".into()], sort: true },
         durability: Durability::MemoryOnly,
         tags: vec!["static".into()],

@@ -33,6 +33,7 @@ use crate::rfc9111::reuse::{self, Failure, Reuse};
 use crate::rfc9111::storage::{NotStorable, StoragePolicy};
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields, partial};
+use crate::rules::Ranges;
 use crate::searches::Searches;
 use crate::store::backend::BackendError;
 use crate::store::durable::{Apart, Found, FoundBody, FoundResponse, Opening, Wanted};
@@ -65,6 +66,10 @@ pub struct Plan {
     pub durability: Durability,
     /// Whether it may wait for another request's answer.
     pub collapse: bool,
+    /// What is asked of the origin where the client wants a range.
+    pub ranges: Ranges,
+    /// Whether the durable tier was asked already.
+    pub asked_durable: bool,
     /// What it can be purged by.
     pub tags: Vec<String>,
     /// Why the origin is asked, as far as is known before the durable tier is.
@@ -91,6 +96,20 @@ impl Plan {
     /// Whether the plan asks for the whole of its target.
     fn is_for_the_whole(&self) -> bool {
         self.method == Method::GET && !self.client_fields.contains_key(header::RANGE)
+    }
+
+    /// Whether the whole is worth fetching for a range of it: because a rule says so, or because it is
+    /// known that it fits, and this is not the first range that is asked for.
+    pub fn prefers_whole(&self, limit: u64) -> bool {
+        let is_range = self.method == Method::GET && self.client_fields.contains_key(header::RANGE);
+        let fits =
+            |part: &Arc<StoredResponse>| part.head.parts.as_ref().is_some_and(|parts| parts.complete_len() <= limit);
+        is_range
+            && match self.ranges {
+                Ranges::Whole => true,
+                Ranges::Auto => self.part.as_ref().is_some_and(fits),
+                Ranges::Forward => false,
+            }
     }
 
     /// What a response to the plan can be purged by, besides its URL.
@@ -276,7 +295,7 @@ impl Fetcher {
             Lookup::Nothing => {}
         }
         let mut landing = Some(landing);
-        if plan.validate.is_none() && plan.part.is_none() {
+        if plan.validate.is_none() && plan.part.is_none() && !plan.asked_durable {
             landing = match self.consult_durable(&mut plan, position, landing, Opening::AtOnce).await {
                 Ok(fetched) => return fetched,
                 Err(landing) => landing,
@@ -313,6 +332,7 @@ impl Fetcher {
         let position = self.store.position();
         // Of a large body only what is asked for is read.
         let opening = if plan.is_for_the_whole() { Opening::AtOnce } else { Opening::Later };
+        plan.asked_durable = true;
         self.consult_durable(plan, position, None, opening).await.ok().map(|(fetched, _)| fetched)
     }
 
@@ -418,7 +438,8 @@ impl Fetcher {
         }
         self.ranged.forget(hash);
         if let Joined::Leader(landing) = self.flights.join(hash, BEHIND) {
-            self.launch(Plan { interim: None, errand: Errand::Background, ..plan.clone() }, landing, None);
+            let plan = Plan { interim: None, errand: Errand::Background, asked_durable: false, ..plan.clone() };
+            self.launch(plan, landing, None);
         }
     }
 

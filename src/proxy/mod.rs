@@ -145,7 +145,7 @@ impl Proxy {
         directives: CacheControl,
         missed: Missed,
     ) -> Answer {
-        let mut plan = self.plan(caller, target, request, directives, missed.fwd);
+        let mut plan = Box::new(self.plan(caller, target, request, directives, missed.fwd));
         match missed.fwd {
             Fwd::Partial => plan.part = missed.stored,
             _ => plan.validate = missed.stored,
@@ -176,7 +176,7 @@ impl Proxy {
     }
 
     /// Nothing in memory answers the request: the durable tier may, or the origin.
-    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Plan) -> Answer {
+    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Box<Plan>) -> Answer {
         let is_get = *request.method() == Method::GET;
         let is_plain_get = is_get && !request.headers().contains_key(header::RANGE);
         let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts.is_none());
@@ -189,12 +189,16 @@ impl Proxy {
             || plan.directives.no_store
             || pass.is_some()
             || !(is_plain_get || is_of_a_whole);
+        let prefers_whole = plan.collapse && plan.prefers_whole(self.fetcher.memory.max_object_size);
+        if prefers_whole && !(only_if_cached || plan.directives.no_store || pass.is_some()) {
+            return self.fetch_whole(request, plan).await;
+        }
         if waits_for_nobody {
             let is_stored = pass != Some(Pass::NotStorable) || only_if_cached;
             if plan.validate.is_none()
                 && plan.part.is_none()
                 && is_stored
-                && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
+                && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut plan)).await
                 && let Some(answer) = self.answer_found(request, &plan, fetched).await
             {
                 return answer;
@@ -208,10 +212,29 @@ impl Proxy {
             }
             return self.alone(request, plan).await;
         }
+        self.fly(request, plan).await
+    }
+
+    /// The whole is fetched for a range of it, unless the durable tier has that.
+    async fn fetch_whole(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Box<Plan>) -> Answer {
+        if plan.validate.is_none()
+            && plan.part.is_none()
+            && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut plan)).await
+            && let Some(answer) = self.answer_found(request, &plan, fetched).await
+        {
+            return answer;
+        }
+        // Asked alone after all, it asks for its range.
+        plan.client_fields.remove(header::RANGE);
+        plan.client_fields.remove(header::IF_RANGE);
+        self.fly(request, plan).await
+    }
+
+    async fn fly(self: &Arc<Self>, request: &Request<Incoming>, plan: Box<Plan>) -> Answer {
         let variant = self.variant_of(&plan);
         match self.join(&plan, variant) {
             Joined::Leader(landing) => self.lead(request, plan, landing).await,
-            Joined::Follower(follower) => self.follow(request, plan, follower, variant).await,
+            Joined::Follower(follower) => Box::pin(self.follow(request, plan, follower, variant)).await,
         }
     }
 
@@ -263,6 +286,8 @@ impl Proxy {
             policy: Arc::clone(&target.rule.policy),
             durability: rule.durability,
             collapse: rule.collapse,
+            ranges: rule.ranges,
+            asked_durable: false,
             tags: rule.tags.clone(),
             fwd,
             validate: None,

@@ -18,7 +18,7 @@ use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedBody, Sour
 use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unavailable};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
-use crate::rfc9111::storage;
+use crate::rfc9111::storage::{self, NotStorable};
 use crate::rfc9111::targeted::governing;
 use crate::store::durable::Wanted;
 use crate::store::memory::Lookup;
@@ -59,12 +59,12 @@ impl Proxy {
 
     /// Asks the origin for a flight. Another that does so as well may have its answer first: then
     /// that is this client's, too.
-    pub(super) async fn lead(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan, landing: Landing) -> Answer {
+    pub(super) async fn lead(self: &Arc<Self>, request: &Request<Incoming>, plan: Box<Plan>, landing: Landing) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
         let mut others = landing.others();
         let asked = plan.clone();
-        self.fetcher.launch(plan, landing, Some(sender));
+        self.fetcher.launch(*plan, landing, Some(sender));
         let fetched = tokio::select! {
             biased;
             fetched = &mut receiver => fetched,
@@ -78,6 +78,10 @@ impl Proxy {
             }
         };
         match fetched {
+            // It would be a pity to send all of it for a range.
+            Ok(Fetched::Passed { why: NotStorable::TooLarge, .. }) if request.headers().contains_key(header::RANGE) => {
+                self.alone(request, asked).await
+            }
             Ok(fetched) => self.answer_fetched(Asked::of(request), fetched),
             Err(_) => failed(
                 &refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"),
@@ -91,7 +95,7 @@ impl Proxy {
     pub(super) async fn follow(
         self: &Arc<Self>,
         request: &Request<Incoming>,
-        mut plan: Plan,
+        mut plan: Box<Plan>,
         mut follower: Follower,
         variant: u128,
     ) -> Answer {
@@ -120,7 +124,7 @@ impl Proxy {
                     // What came is another's: another variant, or not to be shared with this client;
                     // or its first bytes are gone, which the durable tier still has.
                     if matches!(shared.source, Source::Tier(_))
-                        && let Some(fetched) = self.fetcher.find_durable(&mut plan).await
+                        && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut plan)).await
                         && let Some(answer) = self.answer_found(request, &plan, fetched).await
                     {
                         return answer;
@@ -185,8 +189,8 @@ impl Proxy {
     }
 
     /// Asks the origin for this client only.
-    pub(super) async fn alone(self: &Arc<Self>, request: &Request<Incoming>, plan: Plan) -> Answer {
-        let fetched = self.fetcher.alone(plan, RequestBody::Empty).await;
+    pub(super) async fn alone(self: &Arc<Self>, request: &Request<Incoming>, plan: Box<Plan>) -> Answer {
+        let fetched = Box::pin(self.fetcher.alone(*plan, RequestBody::Empty)).await;
         self.answer_fetched(Asked::of(request), fetched)
     }
 

@@ -5,20 +5,23 @@ use crate::binary::{Process, file_url};
 use crate::support::{Answer, Gate, Larder, Origin, Seen, at_once, eventually};
 
 /// The same in memory and through the durable tier alone.
+/// Ranges are asked for as they are, so that parts are put together.
+const FORWARD: &str = "rule=[{path = \"*\", ranges = \"forward\"}]";
+
 fn in_each_tier(mut test: impl FnMut(&dyn Fn(&Origin) -> Larder)) {
-    test(&|origin| Larder::new(origin, ""));
+    test(&|origin| Larder::new(origin, FORWARD));
     let directory = tempfile::tempdir().expect("a directory");
     let next = std::cell::Cell::new(0);
     test(&|origin| {
         next.set(next.get() + 1);
         let url = file_url(&directory.path().join(next.get().to_string()));
-        Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s"))
+        Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s\n{FORWARD}"))
     });
     // And read back, not found in the queue.
     test(&|origin| {
         next.set(next.get() + 1);
         let url = file_url(&directory.path().join(next.get().to_string()));
-        Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s")).settling()
+        Larder::new(origin, &format!("{url}\nmemory.capacity=0\ndurable.min_lifetime=0s\n{FORWARD}")).settling()
     });
 }
 
@@ -625,7 +628,7 @@ fn what_does_not_fit_the_gap_never_looks_like_a_whole() {
                 None => reply.send(200, "ETag: \"a\"", "0123456789"),
             }
         });
-        let larder = Larder::new(&origin, "");
+        let larder = Larder::new(&origin, FORWARD);
         if !before.is_empty() {
             larder.get("/a", "Range: bytes=0-1");
         }

@@ -333,3 +333,82 @@ fn variants_too_large_for_memory_are_told_apart() {
     }
     assert_eq!(larder.get("/a", "Accept-Language: fr\nRange: bytes=0-1").hit(), None);
 }
+
+/// An origin of one page that knows single ranges.
+fn ranged(body: &str) -> Origin {
+    let body = body.to_owned();
+    Origin::new(move |seen, reply| {
+        let range = seen.head.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        let holds = seen.head.get("if-range").is_none_or(|tag| tag == "\"v1\"");
+        let Some((first, last)) = range.filter(|_| holds) else { return reply.send(200, FIELDS, &body) };
+        let first: usize = first.parse().unwrap_or(0);
+        let end = last.parse::<usize>().map_or(body.len(), |last| (last + 1).min(body.len()));
+        let fields = format!("{FIELDS}\nContent-Range: bytes {first}-{}/{}", end - 1, body.len());
+        reply.send(206, &fields, &body[first..end]);
+    })
+}
+
+#[test]
+fn the_second_range_brings_the_whole_of_what_memory_takes() {
+    let body = text(100_000);
+    for (rule, asked) in [("", 2), ("rule=[{path = \"*\", ranges = \"forward\"}]", 4)] {
+        let origin = ranged(&body);
+        let larder = Larder::new(&origin, rule);
+        for first in [1000, 50_000, 90_000, 20_000] {
+            let answer = larder.get("/a", &format!("Range: bytes={first}-{}", first + 9));
+            assert_eq!((answer.status(), answer.text().as_str()), (206, &body[first..first + 10]), "{rule}");
+        }
+        assert_eq!(origin.count(), asked, "{rule}");
+    }
+    // What would not fit goes on range by range.
+    let origin = ranged(&body);
+    let larder = Larder::new(&origin, "memory.max_object_size=50KiB");
+    for first in [1000, 50_000, 90_000] {
+        assert_eq!(larder.get("/a", &format!("Range: bytes={first}-{}", first + 9)).text(), body[first..first + 10]);
+    }
+    assert_eq!(origin.count(), 3);
+    assert!(origin.seen().iter().all(|seen| seen.head.get("range").is_some()));
+}
+
+#[test]
+fn by_rule_a_range_brings_the_whole_for_everyone_as_it_comes() {
+    let body = text(100_000);
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let (gate, body) = (gate.clone(), body.clone());
+        move |_, reply| {
+            reply.begin(&format!("{FIELDS}\nX-Origin: 1"));
+            reply.chunk(&body[..60_000]);
+            gate.wait();
+            reply.chunk(&body[60_000..]);
+            reply.end();
+        }
+    });
+    let larder = Arc::new(Larder::new(&origin, "rule=[{path = \"*\", ranges = \"whole\"}]"));
+    // Of unknown length the whole is the answer.
+    let mut first = larder.client();
+    first.ask("GET", "/a", "Range: bytes=0-9");
+    let head = first.head().expect("a head");
+    assert!(head.line.contains("200"), "{}", head.line);
+    gate.open();
+    origin.script({
+        let body = body.clone();
+        move |_, reply| reply.send(200, FIELDS, &body)
+    });
+    drop(first);
+    let answers = at_once(8, {
+        let larder = Arc::clone(&larder);
+        move |i| (i, larder.get("/b", &format!("Range: bytes={0}-{1}", i * 1000, i * 1000 + 9)))
+    });
+    for (i, answer) in answers {
+        assert_eq!((answer.status(), answer.text().as_str()), (206, &body[i * 1000..i * 1000 + 10]));
+    }
+    let asked = |path: &str| origin.seen().iter().filter(|seen| seen.path() == path).count();
+    assert_eq!(asked("/b"), 1);
+    assert!(origin.seen().iter().all(|seen| seen.head.get("range").is_none()));
+    // What is too large to be stored is not sent whole for a range.
+    let origin = ranged(&body);
+    let larder = Larder::new(&origin, "rule=[{path = \"*\", ranges = \"whole\"}]\nmemory.max_object_size=50KiB");
+    let answer = larder.get("/a", "Range: bytes=70000-70009");
+    assert_eq!((answer.status(), answer.text().as_str()), (206, &body[70_000..70_010]));
+}
