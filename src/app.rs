@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::Admin;
 use crate::clock::Clock;
@@ -20,6 +20,7 @@ use crate::fill::Budget;
 use crate::flight::Flights;
 use crate::passes::{Passes, Recent};
 use crate::proxy::Proxy;
+use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;
 use crate::server::{self, Listen, Sockets, Worker};
@@ -74,6 +75,10 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    // Two a client at the most: its own connection, and one to the origin or the durable tier.
+    if let Err(error) = rlimit::increase_nofile_limit(2 * config.server.max_connections + 1024) {
+        warn!("the number of open files could not be raised: {error}");
+    }
     let control = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("larder-control")
@@ -110,6 +115,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         cache: config.cache.clone(),
         metrics,
         access_log: config.log.access,
+        upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
+        max_buffered: usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX),
     });
 
     let stop = CancellationToken::new();

@@ -114,6 +114,8 @@ impl Config {
                 header_timeout: r.duration("server.header_timeout", d.server.header_timeout),
                 idle_timeout: r.duration("server.idle_timeout", d.server.idle_timeout),
                 body_timeout: r.duration("server.body_timeout", d.server.body_timeout),
+                max_body_size: r.size("server.max_body_size", d.server.max_body_size, 0, 1 << 50),
+                max_buffered: r.size("server.max_buffered", d.server.max_buffered, 1 << 20, 1 << 50),
                 max_header_size: usize_of(r.size(
                     "server.max_header_size",
                     d.server.max_header_size as u64,

@@ -17,6 +17,7 @@ pub mod interim;
 pub mod passes;
 pub mod proxy;
 pub mod purge_client;
+pub mod request_body;
 pub mod respond;
 pub mod rfc9111;
 pub mod rules;

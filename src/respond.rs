@@ -8,6 +8,7 @@ use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fill::FillReader;
 use crate::flight::SharedBody;
+use crate::request_body::Fault;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::conditional;
 use crate::rfc9111::partial;
@@ -26,6 +27,8 @@ pub struct Refusal {
     detail: &'static str,
     /// When to try again, in seconds.
     retry_after: Option<u32>,
+    /// Whether nothing more is read of the connection.
+    ends_connection: bool,
 }
 
 impl Refusal {
@@ -37,7 +40,7 @@ impl Refusal {
 
 /// A refusal with `status`, `detail` for `Cache-Status`, and a sentence for the client.
 pub const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static str) -> Refusal {
-    Refusal { status, sentence, detail, retry_after: None }
+    Refusal { status, sentence, detail, retry_after: None, ends_connection: false }
 }
 
 /// What of a request an answer from the store depends on.
@@ -267,7 +270,7 @@ pub fn unavailable(error: &UpstreamError) -> Refusal {
             refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off")
         }
         UpstreamError::Unsupported(why) => refuse(StatusCode::BAD_GATEWAY, "origin-unsupported", why),
-        UpstreamError::RequestBody => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
+        UpstreamError::RequestBody(fault) => refuse_body(*fault),
         UpstreamError::Down { was_slow: false } => {
             refuse(StatusCode::BAD_GATEWAY, "origin-down", "the application can't be reached").until(1)
         }
@@ -281,6 +284,29 @@ pub fn unavailable(error: &UpstreamError) -> Refusal {
             refuse(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the application did not answer in time")
         }
     }
+}
+
+/// The answer to a request whose body is not as it should be. Its connection ends with it.
+pub const fn refuse_body(fault: Fault) -> Refusal {
+    let refusal = match fault {
+        Fault::Broken => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
+        Fault::TooSlow => {
+            refuse(StatusCode::REQUEST_TIMEOUT, "request-timeout", "the request's body did not arrive in time")
+        }
+        Fault::TooLarge => refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request-too-large",
+            "the request's body is larger than this server takes",
+        ),
+    };
+    Refusal { ends_connection: true, ..refusal }
+}
+
+/// The answer when what is under way holds as much memory as it may.
+pub fn overloaded() -> Answer {
+    let refusal =
+        refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "this server has too much under way; try again shortly");
+    refused(&refusal.until(1))
 }
 
 /// The answer to a request that is refused.
@@ -301,6 +327,9 @@ fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(header::AGE, HeaderValue::from(0));
+    if refusal.ends_connection {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(seconds) = refusal.retry_after {
         fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

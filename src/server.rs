@@ -40,8 +40,13 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long a connection may stay without a request.
     pub idle_timeout: Duration,
-    /// How long a client may take nothing of what is written to it.
+    /// How long a client may take nothing of what is written to it, or send nothing of its request's
+    /// body.
     pub body_timeout: Duration,
+    /// The largest request body, in bytes; 0: any.
+    pub max_body_size: u64,
+    /// The bytes that fetches under way may hold before requests that need another are refused.
+    pub max_buffered: u64,
     /// The largest request head, in bytes.
     pub max_header_size: usize,
     /// The most fields of a request.
@@ -61,6 +66,8 @@ impl Default for Config {
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
+            max_body_size: 0,
+            max_buffered: 1 << 30,
             max_header_size: 64 << 10,
             max_headers: 100,
             max_connections: 20_000,

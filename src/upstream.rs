@@ -21,7 +21,6 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, timeout};
 use tracing::{debug, info, warn};
@@ -29,6 +28,8 @@ use tracing::{debug, info, warn};
 use crate::breaker::{Admission, Breaker, Probe};
 use crate::clock::Stopwatch;
 pub use crate::interim::Interim;
+use crate::request_body::Fault;
+pub use crate::request_body::RequestBody;
 use crate::rfc9111::fields;
 use crate::telemetry::{Metrics, OriginOutcome};
 
@@ -106,8 +107,8 @@ pub enum UpstreamError {
     ResponseTimeout,
     /// The connection broke before the head, or what came is not HTTP.
     Broken(Arc<hyper::Error>),
-    /// The client's own request body broke off.
-    RequestBody,
+    /// The client's own request body ended early.
+    RequestBody(Fault),
     /// The origin is known to be down, and was not asked; whether it was slow when it failed last,
     /// rather than gone.
     Down {
@@ -125,7 +126,7 @@ impl fmt::Display for UpstreamError {
             Self::ConnectTimeout => f.write_str("no connection to the origin in time"),
             Self::ResponseTimeout => f.write_str("the origin did not answer in time"),
             Self::Broken(error) => write!(f, "the origin's answer broke off: {error}"),
-            Self::RequestBody => f.write_str("the request's body broke off"),
+            Self::RequestBody(fault) => fault.fmt(f),
             Self::Down { .. } => f.write_str("the origin is known to be down"),
             Self::Unsupported(why) => f.write_str(why),
         }
@@ -133,79 +134,6 @@ impl fmt::Display for UpstreamError {
 }
 
 impl std::error::Error for UpstreamError {}
-
-/// The body of a request to the origin.
-#[derive(Debug)]
-pub enum RequestBody {
-    /// None.
-    Empty,
-    /// The client's, as it comes in.
-    Client(Incoming, Upload),
-}
-
-impl RequestBody {
-    /// The body of a client's request.
-    pub fn client(body: Incoming) -> Self {
-        if body.is_end_stream() { Self::Empty } else { Self::Client(body, Upload::default()) }
-    }
-
-    fn upload(&self) -> Option<Upload> {
-        match self {
-            Self::Empty => None,
-            Self::Client(_, upload) => Some(upload.clone()),
-        }
-    }
-}
-
-/// When a request's body last moved: the origin's time to answer begins when it has all of it.
-#[derive(Clone, Debug)]
-pub struct Upload(Arc<Mutex<Stopwatch>>);
-
-impl Default for Upload {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Stopwatch::start())))
-    }
-}
-
-impl Upload {
-    fn moved(&self) {
-        *self.0.lock() = Stopwatch::start();
-    }
-
-    fn still_for(&self) -> Duration {
-        self.0.lock().elapsed()
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Client(body, upload) => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-                upload.moved();
-                Poll::Ready(frame)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Client(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Client(body, _) => body.size_hint(),
-        }
-    }
-}
 
 /// A request to the origin: target in origin form, fields complete.
 #[derive(Debug)]
@@ -306,7 +234,7 @@ impl Upstream {
             Err(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
             Err(
                 UpstreamError::Broken(_)
-                | UpstreamError::RequestBody
+                | UpstreamError::RequestBody(_)
                 | UpstreamError::Unsupported(_)
                 | UpstreamError::Down { .. },
             ) => OriginOutcome::Broken,
@@ -348,7 +276,7 @@ impl Upstream {
             Some(UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout | UpstreamError::Broken(_)) => {
                 self.breaker.failed(true)
             }
-            Some(UpstreamError::RequestBody | UpstreamError::Down { .. }) => false,
+            Some(UpstreamError::RequestBody(_) | UpstreamError::Down { .. }) => false,
         };
         if let (true, Some(error)) = (has_failed, error) {
             warn!("the application counts as down until it answers: {error}");
@@ -369,9 +297,14 @@ impl Upstream {
             if let Ok(outcome) = timeout(left, exchange.as_mut()).await {
                 return outcome;
             }
-            match upload.as_ref().map(|upload| limit.saturating_sub(upload.still_for())) {
-                Some(more) if !more.is_zero() => left = more,
-                Some(_) | None => return Err(UpstreamError::ResponseTimeout),
+            let Some(upload) = &upload else { return Err(UpstreamError::ResponseTimeout) };
+            left = limit.saturating_sub(upload.still_for());
+            if left.is_zero() {
+                // A client that stands still is the body's own business: it ends it.
+                if !upload.waits_for_client() {
+                    return Err(UpstreamError::ResponseTimeout);
+                }
+                left = limit;
             }
         }
     }
@@ -420,6 +353,7 @@ impl Upstream {
         message: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)> {
         let wants_upgrade = message.headers().contains_key(header::UPGRADE);
+        let upload = message.body().upload();
         match sender.try_send_request(message).await {
             Ok(mut response) => match unsupported(&response, wants_upgrade) {
                 Some(why) => Err((UpstreamError::Unsupported(why), None)),
@@ -435,9 +369,13 @@ impl Upstream {
             },
             Err(mut failure) => {
                 let unsent = failure.take_message();
+                let fault = upload.and_then(|upload| upload.fault());
                 let error = failure.into_error();
-                let error =
-                    if error.is_user() { UpstreamError::RequestBody } else { UpstreamError::Broken(Arc::new(error)) };
+                let error = match fault {
+                    Some(fault) => UpstreamError::RequestBody(fault),
+                    None if error.is_user() => UpstreamError::RequestBody(Fault::Broken),
+                    None => UpstreamError::Broken(Arc::new(error)),
+                };
                 Err((error, unsent))
             }
         }

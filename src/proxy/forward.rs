@@ -14,7 +14,8 @@ use tracing::debug;
 use super::{Caller, Proxy};
 use crate::body::ResponseBody;
 use crate::fetch::clean_response;
-use crate::respond::{Answer, Asked, add_age, failed, unavailable};
+use crate::request_body::Fault;
+use crate::respond::{Answer, Asked, add_age, failed, refuse_body, refused, unavailable};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
@@ -47,11 +48,15 @@ impl Proxy {
     ) -> Answer {
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
         let (parts, body) = request.into_parts();
+        let body = match RequestBody::client(body, self.upload_limits) {
+            Ok(body) => body,
+            Err(fault) => return refused(&refuse_body(fault)),
+        };
         let request = OriginRequest {
             method: parts.method.clone(),
             uri: origin_form(&parts.uri),
             fields: self.origin_fields(caller.peer, target, &parts.headers),
-            body: RequestBody::client(body),
+            body,
             interim: caller.interim(parts.version),
             errand: Errand::Client,
         };
@@ -120,7 +125,7 @@ impl Proxy {
             // A client that has left takes its own response with it.
             let _ = sender.send(sent);
         });
-        receiver.await.unwrap_or(Err(UpstreamError::RequestBody))
+        receiver.await.unwrap_or(Err(UpstreamError::RequestBody(Fault::Broken)))
     }
 
     /// Whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it says for how long,
@@ -209,8 +214,9 @@ impl Proxy {
             fields.insert(header::UPGRADE, protocol.clone());
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        let body = RequestBody::client(body);
-        let uri = origin_form(&parts.uri);
+        // Such a request has none.
+        drop(body);
+        let (body, uri) = (RequestBody::Empty, origin_form(&parts.uri));
         let request = OriginRequest { method: parts.method, uri, fields, body, interim: None, errand: Errand::Client };
         let mut response = match self.fetcher.upstream.send(request).await {
             Ok(response) => response,

@@ -19,7 +19,8 @@ use crate::flight::Joined;
 use crate::forwarding::{self, Peer};
 use crate::interim::{Interim, Outlet};
 use crate::passes::Pass;
-use crate::respond::{Answer, Asked, hit, not_cached, refused};
+use crate::request_body::Limits;
+use crate::respond::{Answer, Asked, hit, not_cached, overloaded, refused};
 use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -45,6 +46,10 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// What a request's body may be.
+    pub upload_limits: Limits,
+    /// The bytes that fetches under way may hold before requests that need another are refused.
+    pub max_buffered: usize,
 }
 
 impl Proxy {
@@ -145,6 +150,9 @@ impl Proxy {
         directives: CacheControl,
         missed: Missed,
     ) -> Answer {
+        if self.fetcher.budget.used() >= self.max_buffered {
+            return overloaded();
+        }
         let mut plan = Box::new(self.plan(caller, target, request, directives, missed.fwd));
         match missed.fwd {
             Fwd::Partial => plan.part = missed.stored,

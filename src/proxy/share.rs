@@ -59,7 +59,12 @@ impl Proxy {
 
     /// Asks the origin for a flight. Another that does so as well may have its answer first: then
     /// that is this client's, too.
-    pub(super) async fn lead(self: &Arc<Self>, request: &Request<Incoming>, plan: Box<Plan>, landing: Landing) -> Answer {
+    pub(super) async fn lead(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+        plan: Box<Plan>,
+        landing: Landing,
+    ) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
         let mut others = landing.others();

@@ -1,7 +1,7 @@
 //! What HTTP forbids, and what nobody should send: a clear answer, nothing stored, and the next
 //! request served.
 
-use crate::support::{Larder, Origin, eventually};
+use crate::support::{Gate, Larder, Origin, eventually};
 
 fn origin() -> Origin {
     Origin::new(|seen, reply| {
@@ -211,4 +211,73 @@ fn too_many_connections_are_told_so() {
         client.ask("GET", "/a", "");
         client.try_answer().is_ok_and(|answer| answer.status() == 200)
     });
+}
+
+#[test]
+fn a_client_that_stops_sending_is_timed_out_and_the_origin_is_not_blamed() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: no-store", "x"));
+    let larder = Larder::new(&origin, "server.body_timeout=200ms\nupstream.response_timeout=100ms");
+    for framing in ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        for _ in 0..6 {
+            let mut client = larder.client();
+            client.raw(format!("POST /a HTTP/1.1\r\nHost: site.example\r\n{framing}"));
+            let answer = client.answer();
+            assert_eq!((answer.status(), answer.get("connection")), (408, Some("close")), "{framing}");
+            assert!(answer.cache_status().contains("detail=request-timeout"), "{}", answer.cache_status());
+            assert!(client.is_closed());
+        }
+    }
+    assert_eq!(larder.metric("larder_origin_down "), 0);
+    assert_eq!(larder.get("/a", "").status(), 200);
+}
+
+#[test]
+fn a_request_body_past_the_limit_is_refused_and_never_read_as_a_request() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: no-store", "x"));
+    let larder = Larder::new(&origin, "server.max_body_size=1KiB");
+    let inner = "GET /smuggled HTTP/1.1\r\nHost: site.example\r\n\r\n".repeat(40);
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    for framed in [format!("Content-Length: {}\r\n\r\n{inner}", inner.len()), chunked] {
+        let mut client = larder.client();
+        client.raw(format!("POST /a HTTP/1.1\r\nHost: site.example\r\n{framed}"));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.get("connection")), (413, Some("close")));
+        assert!(client.is_closed());
+    }
+    assert!(origin.seen().iter().all(|seen| seen.path() != "/smuggled"));
+    let mut client = larder.client();
+    client.raw(format!("POST /a HTTP/1.1\r\nHost: site.example\r\nContent-Length: 1024\r\n\r\n{}", "x".repeat(1024)));
+    assert_eq!(client.answer().status(), 200);
+    assert_eq!(client.get("/a", "").status(), 200, "and its connection goes on");
+}
+
+#[test]
+fn past_what_may_be_buffered_only_what_is_stored_is_answered() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| {
+            if seen.path() != "/large" {
+                return reply.send(200, "Cache-Control: max-age=60", "x");
+            }
+            reply.begin("Cache-Control: max-age=60");
+            reply.chunk(&"x".repeat(2 << 20));
+            gate.wait();
+            reply.end();
+        }
+    });
+    let larder = Larder::new(&origin, "server.max_buffered=1MiB");
+    larder.get("/a", "");
+    let mut slow = larder.client();
+    slow.ask("GET", "/large", "");
+    slow.head().expect("a head");
+    eventually("it holds much", || larder.metric("larder_fill_bytes") > 1 << 20);
+    let refused = larder.get("/b", "");
+    assert_eq!((refused.status(), refused.get("retry-after")), (503, Some("1")));
+    assert!(refused.cache_status().contains("detail=overloaded"), "{}", refused.cache_status());
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"));
+    assert_eq!(larder.client().send("POST", "/a", "Content-Length: 0").status(), 200, "nothing of it is kept");
+    gate.open();
+    eventually("it is done", || larder.metric("larder_fill_bytes") == 0);
+    assert_eq!(larder.get("/b", "").status(), 200);
 }

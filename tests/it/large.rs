@@ -15,7 +15,8 @@ struct Place {
 
 fn places() -> [Place; 2] {
     let directory = tempfile::tempdir().expect("a directory");
-    let file = Place { sets: vec![file_url(directory.path())], directory, s3: None };
+    let file =
+        Place { sets: vec![file_url(directory.path()), "durable.lookup_timeout=20s".into()], directory, s3: None };
     let directory = tempfile::tempdir().expect("a directory");
     bucket(directory.path());
     let s3 = S3::start(directory.path(), 0);

@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["clock"],
     &["rfc9111"],
     &["stored"],
-    &["fill", "telemetry", "passes", "searches", "interim", "breaker"],
+    &["fill", "telemetry", "passes", "searches", "interim", "breaker", "request_body"],
     &["store"],
     &["rules", "upstream"],
     &["flight", "body", "forwarding"],
