@@ -165,9 +165,11 @@ impl Proxy {
         if !head.is_selected_by(request.headers()) || self.fetcher.store.is_covered(head) {
             return None;
         }
-        let governing = governing(&head.fields, &plan.policy.lifetimes.targets, head.response_time);
-        if request.headers().contains_key(header::AUTHORIZATION) && !storage::allows_authorized(&governing.directives) {
-            return None;
+        if request.headers().contains_key(header::AUTHORIZATION) {
+            let governing = governing(&head.fields, &plan.policy.lifetimes.targets, head.response_time);
+            if !storage::allows_authorized(&governing.directives) {
+                return None;
+            }
         }
         let has_it = match &shared.body {
             SharedBody::Stored(body) => head.can_answer(request.method(), request.headers(), body.len()),

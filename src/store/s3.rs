@@ -50,7 +50,7 @@ impl S3Store {
             .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(50)))
             .timeout_config(
                 TimeoutConfig::builder()
-                    .connect_timeout(Duration::from_secs(3))
+                    .connect_timeout(CONNECT_TIMEOUT)
                     .operation_attempt_timeout(Duration::from_secs(30))
                     .operation_timeout(Duration::from_secs(60))
                     .build(),
@@ -243,6 +243,12 @@ impl S3Config {
 /// The size of a part of a large object: what is sent at once.
 const PART: usize = 8 << 20;
 
+/// How long a connection to the service may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the service may take to put the parts of an object together.
+const TO_COMPLETE: Duration = Duration::from_secs(600);
+
 /// How many parts are on their way at once.
 const PARTS_AT_ONCE: usize = 3;
 
@@ -346,6 +352,12 @@ impl S3Upload {
             self.settle_one().await?;
         }
         self.parts.sort_unstable_by_key(|part| part.part_number);
+        // The service may take minutes to put a large object together.
+        let patient = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(TO_COMPLETE)
+            .operation_timeout(TO_COMPLETE)
+            .build();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
         self.client
             .complete_multipart_upload()
@@ -353,6 +365,8 @@ impl S3Upload {
             .key(&self.name)
             .set_upload_id(self.id.clone())
             .multipart_upload(parts)
+            .customize()
+            .config_override(aws_sdk_s3::config::Builder::default().timeout_config(patient))
             .send()
             .await
             .map_err(|error| self.store.fault(&self.name, &error))?;

@@ -1,0 +1,43 @@
+//! An S3 server over a directory, for measurements: the protocol is real, nothing is kept in memory.
+//!
+//! `s3-server DIRECTORY` listens on a free port of 127.0.0.1 and prints it, and then a line for each
+//! request: method, path, range asked for, and the length of the answer. Each directory in DIRECTORY is
+//! a bucket; key `larder`, secret `secret`.
+
+use std::net::Ipv4Addr;
+
+use hyper::Request;
+use hyper::body::{Body, Incoming};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+
+#[tokio::main]
+async fn main() {
+    let root = std::env::args().nth(1).expect("usage: s3-server DIRECTORY");
+    let files = s3s_fs::FileSystem::new(&root).expect("the directory can be read");
+    let mut builder = S3ServiceBuilder::new(files);
+    builder.set_auth(SimpleAuth::from_single("larder", "secret"));
+    let service = builder.build();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    println!("{}", listener.local_addr().expect("an address").port());
+    while let Ok((stream, _)) = listener.accept().await {
+        let service = service.clone();
+        let noting = service_fn(move |request: Request<Incoming>| {
+            let range = request.headers().get("range").map_or("-", |range| range.to_str().unwrap_or("?")).to_owned();
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let answered = Service::call(&service, request);
+            async move {
+                let answer = answered.await?;
+                let len = answer.body().size_hint().exact();
+                println!("{method} {path} {range} {}", len.map_or("?".to_owned(), |len| len.to_string()));
+                Ok::<_, s3s::HttpError>(answer)
+            }
+        });
+        tokio::spawn(async move {
+            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), noting).await;
+        });
+    }
+}
