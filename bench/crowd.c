@@ -63,7 +63,7 @@ struct answer {
     char head[512];
     size_t head_length, sent;
     struct answer *next;
-    int is_listed;
+    int is_listed, is_blocked;
 };
 
 static char *filler;
@@ -108,6 +108,7 @@ static int send_due(int loop, struct answer *a)
             else
                 n = send(a->fd, filler, total - a->sent, MSG_NOSIGNAL);
             if (n < 0 && errno == EAGAIN) {
+                a->is_blocked = 1;
                 watch(loop, a->fd, EPOLLIN | EPOLLOUT, a, EPOLL_CTL_MOD);
                 return 0;
             }
@@ -223,7 +224,7 @@ static void origin(void)
         while (*link) {
             struct answer *a = *link;
             int gone = a->fd < 0;
-            if (!gone && a->due && a->due <= t && send_due(loop, a) < 0) {
+            if (!gone && a->due && a->due <= t && !a->is_blocked && send_due(loop, a) < 0) {
                 close(a->fd);
                 gone = 1;
             }
@@ -235,11 +236,11 @@ static void origin(void)
                 *link = next;
                 continue;
             }
-            if (a->due > t && a->due < nearest)
-                nearest = a->due;
+            if (!a->is_blocked && a->due < nearest)
+                nearest = a->due > t ? a->due : t;
             link = &a->next;
         }
-        int timeout = nearest == INT64_MAX ? -1 : (int)((nearest - t) / 1000000 + 1);
+        int timeout = nearest == INT64_MAX ? -1 : (int)((nearest - t + 999999) / 1000000);
         int count = epoll_wait(loop, events, 512, timeout);
         for (int i = 0; i < count; i++) {
             struct answer *a = events[i].data.ptr;
@@ -255,6 +256,7 @@ static void origin(void)
                 continue;
             }
             if (events[i].events & EPOLLOUT) {
+                a->is_blocked = 0;
                 watch(loop, a->fd, EPOLLIN, a, EPOLL_CTL_MOD);
                 if (send_due(loop, a) < 0) {
                     drop(a);

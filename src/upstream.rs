@@ -176,6 +176,9 @@ thread_local! {
     static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::default();
 }
 
+/// The most bytes that are read of a response before they are passed on; its head has to fit.
+const READ_AHEAD: usize = 64 << 10;
+
 /// No origin closes a kept connection sooner than this.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 
@@ -457,8 +460,11 @@ where
     S: Unpin + Send + 'static,
     TokioIo<S>: hyper::rt::Read + hyper::rt::Write,
 {
-    let (sender, connection) =
-        http1::Builder::new().handshake(stream).await.map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(READ_AHEAD)
+        .handshake(stream)
+        .await
+        .map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             debug!("a connection to the origin ended: {error}");
