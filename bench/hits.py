@@ -243,8 +243,8 @@ def verify(server: Server, work: Work, origin_port: int) -> None:
         time.sleep(0.05)
 
 
-def get(port: int, path: str, headers: tuple[tuple[str, str], ...] = ()) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def get(port: int, path: str, headers: tuple[tuple[str, str], ...] = (), patience: float = 10) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
     try:
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()

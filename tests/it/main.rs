@@ -7,6 +7,7 @@
 
 mod binary;
 mod caching;
+mod cancellation;
 mod conformance;
 mod corpus;
 mod flask;
