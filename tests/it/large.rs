@@ -189,8 +189,8 @@ fn a_broken_body_is_a_miss_for_a_range_as_well() {
     let answer = larder.get("/a", "Range: bytes=1500000-1500099");
     assert_eq!((answer.hit(), answer.fwd()), (None, Some("uri-miss")), "{}", answer.cache_status());
     assert_eq!(origin.last().head.get("range"), Some("bytes=1500000-1500099"));
-    larder.settle();
-    assert_eq!(larder.get("/a", "Range: bytes=1500000-1500099").hit(), Some("durable"), "the whole came anew");
+    // The origin knows no ranges: the client has its own before the rest has come.
+    eventually("the whole came anew", || larder.get("/a", "Range: bytes=1500000-1500099").hit() == Some("durable"));
 }
 
 #[test]
