@@ -114,8 +114,15 @@ pub fn vary(data: &[u8]) {
 pub fn ranges(data: &[u8]) {
     let (request, response) = exchange(data);
     for len in [0, 1, 10, u64::MAX] {
-        if let RangeRequest::Part(first, end) = range::requested(&request, len) {
-            assert!(first < end && end <= len);
+        match range::requested(&request, len) {
+            RangeRequest::Part(first, end) => assert!(first < end && end <= len),
+            RangeRequest::Parts(mut ranges) => {
+                assert!((2..=range::MAX_PARTS).contains(&ranges.len()));
+                ranges.sort_unstable();
+                assert!(ranges.iter().all(|(first, end)| first < end && *end <= len));
+                assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "none touches another");
+            }
+            RangeRequest::Whole | RangeRequest::Unsatisfiable => {}
         }
     }
     let Some(part) = Part::of(&response) else { return };
