@@ -273,22 +273,27 @@ def cold(options: argparse.Namespace) -> None:
 def private(options: argparse.Namespace) -> None:
     # A connection to the client and one to the origin each.
     n = min(options.clients, (options.files - 1000) // 2)
-    print(f"{n} clients; the origin's own time: 2 s and what {n} MiB take. The second crowd comes right after the first.\n")
-    heading("server", "crowd", "origin requests", "whole answers", "first byte: p50", "p99", "max", "all after", "memory")
-    with start_origin(options) as origin:
-        count(origin)
-        seen = crowd(options, origin.port, f"/private?cc=no-store&delay=2000&{BODY}", n)
-        row("(none)", "", count(origin)["requests"], f"{seen['whole']} of {n}", *(ms(seen["first"][key] - seen["began"]) for key in ("p50", "p99", "max")), ms(seen["finished"] - seen["began"]), "")
-    for name in servers(options):
+    print(f"{n} clients, 2 s and a body each: once one that takes no time to copy, once 1 MiB. The second crowd comes right after the first.\n")
+    heading("server", "body", "crowd", "origin requests", "whole answers", "first byte: p50", "p99", "max", "all after", "memory")
+    for size, body in ((16, "pieces=64&size=256"), (1024, BODY)):
+        target = f"/private?cc=no-store&delay=2000&{body}"
+
+        def line(name: str, which: str, port: int, origin: Process) -> None:
+            count(origin)
+            seen = crowd(options, port, target, n, length=size * 1024)
+            first = [ms(seen["first"][key] - seen["began"]) for key in ("p50", "p99", "max")]
+            asked = count(origin)["requests"]
+            row(name, f"{size} KiB", which, asked, f"{seen['whole']} of {n}", *first, ms(seen["finished"] - seen["began"]), "")
+
         with start_origin(options) as origin:
-            process, port = start(options, name, origin.port)
-            with process:
-                for which in ("first", "second"):
-                    count(origin)
-                    seen = crowd(options, port, f"/private?cc=no-store&delay=2000&{BODY}", n)
-                    asked = count(origin)
-                    first = [ms(seen["first"][key] - seen["began"]) for key in ("p50", "p99", "max")]
-                    row(name, which, asked["requests"], f"{seen['whole']} of {n}", *first, ms(seen["finished"] - seen["began"]), mib(process.memory("VmHWM")))
+            line("(none)", "", origin.port, origin)
+        for name in servers(options):
+            with start_origin(options) as origin:
+                process, port = start(options, name, origin.port)
+                with process:
+                    for which in ("first", "second"):
+                        line(name, which, port, origin)
+                    row(name, f"{size} KiB", "memory at its peak", *[""] * 6, mib(process.memory("VmHWM")))
 
 
 def slow(options: argparse.Namespace) -> None:

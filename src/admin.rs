@@ -176,6 +176,11 @@ impl Admin {
             gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
             gauge("larder_fill_bytes", "Bytes held by fetches under way.", fetcher.budget.used() as u64),
             gauge(
+                "larder_held_bytes",
+                "Those, and what clients of fetches that are done still read: what server.max_buffered is about.",
+                fetcher.budget.held() as u64,
+            ),
+            gauge(
                 "larder_flights",
                 "Fetches under way that can be shared.",
                 self.proxy.fetcher.flights.under_way() as u64,

@@ -137,10 +137,11 @@ impl Breaker {
 
     /// The place answered. Whether the breaker was open.
     pub fn succeeded(&self) -> bool {
-        if self.counted.load(Ordering::Relaxed) == 0 {
+        if self.counted.load(Ordering::Acquire) == 0 && !self.is_open() {
             return false;
         }
-        self.counted.store(0, Ordering::Relaxed);
+        let _lock = self.probing.lock();
+        self.counted.store(0, Ordering::Release);
         self.is_open.swap(false, Ordering::AcqRel)
     }
 
@@ -149,8 +150,9 @@ impl Breaker {
         if self.failures == 0 {
             return false;
         }
-        let counted = self.counted.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        // Under the lock, so that an answer in between leaves it neither open nor half counted.
         let mut probing = self.probing.lock();
+        let counted = self.counted.fetch_add(1, Ordering::AcqRel).saturating_add(1);
         probing.was_slow = was_slow;
         if counted < self.failures || self.is_open.swap(true, Ordering::AcqRel) {
             return false;

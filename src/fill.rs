@@ -57,19 +57,27 @@ const UNREAD_RATE: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
+    /// Bytes of complete bodies that clients of their fills still read.
+    lingering: AtomicUsize,
     limit: usize,
 }
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+        Arc::new(Self { used: AtomicUsize::new(0), lingering: AtomicUsize::new(0), limit })
     }
 
     /// Bytes that fills keep now. Windows are counted, and may exceed the limit: each by itself is
     /// bounded.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that fills keep now, and of complete bodies that clients still read who joined before they
+    /// were. Memory may have those as well, or have given them up.
+    pub fn held(&self) -> usize {
+        self.used().saturating_add(self.lingering.load(Ordering::Relaxed))
     }
 
     /// Counts `bytes` in, if that stays within the limit.
@@ -254,13 +262,16 @@ impl Fill {
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        self.budget.release(self.state.get_mut().kept);
+        let state = self.state.get_mut();
+        self.budget.release(state.kept);
+        self.budget.lingering.fetch_sub(state.lingering(), Ordering::Relaxed);
     }
 }
 
 impl State {
     fn join(&mut self, background: Option<u64>) -> Option<usize> {
-        if self.dropped > 0 && self.stored.is_none() {
+        // One that failed has nothing for who comes now: they ask elsewhere, and get all of it.
+        if self.end == End::Failed || (self.dropped > 0 && self.stored.is_none()) {
             return None;
         }
         let place = Place { background, ..Place::default() };
@@ -361,10 +372,16 @@ impl State {
             self.stored = stored;
             self.chunks = VecDeque::new();
             budget.release(std::mem::take(&mut self.kept));
+            budget.lingering.fetch_add(self.lingering(), Ordering::Relaxed);
         } else {
             self.trim(budget);
         }
         self.take_wakers()
+    }
+
+    /// The bytes that the fill holds of a body that is stored.
+    fn lingering(&self) -> usize {
+        self.stored.as_ref().map_or(0, |body| usize::try_from(body.len()).unwrap_or(usize::MAX))
     }
 
     /// Whether a window is full.
@@ -541,6 +558,12 @@ impl FillWriter {
         Some(Body::from_chunks(state.chunks.iter().map(|chunk| &chunk.bytes).chain(std::iter::once(last)), len))
     }
 
+    /// Whether a body that ends with `last` can be kept whole.
+    pub fn has_room_for(&self, last: &Bytes) -> bool {
+        let state = self.fill.state.lock();
+        state.mode == Mode::Whole && state.kept + last.len() <= self.fill.limit
+    }
+
     /// Appends `last`, which may be empty, and ends the fill well. `stored` is the whole of it, where
     /// that is kept elsewhere: the fill keeps nothing of its own then.
     pub fn complete(mut self, last: Bytes, stored: Option<Body>) {
@@ -680,6 +703,7 @@ mod tests {
         assert_eq!(body.segments(), [Bytes::from_static(b"onetwothree")]);
         writer.complete(last, Some(body));
         assert_eq!(budget.used(), 0, "what is stored is not kept twice");
+        assert_eq!(budget.held(), 11, "and counted as long as it is read");
         let mut after = fill.reader().expect("nothing dropped");
         for (reader, rest) in
             [(&mut early, &b"twothree"[..]), (&mut late, b"onetwothree"), (&mut after, b"onetwothree")]
@@ -688,6 +712,8 @@ mod tests {
             assert_eq!(next(reader).await, None);
             assert!(reader.is_end());
         }
+        drop((early, late, after, fill));
+        assert_eq!(budget.held(), 0);
     }
 
     #[tokio::test]
@@ -695,7 +721,9 @@ mod tests {
         let mut writer = Fill::start(100, Budget::new(1000));
         let mut reader = writer.fill().reader().expect("nothing dropped");
         writer.push(Bytes::from_static(b"half")).await;
+        let fill = Arc::clone(writer.fill());
         drop(writer);
+        assert!(fill.reader().is_none(), "nobody begins what has failed");
         assert_eq!(next(&mut reader).await, Some(Ok(Bytes::from_static(b"half"))));
         assert_eq!(next(&mut reader).await, Some(Err(Incomplete)));
     }

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::partial::{Parts, Piece};
+use crate::rfc9111::partial::{self, Parts, Piece};
 use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::storage::Storable;
 use crate::rfc9111::vary::{self, Vary};
@@ -289,6 +289,13 @@ impl StoredHead {
                 && conditional::if_range_holds(fields, &self.fields, self.response_time)
                 && parts.slice(fields, len).is_some()
         })
+    }
+
+    /// Whether this is the whole of what `part` holds a part of: they have the same strong validator.
+    pub fn is_whole_of(&self, part: &Self) -> bool {
+        let is_same =
+            || partial::is_same_representation((&self.fields, self.response_time), (&part.fields, part.response_time));
+        self.parts.is_none() && part.parts.is_some() && is_same()
     }
 
     /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would

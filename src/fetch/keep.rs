@@ -106,6 +106,11 @@ impl Fetcher {
             if answer.extensions().get::<EndsWithConnection>().is_some() {
                 return Err(NotStorable::Unframed);
             }
+            // A part of what memory does not take would stand in the way of the whole.
+            let is_of_large = storable.part().is_some_and(|part| part.complete > self.memory.max_object_size);
+            if is_of_large && self.store.durable().is_some() {
+                return Err(NotStorable::TooLarge);
+            }
             let len = answer.body().size_hint().exact();
             let fits = len.is_none_or(|len| len <= self.largest(plan, &storable));
             if fits { Ok(storable) } else { Err(NotStorable::TooLarge) }
@@ -640,6 +645,10 @@ async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl
         if !writer.push(std::mem::replace(&mut last, chunk)).await {
             return;
         }
+    }
+    // One that is too large after all is taken over like any other.
+    if !writer.has_room_for(&last) && !writer.push(std::mem::take(&mut last)).await {
+        return;
     }
     finish(writer, last, keep);
 }

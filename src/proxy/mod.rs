@@ -150,7 +150,7 @@ impl Proxy {
         directives: CacheControl,
         missed: Missed,
     ) -> Answer {
-        if self.fetcher.budget.used() >= self.max_buffered {
+        if self.fetcher.budget.held() >= self.max_buffered {
             return overloaded();
         }
         let mut plan = Box::new(self.plan(caller, target, request, directives, missed.fwd));

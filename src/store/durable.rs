@@ -907,10 +907,20 @@ impl Inner {
     /// Writes an object, and then deletes the separate body that the one before it led to.
     async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
         let before = self.existing(name, &stored.key).await;
-        let is_newer =
-            |head: &StoredHead| head.response_time > stored.response_time && head.response_time <= self.purges.time();
-        if before.as_ref().is_some_and(|(head, _)| is_newer(head)) {
-            // An answer that took long is not newer for that; one from the future is a clock's mistake.
+        // An answer that took long is not newer for that; one from the future is a clock's mistake.
+        let is_newer = |head: &StoredHead| {
+            let is_later = head.response_time > stored.response_time && head.response_time <= self.purges.time();
+            is_later && !stored.is_whole_of(head)
+        };
+        // What is asked for in part says nothing against a whole.
+        let is_part_of_whole = |head: &StoredHead| {
+            stored.parts.is_some() && head.parts.is_none() && head.freshness.is_fresh(self.purges.time())
+        };
+        if let Some((_, body)) = before.as_ref().filter(|(head, _)| is_newer(head) || is_part_of_whole(head)) {
+            if *body != Some(stored.body_id) && stored.body_written.load(Ordering::Acquire) {
+                stored.body_written.store(false, Ordering::Release);
+                self.backend.delete(&self.names.body(stored.body_id)).await?;
+            }
             return Ok(());
         }
         self.backend.put(name, &[object]).await?;

@@ -241,13 +241,16 @@ impl Memory {
 
     /// What a response with `head` would displace.
     pub fn displaced(&self, head: &StoredHead) -> Option<Displaced> {
-        let of = |stored: &StoredResponse| Displaced {
-            response_time: stored.head.response_time,
-            is_whole: stored.head.parts.is_none(),
+        // A part that came later gives way to the whole that it is of.
+        let of = |stored: &StoredResponse| {
+            (!head.is_whole_of(&stored.head)).then_some(Displaced {
+                response_time: stored.head.response_time,
+                is_whole: stored.head.parts.is_none(),
+            })
         };
         match (self.at(head), self.cache.get(&head.key.hash())) {
-            (Some(stored), _) => Some(of(&stored)),
-            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(of(&stored)),
+            (Some(stored), _) => of(&stored),
+            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => of(&stored),
             (None, Some(Entry::Vary(record, newest))) if record.key == head.key && head.variant.is_none() => {
                 let response_time = Timestamp::from_millis(newest.load(Ordering::Acquire));
                 Some(Displaced { response_time, is_whole: false })

@@ -279,5 +279,8 @@ fn past_what_may_be_buffered_only_what_is_stored_is_answered() {
     assert_eq!(larder.client().send("POST", "/a", "Content-Length: 0").status(), 200, "nothing of it is kept");
     gate.open();
     eventually("it is done", || larder.metric("larder_fill_bytes") == 0);
+    assert_eq!(larder.get("/b", "").status(), 503, "a client still reads it");
+    drop(slow);
+    eventually("nobody does", || larder.metric("larder_held_bytes") == 0);
     assert_eq!(larder.get("/b", "").status(), 200);
 }

@@ -337,8 +337,12 @@ fn variants_too_large_for_memory_are_told_apart() {
 
 /// An origin of one page that knows single ranges.
 fn ranged(body: &str) -> Origin {
+    Origin::new(sends_ranges(body))
+}
+
+fn sends_ranges(body: &str) -> impl Fn(&Seen, &mut Reply) + Send + Sync + 'static {
     let body = body.to_owned();
-    Origin::new(move |seen, reply| {
+    move |seen, reply| {
         let range = seen.head.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
         let holds = seen.head.get("if-range").is_none_or(|tag| tag == "\"v1\"");
         let Some((first, last)) = range.filter(|_| holds) else { return reply.send(200, FIELDS, &body) };
@@ -346,7 +350,7 @@ fn ranged(body: &str) -> Origin {
         let end = last.parse::<usize>().map_or(body.len(), |last| (last + 1).min(body.len()));
         let fields = format!("{FIELDS}\nContent-Range: bytes {first}-{}/{}", end - 1, body.len());
         reply.send(206, &fields, &body[first..end]);
-    })
+    }
 }
 
 #[test]
@@ -412,4 +416,51 @@ fn by_rule_a_range_brings_the_whole_for_everyone_as_it_comes() {
     let larder = Larder::new(&origin, "rule=[{path = \"*\", ranges = \"whole\"}]\nmemory.max_object_size=50KiB");
     let answer = larder.get("/a", "Range: bytes=70000-70009");
     assert_eq!((answer.status(), answer.text().as_str()), (206, &body[70_000..70_010]));
+}
+
+#[test]
+fn a_range_asked_for_meanwhile_is_no_reason_to_throw_the_whole_away() {
+    let body = text(3_000_000);
+    for (config, tier) in [("durable.url=off", "memory"), ("memory.max_object_size=1MiB", "durable")] {
+        let place = Place::file();
+        let gate = Gate::default();
+        let origin = Origin::new({
+            let (gate, body, ranges) = (gate.clone(), body.clone(), sends_ranges(&body));
+            move |seen, reply| {
+                if seen.head.get("range").is_some() {
+                    return ranges(seen, reply);
+                }
+                reply.raw(format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nETag: \"v1\"\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len()));
+                reply.raw(&body[..1_000_000]);
+                gate.wait();
+                reply.raw(&body[1_000_000..]);
+            }
+        });
+        let larder = place.start(&origin, &[config]);
+        let mut first = larder.client();
+        first.ask("GET", "/a", "");
+        first.head().expect("a head");
+        assert_eq!(larder.get("/a", "Range: bytes=100-199").text(), body[100..200]);
+        gate.open();
+        assert_eq!(first.bytes(body.len()).expect("all of it"), body.as_bytes());
+        larder.settle();
+        let answer = larder.get("/a", "Range: bytes=2000000-2000009");
+        assert_eq!((answer.hit(), answer.text().as_str()), (Some(tier), &body[2_000_000..2_000_010]), "{config}");
+        assert_eq!(larder.get("/a", "").hit(), Some(tier), "{config}");
+    }
+}
+
+#[test]
+fn a_part_does_not_take_the_place_of_a_large_whole() {
+    let body = text(3_000_000);
+    let place = Place::file();
+    let origin = ranged(&body);
+    let larder = place.start(&origin, &["memory.max_object_size=1MiB"]);
+    larder.get("/a", "");
+    larder.settle();
+    let part = larder.get("/a", "Range: bytes=0-9\nCache-Control: no-cache");
+    assert_eq!((part.status(), part.hit()), (206, None));
+    larder.settle();
+    let whole = larder.get("/a", "");
+    assert_eq!((whole.hit(), whole.text() == body), (Some("durable"), true), "{}", whole.cache_status());
 }
