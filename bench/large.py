@@ -4,9 +4,10 @@
     cargo build --release && bench/large.py --larder target/release/larder
 
 A response of 2 GiB of stated length, one in chunks, and an upload of 2 GiB go through Larder;
-the responses say that they may be stored, so Larder also has to notice that they are too large
-for that. The receiving side pauses once, for long enough to have everything pile up in between if
-anything in between would take it. Every byte is checked on arrival: length and SHA-256.
+the responses say that they may be stored, and are too large for memory, so Larder also writes them
+to its durable tier as they pass. The receiving side pauses once, for long enough to have everything
+pile up in between if anything in between would take it. Every byte is checked on arrival: length
+and SHA-256.
 
 Prints a line each, with Larder's resident memory before, at its peak, and after; the exit code is
 1 when a peak is more than 100 MiB above what Larder had when it was idle, or a byte is wrong.

@@ -1,5 +1,5 @@
 //! What a flight does: asks the durable tier, then the origin, and keeps what may be kept
-//! ([`keep`]).
+//! (`keep`).
 //!
 //! A fetch knows at the response's head whether it may be shared, and says so at once. The body of
 //! one that may be follows in a task of its own, so that no client's leaving or slowness touches

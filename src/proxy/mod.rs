@@ -1,5 +1,5 @@
 //! The life of a request, from top to bottom, as RFC 9111 §4 tells it. What is fetched is shared
-//! ([`share`]); what no stored response may answer is passed on ([`forward`]).
+//! (`share`); what no stored response may answer is passed on (`forward`).
 
 mod forward;
 mod share;
