@@ -169,7 +169,6 @@ impl Admin {
         let (objects, bytes) = fetcher.store.memory().usage();
         let (queued, queued_bytes) =
             fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::queue_depth);
-        let breaker = fetcher.upstream.breaker();
         let gauge = |name, help, value| Gauge { name, help, value };
         let text = self.proxy.metrics.render(&[
             gauge("larder_memory_objects", "Objects in the memory tier.", objects),
@@ -185,8 +184,11 @@ impl Admin {
                 "Fetches under way that can be shared.",
                 self.proxy.fetcher.flights.under_way() as u64,
             ),
-            gauge("larder_origin_down", "Whether the origin is known to be down.", u64::from(breaker.is_open())),
-            gauge("larder_origin_down_times", "How often it has become known to be down.", breaker.opened()),
+            gauge(
+                "larder_origin_down",
+                "Whether the origin is known to be down.",
+                u64::from(fetcher.upstream.breaker().is_open()),
+            ),
             gauge(
                 "larder_durable_queue_objects",
                 "Writes and deletions that the durable tier has yet to carry out.",

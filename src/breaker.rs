@@ -21,8 +21,6 @@ pub struct Breaker {
     /// Failures on end, up to now.
     counted: AtomicU32,
     is_open: AtomicBool,
-    /// How often it has opened.
-    opened: AtomicU32,
     /// Guarded by its lock, which is taken while it is open, or about to be.
     probing: Mutex<Probing>,
 }
@@ -75,7 +73,6 @@ impl Breaker {
             pause,
             counted: AtomicU32::new(0),
             is_open: AtomicBool::new(false),
-            opened: AtomicU32::new(0),
             probing: Mutex::default(),
         })
     }
@@ -83,16 +80,6 @@ impl Breaker {
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
-    }
-
-    /// How often it has opened.
-    pub fn opened(&self) -> u64 {
-        u64::from(self.opened.load(Ordering::Relaxed))
-    }
-
-    /// See [`Breaker::new`].
-    pub fn pause(&self) -> Duration {
-        self.pause
     }
 
     /// Whether a request that has nothing else may go.
@@ -157,7 +144,6 @@ impl Breaker {
         if counted < self.failures || self.is_open.swap(true, Ordering::AcqRel) {
             return false;
         }
-        self.opened.fetch_add(1, Ordering::Relaxed);
         probing.last = Some(Stopwatch::start());
         true
     }
@@ -198,7 +184,6 @@ mod tests {
         assert!(breaker.is_open());
         assert!(breaker.succeeded());
         assert!(matches!(breaker.admit(), Admission::Granted));
-        assert_eq!(breaker.opened(), 1);
         let never = Breaker::new(0, PAUSE);
         assert!((0..100).all(|_| !never.failed(true)));
     }

@@ -291,11 +291,19 @@ impl StoredHead {
         })
     }
 
-    /// Whether this is the whole of what `part` holds a part of: they have the same strong validator.
-    pub fn is_whole_of(&self, part: &Self) -> bool {
+    /// Whether this response, which is kept, stays where `new` would take its place.
+    ///
+    /// What is asked for in part says nothing against a whole, and gives way to the whole that it is of.
+    /// Otherwise the one that was received later stays: an answer that took long is not newer for that.
+    /// One from the future is a clock's mistake.
+    pub fn outranks(&self, new: &Self, now: Timestamp) -> bool {
         let is_same =
-            || partial::is_same_representation((&self.fields, self.response_time), (&part.fields, part.response_time));
-        self.parts.is_none() && part.parts.is_some() && is_same()
+            || partial::is_same_representation((&self.fields, self.response_time), (&new.fields, new.response_time));
+        match (&self.parts, &new.parts) {
+            (None, Some(_)) => true,
+            (Some(_), None) if is_same() => false,
+            (None, None) | (Some(_), _) => self.response_time > new.response_time && self.response_time <= now,
+        }
     }
 
     /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would

@@ -200,6 +200,8 @@ pub struct Metrics {
     pub origin_retries: Counter,
     /// Requests that were not sent because the origin is known to be down.
     pub origin_refused: Counter,
+    /// Times that the origin became known to be down.
+    pub origin_downs: Counter,
     /// From sending a request to the origin's response head.
     pub origin_latency: Histogram,
     durable: [[Counter; OUTCOMES.len()]; OPS.len()],
@@ -221,6 +223,7 @@ impl Metrics {
             origin: Default::default(),
             origin_retries: Counter::default(),
             origin_refused: Counter::default(),
+            origin_downs: Counter::default(),
             origin_latency: Histogram::default(),
             durable: Default::default(),
             durable_latency: Histogram::default(),
@@ -289,6 +292,7 @@ impl Metrics {
                 "Requests not sent to the origin because it is known to be down.",
                 self.origin_refused.value(),
             ),
+            ("larder_origin_downs_total", "Times that the origin became known to be down.", self.origin_downs.value()),
             (
                 "larder_durable_uploads_total",
                 "Bodies too large for memory whose writing as they came in has ended, well or not.",

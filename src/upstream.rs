@@ -282,6 +282,7 @@ impl Upstream {
             Some(UpstreamError::RequestBody(_) | UpstreamError::Down { .. }) => false,
         };
         if let (true, Some(error)) = (has_failed, error) {
+            self.metrics.origin_downs.add_one();
             warn!("the application counts as down until it answers: {error}");
         }
     }

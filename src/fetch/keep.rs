@@ -129,7 +129,11 @@ impl Fetcher {
                     // Each request needs a validation of its own, so there is nothing to wait for.
                     self.passes.remember(plan.key.hash(), Pass::EachValidates, response_time);
                 }
-                let large = (self.largest(plan, &storable) > self.memory.max_object_size).then(|| plan.place());
+                // What fits into memory has no need of it.
+                let may_be_large =
+                    answer.body().size_hint().exact().is_none_or(|len| len > self.memory.max_object_size);
+                let is_taken = may_be_large && self.largest(plan, &storable) > self.memory.max_object_size;
+                let large = is_taken.then(|| plan.place());
                 (self.keep(plan, head, answer.into_body().into(), None, landing, large), None)
             }
             Err(_) if plan.method == Method::HEAD => {
@@ -508,7 +512,7 @@ impl Fetcher {
                     Fetched::Shared(shared, _) => {
                         Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))
                     }
-                    Fetched::Own(..) | Fetched::Apart(_) | Fetched::Passed { .. } | Fetched::Failed(..) => None,
+                    Fetched::Own(..) | Fetched::Apart(..) | Fetched::Passed { .. } | Fetched::Failed(..) => None,
                 }
             }
             HeadOutcome::Outdates => {

@@ -163,7 +163,7 @@ pub enum Fetched {
     /// A response from the store for the client that led, which nobody else may have.
     Own(Arc<Shared>, ForLeader),
     /// A response from the durable tier for this client, with its body still there.
-    Apart(Box<(StoredHead, Apart)>),
+    Apart(Arc<StoredHead>, Box<Apart>),
     /// A response for the client that led.
     Passed {
         /// The response, without the fields of its connection.
@@ -247,7 +247,7 @@ impl Fetcher {
             if let Some(landing) = landing {
                 landing.end(match &fetched {
                     Fetched::Shared(shared, _) => Outcome::Shared(Arc::clone(shared)),
-                    Fetched::Own(..) | Fetched::Apart(_) | Fetched::Passed { .. } => Outcome::NotShared,
+                    Fetched::Own(..) | Fetched::Apart(..) | Fetched::Passed { .. } => Outcome::NotShared,
                     Fetched::Failed(error, _) => Outcome::Failed(error.clone()),
                 });
             }
@@ -471,7 +471,7 @@ impl Fetcher {
                 }
                 shared
             }
-            FoundBody::Apart(apart) => Fetched::Apart(Box::new(((*head).clone(), apart))),
+            FoundBody::Apart(apart) => Fetched::Apart(head, Box::new(apart)),
             FoundBody::Streamed(first, reader) => {
                 let writer = self.start_fill(Some(first.len() as u64 + reader.left()));
                 let fill = Arc::clone(writer.fill());

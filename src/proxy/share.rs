@@ -209,8 +209,9 @@ impl Proxy {
         plan: &Plan,
         fetched: Fetched,
     ) -> Option<Answer> {
-        let Fetched::Apart(found) = fetched else { return Some(self.answer_fetched(Asked::of(request), fetched)) };
-        let (head, apart) = *found;
+        let Fetched::Apart(head, apart) = fetched else {
+            return Some(self.answer_fetched(Asked::of(request), fetched));
+        };
         let now = self.fetcher.clock.now();
         let status = CacheStatus::hit(Tier::Durable, head.freshness.remaining(now));
         let (parts, part) = answer_head(Asked::of(request), &head, Some(apart.len()), now).into_parts();
@@ -243,7 +244,7 @@ impl Proxy {
             }
             Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
             // Those go through `answer_found`.
-            Fetched::Apart(_) => {
+            Fetched::Apart(..) => {
                 failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss)
             }
         }

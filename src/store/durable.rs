@@ -229,7 +229,11 @@ impl Apart {
             let mut left = end.saturating_sub(first);
             let mut reader = match self.open(first, end).await {
                 Ok(reader) => reader,
-                Err(error) => return self.fail(error, sender).await,
+                Err(error) => {
+                    self.inner.note_error(DurableOp::Get, &error);
+                    let _ = sender.send(Err(error)).await;
+                    return;
+                }
             };
             let mut skip = first % BODY_CHUNK as u64;
             while left > 0 {
@@ -349,12 +353,12 @@ struct Inner {
 
 /// Leave to write a large body.
 #[derive(Debug)]
-pub struct Upload {
+pub struct Leave {
     inner: Arc<Inner>,
     hash: u128,
 }
 
-impl Drop for Upload {
+impl Drop for Leave {
     fn drop(&mut self) {
         self.inner.uploading.lock().remove(&self.hash);
         self.inner.queue.leave_other();
@@ -476,11 +480,12 @@ impl Durable {
         known: Option<Arc<VaryRecord>>,
         opening: Opening,
     ) -> Found {
+        let mut waiting = None;
         match self.inner.queue.look(key, request) {
             Waiting::Nothing => {}
             Waiting::Found(Put::Whole(stored), record) => return self.waiting(&stored, record, known.is_some()),
-            // It will be there in a moment.
-            Waiting::Found(Put::Apart(_), _) => return Found::Nothing,
+            // Its body is there already.
+            Waiting::Found(Put::Apart(stored), record) => waiting = Some((stored, record)),
             // A write that a purge came before is skipped in its turn.
             Waiting::Other(Some((record, position))) if !self.inner.purges.covers_stored(key.hash(), position) => {
                 return Found::OtherVariants((*record).clone());
@@ -493,7 +498,12 @@ impl Durable {
         // On the tier's own threads: its connections outlive the worker that asks.
         let mut task = AbortOnDrop(self.runtime.spawn(async move {
             let looked = Looked { request: &request, opening, runtime };
-            inner.lookup(&key, &looked, &policy.lifetimes, known).await
+            let Some((stored, record)) = waiting else {
+                return inner.lookup(&key, &looked, &policy.lifetimes, known).await;
+            };
+            let body = DurableBody::Separate { len: stored.len, checksums: Arc::clone(&stored.checksums) };
+            let record = record.filter(|_| known.is_none()).map(|record| (*record).clone());
+            inner.found((*stored.head).clone(), body, &looked, record).await
         }));
         let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
             Ok(Ok(found)) => found,
@@ -536,7 +546,7 @@ impl Durable {
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
             return false;
         }
-        if queue.has_newer(&stored.head) {
+        if queue.outranks(&stored.head, self.inner.purges.time()) {
             return true;
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
@@ -546,7 +556,7 @@ impl Durable {
 
     /// Has the head of a response written whose body is there already. What can't be kept is deleted.
     pub fn put_apart(&self, stored: Arc<StoredApart>, record: Option<Arc<VaryRecord>>) {
-        if self.inner.queue.has_newer(&stored.head) {
+        if self.inner.queue.outranks(&stored.head, self.inner.purges.time()) {
             return self.forget_body(stored.head.body_id);
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
@@ -561,7 +571,7 @@ impl Durable {
 
     /// Leave to write the large body of a response for the key with this hash: a few at once have it, and
     /// one for each key.
-    pub fn begin_upload(&self, hash: u128) -> Option<Upload> {
+    pub fn begin_upload(&self, hash: u128) -> Option<Leave> {
         let mut uploading = self.inner.uploading.lock();
         if uploading.len() >= self.inner.config.uploads || !uploading.insert(hash) {
             drop(uploading);
@@ -569,7 +579,7 @@ impl Durable {
             return None;
         }
         self.inner.queue.enter_other();
-        Some(Upload { inner: Arc::clone(&self.inner), hash })
+        Some(Leave { inner: Arc::clone(&self.inner), hash })
     }
 
     /// Writes the body that `reader` brings as the object of `head`. `None` when it did not come to its
@@ -577,20 +587,20 @@ impl Durable {
     /// until the head is on its way.
     pub async fn upload(
         &self,
-        upload: Upload,
+        leave: Leave,
         head: Arc<StoredHead>,
         reader: FillReader,
-    ) -> Option<(StoredApart, Upload)> {
+    ) -> Option<(StoredApart, Leave)> {
         let written = self.runtime.spawn(async move {
-            let inner = Arc::clone(&upload.inner);
+            let inner = Arc::clone(&leave.inner);
             let outcome = inner.upload(&head, reader).await;
             inner.metrics.durable_uploads.add_one();
             match outcome {
-                Ok(apart) if apart.is_some() => {
+                Ok(Some(apart)) => {
                     inner.metrics.durable(DurableOp::Put, DurableOutcome::Ok);
-                    apart.map(|apart| (apart, upload))
+                    Some((apart, leave))
                 }
-                Ok(_) => {
+                Ok(None) => {
                     inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
                     None
                 }
@@ -907,16 +917,8 @@ impl Inner {
     /// Writes an object, and then deletes the separate body that the one before it led to.
     async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
         let before = self.existing(name, &stored.key).await;
-        // An answer that took long is not newer for that; one from the future is a clock's mistake.
-        let is_newer = |head: &StoredHead| {
-            let is_later = head.response_time > stored.response_time && head.response_time <= self.purges.time();
-            is_later && !stored.is_whole_of(head)
-        };
-        // What is asked for in part says nothing against a whole.
-        let is_part_of_whole = |head: &StoredHead| {
-            stored.parts.is_some() && head.parts.is_none() && head.freshness.is_fresh(self.purges.time())
-        };
-        if let Some((_, body)) = before.as_ref().filter(|(head, _)| is_newer(head) || is_part_of_whole(head)) {
+        let now = self.purges.time();
+        if let Some((_, body)) = before.as_ref().filter(|(head, _)| head.outranks(stored, now)) {
             if *body != Some(stored.body_id) && stored.body_written.load(Ordering::Acquire) {
                 stored.body_written.store(false, Ordering::Release);
                 self.backend.delete(&self.names.body(stored.body_id)).await?;

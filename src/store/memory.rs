@@ -43,12 +43,12 @@ enum Entry {
 }
 
 /// What a response would displace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Displaced {
-    /// When it, or the newest of what it leads to, was received.
-    pub response_time: Timestamp,
-    /// Whether it is a response, and a whole one.
-    pub is_whole: bool,
+#[derive(Clone, Debug)]
+pub enum Displaced {
+    /// A response.
+    Response(Arc<StoredResponse>),
+    /// Variants, of which the newest was received then.
+    Variants(Timestamp),
 }
 
 /// What the tier has for a request.
@@ -241,19 +241,11 @@ impl Memory {
 
     /// What a response with `head` would displace.
     pub fn displaced(&self, head: &StoredHead) -> Option<Displaced> {
-        // A part that came later gives way to the whole that it is of.
-        let of = |stored: &StoredResponse| {
-            (!head.is_whole_of(&stored.head)).then_some(Displaced {
-                response_time: stored.head.response_time,
-                is_whole: stored.head.parts.is_none(),
-            })
-        };
         match (self.at(head), self.cache.get(&head.key.hash())) {
-            (Some(stored), _) => of(&stored),
-            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => of(&stored),
+            (Some(stored), _) => Some(Displaced::Response(stored)),
+            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
             (None, Some(Entry::Vary(record, newest))) if record.key == head.key && head.variant.is_none() => {
-                let response_time = Timestamp::from_millis(newest.load(Ordering::Acquire));
-                Some(Displaced { response_time, is_whole: false })
+                Some(Displaced::Variants(Timestamp::from_millis(newest.load(Ordering::Acquire))))
             }
             (None, _) => None,
         }

@@ -272,12 +272,13 @@ impl Store {
         self.memory.remove(&old.key, || ());
     }
 
-    /// Whether `old` gives way to `new` in its place. What is asked for in part says nothing against a
-    /// whole; and an answer that took long is not newer for that, unless the clock was wrong.
+    /// Whether `old` gives way to `new` in its place.
     fn gives_way(&self, old: &Displaced, new: &StoredHead) -> bool {
-        let is_part_of_whole = new.parts.is_some() && old.is_whole;
-        let is_newer = old.response_time > new.response_time && old.response_time <= self.clock.now();
-        !is_part_of_whole && !is_newer
+        let now = self.clock.now();
+        match old {
+            Displaced::Response(old) => !old.head.outranks(new, now),
+            Displaced::Variants(newest) => *newest <= new.response_time || *newest > now,
+        }
     }
 
     /// Whether a purge came that covers a response as it is: of its URL, or of a tag.

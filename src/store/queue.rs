@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::backend::BackendError;
+use crate::clock::Timestamp;
 use crate::rfc9111::key::CacheKey;
 use crate::stored::{StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 
@@ -160,14 +161,14 @@ impl Queue {
         record_of(self.pending.lock().get(&key.hash())?, key)
     }
 
-    /// Whether a response that was received after `stored` waits to be written in its place.
-    pub fn has_newer(&self, stored: &StoredHead) -> bool {
+    /// Whether a response waits to be written that `stored` would not take the place of.
+    pub fn outranks(&self, stored: &StoredHead, now: Timestamp) -> bool {
         let pending = self.pending.lock();
         pending.get(&stored.key.hash()).is_some_and(|pending| {
             pending.puts.iter().map(|(other, _)| other.head()).any(|other| {
                 other.key == stored.key
                     && (other.variant == stored.variant || stored.variant.is_none())
-                    && other.response_time > stored.response_time
+                    && other.outranks(stored, now)
             })
         })
     }

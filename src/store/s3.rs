@@ -249,11 +249,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the service may take to put the parts of an object together.
 const TO_COMPLETE: Duration = Duration::from_secs(600);
 
-/// How many parts are on their way at once.
+/// How many parts are on their way at once; with the one that is gathered, 32 MiB an upload.
 const PARTS_AT_ONCE: usize = 3;
-
-/// The most bytes that an upload holds.
-pub const UPLOAD_HOLDS: usize = PART * (PARTS_AT_ONCE + 1);
 
 /// An object that is written piece by piece. One of less than a part is written at once.
 #[derive(Debug)]

@@ -120,7 +120,7 @@ fn an_origin_that_refuses_connections_is_down_until_one_is_made() {
         assert_eq!(larder.get("/a", "").status(), 502);
     }
     assert_eq!(larder.metric("larder_origin_down "), 1);
-    assert_eq!(larder.metric("larder_origin_down_times"), 1);
+    assert_eq!(larder.metric("larder_origin_downs_total"), 1);
 }
 
 #[test]
