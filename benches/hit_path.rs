@@ -14,6 +14,7 @@ use larder::rfc9111::freshness::LifetimePolicy;
 use larder::rfc9111::key::{CacheKey, KeyParts, normal_authority};
 use larder::rfc9111::reuse;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
+use larder::rfc9111::tags::TagFields;
 use larder::store::memory::{Config, Memory};
 use larder::stored::encoding::{decode, encode_response};
 use larder::stored::{Body, NewHead, StoredHead, StoredResponse};
@@ -61,7 +62,9 @@ fn response(path: &str, vary: bool, body: usize) -> Arc<StoredResponse> {
         request_time: NOW,
         response_time: NOW,
         position: 0,
+        seen: Arc::default(),
         tags: Vec::new(),
+        hidden: &TagFields::default(),
         body_id: 0,
         body_written: Arc::default(),
     };

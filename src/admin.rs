@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,9 +19,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::proxy::{Proxy, PurgeError};
+use crate::proxy::{Proxy, PurgeError, What};
 use crate::server::{self, Listen, Sockets};
+use crate::store::index::Index;
 use crate::telemetry::Gauge;
+use crate::units::parse_duration;
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,9 @@ impl Default for Config {
         Self { listen: Some(Listen::Tcp("127.0.0.1:9090".into())), token: String::new() }
     }
 }
+
+/// The longest that a purge may have its answer delayed.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The largest request body that is read.
 const MAX_BODY: usize = 64 << 10;
@@ -133,6 +139,7 @@ impl Admin {
                 reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 reply
             }
+            _ if request.method().as_str() == "PURGE" => self.purge_by_method(&request).await,
             "/metrics" if is_get => self.metrics(),
             "/purge" if *request.method() == Method::POST => self.purge(request).await,
             "/healthz" | "/readyz" | "/metrics" | "/purge" => {
@@ -170,6 +177,7 @@ impl Admin {
         let (queued, queued_bytes) =
             fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::queue_depth);
         let gauge = |name, help, value| Gauge { name, help, value };
+        let index = |of: fn(&Index) -> u64| fetcher.store.durable().map_or(0, |durable| of(durable.index()));
         let text = self.proxy.metrics.render(&[
             gauge("larder_memory_objects", "Objects in the memory tier.", objects),
             gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
@@ -200,6 +208,28 @@ impl Admin {
                 fetcher.store.durable().map_or(0, crate::store::durable::Durable::uploads),
             ),
             gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
+            gauge(
+                "larder_durable_down",
+                "Whether the durable tier is known to be down.",
+                u64::from(fetcher.store.durable().is_some_and(crate::store::durable::Durable::is_down)),
+            ),
+            gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
+            gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
+            gauge(
+                "larder_index_loaded",
+                "Whether the index is complete, so that a miss asks the bucket for nothing.",
+                index(|index| u64::from(index.is_loaded())),
+            ),
+            gauge(
+                "larder_index_listed",
+                "Objects that the listing that fills the index has seen.",
+                index(Index::listed),
+            ),
+            gauge(
+                "larder_purge_position",
+                "The number of the last purge that this process knows of, its own and others'.",
+                fetcher.store.purges().position(),
+            ),
             gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
         ]);
         let mut reply = Response::new(Full::from(text));
@@ -210,12 +240,16 @@ impl Admin {
     }
 
     async fn purge(&self, request: Request<Incoming>) -> Reply {
+        let wait = match wait_of(request.uri().query()) {
+            Ok(wait) => wait,
+            Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
+        };
         let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
             Err(_) => return error(StatusCode::PAYLOAD_TOO_LARGE, "a purge is at most 64 KiB of JSON"),
         };
-        let purge: PurgeRequest = match serde_json::from_slice(&body) {
-            Ok(purge) => purge,
+        let asked: PurgeRequest = match serde_json::from_slice(&body) {
+            Ok(asked) => asked,
             Err(why) => {
                 return error(
                     StatusCode::BAD_REQUEST,
@@ -223,29 +257,87 @@ impl Admin {
                 );
             }
         };
-        let PurgeRequest { url: Some(url), prefix: None, tag: None, all: None, soft: None | Some(false) } = purge
-        else {
-            return error(StatusCode::BAD_REQUEST, "this version purges by \"url\", and nothing else");
+        let what = match &asked {
+            PurgeRequest { url: Some(url), prefix: None, tag: None, all: None | Some(false), .. } => What::Url(url),
+            PurgeRequest { url: None, prefix: Some(prefix), tag: None, all: None | Some(false), .. } => {
+                What::Prefix(prefix)
+            }
+            PurgeRequest { url: None, prefix: None, tag: Some(tag), all: None | Some(false), .. } => What::Tag(tag),
+            PurgeRequest { url: None, prefix: None, tag: None, all: Some(true), .. } => What::All,
+            _ => {
+                return error(
+                    StatusCode::BAD_REQUEST,
+                    "a purge has one of \"url\", \"prefix\", \"tag\" and \"all\": true",
+                );
+            }
         };
-        let Ok(uri) = url.parse::<Uri>() else {
-            return error(
-                StatusCode::BAD_REQUEST,
-                &format!("\"{url}\" is no URL; write it as clients see it: http://host/path"),
-            );
+        self.carry_out(what, asked.soft.unwrap_or(false), wait).await
+    }
+
+    /// `PURGE URL`, as other caches take it: the URL as the target, or a path and `Host`; with a star at its end,
+    /// what begins so. A path is of both schemes.
+    async fn purge_by_method(&self, request: &Request<Incoming>) -> Reply {
+        let is_soft = ["soft-purge", "fastly-soft-purge"]
+            .iter()
+            .any(|name| request.headers().get(*name).is_some_and(|value| value == "1" || value == "true"));
+        let uri = request.uri();
+        let urls = if uri.scheme().is_some() {
+            vec![uri.to_string()]
+        } else {
+            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            ["http", "https"].map(|scheme| format!("{scheme}://{host}{uri}")).to_vec()
         };
-        match self.proxy.purge(&uri).await {
-            Ok(()) => json_reply(StatusCode::OK, &json!({"purged": {"url": url}})),
-            Err(PurgeError::Url) => error(
-                StatusCode::BAD_REQUEST,
-                &format!("\"{url}\" is no absolute http or https URL; write it as clients see it: http://host/path"),
-            ),
-            Err(PurgeError::Durable(why)) => {
-                warn!("a purge did not reach the durable tier: {why}");
-                let text =
-                    format!("purged from memory, and not from the durable tier: {why}; purge again when it is back");
+        let mut reply = error(StatusCode::BAD_REQUEST, "nothing to purge");
+        for url in &urls {
+            let what = match url.strip_suffix('*') {
+                Some(prefix) => What::Prefix(prefix),
+                None => What::Url(url),
+            };
+            reply = self.carry_out(what, is_soft, Duration::ZERO).await;
+            if !reply.status().is_success() {
+                return reply;
+            }
+        }
+        reply
+    }
+
+    async fn carry_out(&self, what: What<'_>, is_soft: bool, wait: Duration) -> Reply {
+        match self.proxy.purge(what, is_soft).await {
+            Ok(()) => {
+                tokio::time::sleep(wait).await;
+                let purged = match what {
+                    What::Url(url) => json!({"url": url}),
+                    What::Prefix(prefix) => json!({"prefix": prefix}),
+                    What::Tag(tag) => json!({"tag": tag}),
+                    What::All => json!({"all": true}),
+                };
+                // Other processes look that often.
+                let durable = self.proxy.fetcher.store.durable();
+                let elsewhere = durable.map_or(0, |durable| durable.poll_interval().as_millis());
+                json_reply(
+                    StatusCode::OK,
+                    &json!({"purged": purged, "soft": is_soft, "elsewhere_within_ms": u64::try_from(elsewhere).unwrap_or(0) }),
+                )
+            }
+            Err(PurgeError::Unclear(sentence)) => error(StatusCode::BAD_REQUEST, &sentence),
+            Err(PurgeError::NotRecorded(why)) => {
+                warn!("a purge is not in the journal yet: {why}");
+                let text = format!(
+                    "purged here, and not yet where other processes see it: {why}; that is tried again until it succeeds, or this process ends"
+                );
                 error(StatusCode::BAD_GATEWAY, &text)
             }
         }
+    }
+}
+
+/// `?wait=`: how long after it is recorded a purge is answered.
+fn wait_of(query: Option<&str>) -> Result<Duration, String> {
+    let wait = query.into_iter().flat_map(|query| query.split('&')).find_map(|part| part.strip_prefix("wait="));
+    let Some(text) = wait else { return Ok(Duration::ZERO) };
+    match parse_duration(text) {
+        Some(wait) if wait <= MAX_WAIT => Ok(wait),
+        Some(_) | None => Err(format!("wait={text}: write a duration of at most 60s, such as 3s or 500ms")),
     }
 }
 

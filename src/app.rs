@@ -86,13 +86,20 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         .build()
         .map_err(StartError::Runtime)?;
     let metrics = Metrics::new(threads);
-    let purges = Arc::new(Purges::new(clock.clone()));
-    let opened = Durable::open(&config.durable, &config.cache.key_prefix, Arc::clone(&purges), Arc::clone(&metrics));
+    let purges = Arc::new(Purges::new(clock.clone(), fastrand::u64(1..)));
+    let memory = Arc::new(Memory::new(&config.memory));
+    let opened = Durable::open(
+        &config.durable,
+        &config.cache.key_prefix,
+        Arc::clone(&purges),
+        Arc::clone(&memory),
+        Arc::clone(&metrics),
+    );
     let durable = control.block_on(opened).map_err(StartError::Durable)?;
     // Bound last: nobody connects to a Larder that may not come up.
     let (sockets, addresses) = server::bind(&config.server.listen, threads).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?;
-    let store = Store::new(Memory::new(&config.memory), durable, purges, clock.clone());
+    let store = Store::new(memory, durable, purges, clock.clone());
     let fetcher = Fetcher {
         store,
         upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),

@@ -15,13 +15,15 @@ use toml::Value;
 
 use crate::rfc9111::key::{QueryRules, normal_authority};
 use crate::rfc9111::storage::SetCookie;
+use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
 use crate::rules::{Ranges, RequestDirectives, Rule};
 use crate::server::Listen;
 use crate::store::Durability;
 use crate::store::durable::Location;
 use crate::store::s3::S3Config;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, Prices};
+use crate::units::{format_size, parse_duration, parse_size};
 use crate::upstream::Address;
 use crate::{admin, rules, server, store, telemetry, upstream};
 
@@ -161,6 +163,10 @@ impl Config {
                     x_accel_expires: r.flag("cache.x_accel_expires", d.cache.targets.x_accel_expires),
                 },
                 remove_targets: r.flag("cache.remove_targets", d.cache.remove_targets),
+                tag_fields: TagFields {
+                    names: r.list("cache.tag_fields", &d.cache.tag_fields.names, field_name),
+                    are_shown: r.flag("cache.show_tag_fields", d.cache.tag_fields.are_shown),
+                },
                 stale_while_revalidate: r
                     .duration_or_zero("cache.stale_while_revalidate", d.cache.stale_while_revalidate),
                 stale_if_error: r.duration_or_zero("cache.stale_if_error", d.cache.stale_if_error),
@@ -220,6 +226,16 @@ fn read_durable(r: &mut Reader, d: &store::durable::Config) -> store::durable::C
         queue_bytes: r.size("durable.queue_bytes", d.queue_bytes, 1 << 10, 1 << 40),
         writers: r.int("durable.writers", d.writers, 1..=1024),
         drain_timeout: r.duration_or_zero("durable.drain_timeout", d.drain_timeout),
+        poll_interval: r.duration("durable.poll_interval", d.poll_interval),
+        announce_interval: r.duration("durable.announce_interval", d.announce_interval),
+        breaker_failures: u32_of(r.int("durable.breaker_failures", 5, 0..=1_000_000)),
+        breaker_pause: r.duration("durable.breaker_pause", d.breaker_pause),
+        after_hits: u8::try_from(r.int("durable.after_hits", usize::from(d.after_hits), 0..=255)).unwrap_or(1),
+        monthly_writes: u64::try_from(r.int("durable.monthly_writes", 0, 0..=1_000_000_000_000)).unwrap_or(0),
+        prices: Prices {
+            write: r.price("durable.price_write", d.prices.write),
+            read: r.price("durable.price_read", d.prices.read),
+        },
     }
 }
 
@@ -411,6 +427,20 @@ impl Reader {
         })
     }
 
+    /// What a million requests cost.
+    fn price(&mut self, key: &str, default: f64) -> f64 {
+        self.value(key, default, "is not a price of a million requests, such as 5.0", |given| {
+            #[expect(clippy::cast_precision_loss, reason = "a price")]
+            let number = match given {
+                Given::Typed(Value::Float(number)) => Some(*number),
+                Given::Typed(Value::Integer(number)) => Some(*number as f64),
+                Given::Text(text) => text.parse().ok(),
+                Given::Typed(_) => None,
+            };
+            number.filter(|price| (0.0..1e9).contains(price)).ok_or_else(String::new)
+        })
+    }
+
     fn duration(&mut self, key: &str, default: Duration) -> Duration {
         self.value(
             key,
@@ -501,50 +531,6 @@ fn u32_of(value: usize) -> u32 {
 
 fn usize_of(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
-}
-
-/// `250ms`, `30s`, `5m`, `1h`, `7d`: a whole number and a unit.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let (number, unit) = split_number(text)?;
-    let millis = match unit {
-        "ms" => number,
-        "s" => number.checked_mul(1000)?,
-        "m" => number.checked_mul(60_000)?,
-        "h" => number.checked_mul(3_600_000)?,
-        "d" => number.checked_mul(86_400_000)?,
-        _ => return None,
-    };
-    // A hundred years are long enough, and keep every sum of milliseconds within its integer.
-    (millis <= 100 * 366 * 86_400_000).then(|| Duration::from_millis(millis))
-}
-
-/// `512`, `512KiB`, `64MiB`, `2GiB`, `1TiB`: a whole number and a unit, bytes without one.
-fn parse_size(text: &str) -> Option<u64> {
-    let (number, unit) = split_number(text)?;
-    let shift = match unit {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return None,
-    };
-    number.checked_mul(1 << shift)
-}
-
-fn format_size(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes > 0 && bytes.is_multiple_of(1 << shift) {
-            return format!("{}{unit}", bytes >> shift);
-        }
-    }
-    bytes.to_string()
-}
-
-fn split_number(text: &str) -> Option<(u64, &str)> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
@@ -678,6 +664,10 @@ fn target(text: &str) -> Result<HeaderName, String> {
     } else {
         Err("is not a targeted field: their names end in -Cache-Control (RFC 9213)".into())
     }
+}
+
+fn field_name(text: &str) -> Result<HeaderName, String> {
+    text.parse().map_err(|_| "is not the name of a field".into())
 }
 
 fn tag(text: &str) -> Result<String, String> {

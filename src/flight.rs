@@ -172,6 +172,13 @@ impl Flights {
         self.shard(key).lock().remove(&key);
     }
 
+    /// The same for every key.
+    pub fn detach_all(&self) {
+        for shard in &self.shards {
+            shard.lock().clear();
+        }
+    }
+
     /// The number of flights that can be joined.
     pub fn under_way(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().values().map(Vec::len).sum::<usize>()).sum()

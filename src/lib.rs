@@ -27,4 +27,5 @@ pub mod store;
 pub mod stored;
 pub mod target;
 pub mod telemetry;
+pub mod units;
 pub mod upstream;

@@ -7,6 +7,7 @@ use crate::clock::Timestamp;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::{QueryRules, glob};
 use crate::rfc9111::storage::{SetCookie, StoragePolicy};
+use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
 use crate::store::Durability;
 use crate::stored::StoredHead;
@@ -35,6 +36,8 @@ pub struct Config {
     pub targets: Targets,
     /// Whether those are taken out of what clients see.
     pub remove_targets: bool,
+    /// The response fields that tags come in.
+    pub tag_fields: TagFields,
     /// `stale-while-revalidate` for responses that do not have it.
     pub stale_while_revalidate: Duration,
     /// `stale-if-error` for responses that do not have it.
@@ -59,6 +62,7 @@ impl Default for Config {
             collapse_limit: 4,
             targets: Targets::default(),
             remove_targets: false,
+            tag_fields: TagFields::default(),
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
             stale_if_unreachable: Duration::from_secs(3600),
@@ -186,6 +190,7 @@ impl Rules {
     /// Resolves `rules` against the defaults of `[cache]`.
     pub fn new(cache: &Config, rules: Vec<Rule>) -> Self {
         let targets = Arc::new(cache.targets.clone());
+        let tag_fields = Arc::new(cache.tag_fields.clone());
         let granted = |timeout: Duration| Some(timeout).filter(|timeout| !timeout.is_zero());
         let resolve = |rule: Rule| {
             let default_timeout = rule.timeout.or(granted(cache.default_timeout));
@@ -201,13 +206,18 @@ impl Rules {
             };
             Resolved {
                 pattern: unescape(&rule.path),
-                policy: Arc::new(StoragePolicy { set_cookie: cache.set_cookie, lifetimes }),
+                policy: Arc::new(StoragePolicy {
+                    set_cookie: cache.set_cookie,
+                    lifetimes,
+                    tag_fields: Arc::clone(&tag_fields),
+                }),
                 rule,
             }
         };
         let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, ..Rule::default() });
         let lifetimes = LifetimePolicy { targets: Arc::clone(&targets), ..LifetimePolicy::default() };
-        strictest.policy = Arc::new(StoragePolicy { set_cookie: cache.set_cookie, lifetimes });
+        strictest.policy =
+            Arc::new(StoragePolicy { set_cookie: cache.set_cookie, lifetimes, tag_fields: Arc::clone(&tag_fields) });
         Self { listed: rules.into_iter().map(resolve).collect(), fallback: resolve(Rule::default()), strictest }
     }
 

@@ -4,14 +4,17 @@
 //! back from bytes that were once written from one.
 
 pub mod encoding;
+pub mod seen;
+pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
+use self::seen::{Covered, Seen};
 use crate::clock::Timestamp;
 use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::Freshness;
@@ -19,6 +22,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{self, Parts, Piece};
 use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::storage::Storable;
+use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::vary::{self, Vary};
 
 /// Bodies are kept in pieces of at most this many bytes.
@@ -169,8 +173,11 @@ pub struct StoredHead {
     pub response_time: Timestamp,
     /// What time does to it.
     pub freshness: Freshness,
-    /// The purge position when its fetch began: only later purges cover it.
+    /// The purge position when its fetch began, or when it was read from the durable tier: only later
+    /// purges cover it. Positions are of one process.
     pub position: u64,
+    /// The same for other processes: the purges that this one knew of.
+    pub seen: Arc<Seen>,
     /// What it can be purged by, besides its URL.
     pub tags: Vec<String>,
     /// Names its body object in the durable tier, when the body is kept apart from the head.
@@ -188,6 +195,10 @@ pub struct Marks {
     pub is_durable: AtomicBool,
     /// When the origin last failed to validate it, in milliseconds, and how; 0: never.
     failed: AtomicI64,
+    /// Whether it goes to the durable tier once it was used often enough.
+    pub awaits_uses: AtomicBool,
+    /// The purge position up to which it is known that no purge covers it.
+    pub checked: AtomicU64,
 }
 
 impl Marks {
@@ -231,8 +242,12 @@ pub struct NewHead<'a> {
     pub response_time: Timestamp,
     /// See [`StoredHead::position`].
     pub position: u64,
+    /// See [`StoredHead::seen`].
+    pub seen: Arc<Seen>,
     /// See [`StoredHead::tags`].
     pub tags: Vec<String>,
+    /// The fields that are not kept, since clients do not see them.
+    pub hidden: &'a TagFields,
     /// See [`StoredHead::body_id`].
     pub body_id: u128,
     /// See [`StoredHead::body_written`].
@@ -251,11 +266,12 @@ impl StoredHead {
             variant,
             parts: storable.parts(),
             status: new.status,
-            fields: compact(new.fields),
+            fields: compact(new.fields, new.hidden),
             request_time: new.request_time,
             response_time: new.response_time,
             freshness: *storable.freshness(),
             position: new.position,
+            seen: new.seen,
             tags: new.tags,
             body_id: new.body_id,
             body_written: new.body_written,
@@ -304,6 +320,14 @@ impl StoredHead {
             (Some(_), None) if is_same() => false,
             (None, None) | (Some(_), _) => self.response_time > new.response_time && self.response_time <= now,
         }
+    }
+
+    /// Takes over what a purge left of it: all, nothing, or a stale response. Whether there is anything.
+    pub fn outlives(&mut self, covered: Covered) -> bool {
+        if let Covered::Softly(moment) = covered {
+            self.freshness.expire(moment);
+        }
+        covered != Covered::Wholly
     }
 
     /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would
@@ -451,13 +475,13 @@ impl VaryRecord {
 /// Copies the field values into one buffer of their own size. Values as they come from the
 /// network share the buffer that they were read into, which is many times larger. Trailers are not
 /// stored, and neither is what announces them.
-fn compact(fields: &HeaderMap) -> HeaderMap {
-    let text: Vec<u8> = stored_fields(fields).flat_map(|(_, value)| value.as_bytes()).copied().collect();
+fn compact(fields: &HeaderMap, hidden: &TagFields) -> HeaderMap {
+    let text: Vec<u8> = stored_fields(fields, hidden).flat_map(|(_, value)| value.as_bytes()).copied().collect();
     let text = Bytes::from(text);
     // With room for the two fields that every response gets besides.
     let mut compacted = HeaderMap::with_capacity(fields.keys_len() + 2);
     let mut at = 0;
-    for (name, value) in stored_fields(fields) {
+    for (name, value) in stored_fields(fields, hidden) {
         let end = at + value.len();
         // The bytes were a field value before.
         let copy = HeaderValue::from_maybe_shared(text.slice(at..end)).unwrap_or_else(|_| value.clone());
@@ -467,8 +491,11 @@ fn compact(fields: &HeaderMap) -> HeaderMap {
     compacted
 }
 
-fn stored_fields(fields: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    fields.iter().filter(|(name, _)| *name != http::header::TRAILER)
+fn stored_fields<'a>(
+    fields: &'a HeaderMap,
+    hidden: &TagFields,
+) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
+    fields.iter().filter(|(name, _)| *name != http::header::TRAILER && !hidden.hides(name))
 }
 
 #[cfg(test)]

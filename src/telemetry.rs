@@ -4,8 +4,8 @@
 //! no two threads write to one cache line; a scrape adds them up.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -145,6 +145,69 @@ pub enum DurableOutcome {
     Dropped,
 }
 
+/// What services charge requests by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestClass {
+    /// Reads an object.
+    Read,
+    /// Writes one, or a part of one.
+    Write,
+    /// Lists names.
+    List,
+    /// Deletes an object.
+    Delete,
+}
+
+/// What a million requests cost, in whatever currency.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prices {
+    /// Of writes and listings.
+    pub write: f64,
+    /// Of reads.
+    pub read: f64,
+}
+
+impl Eq for Prices {}
+
+impl Default for Prices {
+    fn default() -> Self {
+        Self { write: 5.0, read: 0.4 }
+    }
+}
+
+const CLASSES: [(RequestClass, &str); 4] = [
+    (RequestClass::Read, "read"),
+    (RequestClass::Write, "write"),
+    (RequestClass::List, "list"),
+    (RequestClass::Delete, "delete"),
+];
+
+/// Why the durable tier was not asked to do something, and a request saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// A read: the index knows that there is nothing.
+    Index,
+    /// A write: the response does not last.
+    MinLifetime,
+    /// A write: its rule says so.
+    Rule,
+    /// A write: it was not used often enough yet.
+    AfterHits,
+    /// A write: the month's budget is spent.
+    Budget,
+    /// Either: the tier is known to be down.
+    Breaker,
+}
+
+const SAVED: [(Saved, &str); 6] = [
+    (Saved::Index, "index"),
+    (Saved::MinLifetime, "min-lifetime"),
+    (Saved::Rule, "rule"),
+    (Saved::AfterHits, "after-hits"),
+    (Saved::Budget, "budget"),
+    (Saved::Breaker, "breaker"),
+];
+
 const OPS: [(DurableOp, &str); 3] = [(DurableOp::Get, "get"), (DurableOp::Put, "put"), (DurableOp::Delete, "delete")];
 const OUTCOMES: [(DurableOutcome, &str); 6] = [
     (DurableOutcome::Ok, "ok"),
@@ -205,6 +268,19 @@ pub struct Metrics {
     /// From sending a request to the origin's response head.
     pub origin_latency: Histogram,
     durable: [[Counter; OUTCOMES.len()]; OPS.len()],
+    requests: [Counter; CLASSES.len()],
+    prices: OnceLock<Prices>,
+    saved: [Counter; SAVED.len()],
+    /// Times that the durable tier became known to be down.
+    pub durable_downs: Counter,
+    /// Records that were read from the journal, and those that could not be.
+    pub journal_read: Counter,
+    /// Records of the journal that made no sense.
+    pub journal_unreadable: Counter,
+    /// Records that were written.
+    pub journal_written: Counter,
+    /// Snapshots that were written.
+    pub snapshots: Counter,
     /// From asking the durable tier to its answer.
     pub durable_latency: Histogram,
     /// Large bodies that were written, or tried to be, as they came in.
@@ -226,6 +302,14 @@ impl Metrics {
             origin_downs: Counter::default(),
             origin_latency: Histogram::default(),
             durable: Default::default(),
+            requests: Default::default(),
+            prices: OnceLock::new(),
+            saved: Default::default(),
+            durable_downs: Counter::default(),
+            journal_read: Counter::default(),
+            journal_unreadable: Counter::default(),
+            journal_written: Counter::default(),
+            snapshots: Counter::default(),
             durable_latency: Histogram::default(),
             durable_uploads: Counter::default(),
             invalidations: Counter::default(),
@@ -253,6 +337,51 @@ impl Metrics {
     /// Counts one operation of the durable tier.
     pub fn durable(&self, op: DurableOp, outcome: DurableOutcome) {
         self.durable[op as usize][outcome as usize].add_one();
+    }
+
+    /// Counts one request to the durable tier's service.
+    pub fn request(&self, class: RequestClass) {
+        self.requests[class as usize].add_one();
+    }
+
+    /// How many of a class there were.
+    pub fn requests(&self, class: RequestClass) -> u64 {
+        self.requests[class as usize].value()
+    }
+
+    /// Notes what requests cost.
+    pub fn set_prices(&self, prices: Prices) {
+        // The first word counts: there is one durable tier.
+        let _ = self.prices.set(prices);
+    }
+
+    /// What the requests so far cost.
+    #[expect(clippy::cast_precision_loss, reason = "a price")]
+    pub fn cost(&self) -> f64 {
+        let prices = self.prices.get().copied().unwrap_or_default();
+        let writes = self.requests(RequestClass::Write) + self.requests(RequestClass::List);
+        (writes as f64 * prices.write + self.requests(RequestClass::Read) as f64 * prices.read) / 1e6
+    }
+
+    /// In words, if there were any requests.
+    pub fn bill(&self) -> Option<String> {
+        let counts = CLASSES.map(|(class, word)| (self.requests(class), word));
+        if counts.iter().all(|(count, _)| *count == 0) {
+            return None;
+        }
+        let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+        let asked = list(&mut counts.iter().map(|(count, word)| format!("{count} {word}")));
+        let saved = list(&mut SAVED.iter().filter_map(|(why, word)| {
+            let count = self.saved[*why as usize].value();
+            (count > 0).then(|| format!("{count} by {word}"))
+        }));
+        let saved = if saved.is_empty() { "nothing".into() } else { saved };
+        Some(format!("{asked}; cost {:.4}; saved: {saved}", self.cost()))
+    }
+
+    /// Counts a request that was not made.
+    pub fn saved(&self, why: Saved) {
+        self.saved[why as usize].add_one();
     }
 
     /// Writes every counter as Prometheus text. `gauges` are the numbers that others keep.
@@ -304,6 +433,23 @@ impl Metrics {
                 self.invalidations.value(),
             ),
             ("larder_purges_total", "Purges taken by the admin listener.", self.purges.value()),
+            (
+                "larder_durable_downs_total",
+                "Times that the durable tier became known to be down.",
+                self.durable_downs.value(),
+            ),
+            (
+                "larder_journal_read_total",
+                "Records of other processes read from the journal.",
+                self.journal_read.value(),
+            ),
+            (
+                "larder_journal_unreadable_total",
+                "Records of the journal that made no sense.",
+                self.journal_unreadable.value(),
+            ),
+            ("larder_journal_written_total", "Records written to the journal.", self.journal_written.value()),
+            ("larder_snapshots_total", "Snapshots of index and purges written.", self.snapshots.value()),
         ] {
             header(&mut out, name, "counter", help);
             let _ = writeln!(out, "{name} {value}");
@@ -320,8 +466,18 @@ impl Metrics {
             "From sending a request to the origin's response head.",
         );
         self.origin_latency.write(&mut out, "larder_origin_latency_seconds");
+        self.render_durable(&mut out);
+        for gauge in gauges {
+            header(&mut out, gauge.name, "gauge", gauge.help);
+            let _ = writeln!(out, "{} {}", gauge.name, gauge.value);
+        }
+        out
+    }
+
+    /// What is counted of the durable tier.
+    fn render_durable(&self, out: &mut String) {
         header(
-            &mut out,
+            out,
             "larder_durable_operations_total",
             "counter",
             "Operations of the durable tier, by kind and outcome.",
@@ -332,18 +488,29 @@ impl Metrics {
                 let _ = writeln!(out, "larder_durable_operations_total{{op=\"{op_word}\",outcome=\"{word}\"}} {value}");
             }
         }
+        header(out, "larder_durable_requests_total", "counter", "Requests to the bucket, by what they are charged as.");
+        for (class, word) in CLASSES {
+            let _ = writeln!(out, "larder_durable_requests_total{{class=\"{word}\"}} {}", self.requests(class));
+        }
+        header(out, "larder_durable_cost_total", "counter", "What those cost, at the configured prices.");
+        let _ = writeln!(out, "larder_durable_cost_total {:.6}", self.cost());
         header(
-            &mut out,
+            out,
+            "larder_durable_saved_total",
+            "counter",
+            "Reads and writes of the durable tier that were not made, and why.",
+        );
+        for (why, word) in SAVED {
+            let value = self.saved[why as usize].value();
+            let _ = writeln!(out, "larder_durable_saved_total{{why=\"{word}\"}} {value}");
+        }
+        header(
+            out,
             "larder_durable_latency_seconds",
             "histogram",
             "From asking the durable tier for an object to its answer.",
         );
-        self.durable_latency.write(&mut out, "larder_durable_latency_seconds");
-        for gauge in gauges {
-            header(&mut out, gauge.name, "gauge", gauge.help);
-            let _ = writeln!(out, "{} {}", gauge.name, gauge.value);
-        }
-        out
+        self.durable_latency.write(out, "larder_durable_latency_seconds");
     }
 }
 

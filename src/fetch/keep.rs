@@ -18,9 +18,11 @@ use crate::fill::FillWriter;
 use crate::flight::{Landing, Outcome, Shared, SharedBody, Source};
 use crate::passes::Pass;
 use crate::rfc9111::freshness::Freshness;
+use crate::rfc9111::groups;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
+use crate::rfc9111::tags::{MAX_TAGS, TooManyTags};
 use crate::rfc9111::targeted::governing;
 use crate::rfc9111::validation::{self, HeadOutcome};
 use crate::store::Durability;
@@ -106,22 +108,37 @@ impl Fetcher {
             if answer.extensions().get::<EndsWithConnection>().is_some() {
                 return Err(NotStorable::Unframed);
             }
+            let tags = plan.tags_of(answer.headers()).map_err(|TooManyTags| NotStorable::Tags)?;
             // A part of what memory does not take would stand in the way of the whole.
             let is_of_large = storable.part().is_some_and(|part| part.complete > self.memory.max_object_size);
             if is_of_large && self.store.durable().is_some() {
                 return Err(NotStorable::TooLarge);
             }
             let len = answer.body().size_hint().exact();
-            let fits = len.is_none_or(|len| len <= self.largest(plan, &storable));
-            if fits { Ok(storable) } else { Err(NotStorable::TooLarge) }
+            // What fits into memory has no need of the durable tier.
+            let in_memory = self.memory.max_object_size;
+            let largest = match len {
+                Some(len) if len <= in_memory => in_memory,
+                Some(len) if len > self.largest(plan, &storable) => in_memory,
+                // Asked once it is known that only the durable tier takes it, since it counts uses.
+                Some(_) if !self.store.admits_large(plan.exact.hash()) => in_memory,
+                Some(_) | None => self.largest(plan, &storable),
+            };
+            if len.is_none_or(|len| len <= largest) {
+                Ok((storable, tags, largest))
+            } else {
+                Err(NotStorable::TooLarge)
+            }
         });
         match verdict {
-            Ok(storable) if storable.part().is_some() => {
-                let head = self.new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
+            Ok((storable, tags, _)) if storable.part().is_some() => {
+                let new = (answer.status(), answer.headers(), tags);
+                let head = self.new_head(plan, &storable, new, &exchange, position);
                 (self.keep_part(plan, head, answer.into_body()), landing)
             }
-            Ok(storable) => {
-                let head = self.new_head(plan, &storable, answer.status(), answer.headers(), &exchange, position);
+            Ok((storable, tags, largest)) => {
+                let new = (answer.status(), answer.headers(), tags);
+                let head = self.new_head(plan, &storable, new, &exchange, position);
                 let collapses = head.freshness.is_reusable_as_it_is(response_time);
                 if collapses {
                     self.passes.forget(plan.key.hash());
@@ -129,11 +146,7 @@ impl Fetcher {
                     // Each request needs a validation of its own, so there is nothing to wait for.
                     self.passes.remember(plan.key.hash(), Pass::EachValidates, response_time);
                 }
-                // What fits into memory has no need of it.
-                let may_be_large =
-                    answer.body().size_hint().exact().is_none_or(|len| len > self.memory.max_object_size);
-                let is_taken = may_be_large && self.largest(plan, &storable) > self.memory.max_object_size;
-                let large = is_taken.then(|| plan.place());
+                let large = (largest > self.memory.max_object_size).then(|| plan.place());
                 (self.keep(plan, head, answer.into_body().into(), None, landing, large), None)
             }
             Err(_) if plan.method == Method::HEAD => {
@@ -183,7 +196,8 @@ impl Fetcher {
     }
 
     /// Has a body that outgrows memory written to the durable tier, as one of its fill's readers.
-    fn keep_large(self: &Arc<Self>, writer: &mut FillWriter, head: &Arc<StoredHead>, place: Place) {
+    /// `is_admitted`: it is known to be worth it.
+    fn keep_large(self: &Arc<Self>, writer: &mut FillWriter, head: &Arc<StoredHead>, place: Place, is_admitted: bool) {
         let Some(durable) = self.store.durable() else { return };
         if head.key != place.exact {
             return;
@@ -191,6 +205,9 @@ impl Fetcher {
         let (this, head) = (Arc::clone(self), Arc::clone(head));
         writer.on_overflow(durable.min_upload_rate(), move |reader| {
             let Some(durable) = this.store.durable() else { return };
+            if !(is_admitted || this.store.admits_large(head.key.hash())) {
+                return;
+            }
             let Some(leave) = durable.begin_upload(head.key.hash()) else { return };
             let fetcher = Arc::clone(&this);
             this.tasks.spawn(async move {
@@ -218,8 +235,7 @@ impl Fetcher {
         &self,
         plan: &Plan,
         storable: &Storable,
-        status: StatusCode,
-        response: &HeaderMap,
+        (status, response, mut tags): (StatusCode, &HeaderMap, Vec<String>),
         exchange: &Exchange<'_>,
         position: u64,
     ) -> StoredHead {
@@ -228,6 +244,9 @@ impl Fetcher {
             // A purge of another of the path's URLs did not know yet that it was one of this response's.
             .filter(|(_, is_new)| !is_new || !self.store.is_any_purged(position))
             .map(|(key, _)| key);
+        if searched.is_some() {
+            tags.extend(plan.exact.parts().map(groups::of_searched));
+        }
         let new = NewHead {
             key: searched.as_ref().unwrap_or(&plan.exact),
             request: &plan.client_fields,
@@ -236,7 +255,9 @@ impl Fetcher {
             request_time: exchange.request_time,
             response_time: exchange.response_time,
             position,
-            tags: plan.tags_of(response),
+            seen: self.store.purges().seen(),
+            tags,
+            hidden: &plan.policy.tag_fields,
             body_id: memory::random_u128(),
             body_written: Arc::new(AtomicBool::new(false)),
         };
@@ -301,11 +322,13 @@ impl Fetcher {
         large: Option<Place>,
         keep: impl FnOnce(Arc<StoredHead>, Body) + Send + 'static,
     ) -> Fetched {
-        let mut writer = self.start_fill(body.len());
+        let len = body.len();
+        let mut writer = self.start_fill(len);
         let reader = writer.fill().reader();
         let head = Arc::new(head);
         if let Some(place) = large {
-            self.keep_large(&mut writer, &head, place);
+            let is_admitted = len.is_some_and(|len| len > self.memory.max_object_size);
+            self.keep_large(&mut writer, &head, place, is_admitted);
         }
         let filling = SharedBody::Filling(Arc::clone(writer.fill()));
         let shared = Arc::new(Shared { head: Arc::clone(&head), body: filling, source });
@@ -385,7 +408,9 @@ impl Fetcher {
             response_time: new.head.response_time,
         };
         let storable = storable(&exchange, &plan.policy).ok()?;
-        let mut head = self.new_head(plan, &storable, StatusCode::OK, &fields, &exchange, new.head.position);
+        let tags = all_tags(plan, &new.head.fields, &new.head.tags, base.map(|base| &base.head.tags[..])).ok()?;
+        let all = (StatusCode::OK, &fields, tags);
+        let mut head = self.new_head(plan, &storable, all, &exchange, new.head.position);
         if !parts.is_complete() {
             head.status = StatusCode::PARTIAL_CONTENT;
             head.parts = Some(parts);
@@ -430,7 +455,8 @@ impl Fetcher {
             response_time,
         };
         let Ok(storable) = storable(&exchange, &plan.policy) else { return Err(landing) };
-        let head = self.new_head(plan, &storable, StatusCode::OK, &fields, &exchange, position);
+        let Ok(tags) = all_tags(plan, answer.headers(), &stored.head.tags, None) else { return Err(landing) };
+        let head = self.new_head(plan, &storable, (StatusCode::OK, &fields, tags), &exchange, position);
         let mut body = Incoming::from(answer.into_body());
         body.len = Some(end - first);
         stored.body.cut(0, first, &mut body.before);
@@ -556,8 +582,10 @@ impl Fetcher {
         };
         let forbidden = storage::forbids(&newer, &plan.policy, response_time);
         let may_be_stored = if forbidden { Err(NotStorable::Private) } else { storable(&exchange, &plan.policy) };
-        let verdict = may_be_stored.map(|storable| {
-            let mut head = self.new_head(plan, &storable, stored.head.status, &fields, &exchange, position);
+        let verdict = may_be_stored.and_then(|storable| {
+            let tags = all_tags(plan, &newer, &stored.head.tags, None).map_err(|TooManyTags| NotStorable::Tags)?;
+            let new = (stored.head.status, &fields, tags);
+            let mut head = self.new_head(plan, &storable, new, &exchange, position);
             head.parts.clone_from(&stored.head.parts);
             // A body that came inline from the durable tier has no object of its own yet.
             // Another variant's object may be deleted with its body: each has its own.
@@ -567,7 +595,7 @@ impl Fetcher {
             }
             let fresh = Arc::new(StoredResponse { head: Arc::new(head), body: stored.body.clone() });
             let kept = self.insert(&plan.place(), &fresh);
-            (fresh, kept)
+            Ok((fresh, kept))
         });
         Updated { verdict, fields, cookies }
     }
@@ -586,6 +614,22 @@ fn may_be_shared(plan: &Plan, answer: &HeaderMap, request_time: Timestamp, respo
     };
     // That it could not serve anyone by itself is no matter.
     matches!(storable(&exchange, &plan.policy), Ok(_) | Err(NotStorable::NothingToReuse))
+}
+
+/// The tags of a response made of others: it is purged with each of them.
+fn all_tags(
+    plan: &Plan,
+    newer: &HeaderMap,
+    older: &[String],
+    others: Option<&[String]>,
+) -> Result<Vec<String>, TooManyTags> {
+    let mut tags = plan.tags_of(newer)?;
+    for tag in older.iter().chain(others.unwrap_or_default()) {
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
+    }
+    if tags.len() > MAX_TAGS { Err(TooManyTags) } else { Ok(tags) }
 }
 
 /// Parts of at most this many bytes are put together whatever comes.

@@ -31,6 +31,7 @@ use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{self, Failure, Reuse};
 use crate::rfc9111::storage::{NotStorable, StoragePolicy};
+use crate::rfc9111::tags::TooManyTags;
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields, partial};
 use crate::rules::Ranges;
@@ -112,14 +113,17 @@ impl Plan {
             }
     }
 
-    /// What a response to the plan can be purged by, besides its URL.
-    pub fn tags_of(&self, response: &HeaderMap) -> Vec<String> {
+    /// What a response to the plan can be purged by, besides its URL: what its rule and its own fields say,
+    /// and the groups that it is in, both by their names and as groups of their origin.
+    pub fn tags_of(&self, response: &HeaderMap) -> Result<Vec<String>, TooManyTags> {
         let mut tags = self.tags.clone();
+        let groups = groups::listed(response, &groups::CACHE_GROUPS);
         if let Some(parts) = self.exact.parts() {
-            let listed = groups::listed(response, &groups::CACHE_GROUPS);
-            tags.extend(listed.iter().map(|group| groups::tag(parts.prefix, parts.scheme, parts.authority, group)));
+            tags.extend(groups.iter().map(|group| groups::tag(parts.prefix, parts.scheme, parts.authority, group)));
         }
-        tags
+        tags.extend(groups);
+        self.policy.tag_fields.add(response, &mut tags)?;
+        Ok(tags)
     }
 
     /// The stored response that a new one takes the place of, as far as is known.

@@ -1,11 +1,10 @@
 //! Requests that no stored response may answer: passed on, and what they changed is forgotten.
-//! Purges forget in the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
@@ -19,9 +18,8 @@ use crate::respond::{Answer, Asked, add_age, failed, refuse_body, refused, unava
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
-use crate::rfc9111::key::{CacheKey, normal_authority};
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::targeted::governing;
-use crate::store::backend::BackendError;
 use crate::target::{Target, origin_form};
 use crate::upstream::{Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
@@ -75,7 +73,9 @@ impl Proxy {
         {
             let asked = Request::from_parts(parts, ());
             let plan = self.plan(caller, target, &asked, self.directives(asked.headers()), fwd);
-            if !self.fetcher.store.are_purged(&plan.tags_of(response.headers()), position) {
+            if let Ok(tags) = plan.tags_of(response.headers())
+                && !self.fetcher.store.are_purged(&tags, position)
+            {
                 let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, own, None);
                 return self.answer_fetched(Asked::of(&asked), fetched);
             }
@@ -174,30 +174,11 @@ impl Proxy {
 
     /// Forgets what is stored for a URL together with others. To be done after the URL's own key is
     /// purged: what is learnt of its queries from then on was fetched before, and is not kept.
-    fn forget_searched(&self, key: &CacheKey) {
+    pub(super) fn forget_searched(&self, key: &CacheKey) {
         if let Some(searched) = self.fetcher.searches.key(key) {
             self.fetcher.store.forget(&searched);
             self.fetcher.flights.detach(searched.hash());
         }
-    }
-
-    /// Forgets everything stored for a URL, in both tiers, before it returns.
-    pub async fn purge(&self, url: &Uri) -> Result<(), PurgeError> {
-        let scheme = match url.scheme_str() {
-            Some("https") => "https",
-            Some("http") => "http",
-            Some(_) | None => return Err(PurgeError::Url),
-        };
-        let authority = url.authority().and_then(|authority| normal_authority(authority.as_str(), scheme));
-        let authority = authority.ok_or(PurgeError::Url)?;
-        let path = if url.path().is_empty() { "/" } else { url.path() };
-        let key = self.keys.key(scheme, &authority, path, url.query());
-        self.metrics.purges.add_one();
-        // In force in this process before the durable tier is waited for.
-        let purged = self.fetcher.store.purge(&key);
-        self.fetcher.flights.detach(key.hash());
-        self.forget_searched(&key);
-        purged.await.map_err(PurgeError::Durable)
     }
 
     /// Passes a request to change protocols on, and ties the two connections together.
@@ -237,13 +218,4 @@ impl Proxy {
         });
         (status, add_age(response.map(|_: UpstreamBody| ResponseBody::empty())))
     }
-}
-
-/// Why a purge was not done.
-#[derive(Debug)]
-pub enum PurgeError {
-    /// It is no absolute URL.
-    Url,
-    /// It is forgotten in memory, and may still be in the durable tier.
-    Durable(BackendError),
 }

@@ -2,9 +2,10 @@
 //! (`share`); what no stored response may answer is passed on (`forward`).
 
 mod forward;
+mod purge;
 mod share;
 
-pub use self::forward::PurgeError;
+pub use self::purge::{PurgeError, What};
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::interim::{Interim, Outlet};
 use crate::passes::Pass;
 use crate::request_body::Limits;
 use crate::respond::{Answer, Asked, hit, not_cached, overloaded, refused};
-use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd, Tier};
+use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd, Handling, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
@@ -73,6 +74,10 @@ impl Proxy {
             Err(refusal) => refused(&refusal),
         };
         worker.record(&status);
+        if status.handling != Handling::Hit {
+            // What is stored has none.
+            self.cache.tag_fields.remove(response.headers_mut());
+        }
         if self.cache.remove_targets {
             for name in self.cache.targets.names() {
                 response.headers_mut().remove(name);

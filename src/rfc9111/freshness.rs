@@ -133,6 +133,13 @@ impl Freshness {
         self.remaining(now) > 0
     }
 
+    /// Makes the response stale from `moment` on, if it is not stale already, with no leave to be reused
+    /// before it is validated, but for an origin that fails.
+    pub fn expire(&mut self, moment: Timestamp) {
+        self.lifetime = self.lifetime.min(self.current_age(moment));
+        self.stale_while_revalidate = 0;
+    }
+
     /// Whether a request that says nothing of its own is answered without waiting for a validation.
     pub fn is_reusable_as_it_is(&self, now: Timestamp) -> bool {
         let staleness = self.remaining(now).saturating_neg();

@@ -22,6 +22,7 @@ pub mod reuse;
 pub mod search;
 pub mod storage;
 pub mod structured;
+pub mod tags;
 pub mod targeted;
 pub mod validation;
 pub mod vary;

@@ -3,12 +3,15 @@
 //! [`storable`] is the only way to a [`Storable`], and a `Storable` is the only thing that becomes
 //! a stored response: no tier can hold what did not pass here.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 
 use super::directives::{CacheControl, Delta};
 use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource};
 use super::partial::{Part, Parts};
+use super::tags::TagFields;
 use super::targeted::{Governing, governing};
 use super::vary::Vary;
 use crate::clock::Timestamp;
@@ -33,6 +36,8 @@ pub struct StoragePolicy {
     pub set_cookie: SetCookie,
     /// Lifetimes that the configuration grants.
     pub lifetimes: LifetimePolicy,
+    /// Where tags come from.
+    pub tag_fields: Arc<TagFields>,
 }
 
 /// Why a response is not stored.
@@ -61,6 +66,8 @@ pub enum NotStorable {
     NothingToReuse,
     /// The body is larger than a tier takes.
     TooLarge,
+    /// It has more tags than can be kept, and could not be purged by all of them.
+    Tags,
     /// The body ends with its connection: no one can tell its end from a broken one (§3.3).
     Unframed,
 }
@@ -78,6 +85,7 @@ impl NotStorable {
             | Self::Vary
             | Self::NothingToReuse
             | Self::TooLarge
+            | Self::Tags
             | Self::Unframed => true,
         }
     }
@@ -276,7 +284,7 @@ mod tests {
             request_time: NOW,
             response_time: NOW,
         };
-        storable(&exchange, &StoragePolicy { set_cookie, lifetimes: LifetimePolicy::default() })
+        storable(&exchange, &StoragePolicy { set_cookie, ..StoragePolicy::default() })
     }
 
     #[test]

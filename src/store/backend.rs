@@ -5,6 +5,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::clock::Timestamp;
+
 use super::file::{FilePieces, FileStore, FileUpload};
 use super::s3::{S3Pieces, S3Store, S3Upload};
 
@@ -15,6 +17,27 @@ pub enum Backend {
     File(FileStore),
     /// A bucket.
     S3(S3Store),
+    /// A place in memory, whose faults a test decides on.
+    #[cfg(test)]
+    Simulated(std::sync::Arc<super::simulated::Simulated>),
+}
+
+/// What a listing says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// When it was written, by the clock of the place.
+    pub modified: Timestamp,
+}
+
+/// A part of a listing, in the order of the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// What it lists.
+    pub listed: Vec<Listed>,
+    /// Whether there is nothing after it.
+    pub is_last: bool,
 }
 
 /// An operation failed. The caller counts it and goes on without the durable tier.
@@ -47,6 +70,8 @@ impl Backend {
         match self {
             Self::File(store) => store.check().await,
             Self::S3(store) => store.check().await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.check().await,
         }
     }
 
@@ -55,6 +80,8 @@ impl Backend {
         match self {
             Self::File(store) => store.get(name, limit).await,
             Self::S3(store) => store.get(name, limit).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.get(name, limit).await,
         }
     }
 
@@ -64,6 +91,8 @@ impl Backend {
         match self {
             Self::File(store) => store.read(name, len).await,
             Self::S3(store) => store.read(name, len).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.read(name, len).await,
         }
     }
 
@@ -73,6 +102,48 @@ impl Backend {
         match self {
             Self::File(store) => store.read_range(name, first, end).await,
             Self::S3(store) => store.read_range(name, first, end).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.read_range(name, first, end).await,
+        }
+    }
+
+    /// The objects whose names begin with `prefix`, which ends in a slash, and come after `after`: the first
+    /// thousand or so.
+    pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
+        match self {
+            Self::File(store) => store.list(prefix, after).await,
+            Self::S3(store) => store.list(prefix, after).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.list(prefix, after).await,
+        }
+    }
+
+    /// All of them; an error when one page can't be had.
+    pub async fn list_all(&self, prefix: &str, after: &str) -> Result<Vec<Listed>, BackendError> {
+        let mut all: Vec<Listed> = Vec::new();
+        loop {
+            let last = all.last().map_or(after, |listed| &listed.name);
+            let page = self.list(prefix, last).await?;
+            let is_last = page.is_last || page.listed.is_empty();
+            all.extend(page.listed);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Whether it is on this machine: quick, and free of charge.
+    pub fn is_near(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    /// How far the clock of the place is ahead of this machine's, in milliseconds, as far as it said.
+    pub fn clock_offset(&self) -> i64 {
+        match self {
+            Self::S3(store) => store.clock_offset(),
+            Self::File(_) => 0,
+            #[cfg(test)]
+            Self::Simulated(_) => 0,
         }
     }
 
@@ -81,6 +152,8 @@ impl Backend {
         match self {
             Self::File(store) => store.begin(name).await.map(Upload::File),
             Self::S3(store) => Ok(Upload::S3(store.begin(name))),
+            #[cfg(test)]
+            Self::Simulated(_) => Err(BackendError(format!("{name}: large bodies are not simulated"))),
         }
     }
 
@@ -89,6 +162,8 @@ impl Backend {
         match self {
             Self::File(store) => store.put(name, pieces).await,
             Self::S3(store) => store.put(name, pieces).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.put(name, pieces).await,
         }
     }
 
@@ -97,6 +172,8 @@ impl Backend {
         match self {
             Self::File(store) => store.delete(name).await,
             Self::S3(store) => store.delete(name).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.delete(name).await,
         }
     }
 }
@@ -135,6 +212,9 @@ pub enum Pieces {
     File(FilePieces),
     /// From a bucket.
     S3(S3Pieces),
+    /// From memory.
+    #[cfg(test)]
+    Simulated(Option<Bytes>),
 }
 
 impl Pieces {
@@ -143,6 +223,8 @@ impl Pieces {
         match self {
             Self::File(pieces) => pieces.next().await,
             Self::S3(pieces) => pieces.next().await,
+            #[cfg(test)]
+            Self::Simulated(pieces) => Ok(pieces.take()),
         }
     }
 }

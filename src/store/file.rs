@@ -8,7 +8,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-use super::backend::{BackendError, CheckFailure, Pieces};
+use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
+use crate::clock::Timestamp;
 
 /// How much is read from a file at a time.
 const PIECE: usize = 256 * 1024;
@@ -124,6 +125,23 @@ impl FileStore {
         let _ = std::fs::rename(self.path(name), self.path(&format!("{name}.gone")));
     }
 
+    /// The objects in the directory `prefix` and below it whose names come after `after`.
+    pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
+        let (root, prefix, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
+        let name = prefix.clone();
+        let listing = tokio::task::spawn_blocking(move || {
+            let mut listed = Vec::new();
+            walk(&root, &prefix, &mut listed)?;
+            listed.retain(|listed| listed.name > after);
+            listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            io::Result::Ok(Page { listed, is_last: true })
+        });
+        match listing.await {
+            Ok(listing) => listing.map_err(|error| fault(&name, &error)),
+            Err(_) => Err(BackendError(format!("{name}: the listing was given up"))),
+        }
+    }
+
     /// The object `name` and all whose names continue it with a dot.
     pub async fn family(&self, name: &str) -> Result<Vec<String>, BackendError> {
         let (directory, stem) = name.rsplit_once('/').unwrap_or(("", name));
@@ -149,6 +167,35 @@ impl FileStore {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// Lists the files below `directory`, a path with a slash at its end, but for those that are being written.
+fn walk(root: &Path, directory: &str, listed: &mut Vec<Listed>) -> io::Result<()> {
+    let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let entries = match std::fs::read_dir(root.join(directory)) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        // No name of ours is anything else.
+        let Ok(file_name) = entry.file_name().into_string() else { continue };
+        if file_name.starts_with('.') {
+            continue;
+        }
+        let name = format!("{directory}{file_name}");
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => walk(root, &format!("{name}/"), listed)?,
+            Ok(metadata) => listed.push(Listed {
+                name,
+                modified: metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from),
+            }),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A new file, in a directory that may have to be made.

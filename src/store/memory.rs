@@ -254,11 +254,32 @@ impl Memory {
     /// Forgets everything kept for `key`, all variants, and calls `note` in the same moment, as far
     /// as others can tell who take the lock. Variants are not looked for one by one: without their
     /// record nothing leads to them, and they are evicted in their turn.
-    pub fn remove<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> T {
-        let _lock = self.lock(key.hash());
+    ///
+    /// Another key with the same hash goes with it.
+    pub fn remove<T>(&self, hash: u128, note: impl FnOnce() -> T) -> T {
+        let _lock = self.lock(hash);
         let noted = note();
-        self.cache.remove(&key.hash());
+        self.cache.remove(&hash);
         noted
+    }
+
+    /// Puts `new` where `old` is, if it still is.
+    pub fn replace(&self, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) {
+        let hash = old.head.key.hash();
+        let _lock = self.lock(hash);
+        let slot = match (&old.head.variant, self.cache.get(&hash)) {
+            (Some(variant), Some(Entry::Vary(record, _))) => record.variant_hash(&variant.selector),
+            (Some(_), _) => return,
+            (None, _) => hash,
+        };
+        if matches!(self.cache.get(&slot), Some(Entry::Response(current)) if Arc::ptr_eq(&current, old)) {
+            self.put(slot, Entry::Response(new));
+        }
+    }
+
+    /// Whether anything is kept under the hash of a key.
+    pub fn holds(&self, hash: u128) -> bool {
+        self.cache.contains_key(&hash)
     }
 
     /// The record of the key's variants, and what `note` says in the same moment.
@@ -355,6 +376,7 @@ mod tests {
     use super::*;
     use crate::rfc9111::key::KeyParts;
     use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
+    use crate::rfc9111::tags::TagFields;
     use crate::stored::{Body, NewHead};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -386,7 +408,9 @@ mod tests {
             request_time: NOW,
             response_time: NOW,
             position: 0,
+            seen: Arc::default(),
             tags: Vec::new(),
+            hidden: &TagFields::default(),
             body_id: 0,
             body_written: Arc::default(),
         };
@@ -414,7 +438,7 @@ mod tests {
         assert_eq!(body_of(&memory, "/a", &de), Some(Bytes::from_static(b"deutsch")));
         assert!(matches!(memory.lookup(&key("/a"), &fr), Lookup::OtherVariants(_)));
         assert!(matches!(memory.lookup(&key("/b"), &en), Lookup::Nothing));
-        memory.remove(&key("/a"), || ());
+        memory.remove(key("/a").hash(), || ());
         memory.insert(&stored("/a", "accept-language", &fr, "français"), &|| None, &|| true);
         assert_eq!(body_of(&memory, "/a", &en), None, "removed variants stay removed under a new record");
         assert_eq!(body_of(&memory, "/a", &fr), Some(Bytes::from_static("français".as_bytes())));

@@ -1,34 +1,50 @@
 //! Where responses are kept: memory first, the durable tier behind it, and the purges that both
 //! obey.
 
+pub mod admission;
 pub mod backend;
 pub mod durable;
 pub mod file;
+pub mod index;
+pub mod journal;
 pub mod memory;
+pub mod names;
 pub mod purge;
 pub mod queue;
 pub mod s3;
-pub mod tags;
+#[cfg(test)]
+mod simulated;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::HeaderMap;
 
+use self::admission::Verdict;
 use self::backend::BackendError;
 use self::durable::{Durable, Found, Opening};
+use self::journal::Urgency;
 use self::memory::{Displaced, Kept, Lookup, Memory};
-use self::purge::Purges;
+use self::purge::{Made, Purge, Purges, Target};
 use crate::clock::Clock;
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
+use crate::stored::seen::Covered;
 use crate::stored::{StoredApart, StoredHead, StoredResponse, VaryRecord};
+use crate::telemetry::Saved;
+
+/// How long a purge waits to be written before it says that it is not yet.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an invalidation waits for a directory.
+const NEAR: Duration = Duration::from_millis(500);
 
 /// Both tiers.
 #[derive(Debug)]
 pub struct Store {
-    memory: Memory,
+    memory: Arc<Memory>,
     durable: Option<Durable>,
     purges: Arc<Purges>,
     clock: Clock,
@@ -54,32 +70,58 @@ pub enum Durability {
 
 impl Store {
     /// Puts the tiers together.
-    pub fn new(memory: Memory, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
+    pub fn new(memory: Arc<Memory>, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
         Self { memory, durable, purges, clock }
     }
 
     /// What memory has for a request.
     pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
         match self.memory.lookup(key, request) {
-            Lookup::Found(stored) if self.purges.covers_tags(&stored.head.tags, stored.head.position) => {
-                Lookup::Nothing
+            Lookup::Found(stored) if self.purges.is_due(&stored.head) => self.compare(stored),
+            Lookup::Found(stored) => {
+                if stored.head.marks.awaits_uses.load(Ordering::Relaxed) {
+                    self.use_again(&stored);
+                }
+                Lookup::Found(stored)
             }
             found => found,
         }
     }
 
-    /// Forgets everything that has one of `tags`: in memory at once, in the durable tier when the
-    /// future is ready, or behind.
+    /// Compares a response in memory with the purges that came since it was last compared.
+    fn compare(&self, stored: Arc<StoredResponse>) -> Lookup {
+        let position = self.purges.position();
+        match self.purges.check(&stored.head) {
+            Covered::No => Lookup::Found(stored),
+            Covered::Wholly => {
+                self.memory.remove(stored.head.key.hash(), || ());
+                Lookup::Nothing
+            }
+            softly @ Covered::Softly(_) => {
+                let mut head = (*stored.head).clone();
+                head.outlives(softly);
+                head.position = position;
+                let expired = Arc::new(StoredResponse { head: Arc::new(head), body: stored.body.clone() });
+                self.memory.replace(&stored, Arc::clone(&expired));
+                Lookup::Found(expired)
+            }
+        }
+    }
+
+    /// Purges everything that has one of `tags`, because an unsafe request did. In force at once; ready when
+    /// that is written down, or, in a bucket, at once.
     pub fn invalidate_tags(&self, tags: Vec<String>) -> impl Future<Output = ()> + use<'_> {
-        let purge = |tag: String| {
-            let position = self.purges.purge_tag(&tag);
-            (tag, position)
-        };
-        let purged: Vec<_> = tags.into_iter().map(purge).collect();
+        let mut last = None;
+        for tag in tags {
+            last = Some(self.purges.purge(Purge::hard(Target::Tag(tag)), true));
+        }
         async move {
-            let Some(durable) = &self.durable else { return };
-            for (tag, position) in purged {
-                durable.purge_tag(&tag, position).await;
+            let (Some(durable), Some(last)) = (&self.durable, last) else { return };
+            if durable.is_near() {
+                durable.hurry(Urgency::Purge);
+                let _ = durable.recorded(last.position, NEAR).await;
+            } else {
+                durable.hurry(Urgency::Invalidation);
             }
         }
     }
@@ -140,8 +182,7 @@ impl Store {
             Kept::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let is_put =
-            self.is_for_durable(&stored.head.freshness, durability) && durable.put(Arc::clone(stored), record.clone());
+        let is_put = self.is_worth_it(durable, stored, durability) && durable.put(Arc::clone(stored), record.clone());
         if let Some(old) = replaced.filter(|old| !is_put && old.marks.is_durable.load(Ordering::Acquire)) {
             // Its separate body goes as well, which the new response may have, too.
             old.body_written.store(false, Ordering::Release);
@@ -154,6 +195,38 @@ impl Store {
             }
         }
         true
+    }
+
+    /// Whether a response is to be written now. One that was not used often enough is once it was.
+    fn is_worth_it(&self, durable: &Durable, stored: &StoredResponse, durability: Durability) -> bool {
+        let head = &stored.head;
+        if let Some(why) = self.why_not_durable(durable, &head.freshness, durability) {
+            durable.saved(why);
+            return false;
+        }
+        match durable.admit(head.key.hash(), durable.requests_for(stored)) {
+            Verdict::Admitted => true,
+            Verdict::TooFewUses => {
+                head.marks.awaits_uses.store(true, Ordering::Release);
+                false
+            }
+            Verdict::NoBudget => false,
+        }
+    }
+
+    /// Counts a use of a response that is in memory only, and has it written if that was the one.
+    fn use_again(&self, stored: &Arc<StoredResponse>) {
+        let head = &stored.head;
+        let Some(durable) = &self.durable else { return };
+        let is_enough = durable.admit(head.key.hash(), durable.requests_for(stored)) == Verdict::Admitted;
+        if is_enough && head.marks.awaits_uses.swap(false, Ordering::AcqRel) {
+            let record =
+                head.variant.as_ref().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
+            // A variant that no record leads to any more is no use.
+            if head.variant.is_none() || record.is_some() {
+                durable.put(Arc::clone(stored), record);
+            }
+        }
     }
 
     /// Keeps a response whose body is in the durable tier already, and nowhere else. What memory has in
@@ -173,9 +246,20 @@ impl Store {
     /// Whether a response that was just received lasts long enough for the durable tier, and may go
     /// there.
     pub fn is_for_durable(&self, freshness: &Freshness, durability: Durability) -> bool {
-        let Some(durable) = &self.durable else { return false };
+        self.durable.as_ref().is_some_and(|durable| self.why_not_durable(durable, freshness, durability).is_none())
+    }
+
+    fn why_not_durable(&self, durable: &Durable, freshness: &Freshness, durability: Durability) -> Option<Saved> {
         let least = durable.min_lifetime_millis();
-        durability == Durability::Durable && (least == 0 || freshness.remaining(self.clock.now()) >= least)
+        if durability == Durability::MemoryOnly {
+            return Some(Saved::Rule);
+        }
+        (least > 0 && freshness.remaining(self.clock.now()) < least).then_some(Saved::MinLifetime)
+    }
+
+    /// Whether the body of a response that only the durable tier takes is worth writing.
+    pub fn admits_large(&self, hash: u128) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.admit(hash, 2) == Verdict::Admitted)
     }
 
     /// The largest body that the durable tier takes as it comes in: 0 when there is none.
@@ -215,9 +299,7 @@ impl Store {
     }
 
     fn may_keep(&self, head: &StoredHead) -> bool {
-        !self.purges.covers_fetch(head.key.hash(), head.position)
-            && !self.purges.covers_tags(&head.tags, head.position)
-            && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
+        !self.is_covered(head) && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
     }
 
     /// Forgets everything stored for `key`; the durable tier follows behind, except for a
@@ -226,22 +308,33 @@ impl Store {
     /// The durable tier is told first: from then on it has nothing for the key, and whoever looked
     /// there before began before the position that the purge takes.
     pub fn invalidate(&self, key: &CacheKey) {
-        self.discard(key);
-        self.forget(key);
+        self.invalidate_here(key);
     }
 
     /// The same on behalf of a request that was sent at `position`, whose own response may take the
     /// place of what is forgotten: the position it is stored with, unless somebody else purged the
     /// key meanwhile.
     pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> Option<u64> {
+        let made = self.invalidate_here(key);
+        made.before.is_none_or(|before| before <= position).then_some(made.position)
+    }
+
+    /// Other processes are told if there is, or may be, something that they could have.
+    fn invalidate_here(&self, key: &CacheKey) -> Made {
+        let hash = key.hash();
+        let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(hash));
         self.discard(key);
-        let (own, before) = self.memory.remove(key, || self.purges.purge(key.hash()));
-        before.is_none_or(|before| before <= position).then_some(own)
+        let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(Target::Url(hash)), is_shared));
+        if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
+            durable.hurry(Urgency::Invalidation);
+        }
+        made
     }
 
     /// Forgets everything stored for `key` in memory; fetches under way store nothing of it.
     pub fn forget(&self, key: &CacheKey) {
-        self.memory.remove(key, || self.purges.purge(key.hash()));
+        let purge = Purge::hard(Target::Url(key.hash()));
+        self.memory.remove(key.hash(), || self.purges.purge(purge, false));
     }
 
     /// What memory knows of the key's variants.
@@ -250,17 +343,33 @@ impl Store {
         Some(Known { record, position })
     }
 
-    /// Forgets everything stored for `key`, in memory at once; the future is ready when the durable
-    /// tier has forgotten it too.
-    pub fn purge(&self, key: &CacheKey) -> impl Future<Output = Result<(), BackendError>> + use<> {
-        let deletion = self.durable.as_ref().map(|durable| durable.begin_delete(key));
-        self.forget(key);
-        async move {
-            match deletion {
-                Some(deletion) => Durable::finish_delete(deletion).await,
-                None => Ok(()),
+    /// Purges. In force in this process when it returns; [`Store::recorded`] waits until the others can read
+    /// of it. `key` is that of a URL.
+    pub fn purge(&self, purge: Purge, key: Option<&CacheKey>) -> Made {
+        let made = match (&purge, key) {
+            (Purge { target: Target::Url(hash), is_soft: false }, Some(key)) => {
+                self.discard(key);
+                self.memory.remove(*hash, || self.purges.purge(purge.clone(), true))
             }
+            _ => self.purges.purge(purge, true),
+        };
+        if let Some(durable) = &self.durable {
+            durable.hurry(Urgency::Purge);
         }
+        made
+    }
+
+    /// Waits until a purge that was made outlasts this process, and others can read of it.
+    pub async fn recorded(&self, made: Made) -> Result<(), BackendError> {
+        match &self.durable {
+            Some(durable) => durable.recorded(made.position, PURGE_TIMEOUT).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The purges that are known.
+    pub fn purges(&self) -> &Purges {
+        &self.purges
     }
 
     /// Forgets a response that has its successor under another key, wherever it is, and with it the
@@ -269,7 +378,7 @@ impl Store {
         if old.marks.is_durable.load(Ordering::Acquire) {
             self.discard(&old.key);
         }
-        self.memory.remove(&old.key, || ());
+        self.memory.remove(old.key.hash(), || ());
     }
 
     /// Whether `old` gives way to `new` in its place.
@@ -281,9 +390,9 @@ impl Store {
         }
     }
 
-    /// Whether a purge came that covers a response as it is: of its URL, or of a tag.
+    /// Whether a purge came that covers a response as it is: of its URL, a prefix of it, a tag, or everything.
     pub fn is_covered(&self, head: &StoredHead) -> bool {
-        self.purges.covers_fetch(head.key.hash(), head.position) || self.are_purged(&head.tags, head.position)
+        self.purges.covers(head, head.position) != Covered::No
     }
 
     /// Whether a purge of one of `tags` came since `position`.

@@ -1,146 +1,783 @@
-//! Which stored responses a purge covers: positions on one line of time.
+//! Which stored responses a purge covers.
 //!
-//! A fetch notes the position at which it began; a purge takes the next one. A response is covered
-//! by every purge of its URL with a later position, also one that comes in the middle of its
-//! fetch. Positions come from the clock and never go back, so those in the durable tier keep
-//! their order over restarts.
+//! Purges are numbered as they arrive in this process, those made here and those read from the
+//! journal alike. A fetch notes the number of the last one when it begins, its **position**, and what
+//! it stores is covered by every matching purge with a higher one: also by one that comes in the
+//! middle of the fetch. Nothing is looked for when a purge comes; a stored response is compared with
+//! the purges that it has not been compared with yet when it is next used, which is one comparison of
+//! integers where there are none.
+//!
+//! Positions mean nothing to another process, or to this one after a restart. What goes to the durable
+//! tier carries [`Seen`] instead: the purges that its process knew of, told by who made them and when.
+//! There, a purge covers what did not know of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
+use smallvec::{SmallVec, smallvec};
+use tracing::warn;
 
 use crate::clock::{Clock, Timestamp};
+use crate::rfc9111::key::CacheKey;
+use crate::stored::StoredHead;
+use crate::stored::seen::{Covered, HORIZON, JournalTime, Seen, TICK_BITS};
 
-/// The most purges that are remembered. What began before the oldest forgotten one counts as
-/// covered while it is under way; what was stored was removed when the purge came.
-const MAX_REMEMBERED: usize = 65_536;
+/// The most purged URLs that are remembered. What was stored under a forgotten one was deleted when
+/// the purge came; what began before it counts as covered while it is under way.
+const MAX_URLS: usize = 262_144;
 
-/// Positions within one millisecond.
-const PER_MILLI: u64 = 1 << 10;
+/// The most purged tags that are remembered. What has tags and is older than a forgotten one counts as
+/// covered.
+const MAX_TAGS: usize = 65_536;
 
-/// The purges of one process.
+/// The most purged prefixes that are remembered; as for tags.
+const MAX_PREFIXES: usize = 4096;
+
+/// The most marks of one target: past it the two oldest become one.
+const MAX_MARKS: usize = 16;
+
+/// The most processes whose last records are remembered.
+const MAX_MAKERS: usize = 4096;
+
+/// The most purges that wait to be written. Past it they become one of everything.
+const MAX_OUTGOING: usize = 65_536;
+
+/// What a purge is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// All that is stored under the key with this hash: every variant.
+    Url(u128),
+    /// Every URL that begins with this: scheme, authority, path and query as they are in keys; or a path,
+    /// of whatever authority.
+    Prefix(String),
+    /// All that has this tag, to the byte.
+    Tag(String),
+    /// Everything.
+    All,
+}
+
+/// A purge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Purge {
+    /// What it is of.
+    pub target: Target,
+    /// Whether what it covers stays, stale: good for validation, and in place of an error.
+    pub is_soft: bool,
+}
+
+impl Purge {
+    /// A purge after which nothing of `target` is left.
+    pub fn hard(target: Target) -> Self {
+        Self { target, is_soft: false }
+    }
+}
+
+impl Purge {
+    /// Whether what memory has of it is removed when it comes, so that nothing is to be compared with it.
+    fn removes_at_once(&self) -> bool {
+        matches!(self, Self { target: Target::Url(_), is_soft: false })
+    }
+}
+
+/// A purge that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its number in this process.
+    pub arrival: u64,
+    /// When it was made.
+    pub time: JournalTime,
+    /// The process that made it; 0: nobody remembers.
+    pub maker: u64,
+    /// See [`Purge::is_soft`].
+    pub is_soft: bool,
+}
+
+impl Mark {
+    /// Whether this leaves nothing to `other` that came before it.
+    fn is_as_hard_as(&self, other: &Self) -> bool {
+        other.is_soft || !self.is_soft
+    }
+
+    fn moment(&self) -> Timestamp {
+        Timestamp::from_millis(i64::try_from(self.time >> TICK_BITS).unwrap_or(i64::MAX))
+    }
+}
+
+type Marks = SmallVec<[Mark; 1]>;
+
+/// Adds a mark to those of its target, without those that it leaves nothing to.
+fn add(marks: &mut Marks, mark: Mark) {
+    marks.retain(|old| {
+        // Whoever knew of a mark so much later was told of this one before.
+        let is_long_ago = old.time.saturating_add((2 * HORIZON) << TICK_BITS) < mark.time;
+        let is_superseded = (old.maker == mark.maker && old.time <= mark.time) || is_long_ago;
+        !(is_superseded && mark.is_as_hard_as(old))
+    });
+    marks.push(mark);
+    while marks.len() > MAX_MARKS {
+        let (a, b) = (marks.remove(0), marks.remove(0));
+        marks.insert(0, merge(a, b));
+    }
+}
+
+/// One mark that covers what either does.
+fn merge(a: Mark, b: Mark) -> Mark {
+    Mark { arrival: a.arrival.max(b.arrival), time: a.time.max(b.time), maker: 0, is_soft: a.is_soft && b.is_soft }
+}
+
+/// Targets of one kind and their marks, the oldest forgotten first.
+#[derive(Debug)]
+struct Targets<K> {
+    marks: HashMap<K, Marks>,
+    order: VecDeque<(K, u64)>,
+    limit: usize,
+}
+
+impl<K: Clone + Eq + Hash> Targets<K> {
+    fn new(limit: usize) -> Self {
+        Self { marks: HashMap::new(), order: VecDeque::new(), limit }
+    }
+
+    fn is_known(&self, target: &K, time: JournalTime, maker: u64, is_soft: bool) -> bool {
+        self.marks.get(target).is_some_and(|marks| is_among(marks, time, maker, is_soft))
+    }
+
+    /// Notes a mark; the arrival of the last one before it, and what is forgotten for it.
+    fn note(&mut self, target: K, mark: Mark) -> (Option<u64>, Marks) {
+        let marks = self.marks.entry(target.clone()).or_default();
+        let before = marks.iter().map(|mark| mark.arrival).max();
+        add(marks, mark);
+        self.order.push_back((target, mark.arrival));
+        let mut forgotten = Marks::new();
+        while self.order.len() > self.limit {
+            let Some((target, arrival)) = self.order.pop_front() else { break };
+            if self.marks.get(&target).is_some_and(|marks| marks.iter().all(|mark| mark.arrival <= arrival)) {
+                forgotten.extend(self.marks.remove(&target).into_iter().flatten());
+            }
+        }
+        (before, forgotten)
+    }
+
+    fn of(&self, target: &K) -> &[Mark] {
+        self.marks.get(target).map_or(&[], |marks| marks)
+    }
+}
+
+fn is_among(marks: &[Mark], time: JournalTime, maker: u64, is_soft: bool) -> bool {
+    marks.iter().any(|mark| mark.maker == maker && mark.time >= time && (is_soft || !mark.is_soft))
+}
+
+/// The purges that a process knows of.
 #[derive(Debug)]
 pub struct Purges {
     clock: Clock,
+    clock_offset: AtomicI64,
+    /// What this process signs its purges with.
+    maker: u64,
+    /// The position of the last purge.
     last: AtomicU64,
-    recent: Mutex<Recent>,
-    /// The position of the last purge of a URL.
-    last_url: AtomicU64,
-    /// The position of the last purge of a tag: what is newer is covered by none.
-    last_tag: AtomicU64,
-    tags: Mutex<Recent>,
+    /// The position of the last one that memory was not told of when it came.
+    last_unseen: AtomicU64,
+    /// Guarded by its lock: read on a miss, and on the first use after a purge.
+    state: RwLock<State>,
 }
 
-/// Guarded by its lock: the latest position of each purged URL, or tag, and the order they came in.
-#[derive(Debug, Default)]
-struct Recent {
-    purged: HashMap<u128, u64>,
-    order: VecDeque<(u128, u64)>,
-    floor: u64,
+#[derive(Debug)]
+struct State {
+    maker: u64,
+    urls: Targets<u128>,
+    /// By the tag's hash.
+    tags: Targets<u128>,
+    /// In the order of their arrival.
+    prefixes: VecDeque<(String, Mark)>,
+    all: Marks,
+    /// What was forgotten: all of a kind that is older counts as covered.
+    floors: Floors,
+    /// The last time that each process is known to have made a purge at.
+    makers: HashMap<u64, JournalTime>,
+    /// See [`Seen::until`].
+    until: JournalTime,
+    seen: Arc<Seen>,
+    /// The latest time that was given out here or read.
+    latest: JournalTime,
+    outgoing: Vec<Outgoing>,
+    /// Whether what is made here is to be written.
+    is_written: bool,
 }
 
-impl Recent {
-    /// Notes a purge; the position of the last one before it.
-    fn note(&mut self, hash: u128, position: u64) -> Option<u64> {
-        let before = self.purged.insert(hash, position);
-        self.order.push_back((hash, position));
-        while self.order.len() > MAX_REMEMBERED {
-            if let Some((hash, position)) = self.order.pop_front() {
-                self.floor = position;
-                if self.purged.get(&hash) == Some(&position) {
-                    self.purged.remove(&hash);
-                }
+#[derive(Clone, Copy, Debug, Default)]
+struct Floors {
+    /// The last forgotten purge of a URL: for what is under way.
+    urls: u64,
+    /// Of those that leave what they cover where it is: what a hard one covers is removed when it comes.
+    soft_urls: Option<Mark>,
+    tags: Option<Mark>,
+    prefixes: Option<Mark>,
+}
+
+/// A purge of this process that is not in the journal yet.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The purge.
+    pub purge: Purge,
+    /// When it was made.
+    pub time: JournalTime,
+    /// Its number here.
+    pub arrival: u64,
+}
+
+/// What is to be written as one record.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The record's own time, not before that of any purge in it and before that of every later one.
+    pub time: JournalTime,
+    /// The purges.
+    pub purges: Vec<Outgoing>,
+}
+
+/// A purge that was made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its position.
+    pub position: u64,
+    /// The position of the last one of the same URL before it, if that is remembered.
+    pub before: Option<u64>,
+}
+
+impl Purges {
+    /// None so far. `maker` is a random number, not 0, of this process.
+    pub fn new(clock: Clock, maker: u64) -> Self {
+        let state = State {
+            maker,
+            urls: Targets::new(MAX_URLS),
+            tags: Targets::new(MAX_TAGS),
+            prefixes: VecDeque::new(),
+            all: Marks::new(),
+            floors: Floors::default(),
+            makers: HashMap::new(),
+            until: 0,
+            seen: Arc::default(),
+            latest: 0,
+            outgoing: Vec::new(),
+            is_written: false,
+        };
+        Self {
+            clock,
+            clock_offset: AtomicI64::new(0),
+            maker,
+            last: AtomicU64::new(1),
+            last_unseen: AtomicU64::new(0),
+            state: RwLock::new(state),
+        }
+    }
+
+    /// What this process signs its purges with.
+    pub fn maker(&self) -> u64 {
+        self.maker
+    }
+
+    /// From now on, purges made here wait to be written.
+    pub fn write_down(&self) {
+        self.state.write().is_written = true;
+    }
+
+    /// The position of a fetch that begins now.
+    pub fn position(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    /// The same in terms that hold in other processes.
+    pub fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.state.read().seen)
+    }
+
+    /// Where the time comes from.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The time of day.
+    pub fn time(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The time as the journal counts it.
+    pub fn journal_now(&self) -> JournalTime {
+        let now = self.clock.now().plus_millis(self.clock_offset.load(Ordering::Relaxed));
+        u64::try_from(now.as_millis()).unwrap_or(0) << TICK_BITS
+    }
+
+    /// Notes how far the clock that the processes share is ahead of this one's, in milliseconds.
+    pub fn set_clock_offset(&self, offset: i64) {
+        self.clock_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Purges. In force when it returns. `is_shared` says whether other processes are told.
+    pub fn purge(&self, purge: Purge, is_shared: bool) -> Made {
+        let mut state = self.state.write();
+        let time = self.next_time(&mut state);
+        let is_seen = purge.removes_at_once();
+        let arrival = self.last.load(Ordering::Acquire) + 1;
+        let mark = Mark { arrival, time, maker: self.maker, is_soft: purge.is_soft };
+        let before = state.note(&purge.target, mark);
+        if is_shared && state.is_written {
+            if state.outgoing.len() >= MAX_OUTGOING {
+                warn!("too many purges wait to be written: everything counts as purged instead");
+                let all = Mark { is_soft: false, ..mark };
+                state.note(&Target::All, all);
+                state.outgoing = vec![Outgoing { purge: Purge::hard(Target::All), time, arrival }];
+            } else {
+                state.outgoing.push(Outgoing { purge, time, arrival });
+            }
+        }
+        state.know(self.maker, time);
+        self.publish(arrival, is_seen);
+        Made { position: arrival, before }
+    }
+
+    /// Takes over a purge that another process made. `false` when it is known.
+    pub fn learn(&self, purge: &Purge, time: JournalTime, maker: u64) -> bool {
+        let mut state = self.state.write();
+        state.latest = state.latest.max(time);
+        if state.is_known(purge, time, maker) {
+            return false;
+        }
+        let arrival = self.last.load(Ordering::Acquire) + 1;
+        let mark = Mark { arrival, time, maker, is_soft: purge.is_soft };
+        state.note(&purge.target, mark);
+        self.publish(arrival, purge.removes_at_once());
+        true
+    }
+
+    /// All purges that `maker` made until `time` are known.
+    pub fn learnt(&self, maker: u64, time: JournalTime) {
+        let mut state = self.state.write();
+        state.latest = state.latest.max(time);
+        state.know(maker, time);
+    }
+
+    /// Everything in the journal was read that was there at `time`, by the clock of this process.
+    pub fn read_until(&self, time: JournalTime) {
+        let mut state = self.state.write();
+        state.until = time.saturating_sub(HORIZON << TICK_BITS);
+        state.see();
+    }
+
+    fn publish(&self, arrival: u64, is_seen: bool) {
+        if !is_seen {
+            self.last_unseen.store(arrival, Ordering::Release);
+        }
+        self.last.store(arrival, Ordering::Release);
+    }
+
+    /// A time after all that were given out or read: also where this process's clock is behind.
+    fn next_time(&self, state: &mut State) -> JournalTime {
+        state.latest = self.journal_now().max(state.latest.saturating_add(1));
+        state.latest
+    }
+
+    /// Whether a stored response in memory has to be compared with purges.
+    pub fn is_due(&self, head: &StoredHead) -> bool {
+        let last = self.last_unseen.load(Ordering::Acquire);
+        head.marks.checked.load(Ordering::Acquire) < last && head.position < last
+    }
+
+    /// What the purges make of a response in memory that it was not compared with yet.
+    pub fn check(&self, head: &StoredHead) -> Covered {
+        let last = self.last_unseen.load(Ordering::Acquire);
+        let since = head.position.max(head.marks.checked.load(Ordering::Acquire));
+        let covered = self.covers(head, since);
+        if covered == Covered::No {
+            head.marks.checked.fetch_max(last, Ordering::AcqRel);
+        }
+        covered
+    }
+
+    /// What the purges after `since` make of a response.
+    pub fn covers(&self, head: &StoredHead, since: u64) -> Covered {
+        if since >= self.last.load(Ordering::Acquire) {
+            return Covered::No;
+        }
+        self.state.read().covers(&head.key, &head.tags, Some(since), |mark| mark.arrival > since)
+    }
+
+    /// What purges make of a response that was read from the durable tier.
+    pub fn covers_read(&self, head: &StoredHead) -> Covered {
+        self.state.read().covers(&head.key, &head.tags, None, |mark| !head.seen.has(mark.maker, mark.time))
+    }
+
+    /// The purges that cover a response, each with what it is of: those that [`Purges::covers_read`] goes by
+    /// when `since` is `None`.
+    pub fn covering(&self, head: &StoredHead, since: Option<u64>) -> Vec<(Target, Mark)> {
+        let counts = |mark: &Mark| match since {
+            Some(since) => mark.arrival > since,
+            None => !head.seen.has(mark.maker, mark.time),
+        };
+        let mut covering = Vec::new();
+        self.state.read().each(&head.key, &head.tags, since, &mut |target: &dyn Fn() -> Target, mark| {
+            if counts(mark) {
+                covering.push((target(), *mark));
+            }
+        });
+        covering
+    }
+
+    /// Whether any URL was purged since `position`.
+    pub fn is_any_since(&self, position: u64) -> bool {
+        position < self.last.load(Ordering::Acquire)
+    }
+
+    /// Whether a purge of one of `tags` came since `position`.
+    pub fn covers_tags(&self, tags: &[String], position: u64) -> bool {
+        if tags.is_empty() || position >= self.last.load(Ordering::Acquire) {
+            return false;
+        }
+        let state = self.state.read();
+        state.floors.tags.is_some_and(|floor| floor.arrival > position)
+            || tags.iter().flat_map(|tag| state.tags.of(&hash_of(tag))).any(|mark| mark.arrival > position)
+    }
+
+    /// Whether a purge covers a fetch of the URL with `hash` that began at `position`.
+    pub fn covers_fetch(&self, hash: u128, position: u64) -> bool {
+        if position >= self.last.load(Ordering::Acquire) {
+            return false;
+        }
+        let state = self.state.read();
+        position < state.floors.urls || state.urls.of(&hash).iter().any(|mark| mark.arrival > position)
+    }
+
+    /// Takes what waits to be written, at most `most`. Whoever takes it gives it back with
+    /// [`Purges::give_back`] or writes it before taking more.
+    pub fn take_outgoing(&self, most: usize) -> Batch {
+        let mut state = self.state.write();
+        let time = self.next_time(&mut state);
+        let count = state.outgoing.len().min(most);
+        let mut purges: Vec<Outgoing> = state.outgoing.drain(..count).collect();
+        // A record turns up soon after the times in it, or not at all.
+        let is_late = |outgoing: &Outgoing| outgoing.time + ((HORIZON / 6) << TICK_BITS) < time;
+        if purges.first().is_some_and(is_late) {
+            state.make_anew(&mut purges, time);
+        }
+        // What is made from now on is of a later time, also what is left over.
+        if !state.outgoing.is_empty() {
+            let later = self.next_time(&mut state);
+            let mut left = std::mem::take(&mut state.outgoing);
+            state.make_anew(&mut left, later);
+            state.outgoing = left;
+        }
+        Batch { time, purges }
+    }
+
+    /// Gives back what could not be written.
+    pub fn give_back(&self, batch: Batch) {
+        let mut state = self.state.write();
+        let mut purges = batch.purges;
+        let time = self.next_time(&mut state);
+        purges.append(&mut state.outgoing);
+        // In case that it was written after all: the next record tells the same of a later time.
+        state.make_anew(&mut purges, time);
+        state.outgoing = purges;
+    }
+
+    /// The number of purges that wait to be written.
+    pub fn outgoing(&self) -> usize {
+        self.state.read().outgoing.len()
+    }
+
+    /// Every purge that is remembered, for a snapshot.
+    pub fn remembered(&self) -> Remembered {
+        let state = self.state.read();
+        let mut marks: Vec<(Kept, Mark)> = Vec::new();
+        marks.extend(state.all.iter().map(|mark| (Kept::All, *mark)));
+        marks.extend(state.prefixes.iter().map(|(prefix, mark)| (Kept::Prefix(prefix.clone()), *mark)));
+        for (targets, kept) in [(&state.tags, Kept::Tag as fn(u128) -> Kept), (&state.urls, Kept::Url)] {
+            for (hash, of) in &targets.marks {
+                marks.extend(of.iter().map(|mark| (kept(*hash), *mark)));
+            }
+        }
+        let floors = [
+            (Kept::UrlFloor, state.floors.soft_urls),
+            (Kept::TagFloor, state.floors.tags),
+            (Kept::PrefixFloor, state.floors.prefixes),
+        ];
+        marks.extend(floors.into_iter().filter_map(|(kept, floor)| Some((kept, floor?))));
+        marks.sort_by_key(|(_, mark)| mark.arrival);
+        let makers = state.makers.iter().map(|(maker, time)| (*maker, *time)).collect();
+        Remembered { marks, makers, latest: state.latest }
+    }
+
+    /// Takes over what a snapshot remembers.
+    pub fn remember(&self, remembered: &Remembered) {
+        let mut state = self.state.write();
+        let mut arrival = self.last.load(Ordering::Acquire);
+        for (kept, mark) in &remembered.marks {
+            if state.has(kept, mark) {
+                continue;
+            }
+            arrival += 1;
+            state.keep(kept, Mark { arrival, ..*mark });
+        }
+        for (maker, time) in &remembered.makers {
+            state.know(*maker, *time);
+        }
+        state.latest = state.latest.max(remembered.latest);
+        self.publish(arrival, false);
+    }
+}
+
+/// What purges a process remembers, by their hashes where it has no more than those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Targets and marks, in the order of their arrival.
+    pub marks: Vec<(Kept, Mark)>,
+    /// See [`Purges::learnt`].
+    pub makers: Vec<(u64, JournalTime)>,
+    /// The latest time known.
+    pub latest: JournalTime,
+}
+
+/// What a remembered mark is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// [`Target::All`]
+    All,
+    /// [`Target::Prefix`]
+    Prefix(String),
+    /// [`Target::Tag`], by the tag's hash.
+    Tag(u128),
+    /// [`Target::Url`]
+    Url(u128),
+    /// Purges of URLs that are forgotten.
+    UrlFloor,
+    /// Purges of tags that are forgotten.
+    TagFloor,
+    /// Purges of prefixes that are forgotten.
+    PrefixFloor,
+}
+
+impl State {
+    /// Notes a mark; the arrival of the last one of the same URL before it.
+    fn note(&mut self, target: &Target, mark: Mark) -> Option<u64> {
+        match target {
+            Target::Url(hash) => return self.note_url(*hash, mark),
+            Target::Tag(tag) => self.note_tag(hash_of(tag), mark),
+            Target::Prefix(prefix) => self.note_prefix(prefix, mark),
+            Target::All => add(&mut self.all, mark),
+        }
+        None
+    }
+
+    fn note_url(&mut self, hash: u128, mark: Mark) -> Option<u64> {
+        let (before, forgotten) = self.urls.note(hash, mark);
+        for mark in forgotten {
+            self.floors.urls = self.floors.urls.max(mark.arrival);
+            if mark.is_soft {
+                raise(&mut self.floors.soft_urls, mark);
             }
         }
         before
     }
 
-    fn covers(&self, hash: u128, position: u64) -> bool {
-        self.purged.get(&hash).is_some_and(|&purge| position < purge)
+    fn note_tag(&mut self, hash: u128, mark: Mark) {
+        let (_, forgotten) = self.tags.note(hash, mark);
+        forgotten.into_iter().for_each(|mark| raise(&mut self.floors.tags, mark));
+    }
+
+    fn note_prefix(&mut self, prefix: &str, mark: Mark) {
+        let of_same = self.prefixes.iter().filter(|(other, _)| other == prefix).map(|(_, mark)| *mark);
+        let mut marks: Marks = of_same.collect();
+        add(&mut marks, mark);
+        self.prefixes.retain(|(other, _)| other != prefix);
+        // Merged or not, the newest is last, and those before it are in their order.
+        for mark in marks {
+            let at = self.prefixes.partition_point(|(_, other)| other.arrival <= mark.arrival);
+            self.prefixes.insert(at, (prefix.to_owned(), mark));
+        }
+        while self.prefixes.len() > MAX_PREFIXES {
+            if let Some((_, mark)) = self.prefixes.pop_front() {
+                raise(&mut self.floors.prefixes, mark);
+            }
+        }
+    }
+
+    fn is_known(&self, purge: &Purge, time: JournalTime, maker: u64) -> bool {
+        let soft = purge.is_soft;
+        match &purge.target {
+            Target::Url(hash) => self.urls.is_known(hash, time, maker, soft),
+            Target::Tag(tag) => self.tags.is_known(&hash_of(tag), time, maker, soft),
+            Target::Prefix(prefix) => {
+                self.prefixes.iter().any(|(other, mark)| other == prefix && is_among(&[*mark], time, maker, soft))
+            }
+            Target::All => is_among(&self.all, time, maker, soft),
+        }
+    }
+
+    fn has(&self, kept: &Kept, mark: &Mark) -> bool {
+        let Mark { time, maker, is_soft, .. } = *mark;
+        let above = |floor: Option<Mark>| floor.is_some_and(|floor| floor.time >= time && floor.is_as_hard_as(mark));
+        match kept {
+            Kept::All => is_among(&self.all, time, maker, is_soft),
+            Kept::Prefix(prefix) => {
+                self.prefixes.iter().any(|(other, mark)| other == prefix && is_among(&[*mark], time, maker, is_soft))
+            }
+            Kept::Tag(hash) => self.tags.is_known(hash, time, maker, is_soft),
+            Kept::Url(hash) => self.urls.is_known(hash, time, maker, is_soft),
+            Kept::UrlFloor => above(self.floors.soft_urls),
+            Kept::TagFloor => above(self.floors.tags),
+            Kept::PrefixFloor => above(self.floors.prefixes),
+        }
+    }
+
+    fn keep(&mut self, kept: &Kept, mark: Mark) {
+        match kept {
+            Kept::All => add(&mut self.all, mark),
+            Kept::Prefix(prefix) => self.note_prefix(prefix, mark),
+            Kept::Tag(hash) => self.note_tag(*hash, mark),
+            Kept::Url(hash) => drop(self.note_url(*hash, mark)),
+            Kept::UrlFloor => raise(&mut self.floors.soft_urls, mark),
+            Kept::TagFloor => raise(&mut self.floors.tags, mark),
+            Kept::PrefixFloor => raise(&mut self.floors.prefixes, mark),
+        }
+    }
+
+    fn know(&mut self, maker: u64, time: JournalTime) {
+        let last = self.makers.entry(maker).or_default();
+        *last = time.max(*last);
+        while self.makers.len() > MAX_MAKERS {
+            let oldest = self.makers.iter().min_by_key(|(_, time)| **time).map(|(maker, _)| *maker);
+            oldest.map(|maker| self.makers.remove(&maker));
+        }
+        self.see();
+    }
+
+    fn see(&mut self) {
+        let mut recent: Vec<(u64, JournalTime)> =
+            self.makers.iter().filter(|(_, time)| **time > self.until).map(|(maker, time)| (*maker, *time)).collect();
+        recent.sort_unstable_by_key(|(maker, time)| (std::cmp::Reverse(*time), *maker));
+        recent.truncate(Seen::MAX_RECENT);
+        if self.seen.until != self.until || self.seen.recent != recent {
+            self.seen = Arc::new(Seen { until: self.until, recent });
+        }
+    }
+
+    /// Gives purges of this process that wait a later time.
+    fn make_anew(&mut self, purges: &mut [Outgoing], time: JournalTime) {
+        let maker = self.maker;
+        for outgoing in purges.iter_mut() {
+            let old = outgoing.time;
+            outgoing.time = time;
+            let is_it = |mark: &&mut Mark| mark.maker == maker && mark.time == old;
+            match &outgoing.purge.target {
+                Target::Url(hash) => {
+                    self.urls.marks.get_mut(hash).into_iter().flatten().filter(is_it).for_each(|m| m.time = time);
+                }
+                Target::Tag(tag) => {
+                    let marks = self.tags.marks.get_mut(&hash_of(tag));
+                    marks.into_iter().flatten().filter(is_it).for_each(|m| m.time = time);
+                }
+                Target::Prefix(prefix) => {
+                    let of = self.prefixes.iter_mut().filter(|(other, _)| other == prefix).map(|(_, mark)| mark);
+                    of.filter(is_it).for_each(|m| m.time = time);
+                }
+                Target::All => self.all.iter_mut().filter(is_it).for_each(|m| m.time = time),
+            }
+        }
+        if !purges.is_empty() {
+            self.know(maker, time);
+        }
+    }
+
+    /// Calls `each` with every purge that is about the response; for `since`, those of prefixes only as far
+    /// back as they are later.
+    fn each(
+        &self,
+        key: &CacheKey,
+        tags: &[String],
+        since: Option<u64>,
+        each: &mut dyn FnMut(&dyn Fn() -> Target, &Mark),
+    ) {
+        for mark in &self.all {
+            each(&|| Target::All, mark);
+        }
+        for mark in self.urls.of(&key.hash()).iter().chain(&self.floors.soft_urls) {
+            each(&|| Target::Url(key.hash()), mark);
+        }
+        for tag in tags {
+            for mark in self.tags.of(&hash_of(tag)).iter().chain(&self.floors.tags) {
+                each(&|| Target::Tag(tag.clone()), mark);
+            }
+        }
+        if let Some(mark) = &self.floors.prefixes {
+            each(&|| Target::Prefix(String::new()), mark);
+        }
+        for (prefix, mark) in self.prefixes.iter().rev() {
+            if since.is_some_and(|since| mark.arrival <= since) {
+                break;
+            }
+            if begins_with(key, prefix) {
+                each(&|| Target::Prefix(prefix.clone()), mark);
+            }
+        }
+    }
+
+    fn covers(&self, key: &CacheKey, tags: &[String], since: Option<u64>, counts: impl Fn(&Mark) -> bool) -> Covered {
+        let mut covered = Covered::No;
+        self.each(key, tags, since, &mut |_, mark| {
+            if !counts(mark) {
+                return;
+            }
+            covered = match covered {
+                _ if !mark.is_soft => Covered::Wholly,
+                Covered::No => Covered::Softly(mark.moment()),
+                Covered::Softly(moment) => Covered::Softly(moment.max(mark.moment())),
+                Covered::Wholly => Covered::Wholly,
+            };
+        });
+        covered
     }
 }
 
-impl Purges {
-    /// None so far.
-    pub fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            last: AtomicU64::new(0),
-            recent: Mutex::default(),
-            last_url: AtomicU64::new(0),
-            last_tag: AtomicU64::new(0),
-            tags: Mutex::default(),
+fn raise(floor: &mut Option<Mark>, mark: Mark) {
+    // Nobody is known to have known of what is forgotten.
+    *floor = Some(floor.map_or(Mark { maker: 0, ..mark }, |floor| merge(floor, mark)));
+}
+
+/// Whether the URL of a key begins with `prefix`.
+fn begins_with(key: &CacheKey, prefix: &str) -> bool {
+    let Some(parts) = key.parts() else { return false };
+    let mut url: SmallVec<[&str; 6]> = smallvec![parts.path];
+    // Of what is stored for several queries nobody can tell how its query begins.
+    let is_searched = parts.query.is_some_and(|query| query.contains('\0'));
+    let prefix = match prefix.split_once('?') {
+        Some((path, _)) if is_searched => {
+            url.push("?");
+            &prefix[..=path.len()]
+        }
+        _ => {
+            url.extend(parts.query.filter(|_| !is_searched).into_iter().flat_map(|query| ["?", query]));
+            prefix
+        }
+    };
+    if !prefix.starts_with('/') {
+        url.insert(0, parts.authority);
+        url.insert(0, "://");
+        url.insert(0, parts.scheme);
+    }
+    let mut rest = prefix.as_bytes();
+    for part in url {
+        let part = part.as_bytes();
+        if rest.len() <= part.len() {
+            return part.starts_with(rest);
+        }
+        match rest.strip_prefix(part) {
+            Some(left) => rest = left,
+            None => return false,
         }
     }
-
-    /// The position of a fetch that begins now.
-    pub fn position(&self) -> u64 {
-        let now = self.now();
-        self.last.fetch_max(now, Ordering::SeqCst).max(now)
-    }
-
-    /// Purges the URL whose key hashes to `hash`. The position that the purge took, and the position
-    /// of the last one before it, if that is remembered.
-    pub fn purge(&self, hash: u128) -> (u64, Option<u64>) {
-        let mut recent = self.recent.lock();
-        let position = self.next();
-        self.last_url.store(position, Ordering::Release);
-        (position, recent.note(hash, position))
-    }
-
-    /// Whether any URL was purged since `position`.
-    pub fn is_any_since(&self, position: u64) -> bool {
-        position < self.last_url.load(Ordering::Acquire)
-    }
-
-    /// Purges all that has the tag, in every key; the position that the purge took.
-    pub fn purge_tag(&self, tag: &str) -> u64 {
-        let mut tags = self.tags.lock();
-        let position = self.next();
-        tags.note(hash_of(tag), position);
-        self.last_tag.store(position, Ordering::Release);
-        position
-    }
-
-    /// Whether a purge of one of `tags` covers what was fetched at `position`. One that is no longer
-    /// remembered counts as covering.
-    pub fn covers_tags(&self, tags: &[String], position: u64) -> bool {
-        if tags.is_empty() || position >= self.last_tag.load(Ordering::Acquire) {
-            return false;
-        }
-        let purged = self.tags.lock();
-        position < purged.floor || tags.iter().any(|tag| purged.covers(hash_of(tag), position))
-    }
-
-    /// Whether a purge covers a fetch of `hash` that began at `position`.
-    pub fn covers_fetch(&self, hash: u128, position: u64) -> bool {
-        let recent = self.recent.lock();
-        position < recent.floor || recent.covers(hash, position)
-    }
-
-    /// Whether a purge that is still remembered covers an object of `hash` stored at `position`.
-    pub fn covers_stored(&self, hash: u128, position: u64) -> bool {
-        self.recent.lock().covers(hash, position)
-    }
-
-    /// A position after all that were given out.
-    fn next(&self) -> u64 {
-        let now = self.now();
-        // `fetch_update` retries on a race; the closure is a pure function of the last position.
-        self.last
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)))
-            .map_or(now, |last| now.max(last + 1))
-    }
-
-    /// The time that positions come from.
-    pub fn time(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.clock.now().as_millis()).unwrap_or(0).saturating_mul(PER_MILLI)
-    }
+    false
 }
 
 fn hash_of(tag: &str) -> u128 {
@@ -148,49 +785,4 @@ fn hash_of(tag: &str) -> u128 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_purge_covers_what_began_before_it_and_nothing_after() {
-        let clock = Clock::manual(Timestamp::from_secs(1000));
-        let purges = Purges::new(clock.clone());
-        let before = purges.position();
-        assert!(!purges.covers_fetch(1, before));
-        purges.purge(1);
-        let after = purges.position();
-        assert!(purges.covers_fetch(1, before));
-        assert!(!purges.covers_fetch(2, before));
-        assert!(!purges.covers_fetch(1, after), "also within one tick of the clock");
-        clock.advance(Duration::from_secs(1));
-        assert!(!purges.covers_stored(1, purges.position()));
-    }
-
-    #[test]
-    fn forgetting_is_bounded_and_safe() {
-        let purges = Purges::new(Clock::manual(Timestamp::from_secs(1000)));
-        let before = purges.position();
-        purges.purge(0);
-        for hash in 1..=MAX_REMEMBERED as u128 {
-            purges.purge(hash);
-        }
-        assert!(purges.recent.lock().purged.len() <= MAX_REMEMBERED);
-        assert!(purges.covers_fetch(0, before), "forgotten, and so taken as covered");
-    }
-
-    #[test]
-    fn a_tag_covers_what_has_it_and_is_older() {
-        let purges = Purges::new(Clock::manual(Timestamp::from_secs(1000)));
-        let before = purges.position();
-        let [a, b] = ["a", "b"].map(|tag| vec![tag.to_owned()]);
-        assert!(!purges.covers_tags(&a, before));
-        purges.purge_tag("a");
-        let after = purges.position();
-        assert!(purges.covers_tags(&a, before));
-        assert!(!purges.covers_tags(&b, before), "exactly that tag");
-        assert!(!purges.covers_tags(&[], before));
-        assert!(!purges.covers_tags(&a, after));
-    }
-}
+mod tests;

@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::HeaderMap;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::backend::BackendError;
 use crate::clock::Timestamp;
 use crate::rfc9111::key::CacheKey;
 use crate::stored::{StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
@@ -36,8 +35,6 @@ pub enum Op {
         key: CacheKey,
         /// The one variant that is to go, by its name and by what selects it; `None`: everything.
         variant: Option<(u128, Variant)>,
-        /// Who waits for it.
-        done: Option<oneshot::Sender<Result<(), BackendError>>>,
     },
 }
 
@@ -171,6 +168,11 @@ impl Queue {
                     && other.outranks(stored, now)
             })
         })
+    }
+
+    /// Whether anything is outstanding for the key with this hash.
+    pub fn is_pending(&self, hash: u128) -> bool {
+        self.pending.lock().contains_key(&hash)
     }
 
     /// Counts an operation in.

@@ -1,20 +1,29 @@
 //! Durable objects in an S3 bucket. The only file that names the AWS SDK.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
+use aws_sdk_s3::config::{
+    ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+};
+use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::backend::{BackendError, CheckFailure, Pieces};
+use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
+use crate::clock::{Clock, Timestamp};
+use crate::telemetry::{Metrics, RequestClass};
 
 /// How an S3 bucket is reached. Credentials come from the SDK's usual chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +43,69 @@ pub struct S3Config {
 pub struct S3Store {
     client: Client,
     config: S3Config,
+    watcher: Arc<Watcher>,
 }
+
+/// Sees every request go out, those that the SDK tries again included, and every answer come.
+#[derive(Debug)]
+struct Watcher {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    /// See [`S3Store::clock_offset`].
+    offset: AtomicI64,
+}
+
+/// The SDK's handle to it.
+#[derive(Debug)]
+struct Watching(Arc<Watcher>);
+
+impl Intercept for Watching {
+    fn name(&self) -> &'static str {
+        "larder"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request();
+        self.0.metrics.request(match request.method() {
+            "GET" if request.uri().contains("list-type=2") || request.uri().contains("?uploads") => RequestClass::List,
+            "GET" | "HEAD" => RequestClass::Read,
+            "DELETE" => RequestClass::Delete,
+            _ => RequestClass::Write,
+        });
+        Ok(())
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        if let Some(date) = date {
+            // In whole seconds: on the average half a second ago.
+            let ahead = Timestamp::from(date).plus_millis(500).millis_since(self.0.clock.now());
+            self.0.offset.store(if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Clocks that differ by no more milliseconds count as one.
+const SAME_CLOCK: i64 = 2000;
+
+/// The longest that a name of ours may be, and the service's default, of a page of a listing.
+const PAGE: i32 = 1000;
 
 impl S3Store {
     /// Loads credentials and region as the SDK does everywhere. Nothing is sent to the bucket yet.
-    pub async fn connect(config: S3Config) -> Self {
+    pub async fn connect(config: S3Config, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        let watcher = Arc::new(Watcher { metrics, clock, offset: AtomicI64::new(0) });
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if !config.region.is_empty() {
             loader = loader.region(Region::new(config.region.clone()));
@@ -59,13 +126,34 @@ impl S3Store {
             .await;
         let mut builder = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(config.path_style)
+            .interceptor(Watching(Arc::clone(&watcher)))
             // Objects carry their own checksums; the SDK's newer ones are refused by some services.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         if shared.region().is_none() {
             builder = builder.region(Region::new("us-east-1"));
         }
-        Self { client: Client::from_conf(builder.build()), config }
+        Self { client: Client::from_conf(builder.build()), config, watcher }
+    }
+
+    /// How far the service's clock is ahead of this machine's, in milliseconds, by its last answer.
+    pub fn clock_offset(&self) -> i64 {
+        self.watcher.offset.load(Ordering::Relaxed)
+    }
+
+    /// The objects whose names begin with `prefix` and come after `after`: the first page of them.
+    pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
+        let listing = self.client.list_objects_v2().bucket(&self.config.bucket).prefix(prefix).max_keys(PAGE);
+        let listing = if after.is_empty() { listing } else { listing.start_after(after) };
+        let page = listing.send().await.map_err(|error| self.config.fault(prefix, &error))?;
+        let is_last = !page.is_truncated.unwrap_or(false);
+        let listed = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
+            let modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok()).map(Timestamp::from);
+            Some(Listed { name: object.key?, modified: modified.unwrap_or_default() })
+        });
+        // A service that ignores where to begin would never come to an end.
+        let listed: Vec<Listed> = listed.filter(|listed| listed.name.as_str() > after).collect();
+        Ok(Page { is_last: is_last || listed.is_empty(), listed })
     }
 
     /// Asks the bucket for one name, which fails in the same ways as every later use would.

@@ -1,13 +1,14 @@
 //! The versioned encoding of durable objects.
 //!
-//! # Version 2
+//! # Version 3
 //!
 //! All integers are little-endian; a *string* is a `u32` length and that many bytes.
 //!
 //! ```text
 //! "LRDR"  version u8 = 2  kind u8  zero u16  head length u32  head checksum u64  head  body
 //! kind 0, a response: key string, nominated names (u16 count, strings), selector string,
-//!         status u16, request time i64 ms, response time i64 ms, position u64,
+//!         status u16, request time i64 ms, response time i64 ms,
+//!         what was known of purges: until u64, u16 count, each the maker u64 and its last time u64,
 //!         tags (u16 count, strings),
 //!         parts (u16 count, 0 for a whole; else the length of the whole u64, and for each part
 //!         its first position u64 and the one after its last u64),
@@ -17,10 +18,11 @@
 //! kind 1, what a varying key nominates: key string, generation u128,
 //!         u16 count of sets, each set a u16 count and names,
 //!         u16 count of aliases, each an alias u128 and the variant's name u128
-//! kind 2, the last purge of a tag: the tag's key string, position u64
+//! kinds 3 and 4, the journal's: see `store/journal/record.rs`
 //! ```
 //!
-//! Version 1 is the same without parts, aliases, and kind 2.
+//! Version 2 had one purge position, a u64, in place of what was known, and a kind 2 that is not read any
+//! more. Version 1 is version 2 without parts and aliases.
 //!
 //! Checksums are XXH3-64. A reader takes any version it knows and calls every other one
 //! [`DecodeError::Version`]; a writer writes the newest. Nothing in a version ever changes its
@@ -34,52 +36,19 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use super::seen::Seen;
+pub use super::wire::DecodeError;
+use super::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
 use super::{Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord, compact};
 use crate::clock::Timestamp;
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;
+use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::vary;
 
-/// Why bytes from the durable tier are not the object that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecodeError {
-    /// It ends before it should.
-    Truncated,
-    /// It was not written by Larder.
-    Foreign,
-    /// It was written in a version that this build does not know.
-    Version(u8),
-    /// Its bytes are not those that were written.
-    Checksum,
-    /// It is whole, and makes no sense.
-    Malformed,
-    /// It is another key's object.
-    OtherKey,
-}
-
-impl DecodeError {
-    /// The word for it in logs and counters.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Truncated => "truncated",
-            Self::Foreign => "foreign",
-            Self::Version(_) => "unknown-version",
-            Self::Checksum => "checksum",
-            Self::Malformed => "malformed",
-            Self::OtherKey => "other-key",
-        }
-    }
-}
-
-const MAGIC: &[u8; 4] = b"LRDR";
-const VERSION: u8 = 2;
-/// The oldest version that is read.
-const OLDEST: u8 = 1;
 pub(super) const KIND_RESPONSE: u8 = 0;
 pub(super) const KIND_VARY: u8 = 1;
-const KIND_TAG: u8 = 2;
-pub(super) const PREAMBLE: usize = 4 + 1 + 1 + 2 + 4 + 8;
 
 /// The size of the pieces that a separate body is checked in.
 pub const BODY_CHUNK: usize = 256 * 1024;
@@ -96,11 +65,6 @@ pub enum Object {
     },
     /// The nominated fields of a key whose responses vary.
     Vary(VaryRecord),
-    /// The last purge of a tag.
-    Tag {
-        /// Its position.
-        position: u64,
-    },
 }
 
 /// The body of a durable response.
@@ -181,7 +145,7 @@ fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
     out.put_u16_le(head.status.as_u16());
     out.put_i64_le(head.request_time.as_millis());
     out.put_i64_le(head.response_time.as_millis());
-    out.put_u64_le(head.position);
+    head.seen.encode(&mut out);
     put_count16(&mut out, head.tags.len());
     for tag in &head.tags {
         put_string(&mut out, tag.as_bytes());
@@ -277,35 +241,6 @@ pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
     frame(KIND_VARY, &out)
 }
 
-/// Writes the last purge of the tag with `key`.
-pub fn encode_tag(key: &CacheKey, position: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    put_string(&mut out, key.as_bytes());
-    out.put_u64_le(position);
-    frame(KIND_TAG, &out)
-}
-
-pub(super) fn frame(kind: u8, head: &[u8]) -> Vec<u8> {
-    let mut object = Vec::with_capacity(PREAMBLE + head.len());
-    object.put_slice(MAGIC);
-    object.put_u8(VERSION);
-    object.put_u8(kind);
-    object.put_u16_le(0);
-    object.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
-    object.put_u64_le(xxh3_64(head));
-    object.put_slice(head);
-    object
-}
-
-pub(super) fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-    out.put_slice(bytes);
-}
-
-fn put_count16(out: &mut Vec<u8>, count: usize) {
-    out.put_u16_le(u16::try_from(count).unwrap_or(u16::MAX));
-}
-
 fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
     put_count16(out, names.len());
     for name in names {
@@ -316,30 +251,14 @@ fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
 /// Reads a durable object that should belong to `key`. Freshness is worked out anew under the
 /// lifetimes that the configuration grants now.
 pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
-    let mut preamble = Reader(object);
-    if preamble.take(MAGIC.len()).map_err(|_| DecodeError::Foreign)? != MAGIC {
-        return Err(DecodeError::Foreign);
-    }
-    let version = preamble.u8()?;
-    if !(OLDEST..=VERSION).contains(&version) {
-        return Err(DecodeError::Version(version));
-    }
-    let kind = preamble.u8()?;
-    let _zero = preamble.u16()?;
-    let head_len = preamble.len32()?;
-    let checksum = preamble.u64()?;
-    let head = preamble.take(head_len)?;
-    if xxh3_64(head) != checksum {
-        return Err(DecodeError::Checksum);
-    }
+    let Framed { version, kind, head, rest } = unframe(object)?;
     let mut head = Reader(head);
     if head.string()? != key.as_bytes() {
         return Err(DecodeError::OtherKey);
     }
     match kind {
-        KIND_RESPONSE => decode_response(version, head, preamble.0, key, policy),
+        KIND_RESPONSE => decode_response(version, head, rest, key, policy),
         KIND_VARY => decode_vary(version, head, key).map(Object::Vary),
-        KIND_TAG if version >= 2 => Ok(Object::Tag { position: head.u64()? }),
         _ => Err(DecodeError::Malformed),
     }
 }
@@ -351,12 +270,12 @@ fn decode_response(
     key: &CacheKey,
     policy: &LifetimePolicy,
 ) -> Result<Object, DecodeError> {
-    let names = head.names()?;
+    let names = names(&mut head)?;
     let selector = head.string()?.to_vec();
     let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeError::Malformed)?;
     let request_time = Timestamp::from_millis(head.i64()?);
     let response_time = Timestamp::from_millis(head.i64()?);
-    let position = head.u64()?;
+    let seen = if version >= 3 { Seen::decode(&mut head)? } else { Seen::of_version_2(head.u64()?) };
     let mut tags = Vec::new();
     for _ in 0..head.u16()? {
         tags.push(String::from_utf8(head.string()?.to_vec()).map_err(|_| DecodeError::Malformed)?);
@@ -405,7 +324,7 @@ fn decode_response(
     }
     let variant = (!names.is_empty()).then_some(Variant { names, selector });
     let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
-    let fields = compact(&fields);
+    let fields = compact(&fields, &TagFields { names: Vec::new(), are_shown: true });
     let head = StoredHead {
         key: key.clone(),
         variant,
@@ -415,7 +334,9 @@ fn decode_response(
         request_time,
         response_time,
         freshness,
-        position,
+        // Its reader says from when on.
+        position: 0,
+        seen: Arc::new(seen),
         tags,
         body_id,
         body_written: Arc::new(AtomicBool::new(true)),
@@ -448,7 +369,7 @@ fn decode_vary(version: u8, mut head: Reader<'_>, key: &CacheKey) -> Result<Vary
     }
     let mut sets = Vec::with_capacity(count);
     for _ in 0..count {
-        sets.push(head.names()?);
+        sets.push(names(&mut head)?);
     }
     let mut aliases = Vec::new();
     if version >= 2 {
@@ -463,61 +384,10 @@ fn decode_vary(version: u8, mut head: Reader<'_>, key: &CacheKey) -> Result<Vary
     Ok(VaryRecord { key: key.clone(), generation, sets, aliases })
 }
 
-/// Takes integers and strings off the front of a slice. A length is believed only as far as there
-/// are bytes, so nothing is allocated for what is not there.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated)?;
-        self.0 = rest;
-        Ok(taken)
+fn names(reader: &mut Reader<'_>) -> Result<Vec<HeaderName>, DecodeError> {
+    let count = usize::from(reader.u16()?);
+    if count > vary::MAX_NOMINATED {
+        return Err(DecodeError::Malformed);
     }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn i64(&mut self) -> Result<i64, DecodeError> {
-        self.array().map(i64::from_le_bytes)
-    }
-
-    fn u128(&mut self) -> Result<u128, DecodeError> {
-        self.array().map(u128::from_le_bytes)
-    }
-
-    fn len32(&mut self) -> Result<usize, DecodeError> {
-        usize::try_from(self.u32()?).map_err(|_| DecodeError::Malformed)
-    }
-
-    fn string(&mut self) -> Result<&'a [u8], DecodeError> {
-        let len = self.len32()?;
-        self.take(len)
-    }
-
-    fn names(&mut self) -> Result<Vec<HeaderName>, DecodeError> {
-        let count = usize::from(self.u16()?);
-        if count > vary::MAX_NOMINATED {
-            return Err(DecodeError::Malformed);
-        }
-        (0..count).map(|_| HeaderName::from_bytes(self.string()?).map_err(|_| DecodeError::Malformed)).collect()
-    }
+    (0..count).map(|_| HeaderName::from_bytes(reader.string()?).map_err(|_| DecodeError::Malformed)).collect()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Answer, Client, Gate, Origin, eventually, metric};
+use crate::support::{Answer, Client, Gate, Origin, SOON, eventually, metric};
 
 /// A running `larder`.
 pub struct Process {
@@ -34,6 +34,7 @@ impl Process {
     pub fn start(upstream: &str, sets: &[&str]) -> Self {
         let upstream = format!("upstream.url={upstream}");
         let mut all = vec!["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", &upstream];
+        all.extend(SOON);
         all.extend(sets);
         Self::spawn(larder(&all))
     }

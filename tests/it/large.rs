@@ -45,7 +45,10 @@ impl Place {
                 let name = path.strip_prefix(self.directory.path()).expect("below it").to_string_lossy().into_owned();
                 if path.is_dir() {
                     directories.push(path);
-                } else if name.contains("/b/") || name.contains(".tmp") || name.contains("upload") {
+                } else if name.contains("/b/")
+                    || (name.contains(".tmp") && !name.contains("larder-1/j"))
+                    || name.contains("upload")
+                {
                     found.push(path.to_string_lossy().into_owned());
                 }
             }

@@ -242,6 +242,7 @@ proptest! {
         let policy = StoragePolicy {
             set_cookie: SetCookie::Rfc,
             lifetimes: LifetimePolicy { targets: targets.clone().into(), ..LifetimePolicy::default() },
+            ..StoragePolicy::default()
         };
         let exchange = Exchange {
             method: &Method::GET,

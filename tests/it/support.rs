@@ -12,6 +12,9 @@ use larder::clock::{Clock, Timestamp};
 use larder::config::Config;
 use larder::server::Listen;
 
+/// Nobody waits longer than that for what processes tell each other.
+pub const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];
+
 /// Long enough that only something that never happens takes it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -450,6 +453,7 @@ impl Larder {
         if !config.contains("durable.url") {
             sets.push("durable.url=off".into());
         }
+        sets.extend(SOON.map(str::to_owned));
         // One dotted key a line, as `--set` takes them; rules come as one inline array.
         sets.extend(config.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
         let config = Config::load(None, std::iter::empty(), &sets).expect("a sound test configuration");

@@ -9,35 +9,44 @@
 //! * Every name lies under `<url prefix>/<key prefix>/larder-1/`, and only names made here are ever
 //!   deleted.
 
+mod body;
+mod upload;
+
+pub use self::body::{Apart, BodyReader, Wanted};
+pub use self::upload::Leave;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::HeaderMap;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::backend::{Backend, BackendError, CheckFailure, Pieces};
+use super::admission::{Admission, Verdict};
+use super::backend::{Backend, BackendError, CheckFailure};
 use super::file::FileStore;
+use super::index::Index;
+use super::journal::{Journal, Timing, Urgency};
+use super::memory::Memory;
+use super::names::Names;
 use super::purge::Purges;
 use super::queue::{Op, Put, Queue, Waiting};
 use super::s3::{S3Config, S3Store};
-use super::tags::{self, TagPurges};
+use crate::breaker::Breaker;
 use crate::clock::Stopwatch;
-use crate::fill::FillReader;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::encoding::{
-    self, BODY_CHUNK, Checksums, DecodeError, DurableBody, Object, decode, encode_apart, encode_response, encode_vary,
-};
+use crate::stored::encoding::{DecodeError, DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
+use crate::stored::seen::Covered;
 use crate::stored::{Body, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
-use crate::telemetry::{DurableOp, DurableOutcome, Metrics};
+use crate::telemetry::{DurableOp, DurableOutcome, Metrics, Prices, Saved};
 
 /// `[durable]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +77,20 @@ pub struct Config {
     pub writers: usize,
     /// How long the queue may take to empty when Larder stops.
     pub drain_timeout: Duration,
+    /// Between two looks for what other processes purged and stored.
+    pub poll_interval: Duration,
+    /// How long a newly stored key may wait to be announced to them.
+    pub announce_interval: Duration,
+    /// So many failed or slow requests on end, and nothing is looked for until one succeeds; 0: never.
+    pub breaker_failures: u32,
+    /// Between two attempts to find the tier up again.
+    pub breaker_pause: Duration,
+    /// On which use a response is written.
+    pub after_hits: u8,
+    /// How many write requests a month are let through for responses; 0: any number.
+    pub monthly_writes: u64,
+    /// What requests cost.
+    pub prices: Prices,
 }
 
 /// `durable.url`
@@ -102,6 +125,13 @@ impl Default for Config {
             queue_bytes: 64 << 20,
             writers: 8,
             drain_timeout: Duration::from_secs(5),
+            poll_interval: Duration::from_secs(2),
+            announce_interval: Duration::from_secs(5),
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(2),
+            after_hits: 1,
+            monthly_writes: 0,
+            prices: Prices::default(),
         }
     }
 }
@@ -114,9 +144,6 @@ const DELETES_PER_PUT: u64 = 16;
 
 /// How long the tier may take to answer when Larder starts.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a purge waits for the tier before it says that it has not got there yet.
-const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest pause between two attempts to delete an object.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -157,178 +184,6 @@ pub enum FoundBody {
     Apart(Apart),
 }
 
-/// A separate body, to be read in part.
-#[derive(Clone, Debug)]
-pub struct Apart {
-    inner: Arc<Inner>,
-    runtime: Handle,
-    name: String,
-    len: u64,
-    checksums: Arc<[u64]>,
-}
-
-/// What of a separate body is read, and what stands between.
-#[derive(Clone, Debug)]
-pub enum Wanted {
-    /// A text that is no part of it.
-    Text(Bytes),
-    /// The bytes from the first position up to the second.
-    Range(u64, u64),
-}
-
-/// How many pieces a client's own reading is ahead of it.
-const AHEAD: usize = 2;
-
-impl Apart {
-    /// The length of the body.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Reads what is wanted and no more, but to the ends of the chunks that are checked. `None` when the
-    /// first piece can't be had, in time or at all. Dropping the receiver ends the reading.
-    pub async fn read(&self, wanted: Vec<Wanted>) -> Option<mpsc::Receiver<Result<Bytes, BackendError>>> {
-        let (sender, receiver) = mpsc::channel(AHEAD);
-        let (opened, is_open) = oneshot::channel();
-        let this = self.clone();
-        let within = self.inner.config.lookup_timeout;
-        let task = self.runtime.spawn(async move { this.send(wanted, &sender, opened).await });
-        match tokio::time::timeout(within, is_open).await {
-            Ok(Ok(())) => Some(receiver),
-            Ok(Err(_)) => None,
-            Err(_) => {
-                task.abort();
-                self.inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
-                None
-            }
-        }
-    }
-
-    async fn send(
-        &self,
-        wanted: Vec<Wanted>,
-        sender: &mpsc::Sender<Result<Bytes, BackendError>>,
-        opened: oneshot::Sender<()>,
-    ) {
-        let mut opened = Some(opened);
-        // What stands before the first piece goes out once that is there.
-        let mut texts = Vec::new();
-        for wanted in wanted {
-            let (first, end) = match wanted {
-                Wanted::Text(text) => {
-                    texts.push(text);
-                    continue;
-                }
-                Wanted::Range(first, end) => (first, end),
-            };
-            let mut left = end.saturating_sub(first);
-            let mut reader = match self.open(first, end).await {
-                Ok(reader) => reader,
-                Err(error) => {
-                    self.inner.note_error(DurableOp::Get, &error);
-                    let _ = sender.send(Err(error)).await;
-                    return;
-                }
-            };
-            let mut skip = first % BODY_CHUNK as u64;
-            while left > 0 {
-                let mut piece = match reader.next().await {
-                    Ok(Some(piece)) => piece,
-                    Ok(None) => return self.fail(BackendError("the body ended early".into()), sender).await,
-                    Err(error) => return self.fail(error, sender).await,
-                };
-                piece = piece.split_off(usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len()));
-                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                skip = 0;
-                left -= piece.len() as u64;
-                if let Some(opened) = opened.take() {
-                    self.inner.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
-                    // The one who waits may have given up: the next line finds out.
-                    let _ = opened.send(());
-                }
-                for piece in texts.drain(..).chain([piece]) {
-                    if sender.send(Ok(piece)).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-        if let Some(opened) = opened.take() {
-            let _ = opened.send(());
-        }
-        for text in texts {
-            if sender.send(Ok(text)).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn fail(&self, error: BackendError, sender: &mpsc::Sender<Result<Bytes, BackendError>>) {
-        self.inner.unreadable(&self.name, &error.0);
-        let _ = sender.send(Err(error)).await;
-    }
-
-    /// Opens the chunks that hold the bytes from `first` up to `end`.
-    async fn open(&self, first: u64, end: u64) -> Result<BodyReader, BackendError> {
-        const CHUNK: u64 = BODY_CHUNK as u64;
-        let start = first / CHUNK * CHUNK;
-        let stop = end.div_ceil(CHUNK).saturating_mul(CHUNK).min(self.len);
-        let pieces = self.inner.backend.read_range(&self.name, start, stop).await?;
-        let pieces = pieces.ok_or_else(|| BackendError("its body is missing".into()))?;
-        let next = usize::try_from(first / CHUNK).unwrap_or(usize::MAX);
-        let checksums = Arc::clone(&self.checksums);
-        Ok(BodyReader { pieces, pending: BytesMut::new(), left: stop.saturating_sub(start), checksums, next })
-    }
-}
-
-/// A separate body on its way in, each piece checked before it is given out.
-#[derive(Debug)]
-pub struct BodyReader {
-    pieces: Pieces,
-    pending: BytesMut,
-    left: u64,
-    checksums: Arc<[u64]>,
-    next: usize,
-}
-
-impl BodyReader {
-    /// The bytes that are still to come.
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
-    /// Whether every piece was given out.
-    pub fn is_end(&self) -> bool {
-        self.left == 0
-    }
-
-    /// The next checked piece; `None` at the end of a complete body.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let want = usize::try_from(self.left.min(BODY_CHUNK as u64)).unwrap_or(BODY_CHUNK);
-        while self.pending.len() < want {
-            match self.pieces.next().await? {
-                Some(piece) => self.pending.extend_from_slice(&piece),
-                None => return Err(BackendError("the body ended early".into())),
-            }
-        }
-        let chunk = self.pending.split_to(want).freeze();
-        if self.checksums.get(self.next) != Some(&encoding::chunk_checksum(&chunk)) {
-            return Err(BackendError("the body's checksum does not hold".into()));
-        }
-        self.next += 1;
-        self.left -= want as u64;
-        Ok(Some(chunk))
-    }
-}
-
 /// The durable tier.
 #[derive(Debug)]
 pub struct Durable {
@@ -339,135 +194,110 @@ pub struct Durable {
 
 #[derive(Debug)]
 struct Inner {
-    backend: Backend,
+    backend: Arc<Backend>,
     config: Config,
     names: Names,
     purges: Arc<Purges>,
     metrics: Arc<Metrics>,
     writers: Vec<mpsc::UnboundedSender<Op>>,
     queue: Queue,
-    tags: TagPurges,
+    index: Arc<Index>,
+    journal: Arc<Journal>,
+    breaker: Arc<Breaker>,
+    /// Whether the breaker is closed, for those who wait until it is.
+    is_up: watch::Sender<bool>,
+    admission: Admission,
     /// Guarded by its lock: the keys that a large body is being written for.
     uploading: Mutex<HashSet<u128>>,
 }
 
-/// Leave to write a large body.
-#[derive(Debug)]
-pub struct Leave {
-    inner: Arc<Inner>,
-    hash: u128,
-}
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        self.inner.uploading.lock().remove(&self.hash);
-        self.inner.queue.leave_other();
-    }
-}
-
-/// The names of objects: everything this process may ever write or delete.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Names {
-    root: String,
-}
-
-impl Names {
-    fn new(url_prefix: &str, key_prefix: &str) -> Self {
-        let mut root = String::new();
-        for part in [url_prefix, &escape(key_prefix)] {
-            if !part.is_empty() {
-                root.push_str(part);
-                root.push('/');
-            }
-        }
-        root.push_str("larder-1/");
-        Self { root }
-    }
-
-    /// The object at a key: a response, or the record of one that varies.
-    fn primary(&self, key: &CacheKey) -> String {
-        self.spread("o", key.hash())
-    }
-
-    fn variant(&self, key: &CacheKey, variant: u128) -> String {
-        format!("{}.{variant:032x}", self.primary(key))
-    }
-
-    fn body(&self, id: u128) -> String {
-        self.spread("b", id)
-    }
-
-    /// The last purge of the tag with `key`.
-    fn tag(&self, key: &CacheKey) -> String {
-        self.spread("t", key.hash())
-    }
-
-    /// Spreads names over 65,536 prefixes, which S3 partitions by and directories stay small by.
-    fn spread(&self, kind: &str, hash: u128) -> String {
-        let hex = format!("{hash:032x}");
-        format!("{}{kind}/{}/{}/{}", self.root, &hex[..2], &hex[2..4], &hex[4..])
-    }
-}
-
-/// A key prefix as one path segment that can't climb out of its directory.
-fn escape(prefix: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = String::with_capacity(prefix.len());
-    for byte in prefix.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => out.push(char::from(byte)),
-            _ => {
-                out.push('%');
-                out.push(char::from(HEX[usize::from(byte >> 4)]));
-                out.push(char::from(HEX[usize::from(byte & 15)]));
-            }
-        }
-    }
-    out
-}
-
 impl Durable {
-    /// Connects to the place that the configuration names, checks it, and starts the writers on
-    /// `runtime`. `None` when it is off, or can't be used and need not be.
+    /// Connects to the place that the configuration names, checks it, reads the journal, and starts what
+    /// works behind on the current runtime. `None` when it is off.
     pub async fn open(
         config: &Config,
         key_prefix: &str,
         purges: Arc<Purges>,
+        memory: Arc<Memory>,
         metrics: Arc<Metrics>,
     ) -> Result<Option<Self>, CheckFailure> {
         let (backend, url_prefix) = match &config.location {
             Location::Off => return Ok(None),
             Location::File(root) => (Backend::File(FileStore::new(root.clone())), String::new()),
-            Location::S3 { config, prefix } => (Backend::S3(S3Store::connect(config.clone()).await), prefix.clone()),
+            Location::S3 { config, prefix } => {
+                let store = S3Store::connect(config.clone(), Arc::clone(&metrics), purges.clock().clone()).await;
+                (Backend::S3(store), prefix.clone())
+            }
         };
-        let checked = tokio::time::timeout(CHECK_TIMEOUT, backend.check()).await.unwrap_or_else(|_| {
+        let names = Names::new(&url_prefix, key_prefix);
+        let this = Self::over(Arc::new(backend), config, names, purges, memory, metrics);
+        let inner = &this.inner;
+        let watch = Stopwatch::start();
+        let checked = tokio::time::timeout(CHECK_TIMEOUT, inner.backend.check()).await.unwrap_or_else(|_| {
             Err(CheckFailure(format!("the durable tier does not answer within {} s", CHECK_TIMEOUT.as_secs())))
         });
-        if let Err(failure) = checked {
-            if config.required {
-                return Err(failure);
+        match checked {
+            Ok(()) => {
+                // Nothing of the tier is served before it is known what was purged.
+                let left = CHECK_TIMEOUT.saturating_sub(watch.elapsed());
+                match tokio::time::timeout(left, inner.journal.load()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!("the journal is not read yet, nothing durable is served: {error}"),
+                    Err(_) => warn!("the journal is long: nothing durable is served until it is read"),
+                }
             }
+            Err(failure) if config.required => return Err(failure),
             // In service it fails open; the next lookup may find it there.
-            warn!("the durable tier does not answer, going on without it: {failure}");
+            Err(failure) => warn!("the durable tier does not answer, going on without it: {failure}"),
         }
+        this.runtime.spawn(Arc::clone(&inner.journal).follow());
+        this.runtime.spawn(say_prices(Arc::clone(&inner.metrics)));
+        Ok(Some(this))
+    }
+
+    /// The tier over a place, with its writers started on the current runtime. The journal is not read.
+    pub(super) fn over(
+        backend: Arc<Backend>,
+        config: &Config,
+        names: Names,
+        purges: Arc<Purges>,
+        memory: Arc<Memory>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        metrics.set_prices(config.prices);
         let runtime = Handle::current();
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..config.writers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let index = Arc::new(Index::default());
+        let journal = Arc::new(Journal::new(
+            Arc::clone(&backend),
+            names.clone(),
+            Arc::clone(&purges),
+            Arc::clone(&index),
+            memory,
+            Arc::clone(&metrics),
+            Timing { poll: config.poll_interval, announce: config.announce_interval },
+        ));
         let inner = Arc::new(Inner {
             backend,
             config: config.clone(),
-            names: Names::new(&url_prefix, key_prefix),
+            names,
             purges,
             metrics,
             writers: senders,
             queue: Queue::default(),
-            tags: TagPurges::default(),
+            index,
+            journal,
+            breaker: Breaker::new(config.breaker_failures, config.breaker_pause),
+            is_up: watch::Sender::new(true),
+            admission: Admission::new(config.after_hits, config.monthly_writes),
             uploading: Mutex::default(),
         });
         for receiver in receivers {
             runtime.spawn(write_behind(Arc::clone(&inner), receiver));
         }
-        Ok(Some(Self { inner, runtime, lookup_timeout: config.lookup_timeout }))
+        runtime.spawn(Arc::clone(&inner.journal).write_behind());
+        Self { inner, runtime, lookup_timeout: config.lookup_timeout }
     }
 
     /// What the tier has for `key` and `request`, within the lookup timeout. `known` is the
@@ -480,24 +310,35 @@ impl Durable {
         known: Option<Arc<VaryRecord>>,
         opening: Opening,
     ) -> Found {
-        let mut waiting = None;
-        match self.inner.queue.look(key, request) {
+        let (mut waiting, inner) = (None, &self.inner);
+        match inner.queue.look(key, request) {
             Waiting::Nothing => {}
             Waiting::Found(Put::Whole(stored), record) => return self.waiting(&stored, record, known.is_some()),
             // Its body is there already.
             Waiting::Found(Put::Apart(stored), record) => waiting = Some((stored, record)),
             // A write that a purge came before is skipped in its turn.
-            Waiting::Other(Some((record, position))) if !self.inner.purges.covers_stored(key.hash(), position) => {
+            Waiting::Other(Some((record, position))) if !inner.purges.covers_fetch(key.hash(), position) => {
                 return Found::OtherVariants((*record).clone());
             }
             Waiting::Other(_) => return Found::Nothing,
         }
+        if !inner.journal.is_loaded() {
+            return Found::Nothing;
+        }
+        if !inner.index.may_hold(key.hash()) && waiting.is_none() {
+            inner.metrics.saved(Saved::Index);
+            return Found::Nothing;
+        }
+        if inner.breaker.is_open() {
+            inner.metrics.saved(Saved::Breaker);
+            return Found::Nothing;
+        }
         let watch = Stopwatch::start();
         let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
-        let runtime = self.runtime.clone();
+        let (runtime, position) = (self.runtime.clone(), inner.purges.position());
         // On the tier's own threads: its connections outlive the worker that asks.
         let mut task = AbortOnDrop(self.runtime.spawn(async move {
-            let looked = Looked { request: &request, opening, runtime };
+            let looked = Looked { request: &request, opening, runtime, position };
             let Some((stored, record)) = waiting else {
                 return inner.lookup(&key, &looked, &policy.lifetimes, known).await;
             };
@@ -510,6 +351,7 @@ impl Durable {
             Ok(Err(_)) => Found::Nothing,
             Err(_) => {
                 self.inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
+                self.inner.failed(true, &"it does not answer in time");
                 Found::Nothing
             }
         };
@@ -519,12 +361,14 @@ impl Durable {
 
     /// A response that waits to be written, as it will be found.
     fn waiting(&self, stored: &StoredResponse, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
-        let (purges, head) = (&self.inner.purges, &stored.head);
-        if purges.covers_stored(head.key.hash(), head.position) || purges.covers_tags(&head.tags, head.position) {
+        let (purges, mut head) = (&self.inner.purges, (*stored.head).clone());
+        let position = purges.position();
+        if !head.outlives(purges.covers(&head, head.position)) {
             return Found::Nothing;
         }
+        head.position = position;
         Found::Response(Box::new(FoundResponse {
-            head: (*stored.head).clone(),
+            head,
             body: FoundBody::Whole(stored.body.clone()),
             record: record.filter(|_| !is_known).map(|record| (*record).clone()),
         }))
@@ -533,6 +377,30 @@ impl Durable {
     /// The record of a key's variants that waits to be written, and its purge position.
     pub fn waiting_record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
         self.inner.queue.record(key)
+    }
+
+    /// Counts a use of something that is not in the tier and may be, and says whether it is worth the `requests`
+    /// that it takes to write it.
+    pub fn admit(&self, hash: u128, requests: u32) -> Verdict {
+        let verdict = self.inner.admission.admit(hash, requests);
+        match verdict {
+            Verdict::Admitted => {}
+            Verdict::TooFewUses => self.inner.metrics.saved(Saved::AfterHits),
+            Verdict::NoBudget => self.inner.metrics.saved(Saved::Budget),
+        }
+        verdict
+    }
+
+    /// How many requests it takes to write a response.
+    pub fn requests_for(&self, stored: &StoredResponse) -> u32 {
+        let has_own_body =
+            stored.body.len() > self.inner.config.inline_size && !stored.head.body_written.load(Ordering::Acquire);
+        1 + u32::from(has_own_body) + u32::from(stored.head.variant.is_some())
+    }
+
+    /// Counts what was not written for a reason that the configuration gives.
+    pub fn saved(&self, why: Saved) {
+        self.inner.metrics.saved(why);
     }
 
     /// Has a response written; `false` when the queue is full.
@@ -569,50 +437,6 @@ impl Durable {
         self.runtime.spawn(async move { inner.forget_body(id).await });
     }
 
-    /// Leave to write the large body of a response for the key with this hash: a few at once have it, and
-    /// one for each key.
-    pub fn begin_upload(&self, hash: u128) -> Option<Leave> {
-        let mut uploading = self.inner.uploading.lock();
-        if uploading.len() >= self.inner.config.uploads || !uploading.insert(hash) {
-            drop(uploading);
-            self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
-            return None;
-        }
-        self.inner.queue.enter_other();
-        Some(Leave { inner: Arc::clone(&self.inner), hash })
-    }
-
-    /// Writes the body that `reader` brings as the object of `head`. `None` when it did not come to its
-    /// end, is too large, or could not be written: then there is nothing. The leave comes back, to be kept
-    /// until the head is on its way.
-    pub async fn upload(
-        &self,
-        leave: Leave,
-        head: Arc<StoredHead>,
-        reader: FillReader,
-    ) -> Option<(StoredApart, Leave)> {
-        let written = self.runtime.spawn(async move {
-            let inner = Arc::clone(&leave.inner);
-            let outcome = inner.upload(&head, reader).await;
-            inner.metrics.durable_uploads.add_one();
-            match outcome {
-                Ok(Some(apart)) => {
-                    inner.metrics.durable(DurableOp::Put, DurableOutcome::Ok);
-                    Some((apart, leave))
-                }
-                Ok(None) => {
-                    inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
-                    None
-                }
-                Err(error) => {
-                    inner.note_error(DurableOp::Put, &error);
-                    None
-                }
-            }
-        });
-        written.await.ok().flatten()
-    }
-
     /// Large bodies that are being written now.
     pub fn uploads(&self) -> u64 {
         self.inner.uploading.lock().len() as u64
@@ -628,71 +452,81 @@ impl Durable {
         self.inner.config.min_upload_rate
     }
 
+    /// Whether the tier may have something for the key with this hash, or is about to.
+    pub fn may_hold(&self, hash: u128) -> bool {
+        self.inner.index.may_hold(hash) || self.inner.queue.is_pending(hash)
+    }
+
     /// Has everything kept for `key` deleted. In a directory it is gone when this returns.
     pub fn delete(&self, key: &CacheKey) {
-        if let Backend::File(store) = &self.inner.backend {
+        if !self.may_hold(key.hash()) {
+            return;
+        }
+        if let Backend::File(store) = &*self.inner.backend {
             store.put_out_of_reach(&self.inner.names.primary(key));
         }
         if self.inner.queue.depth().0 >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT) {
             self.inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
-            warn!("the durable queue is full: an invalidated URL stays in the durable tier until it expires");
+            warn!("the durable queue is full: what was invalidated stays there, and counts as purged");
             return;
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, done: None });
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None });
     }
 
     /// Has one variant of `key` deleted, the one with this name.
     pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant) {
-        if let Backend::File(store) = &self.inner.backend {
+        if let Backend::File(store) = &*self.inner.backend {
             store.put_out_of_reach(&self.inner.names.variant(key, name));
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), done: None });
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())) });
     }
 
-    /// Writes down that `tag` was purged at `position`. Ready at once for a bucket, which follows
-    /// behind; for a directory when it is written.
-    pub async fn purge_tag(&self, tag: &str, position: u64) {
-        let inner = Arc::clone(&self.inner);
-        let key = tags::key_of(tag);
-        let is_near = matches!(inner.backend, Backend::File(_));
-        if !inner.tags.begin(&key, position) {
-            return;
-        }
-        inner.queue.enter_other();
-        let written = self.runtime.spawn(async move {
-            let name = inner.names.tag(&key);
-            inner.tags.write(&inner.backend, &name, &key).await;
-            inner.queue.leave_other();
-        });
-        if is_near {
-            let _ = tokio::time::timeout(self.lookup_timeout, written).await;
-        }
+    /// Has purges that were made written to the journal.
+    pub fn hurry(&self, urgency: Urgency) {
+        self.inner.journal.hurry(urgency);
     }
 
-    /// Begins to delete everything kept for `key`; [`Durable::finish_delete`] says how that went.
-    pub fn begin_delete(&self, key: &CacheKey) -> oneshot::Receiver<Result<(), BackendError>> {
-        let (done, outcome) = oneshot::channel();
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, done: Some(done) });
-        outcome
+    /// Waits until the purge with this number is in the journal, at most `within`.
+    pub async fn recorded(&self, arrival: u64, within: Duration) -> Result<(), BackendError> {
+        self.inner.journal.wait_for(arrival, within).await
     }
 
-    /// Waits for a deletion, and says how it went.
-    pub async fn finish_delete(outcome: oneshot::Receiver<Result<(), BackendError>>) -> Result<(), BackendError> {
-        match tokio::time::timeout(PURGE_TIMEOUT, outcome).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(BackendError("the durable tier is shutting down".into())),
-            Err(_) => Err(BackendError("it does not answer".into())),
-        }
+    /// Whether a purge is written as fast as it is told.
+    pub fn is_near(&self) -> bool {
+        self.inner.backend.is_near()
+    }
+
+    /// What is known of what the tier holds.
+    pub fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    /// Whether the tier is known to be down.
+    pub fn is_down(&self) -> bool {
+        self.inner.breaker.is_open()
+    }
+
+    /// See [`Config::poll_interval`].
+    pub fn poll_interval(&self) -> Duration {
+        self.inner.config.poll_interval
     }
 
     /// Objects and bytes that wait to be written or deleted.
     pub fn queue_depth(&self) -> (u64, u64) {
-        self.inner.queue.depth()
+        let (objects, bytes) = self.inner.queue.depth();
+        (objects + self.inner.journal.outstanding(), bytes)
     }
 
     /// Waits until nothing is outstanding, at most `deadline`; how many operations were left.
     pub async fn drain(&self, deadline: Duration) -> u64 {
-        let emptied = tokio::time::timeout(deadline, self.inner.queue.empty()).await;
+        let emptied = tokio::time::timeout(deadline, async {
+            self.inner.queue.empty().await;
+            while let Err(error) = self.inner.journal.write().await {
+                warn!("the journal can't be written: {error}");
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        })
+        .await;
         let undeleted = self.inner.queue.retrying();
         match emptied {
             Ok(()) => undeleted,
@@ -770,34 +604,11 @@ struct Looked<'a> {
     request: &'a HeaderMap,
     opening: Opening,
     runtime: Handle,
+    /// The purge position when it began.
+    position: u64,
 }
 
 impl Inner {
-    /// Writes the body that `reader` brings; `None` when it broke off, or is too large.
-    async fn upload(
-        &self,
-        head: &Arc<StoredHead>,
-        mut reader: FillReader,
-    ) -> Result<Option<StoredApart>, BackendError> {
-        let mut upload = self.backend.begin(&self.names.body(head.body_id)).await?;
-        let mut checksums = Checksums::default();
-        while let Some(chunk) = reader.chunk().await {
-            let Ok(chunk) = chunk else { return Ok(None) };
-            checksums.update(&chunk);
-            if checksums.len() > self.config.max_object_size {
-                return Ok(None);
-            }
-            upload.write(chunk).await?;
-        }
-        let len = checksums.len();
-        if !head.is_of_length(len) {
-            return Ok(None);
-        }
-        upload.finish().await?;
-        head.body_written.store(true, Ordering::Release);
-        Ok(Some(StoredApart { head: Arc::clone(head), len, checksums: checksums.finish().into() }))
-    }
-
     async fn forget_body(&self, id: u128) {
         let outcome = self.backend.delete(&self.names.body(id)).await;
         self.note(DurableOp::Delete, &outcome);
@@ -818,11 +629,12 @@ impl Inner {
         match op {
             Op::Put { stored, record } => {
                 let head = stored.head();
-                let is_purged = self.purges.covers_fetch(head.key.hash(), head.position);
-                if !is_purged {
+                if self.purges.covers(head, head.position) == Covered::No {
+                    self.is_up().await;
                     let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
                     self.note(DurableOp::Put, &outcome);
                     if outcome.is_ok() {
+                        self.journal.announce(head.key.hash());
                         return Ok(());
                     }
                 }
@@ -832,15 +644,17 @@ impl Inner {
                 }
                 Ok(())
             }
-            Op::Delete { key, variant, done } => {
+            Op::Delete { key, variant } => {
                 let variant = variant.map(|(name, _)| name);
                 let outcome = self.try_repeatedly(|| self.delete_all(&key, variant)).await;
                 self.note(DurableOp::Delete, &outcome);
-                let is_done = outcome.is_ok();
-                if let Some(done) = done {
-                    let _ = done.send(outcome);
+                if outcome.is_err() {
+                    return Err(Undeleted(key, variant));
                 }
-                if is_done { Ok(()) } else { Err(Undeleted(key, variant)) }
+                if variant.is_none() {
+                    self.index.remove(key.hash());
+                }
+                Ok(())
             }
         }
     }
@@ -857,6 +671,37 @@ impl Inner {
                 return;
             }
         }
+    }
+
+    /// Waits while the tier is known to be down.
+    async fn is_up(&self) {
+        let _ = self.is_up.subscribe().wait_for(|is_up| *is_up).await;
+    }
+
+    /// A request failed, slowly or at once. After so many on end the tier counts as down, and is tried
+    /// until it answers.
+    fn failed(self: &Arc<Self>, was_slow: bool, why: &dyn std::fmt::Display) {
+        if !self.breaker.failed(was_slow) {
+            return;
+        }
+        self.metrics.durable_downs.add_one();
+        self.is_up.send_replace(false);
+        warn!("the durable tier counts as down until it answers: {why}");
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let name = format!("{}probe", this.names.root());
+            loop {
+                tokio::time::sleep(this.config.breaker_pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                let answer =
+                    tokio::time::timeout(this.config.lookup_timeout, this.backend.get(&name, HEAD_LIMIT)).await;
+                if matches!(answer, Ok(Ok(_))) {
+                    this.breaker.succeeded();
+                    this.is_up.send_replace(true);
+                    info!("the durable tier answers again");
+                    return;
+                }
+            }
+        });
     }
 
     async fn try_repeatedly<F: Future<Output = Result<(), BackendError>>>(
@@ -884,7 +729,7 @@ impl Inner {
             Some(variant) => self.names.variant(key, variant),
             None => self.names.primary(key),
         };
-        let Backend::File(store) = &self.backend else { return self.backend.delete(&name).await };
+        let Backend::File(store) = &*self.backend else { return self.backend.delete(&name).await };
         for member in store.family(&name).await? {
             let body = self.separate_body(&member, key).await;
             self.backend.delete(&member).await?;
@@ -903,14 +748,14 @@ impl Inner {
     /// The head of the response `name` of a directory, and its separate body, if it has one. In a bucket
     /// that would cost a request for each write.
     async fn existing(&self, name: &str, key: &CacheKey) -> Option<(Box<StoredHead>, Option<u128>)> {
-        let Backend::File(store) = &self.backend else { return None };
+        let Backend::File(store) = &*self.backend else { return None };
         let bytes = store.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()??;
         match decode(&bytes, key, &LifetimePolicy::default()) {
             Ok(Object::Response { head, body }) => {
                 let separate = matches!(body, DurableBody::Separate { .. }).then_some(head.body_id);
                 Some((head, separate))
             }
-            Ok(Object::Vary(_) | Object::Tag { .. }) | Err(_) => None,
+            Ok(Object::Vary(_)) | Err(_) => None,
         }
     }
 
@@ -969,7 +814,7 @@ impl Inner {
         let record = match known {
             Some(record) => (*record).clone(),
             None => match self.object(&self.names.primary(key), key, policy).await {
-                None | Some(Object::Tag { .. }) => return Found::Nothing,
+                None => return Found::Nothing,
                 Some(Object::Vary(record)) => record,
                 Some(Object::Response { head, body }) => return self.found(*head, body, looked, None).await,
             },
@@ -989,21 +834,16 @@ impl Inner {
 
     async fn found(
         self: &Arc<Self>,
-        head: StoredHead,
+        mut head: StoredHead,
         body: DurableBody,
         looked: &Looked<'_>,
         record: Option<VaryRecord>,
     ) -> Found {
-        let covered = self.purges.covers_stored(head.key.hash(), head.position)
-            || self.purges.covers_tags(&head.tags, head.position);
-        if covered || !head.is_selected_by(looked.request) {
+        if !head.outlives(self.purges.covers_read(&head)) || !head.is_selected_by(looked.request) {
             return Found::Nothing;
         }
-        // Of before this process began, or of another one.
-        let name = |key: &CacheKey| self.names.tag(key);
-        if self.tags.cover(&self.backend, name, &head.tags, head.position, self.purges.position()).await {
-            return Found::Nothing;
-        }
+        // Compared with all that is known now.
+        head.position = looked.position;
         let body = match body {
             DurableBody::Inline(bytes) => FoundBody::Whole(Body::from(bytes)),
             DurableBody::Separate { len, checksums } if looked.opening == Opening::Later => FoundBody::Apart(Apart {
@@ -1021,38 +861,20 @@ impl Inner {
         Found::Response(Box::new(FoundResponse { head, body, record }))
     }
 
-    /// Opens a separate body and checks its first piece, so that one that is missing, cut off, or
-    /// another's is a miss and not a broken response.
-    async fn open_body(&self, head: &StoredHead, len: u64, checksums: Arc<[u64]>) -> Option<FoundBody> {
-        let name = self.names.body(head.body_id);
-        let opened = self.backend.read(&name, len).await;
-        let pieces = match opened {
-            Ok(Some(pieces)) => pieces,
-            Ok(None) => {
-                self.unreadable(&name, "its body is missing");
-                return None;
-            }
-            Err(error) => {
-                self.note_error(DurableOp::Get, &error);
-                return None;
-            }
-        };
-        let mut reader = BodyReader { pieces, pending: BytesMut::new(), left: len, checksums, next: 0 };
-        match reader.next().await {
-            Ok(Some(first)) => Some(FoundBody::Streamed(first, reader)),
-            Ok(None) => Some(FoundBody::Whole(Body::default())),
-            Err(error) => {
-                self.unreadable(&name, &error.0);
-                None
-            }
+    async fn object(self: &Arc<Self>, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Option<Object> {
+        let is_primary = name.rsplit('/').next().is_some_and(|last| !last.contains('.'));
+        let answer = self.backend.get(name, self.config.inline_size + HEAD_LIMIT).await;
+        match &answer {
+            Ok(_) => drop(self.breaker.succeeded()),
+            Err(error) => self.failed(false, error),
         }
-    }
-
-    async fn object(&self, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Option<Object> {
-        let bytes = match self.backend.get(name, self.config.inline_size + HEAD_LIMIT).await {
+        let bytes = match answer {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
+                if is_primary && !self.queue.is_pending(key.hash()) {
+                    self.index.remove(key.hash());
+                }
                 return None;
             }
             Err(error) => {
@@ -1072,6 +894,10 @@ impl Inner {
             }
             Err(error) => {
                 self.unreadable(name, error.as_str());
+                // Said once: it is not looked for again before it is written again.
+                if is_primary && !self.queue.is_pending(key.hash()) {
+                    self.index.remove(key.hash());
+                }
                 None
             }
         }
@@ -1095,30 +921,21 @@ impl Inner {
     }
 }
 
+/// Says every hour what the service was asked for, and what that costs.
+async fn say_prices(metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        if let Some(bill) = metrics.bill() {
+            info!("the durable tier so far: {bill}");
+        }
+    }
+}
+
 /// Says at a stop what became of the queue.
 pub fn report_drain(left: u64) {
     if left == 0 {
         info!("every stored response is in the durable tier");
     } else {
         warn!("{left} writes to the durable tier were dropped: the deadline had passed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_never_leave_our_own_prefix() {
-        for (url_prefix, key_prefix, root) in [
-            ("", "", "larder-1/"),
-            ("any/prefix", "", "any/prefix/larder-1/"),
-            ("any", "../..", "any/%2E%2E%2F%2E%2E/larder-1/"),
-            ("", "a b/é", "a%20b%2F%C3%A9/larder-1/"),
-        ] {
-            let names = Names::new(url_prefix, key_prefix);
-            assert_eq!(names.root, root);
-            assert!(names.body(1).starts_with(root));
-        }
     }
 }

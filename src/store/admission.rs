@@ -1,0 +1,189 @@
+//! What is worth a write to the durable tier: what was used often enough, as far as the month's budget
+//! goes.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::Stopwatch;
+
+/// Decides which responses are written.
+#[derive(Debug)]
+pub struct Admission {
+    /// Written on its n-th use.
+    after_hits: u8,
+    uses: Option<Sketch>,
+    budget: Option<Budget>,
+}
+
+/// What is said of a response that is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Admitted,
+    /// It was not used often enough yet.
+    TooFewUses,
+    /// The month's budget is spent.
+    NoBudget,
+}
+
+impl Admission {
+    /// `after_hits`: on which use something is written, at the first if 0 or 1. `monthly_writes`: how many
+    /// write requests a month are let through; 0: any number.
+    pub fn new(after_hits: u8, monthly_writes: u64) -> Self {
+        Self {
+            after_hits,
+            uses: (after_hits > 1).then(Sketch::default),
+            budget: (monthly_writes > 0).then(|| Budget::new(monthly_writes)),
+        }
+    }
+
+    /// Counts a use of the key with this hash, and says whether it is the one that makes it worth `requests`
+    /// writes.
+    pub fn admit(&self, hash: u128, requests: u32) -> Verdict {
+        if self.uses.as_ref().is_some_and(|uses| uses.count(hash) < self.after_hits) {
+            return Verdict::TooFewUses;
+        }
+        if self.budget.as_ref().is_some_and(|budget| !budget.take(requests)) {
+            return Verdict::NoBudget;
+        }
+        Verdict::Admitted
+    }
+
+    /// Takes what has to be written whatever the budget says out of it.
+    pub fn spend(&self, requests: u32) {
+        if let Some(budget) = &self.budget {
+            budget.spend(requests);
+        }
+    }
+}
+
+/// Counts, near enough, in fixed space: never too few, and too many for a key only where each of its four
+/// counters is another's as well. All are halved from time to time, so that what was used long ago
+/// counts less.
+#[derive(Debug)]
+struct Sketch {
+    counters: Box<[AtomicU8]>,
+    counted: AtomicU32,
+}
+
+const ROWS: usize = 4;
+const WIDTH: usize = 1 << 16;
+
+/// After so many uses the counters are halved.
+const AGE: u32 = 10 * 65_536;
+
+impl Default for Sketch {
+    fn default() -> Self {
+        let counters = (0..ROWS * WIDTH).map(|_| AtomicU8::new(0)).collect();
+        Self { counters, counted: AtomicU32::new(0) }
+    }
+}
+
+impl Sketch {
+    /// Counts a use; how many there were, as far as is known.
+    fn count(&self, hash: u128) -> u8 {
+        let mut least = u8::MAX;
+        for row in 0..ROWS {
+            let column = usize::try_from(hash >> (16 * row) & (WIDTH as u128 - 1)).unwrap_or(0);
+            let counter = &self.counters[row * WIDTH + column];
+            let add = |count: u8| Some(count.saturating_add(1));
+            let before = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or(u8::MAX);
+            least = least.min(before.saturating_add(1));
+        }
+        if self.counted.fetch_add(1, Ordering::Relaxed) >= AGE {
+            self.counted.store(0, Ordering::Relaxed);
+            for counter in &self.counters {
+                let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count / 2));
+            }
+        }
+        least
+    }
+}
+
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A bucket of tokens, one for a request. It fills in the course of a month, and holds what comes in in a
+/// day.
+#[derive(Debug)]
+struct Budget {
+    a_second: f64,
+    most: f64,
+    /// Guarded by its lock: the tokens, and when they were counted.
+    tokens: Mutex<(f64, Stopwatch)>,
+}
+
+impl Budget {
+    #[expect(clippy::cast_precision_loss, reason = "requests a month")]
+    fn new(monthly: u64) -> Self {
+        let a_second = monthly as f64 / MONTH.as_secs_f64();
+        let most = (monthly as f64 / 30.0).max(1.0);
+        Self { a_second, most, tokens: Mutex::new((most, Stopwatch::start())) }
+    }
+
+    fn take(&self, requests: u32) -> bool {
+        let mut tokens = self.tokens.lock();
+        self.fill(&mut tokens);
+        let is_enough = tokens.0 >= f64::from(requests);
+        if is_enough {
+            tokens.0 -= f64::from(requests);
+        }
+        is_enough
+    }
+
+    fn spend(&self, requests: u32) {
+        let mut tokens = self.tokens.lock();
+        self.fill(&mut tokens);
+        // At most a day's worth of debt.
+        tokens.0 = (tokens.0 - f64::from(requests)).max(-self.most);
+    }
+
+    fn fill(&self, tokens: &mut (f64, Stopwatch)) {
+        let came = tokens.1.elapsed().as_secs_f64() * self.a_second;
+        *tokens = ((tokens.0 + came).min(self.most), Stopwatch::start());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nth_use_admits() {
+        let admission = Admission::new(3, 0);
+        let verdicts: Vec<Verdict> = (0..4).map(|_| admission.admit(7, 1)).collect();
+        assert_eq!(verdicts, [Verdict::TooFewUses, Verdict::TooFewUses, Verdict::Admitted, Verdict::Admitted]);
+        assert_eq!(admission.admit(u128::MAX, 1), Verdict::TooFewUses, "each key for itself");
+        for after_hits in [0, 1] {
+            assert_eq!(Admission::new(after_hits, 0).admit(7, 1), Verdict::Admitted);
+        }
+    }
+
+    #[test]
+    fn what_was_used_long_ago_counts_less() {
+        let sketch = Sketch::default();
+        for _ in 0..200 {
+            sketch.count(7);
+        }
+        for n in 0..=AGE {
+            sketch.count(u128::from(n) << 64 | u128::from(n % 1000 + 8) << 32);
+        }
+        assert!(sketch.count(7) < 150);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_is_spent_and_fills_again() {
+        let admission = Admission::new(1, 3000);
+        for _ in 0..50 {
+            assert_eq!(admission.admit(1, 2), Verdict::Admitted);
+        }
+        assert_eq!(admission.admit(1, 1), Verdict::NoBudget, "a day's worth is spent");
+        tokio::time::advance(Duration::from_secs(24 * 3600 / 10)).await;
+        for _ in 0..9 {
+            assert_eq!(admission.admit(1, 1), Verdict::Admitted);
+        }
+        admission.spend(50);
+        assert_eq!(admission.admit(1, 1), Verdict::NoBudget);
+    }
+}

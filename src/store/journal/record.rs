@@ -1,0 +1,258 @@
+//! What the journal's objects look like. They have the preamble of every durable object
+//! ([`crate::stored::wire`]), and then:
+//!
+//! ```text
+//! kind 3, a record: maker u64, time u64,
+//!         purges (u32 count, each: time u64, soft u8, target),
+//!         keys newly stored (u32 count, 32 bits of the hash each)
+//! kind 4, a snapshot: all until u64, latest time u64,
+//!         makers (u32 count, each: maker u64, last time u64),
+//!         marks (u32 count, each: time u64, maker u64, soft u8, target),
+//!         1u8 and the index (u32 length, a portable Roaring bitmap), or 0u8
+//! target: u8 0 and the key's hash u128; 1 and a prefix, a string; 2 and a tag, a string; 3 for all;
+//!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for forgotten URLs, tags, prefixes
+//! ```
+
+use bytes::BufMut;
+
+use crate::stored::seen::JournalTime;
+use crate::stored::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
+
+use crate::store::purge::{Kept, Mark, Purge, Remembered, Target};
+
+const KIND_RECORD: u8 = 3;
+const KIND_SNAPSHOT: u8 = 4;
+
+/// What one process tells the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Who tells it.
+    pub maker: u64,
+    /// The time in its name.
+    pub time: JournalTime,
+    /// Purges, and when each was made.
+    pub purges: Vec<(Purge, JournalTime)>,
+    /// Keys that something was stored for (see [`crate::store::index::print_of`]).
+    pub stored: Vec<u32>,
+}
+
+/// All that the journal told until some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Everything of before is in it.
+    pub until: JournalTime,
+    /// The purges.
+    pub remembered: Remembered,
+    /// The index, unless its writer's was not complete.
+    pub index: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// Writes it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.purges.len() * 32 + self.stored.len() * 4);
+        out.put_u64_le(self.maker);
+        out.put_u64_le(self.time);
+        put_count(&mut out, self.purges.len());
+        for (purge, time) in &self.purges {
+            out.put_u64_le(*time);
+            out.put_u8(u8::from(purge.is_soft));
+            match &purge.target {
+                Target::Url(hash) => put_hash(&mut out, 0, *hash),
+                Target::Prefix(prefix) => put_text(&mut out, 1, prefix),
+                Target::Tag(tag) => put_text(&mut out, 2, tag),
+                Target::All => out.put_u8(3),
+            }
+        }
+        put_count(&mut out, self.stored.len());
+        for print in &self.stored {
+            out.put_u32_le(*print);
+        }
+        frame(KIND_RECORD, &out)
+    }
+
+    /// Reads it back.
+    pub fn decode(object: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = head_of(object, KIND_RECORD)?;
+        let (maker, time) = (reader.u64()?, reader.u64()?);
+        let mut purges = Vec::new();
+        for _ in 0..reader.u32()? {
+            let (time, is_soft) = (reader.u64()?, flag(&mut reader)?);
+            let target = match reader.u8()? {
+                0 => Target::Url(reader.u128()?),
+                1 => Target::Prefix(text(&mut reader)?),
+                2 => Target::Tag(text(&mut reader)?),
+                3 => Target::All,
+                _ => return Err(DecodeError::Malformed),
+            };
+            purges.push((Purge { target, is_soft }, time));
+        }
+        let mut stored = Vec::new();
+        for _ in 0..reader.u32()? {
+            stored.push(reader.u32()?);
+        }
+        ends(reader)?;
+        Ok(Self { maker, time, purges, stored })
+    }
+}
+
+impl Snapshot {
+    /// Writes it.
+    pub fn encode(&self) -> Vec<u8> {
+        let remembered = &self.remembered;
+        let index_len = self.index.as_ref().map_or(0, Vec::len);
+        let mut out = Vec::with_capacity(64 + remembered.marks.len() * 40 + remembered.makers.len() * 16 + index_len);
+        out.put_u64_le(self.until);
+        out.put_u64_le(remembered.latest);
+        put_count(&mut out, remembered.makers.len());
+        for (maker, time) in &remembered.makers {
+            out.put_u64_le(*maker);
+            out.put_u64_le(*time);
+        }
+        put_count(&mut out, remembered.marks.len());
+        for (kept, mark) in &remembered.marks {
+            out.put_u64_le(mark.time);
+            out.put_u64_le(mark.maker);
+            out.put_u8(u8::from(mark.is_soft));
+            match kept {
+                Kept::Url(hash) => put_hash(&mut out, 0, *hash),
+                Kept::Prefix(prefix) => put_text(&mut out, 1, prefix),
+                Kept::All => out.put_u8(3),
+                Kept::Tag(hash) => put_hash(&mut out, 4, *hash),
+                Kept::UrlFloor => out.put_u8(5),
+                Kept::TagFloor => out.put_u8(6),
+                Kept::PrefixFloor => out.put_u8(7),
+            }
+        }
+        out.put_u8(u8::from(self.index.is_some()));
+        if let Some(index) = &self.index {
+            put_string(&mut out, index);
+        }
+        frame(KIND_SNAPSHOT, &out)
+    }
+
+    /// Reads it back.
+    pub fn decode(object: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = head_of(object, KIND_SNAPSHOT)?;
+        let until = reader.u64()?;
+        let mut remembered = Remembered { latest: reader.u64()?, ..Remembered::default() };
+        for _ in 0..reader.u32()? {
+            remembered.makers.push((reader.u64()?, reader.u64()?));
+        }
+        for arrival in 0..u64::from(reader.u32()?) {
+            let (time, maker, is_soft) = (reader.u64()?, reader.u64()?, flag(&mut reader)?);
+            let kept = match reader.u8()? {
+                0 => Kept::Url(reader.u128()?),
+                1 => Kept::Prefix(text(&mut reader)?),
+                3 => Kept::All,
+                4 => Kept::Tag(reader.u128()?),
+                5 => Kept::UrlFloor,
+                6 => Kept::TagFloor,
+                7 => Kept::PrefixFloor,
+                _ => return Err(DecodeError::Malformed),
+            };
+            remembered.marks.push((kept, Mark { arrival, time, maker, is_soft }));
+        }
+        let index = if flag(&mut reader)? { Some(reader.string()?.to_vec()) } else { None };
+        ends(reader)?;
+        Ok(Self { until, remembered, index })
+    }
+}
+
+/// The head of an object that is of the journal.
+fn head_of(object: &[u8], expected: u8) -> Result<Reader<'_>, DecodeError> {
+    let Framed { kind, head, rest, .. } = unframe(object)?;
+    if kind != expected || !rest.is_empty() {
+        return Err(DecodeError::Malformed);
+    }
+    Ok(Reader(head))
+}
+
+fn ends(reader: Reader<'_>) -> Result<(), DecodeError> {
+    if reader.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed) }
+}
+
+fn flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
+fn text(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
+    String::from_utf8(reader.string()?.to_vec()).map_err(|_| DecodeError::Malformed)
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.put_u32_le(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
+fn put_hash(out: &mut Vec<u8>, kind: u8, hash: u128) {
+    out.put_u8(kind);
+    out.put_u128_le(hash);
+}
+
+fn put_text(out: &mut Vec<u8>, kind: u8, text: &str) {
+    out.put_u8(kind);
+    put_string(out, text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let targets = [Target::Url(7), Target::Prefix("http://h/a".into()), Target::Tag("é".into()), Target::All];
+        let purges = targets.into_iter().zip(1..).map(|(target, n)| (Purge { target, is_soft: n == 2 }, n));
+        Record { maker: 3, time: 9, purges: purges.collect(), stored: vec![1, u32::MAX] }
+    }
+
+    fn snapshot() -> Snapshot {
+        let kept = [
+            Kept::All,
+            Kept::Prefix("/a".into()),
+            Kept::Tag(5),
+            Kept::Url(u128::MAX),
+            Kept::UrlFloor,
+            Kept::TagFloor,
+            Kept::PrefixFloor,
+        ];
+        let mark = |n: u64| Mark { arrival: n, time: 10 + n, maker: n, is_soft: n == 1 };
+        let marks = kept.into_iter().zip(0..).map(|(kept, n)| (kept, mark(n))).collect();
+        let remembered = Remembered { marks, makers: vec![(1, 2), (3, 4)], latest: 99 };
+        Snapshot { until: 8, remembered, index: Some(vec![1, 2, 3]) }
+    }
+
+    /// What is on disk stays readable: these files never change.
+    #[test]
+    fn golden_files_are_written_and_read_to_the_byte() {
+        let golden = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        for (name, written) in [("v3-record.bin", record().encode()), ("v3-snapshot.bin", snapshot().encode())] {
+            if std::env::var_os("LARDER_WRITE_GOLDEN").is_some() && !golden(name).exists() {
+                std::fs::write(golden(name), &written).expect("golden file is written");
+            }
+            assert_eq!(std::fs::read(golden(name)).expect("golden file is there"), written, "{name}");
+        }
+        let read = |name: &str| std::fs::read(golden(name)).expect("golden file is there");
+        assert_eq!(Record::decode(&read("v3-record.bin")), Ok(record()));
+        assert_eq!(Snapshot::decode(&read("v3-snapshot.bin")), Ok(snapshot()));
+    }
+
+    #[test]
+    fn what_is_cut_off_or_changed_is_told() {
+        for object in [record().encode(), snapshot().encode()] {
+            for len in 0..object.len() {
+                assert!(Record::decode(&object[..len]).is_err() && Snapshot::decode(&object[..len]).is_err());
+            }
+            for at in 0..object.len() {
+                let mut changed = object.clone();
+                changed[at] ^= 1;
+                // Two bytes of the preamble are not looked at.
+                let is_read = Record::decode(&changed).is_ok() || Snapshot::decode(&changed).is_ok();
+                assert!(!is_read || (6..8).contains(&at) || at == 4, "{at}");
+            }
+        }
+        assert!(Record::decode(&snapshot().encode()).is_err());
+    }
+}
