@@ -42,6 +42,9 @@ const MAX_MARKS: usize = 16;
 /// The most processes whose last records are remembered.
 const MAX_MAKERS: usize = 4096;
 
+/// After so many milliseconds a purge that is not written yet is made anew, of a later time.
+const LATE: u64 = HORIZON / 6;
+
 /// The most purges that wait to be written. Past it they become one of everything.
 const MAX_OUTGOING: usize = 65_536;
 
@@ -401,12 +404,22 @@ impl Purges {
         if since >= self.last.load(Ordering::Acquire) {
             return Covered::No;
         }
-        self.state.read().covers(&head.key, &head.tags, Some(since), |mark| mark.arrival > since)
+        let covered = self.state.read().covers(&head.key, &head.tags, Some(since), |mark| mark.arrival > since);
+        self.not_ahead(covered)
     }
 
     /// What purges make of a response that was read from the durable tier.
     pub fn covers_read(&self, head: &StoredHead) -> Covered {
-        self.state.read().covers(&head.key, &head.tags, None, |mark| !head.seen.has(mark.maker, mark.time))
+        let state = self.state.read();
+        self.not_ahead(state.covers(&head.key, &head.tags, None, |mark| !head.seen.has(mark.maker, mark.time)))
+    }
+
+    /// The clock of whoever purged may be ahead of this one's: what he purged is stale now.
+    fn not_ahead(&self, covered: Covered) -> Covered {
+        match covered {
+            Covered::Softly(moment) => Covered::Softly(moment.min(self.clock.now())),
+            covered => covered,
+        }
     }
 
     /// The purges that cover a response, each with what it is of: those that [`Purges::covers_read`] goes by
@@ -456,11 +469,10 @@ impl Purges {
         let time = self.next_time(&mut state);
         let count = state.outgoing.len().min(most);
         let mut purges: Vec<Outgoing> = state.outgoing.drain(..count).collect();
-        // A record turns up soon after the times in it, or not at all.
-        let is_late = |outgoing: &Outgoing| outgoing.time + ((HORIZON / 6) << TICK_BITS) < time;
-        if purges.first().is_some_and(is_late) {
-            state.make_anew(&mut purges, time);
-        }
+        // A record turns up soon after the times in it, or whoever reads it would have to have known.
+        let is_late = |outgoing: &&mut Outgoing| outgoing.time + (LATE << TICK_BITS) < time;
+        let late = purges.iter_mut().take_while(is_late).count();
+        state.make_anew(&mut purges[..late], time);
         // What is made from now on is of a later time, also what is left over.
         if !state.outgoing.is_empty() {
             let later = self.next_time(&mut state);
@@ -471,14 +483,12 @@ impl Purges {
         Batch { time, purges }
     }
 
-    /// Gives back what could not be written.
+    /// Gives back what could not be written. In case that it was written after all: the next record tells
+    /// the same, of the same times, and told twice is told once.
     pub fn give_back(&self, batch: Batch) {
         let mut state = self.state.write();
         let mut purges = batch.purges;
-        let time = self.next_time(&mut state);
         purges.append(&mut state.outgoing);
-        // In case that it was written after all: the next record tells the same of a later time.
-        state.make_anew(&mut purges, time);
         state.outgoing = purges;
     }
 

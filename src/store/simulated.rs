@@ -4,6 +4,8 @@
 #![expect(clippy::unused_async, reason = "the places that it stands for wait")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,9 +24,16 @@ pub struct Faults {
     pub late: u32,
 }
 
-/// The bucket.
+/// One process's way to the bucket.
 #[derive(Debug)]
 pub struct Simulated {
+    bucket: Arc<Bucket>,
+    is_cut: AtomicBool,
+}
+
+/// The bucket.
+#[derive(Debug)]
+pub struct Bucket {
     clock: Clock,
     state: Mutex<State>,
 }
@@ -49,7 +58,7 @@ enum Fate {
     Failed,
 }
 
-impl Simulated {
+impl Bucket {
     /// An empty one. `clock` is the true time.
     pub fn new(clock: Clock, seed: u64) -> Self {
         let state = State {
@@ -107,6 +116,23 @@ impl Simulated {
         };
         (state, fate)
     }
+}
+
+impl Simulated {
+    /// A way to `bucket`.
+    pub fn to(bucket: &Arc<Bucket>) -> Self {
+        Self { bucket: Arc::clone(bucket), is_cut: AtomicBool::new(false) }
+    }
+
+    /// From now on the process is dead, as far as the bucket can tell.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    fn begin(&self, what: &'static str, name: &str) -> (parking_lot::MutexGuard<'_, State>, Fate) {
+        let (state, fate) = self.bucket.begin(what, name);
+        (state, if self.is_cut.load(Ordering::SeqCst) { Fate::Failed } else { fate })
+    }
 
     pub async fn check(&self) -> Result<(), CheckFailure> {
         Ok(())
@@ -152,7 +178,7 @@ impl Simulated {
     }
 
     pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
-        let now = self.clock.now();
+        let now = self.bucket.clock.now();
         let (mut state, fate) = self.begin("put", name);
         let object = Bytes::from(pieces.concat());
         match fate {

@@ -496,6 +496,11 @@ impl Durable {
         self.inner.backend.is_near()
     }
 
+    /// What tells other processes of it.
+    pub(super) fn journal(&self) -> &Arc<Journal> {
+        &self.inner.journal
+    }
+
     /// What is known of what the tier holds.
     pub fn index(&self) -> &Index {
         &self.inner.index
@@ -633,8 +638,9 @@ impl Inner {
                     self.is_up().await;
                     let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
                     self.note(DurableOp::Put, &outcome);
+                    // Also after an error: it may have been written for all that.
+                    self.journal.announce(head.key.hash());
                     if outcome.is_ok() {
-                        self.journal.announce(head.key.hash());
                         return Ok(());
                     }
                 }

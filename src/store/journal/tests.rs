@@ -1,1 +1,481 @@
-//! x
+//! Processes that share a bucket, in thousands of turns of events: none serves what was purged, and none
+//! loses what was not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::*;
+use crate::clock::{Clock, Timestamp};
+use crate::rfc9111::key::{CacheKey, KeyParts};
+use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
+use crate::rfc9111::tags::TagFields;
+use crate::store::durable::{self, Durable, Found, FoundBody, Opening};
+use crate::store::memory::{self, Lookup};
+use crate::store::simulated::{Bucket, Faults, Simulated};
+use crate::store::{Durability, Store};
+use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
+
+const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// A process: both tiers over its way to the bucket, and a clock of its own.
+struct Node {
+    clock: Clock,
+    way: Arc<Backend>,
+    store: Store,
+    /// The steps of the beginnings of its last two good looks into the journal.
+    read_at: usize,
+}
+
+impl Node {
+    fn start(bucket: &Arc<Bucket>, clock: Clock, maker: u64) -> Self {
+        let purges = Arc::new(Purges::new(clock.clone(), maker));
+        let memory = Arc::new(Memory::new(&memory::Config::default()));
+        let way = Arc::new(Backend::Simulated(Arc::new(Simulated::to(bucket))));
+        let config = durable::Config {
+            lookup_timeout: Duration::from_secs(60),
+            min_lifetime: Duration::ZERO,
+            writers: 2,
+            breaker_failures: 0,
+            announce_interval: Duration::from_secs(1),
+            ..durable::Config::default()
+        };
+        let durable = Durable::over(
+            Arc::clone(&way),
+            &config,
+            Names::new("", ""),
+            Arc::clone(&purges),
+            Arc::clone(&memory),
+            Metrics::new(1),
+        );
+        let store = Store::new(memory, Some(durable), purges, clock.clone());
+        Self { clock, way, store, read_at: 0 }
+    }
+
+    fn durable(&self) -> &Durable {
+        self.store.durable().expect("a durable tier")
+    }
+
+    fn journal(&self) -> &Journal {
+        self.durable().journal()
+    }
+
+    fn cut(&self) {
+        if let Backend::Simulated(way) = &*self.way {
+            way.cut();
+        }
+    }
+
+    /// What a client would get: the step at which it was fetched, and whether it is fresh.
+    async fn look(&self, page: &Page) -> Option<(usize, bool)> {
+        let request = HeaderMap::new();
+        let fetched_at = |stored: &StoredResponse| {
+            let text = String::from_utf8(stored.body.segments().concat()).expect("text");
+            (text.parse().expect("a step"), stored.head.freshness.is_fresh(self.clock.now()))
+        };
+        if let Lookup::Found(stored) = self.store.lookup(&page.key, &request) {
+            return Some(fetched_at(&stored));
+        }
+        let policy = Arc::new(StoragePolicy::default());
+        match self.store.lookup_durable(&page.key, &request, policy, None, Opening::AtOnce).await {
+            Found::Response(found) => {
+                let FoundBody::Whole(body) = found.body else { panic!("bodies are small") };
+                let stored = Arc::new(StoredResponse { head: Arc::new(found.head), body });
+                let seen = fetched_at(&stored);
+                self.store.promote(&stored, found.record);
+                Some(seen)
+            }
+            Found::OtherVariants(_) | Found::Nothing => None,
+        }
+    }
+
+    /// Looks into the journal; at `step` nothing else happens.
+    async fn tail(&mut self, step: usize) -> bool {
+        let read = if self.journal().is_loaded() { self.journal().read().await } else { self.journal().load().await };
+        if read.is_ok() {
+            self.read_at = step;
+            if !self.durable().index().is_loaded() {
+                // In service that follows behind.
+                let _ = self.journal().list_objects().await;
+            }
+        }
+        read.is_ok()
+    }
+}
+
+/// A URL, and what it is tagged with.
+#[derive(Clone)]
+struct Page {
+    key: CacheKey,
+    url: String,
+    tags: Vec<String>,
+}
+
+fn pages() -> Vec<Page> {
+    let list = [("/a/1", "x"), ("/a/2", "x y"), ("/a/b/3", "y"), ("/b/4", ""), ("/b/5", "x"), ("/c", "z")];
+    list.iter()
+        .map(|(path, tags)| Page {
+            key: CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None }),
+            url: format!("http://h{path}"),
+            tags: tags.split_whitespace().map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+fn response(page: &Page, fetched_at: usize, node: &Node, position: u64) -> Arc<StoredResponse> {
+    let mut fields = HeaderMap::new();
+    fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
+    let (request, now) = (HeaderMap::new(), node.clock.now());
+    let exchange = Exchange {
+        method: &Method::GET,
+        request: &request,
+        status: StatusCode::OK,
+        response: &fields,
+        request_time: now,
+        response_time: now,
+    };
+    let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
+    let new = NewHead {
+        key: &page.key,
+        request: &request,
+        status: StatusCode::OK,
+        fields: &fields,
+        request_time: now,
+        response_time: now,
+        position,
+        seen: node.store.purges().seen(),
+        tags: page.tags.clone(),
+        hidden: &TagFields::default(),
+        body_id: fastrand::u128(..),
+        body_written: Arc::default(),
+    };
+    let body = Body::from(Bytes::from(fetched_at.to_string()));
+    Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body })
+}
+
+/// A purge that was made.
+struct Made {
+    purge: Purge,
+    maker: usize,
+    /// Of which life of its maker.
+    life: usize,
+    at: usize,
+    /// Where it is in that life's own count, and the step at which it was in the journal.
+    position: u64,
+    recorded: Option<usize>,
+    time: Timestamp,
+    /// Whether it took so long that it was made anew.
+    is_late: bool,
+}
+
+impl Made {
+    fn is_of(&self, page: &Page) -> bool {
+        match &self.purge.target {
+            Target::Url(hash) => *hash == page.key.hash(),
+            Target::Prefix(prefix) => page.url.starts_with(prefix) || page.url["http://h".len()..].starts_with(prefix),
+            Target::Tag(tag) => page.tags.contains(tag),
+            Target::All => true,
+        }
+    }
+}
+
+/// A fetch that began.
+struct Fetch {
+    page: usize,
+    node: usize,
+    life: usize,
+    at: usize,
+    position: u64,
+    /// How many of the purges that were made by then its node knew of for certain.
+    known: Vec<usize>,
+}
+
+/// One turn of events.
+struct World {
+    random: fastrand::Rng,
+    time: Clock,
+    bucket: Arc<Bucket>,
+    pages: Vec<Page>,
+    nodes: Vec<Node>,
+    lives: Vec<usize>,
+    skews: Vec<i64>,
+    made: Vec<Made>,
+    under_way: Vec<Fetch>,
+    /// What each fetch's node knew of, by the fetch's step, and who that was.
+    fetched: HashMap<usize, (Vec<usize>, (usize, usize))>,
+    /// The lives that ended without notice.
+    killed: Vec<(usize, usize)>,
+    step: usize,
+    next_maker: u64,
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let time = Clock::manual(START);
+        let bucket = Arc::new(Bucket::new(time.clone(), random.u64(..)));
+        // Five seconds apart, both ways.
+        let skews = match random.u32(0..3) {
+            0 => vec![0, 5000, -5000],
+            1 => vec![-5000, 5000],
+            _ => vec![5000, 0],
+        };
+        let mut world = Self {
+            random,
+            time,
+            bucket,
+            pages: pages(),
+            nodes: Vec::new(),
+            lives: vec![0; skews.len()],
+            skews,
+            made: Vec::new(),
+            under_way: Vec::new(),
+            fetched: HashMap::new(),
+            killed: Vec::new(),
+            step: 0,
+            next_maker: 1,
+        };
+        for node in 0..world.skews.len() {
+            let started = world.start(node).await;
+            world.nodes.push(started);
+        }
+        world
+    }
+
+    async fn start(&mut self, node: usize) -> Node {
+        let clock = Clock::manual(self.time.now().plus_millis(self.skews[node]));
+        self.next_maker += 1;
+        let mut started = Node::start(&self.bucket, clock, self.next_maker * 0x1_0001);
+        // Until the journal is read, nothing durable is served.
+        started.tail(self.step).await;
+        started
+    }
+
+    async fn pass(&mut self, time: Duration) {
+        self.time.advance(time);
+        for node in &self.nodes {
+            node.clock.advance(time);
+        }
+        tokio::time::advance(time).await;
+        // What waits behind gets its turn.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        self.note_records();
+    }
+
+    fn note_records(&mut self) {
+        for made in &mut self.made {
+            let node = &self.nodes[made.maker];
+            if made.recorded.is_none() && self.lives[made.maker] == made.life {
+                let is_written = *node.journal().written.borrow() >= made.position;
+                made.recorded = is_written.then_some(self.step);
+                made.is_late |= self.time.now().millis_since(made.time) > 9000;
+            }
+        }
+    }
+
+    /// Whether a node knows of a purge for certain.
+    fn knows(&self, node: usize, made: &Made) -> bool {
+        (made.maker == node && made.life == self.lives[node])
+            || made.recorded.is_some_and(|recorded| recorded < self.nodes[node].read_at)
+    }
+
+    async fn act(&mut self) {
+        self.step += 1;
+        let node = self.random.usize(0..self.nodes.len());
+        match self.random.u32(0..100) {
+            0..25 => {
+                let page = self.random.usize(0..self.pages.len());
+                let position = self.nodes[node].store.position();
+                let known = (0..self.made.len()).filter(|made| self.knows(node, &self.made[*made])).collect();
+                self.under_way.push(Fetch { page, node, life: self.lives[node], at: self.step, position, known });
+            }
+            25..50 if !self.under_way.is_empty() => {
+                let fetch = self.under_way.swap_remove(self.random.usize(0..self.under_way.len()));
+                if self.lives[fetch.node] == fetch.life {
+                    let at = &self.nodes[fetch.node];
+                    let stored = response(&self.pages[fetch.page], fetch.at, at, fetch.position);
+                    at.store.insert(&stored, Durability::Durable, None, None);
+                    self.fetched.insert(fetch.at, (fetch.known, (fetch.node, fetch.life)));
+                }
+            }
+            50..60 => self.purge(node),
+            60..75 => {
+                let step = self.step;
+                self.nodes[node].tail(step).await;
+            }
+            75..80 => {
+                let _ = self.nodes[node].journal().write().await;
+            }
+            80..82 => self.restart(node).await,
+            82..84 => {
+                let journal = self.nodes[node].journal();
+                if journal.is_loaded() {
+                    let from = journal.tail.lock().await.from;
+                    let _ = journal.write_snapshot(from, 0, true).await;
+                }
+            }
+            84..86 => {
+                let faults = match self.random.u32(0..3) {
+                    0 => Faults::default(),
+                    1 => Faults { fail: 100, lost_answer: 50, late: 100 },
+                    _ => Faults { fail: 300, lost_answer: 100, late: 200 },
+                };
+                self.bucket.set_faults(faults);
+            }
+            86..87 => {
+                let long = self.random.u64(60..5000);
+                self.pass(Duration::from_secs(long)).await;
+            }
+            _ => {}
+        }
+        let time = Duration::from_millis(self.random.u64(0..1500));
+        self.pass(time).await;
+        let (node, page) = (self.random.usize(0..self.nodes.len()), self.random.usize(0..self.pages.len()));
+        self.look(node, page).await;
+    }
+
+    fn purge(&mut self, node: usize) {
+        let page = &self.pages[self.random.usize(0..self.pages.len())];
+        let target = match self.random.u32(0..10) {
+            0..4 => Target::Url(page.key.hash()),
+            4..6 => Target::Prefix(["http://h/a/", "/b", "http://h/", "/a/b/"][self.random.usize(0..4)].into()),
+            6..9 => Target::Tag(["x", "y", "z"][self.random.usize(0..3)].into()),
+            _ => Target::All,
+        };
+        let key = page.key.clone();
+        let purge = Purge { target, is_soft: self.random.u32(0..4) == 0 };
+        let made = self.nodes[node].store.purge(purge.clone(), Some(&key));
+        let (life, at) = (self.lives[node], self.step);
+        self.made.push(Made {
+            purge,
+            maker: node,
+            life,
+            at,
+            position: made.position,
+            recorded: None,
+            time: self.time.now(),
+            is_late: false,
+        });
+    }
+
+    async fn restart(&mut self, node: usize) {
+        if self.random.bool() {
+            self.nodes[node].durable().drain(Duration::from_secs(60)).await;
+            self.note_records();
+        } else {
+            self.killed.push((node, self.lives[node]));
+        }
+        self.nodes[node].cut();
+        self.lives[node] += 1;
+        let started = self.start(node).await;
+        self.nodes[node] = started;
+    }
+
+    /// Holds what a node serves for a page to what was purged.
+    async fn look(&mut self, node: usize, page: usize) {
+        let page = self.pages[page].clone();
+        let found = self.nodes[node].look(&page).await;
+        let Some((fetched_at, is_fresh)) = found else { return };
+        let of_it = || self.made.iter().filter(|made| made.is_of(&page) && made.at >= fetched_at);
+        for made in of_it().filter(|made| self.knows(node, made)) {
+            let what = &made.purge;
+            assert!(
+                what.is_soft,
+                "step {}: {} of step {fetched_at} in spite of {what:?} of {}",
+                self.step, page.url, made.at
+            );
+            assert!(!is_fresh, "step {}: {} of step {fetched_at} is fresh in spite of {what:?}", self.step, page.url);
+        }
+    }
+
+    /// Everything is written and read; what is in the bucket and was not purged is found by everyone, and by
+    /// a process that comes anew.
+    async fn settle(&mut self) {
+        self.bucket.set_faults(Faults::default());
+        self.step += 1;
+        self.pass(Duration::from_secs(10)).await;
+        for node in &self.nodes {
+            assert_eq!(node.durable().drain(Duration::from_secs(600)).await, 0);
+        }
+        self.note_records();
+        self.step += 1;
+        for node in 0..self.nodes.len() {
+            let step = self.step;
+            assert!(self.nodes[node].tail(step).await);
+        }
+        let anew = self.start(0).await;
+        self.nodes.push(anew);
+        self.lives.push(0);
+        self.skews.push(0);
+        let last = self.nodes.len() - 1;
+        self.step += 1;
+        for page in 0..self.pages.len() {
+            let there = self.in_bucket(&self.pages[page]).await;
+            for node in [last, self.random.usize(0..last)] {
+                self.look(node, page).await;
+                let found = self.nodes[node].look(&self.pages[page]).await;
+                let Some(fetched_at) = there else { continue };
+                let Some((known, by)) = self.fetched.get(&fetched_at) else { continue };
+                let is_of = |made: &usize| self.made[*made].is_of(&self.pages[page]);
+                let unknown =
+                    (0..self.made.len()).filter(is_of).any(|made| !known.contains(&made) || self.made[made].is_late);
+                let may_hold = self.nodes[node].durable().may_hold(self.pages[page].key.hash());
+                let why = if may_hold { "purges" } else { "the index" };
+                // Who is killed before he announces what he stored costs a request to the origin.
+                let is_unannounced = !may_hold && self.killed.contains(by);
+                assert!(
+                    unknown || is_unannounced || found.is_some(),
+                    "{} of step {fetched_at} is lost to {why}",
+                    self.pages[page].url
+                );
+            }
+        }
+    }
+
+    async fn in_bucket(&self, page: &Page) -> Option<usize> {
+        let name = Names::new("", "").primary(&page.key);
+        let object = self.nodes[0].way.get(&name, u64::MAX).await.expect("no faults")?;
+        let policy = crate::rfc9111::freshness::LifetimePolicy::default();
+        match crate::stored::encoding::decode(&object, &page.key, &policy).expect("an object of ours") {
+            crate::stored::encoding::Object::Response { body, .. } => match body {
+                crate::stored::encoding::DurableBody::Inline(text) => std::str::from_utf8(&text).ok()?.parse().ok(),
+                crate::stored::encoding::DurableBody::Separate { .. } => None,
+            },
+            crate::stored::encoding::Object::Vary(_) => None,
+        }
+    }
+}
+
+fn run(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+        let outcome = std::panic::catch_unwind(|| {
+            runtime.block_on(async {
+                let mut world = World::new(seed).await;
+                for _ in 0..60 {
+                    world.act().await;
+                }
+                world.settle().await;
+            });
+        });
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
+/// `LARDER_TEST_SEEDS=from..to` runs others.
+#[test]
+fn what_is_purged_is_served_by_nobody_and_what_is_not_is_lost_by_nobody() {
+    let given = std::env::var("LARDER_TEST_SEEDS").ok();
+    let given = given.as_deref().and_then(|text| text.split_once(".."));
+    match given.map(|(from, to)| (from.parse().expect("a seed"), to.parse().expect("a seed"))) {
+        Some((from, to)) => run(from..to),
+        None => run(0..2000),
+    }
+}
