@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::proxy::{Proxy, PurgeError, What};
+use crate::proxy::{Proxy, PurgeError, Question, What};
 use crate::server::{self, Listen, Sockets};
 use crate::store::index::Index;
 use crate::telemetry::Gauge;
@@ -68,6 +68,16 @@ struct PurgeRequest {
     tag: Option<String>,
     all: Option<bool>,
     soft: Option<bool>,
+}
+
+/// `POST /explain`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainRequest {
+    url: Option<String>,
+    method: Option<String>,
+    #[serde(default)]
+    fields: Vec<String>,
 }
 
 impl Admin {
@@ -142,10 +152,14 @@ impl Admin {
             _ if request.method().as_str() == "PURGE" => self.purge_by_method(&request).await,
             "/metrics" if is_get => self.metrics(),
             "/purge" if *request.method() == Method::POST => self.purge(request).await,
-            "/healthz" | "/readyz" | "/metrics" | "/purge" => {
+            "/explain" if is_get || *request.method() == Method::POST => self.explain(request).await,
+            "/healthz" | "/readyz" | "/metrics" | "/purge" | "/explain" => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
             }
-            _ => error(StatusCode::NOT_FOUND, "the admin listener has /healthz, /readyz, /metrics and POST /purge"),
+            _ => error(
+                StatusCode::NOT_FOUND,
+                "the admin listener has /healthz, /readyz, /metrics, /explain?url=… and POST /purge",
+            ),
         }
     }
 
@@ -272,6 +286,50 @@ impl Admin {
             }
         };
         self.carry_out(what, asked.soft.unwrap_or(false), wait).await
+    }
+
+    /// `GET /explain?url=…&header=Name:%20value`, or the same as JSON in a POST.
+    async fn explain(&self, request: Request<Incoming>) -> Reply {
+        let mut asked = ExplainRequest::default();
+        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+            match &*name {
+                "url" => asked.url = Some(value.into_owned()),
+                "method" => asked.method = Some(value.into_owned()),
+                "header" | "field" => asked.fields.push(value.into_owned()),
+                _ => {
+                    return error(
+                        StatusCode::BAD_REQUEST,
+                        "/explain takes url, method, and header (Name: value), the last repeatedly",
+                    );
+                }
+            }
+        }
+        if *request.method() == Method::POST {
+            asked = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+                Ok(body) => match serde_json::from_slice(&body.to_bytes()) {
+                    Ok(asked) => asked,
+                    Err(why) => {
+                        let text = format!(
+                            "a question is JSON such as {{\"url\": \"http://host/path\", \"fields\": [\"Accept: text/html\"]}}: {why}"
+                        );
+                        return error(StatusCode::BAD_REQUEST, &text);
+                    }
+                },
+                Err(_) => return error(StatusCode::PAYLOAD_TOO_LARGE, "a question is at most 64 KiB of JSON"),
+            };
+        }
+        let Some(url) = &asked.url else {
+            return error(StatusCode::BAD_REQUEST, "which URL? /explain?url=http://host/path");
+        };
+        let method = asked.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
+        let fields = match Question::fields(&asked.fields) {
+            Ok(fields) => fields,
+            Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
+        };
+        match self.proxy.explain(Question { url, method: &method, fields }).await {
+            Ok(told) => json_reply(StatusCode::OK, &told),
+            Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
+        }
     }
 
     /// `PURGE URL`, as other caches take it: the URL as the target, or a path and `Host`; with a star at its end,

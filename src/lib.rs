@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod admin_client;
 pub mod app;
 pub mod body;
 pub mod breaker;
@@ -16,7 +17,6 @@ pub mod forwarding;
 pub mod interim;
 pub mod passes;
 pub mod proxy;
-pub mod purge_client;
 pub mod request_body;
 pub mod respond;
 pub mod rfc9111;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use larder::admin_client::{self, Purge};
 use larder::clock::Clock;
 use larder::config::Config;
-use larder::{app, purge_client, telemetry};
+use larder::{app, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
@@ -36,14 +37,47 @@ enum Command {
     Run(ConfigArgs),
     /// Say what is wrong with the configuration, one line each, and exit
     Check(ConfigArgs),
-    /// Forget what is stored for URLs, through the admin listener of a running Larder
+    /// Say that stored responses are no longer to be served, through the admin listener of a running Larder
     Purge {
-        /// Absolute URLs, as clients see them
-        #[arg(required = true)]
-        urls: Vec<String>,
+        #[command(flatten)]
+        what: PurgeArgs,
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Say why a request is, or is not, a hit, through the admin listener; the application is not asked
+    Explain {
+        /// An absolute URL, as clients see it
+        url: String,
+        /// A field of the request, "Name: value"; repeatable
+        #[arg(short = 'H', long = "header", value_name = "FIELD")]
+        fields: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PurgeArgs {
+    /// Absolute URLs, as clients see them: every variant of each
+    urls: Vec<String>,
+    /// What URLs begin with, host and all; or a path, of any host; repeatable
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Vec<String>,
+    /// What is tagged so, to the byte; repeatable
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Everything
+    #[arg(long)]
+    all: bool,
+    /// Leave it stale: to be validated, and to stand in for an application that fails
+    #[arg(long)]
+    soft: bool,
+    /// Wait so long after the purge is recorded, as "3s", until other processes have it as well
+    #[arg(long, value_name = "DURATION", default_value = "")]
+    wait: String,
 }
 
 #[derive(Debug, Args)]
@@ -78,7 +112,10 @@ fn main() -> ExitCode {
             println!("ok");
             ExitCode::SUCCESS
         }),
-        Some(Command::Purge { urls, config }) => config.load().map(|config| purge(&config, &urls)),
+        Some(Command::Purge { what, config }) => config.load().map(|config| purge(&config, &what)),
+        Some(Command::Explain { url, fields, json, config }) => {
+            config.load().map(|config| explain(&config, &url, &fields, json))
+        }
     };
     outcome.unwrap_or_else(|code| code)
 }
@@ -137,16 +174,41 @@ impl Signals {
     }
 }
 
-fn purge(config: &Config, urls: &[String]) -> ExitCode {
+fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
+    let urls = args.urls.iter().cloned().map(Purge::Url);
+    let prefixes = args.prefix.iter().cloned().map(Purge::Prefix);
+    let tags = args.tag.iter().cloned().map(Purge::Tag);
+    let purges = urls.chain(prefixes).chain(tags).chain(args.all.then_some(Purge::All));
+    let mut purges = purges.peekable();
+    if purges.peek().is_none() {
+        eprintln!("larder: what is to be purged? URLs, --prefix, --tag, or --all");
+        return ExitCode::from(EXIT_CONFIG);
+    }
     let mut code = ExitCode::SUCCESS;
-    for url in urls {
-        match purge_client::purge(&config.admin, url) {
-            Ok(()) => println!("purged {url}"),
+    for purge in purges {
+        match admin_client::purge(&config.admin, &purge, args.soft, &args.wait) {
+            Ok(()) => println!("purged {purge}"),
             Err(why) => {
-                eprintln!("larder: {url}: {why}");
+                eprintln!("larder: {purge}: {why}");
                 code = ExitCode::FAILURE;
             }
         }
     }
     code
+}
+
+fn explain(config: &Config, url: &str, fields: &[String], json: bool) -> ExitCode {
+    match admin_client::explain(&config.admin, url, fields) {
+        Ok(told) if json => println!("{told:#}"),
+        Ok(told) => {
+            for line in told["lines"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+                println!("{line}");
+            }
+        }
+        Err(why) => {
+            eprintln!("larder: {url}: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }

@@ -242,6 +242,11 @@ impl Rules {
         }
     }
 
+    /// Whether a rule is one of the configuration's.
+    pub fn is_listed(&self, rule: &Resolved) -> bool {
+        self.listed.iter().any(|listed| std::ptr::eq(listed, rule))
+    }
+
     fn first(&self, path: &str) -> &Resolved {
         self.listed.iter().find(|resolved| glob(&resolved.pattern, path)).unwrap_or(&self.fallback)
     }

@@ -46,6 +46,13 @@ impl Keys {
                 "this server does not answer CONNECT or TRACE",
             ));
         }
+        if request.method().as_str() == "PURGE" {
+            return Err(refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "purges are taken on the admin listener, and not here",
+            ));
+        }
         let mut codings = fields::members(request.headers(), &header::TRANSFER_ENCODING);
         if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
             return Err(refuse(

@@ -1,10 +1,12 @@
 //! The life of a request, from top to bottom, as RFC 9111 §4 tells it. What is fetched is shared
 //! (`share`); what no stored response may answer is passed on (`forward`).
 
+mod explain;
 mod forward;
 mod purge;
 mod share;
 
+pub use self::explain::Question;
 pub use self::purge::{PurgeError, What};
 
 use std::sync::Arc;

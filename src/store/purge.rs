@@ -104,7 +104,8 @@ impl Mark {
         other.is_soft || !self.is_soft
     }
 
-    fn moment(&self) -> Timestamp {
+    /// When it was made, by the clock that the processes share.
+    pub fn moment(&self) -> Timestamp {
         Timestamp::from_millis(i64::try_from(self.time >> TICK_BITS).unwrap_or(i64::MAX))
     }
 }

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy", "client_io"],
     &["server"],
     &["admin"],
-    &["purge_client", "config"],
+    &["admin_client", "config"],
     &["app"],
     &["lib", "main"],
 ];

@@ -16,6 +16,7 @@ mod hostile;
 mod large;
 mod layers;
 mod properties;
+mod purging;
 mod regressions;
 mod resilience;
 mod s3;

@@ -511,6 +511,11 @@ impl Larder {
         purge(self.admin, url)
     }
 
+    /// Asks for a purge of something else than a URL.
+    pub fn purge_of(&self, what: &str) -> Answer {
+        post(self.admin, "/purge", what)
+    }
+
     pub fn advance(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
@@ -531,9 +536,13 @@ impl Drop for Larder {
 }
 
 pub fn purge(admin: SocketAddr, url: &str) -> Answer {
-    let body = format!("{{\"url\": \"{url}\"}}");
+    post(admin, "/purge", &format!("{{\"url\": \"{url}\"}}"))
+}
+
+/// Posts JSON to the admin listener.
+pub fn post(admin: SocketAddr, path: &str, body: &str) -> Answer {
     let mut client = Client::connect(admin);
-    client.raw(format!("POST /purge HTTP/1.1\r\nHost: admin\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    client.raw(format!("POST {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     client.answer()
 }
 

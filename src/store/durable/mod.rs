@@ -10,9 +10,11 @@
 //!   deleted.
 
 mod body;
+mod examine;
 mod upload;
 
 pub use self::body::{Apart, BodyReader, Wanted};
+pub use self::examine::Examined;
 pub use self::upload::Leave;
 
 use std::collections::HashSet;
@@ -497,6 +499,7 @@ impl Durable {
     }
 
     /// What tells other processes of it.
+    #[cfg(test)]
     pub(super) fn journal(&self) -> &Arc<Journal> {
         &self.inner.journal
     }

@@ -1,0 +1,109 @@
+//! The commands that ask a running Larder: `larder purge` and `larder explain`, through its admin listener.
+
+use bytes::Bytes;
+use http::header;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::admin::Config;
+use crate::server::Listen;
+
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// What a purge is asked for, as `POST /purge` takes it.
+#[derive(Clone, Debug)]
+pub enum Purge {
+    /// A URL.
+    Url(String),
+    /// A prefix.
+    Prefix(String),
+    /// A tag.
+    Tag(String),
+    /// Everything.
+    All,
+}
+
+impl Purge {
+    fn to_json(&self, is_soft: bool) -> Value {
+        let mut purge = match self {
+            Self::Url(url) => json!({"url": url}),
+            Self::Prefix(prefix) => json!({"prefix": prefix}),
+            Self::Tag(tag) => json!({"tag": tag}),
+            Self::All => json!({"all": true}),
+        };
+        purge["soft"] = json!(is_soft);
+        purge
+    }
+}
+
+impl std::fmt::Display for Purge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url),
+            Self::Prefix(prefix) => write!(f, "what begins with {prefix}"),
+            Self::Tag(tag) => write!(f, "what is tagged {tag}"),
+            Self::All => f.write_str("everything"),
+        }
+    }
+}
+
+/// Has something purged, and waits for `wait` after that (see [`crate::units`]); an error is one sentence for
+/// the operator.
+pub fn purge(config: &Config, purge: &Purge, is_soft: bool, wait: &str) -> Result<(), String> {
+    let path = if wait.is_empty() { "/purge".to_owned() } else { format!("/purge?wait={wait}") };
+    ask(config, Method::POST, &path, &purge.to_json(is_soft)).map(|_| ())
+}
+
+/// Why a request is, or is not, a hit. `fields` are those of the request, `Name: value` each.
+pub fn explain(config: &Config, url: &str, fields: &[String]) -> Result<Value, String> {
+    ask(config, Method::POST, "/explain", &json!({"url": url, "fields": fields}))
+}
+
+fn ask(config: &Config, method: Method, path: &str, body: &Value) -> Result<Value, String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, "larder");
+    if !config.token.is_empty() {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", config.token));
+    }
+    let request = request.body(Full::<Bytes>::from(body.to_string())).map_err(|error| error.to_string())?;
+    let (status, answer) = runtime.block_on(send(config, request))?;
+    let told: Option<Value> = serde_json::from_slice(&answer).ok();
+    if status.is_success() {
+        return told.ok_or_else(|| "the admin listener's answer makes no sense".to_owned());
+    }
+    let sentence = told.as_ref().and_then(|told| told.get("error")?.as_str());
+    Err(sentence.map_or_else(|| format!("the admin listener answers {status}"), str::to_owned))
+}
+
+async fn send(config: &Config, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+    let listen = config.listen.as_ref().ok_or("admin.listen is \"off\": there is no one to ask")?;
+    let unreachable = |error: std::io::Error| format!("Larder's admin listener at {listen} can't be reached: {error}");
+    match listen {
+        Listen::Tcp(address) => {
+            exchange(TokioIo::new(TcpStream::connect(address).await.map_err(unreachable)?), request).await
+        }
+        Listen::Unix(path) => {
+            exchange(TokioIo::new(UnixStream::connect(path).await.map_err(unreachable)?), request).await
+        }
+    }
+}
+
+async fn exchange<S>(io: TokioIo<S>, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String>
+where
+    S: Unpin + Send + 'static,
+    TokioIo<S>: hyper::rt::Read + hyper::rt::Write,
+{
+    let told = |error: hyper::Error| format!("the admin listener did not answer: {error}");
+    let (mut sender, connection) = http1::handshake(io).await.map_err(told)?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(told)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+    Ok((status, body.to_bytes()))
+}

@@ -1,0 +1,416 @@
+//! Why a request is, or is not, a hit: what its key is made of, which rule it has, what each tier holds, how
+//! old that is, what purges cover it, and what would be done. The application is not asked.
+
+use std::sync::Arc;
+
+use http::header::HeaderMap;
+use http::{HeaderName, HeaderValue, Method, Uri};
+use serde_json::{Value, json};
+
+use super::Proxy;
+use crate::clock::Timestamp;
+use crate::passes::Pass;
+use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
+use crate::rfc9111::conditional;
+use crate::rfc9111::freshness::{Freshness, LifetimeSource};
+use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rfc9111::reuse::{self, Reuse, Why};
+use crate::rfc9111::validation;
+use crate::rules::Resolved;
+use crate::store::Durability;
+use crate::store::durable::Examined;
+use crate::store::memory::Lookup;
+use crate::store::purge::{Mark, Target};
+use crate::stored::seen::Covered;
+use crate::stored::{StoredHead, VaryRecord};
+
+/// What is asked about.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// An absolute URL.
+    pub url: &'a str,
+    /// The method, in capitals.
+    pub method: &'a str,
+    /// The fields of the request.
+    pub fields: HeaderMap,
+}
+
+impl Question<'_> {
+    /// Reads fields of the form `Name: value`; an error says which is none.
+    pub fn fields(lines: &[String]) -> Result<HeaderMap, String> {
+        let mut fields = HeaderMap::new();
+        for line in lines {
+            let parsed = line.split_once(':').and_then(|(name, value)| {
+                Some((name.trim().parse::<HeaderName>().ok()?, HeaderValue::from_str(value.trim()).ok()?))
+            });
+            let (name, value) = parsed.ok_or_else(|| format!("\"{line}\" is no field; write it as Name: value"))?;
+            fields.append(name, value);
+        }
+        Ok(fields)
+    }
+}
+
+/// A stored response, as it is found for the request.
+struct Found {
+    tier: Tier,
+    head: StoredHead,
+    len: u64,
+    covered: Covered,
+}
+
+/// The story: lines for people, and the same as data.
+struct Story {
+    lines: Vec<String>,
+    data: Value,
+}
+
+impl Story {
+    fn say(&mut self, line: impl Into<String>) {
+        self.lines.push(line.into());
+    }
+}
+
+impl Proxy {
+    /// Tells why a request is, or would not be, a hit. An error says what is wrong with the question.
+    pub async fn explain(&self, question: Question<'_>) -> Result<Value, String> {
+        let wrong = || {
+            format!(
+                "\"{}\" is no absolute http or https URL; write it as clients see it: http://host/path",
+                question.url
+            )
+        };
+        let uri: Uri = question.url.parse().map_err(|_| wrong())?;
+        let scheme = ["http", "https"].into_iter().find(|scheme| uri.scheme_str() == Some(scheme)).ok_or_else(wrong)?;
+        let authority = uri.authority().and_then(|authority| normal_authority(authority.as_str(), scheme));
+        let authority = authority.ok_or_else(wrong)?.into_owned();
+        let method = Method::from_bytes(question.method.as_bytes()).map_err(|_| "that is no method".to_owned())?;
+        let path = if uri.path().is_empty() { "/" } else { uri.path() };
+        let rule = self.keys.rules.matching(path);
+        let exact = self.keys.key(scheme, &authority, path, uri.query());
+        let mut story = Story { lines: Vec::new(), data: json!({}) };
+        tell_key(&mut story, &exact, uri.query());
+        self.tell_rule(&mut story, rule);
+        let searched = self.fetcher.searches.key(&exact);
+        if searched.is_some() {
+            story.say("key: its origin said (No-Vary-Search) that some differences between queries do not matter");
+        }
+        let status = self.verdict(&mut story, rule, &exact, searched.as_ref(), &method, &question.fields).await;
+        let text = status.to_value(None).to_str().unwrap_or_default().to_owned();
+        story.say(format!("verdict: Cache-Status: {text}"));
+        story.data["verdict"] = json!(text);
+        story.data["lines"] = json!(story.lines);
+        Ok(story.data)
+    }
+
+    fn tell_rule(&self, story: &mut Story, rule: &Resolved) {
+        let seconds = |millis: i64| format!("{}s", millis / 1000);
+        let lifetimes = &rule.policy.lifetimes;
+        let mut terms = Vec::new();
+        if rule.rule.bypass {
+            terms.push("bypass".to_owned());
+        }
+        terms.extend(lifetimes.override_timeout.map(|millis| format!("override_timeout {}", seconds(millis))));
+        terms.extend(lifetimes.default_timeout.map(|millis| format!("timeout {}", seconds(millis))));
+        if rule.rule.durability == Durability::MemoryOnly {
+            terms.push("memory only".into());
+        }
+        if !rule.rule.tags.is_empty() {
+            terms.push(format!("tags {}", rule.rule.tags.join(", ")));
+        }
+        let terms = if terms.is_empty() { "nothing of its own".to_owned() } else { terms.join(", ") };
+        let name = if self.keys.rules.is_listed(rule) {
+            format!("path = \"{}\"", rule.rule.path)
+        } else {
+            "none of the configuration matches: the defaults hold".to_owned()
+        };
+        story.say(format!("rule: {name}; it says {terms}"));
+        story.data["rule"] = json!({
+            "path": self.keys.rules.is_listed(rule).then_some(&rule.rule.path),
+            "bypass": rule.rule.bypass,
+            "timeout_ms": lifetimes.default_timeout,
+            "override_timeout_ms": lifetimes.override_timeout,
+            "durable": rule.rule.durability == Durability::Durable,
+            "tags": rule.rule.tags,
+        });
+    }
+
+    async fn verdict(
+        &self,
+        story: &mut Story,
+        rule: &Resolved,
+        exact: &CacheKey,
+        searched: Option<&CacheKey>,
+        method: &Method,
+        fields: &HeaderMap,
+    ) -> CacheStatus {
+        let now = self.fetcher.clock.now();
+        let (mut in_memory, mut others) = (None, false);
+        for key in searched.into_iter().chain([exact]) {
+            match self.fetcher.store.memory().lookup(key, fields) {
+                Lookup::Found(stored) => {
+                    let covered = self.fetcher.store.purges().covers(&stored.head, stored.head.position);
+                    let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
+                    tell_response(story, "memory", &stored.head, stored.body.len(), &covering, now);
+                    let head = (*stored.head).clone();
+                    in_memory = Some(Found { tier: Tier::Memory, head, len: stored.body.len(), covered });
+                    break;
+                }
+                Lookup::OtherVariants(record) => {
+                    tell_variants(story, "memory", &record, fields);
+                    others = true;
+                }
+                Lookup::Nothing => {}
+            }
+        }
+        if in_memory.is_none() && !others {
+            story.say("memory: nothing");
+            story.data["memory"] = json!({"has": "nothing"});
+        }
+        let (in_durable, other_durable) = self.tell_durable(story, rule, exact, fields, now).await;
+        if rule.rule.bypass {
+            story.say("it goes to the application: the rule says bypass");
+            return CacheStatus::forward(Fwd::Bypass);
+        }
+        if *method != Method::GET && *method != Method::HEAD {
+            story.say(format!("it goes to the application: no stored response answers {method}"));
+            return CacheStatus::forward(Fwd::Method);
+        }
+        if conditional::is_for_the_origin(fields) {
+            story.say("it goes to the application: If-Match and If-Unmodified-Since are about its state");
+            return CacheStatus::forward(Fwd::Request);
+        }
+        let directives = self.directives(fields);
+        let mut fwd = if others || other_durable { Fwd::VaryMiss } else { Fwd::UriMiss };
+        // What memory has is used or validated; without that the durable tier is asked.
+        let covered_wholly = |found: &Found| found.covered == Covered::Wholly;
+        let candidates = [in_memory, in_durable];
+        for mut found in candidates.into_iter().flatten() {
+            if covered_wholly(&found) {
+                story.say(format!("{}: what it has was purged, and counts as not there", found.tier.as_str()));
+                continue;
+            }
+            found.head.outlives(found.covered);
+            if !found.head.can_answer(method, fields, found.len) {
+                story.say(format!("{}: it has only a part of what is asked for", found.tier.as_str()));
+                fwd = Fwd::Partial;
+                continue;
+            }
+            let freshness = &found.head.freshness;
+            match reuse::reuse(&directives, freshness, now) {
+                Reuse::Fresh => return CacheStatus::hit(found.tier, freshness.remaining(now)),
+                Reuse::Stale => {
+                    story.say("it is stale, and the request accepts that (max-stale)");
+                    return CacheStatus::hit(found.tier, freshness.remaining(now));
+                }
+                Reuse::StaleWhileRevalidate => {
+                    story.say("it is stale, and served while it is validated (stale-while-revalidate)");
+                    return CacheStatus::hit(found.tier, freshness.remaining(now));
+                }
+                Reuse::GatewayTimeout => {
+                    story.say("the request wants nothing but a stored response (only-if-cached): 504");
+                    return CacheStatus::refused("not-cached");
+                }
+                Reuse::Validate(why) => {
+                    fwd = if why == Why::Stale { Fwd::Stale } else { Fwd::Request };
+                    let validator = if validation::has_validator(&found.head.fields) {
+                        "validated with its ETag or Last-Modified: a 304 makes it good again"
+                    } else {
+                        "fetched anew: it has no validator"
+                    };
+                    let reason = if freshness.no_cache {
+                        "it says no-cache"
+                    } else if why == Why::Stale {
+                        "it is stale"
+                    } else {
+                        "the request's own directives rule it out"
+                    };
+                    story.say(format!("{reason}: it is {validator}"));
+                    if let Some(failure) = self.fetcher.known_failure(&found.head)
+                        && reuse::stale_if_error(&directives, freshness, failure, now)
+                    {
+                        story.say("the application is known to fail: it is served stale, and validated behind");
+                        return CacheStatus::hit(found.tier, freshness.remaining(now));
+                    }
+                    return CacheStatus::forward(fwd);
+                }
+            }
+        }
+        if directives.only_if_cached {
+            story.say("the request wants nothing but a stored response (only-if-cached): 504");
+            return CacheStatus::refused("not-cached");
+        }
+        match self.fetcher.passes.get(exact.hash(), now) {
+            Some(Pass::NotStorable) => {
+                story.say("its last response was not to be stored: requests for it do not wait for each other");
+            }
+            Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
+            None => {}
+        }
+        CacheStatus::forward(fwd)
+    }
+
+    /// What the durable tier has; and whether that is of other variants only.
+    async fn tell_durable(
+        &self,
+        story: &mut Story,
+        rule: &Resolved,
+        key: &CacheKey,
+        fields: &HeaderMap,
+        now: Timestamp,
+    ) -> (Option<Found>, bool) {
+        let Some(durable) = self.fetcher.store.durable() else {
+            story.say("durable: there is no such tier (durable.url = \"off\")");
+            story.data["durable"] = json!({"has": "no-tier"});
+            return (None, false);
+        };
+        let (word, line) = match durable.examine(key, fields, Arc::clone(&rule.policy)).await {
+            Examined::Response { head, len, is_apart } => {
+                let covering = self.fetcher.store.purges().covering(&head, None);
+                let covered = self.fetcher.store.purges().covers_read(&head);
+                tell_response(story, "durable", &head, len, &covering, now);
+                story.say(format!("durable: its body is {}", if is_apart { "an object of its own" } else { "inline" }));
+                let retained = head.freshness.remaining(now).saturating_add(durable.retain_millis()) >= 0;
+                if !retained {
+                    story.say("durable: it is past durable.retain, and counts as not there");
+                }
+                let found = Found { tier: Tier::Durable, head: *head, len, covered };
+                return (Some(found).filter(|_| retained), false);
+            }
+            Examined::OtherVariants(record) => {
+                tell_variants(story, "durable", &record, fields);
+                return (None, true);
+            }
+            Examined::NotIndexed => ("nothing", "nothing, by its index: it is not asked".to_owned()),
+            Examined::Nothing => ("nothing", "nothing".to_owned()),
+            Examined::NotLoaded => ("not-loaded", "its journal is not read yet: it is not asked".to_owned()),
+            Examined::Down => ("down", "it counts as down: it is not asked".to_owned()),
+            Examined::Waiting => ("waiting", "a write or deletion waits to be carried out".to_owned()),
+            Examined::Failed(why) => ("failed", format!("it failed: {why}")),
+            Examined::Unreadable(why) => {
+                ("unreadable", format!("an object that can't be believed ({}): a miss", why.as_str()))
+            }
+        };
+        story.say(format!("durable: {line}"));
+        story.data["durable"] = json!({"has": word});
+        (None, false)
+    }
+}
+
+fn tell_key(story: &mut Story, key: &CacheKey, query: Option<&str>) {
+    let Some(KeyParts { prefix, scheme, authority, path, query: kept }) = key.parts() else { return };
+    story.say(format!("key: prefix \"{prefix}\", scheme {scheme}, authority {authority}, path {path}"));
+    match (query, kept) {
+        (None, _) => story.say("key: no query"),
+        (Some(asked), Some(kept)) if asked == kept => story.say(format!("key: query {kept}")),
+        (Some(asked), kept) => {
+            story.say(format!("key: query {} (asked: {asked}; the rule leaves out or sorts)", kept.unwrap_or("none")));
+        }
+    }
+    story.data["key"] = json!({
+        "prefix": prefix, "scheme": scheme, "authority": authority, "path": path, "query": kept,
+        "hash": format!("{:032x}", key.hash()),
+    });
+}
+
+fn tell_variants(story: &mut Story, tier: &str, record: &VaryRecord, fields: &HeaderMap) {
+    let names: Vec<Vec<&str>> = record.sets.iter().map(|set| set.iter().map(HeaderName::as_str).collect()).collect();
+    let asked = |name: &str| {
+        fields.get(name).map_or("nothing".into(), |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let values: Vec<String> = names.iter().flatten().map(|name| format!("{name}: {}", asked(name))).collect();
+    story.say(format!(
+        "{tier}: other variants; its responses vary by {}, and none is for {}",
+        names.concat().join(", "),
+        values.join(", ")
+    ));
+    story.data[tier] = json!({"has": "other-variants", "vary": names});
+}
+
+fn tell_response(
+    story: &mut Story,
+    tier: &str,
+    head: &StoredHead,
+    len: u64,
+    covering: &[(Target, Mark)],
+    now: Timestamp,
+) {
+    let what = if head.parts.is_some() { "a part of a response" } else { "a response" };
+    story.say(format!(
+        "{tier}: {what}, status {}, {len} bytes, received {:?}",
+        head.status.as_u16(),
+        head.response_time
+    ));
+    if let Some(variant) = &head.variant {
+        let names: Vec<&str> = variant.names.iter().map(HeaderName::as_str).collect();
+        story.say(format!("{tier}: it is the variant for this request's {}", names.join(", ")));
+    }
+    if !head.tags.is_empty() {
+        story.say(format!("{tier}: it is tagged {}", head.tags.join(", ")));
+    }
+    tell_freshness(story, tier, &head.freshness, now);
+    let purges: Vec<String> = covering.iter().map(|(target, mark)| in_words(target, mark)).collect();
+    for purge in &purges {
+        story.say(format!("{tier}: it is covered by a purge of {purge}"));
+    }
+    if purges.is_empty() {
+        story.say(format!("{tier}: no purge covers it"));
+    }
+    story.data[tier] = json!({
+        "has": if head.parts.is_some() { "part" } else { "response" },
+        "status": head.status.as_u16(),
+        "bytes": len,
+        "age_ms": head.freshness.current_age(now),
+        "lifetime_ms": head.freshness.lifetime,
+        "remaining_ms": head.freshness.remaining(now),
+        "fresh": head.freshness.is_fresh(now),
+        "vary": head.variant.as_ref().map(|variant| variant.names.iter().map(HeaderName::as_str).collect::<Vec<_>>()),
+        "tags": head.tags,
+        "purges": purges,
+    });
+}
+
+fn tell_freshness(story: &mut Story, tier: &str, freshness: &Freshness, now: Timestamp) {
+    let seconds = |millis: i64| format!("{}.{:03}s", millis / 1000, (millis % 1000).abs());
+    let source = match freshness.source {
+        LifetimeSource::Origin => "as its origin says (s-maxage, max-age or Expires)",
+        LifetimeSource::Configuration => "as the configuration says",
+        LifetimeSource::Heuristic => "a tenth of its age when it was received (heuristic)",
+        LifetimeSource::None => "since nobody says any",
+    };
+    let (age, resident) = (freshness.current_age(now), now.millis_since(freshness.response_time).max(0));
+    story.say(format!("{tier}: freshness lifetime {} {source}", seconds(freshness.lifetime)));
+    story.say(format!(
+        "{tier}: age {} = {} when it was received + {} here",
+        seconds(age),
+        seconds(freshness.initial_age),
+        seconds(resident)
+    ));
+    let remaining = freshness.remaining(now);
+    let word = if remaining > 0 { "fresh" } else { "stale" };
+    story.say(format!("{tier}: {word}: {} - {} = {}", seconds(freshness.lifetime), seconds(age), seconds(remaining)));
+    for (is_said, line) in [
+        (freshness.no_cache, "no-cache: validated before each use".to_owned()),
+        (freshness.must_revalidate, "must-revalidate: never served stale".to_owned()),
+        (
+            freshness.stale_while_revalidate > 0,
+            format!("stale-while-revalidate {}", seconds(freshness.stale_while_revalidate)),
+        ),
+        (freshness.stale_if_error > 0, format!("stale-if-error {}", seconds(freshness.stale_if_error))),
+    ] {
+        if is_said {
+            story.say(format!("{tier}: {line}"));
+        }
+    }
+}
+
+fn in_words(target: &Target, mark: &Mark) -> String {
+    let what = match target {
+        Target::Url(_) => "its URL".to_owned(),
+        Target::Prefix(prefix) if prefix.is_empty() => "a prefix that is no longer remembered".to_owned(),
+        Target::Prefix(prefix) => format!("the prefix {prefix}"),
+        Target::Tag(tag) => format!("the tag {tag}"),
+        Target::All => "everything".to_owned(),
+    };
+    let kind = if mark.is_soft { ", softly" } else { "" };
+    format!("{what}{kind}, made {:?}", mark.moment())
+}
