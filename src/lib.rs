@@ -28,4 +28,5 @@ pub mod stored;
 pub mod target;
 pub mod telemetry;
 pub mod units;
+pub mod upkeep;
 pub mod upstream;

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use larder::admin_client::{self, Purge};
 use larder::clock::Clock;
 use larder::config::Config;
+use larder::units::parse_duration;
+use larder::upkeep::{self, Sweep};
 use larder::{app, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
@@ -41,6 +44,28 @@ enum Command {
     Purge {
         #[command(flatten)]
         what: PurgeArgs,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Print the bucket's lifecycle rules that fit the configuration, and what they would replace
+    Lifecycle {
+        /// Install them
+        #[arg(long)]
+        apply: bool,
+        /// The longest lifetime that the application grants, where that is more than the configuration does
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        longest: Option<Duration>,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Remove from the durable tier what nothing leads to any more; safe beside running Larders
+    Sweep {
+        /// What is younger is left alone
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1d")]
+        min_age: Duration,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         config: ConfigArgs,
     },
@@ -113,6 +138,14 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Some(Command::Purge { what, config }) => config.load().map(|config| purge(&config, &what)),
+        Some(Command::Lifecycle { apply, longest, config }) => {
+            config.load().map(|config| told(upkeep::block_on(upkeep::lifecycle(&config, longest, apply))))
+        }
+        Some(Command::Sweep { min_age, dry_run, config }) => config.load().map(|config| {
+            let sweep = Sweep { min_age, is_dry: dry_run };
+            let swept = upkeep::block_on(upkeep::sweep(&config, sweep, &Clock::system()));
+            told(swept.map(|swept| vec![swept.in_words(dry_run)]))
+        }),
         Some(Command::Explain { url, fields, json, config }) => {
             config.load().map(|config| explain(&config, &url, &fields, json))
         }
@@ -195,6 +228,23 @@ fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
         }
     }
     code
+}
+
+fn told(outcome: Result<Vec<String>, String>) -> ExitCode {
+    match outcome {
+        Ok(lines) => {
+            lines.iter().for_each(|line| println!("{line}"));
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("larder: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a duration such as 12h or 7d".into())
 }
 
 fn explain(config: &Config, url: &str, fields: &[String], json: bool) -> ExitCode {

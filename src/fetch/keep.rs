@@ -19,6 +19,7 @@ use crate::flight::{Landing, Outcome, Shared, SharedBody, Source};
 use crate::passes::Pass;
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::groups;
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
@@ -28,7 +29,7 @@ use crate::rfc9111::validation::{self, HeadOutcome};
 use crate::store::Durability;
 use crate::store::backend::BackendError;
 use crate::store::durable::BodyReader;
-use crate::store::memory::{self, Lookup};
+use crate::store::memory::Lookup;
 use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
 use crate::upstream::{EndsWithConnection, UpstreamBody};
 
@@ -258,7 +259,7 @@ impl Fetcher {
             seen: self.store.purges().seen(),
             tags,
             hidden: &plan.policy.tag_fields,
-            body_id: memory::random_u128(),
+            body_id: new_body_id(searched.as_ref().unwrap_or(&plan.exact)),
             body_written: Arc::new(AtomicBool::new(false)),
         };
         StoredHead::new(storable, new)
@@ -614,6 +615,12 @@ fn may_be_shared(plan: &Plan, answer: &HeaderMap, request_time: Timestamp, respo
     };
     // That it could not serve anyone by itself is no matter.
     matches!(storable(&exchange, &plan.policy), Ok(_) | Err(NotStorable::NothingToReuse))
+}
+
+/// Names a body object: it begins with the key's hash, so that whoever finds it knows where its head would
+/// be, and is random otherwise.
+fn new_body_id(key: &CacheKey) -> u128 {
+    key.hash() >> 64 << 64 | u128::from(fastrand::u64(..))
 }
 
 /// The tags of a response made of others: it is purged with each of them.

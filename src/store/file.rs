@@ -142,6 +142,26 @@ impl FileStore {
         }
     }
 
+    /// Removes files that were begun to be written, or put out of reach, before `before`; how many.
+    pub async fn remove_unfinished(&self, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
+        let root = self.root.clone();
+        let removing = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            walk_unfinished(&root, before, &mut found)?;
+            for path in found.iter().filter(|_| !is_dry) {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            io::Result::Ok(found.len() as u64)
+        });
+        match removing.await {
+            Ok(removed) => removed.map_err(|error| fault("unfinished files", &error)),
+            Err(_) => Err(BackendError("unfinished files: the search was given up".into())),
+        }
+    }
+
     /// The object `name` and all whose names continue it with a dot.
     pub async fn family(&self, name: &str) -> Result<Vec<String>, BackendError> {
         let (directory, stem) = name.rsplit_once('/').unwrap_or(("", name));
@@ -193,6 +213,30 @@ fn walk(root: &Path, directory: &str, listed: &mut Vec<Listed>) -> io::Result<()
             }),
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Finds files whose names say that they are not, or no longer, objects.
+fn walk_unfinished(directory: &Path, before: Timestamp, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            walk_unfinished(&entry.path(), before, found)?;
+            continue;
+        }
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_ours = (name.starts_with('.') && name.ends_with(".tmp")) || name.ends_with(".gone");
+        if is_ours && metadata.modified().is_ok_and(|modified| Timestamp::from(modified) < before) {
+            found.push(entry.path());
         }
     }
     Ok(())

@@ -248,6 +248,13 @@ fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
     }
 }
 
+/// The key that a durable object says it belongs to.
+pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
+    let framed = unframe(object)?;
+    let key = Reader(framed.head).string()?;
+    CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY)).ok_or(DecodeError::Malformed)
+}
+
 /// Reads a durable object that should belong to `key`. Freshness is worked out anew under the
 /// lifetimes that the configuration grants now.
 pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {

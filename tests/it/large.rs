@@ -2,60 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::binary::{Process, file_url};
-use crate::s3::{S3, bucket};
+use crate::binary::Process;
+use crate::places::Place;
 use crate::support::{Answer, Gate, Larder, Origin, Reply, Seen, at_once, eventually};
-
-/// A place for the durable tier.
-struct Place {
-    sets: Vec<String>,
-    directory: tempfile::TempDir,
-    s3: Option<S3>,
-}
-
-fn places() -> [Place; 2] {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file =
-        Place { sets: vec![file_url(directory.path()), "durable.lookup_timeout=20s".into()], directory, s3: None };
-    let directory = tempfile::tempdir().expect("a directory");
-    bucket(directory.path());
-    let s3 = S3::start(directory.path(), 0);
-    [file, Place { sets: s3.sets("larder-bucket"), directory, s3: Some(s3) }]
-}
-
-impl Place {
-    /// A directory.
-    fn file() -> Self {
-        let [file, _] = places();
-        file
-    }
-
-    fn start(&self, origin: &Origin, more: &[&str]) -> Process {
-        let sets: Vec<&str> = self.sets.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        Process::start(&format!("http://{}", origin.address), &sets)
-    }
-
-    /// Files under the place whose names say that they are bodies, or not finished.
-    fn left_over(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut directories = vec![self.directory.path().to_owned()];
-        while let Some(directory) = directories.pop() {
-            for entry in std::fs::read_dir(directory).expect("a directory") {
-                let path = entry.expect("an entry").path();
-                let name = path.strip_prefix(self.directory.path()).expect("below it").to_string_lossy().into_owned();
-                if path.is_dir() {
-                    directories.push(path);
-                } else if name.contains("/b/")
-                    || (name.contains(".tmp") && !name.contains("larder-1/j"))
-                    || name.contains("upload")
-                {
-                    found.push(path.to_string_lossy().into_owned());
-                }
-            }
-        }
-        found
-    }
-}
 
 fn text(len: usize) -> String {
     (0..len).map(|n| char::from(b'a' + u8::try_from(n * 7 / 10 % 26).expect("a letter"))).collect()
@@ -131,7 +80,7 @@ fn ranges_of_what_memory_has() {
 #[test]
 fn ranges_of_what_the_durable_tier_has_read_no_more_than_they_need() {
     let body = text(3_000_000);
-    for place in places() {
+    for place in Place::all() {
         let origin = Origin::new(sends(&body));
         let larder = place.start(&origin, &["memory.capacity=0"]);
         larder.get("/a", "");
@@ -200,8 +149,8 @@ fn a_broken_body_is_a_miss_for_a_range_as_well() {
 fn a_body_too_large_for_memory_goes_to_the_durable_tier_as_it_comes() {
     // More than one part, of whatever size a part is.
     let body = text(20_000_000);
-    let [file, bucket] = places();
-    for (place, chunked) in [(file, false), (bucket, false), (Place::file(), true)] {
+    let places = Place::all().into_iter().map(|place| (place, false));
+    for (place, chunked) in places.chain([(Place::file(), true)]) {
         let origin = Origin::new({
             let body = body.clone();
             move |_, reply| {
@@ -239,7 +188,7 @@ fn a_body_too_large_for_memory_goes_to_the_durable_tier_as_it_comes() {
 
 #[test]
 fn a_large_body_that_breaks_off_or_is_too_large_leaves_nothing() {
-    for place in places() {
+    for place in Place::all() {
         let body = text(12_000_000);
         let origin = Origin::new({
             let body = body.clone();

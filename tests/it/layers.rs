@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["admin"],
     &["admin_client", "config"],
-    &["app"],
+    &["app", "upkeep"],
     &["lib", "main"],
 ];
 
@@ -84,7 +84,7 @@ fn used_modules(rest: &str) -> Vec<String> {
 fn some_names_stay_in_one_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for (name, home) in [
-        ("aws_", "store/s3.rs"),
+        ("aws_", "store/s3/"),
         ("moka", "store/memory.rs"),
         ("toml", "config.rs"),
         ("SystemTime::now", "clock.rs"),
@@ -93,7 +93,7 @@ fn some_names_stay_in_one_file() {
     ] {
         for path in sources(&root) {
             let relative = path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();
-            if relative != home && !relative.ends_with("tests.rs") {
+            if !relative.starts_with(home) && !relative.ends_with("tests.rs") {
                 assert!(!code(&path).contains(name), "{relative} names {name}, which belongs in {home}");
             }
         }

@@ -52,6 +52,12 @@ impl S3 {
         Self { address, root: root.to_owned(), runtime: Some(runtime), seen }
     }
 
+    /// How many requests for an object there were.
+    pub fn looked_for(&self) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|(method, path, _)| method == "GET" && path.contains("/o/")).count()
+    }
+
     /// Ends it with every connection, as if the machine were gone.
     pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {

@@ -1,10 +1,10 @@
 //! The durable tier, in a directory and in S3: what survives, what is believed, what failure costs.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::binary::{Process, file_url, larder};
+use crate::places::Place;
 use crate::s3::{S3, bucket};
 use crate::support::{Answer, Larder, Origin, START, at_once, eventually};
 
@@ -404,50 +404,21 @@ fn an_unusable_bucket_is_said_in_one_clear_line() {
     assert_eq!(larder.get("/a", "").status(), 200);
 }
 
-/// A second opinion on the protocol: `moto_server`, where `make test` has installed it.
+/// A second opinion on the protocol.
 #[test]
-fn another_s3_server_holds_the_same() {
-    let Some(moto) = std::env::var_os("LARDER_TEST_MOTO") else {
-        eprintln!("LARDER_TEST_MOTO does not name moto_server; `make test` sets it");
-        return;
-    };
-    let port = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        listener.local_addr().expect("an address").port()
-    };
-    let mut server = std::process::Command::new(moto)
-        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("moto_server starts");
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    eventually("moto_server answers", || std::net::TcpStream::connect(address).is_ok());
-    let mut client = crate::support::Client::connect(address);
-    client.raw("PUT /larder-bucket HTTP/1.1\r\nHost: s3\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(client.answer().status(), 200);
-
-    let origin = cacheable();
-    let sets = [
-        "durable.url=s3://larder-bucket/p".to_owned(),
-        format!("durable.endpoint_url=http://{address}"),
-        "durable.region=us-east-1".into(),
-        "durable.path_style=true".into(),
-        "durable.lookup_timeout=20s".into(),
-    ];
-    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-    let upstream = format!("http://{}", origin.address);
-    let larder = Process::start(&upstream, &sets);
-    for path in ["/a", "/large"] {
-        larder.get(path, "");
+fn every_place_holds_the_same() {
+    for place in Place::all() {
+        let origin = cacheable();
+        let larder = place.start(&origin, &[]);
+        for path in ["/a", "/large"] {
+            larder.get(path, "");
+        }
+        larder.settle();
+        larder.kill_9();
+        let larder = place.start(&origin, &[]);
+        for path in ["/a", "/large"] {
+            assert_eq!(larder.get(path, "").hit(), Some("durable"), "{} {path}: {}", place.name, larder.log());
+        }
+        assert_eq!(origin.count(), 2);
     }
-    larder.settle();
-    larder.kill_9();
-    let larder = Process::start(&upstream, &sets);
-    for path in ["/a", "/large"] {
-        assert_eq!(larder.get(path, "").hit(), Some("durable"), "{path}: {}", larder.log());
-    }
-    assert_eq!(origin.count(), 2);
-    let _ = server.kill();
-    let _ = server.wait();
 }

@@ -41,7 +41,7 @@ use super::purge::Purges;
 use super::queue::{Op, Put, Queue, Waiting};
 use super::s3::{S3Config, S3Store};
 use crate::breaker::Breaker;
-use crate::clock::Stopwatch;
+use crate::clock::{Clock, Stopwatch};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
@@ -141,6 +141,9 @@ impl Default for Config {
 /// What may be added to a body to make an inline object: its head, at most.
 const HEAD_LIMIT: u64 = 1 << 20;
 
+/// No object that leads to a response is larger, whatever the configuration was when it was written.
+pub const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
+
 /// Deletions are small and must not be lost easily: the queue holds this many times more of them.
 const DELETES_PER_PUT: u64 = 16;
 
@@ -213,6 +216,24 @@ struct Inner {
     uploading: Mutex<HashSet<u128>>,
 }
 
+/// The place that the configuration names, and the names in it. `None` when there is none.
+pub async fn place(
+    location: &Location,
+    key_prefix: &str,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> Option<(Backend, Names)> {
+    let (backend, url_prefix) = match location {
+        Location::Off => return None,
+        Location::File(root) => (Backend::File(FileStore::new(root.clone())), ""),
+        Location::S3 { config, prefix } => {
+            let store = S3Store::connect(config.clone(), Arc::clone(metrics), clock.clone()).await;
+            (Backend::S3(store), &prefix[..])
+        }
+    };
+    Some((backend, Names::new(url_prefix, key_prefix)))
+}
+
 impl Durable {
     /// Connects to the place that the configuration names, checks it, reads the journal, and starts what
     /// works behind on the current runtime. `None` when it is off.
@@ -223,15 +244,8 @@ impl Durable {
         memory: Arc<Memory>,
         metrics: Arc<Metrics>,
     ) -> Result<Option<Self>, CheckFailure> {
-        let (backend, url_prefix) = match &config.location {
-            Location::Off => return Ok(None),
-            Location::File(root) => (Backend::File(FileStore::new(root.clone())), String::new()),
-            Location::S3 { config, prefix } => {
-                let store = S3Store::connect(config.clone(), Arc::clone(&metrics), purges.clock().clone()).await;
-                (Backend::S3(store), prefix.clone())
-            }
-        };
-        let names = Names::new(&url_prefix, key_prefix);
+        let place = place(&config.location, key_prefix, &metrics, purges.clock()).await;
+        let Some((backend, names)) = place else { return Ok(None) };
         let this = Self::over(Arc::new(backend), config, names, purges, memory, metrics);
         let inner = &this.inner;
         let watch = Stopwatch::start();
@@ -641,8 +655,10 @@ impl Inner {
                     self.is_up().await;
                     let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
                     self.note(DurableOp::Put, &outcome);
-                    // Also after an error: it may have been written for all that.
-                    self.journal.announce(head.key.hash());
+                    // An error may be that of an answer, and the object be written for all that.
+                    if outcome.is_ok() || !self.backend.is_near() {
+                        self.journal.announce(head.key.hash());
+                    }
                     if outcome.is_ok() {
                         return Ok(());
                     }

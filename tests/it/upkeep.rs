@@ -1,0 +1,106 @@
+//! `larder sweep` and `larder lifecycle`, beside running Larders.
+
+use std::process::Output;
+
+use crate::binary::larder;
+use crate::places::Place;
+use crate::support::{Origin, eventually};
+
+const FIELDS: &str = "Cache-Control: max-age=600\nETag: \"v\"";
+
+fn text(len: usize, seed: usize) -> String {
+    (0..len).map(|n| char::from(b'a' + u8::try_from((n * 7 / 10 + seed) % 26).expect("a letter"))).collect()
+}
+
+fn run(place: &Place, args: &[&str]) -> Output {
+    let sets: Vec<&str> = place.sets.iter().map(String::as_str).collect();
+    larder(&[]).args(args).args(sets.iter().flat_map(|set| ["--set", set])).output().expect("it runs")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_sweep_removes_bodies_that_nothing_leads_to_and_no_others() {
+    for place in Place::all() {
+        let origin = Origin::new(|seen, reply| reply.send(200, FIELDS, &text(1_500_000, seen.path().len())));
+        let larder = place.start(&origin, &[]);
+        for path in ["/a", "/bb", "/ccc"] {
+            larder.get(path, "");
+            larder.settle();
+        }
+        // Replaced, and purged: in a bucket what was there before stays, and nothing leads to it.
+        larder.get("/a", "Cache-Control: no-cache");
+        larder.settle();
+        assert_eq!(larder.purge("http://site.example/bb").status(), 200);
+        larder.settle();
+        let looked = said(&run(&place, &["sweep", "--min-age", "0s", "--dry-run"]));
+        let (bodies, orphans) = if place.is_directory() { (2, 0) } else { (4, 2) };
+        let words = format!("of {bodies} separate bodies {orphans} that nothing leads to");
+        assert!(looked.starts_with(&words), "{}: {looked}", place.name);
+        assert!(said(&run(&place, &["sweep"])).contains(" 0 that nothing leads to removed"), "all are young");
+        let swept = run(&place, &["sweep", "--min-age", "0s"]);
+        assert!(swept.status.success() && said(&swept).starts_with(&words), "{}", said(&swept));
+        let again = said(&run(&place, &["sweep", "--min-age", "0s"]));
+        assert!(again.starts_with("of 2 separate bodies 0 that"), "{}: {again}", place.name);
+        larder.kill_9();
+        let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
+        eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+        for path in ["/a", "/ccc"] {
+            let answer = larder.get(path, "");
+            assert_eq!((answer.hit(), answer.text()), (Some("durable"), text(1_500_000, path.len())), "{path}");
+        }
+        assert_eq!(larder.get("/bb", "").status(), 502);
+    }
+}
+
+#[test]
+fn a_sweep_of_a_directory_removes_what_expired_and_what_was_not_finished() {
+    let place = Place::file();
+    let origin = Origin::new(|seen, reply| {
+        let fields = if seen.path() == "/short" { "Cache-Control: max-age=1" } else { FIELDS };
+        reply.send(200, fields, "page");
+    });
+    let larder = place.start(&origin, &["durable.min_lifetime=0s", "durable.retain=0s"]);
+    larder.get("/short", "");
+    larder.get("/long", "");
+    larder.settle();
+    let root = std::path::PathBuf::from(place.sets[0].trim_start_matches("durable.url=file:"));
+    std::fs::write(root.join("larder-1/o/.0123456789abcdef.tmp"), "half").expect("it is written");
+    let sweep = || said(&run(&place, &["sweep", "--min-age", "0s", "--set", "durable.retain=0s"]));
+    let mut swept = String::new();
+    eventually("the short one has expired", || {
+        swept = said(&run(&place, &["sweep", "--min-age", "0s", "--dry-run", "--set", "durable.retain=0s"]));
+        swept.contains("1 expired responses")
+    });
+    assert!(swept.contains("1 unfinished writes"), "{swept}");
+    assert!(sweep().contains("1 expired responses, 1 unfinished writes"));
+    assert!(sweep().contains("0 expired responses, 0 unfinished writes"));
+    larder.kill_9();
+    let larder = place.start_before("http://127.0.0.1:1", &[]);
+    eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+    assert_eq!(larder.get("/long", "").hit(), Some("durable"));
+}
+
+#[test]
+fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
+    let refused = run(&Place::file(), &["lifecycle"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("larder sweep"), "{}", said(&refused));
+    let Some(place) = Place::moto() else { return };
+    // The longest rule and retain: 30 + 7 days, and one more.
+    let rule = ["--set", "rule=[{path=\"/a\", timeout=\"720h\"}]"];
+    let printed = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
+    for word in ["\"Days\": 38", "\"Prefix\": \"p/larder-1/o/\"", "new: \"larder objects p/larder-1/\""] {
+        assert!(printed.contains(word), "{word} in {printed}");
+    }
+    let applied = run(&place, &[&["lifecycle", "--apply"][..], &rule].concat());
+    assert!(applied.status.success() && said(&applied).contains("installed"), "{}", said(&applied));
+    let again = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
+    assert!(again.contains("as it is: \"larder objects p/larder-1/\"") && !again.contains("new:"), "{again}");
+    let other = said(&run(&place, &["lifecycle", "--apply", "--longest", "100d"]));
+    assert!(other.contains("instead of: \"larder objects p/larder-1/\""), "{other}");
+    let elsewhere = said(&run(&place, &["lifecycle", "--apply", "--set", "cache.key_prefix=site"]));
+    assert!(elsewhere.contains("stays: \"larder objects p/larder-1/\""), "{elsewhere}");
+}
