@@ -2,9 +2,12 @@
 //!
 //! `s3-server DIRECTORY` listens on a free port of 127.0.0.1 and prints it, and then a line for each
 //! request: method, path, range asked for, and the length of the answer. Each directory in DIRECTORY is
-//! a bucket; key `larder`, secret `secret`.
+//! a bucket; key `larder`, secret `secret`. A line on standard input names what goes wrong from then on
+//! (`s3_faults.rs`), or `none`; `delay N` has each answer wait for so many milliseconds.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::{Body, Incoming};
@@ -14,8 +17,36 @@ use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
+#[path = "s3_faults.rs"]
+mod faults;
+
+use self::faults::Fault;
+
+/// What goes wrong now, and how late answers are.
+#[derive(Clone, Copy)]
+struct Mood {
+    fault: Fault,
+    delay: Duration,
+}
+
+fn listen_to(mood: &Arc<Mutex<Mood>>) {
+    let mood = Arc::clone(mood);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            let mut mood = mood.lock().expect("nobody panics");
+            match line.strip_prefix("delay ") {
+                Some(millis) => mood.delay = Duration::from_millis(millis.parse().unwrap_or(0)),
+                None => mood.fault = Fault::named(&line),
+            }
+            println!("# {line}");
+        }
+    });
+}
+
 #[tokio::main]
 async fn main() {
+    let mood = Arc::new(Mutex::new(Mood { fault: Fault::None, delay: Duration::ZERO }));
+    listen_to(&mood);
     let root = std::env::args().nth(1).expect("usage: s3-server DIRECTORY");
     let files = s3s_fs::FileSystem::new(&root).expect("the directory can be read");
     let mut builder = S3ServiceBuilder::new(files);
@@ -24,13 +55,16 @@ async fn main() {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     println!("{}", listener.local_addr().expect("an address").port());
     while let Ok((stream, _)) = listener.accept().await {
-        let service = service.clone();
+        let (service, mood) = (service.clone(), Arc::clone(&mood));
         let noting = service_fn(move |request: Request<Incoming>| {
             let range = request.headers().get("range").map_or("-", |range| range.to_str().unwrap_or("?")).to_owned();
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let answered = Service::call(&service, request);
+            let Mood { fault, delay } = *mood.lock().expect("nobody panics");
+            let is_object = method == "GET" && (path.contains("/o/") || path.contains("/b/"));
             async move {
-                let answer = answered.await?;
+                tokio::time::sleep(delay).await;
+                let answer = fault.spoil(is_object, answered.await?).await;
                 let len = answer.body().size_hint().exact();
                 println!("{method} {path} {range} {}", len.map_or("?".to_owned(), |len| len.to_string()));
                 Ok::<_, s3s::HttpError>(answer)

@@ -233,7 +233,7 @@ fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
 fn told(outcome: Result<Vec<String>, String>) -> ExitCode {
     match outcome {
         Ok(lines) => {
-            lines.iter().for_each(|line| println!("{line}"));
+            println!("{}", lines.join("\n"));
             ExitCode::SUCCESS
         }
         Err(why) => {

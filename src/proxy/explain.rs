@@ -58,6 +58,14 @@ struct Found {
     covered: Covered,
 }
 
+/// What comes of a stored response.
+enum Judged {
+    /// This is what would be done.
+    Settled(CacheStatus),
+    /// It is no use, and another may be; why the origin is asked, if that says so.
+    Useless(Option<Fwd>),
+}
+
 /// The story: lines for people, and the same as data.
 struct Story {
     lines: Vec<String>,
@@ -182,57 +190,10 @@ impl Proxy {
         let directives = self.directives(fields);
         let mut fwd = if others || other_durable { Fwd::VaryMiss } else { Fwd::UriMiss };
         // What memory has is used or validated; without that the durable tier is asked.
-        let covered_wholly = |found: &Found| found.covered == Covered::Wholly;
-        let candidates = [in_memory, in_durable];
-        for mut found in candidates.into_iter().flatten() {
-            if covered_wholly(&found) {
-                story.say(format!("{}: what it has was purged, and counts as not there", found.tier.as_str()));
-                continue;
-            }
-            found.head.outlives(found.covered);
-            if !found.head.can_answer(method, fields, found.len) {
-                story.say(format!("{}: it has only a part of what is asked for", found.tier.as_str()));
-                fwd = Fwd::Partial;
-                continue;
-            }
-            let freshness = &found.head.freshness;
-            match reuse::reuse(&directives, freshness, now) {
-                Reuse::Fresh => return CacheStatus::hit(found.tier, freshness.remaining(now)),
-                Reuse::Stale => {
-                    story.say("it is stale, and the request accepts that (max-stale)");
-                    return CacheStatus::hit(found.tier, freshness.remaining(now));
-                }
-                Reuse::StaleWhileRevalidate => {
-                    story.say("it is stale, and served while it is validated (stale-while-revalidate)");
-                    return CacheStatus::hit(found.tier, freshness.remaining(now));
-                }
-                Reuse::GatewayTimeout => {
-                    story.say("the request wants nothing but a stored response (only-if-cached): 504");
-                    return CacheStatus::refused("not-cached");
-                }
-                Reuse::Validate(why) => {
-                    fwd = if why == Why::Stale { Fwd::Stale } else { Fwd::Request };
-                    let validator = if validation::has_validator(&found.head.fields) {
-                        "validated with its ETag or Last-Modified: a 304 makes it good again"
-                    } else {
-                        "fetched anew: it has no validator"
-                    };
-                    let reason = if freshness.no_cache {
-                        "it says no-cache"
-                    } else if why == Why::Stale {
-                        "it is stale"
-                    } else {
-                        "the request's own directives rule it out"
-                    };
-                    story.say(format!("{reason}: it is {validator}"));
-                    if let Some(failure) = self.fetcher.known_failure(&found.head)
-                        && reuse::stale_if_error(&directives, freshness, failure, now)
-                    {
-                        story.say("the application is known to fail: it is served stale, and validated behind");
-                        return CacheStatus::hit(found.tier, freshness.remaining(now));
-                    }
-                    return CacheStatus::forward(fwd);
-                }
+        for found in [in_memory, in_durable].into_iter().flatten() {
+            match self.judge(story, found, (method, fields), now) {
+                Judged::Settled(status) => return status,
+                Judged::Useless(because) => fwd = because.unwrap_or(fwd),
             }
         }
         if directives.only_if_cached {
@@ -247,6 +208,60 @@ impl Proxy {
             None => {}
         }
         CacheStatus::forward(fwd)
+    }
+
+    /// What comes of a stored response that the key and `Vary` select.
+    fn judge(
+        &self,
+        story: &mut Story,
+        mut found: Found,
+        (method, fields): (&Method, &HeaderMap),
+        now: Timestamp,
+    ) -> Judged {
+        let tier = found.tier.as_str();
+        if !found.head.outlives(found.covered) {
+            story.say(format!("{tier}: what it has was purged, and counts as not there"));
+            return Judged::Useless(None);
+        }
+        if !found.head.can_answer(method, fields, found.len) {
+            story.say(format!("{tier}: it has only a part of what is asked for"));
+            return Judged::Useless(Some(Fwd::Partial));
+        }
+        let (freshness, directives) = (&found.head.freshness, self.directives(fields));
+        let hit = CacheStatus::hit(found.tier, freshness.remaining(now));
+        let why = match reuse::reuse(&directives, freshness, now) {
+            Reuse::Fresh => return Judged::Settled(hit),
+            Reuse::Stale => {
+                story.say("it is stale, and the request accepts that (max-stale)");
+                return Judged::Settled(hit);
+            }
+            Reuse::StaleWhileRevalidate => {
+                story.say("it is stale, and served while it is validated (stale-while-revalidate)");
+                return Judged::Settled(hit);
+            }
+            Reuse::GatewayTimeout => {
+                story.say("the request wants nothing but a stored response (only-if-cached): 504");
+                return Judged::Settled(CacheStatus::refused("not-cached"));
+            }
+            Reuse::Validate(why) => why,
+        };
+        let validator = if validation::has_validator(&found.head.fields) {
+            "validated with its ETag or Last-Modified: a 304 makes it good again"
+        } else {
+            "fetched anew: it has no validator"
+        };
+        let reason = match why {
+            _ if freshness.no_cache => "it says no-cache",
+            Why::Stale => "it is stale",
+            Why::Request => "the request's own directives rule it out",
+        };
+        story.say(format!("{reason}: it is {validator}"));
+        let failure = self.fetcher.known_failure(&found.head);
+        if failure.is_some_and(|failure| reuse::stale_if_error(&directives, freshness, failure, now)) {
+            story.say("the application is known to fail: it is served stale, and validated behind");
+            return Judged::Settled(hit);
+        }
+        Judged::Settled(CacheStatus::forward(if why == Why::Stale { Fwd::Stale } else { Fwd::Request }))
     }
 
     /// What the durable tier has; and whether that is of other variants only.

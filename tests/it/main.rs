@@ -10,6 +10,7 @@ mod caching;
 mod cancellation;
 mod conformance;
 mod corpus;
+mod faults;
 mod flask;
 mod forwarding;
 mod hostile;

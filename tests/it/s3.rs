@@ -12,7 +12,12 @@ use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
+use self::faults::Fault;
 use crate::support::eventually;
+
+#[allow(dead_code, reason = "measurements use the rest")]
+#[path = "../../bench/s3_faults.rs"]
+pub mod faults;
 
 /// An S3 server in this process, over a directory: the protocol is real, the storage is files.
 pub struct S3 {
@@ -21,6 +26,8 @@ pub struct S3 {
     runtime: Option<tokio::runtime::Runtime>,
     /// The requests that came: method, path and query, and range.
     pub seen: Arc<Mutex<Vec<(String, String, String)>>>,
+    /// What goes wrong with its answers.
+    pub fault: Arc<Mutex<Fault>>,
 }
 
 impl S3 {
@@ -34,14 +41,19 @@ impl S3 {
         let service = builder.build();
         let seen: Arc<Mutex<Vec<(String, String, String)>>> = Arc::default();
         let noted = Arc::clone(&seen);
+        let fault = Arc::new(Mutex::new(Fault::None));
+        let current = Arc::clone(&fault);
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (service, noted) = (service.clone(), Arc::clone(&noted));
+                let (service, noted, current) = (service.clone(), Arc::clone(&noted), Arc::clone(&current));
                 let noting = service_fn(move |request: Request<Incoming>| {
                     let range = request.headers().get("range").map_or("", |range| range.to_str().unwrap_or("?"));
                     let what = (request.method().to_string(), request.uri().to_string(), range.to_owned());
+                    let is_object = what.0 == "GET" && (what.1.contains("/o/") || what.1.contains("/b/"));
                     noted.lock().unwrap().push(what);
-                    hyper::service::Service::call(&service, request)
+                    let (answered, fault) =
+                        (hyper::service::Service::call(&service, request), *current.lock().unwrap());
+                    async move { Ok::<_, s3s::HttpError>(fault.spoil(is_object, answered.await?).await) }
                 });
                 tokio::spawn(async move {
                     let _ =
@@ -49,7 +61,12 @@ impl S3 {
                 });
             }
         });
-        Self { address, root: root.to_owned(), runtime: Some(runtime), seen }
+        Self { address, root: root.to_owned(), runtime: Some(runtime), seen, fault }
+    }
+
+    /// From now on this goes wrong.
+    pub fn set_fault(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = fault;
     }
 
     /// How many requests for an object there were.

@@ -147,6 +147,9 @@ pub const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
 /// Deletions are small and must not be lost easily: the queue holds this many times more of them.
 const DELETES_PER_PUT: u64 = 16;
 
+/// So many objects that can't be read are said once each.
+const MAX_SAID: usize = 4096;
+
 /// How long the tier may take to answer when Larder starts.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -212,6 +215,8 @@ struct Inner {
     /// Whether the breaker is closed, for those who wait until it is.
     is_up: watch::Sender<bool>,
     admission: Admission,
+    /// Guarded by its lock: the names of objects that were said not to be readable.
+    said: Mutex<HashSet<String>>,
     /// Guarded by its lock: the keys that a large body is being written for.
     uploading: Mutex<HashSet<u128>>,
 }
@@ -307,6 +312,7 @@ impl Durable {
             breaker: Breaker::new(config.breaker_failures, config.breaker_pause),
             is_up: watch::Sender::new(true),
             admission: Admission::new(config.after_hits, config.monthly_writes),
+            said: Mutex::default(),
             uploading: Mutex::default(),
         });
         for receiver in receivers {
@@ -930,6 +936,14 @@ impl Inner {
 
     fn unreadable(&self, name: &str, why: &str) {
         self.metrics.durable(DurableOp::Get, DurableOutcome::Unreadable);
+        let mut said = self.said.lock();
+        if said.len() >= MAX_SAID {
+            said.clear();
+        }
+        if !said.insert(name.to_owned()) {
+            return;
+        }
+        drop(said);
         warn!(object = name, why, "a durable object is not readable, and counts as not there");
     }
 

@@ -67,6 +67,9 @@ const AT_ONCE: usize = 16;
 /// How long an invalidation waits for others before it is written.
 const INVALIDATION_DELAY: Duration = Duration::from_secs(1);
 
+/// How often a long listing says how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
 /// The longest pause between two attempts to write.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -450,6 +453,7 @@ impl Journal {
     async fn list_objects(&self) -> Result<(), BackendError> {
         info!("the index is made from a listing of the durable tier; it is asked for everything until then");
         let watch = Stopwatch::start();
+        let mut said = watch;
         let mut listing = JoinSet::new();
         for first in 0..=u8::MAX {
             if listing.len() >= AT_ONCE {
@@ -457,7 +461,8 @@ impl Journal {
             }
             let (backend, names, index) = (Arc::clone(&self.backend), self.names.clone(), Arc::clone(&self.index));
             listing.spawn(async move { list_shard(&backend, &names, &index, first).await });
-            if first % 32 == 31 {
+            if said.elapsed() >= SAY_EVERY {
+                said = Stopwatch::start();
                 info!(objects = self.index.listed(), "the listing is at {} %", u32::from(first) * 100 / 256);
             }
         }
