@@ -29,7 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use self::record::{Record, Snapshot};
 use super::backend::{Backend, BackendError};
-use super::index::Index;
+use super::index::{Index, Print};
 use super::memory::Memory;
 use super::names::{Kind, Names};
 use super::purge::{Kept, Purge, Purges, Target};
@@ -105,7 +105,7 @@ pub struct Journal {
     metrics: Arc<Metrics>,
     timing: Timing,
     /// Guarded by its lock: keys that something was stored for and the others do not know of.
-    unannounced: Mutex<Vec<u32>>,
+    unannounced: Mutex<Vec<Print>>,
     /// What of that is on its way.
     under_way: AtomicU64,
     urgency: AtomicU8,
@@ -182,7 +182,7 @@ impl Journal {
     /// Something was stored for the key with this hash.
     pub fn announce(&self, hash: u128) {
         self.index.insert(hash);
-        self.unannounced.lock().push(super::index::print_of(hash));
+        self.unannounced.lock().push(Print::of(hash));
         self.hurry(Urgency::Announcement);
     }
 
@@ -212,7 +212,7 @@ impl Journal {
         let _one = self.writing.lock().await;
         loop {
             self.purges.set_clock_offset(self.backend.clock_offset());
-            let stored: Vec<u32> = {
+            let stored: Vec<Print> = {
                 let mut unannounced = self.unannounced.lock();
                 let count = unannounced.len().min(MAX_KEYS);
                 self.under_way.store((count + self.purges.outgoing().min(MAX_PURGES)) as u64, Ordering::Release);
@@ -552,7 +552,7 @@ async fn list_shard(backend: &Backend, names: &Names, index: &Index, first: u8) 
         let page = backend.list(&prefix, &after).await?;
         index.note_listed(page.listed.len() as u64);
         let hashes = page.listed.iter().filter_map(|listed| names.parse(Kind::Object, &listed.name));
-        index.insert_all(hashes.filter(|(_, is_variant)| !is_variant).map(|(hash, _)| super::index::print_of(hash)));
+        index.insert_all(hashes.filter(|(_, is_variant)| !is_variant).map(|(hash, _)| Print::of(hash)));
         match page.listed.last() {
             Some(last) if !page.is_last => after.clone_from(&last.name),
             Some(_) | None => return Ok(()),

@@ -4,11 +4,11 @@
 //! ```text
 //! kind 3, a record: maker u64, time u64,
 //!         purges (u32 count, each: time u64, soft u8, target),
-//!         keys newly stored (u32 count, 32 bits of the hash each)
+//!         keys newly stored (u32 count, the first 40 bits of the hash each)
 //! kind 4, a snapshot: all until u64, latest time u64,
 //!         makers (u32 count, each: maker u64, last time u64),
 //!         marks (u32 count, each: time u64, maker u64, soft u8, target),
-//!         1u8 and the index (u32 length, a portable Roaring bitmap), or 0u8
+//!         1u8 and the index (a string, see [`crate::store::index::Index::encode`]), or 0u8
 //! target: u8 0 and the key's hash u128; 1 and a prefix, a string; 2 and a tag, a string; 3 for all;
 //!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for forgotten URLs, tags, prefixes
 //! ```
@@ -18,6 +18,7 @@ use bytes::BufMut;
 use crate::stored::seen::JournalTime;
 use crate::stored::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
 
+use crate::store::index::Print;
 use crate::store::purge::{Kept, Mark, Purge, Remembered, Target};
 
 const KIND_RECORD: u8 = 3;
@@ -32,8 +33,8 @@ pub struct Record {
     pub time: JournalTime,
     /// Purges, and when each was made.
     pub purges: Vec<(Purge, JournalTime)>,
-    /// Keys that something was stored for (see [`crate::store::index::print_of`]).
-    pub stored: Vec<u32>,
+    /// Keys that something was stored for.
+    pub stored: Vec<Print>,
 }
 
 /// All that the journal told until some time.
@@ -50,7 +51,7 @@ pub struct Snapshot {
 impl Record {
     /// Writes it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.purges.len() * 32 + self.stored.len() * 4);
+        let mut out = Vec::with_capacity(64 + self.purges.len() * 32 + self.stored.len() * 5);
         out.put_u64_le(self.maker);
         out.put_u64_le(self.time);
         put_count(&mut out, self.purges.len());
@@ -66,7 +67,7 @@ impl Record {
         }
         put_count(&mut out, self.stored.len());
         for print in &self.stored {
-            out.put_u32_le(*print);
+            out.put_slice(&print.0);
         }
         frame(KIND_RECORD, &out)
     }
@@ -89,7 +90,7 @@ impl Record {
         }
         let mut stored = Vec::new();
         for _ in 0..reader.u32()? {
-            stored.push(reader.u32()?);
+            stored.push(Print(reader.array()?));
         }
         ends(reader)?;
         Ok(Self { maker, time, purges, stored })
@@ -205,7 +206,7 @@ mod tests {
     fn record() -> Record {
         let targets = [Target::Url(7), Target::Prefix("http://h/a".into()), Target::Tag("é".into()), Target::All];
         let purges = targets.into_iter().zip(1..).map(|(target, n)| (Purge { target, is_soft: n == 2 }, n));
-        Record { maker: 3, time: 9, purges: purges.collect(), stored: vec![1, u32::MAX] }
+        Record { maker: 3, time: 9, purges: purges.collect(), stored: vec![Print([1, 2, 3, 4, 5]), Print([255; 5])] }
     }
 
     fn snapshot() -> Snapshot {
