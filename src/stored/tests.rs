@@ -284,3 +284,28 @@ proptest! {
         assert_same(decode_at(&encode_response(&original, inline), "/page").expect("decodes"), &original);
     }
 }
+
+#[test]
+fn what_stays_where_another_would_take_its_place() {
+    let at = |stored: StoredResponse, secs: i64, etag: &'static str| {
+        let mut head = (*stored.head).clone();
+        head.response_time = NOW.plus_millis(secs * 1000);
+        head.fields.insert("etag", HeaderValue::from_static(etag));
+        head
+    };
+    let (whole, part) = (|secs, etag| at(sample(), secs, etag), |secs, etag| at(sample_part(), secs, etag));
+    let now = NOW.plus_millis(100_000);
+    for (kept, new, stays, why) in [
+        (whole(0, "\"a\""), whole(1, "\"b\""), false, "the later one takes the place"),
+        (whole(1, "\"a\""), whole(0, "\"b\""), true, "an answer that took long is not newer for that"),
+        (whole(1000, "\"a\""), whole(0, "\"b\""), false, "one from the future is a clock's mistake"),
+        (whole(0, "\"a\""), part(1, "\"b\""), true, "a part says nothing against a whole"),
+        (part(1, "\"a\""), whole(0, "\"a\""), false, "a part gives way to its own whole"),
+        (part(1, "\"a\""), whole(0, "\"b\""), true, "and to no older one of another"),
+        (part(1, "W/\"a\""), whole(0, "W/\"a\""), true, "which takes a strong validator to tell"),
+        (part(0, "\"a\""), part(1, "\"a\""), false, "a later part takes the place of a part"),
+        (part(1, "\"a\""), part(0, "\"a\""), true, "an older one does not"),
+    ] {
+        assert_eq!(kept.outranks(&new, now), stays, "{why}");
+    }
+}
