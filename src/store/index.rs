@@ -36,14 +36,15 @@ pub struct Print(pub [u8; 5]);
 impl Print {
     /// That of a hash.
     pub fn of(hash: u128) -> Self {
-        let [a, b, c, d, e, ..] = hash.to_be_bytes();
-        Self([a, b, c, d, e])
+        let mut first = [0; 5];
+        first.copy_from_slice(&hash.to_be_bytes()[..5]);
+        Self(first)
     }
 
     /// The chest, the drawer in it, and the value in that.
     fn split(self) -> (usize, usize, [u8; 3]) {
-        let [a, b, c, d, e] = self.0;
-        (usize::from(a), usize::from(b), [c, d, e])
+        let [chest, drawer, value @ ..] = self.0;
+        (usize::from(chest), usize::from(drawer), value)
     }
 }
 
@@ -200,7 +201,9 @@ mod tests {
     fn it_takes_a_few_bytes_a_key_and_is_seldom_wrong() {
         let (index, mut random) = (Index::default(), fastrand::Rng::with_seed(7));
         let stored: Vec<u128> = (0..200_000).map(|_| random.u128(..)).collect();
-        stored.iter().for_each(|hash| index.insert(*hash));
+        for hash in &stored {
+            index.insert(*hash);
+        }
         index.loaded();
         assert!(stored.iter().all(|hash| index.may_hold(*hash)));
         let wrong = (0..100_000).filter(|_| index.may_hold(random.u128(..))).count();
