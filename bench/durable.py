@@ -81,6 +81,8 @@ class Origin:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = 1 << 20
 
             def do_GET(self) -> None:
                 with origin.lock:
@@ -277,7 +279,7 @@ def index(options: argparse.Namespace) -> None:
             before = origin.requests
             answers = ask(larder.port, [f"/cold/{n}" for n in range(options.urls)])
             row(f"{options.urls:,} cold misses", f"{origin.requests - before:,} requests to the origin, {s3.reads()} reads of the bucket; p50 {quantile(answers, 0.5)}, p99 {quantile(answers, 0.99)}")
-            row("the index's false positives", f"{int(larder.metric('larder_durable_operations_total{op=\"get\",outcome=\"not-found\"}'))}")
+            row("the index's false positives", int(larder.metric('larder_durable_operations_total{op="get",outcome="not-found"}')))
 
 
 def warm(options: argparse.Namespace) -> None:

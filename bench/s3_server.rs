@@ -55,6 +55,8 @@ async fn main() {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     println!("{}", listener.local_addr().expect("an address").port());
     while let Ok((stream, _)) = listener.accept().await {
+        // Or the end of each small answer would wait for the client to say that it has the beginning.
+        let _ = stream.set_nodelay(true);
         let (service, mood) = (service.clone(), Arc::clone(&mood));
         let noting = service_fn(move |request: Request<Incoming>| {
             let range = request.headers().get("range").map_or("-", |range| range.to_str().unwrap_or("?")).to_owned();

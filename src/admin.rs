@@ -335,10 +335,18 @@ impl Admin {
     /// `PURGE URL`, as other caches take it: the URL as the target, or a path and `Host`; with a star at its end,
     /// what begins so. A path is of both schemes.
     async fn purge_by_method(&self, request: &Request<Incoming>) -> Reply {
-        let is_soft = ["soft-purge", "fastly-soft-purge"]
-            .iter()
-            .any(|name| request.headers().get(*name).is_some_and(|value| value == "1" || value == "true"));
+        let mut is_soft = false;
+        for value in ["soft-purge", "fastly-soft-purge"].iter().flat_map(|name| request.headers().get_all(*name)) {
+            match value.to_str().unwrap_or_default().to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" => is_soft = true,
+                "0" | "false" | "no" => {}
+                _ => return error(StatusCode::BAD_REQUEST, "Soft-Purge is 1 or 0"),
+            }
+        }
         let uri = request.uri();
+        if uri.scheme().is_none() && !uri.path().starts_with('/') {
+            return error(StatusCode::BAD_REQUEST, "PURGE takes a URL, or a path and Host; /* is everything of a host");
+        }
         let urls = if uri.scheme().is_some() {
             vec![uri.to_string()]
         } else {
@@ -355,6 +363,9 @@ impl Admin {
             if !reply.status().is_success() {
                 return reply;
             }
+        }
+        if reply.status().is_success() && urls.len() > 1 {
+            reply = json_reply(StatusCode::OK, &json!({"purged": {"urls": urls}, "soft": is_soft}));
         }
         reply
     }
@@ -391,8 +402,8 @@ impl Admin {
 
 /// `?wait=`: how long after it is recorded a purge is answered.
 fn wait_of(query: Option<&str>) -> Result<Duration, String> {
-    let wait = query.into_iter().flat_map(|query| query.split('&')).find_map(|part| part.strip_prefix("wait="));
-    let Some(text) = wait else { return Ok(Duration::ZERO) };
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(Duration::ZERO) };
+    let text = query.strip_prefix("wait=").ok_or_else(|| format!("\"{query}\": /purge takes ?wait=, and no more"))?;
     match parse_duration(text) {
         Some(wait) if wait <= MAX_WAIT => Ok(wait),
         Some(_) | None => Err(format!("wait={text}: write a duration of at most 60s, such as 3s or 500ms")),

@@ -180,6 +180,8 @@ pub struct StoredHead {
     pub seen: Arc<Seen>,
     /// What it can be purged by, besides its URL.
     pub tags: Vec<String>,
+    /// Whether it is found by something else than its URL's key alone: as a variant, or for several queries.
+    pub is_found_otherwise: bool,
     /// Names its body object in the durable tier, when the body is kept apart from the head.
     pub body_id: u128,
     /// Whether that object was written; shared by all heads with the same body.
@@ -263,6 +265,7 @@ impl StoredHead {
         };
         Self {
             key: new.key.clone(),
+            is_found_otherwise: variant.is_some() || new.key.is_searched(),
             variant,
             parts: storable.parts(),
             status: new.status,

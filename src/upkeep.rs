@@ -14,7 +14,7 @@ use crate::store::backend::{Backend, BackendError};
 use crate::store::durable::{MAX_HEAD, place};
 use crate::store::names::{Kind, Names};
 use crate::store::s3::Lifecycle;
-use crate::stored::encoding::{DurableBody, Object, decode, key_of};
+use crate::stored::encoding::{DecodeError, DurableBody, Object, decode, key_of};
 use crate::telemetry::Metrics;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -122,7 +122,7 @@ impl Sweeper<'_> {
         }
         swept.unfinished = match self.backend {
             Backend::S3(store) => store.end_uploads(self.names.root(), before, self.sweep.is_dry).await?,
-            Backend::File(store) => store.remove_unfinished(before, self.sweep.is_dry).await?,
+            Backend::File(store) => store.remove_unfinished(self.names.root(), before, self.sweep.is_dry).await?,
             #[cfg(test)]
             Backend::Simulated(_) => 0,
         };
@@ -176,7 +176,10 @@ impl Sweeper<'_> {
 
     /// Whether an object is past its freshness and retention. What can't be read is of no use either.
     fn is_expired(&self, object: &Bytes) -> bool {
-        let Ok(key) = key_of(object) else { return true };
+        let key = match key_of(object) {
+            Ok(key) => key,
+            Err(error) => return !matches!(error, DecodeError::Version(_)),
+        };
         let path = key.parts().map_or("/", |parts| parts.path).to_owned();
         let policy = &self.rules.matching(&path).policy.lifetimes;
         let retain = i64::try_from(self.config.durable.retain.as_millis()).unwrap_or(i64::MAX);
@@ -184,6 +187,8 @@ impl Sweeper<'_> {
             Ok(Object::Response { head, .. }) => head.freshness.remaining(self.clock.now()).saturating_add(retain) < 0,
             // A record costs next to nothing, and its variants are looked at one by one.
             Ok(Object::Vary(_)) => false,
+            // A newer version's is none of ours to judge.
+            Err(DecodeError::Version(_)) => false,
             Err(_) => true,
         }
     }

@@ -18,7 +18,6 @@ use crate::fill::FillWriter;
 use crate::flight::{Landing, Outcome, Shared, SharedBody, Source};
 use crate::passes::Pass;
 use crate::rfc9111::freshness::Freshness;
-use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
@@ -236,7 +235,7 @@ impl Fetcher {
         &self,
         plan: &Plan,
         storable: &Storable,
-        (status, response, mut tags): (StatusCode, &HeaderMap, Vec<String>),
+        (status, response, tags): (StatusCode, &HeaderMap, Vec<String>),
         exchange: &Exchange<'_>,
         position: u64,
     ) -> StoredHead {
@@ -245,9 +244,6 @@ impl Fetcher {
             // A purge of another of the path's URLs did not know yet that it was one of this response's.
             .filter(|(_, is_new)| !is_new || !self.store.is_any_purged(position))
             .map(|(key, _)| key);
-        if searched.is_some() {
-            tags.extend(plan.exact.parts().map(groups::of_searched));
-        }
         let new = NewHead {
             key: searched.as_ref().unwrap_or(&plan.exact),
             request: &plan.client_fields,

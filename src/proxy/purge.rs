@@ -1,9 +1,10 @@
 //! Purges: what an operator, or the application, says is no longer to be served.
 
+use std::fmt::Write as _;
+
 use http::Uri;
 
 use super::Proxy;
-use crate::rfc9111::groups;
 use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::tags;
 use crate::store::backend::BackendError;
@@ -68,6 +69,11 @@ impl Proxy {
             What::Tag(tag) if tag.is_empty() || tag.len() > tags::MAX_LEN => {
                 return Err(PurgeError::Unclear(format!("a tag has 1 to {} bytes", tags::MAX_LEN)));
             }
+            What::Tag(tag) if tag.contains(',') || tag.trim() != tag => {
+                return Err(PurgeError::Unclear(format!(
+                    "\"{tag}\" is no tag: one has no comma, and no white space at its ends; purge one at a time"
+                )));
+            }
             What::Tag(tag) => vec![purge(Target::Tag(tag.to_owned()))],
             What::Url(url) => {
                 let key = self.key_of(url).ok_or_else(|| {
@@ -75,7 +81,7 @@ impl Proxy {
                         "\"{url}\" is no absolute http or https URL; write it as clients see it: http://host/path"
                     ))
                 })?;
-                let searched = key.parts().map(groups::of_searched).map(|tag| purge(Target::Tag(tag)));
+                let searched = key.path_hash().map(|hash| purge(Target::Url(hash)));
                 let of_url = (Purge { target: Target::Url(key.hash()), is_soft }, Some(key));
                 searched.into_iter().chain([of_url]).collect()
             }
@@ -92,7 +98,7 @@ impl Proxy {
 
     /// The key of an absolute URL.
     pub fn key_of(&self, url: &str) -> Option<CacheKey> {
-        let url: Uri = url.parse().ok()?;
+        let url: Uri = escaped(url).parse().ok()?;
         let scheme = scheme_of(url.scheme_str()?)?;
         let authority = normal_authority(url.authority()?.as_str(), scheme)?;
         let path = if url.path().is_empty() { "/" } else { url.path() };
@@ -104,8 +110,22 @@ fn scheme_of(text: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme))
 }
 
-/// A prefix in the spelling of keys.
+/// What is not ASCII as clients send it.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii() {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// A prefix in the spelling of keys. A star at its end says what it is anyway.
 fn normal_prefix(text: &str) -> Option<String> {
+    let text = &escaped(text.strip_suffix('*').unwrap_or(text));
     if text.len() > MAX_PREFIX || text.contains(|c: char| c.is_ascii_control() || c == ' ' || c == '#') {
         return None;
     }
@@ -136,6 +156,8 @@ mod tests {
             ("host/a", None),
             ("ftp://host/a", None),
             ("http://ho st/a", None),
+            ("/a/*", Some("/a/")),
+            ("/café", Some("/caf%C3%A9")),
             ("/a b", None),
             ("", None),
         ] {

@@ -2,7 +2,6 @@
 
 use http::header::{HeaderMap, HeaderName};
 
-use super::key::KeyParts;
 use super::structured;
 
 /// The groups that a response is in.
@@ -33,13 +32,6 @@ pub fn listed(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
 /// namespace of keys. No tag of the configuration can be the same: none holds a space.
 pub fn tag(prefix: &str, scheme: &str, authority: &str, group: &str) -> String {
     format!("group {}:{prefix} {scheme}://{authority} {group}", prefix.len())
-}
-
-/// What everything is tagged with that is stored for several queries of a path at once: a purge of one of
-/// their URLs does not know under which key it is.
-pub fn of_searched(parts: KeyParts<'_>) -> String {
-    let KeyParts { prefix, scheme, authority, path, .. } = parts;
-    format!("searched {}:{prefix} {scheme}://{authority} {path}", prefix.len())
 }
 
 #[cfg(test)]

@@ -88,6 +88,22 @@ impl CacheKey {
         Some(KeyParts { prefix, scheme, authority, path, query })
     }
 
+    /// Whether the key is one for several queries at once (see [`crate::searches`]): only those hold a NUL.
+    pub fn is_searched(&self) -> bool {
+        self.parts().is_some_and(|parts| parts.query.is_some_and(|query| query.contains('\0')))
+    }
+
+    /// What such a key has in common with all URLs that it may stand for: a hash of all but the query.
+    pub fn searched_path(&self) -> Option<u128> {
+        self.is_searched().then(|| self.path_hash())?
+    }
+
+    /// A hash of all but the query, other than that of any key.
+    pub fn path_hash(&self) -> Option<u128> {
+        let parts = self.parts()?;
+        Some(Self::new(KeyParts { query: Some("\0path"), ..parts }).hash())
+    }
+
     /// The hash of this key together with what selects a variant under it.
     pub fn variant_hash(&self, selector: &[u8]) -> u128 {
         let mut bytes: SmallVec<[u8; 2 * INLINE]> = SmallVec::from_slice(&self.bytes);

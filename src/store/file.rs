@@ -142,9 +142,9 @@ impl FileStore {
         }
     }
 
-    /// Removes files that were begun to be written, or put out of reach, before `before`; how many.
-    pub async fn remove_unfinished(&self, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
-        let root = self.root.clone();
+    /// Removes files below `prefix` that were begun to be written, or put out of reach, before `before`; how many.
+    pub async fn remove_unfinished(&self, prefix: &str, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
+        let root = self.path(prefix);
         let removing = tokio::task::spawn_blocking(move || {
             let mut found = Vec::new();
             walk_unfinished(&root, before, &mut found)?;

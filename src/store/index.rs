@@ -18,17 +18,6 @@ type Drawer = Vec<[u8; 3]>;
 /// The drawers of the same first byte, once there is anything in one.
 type Chest = Option<Box<[Drawer; 256]>>;
 
-/// The keys that the durable tier holds something for.
-#[derive(Debug)]
-pub struct Index {
-    /// Guarded by its lock: read on a miss, written when something was stored or found missing.
-    chests: RwLock<[Chest; 256]>,
-    len: AtomicU64,
-    is_loaded: AtomicBool,
-    /// How many objects were seen by the listing that loads it.
-    listed: AtomicU64,
-}
-
 /// The first [`BITS`] bits of a key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Print(pub [u8; 5]);
@@ -48,24 +37,113 @@ impl Print {
     }
 }
 
-impl Default for Index {
+/// A set of prints, in few bytes.
+#[derive(Debug)]
+pub struct Prints {
+    chests: [Chest; 256],
+    len: u64,
+}
+
+impl Default for Prints {
     fn default() -> Self {
-        Self {
-            chests: RwLock::new([const { None }; 256]),
-            len: AtomicU64::new(0),
-            is_loaded: AtomicBool::new(false),
-            listed: AtomicU64::new(0),
+        Self { chests: [const { None }; 256], len: 0 }
+    }
+}
+
+impl Prints {
+    /// Whether it has the print of a hash.
+    pub fn contains(&self, hash: u128) -> bool {
+        let (chest, drawer, value) = Print::of(hash).split();
+        self.chests[chest].as_deref().is_some_and(|drawers| drawers[drawer].binary_search(&value).is_ok())
+    }
+
+    /// Puts one in.
+    pub fn insert(&mut self, print: Print) {
+        let (chest, drawer, value) = print.split();
+        let drawers = self.chests[chest].get_or_insert_with(|| Box::new([const { Drawer::new() }; 256]));
+        let drawer = &mut drawers[drawer];
+        let Err(at) = drawer.binary_search(&value) else { return };
+        if drawer.len() == drawer.capacity() {
+            // A quarter more, not twice as much: a million objects are fifteen to a drawer.
+            drawer.reserve_exact(drawer.len() / 4 + 4);
+        }
+        drawer.insert(at, value);
+        self.len += 1;
+    }
+
+    /// Takes the print of a hash out.
+    pub fn remove(&mut self, hash: u128) {
+        let (chest, drawer, value) = Print::of(hash).split();
+        let Some(drawers) = &mut self.chests[chest] else { return };
+        if let Ok(at) = drawers[drawer].binary_search(&value) {
+            drawers[drawer].remove(at);
+            self.len -= 1;
         }
     }
+
+    /// The number of prints.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes over another's, as [`Prints::encode`] wrote them. `false` when they can't be read: then some may
+    /// have been taken over.
+    pub fn take_over(&mut self, mut encoded: &[u8]) -> bool {
+        while let Some(([a, b, count @ ..], rest)) = encoded.split_first_chunk::<6>() {
+            let len = usize::try_from(u32::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(3));
+            let Some((values, rest)) = len.and_then(|len| rest.split_at_checked(len)) else { return false };
+            encoded = rest;
+            for value in values.chunks_exact(3) {
+                self.insert(Print([*a, *b, value[0], value[1], value[2]]));
+            }
+        }
+        encoded.is_empty()
+    }
+
+    /// For a snapshot: of each first two bytes that there are those, the number of prints, a little-endian
+    /// u32, and the three other bytes of each.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        for (a, drawers) in (0..=u8::MAX).zip(&self.chests) {
+            let drawers = drawers.iter().flat_map(|drawers| drawers.iter());
+            for (b, drawer) in (0..=u8::MAX).zip(drawers).filter(|(_, drawer)| !drawer.is_empty()) {
+                encoded.extend_from_slice(&[a, b]);
+                encoded.extend_from_slice(&u32::try_from(drawer.len()).unwrap_or(u32::MAX).to_le_bytes());
+                encoded.extend_from_slice(drawer.as_flattened());
+            }
+        }
+        encoded
+    }
+
+    /// The bytes that it takes in memory.
+    pub fn bytes(&self) -> u64 {
+        // An allocation is rounded up to eight bytes, on the average by four.
+        let held = |drawer: &Drawer| if drawer.capacity() == 0 { 0 } else { drawer.capacity() * 3 + 4 };
+        let drawers = self.chests.iter().flatten().flat_map(|drawers| drawers.iter());
+        size_of::<Self>() as u64 + drawers.map(|drawer| (size_of::<Drawer>() + held(drawer)) as u64).sum::<u64>()
+    }
+}
+
+/// The keys that the durable tier holds something for.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// Guarded by its lock: read on a miss, written when something was stored or found missing.
+    prints: RwLock<Prints>,
+    is_loaded: AtomicBool,
+    /// How many objects were seen by the listing that loads it.
+    listed: AtomicU64,
 }
 
 impl Index {
     /// Whether there may be something for the key with this hash. Everything may be until the index is
     /// loaded.
     pub fn may_hold(&self, hash: u128) -> bool {
-        let (chest, drawer, value) = Print::of(hash).split();
-        let holds = |drawers: &[Drawer; 256]| drawers[drawer].binary_search(&value).is_ok();
-        !self.is_loaded() || self.chests.read()[chest].as_deref().is_some_and(holds)
+        !self.is_loaded() || self.prints.read().contains(hash)
     }
 
     /// Something is there for the key with this hash.
@@ -75,57 +153,23 @@ impl Index {
 
     /// The same for many.
     pub fn insert_all(&self, prints: impl IntoIterator<Item = Print>) {
-        let mut chests = self.chests.write();
-        for print in prints {
-            let (chest, drawer, value) = print.split();
-            let drawers = chests[chest].get_or_insert_with(|| Box::new([const { Drawer::new() }; 256]));
-            let drawer = &mut drawers[drawer];
-            let Err(at) = drawer.binary_search(&value) else { continue };
-            if drawer.len() == drawer.capacity() {
-                // A quarter more, not twice as much: a million objects are fifteen to a drawer.
-                drawer.reserve_exact(drawer.len() / 4 + 4);
-            }
-            drawer.insert(at, value);
-            self.len.fetch_add(1, Ordering::Relaxed);
-        }
+        let mut all = self.prints.write();
+        prints.into_iter().for_each(|print| all.insert(print));
     }
 
     /// Nothing is there for the key with this hash. Another key with the same bits is forgotten with it.
     pub fn remove(&self, hash: u128) {
-        let (chest, drawer, value) = Print::of(hash).split();
-        let mut chests = self.chests.write();
-        let Some(drawers) = &mut chests[chest] else { return };
-        if let Ok(at) = drawers[drawer].binary_search(&value) {
-            drawers[drawer].remove(at);
-            self.len.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.prints.write().remove(hash);
     }
 
-    /// Takes over another's keys, as [`Index::encode`] wrote them. `false` when they can't be read: then some
-    /// may have been taken over.
-    pub fn take_over(&self, mut encoded: &[u8]) -> bool {
-        while let Some(([a, b, count @ ..], rest)) = encoded.split_first_chunk::<6>() {
-            let len = usize::try_from(u32::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(3));
-            let Some((values, rest)) = len.and_then(|len| rest.split_at_checked(len)) else { return false };
-            encoded = rest;
-            self.insert_all(values.chunks_exact(3).map(|value| Print([*a, *b, value[0], value[1], value[2]])));
-        }
-        encoded.is_empty()
+    /// Takes over another's keys (see [`Prints::take_over`]).
+    pub fn take_over(&self, encoded: &[u8]) -> bool {
+        self.prints.write().take_over(encoded)
     }
 
-    /// Its keys, for a snapshot: of each first two bytes that there are those, the number of keys, a
-    /// little-endian u32, and the three other bytes of each key.
+    /// Its keys, for a snapshot (see [`Prints::encode`]).
     pub fn encode(&self) -> Vec<u8> {
-        let mut encoded = Vec::new();
-        for (a, drawers) in (0..=u8::MAX).zip(&*self.chests.read()) {
-            let drawers = drawers.iter().flat_map(|drawers| drawers.iter());
-            for (b, drawer) in (0..=u8::MAX).zip(drawers).filter(|(_, drawer)| !drawer.is_empty()) {
-                encoded.extend_from_slice(&[a, b]);
-                encoded.extend_from_slice(&u32::try_from(drawer.len()).unwrap_or(u32::MAX).to_le_bytes());
-                encoded.extend_from_slice(drawer.as_flattened());
-            }
-        }
-        encoded
+        self.prints.read().encode()
     }
 
     /// Whether it knows of everything.
@@ -150,7 +194,7 @@ impl Index {
 
     /// The number of keys.
     pub fn len(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        self.prints.read().len()
     }
 
     /// Whether there is none.
@@ -160,11 +204,7 @@ impl Index {
 
     /// The bytes that it takes in memory.
     pub fn bytes(&self) -> u64 {
-        let chests = self.chests.read();
-        // An allocation is rounded up to eight bytes, on the average by four.
-        let held = |drawer: &Drawer| if drawer.capacity() == 0 { 0 } else { drawer.capacity() * 3 + 4 };
-        let drawers = chests.iter().flatten().flat_map(|drawers| drawers.iter());
-        size_of_val(&*chests) as u64 + drawers.map(|drawer| (size_of::<Drawer>() + held(drawer)) as u64).sum::<u64>()
+        self.prints.read().bytes()
     }
 }
 

@@ -182,7 +182,7 @@ impl Store {
             Kept::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let is_put = self.is_worth_it(durable, stored, durability) && durable.put(Arc::clone(stored), record.clone());
+        let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone());
         if let Some(old) = replaced.filter(|old| !is_put && old.marks.is_durable.load(Ordering::Acquire)) {
             // Its separate body goes as well, which the new response may have, too.
             old.body_written.store(false, Ordering::Release);
@@ -217,14 +217,14 @@ impl Store {
     /// Counts a use of a response that is in memory only, and has it written if that was the one.
     fn use_again(&self, stored: &Arc<StoredResponse>) {
         let head = &stored.head;
-        let Some(durable) = &self.durable else { return };
+        let Some(durable) = self.durable.as_ref().filter(|durable| durable.has_room(stored.weight())) else { return };
         let is_enough = durable.admit(head.key.hash(), durable.requests_for(stored)) == Verdict::Admitted;
         if is_enough && head.marks.awaits_uses.swap(false, Ordering::AcqRel) {
             let record =
                 head.variant.as_ref().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
             // A variant that no record leads to any more is no use.
             if head.variant.is_none() || record.is_some() {
-                durable.put(Arc::clone(stored), record);
+                put(durable, stored, record);
             }
         }
     }
@@ -416,4 +416,13 @@ impl Store {
             durable.delete(key);
         }
     }
+}
+
+/// Has a response written. What there is no room for in the queue is tried again when it is used again.
+fn put(durable: &Durable, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
+    let is_put = durable.put(Arc::clone(stored), record);
+    if !is_put {
+        stored.head.marks.awaits_uses.store(true, Ordering::Release);
+    }
+    is_put
 }

@@ -20,14 +20,18 @@ use parking_lot::RwLock;
 use smallvec::{SmallVec, smallvec};
 use tracing::warn;
 
+use super::index::{Print, Prints};
 use crate::clock::{Clock, Timestamp};
 use crate::rfc9111::key::CacheKey;
 use crate::stored::StoredHead;
 use crate::stored::seen::{Covered, HORIZON, JournalTime, Seen, TICK_BITS};
 
-/// The most purged URLs that are remembered. What was stored under a forgotten one was deleted when
-/// the purge came; what began before it counts as covered while it is under way.
+/// The most purged URLs whose purges are remembered one by one.
 const MAX_URLS: usize = 262_144;
+
+/// The most that are remembered after that, by forty bits of their key's hash and the time of the last of
+/// them. Past it all of them are forgotten, and everything older counts as covered.
+const MAX_OLD_URLS: u64 = 4 << 20;
 
 /// The most purged tags that are remembered. What has tags and is older than a forgotten one counts as
 /// covered.
@@ -150,16 +154,17 @@ impl<K: Clone + Eq + Hash> Targets<K> {
     }
 
     /// Notes a mark; the arrival of the last one before it, and what is forgotten for it.
-    fn note(&mut self, target: K, mark: Mark) -> (Option<u64>, Marks) {
+    fn note(&mut self, target: K, mark: Mark) -> (Option<u64>, Vec<(K, Mark)>) {
         let marks = self.marks.entry(target.clone()).or_default();
         let before = marks.iter().map(|mark| mark.arrival).max();
         add(marks, mark);
         self.order.push_back((target, mark.arrival));
-        let mut forgotten = Marks::new();
+        let mut forgotten = Vec::new();
         while self.order.len() > self.limit {
             let Some((target, arrival)) = self.order.pop_front() else { break };
             if self.marks.get(&target).is_some_and(|marks| marks.iter().all(|mark| mark.arrival <= arrival)) {
-                forgotten.extend(self.marks.remove(&target).into_iter().flatten());
+                let marks = self.marks.remove(&target).unwrap_or_default();
+                forgotten.extend(marks.into_iter().map(|mark| (target.clone(), mark)));
             }
         }
         (before, forgotten)
@@ -198,6 +203,8 @@ struct State {
     /// In the order of their arrival.
     prefixes: VecDeque<(String, Mark)>,
     all: Marks,
+    /// The URLs whose purges are not remembered one by one.
+    old_urls: Prints,
     /// What was forgotten: all of a kind that is older counts as covered.
     floors: Floors,
     /// The last time that each process is known to have made a purge at.
@@ -216,8 +223,10 @@ struct State {
 struct Floors {
     /// The last forgotten purge of a URL: for what is under way.
     urls: u64,
-    /// Of those that leave what they cover where it is: what a hard one covers is removed when it comes.
-    soft_urls: Option<Mark>,
+    /// Of those that are remembered by their prints.
+    old_urls: Option<Mark>,
+    /// Of those that are not.
+    any_urls: Option<Mark>,
     tags: Option<Mark>,
     prefixes: Option<Mark>,
 }
@@ -260,6 +269,7 @@ impl Purges {
             tags: Targets::new(MAX_TAGS),
             prefixes: VecDeque::new(),
             all: Marks::new(),
+            old_urls: Prints::default(),
             floors: Floors::default(),
             makers: HashMap::new(),
             until: 0,
@@ -367,6 +377,8 @@ impl Purges {
     pub fn read_until(&self, time: JournalTime) {
         let mut state = self.state.write();
         state.until = time.saturating_sub(HORIZON << TICK_BITS);
+        // What is made here from now on is not of before, also where this clock goes back.
+        state.latest = state.latest.max(time);
         state.see();
     }
 
@@ -383,15 +395,17 @@ impl Purges {
         state.latest
     }
 
-    /// Whether a stored response in memory has to be compared with purges.
+    /// Whether a stored response in memory has to be compared with purges: with those of URLs only if it is
+    /// found by another way than its URL's key.
     pub fn is_due(&self, head: &StoredHead) -> bool {
-        let last = self.last_unseen.load(Ordering::Acquire);
+        let counter = if head.is_found_otherwise { &self.last } else { &self.last_unseen };
+        let last = counter.load(Ordering::Acquire);
         head.marks.checked.load(Ordering::Acquire) < last && head.position < last
     }
 
     /// What the purges make of a response in memory that it was not compared with yet.
     pub fn check(&self, head: &StoredHead) -> Covered {
-        let last = self.last_unseen.load(Ordering::Acquire);
+        let last = self.last.load(Ordering::Acquire);
         let since = head.position.max(head.marks.checked.load(Ordering::Acquire));
         let covered = self.covers(head, since);
         if covered == Covered::No {
@@ -510,19 +524,22 @@ impl Purges {
             }
         }
         let floors = [
-            (Kept::UrlFloor, state.floors.soft_urls),
+            (Kept::OldUrls, state.floors.old_urls),
+            (Kept::UrlFloor, state.floors.any_urls),
             (Kept::TagFloor, state.floors.tags),
             (Kept::PrefixFloor, state.floors.prefixes),
         ];
         marks.extend(floors.into_iter().filter_map(|(kept, floor)| Some((kept, floor?))));
         marks.sort_by_key(|(_, mark)| mark.arrival);
         let makers = state.makers.iter().map(|(maker, time)| (*maker, *time)).collect();
-        Remembered { marks, makers, latest: state.latest }
+        Remembered { marks, makers, old_urls: state.old_urls.encode(), latest: state.latest }
     }
 
-    /// Takes over what a snapshot remembers.
-    pub fn remember(&self, remembered: &Remembered) {
+    /// Takes over what a snapshot remembers. `false` when a part of it makes no sense.
+    #[must_use]
+    pub fn remember(&self, remembered: &Remembered) -> bool {
         let mut state = self.state.write();
+        let is_sound = state.old_urls.take_over(&remembered.old_urls);
         let mut arrival = self.last.load(Ordering::Acquire);
         for (kept, mark) in &remembered.marks {
             if state.has(kept, mark) {
@@ -536,6 +553,7 @@ impl Purges {
         }
         state.latest = state.latest.max(remembered.latest);
         self.publish(arrival, false);
+        is_sound
     }
 }
 
@@ -546,6 +564,8 @@ pub struct Remembered {
     pub marks: Vec<(Kept, Mark)>,
     /// See [`Purges::learnt`].
     pub makers: Vec<(u64, JournalTime)>,
+    /// The prints of URLs whose purges are not remembered one by one.
+    pub old_urls: Vec<u8>,
     /// The latest time known.
     pub latest: JournalTime,
 }
@@ -561,6 +581,8 @@ pub enum Kept {
     Tag(u128),
     /// [`Target::Url`]
     Url(u128),
+    /// Purges of URLs that are remembered by their prints.
+    OldUrls,
     /// Purges of URLs that are forgotten.
     UrlFloor,
     /// Purges of tags that are forgotten.
@@ -583,18 +605,29 @@ impl State {
 
     fn note_url(&mut self, hash: u128, mark: Mark) -> Option<u64> {
         let (before, forgotten) = self.urls.note(hash, mark);
-        for mark in forgotten {
+        for (hash, mark) in forgotten {
             self.floors.urls = self.floors.urls.max(mark.arrival);
-            if mark.is_soft {
-                raise(&mut self.floors.soft_urls, mark);
-            }
+            self.keep_old(Print::of(hash), mark);
         }
         before
     }
 
+    fn keep_old(&mut self, print: Print, mark: Mark) {
+        self.old_urls.insert(print);
+        raise(&mut self.floors.old_urls, mark);
+        if self.old_urls.len() > MAX_OLD_URLS {
+            if let Some(floor) = self.floors.old_urls.take() {
+                raise(&mut self.floors.any_urls, floor);
+            }
+            self.old_urls = Prints::default();
+        }
+    }
+
     fn note_tag(&mut self, hash: u128, mark: Mark) {
         let (_, forgotten) = self.tags.note(hash, mark);
-        forgotten.into_iter().for_each(|mark| raise(&mut self.floors.tags, mark));
+        for (_, mark) in forgotten {
+            raise(&mut self.floors.tags, mark);
+        }
     }
 
     fn note_prefix(&mut self, prefix: &str, mark: Mark) {
@@ -636,7 +669,8 @@ impl State {
             }
             Kept::Tag(hash) => self.tags.is_known(hash, time, maker, is_soft),
             Kept::Url(hash) => self.urls.is_known(hash, time, maker, is_soft),
-            Kept::UrlFloor => above(self.floors.soft_urls),
+            Kept::OldUrls => above(self.floors.old_urls),
+            Kept::UrlFloor => above(self.floors.any_urls),
             Kept::TagFloor => above(self.floors.tags),
             Kept::PrefixFloor => above(self.floors.prefixes),
         }
@@ -648,7 +682,8 @@ impl State {
             Kept::Prefix(prefix) => self.note_prefix(prefix, mark),
             Kept::Tag(hash) => self.note_tag(*hash, mark),
             Kept::Url(hash) => drop(self.note_url(*hash, mark)),
-            Kept::UrlFloor => raise(&mut self.floors.soft_urls, mark),
+            Kept::OldUrls => raise(&mut self.floors.old_urls, mark),
+            Kept::UrlFloor => raise(&mut self.floors.any_urls, mark),
             Kept::TagFloor => raise(&mut self.floors.tags, mark),
             Kept::PrefixFloor => raise(&mut self.floors.prefixes, mark),
         }
@@ -713,8 +748,12 @@ impl State {
         for mark in &self.all {
             each(&|| Target::All, mark);
         }
-        for mark in self.urls.of(&key.hash()).iter().chain(&self.floors.soft_urls) {
-            each(&|| Target::Url(key.hash()), mark);
+        let searched = key.searched_path();
+        for hash in [Some(key.hash()), searched].into_iter().flatten() {
+            let old = self.floors.old_urls.as_ref().filter(|_| self.old_urls.contains(hash));
+            for mark in self.urls.of(&hash).iter().chain(old).chain(&self.floors.any_urls) {
+                each(&|| Target::Url(key.hash()), mark);
+            }
         }
         for tag in tags {
             for mark in self.tags.of(&hash_of(tag)).iter().chain(&self.floors.tags) {

@@ -19,6 +19,9 @@ use crate::stored::{StoredApart, StoredHead, StoredResponse, Variant, VaryRecord
 /// The most variants of a key that are found while they wait.
 const MAX_FOUND: usize = 64;
 
+/// The most keys whose deletion is tried until it succeeds.
+const MAX_RETRIED: usize = 65_536;
+
 /// One operation.
 #[derive(Debug)]
 pub enum Op {
@@ -243,7 +246,9 @@ impl Queue {
 
     /// Notes a key whose deletion is tried again until it succeeds; `false` when it is already.
     pub fn begin_retrying(&self, hash: u128) -> bool {
-        self.retried.lock().insert(hash)
+        let mut retried = self.retried.lock();
+        // What is left out counts as purged as long as its purge is remembered.
+        retried.len() < MAX_RETRIED && retried.insert(hash)
     }
 
     /// It has succeeded.

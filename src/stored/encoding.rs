@@ -334,6 +334,7 @@ fn decode_response(
     let fields = compact(&fields, &TagFields { names: Vec::new(), are_shown: true });
     let head = StoredHead {
         key: key.clone(),
+        is_found_otherwise: variant.is_some() || key.is_searched(),
         variant,
         parts,
         status,

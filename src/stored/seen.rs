@@ -20,7 +20,7 @@ pub const TICK_BITS: u32 = 10;
 
 /// How far back from the last look into the journal everything is known, in milliseconds. More than
 /// the clocks of two processes may differ by and a record may take to be written together.
-pub const HORIZON: u64 = 60_000;
+pub const HORIZON: u64 = 5 * 60_000;
 
 /// What purges make of a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

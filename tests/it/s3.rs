@@ -45,6 +45,7 @@ impl S3 {
         let current = Arc::clone(&fault);
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
                 let (service, noted, current) = (service.clone(), Arc::clone(&noted), Arc::clone(&current));
                 let noting = service_fn(move |request: Request<Incoming>| {
                     let range = request.headers().get("range").map_or("", |range| range.to_str().unwrap_or("?"));

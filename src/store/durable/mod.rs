@@ -123,9 +123,9 @@ impl Default for Config {
             max_object_size: 16 << 30,
             uploads: 2,
             min_upload_rate: 8 << 20,
-            queue_objects: 4096,
+            queue_objects: 65_536,
             queue_bytes: 64 << 20,
-            writers: 8,
+            writers: 32,
             drain_timeout: Duration::from_secs(5),
             poll_interval: Duration::from_secs(2),
             announce_interval: Duration::from_secs(5),
@@ -272,6 +272,7 @@ impl Durable {
             Err(failure) => warn!("the durable tier does not answer, going on without it: {failure}"),
         }
         this.runtime.spawn(Arc::clone(&inner.journal).follow());
+        this.runtime.spawn(Arc::clone(&inner.journal).tend());
         this.runtime.spawn(say_prices(Arc::clone(&inner.metrics)));
         Ok(Some(this))
     }
@@ -425,14 +426,17 @@ impl Durable {
         self.inner.metrics.saved(why);
     }
 
+    /// Whether the queue takes another response of `weight` bytes.
+    pub fn has_room(&self, weight: usize) -> bool {
+        let config = &self.inner.config;
+        let ((objects, bytes), weight) = (self.inner.queue.depth(), weight as u64);
+        objects < config.queue_objects as u64 && bytes.saturating_add(weight) <= config.queue_bytes.max(weight)
+    }
+
     /// Has a response written; `false` when the queue is full.
     pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
-        let config = &self.inner.config;
         let queue = &self.inner.queue;
-        let (objects, bytes) = queue.depth();
-        let full = objects >= config.queue_objects as u64
-            || bytes.saturating_add(stored.weight() as u64) > config.queue_bytes.max(stored.weight() as u64);
-        if full {
+        if !self.has_room(stored.weight()) {
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
             return false;
         }
@@ -608,6 +612,9 @@ async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move {
                     inner.delete_at_last(&key, variant).await;
+                    if variant.is_none() {
+                        inner.index.remove(hash);
+                    }
                     inner.queue.end_retrying(hash);
                     inner.queue.settle(hash);
                 });

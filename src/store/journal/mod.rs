@@ -28,24 +28,25 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use self::record::{Record, Snapshot};
-use super::backend::{Backend, BackendError};
+use super::backend::{Backend, BackendError, Listed};
 use super::index::{Index, Print};
 use super::memory::Memory;
 use super::names::{Kind, Names};
 use super::purge::{Kept, Purge, Purges, Target};
 use crate::clock::Stopwatch;
-use crate::stored::seen::{JournalTime, TICK_BITS};
+use crate::stored::seen::{HORIZON, JournalTime, TICK_BITS};
 use crate::telemetry::Metrics;
 
 /// How far back a listing goes, in milliseconds: by so much may the clocks of two processes differ.
-const LOOK_BACK: u64 = 5 * 60_000;
+const LOOK_BACK: u64 = HORIZON + 60_000;
 
 /// For how long records are kept at the least, in milliseconds, so that a process that was away finds
 /// them.
 const KEPT: u64 = 60 * 60_000;
 
-/// Whoever has not read for longer reads a snapshot first.
-const AWAY: Duration = Duration::from_secs(30 * 60);
+/// Whoever has not read for longer, in milliseconds, reads a snapshot first. By the time of day: the other
+/// clock stands still while a machine sleeps.
+const AWAY: u64 = 30 * 60_000;
 
 /// So many records make the journal long.
 const LONG: usize = 256;
@@ -131,9 +132,8 @@ struct Tail {
     since_snapshot: usize,
     /// Of when that is.
     snapshot: JournalTime,
-    /// The time of the newest record that another process wrote.
-    newest: JournalTime,
-    last_read: Option<Stopwatch>,
+    /// When everything was read last, by the clock that the processes share.
+    last_read: Option<JournalTime>,
 }
 
 impl Journal {
@@ -288,8 +288,7 @@ impl Journal {
         }
     }
 
-    /// Reads what is new, for good, and writes a snapshot when the journal is long. `index` is to be filled
-    /// by a listing first, if it has to.
+    /// Reads what is new, for good. Nothing else delays it.
     pub async fn follow(self: Arc<Self>) {
         let mut is_failing = false;
         loop {
@@ -302,12 +301,20 @@ impl Journal {
                     warn!("the journal can't be read, which is tried again: {error}");
                 }
             }
+            tokio::time::sleep(self.timing.poll.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
+        }
+    }
+
+    /// Fills the index by a listing, where no snapshot did, and writes a snapshot when the journal is long,
+    /// for good.
+    pub async fn tend(self: Arc<Self>) {
+        loop {
             if self.is_loaded() && !self.index.is_loaded() {
                 match self.list_objects().await {
                     Ok(()) => self.compact(!self.backend.is_near()).await,
                     Err(error) => warn!("the index can't be made from a listing, which is tried again: {error}"),
                 }
-            } else if !is_failing {
+            } else if self.is_loaded() {
                 self.compact(false).await;
             }
             tokio::time::sleep(self.timing.poll.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
@@ -340,13 +347,12 @@ impl Journal {
             let Some((time, _)) = Names::parse_timed(&listed.name) else { continue };
             let Some(object) = self.backend.get(&listed.name, MAX_SNAPSHOT).await? else { continue };
             match Snapshot::decode(&object) {
-                Ok(snapshot) if snapshot.until == time => {
+                Ok(snapshot) if snapshot.until == time && self.purges.remember(&snapshot.remembered) => {
                     for (kept, mark) in &snapshot.remembered.marks {
                         if let (Kept::Url(hash), false) = (kept, mark.is_soft) {
                             self.memory.remove(*hash, || ());
                         }
                     }
-                    self.purges.remember(&snapshot.remembered);
                     // A directory is listed at every start: that costs nothing, and finds what a process that
                     // was killed had no time to announce.
                     let index = snapshot.index.filter(|_| !self.backend.is_near());
@@ -364,7 +370,8 @@ impl Journal {
             }
         }
         if is_unreadable {
-            self.purge_everything("no snapshot can be read");
+            error!("no snapshot can be read: purges may be in them, so all that is stored counts as purged");
+            self.purges.purge(Purge::hard(Target::All), false);
         }
         *tail = Tail::default();
         Ok(())
@@ -373,7 +380,8 @@ impl Journal {
     /// Reads what is new.
     pub async fn read(&self) -> Result<(), BackendError> {
         let mut tail = self.tail.lock().await;
-        if tail.last_read.is_some_and(|last| last.elapsed() > AWAY) {
+        let now = self.purges.journal_now();
+        if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
             info!("the journal was not read for long: it is read from its last snapshot");
             self.load_snapshot(&mut tail).await?;
         }
@@ -381,10 +389,12 @@ impl Journal {
     }
 
     async fn read_new(&self, tail: &mut Tail) -> Result<(), BackendError> {
-        self.purges.set_clock_offset(self.backend.clock_offset());
-        let start = self.purges.journal_now();
+        let (start, watch) = (self.now(), Stopwatch::start());
         let journal = self.names.journal();
         let listed = self.backend.list_all(&journal, &format!("{journal}{:016x}", tail.from)).await?;
+        // The answer said what the time is, which this process may have taken for another.
+        let took = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1) << TICK_BITS;
+        let start = start.min(self.now().saturating_sub(took));
         let is_new = |name: &String| !tail.read.contains(name) && Names::parse_timed(name).is_some();
         let new: Vec<String> = listed.into_iter().map(|listed| listed.name).filter(is_new).collect();
         for names in new.chunks(AT_ONCE) {
@@ -404,7 +414,6 @@ impl Journal {
             }
             objects.sort_unstable_by_key(|(index, _)| *index);
             for (index, object) in objects {
-                tail.newest = Names::parse_timed(&names[index]).map_or(0, |(time, _)| time).max(tail.newest);
                 // One that is gone is in a snapshot, and its like were read long ago.
                 if let Some(object) = object {
                     self.apply(&names[index], &object);
@@ -413,14 +422,18 @@ impl Journal {
             tail.read.extend(names.iter().cloned());
             tail.since_snapshot += names.len();
         }
-        // Where this process's clock is ahead of everyone's, theirs counts.
-        let end = if tail.newest == 0 { start } else { start.min(tail.newest) };
-        tail.from = end.saturating_sub(LOOK_BACK << TICK_BITS);
+        tail.from = start.saturating_sub(LOOK_BACK << TICK_BITS);
         let first = format!("{journal}{:016x}", tail.from);
         tail.read = tail.read.split_off(&first);
-        tail.last_read = Some(Stopwatch::start());
+        tail.last_read = Some(start);
         self.purges.read_until(start);
         Ok(())
+    }
+
+    /// The time, as the place says it is.
+    fn now(&self) -> JournalTime {
+        self.purges.set_clock_offset(self.backend.clock_offset());
+        self.purges.journal_now()
     }
 
     fn apply(&self, name: &str, object: &[u8]) {
@@ -428,7 +441,13 @@ impl Journal {
             Ok(record) if Names::parse_timed(name) == Some((record.time, record.maker)) => record,
             Ok(_) | Err(_) => {
                 self.metrics.journal_unreadable.add_one();
-                return self.purge_everything(&format!("the record {name} can't be read"));
+                let Some((time, maker)) = Names::parse_timed(name) else { return };
+                error!(
+                    "the record {name} can't be read: a purge may be in it, so all that was stored before counts as purged"
+                );
+                self.purges.learn(&Purge::hard(Target::All), time, maker);
+                self.purges.learnt(maker, time);
+                return;
             }
         };
         for (purge, time) in &record.purges {
@@ -441,12 +460,6 @@ impl Journal {
         self.purges.learnt(record.maker, record.time);
         self.index.insert_all(record.stored);
         self.metrics.journal_read.add_one();
-    }
-
-    /// Nobody knows what was purged: nothing that is stored now can be served.
-    fn purge_everything(&self, why: &str) {
-        error!("{why}: everything that is stored counts as purged, since a purge may be in it");
-        self.purges.purge(Purge::hard(Target::All), false);
     }
 
     /// Fills the index from a listing of everything.
@@ -526,19 +539,23 @@ impl Journal {
     async fn clear_away(&self, before: &[JournalTime]) -> Result<(), BackendError> {
         // The last one of before is one of the two.
         let Some(&older) = before.last() else { return Ok(()) };
-        for listed in self.backend.list_all(&self.names.snapshots(), "").await? {
-            if Names::parse_timed(&listed.name).is_some_and(|(time, _)| time < older) {
-                self.backend.delete(&listed.name).await?;
-            }
-        }
+        let timed = |listed: Vec<Listed>| {
+            listed.into_iter().filter_map(|listed| Some((Names::parse_timed(&listed.name)?.0, listed.name)))
+        };
+        let snapshots = timed(self.backend.list_all(&self.names.snapshots(), "").await?);
         let end = older.min(self.purges.journal_now().saturating_sub(KEPT << TICK_BITS));
-        let journal = self.names.journal();
-        for listed in self.backend.list_all(&journal, "").await? {
-            match Names::parse_timed(&listed.name) {
-                Some((time, _)) if time < end => self.backend.delete(&listed.name).await?,
-                Some(_) => break,
-                None => {}
+        let records = timed(self.backend.list_all(&self.names.journal(), "").await?);
+        let snapshots = snapshots.filter(|(time, _)| *time < older);
+        let mut deleting = JoinSet::new();
+        for (_, name) in snapshots.chain(records.filter(|(time, _)| *time < end)) {
+            if deleting.len() >= AT_ONCE {
+                settle(deleting.join_next().await)?;
             }
+            let backend = Arc::clone(&self.backend);
+            deleting.spawn(async move { backend.delete(&name).await });
+        }
+        while let Some(deleted) = deleting.join_next().await {
+            settle(Some(deleted))?;
         }
         Ok(())
     }
@@ -563,7 +580,7 @@ async fn list_shard(backend: &Backend, names: &Names, index: &Index, first: u8) 
 fn settle(listed: Option<Result<Result<(), BackendError>, tokio::task::JoinError>>) -> Result<(), BackendError> {
     match listed {
         Some(Ok(outcome)) => outcome,
-        Some(Err(_)) => Err(BackendError("a listing was given up".into())),
+        Some(Err(_)) => Err(BackendError("it was given up".into())),
         None => Ok(()),
     }
 }

@@ -8,9 +8,11 @@
 //! kind 4, a snapshot: all until u64, latest time u64,
 //!         makers (u32 count, each: maker u64, last time u64),
 //!         marks (u32 count, each: time u64, maker u64, soft u8, target),
+//!         the URLs of purges that are not remembered one by one (a string, as the index),
 //!         1u8 and the index (a string, see [`crate::store::index::Index::encode`]), or 0u8
 //! target: u8 0 and the key's hash u128; 1 and a prefix, a string; 2 and a tag, a string; 3 for all;
-//!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for forgotten URLs, tags, prefixes
+//!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for forgotten URLs, tags, prefixes,
+//!         8 for URLs that are not remembered one by one
 //! ```
 
 use bytes::BufMut;
@@ -123,8 +125,10 @@ impl Snapshot {
                 Kept::UrlFloor => out.put_u8(5),
                 Kept::TagFloor => out.put_u8(6),
                 Kept::PrefixFloor => out.put_u8(7),
+                Kept::OldUrls => out.put_u8(8),
             }
         }
+        put_string(&mut out, &remembered.old_urls);
         out.put_u8(u8::from(self.index.is_some()));
         if let Some(index) = &self.index {
             put_string(&mut out, index);
@@ -150,10 +154,12 @@ impl Snapshot {
                 5 => Kept::UrlFloor,
                 6 => Kept::TagFloor,
                 7 => Kept::PrefixFloor,
+                8 => Kept::OldUrls,
                 _ => return Err(DecodeError::Malformed),
             };
             remembered.marks.push((kept, Mark { arrival, time, maker, is_soft }));
         }
+        remembered.old_urls = reader.string()?.to_vec();
         let index = if flag(&mut reader)? { Some(reader.string()?.to_vec()) } else { None };
         ends(reader)?;
         Ok(Self { until, remembered, index })
@@ -218,10 +224,11 @@ mod tests {
             Kept::UrlFloor,
             Kept::TagFloor,
             Kept::PrefixFloor,
+            Kept::OldUrls,
         ];
         let mark = |n: u64| Mark { arrival: n, time: 10 + n, maker: n, is_soft: n == 1 };
         let marks = kept.into_iter().zip(0..).map(|(kept, n)| (kept, mark(n))).collect();
-        let remembered = Remembered { marks, makers: vec![(1, 2), (3, 4)], latest: 99 };
+        let remembered = Remembered { marks, makers: vec![(1, 2), (3, 4)], old_urls: vec![9], latest: 99 };
         Snapshot { until: 8, remembered, index: Some(vec![1, 2, 3]) }
     }
 
