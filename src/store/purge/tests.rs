@@ -214,7 +214,7 @@ fn what_is_forgotten_is_covered_for_all_that() {
     }
     assert_eq!(covered(&purges, &other), GONE);
     // Nobody remembers who made them: what is stored knew of them once they are long enough ago.
-    clock.advance(Duration::from_millis(HORIZON + 1));
+    clock.advance(Duration::from_millis(HORIZON + 1000));
     purges.read_until(purges.journal_now());
     assert_eq!(covered(&purges, &head(&purges, "/other", &["t"])), GOOD, "what came since is good");
 }
