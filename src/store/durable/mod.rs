@@ -11,10 +11,13 @@
 
 mod body;
 mod examine;
+mod lookup;
 mod upload;
+mod write;
 
 pub use self::body::{Apart, BodyReader, Wanted};
 pub use self::examine::Examined;
+pub use self::lookup::{Found, FoundBody, FoundResponse, Opening};
 pub use self::upload::Leave;
 
 use std::collections::HashSet;
@@ -23,8 +26,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::HeaderMap;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -38,16 +39,12 @@ use super::journal::{Journal, Timing, Urgency};
 use super::memory::Memory;
 use super::names::Names;
 use super::purge::Purges;
-use super::queue::{Op, Put, Queue, Waiting};
+use super::queue::{Op, Put, Queue};
 use super::s3::{S3Config, S3Store};
 use crate::breaker::Breaker;
 use crate::clock::{Clock, Stopwatch};
-use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::encoding::{DecodeError, DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
-use crate::stored::seen::Covered;
-use crate::stored::{Body, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::stored::{StoredApart, StoredResponse, Variant, VaryRecord};
 use crate::telemetry::{DurableOp, DurableOutcome, Metrics, Prices, Saved};
 
 /// `[durable]`
@@ -158,39 +155,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often an operation is tried before it is given up; the S3 client retries within each.
 const ATTEMPTS: u32 = 3;
-
-/// What the tier has for a request.
-#[derive(Debug)]
-pub enum Found {
-    /// A response that the key and `Vary` select.
-    Response(Box<FoundResponse>),
-    /// Responses for the key, none for this request.
-    OtherVariants(VaryRecord),
-    /// Nothing, or nothing that could be had in time.
-    Nothing,
-}
-
-/// A response from the durable tier.
-#[derive(Debug)]
-pub struct FoundResponse {
-    /// Its head.
-    pub head: StoredHead,
-    /// Its body.
-    pub body: FoundBody,
-    /// The record that led to it, where it varies.
-    pub record: Option<VaryRecord>,
-}
-
-/// The body of a response from the durable tier.
-#[derive(Debug)]
-pub enum FoundBody {
-    /// All of it.
-    Whole(Body),
-    /// Its first piece, and the rest as it comes.
-    Streamed(Bytes, BodyReader),
-    /// An object of its own that was not opened, as was asked.
-    Apart(Apart),
-}
 
 /// The durable tier.
 #[derive(Debug)]
@@ -317,84 +281,10 @@ impl Durable {
             uploading: Mutex::default(),
         });
         for receiver in receivers {
-            runtime.spawn(write_behind(Arc::clone(&inner), receiver));
+            runtime.spawn(write::write_behind(Arc::clone(&inner), receiver));
         }
         runtime.spawn(Arc::clone(&inner.journal).write_behind());
         Self { inner, runtime, lookup_timeout: config.lookup_timeout }
-    }
-
-    /// What the tier has for `key` and `request`, within the lookup timeout. `known` is the
-    /// record that memory has of the key.
-    pub async fn lookup(
-        &self,
-        key: &CacheKey,
-        request: &HeaderMap,
-        policy: Arc<StoragePolicy>,
-        known: Option<Arc<VaryRecord>>,
-        opening: Opening,
-    ) -> Found {
-        let (mut waiting, inner) = (None, &self.inner);
-        match inner.queue.look(key, request) {
-            Waiting::Nothing => {}
-            Waiting::Found(Put::Whole(stored), record) => return self.waiting(&stored, record, known.is_some()),
-            // Its body is there already.
-            Waiting::Found(Put::Apart(stored), record) => waiting = Some((stored, record)),
-            // A write that a purge came before is skipped in its turn.
-            Waiting::Other(Some((record, position))) if !inner.purges.covers_fetch(key.hash(), position) => {
-                return Found::OtherVariants((*record).clone());
-            }
-            Waiting::Other(_) => return Found::Nothing,
-        }
-        if !inner.journal.is_loaded() {
-            return Found::Nothing;
-        }
-        if !inner.index.may_hold(key.hash()) && waiting.is_none() {
-            inner.metrics.saved(Saved::Index);
-            return Found::Nothing;
-        }
-        if inner.breaker.is_open() {
-            inner.metrics.saved(Saved::Breaker);
-            return Found::Nothing;
-        }
-        let watch = Stopwatch::start();
-        let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
-        let (runtime, position) = (self.runtime.clone(), inner.purges.position());
-        // On the tier's own threads: its connections outlive the worker that asks.
-        let mut task = AbortOnDrop(self.runtime.spawn(async move {
-            let looked = Looked { request: &request, opening, runtime, position };
-            let Some((stored, record)) = waiting else {
-                return inner.lookup(&key, &looked, &policy.lifetimes, known).await;
-            };
-            let body = DurableBody::Separate { len: stored.len, checksums: Arc::clone(&stored.checksums) };
-            let record = record.filter(|_| known.is_none()).map(|record| (*record).clone());
-            inner.found((*stored.head).clone(), body, &looked, record).await
-        }));
-        let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => Found::Nothing,
-            Err(_) => {
-                self.inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
-                self.inner.failed(true, &"it does not answer in time");
-                Found::Nothing
-            }
-        };
-        self.inner.metrics.durable_latency.record(watch.elapsed());
-        found
-    }
-
-    /// A response that waits to be written, as it will be found.
-    fn waiting(&self, stored: &StoredResponse, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
-        let (purges, mut head) = (&self.inner.purges, (*stored.head).clone());
-        let position = purges.position();
-        if !head.outlives(purges.covers(&head, head.position)) {
-            return Found::Nothing;
-        }
-        head.position = position;
-        Found::Response(Box::new(FoundResponse {
-            head,
-            body: FoundBody::Whole(stored.body.clone()),
-            record: record.filter(|_| !is_known).map(|record| (*record).clone()),
-        }))
     }
 
     /// The record of a key's variants that waits to be written, and its purge position.
@@ -587,130 +477,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A lookup that nobody waits for any more is no use to finish.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A key whose deletion failed, and has to be tried again.
-struct Undeleted(CacheKey, Option<u128>);
-
-/// Carries out operations in their order until the tier is dropped.
-async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
-    // The senders live in `inner`, which this task holds: it ends with the runtime.
-    while let Some(op) = ops.recv().await {
-        let (hash, bytes) = (op.key().hash(), op.bytes());
-        let outcome = inner.carry_out(op).await;
-        match outcome {
-            // Not waited for, and no part of the queue, so that the tier's other work goes on; but
-            // the key stays outstanding, so that what should be gone counts as gone. Once for each.
-            Err(Undeleted(key, variant)) if inner.queue.begin_retrying(hash) => {
-                let inner = Arc::clone(&inner);
-                tokio::spawn(async move {
-                    inner.delete_at_last(&key, variant).await;
-                    if variant.is_none() {
-                        inner.index.remove(hash);
-                    }
-                    inner.queue.end_retrying(hash);
-                    inner.queue.settle(hash);
-                });
-            }
-            Err(_) | Ok(()) => inner.queue.settle(hash),
-        }
-        inner.queue.leave(bytes);
-    }
-}
-
-/// Whether a separate body is opened when it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// It is, and its first piece is checked.
-    AtOnce,
-    /// It is not: what is wanted of it is to be seen.
-    Later,
-}
-
-/// How the tier is looked into.
-struct Looked<'a> {
-    request: &'a HeaderMap,
-    opening: Opening,
-    runtime: Handle,
-    /// The purge position when it began.
-    position: u64,
-}
-
 impl Inner {
-    async fn forget_body(&self, id: u128) {
-        let outcome = self.backend.delete(&self.names.body(id)).await;
-        self.note(DurableOp::Delete, &outcome);
-    }
-
-    fn enqueue(&self, op: Op) {
-        self.queue.enter(&op);
-        let (hash, bytes) = (op.key().hash(), op.bytes());
-        // By key, so that operations on one key keep their order.
-        let writer = usize::try_from(hash % self.writers.len() as u128).unwrap_or(0);
-        if self.writers[writer].send(op).is_err() {
-            self.queue.settle(hash);
-            self.queue.leave(bytes);
-        }
-    }
-
-    async fn carry_out(&self, op: Op) -> Result<(), Undeleted> {
-        match op {
-            Op::Put { stored, record } => {
-                let head = stored.head();
-                if self.purges.covers(head, head.position) == Covered::No {
-                    self.is_up().await;
-                    let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
-                    self.note(DurableOp::Put, &outcome);
-                    // An error may be that of an answer, and the object be written for all that.
-                    if outcome.is_ok() || !self.backend.is_near() {
-                        self.journal.announce(head.key.hash());
-                    }
-                    if outcome.is_ok() {
-                        return Ok(());
-                    }
-                }
-                if let Put::Apart(apart) = &stored {
-                    // Nothing else leads to it.
-                    self.forget_body(apart.head.body_id).await;
-                }
-                Ok(())
-            }
-            Op::Delete { key, variant } => {
-                let variant = variant.map(|(name, _)| name);
-                let outcome = self.try_repeatedly(|| self.delete_all(&key, variant)).await;
-                self.note(DurableOp::Delete, &outcome);
-                if outcome.is_err() {
-                    return Err(Undeleted(key, variant));
-                }
-                if variant.is_none() {
-                    self.index.remove(key.hash());
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Tries to delete until it is done: what was invalidated must not come back with the tier.
-    async fn delete_at_last(&self, key: &CacheKey, variant: Option<u128>) {
-        let mut pause = Duration::from_millis(500);
-        loop {
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-            let outcome = self.delete_all(key, variant).await;
-            self.note(DurableOp::Delete, &outcome);
-            if outcome.is_ok() {
-                return;
-            }
-        }
-    }
-
     /// Waits while the tier is known to be down.
     async fn is_up(&self) {
         let _ = self.is_up.subscribe().wait_for(|is_up| *is_up).await;
@@ -740,205 +507,6 @@ impl Inner {
                 }
             }
         });
-    }
-
-    async fn try_repeatedly<F: Future<Output = Result<(), BackendError>>>(
-        &self,
-        operation: impl Fn() -> F,
-    ) -> Result<(), BackendError> {
-        let mut attempt = 1;
-        loop {
-            match operation().await {
-                Err(_) if attempt < ATTEMPTS => {
-                    let backoff = Duration::from_millis(50 << attempt);
-                    tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
-                    attempt += 1;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Deletes what a key leads to, or one variant of it. In a bucket that is its first object: the rest can't be found
-    /// again, and ends by the bucket's lifecycle rule. A directory has no such rule, and a look
-    /// round costs nothing there, so variants and separate bodies go as well.
-    async fn delete_all(&self, key: &CacheKey, variant: Option<u128>) -> Result<(), BackendError> {
-        let name = match variant {
-            Some(variant) => self.names.variant(key, variant),
-            None => self.names.primary(key),
-        };
-        let Backend::File(store) = &*self.backend else { return self.backend.delete(&name).await };
-        for member in store.family(&name).await? {
-            let body = self.separate_body(&member, key).await;
-            self.backend.delete(&member).await?;
-            if let Some(body) = body {
-                self.backend.delete(&self.names.body(body)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The separate body that the object `name` of a directory leads to.
-    async fn separate_body(&self, name: &str, key: &CacheKey) -> Option<u128> {
-        self.existing(name, key).await?.1
-    }
-
-    /// The head of the response `name` of a directory, and its separate body, if it has one. In a bucket
-    /// that would cost a request for each write.
-    async fn existing(&self, name: &str, key: &CacheKey) -> Option<(Box<StoredHead>, Option<u128>)> {
-        let Backend::File(store) = &*self.backend else { return None };
-        let bytes = store.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()??;
-        match decode(&bytes, key, &LifetimePolicy::default()) {
-            Ok(Object::Response { head, body }) => {
-                let separate = matches!(body, DurableBody::Separate { .. }).then_some(head.body_id);
-                Some((head, separate))
-            }
-            Ok(Object::Vary(_)) | Err(_) => None,
-        }
-    }
-
-    /// Writes an object, and then deletes the separate body that the one before it led to.
-    async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
-        let before = self.existing(name, &stored.key).await;
-        let now = self.purges.time();
-        if let Some((_, body)) = before.as_ref().filter(|(head, _)| head.outranks(stored, now)) {
-            if *body != Some(stored.body_id) && stored.body_written.load(Ordering::Acquire) {
-                stored.body_written.store(false, Ordering::Release);
-                self.backend.delete(&self.names.body(stored.body_id)).await?;
-            }
-            return Ok(());
-        }
-        self.backend.put(name, &[object]).await?;
-        match before.and_then(|(_, body)| body) {
-            Some(body) if body != stored.body_id => self.backend.delete(&self.names.body(body)).await,
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Writes a body of its own first, then the head, then the record that leads to it: a reader
-    /// finds all of it or none, wherever a crash falls.
-    async fn write(&self, put: &Put, record: Option<&VaryRecord>) -> Result<(), BackendError> {
-        let head = put.head();
-        let key = &head.key;
-        let object: Bytes = match put {
-            Put::Whole(stored) => {
-                let inline = stored.body.len() <= self.config.inline_size;
-                if !inline && !head.body_written.load(Ordering::Acquire) {
-                    self.backend.put(&self.names.body(head.body_id), stored.body.segments()).await?;
-                    head.body_written.store(true, Ordering::Release);
-                }
-                encode_response(stored, inline).into()
-            }
-            Put::Apart(stored) => encode_apart(head, stored.len, &stored.checksums).into(),
-        };
-        match (&head.variant, record) {
-            (Some(variant), Some(record)) => {
-                let name = self.names.variant(key, record.variant_hash(&variant.selector));
-                self.replace(&name, object, head).await?;
-                self.backend.put(&self.names.primary(key), &[encode_vary(record).into()]).await
-            }
-            _ => self.replace(&self.names.primary(key), object, head).await,
-        }
-    }
-
-    async fn lookup(
-        self: &Arc<Self>,
-        key: &CacheKey,
-        looked: &Looked<'_>,
-        policy: &LifetimePolicy,
-        known: Option<Arc<VaryRecord>>,
-    ) -> Found {
-        let is_known = known.is_some();
-        let record = match known {
-            Some(record) => (*record).clone(),
-            None => match self.object(&self.names.primary(key), key, policy).await {
-                None => return Found::Nothing,
-                Some(Object::Vary(record)) => record,
-                Some(Object::Response { head, body }) => return self.found(*head, body, looked, None).await,
-            },
-        };
-        let candidates: Vec<u128> = record.candidates(looked.request).collect();
-        for hash in candidates {
-            if let Some(Object::Response { head, body }) =
-                self.object(&self.names.variant(key, hash), key, policy).await
-            {
-                // One that came from memory may have been removed there since: it does not go back.
-                let record = (!is_known).then_some(record);
-                return self.found(*head, body, looked, record).await;
-            }
-        }
-        Found::OtherVariants(record)
-    }
-
-    async fn found(
-        self: &Arc<Self>,
-        mut head: StoredHead,
-        body: DurableBody,
-        looked: &Looked<'_>,
-        record: Option<VaryRecord>,
-    ) -> Found {
-        if !head.outlives(self.purges.covers_read(&head)) || !head.is_selected_by(looked.request) {
-            return Found::Nothing;
-        }
-        // Compared with all that is known now.
-        head.position = looked.position;
-        let body = match body {
-            DurableBody::Inline(bytes) => FoundBody::Whole(Body::from(bytes)),
-            DurableBody::Separate { len, checksums } if looked.opening == Opening::Later => FoundBody::Apart(Apart {
-                inner: Arc::clone(self),
-                runtime: looked.runtime.clone(),
-                name: self.names.body(head.body_id),
-                len,
-                checksums,
-            }),
-            DurableBody::Separate { len, checksums } => match self.open_body(&head, len, checksums).await {
-                Some(body) => body,
-                None => return Found::Nothing,
-            },
-        };
-        Found::Response(Box::new(FoundResponse { head, body, record }))
-    }
-
-    async fn object(self: &Arc<Self>, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Option<Object> {
-        let is_primary = name.rsplit('/').next().is_some_and(|last| !last.contains('.'));
-        let answer = self.backend.get(name, self.config.inline_size + HEAD_LIMIT).await;
-        match &answer {
-            Ok(_) => drop(self.breaker.succeeded()),
-            Err(error) => self.failed(false, error),
-        }
-        let bytes = match answer {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => {
-                self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
-                if is_primary && !self.queue.is_pending(key.hash()) {
-                    self.index.remove(key.hash());
-                }
-                return None;
-            }
-            Err(error) => {
-                self.note_error(DurableOp::Get, &error);
-                return None;
-            }
-        };
-        match decode(&bytes, key, policy) {
-            Ok(object) => {
-                self.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
-                Some(object)
-            }
-            Err(DecodeError::OtherKey) => {
-                // Two keys with one hash: the other one's object is sound, and not ours.
-                self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
-                None
-            }
-            Err(error) => {
-                self.unreadable(name, error.as_str());
-                // Said once: it is not looked for again before it is written again.
-                if is_primary && !self.queue.is_pending(key.hash()) {
-                    self.index.remove(key.hash());
-                }
-                None
-            }
-        }
     }
 
     fn unreadable(&self, name: &str, why: &str) {
