@@ -5,7 +5,7 @@
 //!   honour a condition for that, and none runs besides the bucket.
 //! * A process writes one record at a time. Who has seen one has seen all that its maker made before.
 //! * Times are those of the writer's clock, set right by what the bucket says the time is, and later than
-//!   any that the writer has read. A listing goes back [`LOOK_BACK`], so that a record whose writer's
+//!   any that the writer has read. A listing goes back six minutes, so that a record whose writer's
 //!   clock is behind, or that took long to be written, is found.
 //! * A record that could not be written is tried again under a later time, so that nobody can miss
 //!   it. Told twice is told once.
