@@ -53,7 +53,8 @@ def main() -> int:
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
-    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "--examples"], cwd=ROOT, check=True)
+    if not all((ROOT / "target/release/examples" / name).exists() for name in ("s3-server", "s3-get")):
+        subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "--examples"], cwd=ROOT, check=True)
     scenes = {"index": index, "warm": warm, "faults": faults, "cpu": cpu}
     try:
         with tempfile.TemporaryDirectory(prefix="larder-durable-", dir=options.directory) as directory:
@@ -369,6 +370,7 @@ def cpu(options: argparse.Namespace) -> None:
                 paths = [f"/page/{n}?size={size}" for n in range(500)]
                 ask(larder.port, paths)
                 settle(larder)
+                s3.lines.clear()
                 ask(larder.port, paths)
                 name = next(line.split()[1] for line in s3.lines if line.startswith("GET") and "/o/" in line)
                 bucket, _, name = name.lstrip("/").partition("/")

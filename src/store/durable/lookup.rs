@@ -1,5 +1,6 @@
 //! Looking for a request: in the queue, the index, and then the place itself.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
@@ -67,15 +68,6 @@ struct Looked<'a> {
     position: u64,
 }
 
-/// A lookup that nobody waits for any more is no use to finish.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Durable {
     /// What the tier has for `key` and `request`, within the lookup timeout. `known` is the
     /// record that memory has of the key.
@@ -111,24 +103,21 @@ impl Durable {
             return Found::Nothing;
         }
         let watch = Stopwatch::start();
-        let (inner, key, request) = (Arc::clone(&self.inner), key.clone(), request.clone());
-        let (runtime, position) = (self.runtime.clone(), inner.purges.position());
-        // On the tier's own threads: its connections outlive the worker that asks.
-        let mut task = AbortOnDrop(self.runtime.spawn(async move {
-            let looked = Looked { request: &request, opening, runtime, position };
+        let looked = Looked { request, opening, runtime: self.runtime.clone(), position: inner.purges.position() };
+        // On the thread that asks: to hand it to another and back costs as much as the rest.
+        let looking: Pin<Box<dyn Future<Output = Found> + Send + '_>> = Box::pin(async {
             let Some((stored, record)) = waiting else {
-                return inner.lookup(&key, &looked, &policy.lifetimes, known).await;
+                return inner.lookup(key, &looked, &policy.lifetimes, known).await;
             };
             let body = DurableBody::Separate { len: stored.len, checksums: Arc::clone(&stored.checksums) };
             let record = record.filter(|_| known.is_none()).map(|record| (*record).clone());
             inner.found((*stored.head).clone(), body, &looked, record).await
-        }));
-        let found = match tokio::time::timeout(self.lookup_timeout, &mut task.0).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => Found::Nothing,
+        });
+        let found = match tokio::time::timeout(self.lookup_timeout, looking).await {
+            Ok(found) => found,
             Err(_) => {
-                self.inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
-                self.inner.failed(true, &"it does not answer in time");
+                inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
+                inner.failed(true, &"it does not answer in time");
                 Found::Nothing
             }
         };

@@ -166,6 +166,8 @@ pub struct Durable {
 
 #[derive(Debug)]
 struct Inner {
+    /// The tier's own: what works behind runs there, whoever has it begun.
+    runtime: Handle,
     backend: Arc<Backend>,
     config: Config,
     names: Names,
@@ -265,6 +267,7 @@ impl Durable {
             Timing { poll: config.poll_interval, announce: config.announce_interval },
         ));
         let inner = Arc::new(Inner {
+            runtime: runtime.clone(),
             backend,
             config: config.clone(),
             names,
@@ -493,7 +496,7 @@ impl Inner {
         self.is_up.send_replace(false);
         warn!("the durable tier counts as down until it answers: {why}");
         let this = Arc::clone(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let name = format!("{}probe", this.names.root());
             loop {
                 tokio::time::sleep(this.config.breaker_pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;

@@ -173,10 +173,11 @@ impl Journal {
         self.is_loaded.load(Ordering::Acquire)
     }
 
-    /// What waits to be written: purges and keys.
+    /// What waits to be written, and would be lost with the process: purges, and in a bucket keys. A directory is
+    /// listed at every start.
     pub fn outstanding(&self) -> u64 {
-        let waiting = self.unannounced.lock().len() as u64 + self.purges.outgoing() as u64;
-        waiting + self.under_way.load(Ordering::Acquire)
+        let keys = if self.backend.is_near() { 0 } else { self.unannounced.lock().len() as u64 };
+        keys + self.purges.outgoing() as u64 + self.under_way.load(Ordering::Acquire)
     }
 
     /// Something was stored for the key with this hash.
