@@ -29,6 +29,7 @@ use crate::store::backend::CheckFailure;
 use crate::store::durable::{self, Durable};
 use crate::store::memory::Memory;
 use crate::store::purge::Purges;
+use crate::store::s3;
 use crate::target::Keys;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -96,6 +97,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         Arc::clone(&metrics),
     );
     let durable = control.block_on(opened).map_err(StartError::Durable)?;
+    if let Some(durable) = &durable {
+        durable.prepare(threads);
+    }
     // Bound last: nobody connects to a Larder that may not come up.
     let (sockets, addresses) = server::bind(&config.server.listen, threads).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?;
@@ -156,6 +160,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
 fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
+        s3::look_from(index);
         if let Err(why) = runtime.block_on(worker.run(sockets)) {
             error!("a worker ended: {why}");
         }

@@ -132,6 +132,13 @@ impl Backend {
         }
     }
 
+    /// Has so many threads look for objects, each of which calls [`super::s3::look_from`].
+    pub fn prepare(&self, threads: usize) {
+        if let Self::S3(store) = self {
+            store.prepare(threads);
+        }
+    }
+
     /// Whether it is on this machine: quick, and free of charge.
     pub fn is_near(&self) -> bool {
         matches!(self, Self::File(_))

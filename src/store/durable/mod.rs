@@ -421,6 +421,11 @@ impl Durable {
         &self.inner.journal
     }
 
+    /// Has so many threads look for objects, each of which calls [`crate::store::s3::look_from`].
+    pub fn prepare(&self, threads: usize) {
+        self.inner.backend.prepare(threads);
+    }
+
     /// What is known of what the tier holds.
     pub fn index(&self) -> &Index {
         &self.inner.index

@@ -6,6 +6,7 @@ mod upload;
 pub use self::lifecycle::Lifecycle;
 pub use self::upload::S3Upload;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -18,11 +19,12 @@ use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
 use aws_sdk_s3::config::{
-    ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    Builder, ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
 };
 use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
+use parking_lot::RwLock;
 
 use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
 use crate::clock::{Clock, Timestamp};
@@ -44,9 +46,22 @@ pub struct S3Config {
 /// A bucket of objects.
 #[derive(Debug)]
 pub struct S3Store {
-    client: Client,
+    /// One for each thread that looks for objects, after the one for all else: each with connections of its
+    /// own, so that no answer has to be handed from the thread that reads it to the one that waits.
+    clients: RwLock<Vec<Client>>,
+    settings: Builder,
     config: S3Config,
     watcher: Arc<Watcher>,
+}
+
+thread_local! {
+    /// Which of the clients this thread uses.
+    static THREAD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// This thread is the one with this number, from 0, of those that look for objects.
+pub fn look_from(thread: usize) {
+    THREAD.set(thread + 1);
 }
 
 /// Sees every request go out, those that the SDK tries again included, and every answer come.
@@ -127,7 +142,7 @@ impl S3Store {
             )
             .load()
             .await;
-        let mut builder = aws_sdk_s3::config::Builder::from(&shared)
+        let mut builder = Builder::from(&shared)
             .force_path_style(config.path_style)
             .interceptor(Watching(Arc::clone(&watcher)))
             // Objects carry their own checksums; the SDK's newer ones are refused by some services.
@@ -136,7 +151,21 @@ impl S3Store {
         if shared.region().is_none() {
             builder = builder.region(Region::new("us-east-1"));
         }
-        Self { client: Client::from_conf(builder.build()), config, watcher }
+        let clients = RwLock::new(vec![Client::from_conf(builder.clone().build())]);
+        Self { clients, settings: builder, config, watcher }
+    }
+
+    /// Has so many threads look for objects that call [`look_from`].
+    pub fn prepare(&self, threads: usize) {
+        let mut clients = self.clients.write();
+        while clients.len() <= threads {
+            clients.push(Client::from_conf(self.settings.clone().build()));
+        }
+    }
+
+    fn client(&self) -> Client {
+        let clients = self.clients.read();
+        clients[THREAD.get().min(clients.len() - 1)].clone()
     }
 
     /// How far the service's clock is ahead of this machine's, in milliseconds, by its last answer.
@@ -146,7 +175,7 @@ impl S3Store {
 
     /// The objects whose names begin with `prefix` and come after `after`: the first page of them.
     pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
-        let listing = self.client.list_objects_v2().bucket(&self.config.bucket).prefix(prefix).max_keys(PAGE);
+        let listing = self.client().list_objects_v2().bucket(&self.config.bucket).prefix(prefix).max_keys(PAGE);
         let listing = if after.is_empty() { listing } else { listing.start_after(after) };
         let page = listing.send().await.map_err(|error| self.config.fault(prefix, &error))?;
         let is_last = !page.is_truncated.unwrap_or(false);
@@ -161,7 +190,7 @@ impl S3Store {
 
     /// Asks the bucket for one name, which fails in the same ways as every later use would.
     pub async fn check(&self) -> Result<(), CheckFailure> {
-        let asked = self.client.list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
+        let asked = self.client().list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
         asked.map(|_| ()).map_err(|error| CheckFailure(self.config.explain(&error)))
     }
 
@@ -229,7 +258,7 @@ impl S3Store {
         name: &str,
         range: Option<String>,
     ) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
-        match self.client.get_object().bucket(&self.config.bucket).key(name).set_range(range).send().await {
+        match self.client().get_object().bucket(&self.config.bucket).key(name).set_range(range).send().await {
             Ok(object) => {
                 let len = object.content_length().and_then(|len| u64::try_from(len).ok());
                 Ok(Some((S3Pieces { stream: object.body, name: name.to_owned() }, len)))
@@ -250,12 +279,12 @@ impl S3Store {
             [one] => one.clone(),
             many => many.concat().into(),
         };
-        put(&self.client, &self.config, name, body).await
+        put(&self.client(), &self.config, name, body).await
     }
 
     /// Deletes the object `name`; it is no error if there is none.
     pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
-        match self.client.delete_object().bucket(&self.config.bucket).key(name).send().await {
+        match self.client().delete_object().bucket(&self.config.bucket).key(name).send().await {
             Err(SdkError::ServiceError(service)) if service.err().code() == Some("NoSuchKey") => Ok(()),
             Err(error) => Err(self.config.fault(name, &error)),
             Ok(_) => Ok(()),
