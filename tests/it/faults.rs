@@ -103,8 +103,13 @@ fn a_record_that_cannot_be_read_counts_as_a_purge_of_everything() {
     let root = std::path::PathBuf::from(place.sets[0].trim_start_matches("durable.url=file:"));
     let journal = root.join("larder-1/j");
     let known = larder.metric("larder_purge_position");
-    let name = std::fs::read_dir(&journal).expect("the journal").next().expect("a record").expect("a name").file_name();
-    let time = name.to_string_lossy().split('-').next().expect("a time").to_owned();
+    let mut time = String::new();
+    eventually("a record is written", || {
+        let names = std::fs::read_dir(&journal).into_iter().flatten().map(|entry| entry.expect("an entry").file_name());
+        let name = names.map(|name| name.to_string_lossy().into_owned()).find(|name| !name.starts_with('.'));
+        time = name.and_then(|name| Some(name.split_once('-')?.0.to_owned())).unwrap_or_default();
+        !time.is_empty()
+    });
     std::fs::write(journal.join(format!("{time}-00000000000000ff")), "nonsense").expect("it is written");
     eventually("it is read", || larder.metric("larder_purge_position") > known);
     assert_eq!(larder.metric("larder_journal_unreadable_total"), 1);
