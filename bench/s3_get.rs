@@ -1,7 +1,8 @@
 //! What an object costs to read with the SDK and nothing else: the floor for a hit from the durable tier.
 //!
-//! `s3-get ENDPOINT BUCKET NAME COUNT CONCURRENCY` reads the object so often, on one thread, and prints the
-//! CPU time of this process for each read, in microseconds.
+//! `s3-get ENDPOINT BUCKET NAME COUNT CONCURRENCY RATE` reads the object so often, on one thread and so many
+//! times a second, and prints the CPU time of this process for each read, in microseconds. At the rate that it
+//! is compared with: a busy process wakes up less often for each read.
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
@@ -20,9 +21,10 @@ fn cpu_micros() -> f64 {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [endpoint, bucket, name, count, concurrency] = &args[..] else {
-        panic!("usage: s3-get ENDPOINT BUCKET NAME COUNT CONCURRENCY")
+    let [endpoint, bucket, name, count, concurrency, rate] = &args[..] else {
+        panic!("usage: s3-get ENDPOINT BUCKET NAME COUNT CONCURRENCY RATE")
     };
+    let rate: f64 = rate.parse().expect("a rate");
     let (count, concurrency): (u64, u64) = (count.parse().expect("a count"), concurrency.parse().expect("a count"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -40,7 +42,12 @@ fn main() {
         let read = |count: u64| {
             let (client, bucket, name) = (client.clone(), bucket.clone(), name.clone());
             async move {
+                #[expect(clippy::cast_precision_loss, reason = "a rate")]
+                let pause = std::time::Duration::from_secs_f64(concurrency as f64 / rate);
+                let mut due = tokio::time::interval(pause);
+                due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 for _ in 0..count {
+                    due.tick().await;
                     let object = client.get_object().bucket(&bucket).key(&name).send().await.expect("an object");
                     assert!(!object.body.collect().await.expect("its body").into_bytes().is_empty());
                 }

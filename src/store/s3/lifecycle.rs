@@ -88,7 +88,7 @@ fn in_words(rule: &LifecycleRule) -> String {
 impl S3Store {
     /// The bucket's rules beside `wanted`, and what installing those would change, a line each.
     async fn compare(&self, wanted: &Lifecycle) -> Result<(Vec<LifecycleRule>, Vec<String>), BackendError> {
-        let asked = self.client().get_bucket_lifecycle_configuration().bucket(&self.config.bucket).send().await;
+        let asked = self.client.get_bucket_lifecycle_configuration().bucket(&self.config.bucket).send().await;
         let present = match asked {
             Ok(present) => present.rules.unwrap_or_default(),
             Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => Vec::new(),
@@ -133,7 +133,7 @@ impl S3Store {
             .set_rules(Some(rules))
             .build()
             .map_err(|error| BackendError(error.to_string()))?;
-        self.client()
+        self.client
             .put_bucket_lifecycle_configuration()
             .bucket(&self.config.bucket)
             .lifecycle_configuration(configuration)
@@ -145,7 +145,7 @@ impl S3Store {
 
     /// Ends uploads of names below `root` that were begun before `before`; how many.
     pub async fn end_uploads(&self, root: &str, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
-        let listed = self.client().list_multipart_uploads().bucket(&self.config.bucket).prefix(root).send().await;
+        let listed = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(root).send().await;
         let listed = match listed {
             Ok(listed) => listed.uploads.unwrap_or_default(),
             // Not every service has this: then its lifecycle rules end them.
@@ -161,7 +161,7 @@ impl S3Store {
                 continue;
             }
             if !is_dry {
-                let abort = self.client().abort_multipart_upload().bucket(&self.config.bucket).key(&key).upload_id(id);
+                let abort = self.client.abort_multipart_upload().bucket(&self.config.bucket).key(&key).upload_id(id);
                 abort.send().await.map_err(|error| self.config.fault(&key, &error))?;
             }
             ended += 1;

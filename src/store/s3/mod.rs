@@ -20,6 +20,7 @@ use aws_sdk_s3::config::interceptors::{
 };
 use aws_sdk_s3::config::{
     Builder, ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
@@ -46,9 +47,11 @@ pub struct S3Config {
 /// A bucket of objects.
 #[derive(Debug)]
 pub struct S3Store {
-    /// One for each thread that looks for objects, after the one for all else: each with connections of its
-    /// own, so that no answer has to be handed from the thread that reads it to the one that waits.
-    clients: RwLock<Vec<Client>>,
+    /// What everything but the looking for small objects is done with.
+    client: Client,
+    /// For that, one for each thread that does it: with connections of its own, so that no answer has to be
+    /// handed from the thread that reads it to the one that waits.
+    lookers: RwLock<Vec<Client>>,
     settings: Builder,
     config: S3Config,
     watcher: Arc<Watcher>,
@@ -56,12 +59,12 @@ pub struct S3Store {
 
 thread_local! {
     /// Which of the clients this thread uses.
-    static THREAD: Cell<usize> = const { Cell::new(0) };
+    static THREAD: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// This thread is the one with this number, from 0, of those that look for objects.
 pub fn look_from(thread: usize) {
-    THREAD.set(thread + 1);
+    THREAD.set(Some(thread));
 }
 
 /// Sees every request go out, those that the SDK tries again included, and every answer come.
@@ -151,21 +154,26 @@ impl S3Store {
         if shared.region().is_none() {
             builder = builder.region(Region::new("us-east-1"));
         }
-        let clients = RwLock::new(vec![Client::from_conf(builder.clone().build())]);
-        Self { clients, settings: builder, config, watcher }
+        let client = Client::from_conf(builder.clone().build());
+        Self { client, lookers: RwLock::default(), settings: builder, config, watcher }
     }
 
     /// Has so many threads look for objects that call [`look_from`].
     pub fn prepare(&self, threads: usize) {
-        let mut clients = self.clients.write();
-        while clients.len() <= threads {
-            clients.push(Client::from_conf(self.settings.clone().build()));
-        }
+        // Whoever looks has a deadline of his own: the SDK need not keep three.
+        let patient = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
+        let settings = self
+            .settings
+            .clone()
+            .timeout_config(patient)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        *self.lookers.write() = (0..threads).map(|_| Client::from_conf(settings.clone().build())).collect();
     }
 
-    fn client(&self) -> Client {
-        let clients = self.clients.read();
-        clients[THREAD.get().min(clients.len() - 1)].clone()
+    /// This thread's own client, if it has one.
+    fn looker(&self) -> Client {
+        let looker = THREAD.get().and_then(|thread| self.lookers.read().get(thread).cloned());
+        looker.unwrap_or_else(|| self.client.clone())
     }
 
     /// How far the service's clock is ahead of this machine's, in milliseconds, by its last answer.
@@ -175,7 +183,7 @@ impl S3Store {
 
     /// The objects whose names begin with `prefix` and come after `after`: the first page of them.
     pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
-        let listing = self.client().list_objects_v2().bucket(&self.config.bucket).prefix(prefix).max_keys(PAGE);
+        let listing = self.client.list_objects_v2().bucket(&self.config.bucket).prefix(prefix).max_keys(PAGE);
         let listing = if after.is_empty() { listing } else { listing.start_after(after) };
         let page = listing.send().await.map_err(|error| self.config.fault(prefix, &error))?;
         let is_last = !page.is_truncated.unwrap_or(false);
@@ -190,13 +198,13 @@ impl S3Store {
 
     /// Asks the bucket for one name, which fails in the same ways as every later use would.
     pub async fn check(&self) -> Result<(), CheckFailure> {
-        let asked = self.client().list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
+        let asked = self.client.list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
         asked.map(|_| ()).map_err(|error| CheckFailure(self.config.explain(&error)))
     }
 
     /// The object `name`, if there is one of at most `limit` bytes.
     pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
-        let Some((mut pieces, len)) = self.open(name).await? else { return Ok(None) };
+        let Some((mut pieces, len)) = self.open(&self.looker(), name, None).await? else { return Ok(None) };
         if len.is_some_and(|len| len > limit) {
             return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
         }
@@ -227,7 +235,7 @@ impl S3Store {
 
     /// The object `name`, piece by piece, if there is one of `len` bytes.
     pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
-        match self.open(name).await? {
+        match self.open(&self.client, name, None).await? {
             None => Ok(None),
             Some((_, Some(actual))) if actual != len => {
                 Err(BackendError(format!("{name} has {actual} bytes instead of {len}")))
@@ -239,7 +247,7 @@ impl S3Store {
     /// The bytes of the object `name` from `first` up to `end`, if there is one that has them.
     pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
         let range = format!("bytes={first}-{}", end.saturating_sub(1));
-        match self.open_range(name, Some(range)).await? {
+        match self.open(&self.client, name, Some(range)).await? {
             None => Ok(None),
             // A service that ignores the range sends the whole.
             Some((_, len)) if len.is_some_and(|len| len != end - first) => {
@@ -249,16 +257,13 @@ impl S3Store {
         }
     }
 
-    async fn open(&self, name: &str) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
-        self.open_range(name, None).await
-    }
-
-    async fn open_range(
+    async fn open(
         &self,
+        client: &Client,
         name: &str,
         range: Option<String>,
     ) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
-        match self.client().get_object().bucket(&self.config.bucket).key(name).set_range(range).send().await {
+        match client.get_object().bucket(&self.config.bucket).key(name).set_range(range).send().await {
             Ok(object) => {
                 let len = object.content_length().and_then(|len| u64::try_from(len).ok());
                 Ok(Some((S3Pieces { stream: object.body, name: name.to_owned() }, len)))
@@ -279,12 +284,12 @@ impl S3Store {
             [one] => one.clone(),
             many => many.concat().into(),
         };
-        put(&self.client(), &self.config, name, body).await
+        put(&self.client, &self.config, name, body).await
     }
 
     /// Deletes the object `name`; it is no error if there is none.
     pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
-        match self.client().delete_object().bucket(&self.config.bucket).key(name).send().await {
+        match self.client.delete_object().bucket(&self.config.bucket).key(name).send().await {
             Err(SdkError::ServiceError(service)) if service.err().code() == Some("NoSuchKey") => Ok(()),
             Err(error) => Err(self.config.fault(name, &error)),
             Ok(_) => Ok(()),

@@ -42,7 +42,7 @@ impl S3Store {
     /// Begins to write the object `name`. Nothing is sent before there is enough for a part.
     pub fn begin(&self, name: &str) -> S3Upload {
         S3Upload {
-            client: self.client(),
+            client: self.client.clone(),
             store: self.config.clone(),
             name: name.to_owned(),
             id: None,
