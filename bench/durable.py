@@ -109,13 +109,13 @@ class Origin:
 
 
 class Bucket(Process):
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, port: int = 0):
         (directory / "bucket").mkdir(parents=True, exist_ok=True)
         read, self.pipe = os.pipe()
         self.name, self.log = "s3", directory / "s3.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [ROOT / "target/release/examples/s3-server", directory],
+                [ROOT / "target/release/examples/s3-server", directory, str(port)],
                 stdin=read, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         os.close(read)
@@ -342,10 +342,11 @@ def faults(options: argparse.Namespace) -> None:
                 down = larder.metric("larder_durable_down")
                 during = ask(larder.port, paths[::-1], 4, time.monotonic() + 2)
                 errors = sum(1 for _, status, _ in found + during if status != 200)
-                if fault == "refused":
-                    after = "not tried"
-                else:
-                    s3.mood("none")
+                with contextlib.ExitStack() as stack:
+                    if fault == "refused":
+                        stack.enter_context(Bucket(options.work / "s3-faults", s3.port))
+                    else:
+                        s3.mood("none")
                     began = time.monotonic()
                     larder.wait("larder_durable_down", 0)
                     settle(larder)

@@ -1,6 +1,6 @@
 //! An S3 server over a directory, for measurements: the protocol is real, nothing is kept in memory.
 //!
-//! `s3-server DIRECTORY` listens on a free port of 127.0.0.1 and prints it, and then a line for each
+//! `s3-server DIRECTORY [PORT]` listens on a port of 127.0.0.1, a free one if none is given, and prints it, and then a line for each
 //! request: method, path, range asked for, and the length of the answer. Each directory in DIRECTORY is
 //! a bucket; key `larder`, secret `secret`. A line on standard input names what goes wrong from then on
 //! (`s3_faults.rs`), or `none`; `delay N` has each answer wait for so many milliseconds.
@@ -47,12 +47,13 @@ fn listen_to(mood: &Arc<Mutex<Mood>>) {
 async fn main() {
     let mood = Arc::new(Mutex::new(Mood { fault: Fault::None, delay: Duration::ZERO }));
     listen_to(&mood);
-    let root = std::env::args().nth(1).expect("usage: s3-server DIRECTORY");
+    let root = std::env::args().nth(1).expect("usage: s3-server DIRECTORY [PORT]");
+    let port = std::env::args().nth(2).map_or(0, |port| port.parse().expect("a port"));
     let files = s3s_fs::FileSystem::new(&root).expect("the directory can be read");
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single("larder", "secret"));
     let service = builder.build();
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
     println!("{}", listener.local_addr().expect("an address").port());
     while let Ok((stream, _)) = listener.accept().await {
         // Or the end of each small answer would wait for the client to say that it has the beginning.

@@ -7,14 +7,15 @@ pub use self::lifecycle::Lifecycle;
 pub use self::upload::S3Upload;
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::endpoint::{DefaultResolver, Endpoint, EndpointFuture, Params, ResolveEndpoint};
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
@@ -65,6 +66,25 @@ thread_local! {
 /// This thread is the one with this number, from 0, of those that look for objects.
 pub fn look_from(thread: usize) {
     THREAD.set(Some(thread));
+}
+
+/// Where one bucket is, worked out once: the rules for that take longer than all else about a small request.
+#[derive(Debug, Default)]
+struct OneEndpoint {
+    rules: DefaultResolver,
+    known: OnceLock<Endpoint>,
+}
+
+impl ResolveEndpoint for OneEndpoint {
+    fn resolve_endpoint<'a>(&'a self, params: &'a Params) -> EndpointFuture<'a> {
+        if let Some(known) = self.known.get() {
+            return EndpointFuture::ready(Ok(known.clone()));
+        }
+        EndpointFuture::new(async move {
+            let found = self.rules.resolve_endpoint(params).await?;
+            Ok(self.known.get_or_init(|| found).clone())
+        })
+    }
 }
 
 /// Sees every request go out, those that the SDK tries again included, and every answer come.
@@ -167,7 +187,8 @@ impl S3Store {
             .clone()
             .timeout_config(patient)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        *self.lookers.write() = (0..threads).map(|_| Client::from_conf(settings.clone().build())).collect();
+        let looker = || Client::from_conf(settings.clone().endpoint_resolver(OneEndpoint::default()).build());
+        *self.lookers.write() = (0..threads).map(|_| looker()).collect();
     }
 
     /// This thread's own client, if it has one.
