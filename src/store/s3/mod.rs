@@ -69,10 +69,17 @@ pub fn look_from(thread: usize) {
 }
 
 /// Where one bucket is, worked out once: the rules for that take longer than all else about a small request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct OneEndpoint {
     rules: DefaultResolver,
     known: OnceLock<Endpoint>,
+}
+
+impl OneEndpoint {
+    fn new() -> Self {
+        // Its default knows of no region.
+        Self { rules: DefaultResolver::new(), known: OnceLock::new() }
+    }
 }
 
 impl ResolveEndpoint for OneEndpoint {
@@ -187,7 +194,7 @@ impl S3Store {
             .clone()
             .timeout_config(patient)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        let looker = || Client::from_conf(settings.clone().endpoint_resolver(OneEndpoint::default()).build());
+        let looker = || Client::from_conf(settings.clone().endpoint_resolver(OneEndpoint::new()).build());
         *self.lookers.write() = (0..threads).map(|_| looker()).collect();
     }
 
