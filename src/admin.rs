@@ -374,18 +374,12 @@ impl Admin {
         match self.proxy.purge(what, is_soft).await {
             Ok(()) => {
                 tokio::time::sleep(wait).await;
-                let purged = match what {
-                    What::Url(url) => json!({"url": url}),
-                    What::Prefix(prefix) => json!({"prefix": prefix}),
-                    What::Tag(tag) => json!({"tag": tag}),
-                    What::All => json!({"all": true}),
-                };
                 // Other processes look that often.
                 let durable = self.proxy.fetcher.store.durable();
                 let elsewhere = durable.map_or(0, |durable| durable.poll_interval().as_millis());
                 json_reply(
                     StatusCode::OK,
-                    &json!({"purged": purged, "soft": is_soft, "elsewhere_within_ms": u64::try_from(elsewhere).unwrap_or(0) }),
+                    &json!({"purged": what.to_json(), "soft": is_soft, "elsewhere_within_ms": u64::try_from(elsewhere).unwrap_or(0) }),
                 )
             }
             Err(PurgeError::Unclear(sentence)) => error(StatusCode::BAD_REQUEST, &sentence),

@@ -10,53 +10,19 @@ use serde_json::{Value, json};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::admin::Config;
+use crate::proxy::What;
 use crate::server::Listen;
 
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// What a purge is asked for, as `POST /purge` takes it.
-#[derive(Clone, Debug)]
-pub enum Purge {
-    /// A URL.
-    Url(String),
-    /// A prefix.
-    Prefix(String),
-    /// A tag.
-    Tag(String),
-    /// Everything.
-    All,
-}
-
-impl Purge {
-    fn to_json(&self, is_soft: bool) -> Value {
-        let mut purge = match self {
-            Self::Url(url) => json!({"url": url}),
-            Self::Prefix(prefix) => json!({"prefix": prefix}),
-            Self::Tag(tag) => json!({"tag": tag}),
-            Self::All => json!({"all": true}),
-        };
-        purge["soft"] = json!(is_soft);
-        purge
-    }
-}
-
-impl std::fmt::Display for Purge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Url(url) => f.write_str(url),
-            Self::Prefix(prefix) => write!(f, "what begins with {prefix}"),
-            Self::Tag(tag) => write!(f, "what is tagged {tag}"),
-            Self::All => f.write_str("everything"),
-        }
-    }
-}
-
 /// Has something purged, and waits for `wait` after that (see [`crate::units`]); an error is one sentence for
 /// the operator.
-pub fn purge(config: &Config, purge: &Purge, is_soft: bool, wait: &str) -> Result<(), String> {
+pub fn purge(config: &Config, what: What<'_>, is_soft: bool, wait: &str) -> Result<(), String> {
     let path = if wait.is_empty() { "/purge".to_owned() } else { format!("/purge?wait={wait}") };
-    ask(config, Method::POST, &path, &purge.to_json(is_soft)).map(|_| ())
+    let mut body = what.to_json();
+    body["soft"] = json!(is_soft);
+    ask(config, Method::POST, &path, &body).map(|_| ())
 }
 
 /// Why a request is, or is not, a hit. `fields` are those of the request, `Name: value` each.

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use larder::admin_client::{self, Purge};
+use larder::admin_client;
 use larder::clock::Clock;
 use larder::config::Config;
+use larder::proxy::What;
 use larder::units::parse_duration;
 use larder::upkeep::{self, Sweep};
 use larder::{app, telemetry};
@@ -208,10 +209,10 @@ impl Signals {
 }
 
 fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
-    let urls = args.urls.iter().cloned().map(Purge::Url);
-    let prefixes = args.prefix.iter().cloned().map(Purge::Prefix);
-    let tags = args.tag.iter().cloned().map(Purge::Tag);
-    let purges = urls.chain(prefixes).chain(tags).chain(args.all.then_some(Purge::All));
+    let urls = args.urls.iter().map(|url| What::Url(url));
+    let prefixes = args.prefix.iter().map(|prefix| What::Prefix(prefix));
+    let tags = args.tag.iter().map(|tag| What::Tag(tag));
+    let purges = urls.chain(prefixes).chain(tags).chain(args.all.then_some(What::All));
     let mut purges = purges.peekable();
     if purges.peek().is_none() {
         eprintln!("larder: what is to be purged? URLs, --prefix, --tag, or --all");
@@ -219,7 +220,7 @@ fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
     }
     let mut code = ExitCode::SUCCESS;
     for purge in purges {
-        match admin_client::purge(&config.admin, &purge, args.soft, &args.wait) {
+        match admin_client::purge(&config.admin, purge, args.soft, &args.wait) {
             Ok(()) => println!("purged {purge}"),
             Err(why) => {
                 eprintln!("larder: {purge}: {why}");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::rfc9111::freshness::LifetimePolicy;
+use crate::rfc9111::freshness::{HEURISTIC_MAX, LifetimePolicy};
 use crate::rules::Rules;
 use crate::store::backend::{Backend, BackendError};
 use crate::store::durable::{MAX_HEAD, place};
@@ -19,14 +19,12 @@ use crate::telemetry::Metrics;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest that a heuristic lifetime gets (RFC 9111 §4.2.2).
-const HEURISTIC: Duration = DAY;
-
 /// After how many days nothing that the configuration speaks of is of use any more: the longest lifetime that it
 /// grants, or `longest`, and `durable.retain`.
 pub fn days(config: &Config, longest: Option<Duration>) -> i32 {
     let rules = config.rules.iter().flat_map(|rule| [rule.timeout, rule.override_timeout]).flatten();
-    let granted = rules.chain([config.cache.default_timeout, HEURISTIC]).chain(longest).max().unwrap_or(HEURISTIC);
+    let heuristic = Duration::from_millis(u64::try_from(HEURISTIC_MAX).unwrap_or(0));
+    let granted = rules.chain([config.cache.default_timeout]).chain(longest).fold(heuristic, Duration::max);
     let whole = granted.saturating_add(config.durable.retain).as_secs().div_ceil(DAY.as_secs());
     // Another one, since services round.
     i32::try_from(whole.saturating_add(1)).unwrap_or(i32::MAX)

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use http::header::HeaderMap;
-use http::{HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::Proxy;
+use super::purge::Url;
 use crate::clock::Timestamp;
 use crate::passes::Pass;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::{Freshness, LifetimeSource};
-use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::validation;
 use crate::rules::Resolved;
@@ -81,22 +82,13 @@ impl Story {
 impl Proxy {
     /// Tells why a request is, or would not be, a hit. An error says what is wrong with the question.
     pub async fn explain(&self, question: Question<'_>) -> Result<Value, String> {
-        let wrong = || {
-            format!(
-                "\"{}\" is no absolute http or https URL; write it as clients see it: http://host/path",
-                question.url
-            )
-        };
-        let uri: Uri = question.url.parse().map_err(|_| wrong())?;
-        let scheme = ["http", "https"].into_iter().find(|scheme| uri.scheme_str() == Some(scheme)).ok_or_else(wrong)?;
-        let authority = uri.authority().and_then(|authority| normal_authority(authority.as_str(), scheme));
-        let authority = authority.ok_or_else(wrong)?.into_owned();
-        let method = Method::from_bytes(question.method.as_bytes()).map_err(|_| "that is no method".to_owned())?;
-        let path = if uri.path().is_empty() { "/" } else { uri.path() };
-        let rule = self.keys.rules.matching(path);
-        let exact = self.keys.key(scheme, &authority, path, uri.query());
+        let Url { scheme, authority, path, query } = Url::read(question.url)?;
+        let method = Method::from_bytes(question.method.as_bytes())
+            .map_err(|_| format!("\"{}\" is no method; write GET or another", question.method))?;
+        let rule = self.keys.rules.matching(&path);
+        let exact = self.keys.key(scheme, &authority, &path, query.as_deref());
         let mut story = Story { lines: Vec::new(), data: json!({}) };
-        tell_key(&mut story, &exact, uri.query());
+        tell_key(&mut story, &exact, query.as_deref());
         self.tell_rule(&mut story, rule);
         let searched = self.fetcher.searches.key(&exact);
         if searched.is_some() {

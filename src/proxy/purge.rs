@@ -1,8 +1,9 @@
 //! Purges: what an operator, or the application, says is no longer to be served.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use http::Uri;
+use serde_json::{Value, json};
 
 use super::Proxy;
 use crate::rfc9111::key::{CacheKey, normal_authority};
@@ -21,6 +22,29 @@ pub enum What<'a> {
     Tag(&'a str),
     /// Everything.
     All,
+}
+
+impl What<'_> {
+    /// As `POST /purge` takes it.
+    pub fn to_json(self) -> Value {
+        match self {
+            Self::Url(url) => json!({"url": url}),
+            Self::Prefix(prefix) => json!({"prefix": prefix}),
+            Self::Tag(tag) => json!({"tag": tag}),
+            Self::All => json!({"all": true}),
+        }
+    }
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(url),
+            Self::Prefix(prefix) => write!(f, "what begins with {prefix}"),
+            Self::Tag(tag) => write!(f, "what is tagged {tag}"),
+            Self::All => f.write_str("everything"),
+        }
+    }
 }
 
 /// Why a purge was not done.
@@ -76,11 +100,8 @@ impl Proxy {
             }
             What::Tag(tag) => vec![purge(Target::Tag(tag.to_owned()))],
             What::Url(url) => {
-                let key = self.key_of(url).ok_or_else(|| {
-                    PurgeError::Unclear(format!(
-                        "\"{url}\" is no absolute http or https URL; write it as clients see it: http://host/path"
-                    ))
-                })?;
+                let Url { scheme, authority, path, query } = Url::read(url).map_err(PurgeError::Unclear)?;
+                let key = self.keys.key(scheme, &authority, &path, query.as_deref());
                 let searched = key.path_hash().map(|hash| purge(Target::Url(hash)));
                 let of_url = (Purge { target: Target::Url(key.hash()), is_soft }, Some(key));
                 searched.into_iter().chain([of_url]).collect()
@@ -95,14 +116,29 @@ impl Proxy {
             }
         })
     }
+}
 
-    /// The key of an absolute URL.
-    pub fn key_of(&self, url: &str) -> Option<CacheKey> {
-        let url: Uri = escaped(url).parse().ok()?;
-        let scheme = scheme_of(url.scheme_str()?)?;
-        let authority = normal_authority(url.authority()?.as_str(), scheme)?;
-        let path = if url.path().is_empty() { "/" } else { url.path() };
-        Some(self.keys.key(scheme, &authority, path, url.query()))
+/// An absolute URL that an operator names, in the spelling of keys.
+pub(super) struct Url {
+    pub(super) scheme: &'static str,
+    pub(super) authority: String,
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+}
+
+impl Url {
+    /// An error says what it should be.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let read = || {
+            let uri: Uri = escaped(text).parse().ok()?;
+            let scheme = scheme_of(uri.scheme_str()?)?;
+            let authority = normal_authority(uri.authority()?.as_str(), scheme)?.into_owned();
+            let path = if uri.path().is_empty() { "/" } else { uri.path() }.to_owned();
+            Some(Self { scheme, authority, path, query: uri.query().map(str::to_owned) })
+        };
+        read().ok_or_else(|| {
+            format!("\"{text}\" is no absolute http or https URL; write it as clients see it: http://host/path")
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 const HEURISTIC_DIVISOR: i64 = 10;
 
 /// No heuristic lifetime is longer: one day, in milliseconds.
-const HEURISTIC_MAX: i64 = 24 * 3600 * 1000;
+pub const HEURISTIC_MAX: i64 = 24 * 3600 * 1000;
 
 /// What the configuration says of freshness; durations in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

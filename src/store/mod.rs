@@ -218,8 +218,10 @@ impl Store {
     fn use_again(&self, stored: &Arc<StoredResponse>) {
         let head = &stored.head;
         let Some(durable) = self.durable.as_ref().filter(|durable| durable.has_room(stored.weight())) else { return };
-        let is_enough = durable.admit(head.key.hash(), durable.requests_for(stored)) == Verdict::Admitted;
-        if is_enough && head.marks.awaits_uses.swap(false, Ordering::AcqRel) {
+        let verdict = durable.admit(head.key.hash(), durable.requests_for(stored));
+        // Where the budget is spent, it is no more asked for this one.
+        let is_settled = verdict != Verdict::TooFewUses && head.marks.awaits_uses.swap(false, Ordering::AcqRel);
+        if is_settled && verdict == Verdict::Admitted {
             let record =
                 head.variant.as_ref().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
             // A variant that no record leads to any more is no use.

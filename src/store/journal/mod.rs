@@ -58,6 +58,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_PURGES: usize = 4096;
 const MAX_KEYS: usize = 65_536;
 
+/// The most keys that wait to be announced while the journal can't be written.
+const MAX_UNANNOUNCED: usize = 1 << 20;
+
 /// The most bytes of a record and of a snapshot.
 const MAX_RECORD: u64 = 64 << 20;
 const MAX_SNAPSHOT: u64 = 2 << 30;
@@ -183,7 +186,12 @@ impl Journal {
     /// Something was stored for the key with this hash.
     pub fn announce(&self, hash: u128) {
         self.index.insert(hash);
-        self.unannounced.lock().push(Print::of(hash));
+        let mut unannounced = self.unannounced.lock();
+        // What nobody hears of costs a request to the application.
+        if unannounced.len() < MAX_UNANNOUNCED {
+            unannounced.push(Print::of(hash));
+        }
+        drop(unannounced);
         self.hurry(Urgency::Announcement);
     }
 
