@@ -80,9 +80,7 @@ impl Purge {
     pub fn hard(target: Target) -> Self {
         Self { target, is_soft: false }
     }
-}
 
-impl Purge {
     /// Whether what memory has of it is removed when it comes, so that nothing is to be compared with it.
     fn removes_at_once(&self) -> bool {
         matches!(self, Self { target: Target::Url(_), is_soft: false })
@@ -168,6 +166,10 @@ impl<K: Clone + Eq + Hash> Targets<K> {
             }
         }
         (before, forgotten)
+    }
+
+    fn of_mut(&mut self, target: &K) -> impl Iterator<Item = &mut Mark> {
+        self.marks.get_mut(target).into_iter().flatten()
     }
 
     fn of(&self, target: &K) -> &[Mark] {
@@ -336,12 +338,12 @@ impl Purges {
         let is_seen = purge.removes_at_once();
         let arrival = self.last.load(Ordering::Acquire) + 1;
         let mark = Mark { arrival, time, maker: self.maker, is_soft: purge.is_soft };
-        let before = state.note(&purge.target, mark);
+        let before = state.note(&Kept::from(&purge.target), mark);
         if is_shared && state.is_written {
             if state.outgoing.len() >= MAX_OUTGOING {
                 warn!("too many purges wait to be written: everything counts as purged instead");
                 let all = Mark { is_soft: false, ..mark };
-                state.note(&Target::All, all);
+                state.note(&Kept::All, all);
                 state.outgoing = vec![Outgoing { purge: Purge::hard(Target::All), time, arrival }];
             } else {
                 state.outgoing.push(Outgoing { purge, time, arrival });
@@ -356,12 +358,12 @@ impl Purges {
     pub fn learn(&self, purge: &Purge, time: JournalTime, maker: u64) -> bool {
         let mut state = self.state.write();
         state.latest = state.latest.max(time);
-        if state.is_known(purge, time, maker) {
+        let arrival = self.last.load(Ordering::Acquire) + 1;
+        let (kept, mark) = (Kept::from(&purge.target), Mark { arrival, time, maker, is_soft: purge.is_soft });
+        if state.has(&kept, &mark) {
             return false;
         }
-        let arrival = self.last.load(Ordering::Acquire) + 1;
-        let mark = Mark { arrival, time, maker, is_soft: purge.is_soft };
-        state.note(&purge.target, mark);
+        state.note(&kept, mark);
         self.publish(arrival, purge.removes_at_once());
         true
     }
@@ -546,7 +548,7 @@ impl Purges {
                 continue;
             }
             arrival += 1;
-            state.keep(kept, Mark { arrival, ..*mark });
+            state.note(kept, Mark { arrival, ..*mark });
         }
         for (maker, time) in &remembered.makers {
             state.know(*maker, *time);
@@ -591,14 +593,29 @@ pub enum Kept {
     PrefixFloor,
 }
 
+impl From<&Target> for Kept {
+    fn from(target: &Target) -> Self {
+        match target {
+            Target::Url(hash) => Self::Url(*hash),
+            Target::Tag(tag) => Self::Tag(hash_of(tag)),
+            Target::Prefix(prefix) => Self::Prefix(prefix.clone()),
+            Target::All => Self::All,
+        }
+    }
+}
+
 impl State {
     /// Notes a mark; the arrival of the last one of the same URL before it.
-    fn note(&mut self, target: &Target, mark: Mark) -> Option<u64> {
-        match target {
-            Target::Url(hash) => return self.note_url(*hash, mark),
-            Target::Tag(tag) => self.note_tag(hash_of(tag), mark),
-            Target::Prefix(prefix) => self.note_prefix(prefix, mark),
-            Target::All => add(&mut self.all, mark),
+    fn note(&mut self, kept: &Kept, mark: Mark) -> Option<u64> {
+        match kept {
+            Kept::Url(hash) => return self.note_url(*hash, mark),
+            Kept::Tag(hash) => self.note_tag(*hash, mark),
+            Kept::Prefix(prefix) => self.note_prefix(prefix, mark),
+            Kept::All => add(&mut self.all, mark),
+            Kept::OldUrls => raise(&mut self.floors.old_urls, mark),
+            Kept::UrlFloor => raise(&mut self.floors.any_urls, mark),
+            Kept::TagFloor => raise(&mut self.floors.tags, mark),
+            Kept::PrefixFloor => raise(&mut self.floors.prefixes, mark),
         }
         None
     }
@@ -647,18 +664,7 @@ impl State {
         }
     }
 
-    fn is_known(&self, purge: &Purge, time: JournalTime, maker: u64) -> bool {
-        let soft = purge.is_soft;
-        match &purge.target {
-            Target::Url(hash) => self.urls.is_known(hash, time, maker, soft),
-            Target::Tag(tag) => self.tags.is_known(&hash_of(tag), time, maker, soft),
-            Target::Prefix(prefix) => {
-                self.prefixes.iter().any(|(other, mark)| other == prefix && is_among(&[*mark], time, maker, soft))
-            }
-            Target::All => is_among(&self.all, time, maker, soft),
-        }
-    }
-
+    /// Whether a mark, or one that leaves nothing to it, is noted already.
     fn has(&self, kept: &Kept, mark: &Mark) -> bool {
         let Mark { time, maker, is_soft, .. } = *mark;
         let above = |floor: Option<Mark>| floor.is_some_and(|floor| floor.time >= time && floor.is_as_hard_as(mark));
@@ -673,19 +679,6 @@ impl State {
             Kept::UrlFloor => above(self.floors.any_urls),
             Kept::TagFloor => above(self.floors.tags),
             Kept::PrefixFloor => above(self.floors.prefixes),
-        }
-    }
-
-    fn keep(&mut self, kept: &Kept, mark: Mark) {
-        match kept {
-            Kept::All => add(&mut self.all, mark),
-            Kept::Prefix(prefix) => self.note_prefix(prefix, mark),
-            Kept::Tag(hash) => self.note_tag(*hash, mark),
-            Kept::Url(hash) => drop(self.note_url(*hash, mark)),
-            Kept::OldUrls => raise(&mut self.floors.old_urls, mark),
-            Kept::UrlFloor => raise(&mut self.floors.any_urls, mark),
-            Kept::TagFloor => raise(&mut self.floors.tags, mark),
-            Kept::PrefixFloor => raise(&mut self.floors.prefixes, mark),
         }
     }
 
@@ -716,19 +709,15 @@ impl State {
             let old = outgoing.time;
             outgoing.time = time;
             let is_it = |mark: &&mut Mark| mark.maker == maker && mark.time == old;
-            match &outgoing.purge.target {
-                Target::Url(hash) => {
-                    self.urls.marks.get_mut(hash).into_iter().flatten().filter(is_it).for_each(|m| m.time = time);
+            match Kept::from(&outgoing.purge.target) {
+                Kept::Url(hash) => self.urls.of_mut(&hash).filter(is_it).for_each(|mark| mark.time = time),
+                Kept::Tag(hash) => self.tags.of_mut(&hash).filter(is_it).for_each(|mark| mark.time = time),
+                Kept::Prefix(prefix) => {
+                    let of = self.prefixes.iter_mut().filter(|(other, _)| *other == prefix).map(|(_, mark)| mark);
+                    of.filter(is_it).for_each(|mark| mark.time = time);
                 }
-                Target::Tag(tag) => {
-                    let marks = self.tags.marks.get_mut(&hash_of(tag));
-                    marks.into_iter().flatten().filter(is_it).for_each(|m| m.time = time);
-                }
-                Target::Prefix(prefix) => {
-                    let of = self.prefixes.iter_mut().filter(|(other, _)| other == prefix).map(|(_, mark)| mark);
-                    of.filter(is_it).for_each(|m| m.time = time);
-                }
-                Target::All => self.all.iter_mut().filter(is_it).for_each(|m| m.time = time),
+                // No purge is of what is forgotten.
+                _ => self.all.iter_mut().filter(is_it).for_each(|mark| mark.time = time),
             }
         }
         if !purges.is_empty() {
