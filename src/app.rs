@@ -116,6 +116,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         unattended: Semaphore::new(MAX_UNATTENDED),
         budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
         memory: config.memory.clone(),
+        surrogate_control: config.cache.targets.surrogate_control,
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
         tunnels: TaskTracker::new(),

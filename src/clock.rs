@@ -59,6 +59,14 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+impl From<Timestamp> for SystemTime {
+    fn from(Timestamp(millis): Timestamp) -> Self {
+        let distance = Duration::from_millis(millis.unsigned_abs());
+        let moment = if millis < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+        moment.unwrap_or(UNIX_EPOCH)
+    }
+}
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:03}", self.as_secs(), self.0.rem_euclid(1000))

@@ -1,10 +1,12 @@
 //! What becomes of a request's fields on the way to the origin: hop-by-hop fields out, `Via` and
 //! the `X-Forwarded` fields in, `Host` as configured.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use crate::rfc9111::fields;
 
@@ -57,34 +59,56 @@ pub fn original<'a>(peer: &Peer, request: &'a HeaderMap) -> Original<'a> {
     Original { scheme, host }
 }
 
-/// Makes the fields of a client's request those of the request to the origin. `host` is the value
-/// of `Host`, `scheme` and `original_host` what the client used.
-pub fn to_origin(request: &HeaderMap, peer: &Peer, scheme: &'static str, original_host: &str, host: &str) -> HeaderMap {
-    let mut fields = request.clone();
-    let takes_trailers = fields::has_member(request, &header::TE, "trailers");
-    fields::remove_hop_by_hop(&mut fields);
-    if takes_trailers {
-        // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
-        fields.insert(header::TE, HeaderValue::from_static("trailers"));
-        fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
-    }
-    // The expectation was of this server, which meets it when it reads the body.
-    fields.remove(header::EXPECT);
-    if !peer.trusted {
-        remove_claims(&mut fields);
-    }
-    append_client(&mut fields, peer);
-    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    set(&mut fields, X_FORWARDED_HOST, original_host);
-    set(&mut fields, header::HOST, host);
-    append_via(&mut fields);
-    fields
+/// What the origin is told of a request besides what its client said.
+#[derive(Clone, Copy, Debug)]
+pub struct Onward<'a> {
+    /// Who sent it.
+    pub peer: &'a Peer,
+    /// The scheme that the client used.
+    pub scheme: &'a str,
+    /// The host that the client asked.
+    pub authority: &'a str,
+    /// `upstream.host`, where the origin is to see another.
+    pub host: Option<&'a str>,
+    /// Whether `Surrogate-Control` is listened to.
+    pub surrogate_control: bool,
 }
+
+impl Onward<'_> {
+    /// Makes the fields of a client's request those of the request to the origin.
+    pub fn fields(self, mut fields: HeaderMap) -> HeaderMap {
+        let takes_trailers = fields::has_member(&fields, &header::TE, "trailers");
+        fields::remove_hop_by_hop(&mut fields);
+        if takes_trailers {
+            // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
+            fields.insert(header::TE, HeaderValue::from_static("trailers"));
+            fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        // The expectation was of this server, which meets it when it reads the body.
+        fields.remove(header::EXPECT);
+        if !self.peer.trusted {
+            remove_claims(&mut fields);
+        }
+        append_client(&mut fields, self.peer);
+        set(&mut fields, X_FORWARDED_PROTO, self.scheme);
+        set(&mut fields, X_FORWARDED_HOST, self.authority);
+        set(&mut fields, header::HOST, self.host.unwrap_or(self.authority));
+        append_via(&mut fields);
+        if self.surrogate_control {
+            fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+        }
+        fields
+    }
+}
+
+/// Tells the origin that `Surrogate-Control` is listened to, and by which name.
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
 
 /// Fields with which proxies describe the client. From anyone else they are claims, and
 /// applications that believe them can be led to answer for another host or path.
 fn remove_claims(fields: &mut HeaderMap) {
-    let claims: Vec<HeaderName> = fields.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    let claims: SmallVec<[HeaderName; 4]> = fields.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
         fields.remove(name);
     }
@@ -92,10 +116,10 @@ fn remove_claims(fields: &mut HeaderMap) {
 
 fn is_claim(name: &str) -> bool {
     // CGI and WSGI write hyphens as underscores, so that both spellings are one field to them.
-    let name = name.replace('_', "-");
+    let name = if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
     name.starts_with("x-forwarded")
         || matches!(
-            name.as_str(),
+            &*name,
             "forwarded"
                 | "x-real-ip"
                 | "x-client-ip"
@@ -157,6 +181,10 @@ mod tests {
         Peer::new(Some("10.0.0.9".parse().expect("an address")), &proxies)
     }
 
+    fn onward<'a>(peer: &'a Peer, scheme: &'a str, authority: &'a str, host: Option<&'a str>) -> Onward<'a> {
+        Onward { peer, scheme, authority, host, surrogate_control: false }
+    }
+
     const CLAIMS: &[(&str, &str)] = &[
         ("x-forwarded-for", "1.2.3.4"),
         ("x-forwarded-proto", "https"),
@@ -173,7 +201,7 @@ mod tests {
     fn claims_of_strangers_are_replaced() {
         let peer = peer("");
         assert_eq!(original(&peer, &map(CLAIMS)), Original { scheme: "http", host: None });
-        let fields = to_origin(&map(CLAIMS), &peer, "http", "site.example", "site.example");
+        let fields = onward(&peer, "http", "site.example", None).fields(map(CLAIMS));
         let mut expected = map(&[
             ("x-forwarded-for", "10.0.0.9"),
             ("x-forwarded-proto", "http"),
@@ -193,7 +221,7 @@ mod tests {
         let request = map(CLAIMS);
         let original = original(&peer, &request);
         assert_eq!(original, Original { scheme: "https", host: Some("evil.example") });
-        let fields = to_origin(&request, &peer, original.scheme, "evil.example", "inner");
+        let fields = onward(&peer, original.scheme, "evil.example", Some("inner")).fields(request.clone());
         assert_eq!(fields["x-forwarded-for"], "1.2.3.4, 10.0.0.9");
         assert_eq!(fields["x-forwarded-proto"], "https");
         assert_eq!(fields["x-forwarded-prefix"], "/admin");

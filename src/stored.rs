@@ -475,14 +475,16 @@ impl VaryRecord {
     }
 }
 
+/// The fields that every response gets besides those that are stored.
+const ADDED: usize = 2;
+
 /// Copies the field values into one buffer of their own size. Values as they come from the
 /// network share the buffer that they were read into, which is many times larger. Trailers are not
 /// stored, and neither is what announces them.
 fn compact(fields: &HeaderMap, hidden: &TagFields) -> HeaderMap {
     let text: Vec<u8> = stored_fields(fields, hidden).flat_map(|(_, value)| value.as_bytes()).copied().collect();
     let text = Bytes::from(text);
-    // With room for the two fields that every response gets besides.
-    let mut compacted = HeaderMap::with_capacity(fields.keys_len() + 2);
+    let mut compacted = HeaderMap::with_capacity(fields.keys_len() + ADDED);
     let mut at = 0;
     for (name, value) in stored_fields(fields, hidden) {
         let end = at + value.len();

@@ -17,13 +17,18 @@ use crate::rules::{Resolved, Rules};
 pub struct Target<'a> {
     /// The scheme that the client used.
     pub scheme: &'static str,
-    /// The host, as it enters the key, and as the origin is told: a spelling of one client's own must
-    /// not come back in a page that others get.
-    pub authority: String,
     /// The key of its URI.
     pub key: CacheKey,
     /// What the configuration says of its path.
     pub rule: &'a Resolved,
+}
+
+impl Target<'_> {
+    /// The host, as it is in the key, and as the origin is told: a spelling of one client's own must
+    /// not come back in a page that others get.
+    pub fn authority(&self) -> &str {
+        self.key.parts().map_or("", |parts| parts.authority)
+    }
 }
 
 /// Makes keys.
@@ -91,7 +96,7 @@ impl Keys {
         let path = request.uri().path();
         let rule = self.rules.matching(path);
         let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
-        Ok(Target { scheme: original.scheme, authority: authority.into_owned(), key, rule })
+        Ok(Target { scheme: original.scheme, key, rule })
     }
 
     /// The key of a URI.

@@ -24,6 +24,7 @@ use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
 use crate::fill::{Budget, Fill, FillReader, FillWriter};
 use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedBody, Source, Watch};
+use crate::forwarding::{Onward, Peer};
 use crate::passes::{Pass, Passes, Recent};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
@@ -51,16 +52,19 @@ pub struct Plan {
     /// The key of its URI to the byte; another than `key` where the origin said that some
     /// differences between queries do not matter.
     pub exact: CacheKey,
-    /// The fields as the client sent them: what selects a variant and decides on storing.
-    pub client_fields: HeaderMap,
+    /// What the client asked for, as far as the cache goes: what selects a variant and decides on storing.
+    pub client_fields: Arc<HeaderMap>,
+    /// The fields as the client sent them, its preconditions and range among them: the origin is asked
+    /// with these, and what is made of them on the way.
+    pub sent_fields: Arc<HeaderMap>,
+    /// Who the client is.
+    pub peer: Peer,
     /// The client's own directives, as far as they count.
     pub directives: CacheControl,
     /// The method to ask with.
     pub method: Method,
     /// Path and query to ask for.
     pub uri: Uri,
-    /// The fields to ask with; the client's preconditions and range among them.
-    pub origin_fields: HeaderMap,
     /// What the configuration says of storing.
     pub policy: Arc<StoragePolicy>,
     /// Whether the durable tier may keep it.
@@ -218,6 +222,8 @@ pub struct Fetcher {
     pub budget: Arc<Budget>,
     /// `[memory]`
     pub memory: memory::Config,
+    /// Whether the origin is told that `Surrogate-Control` is listened to.
+    pub surrogate_control: bool,
     /// Whether an expired durable object is deleted when it is found.
     pub purge_expired_on_read: bool,
     /// Every task that outlives its client.
@@ -427,7 +433,7 @@ impl Fetcher {
         if plan.validate.is_some() {
             return self.from_origin(plan, position, None).await.0;
         }
-        self.ask(&plan, plan.origin_fields.clone(), body, position, None).await.0
+        self.ask(&plan, self.origin_fields(&plan), body, position, None).await.0
     }
 
     /// Notes that a part of a response was read from the durable tier. One that fits into memory is taken
@@ -572,7 +578,7 @@ impl Fetcher {
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
-        let mut origin_fields = plan.origin_fields.clone();
+        let mut origin_fields = self.origin_fields(&plan);
         match (&plan.validate, &plan.part) {
             (Some(stored), _) if stored.head.parts.is_some() => {
                 let head = &stored.head;
@@ -628,7 +634,7 @@ impl Fetcher {
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
-        let mut whole = plan.origin_fields.clone();
+        let mut whole = self.origin_fields(plan);
         validation::remove_preconditions(&mut whole);
         let request_time = self.clock.now();
         match self.ask_origin(plan, whole, RequestBody::Empty).await {
@@ -687,6 +693,19 @@ impl Fetcher {
             plan.errand
         };
         self.send(OriginRequest { method, uri, fields: origin_fields, body, interim, errand }).await
+    }
+
+    /// The fields to ask the origin with, the client's preconditions and range among them.
+    fn origin_fields(&self, plan: &Plan) -> HeaderMap {
+        let parts = plan.exact.parts();
+        let (scheme, authority) = parts.map_or(("http", ""), |parts| (parts.scheme, parts.authority));
+        self.onward(&plan.peer, scheme, authority).fields((*plan.sent_fields).clone())
+    }
+
+    /// What the origin is told of a request.
+    pub fn onward<'a>(&'a self, peer: &'a Peer, scheme: &'a str, authority: &'a str) -> Onward<'a> {
+        let host = self.upstream.config().host.as_deref();
+        Onward { peer, scheme, authority, host, surrogate_control: self.surrogate_control }
     }
 
     /// Sends a request to the origin, and takes the fields of the connection out of the answer.

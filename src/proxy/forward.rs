@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Caller, Proxy};
+use super::{Caller, Proxy, plan};
 use crate::body::ResponseBody;
 use crate::fetch::clean_response;
 use crate::request_body::Fault;
@@ -50,10 +50,11 @@ impl Proxy {
             Ok(body) => body,
             Err(fault) => return refused(&refuse_body(fault)),
         };
+        let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
         let request = OriginRequest {
             method: parts.method.clone(),
             uri: origin_form(&parts.uri),
-            fields: self.origin_fields(caller.peer, target, &parts.headers),
+            fields: onward.fields(parts.headers.clone()),
             body,
             interim: caller.interim(parts.version),
             errand: Errand::Client,
@@ -72,7 +73,7 @@ impl Proxy {
             && self.is_for_get(target, &parts, &response)
         {
             let asked = Request::from_parts(parts, ());
-            let plan = self.plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+            let plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
             if let Ok(tags) = plan.tags_of(response.headers())
                 && !self.fetcher.store.are_purged(&tags, position)
             {
@@ -95,7 +96,7 @@ impl Proxy {
         let this = Arc::clone(self);
         let changed = Changed {
             scheme: target.scheme,
-            authority: target.authority.clone(),
+            authority: target.authority().to_owned(),
             key: target.key.clone(),
             path: parts.uri.path().to_owned(),
         };
@@ -135,7 +136,7 @@ impl Proxy {
         request.method == Method::POST
             && response.status() == StatusCode::OK
             && governing(fields, &self.cache.targets, self.fetcher.clock.now()).states_lifetime(fields)
-            && invalidation::answers_get(fields, target.scheme, &target.authority, uri.path(), uri.query())
+            && invalidation::answers_get(fields, target.scheme, target.authority(), uri.path(), uri.query())
     }
 
     /// RFC 9111 §4.4, RFC 9875 §3: what a successful unsafe request, sent at `position`, changed is no
@@ -190,7 +191,8 @@ impl Proxy {
     ) -> Answer {
         let client = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let mut fields = self.origin_fields(caller.peer, target, &parts.headers);
+        let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
+        let mut fields = onward.fields(parts.headers.clone());
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -11,15 +11,15 @@ pub use self::purge::{PurgeError, What};
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{HeaderName, Method, Request, Response, Version};
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
-use crate::forwarding::{self, Peer};
+use crate::forwarding::Peer;
 use crate::interim::{Interim, Outlet};
 use crate::passes::Pass;
 use crate::request_body::Limits;
@@ -160,7 +160,7 @@ impl Proxy {
         if self.fetcher.budget.held() >= self.max_buffered {
             return overloaded();
         }
-        let mut plan = Box::new(self.plan(caller, target, request, directives, missed.fwd));
+        let mut plan = Box::new(plan(caller, target, request, directives, missed.fwd));
         match missed.fwd {
             Fwd::Partial => plan.part = missed.stored,
             _ => plan.validate = missed.stored,
@@ -240,8 +240,9 @@ impl Proxy {
             return answer;
         }
         // Asked alone after all, it asks for its range.
-        plan.client_fields.remove(header::RANGE);
-        plan.client_fields.remove(header::IF_RANGE);
+        let fields = Arc::make_mut(&mut plan.client_fields);
+        fields.remove(header::RANGE);
+        fields.remove(header::IF_RANGE);
         self.fly(request, plan).await
     }
 
@@ -273,56 +274,12 @@ impl Proxy {
         }
         let variant = stored.head.variant.as_ref().map_or(0, |variant| key.variant_hash(&variant.selector));
         if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
-            let plan = self.plan(caller, target, request, directives.clone(), Fwd::Stale);
+            let plan = plan(caller, target, request, directives.clone(), Fwd::Stale);
             // The client has its answer: interim responses are nobody's.
             let validate = Some(Arc::clone(stored));
             let errand = Errand::Background;
             self.fetcher.launch(Plan { key, validate, interim: None, errand, ..plan }, landing, None);
         }
-    }
-
-    fn plan<B>(
-        &self,
-        caller: &Caller<'_>,
-        target: &Target<'_>,
-        request: &Request<B>,
-        directives: CacheControl,
-        fwd: Fwd,
-    ) -> Plan {
-        let rule = &target.rule.rule;
-        Plan {
-            key: target.key.clone(),
-            exact: target.key.clone(),
-            client_fields: request.headers().clone(),
-            directives,
-            method: request.method().clone(),
-            uri: origin_form(request.uri()),
-            origin_fields: self.origin_fields(caller.peer, target, request.headers()),
-            policy: Arc::clone(&target.rule.policy),
-            durability: rule.durability,
-            collapse: rule.collapse,
-            ranges: rule.ranges,
-            asked_durable: false,
-            tags: rule.tags.clone(),
-            fwd,
-            validate: None,
-            part: None,
-            replaced: None,
-            head_of: None,
-            known: None,
-            interim: caller.interim(request.version()),
-            errand: Errand::Client,
-            tier: Tier::Memory,
-        }
-    }
-
-    fn origin_fields(&self, peer: &Peer, target: &Target<'_>, request: &HeaderMap) -> HeaderMap {
-        let host = self.fetcher.upstream.config().host.as_deref().unwrap_or(&target.authority);
-        let mut fields = forwarding::to_origin(request, peer, target.scheme, &target.authority, host);
-        if self.cache.targets.surrogate_control {
-            fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
-        }
-        fields
     }
 
     fn directives(&self, request: &HeaderMap) -> CacheControl {
@@ -335,9 +292,36 @@ impl Proxy {
     }
 }
 
-/// Tells the origin that `Surrogate-Control` is listened to, and by which name.
-const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
-const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
+/// What is to be fetched for a request, because of `fwd`.
+fn plan<B>(caller: &Caller<'_>, target: &Target<'_>, request: &Request<B>, directives: CacheControl, fwd: Fwd) -> Plan {
+    let rule = &target.rule.rule;
+    let fields = Arc::new(request.headers().clone());
+    Plan {
+        key: target.key.clone(),
+        exact: target.key.clone(),
+        client_fields: Arc::clone(&fields),
+        sent_fields: fields,
+        peer: *caller.peer,
+        directives,
+        method: request.method().clone(),
+        uri: origin_form(request.uri()),
+        policy: Arc::clone(&target.rule.policy),
+        durability: rule.durability,
+        collapse: rule.collapse,
+        ranges: rule.ranges,
+        asked_durable: false,
+        tags: rule.tags.clone(),
+        fwd,
+        validate: None,
+        part: None,
+        replaced: None,
+        head_of: None,
+        known: None,
+        interim: caller.interim(request.version()),
+        errand: Errand::Client,
+        tier: Tier::Memory,
+    }
+}
 
 /// Why memory does not answer a request, and the stored response that is not enough.
 struct Missed {

@@ -5,7 +5,7 @@
 //! All integers are little-endian; a *string* is a `u32` length and that many bytes.
 //!
 //! ```text
-//! "LRDR"  version u8 = 2  kind u8  zero u16  head length u32  head checksum u64  head  body
+//! "LRDR"  version u8 = 3  kind u8  zero u16  head length u32  head checksum u64  head  body
 //! kind 0, a response: key string, nominated names (u16 count, strings), selector string,
 //!         status u16, request time i64 ms, response time i64 ms,
 //!         what was known of purges: until u64, u16 count, each the maker u64 and its last time u64,
@@ -34,17 +34,17 @@ use std::sync::atomic::AtomicBool;
 use bytes::{BufMut, Bytes};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::seen::Seen;
 pub use super::wire::DecodeError;
 use super::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
-use super::{Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord, compact};
+use super::{ADDED, Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::clock::Timestamp;
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;
-use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::vary;
 
 pub(super) const KIND_RESPONSE: u8 = 0;
@@ -255,6 +255,10 @@ pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
     CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY)).ok_or(DecodeError::Malformed)
 }
 
+/// Inline bodies up to this many bytes are copied out of their object; larger ones keep its buffer, which
+/// should have no more than the object in it.
+pub const SMALL: usize = 16 << 10;
+
 /// Reads a durable object that should belong to `key`. Freshness is worked out anew under the
 /// lifetimes that the configuration grants now.
 pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
@@ -264,7 +268,7 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
         return Err(DecodeError::OtherKey);
     }
     match kind {
-        KIND_RESPONSE => decode_response(version, head, rest, key, policy),
+        KIND_RESPONSE => decode_response(version, head, rest, object, key, policy),
         KIND_VARY => decode_vary(version, head, key).map(Object::Vary),
         _ => Err(DecodeError::Malformed),
     }
@@ -274,6 +278,7 @@ fn decode_response(
     version: u8,
     mut head: Reader<'_>,
     rest: &[u8],
+    object: &Bytes,
     key: &CacheKey,
     policy: &LifetimePolicy,
 ) -> Result<Object, DecodeError> {
@@ -288,12 +293,7 @@ fn decode_response(
         tags.push(String::from_utf8(head.string()?.to_vec()).map_err(|_| DecodeError::Malformed)?);
     }
     let parts = if version >= 2 { decode_parts(&mut head)? } else { None };
-    let mut fields = HeaderMap::new();
-    for _ in 0..head.u32()? {
-        let name = HeaderName::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
-        let value = HeaderValue::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
-        fields.try_append(name, value).map_err(|_| DecodeError::Malformed)?;
-    }
+    let fields = decode_fields(&mut head)?;
     let len = head.u64()?;
     let (body_id, body) = match head.u8()? {
         0 => {
@@ -304,7 +304,8 @@ fn decode_response(
             if rest.len() as u64 != len || xxh3_64(rest) != checksum {
                 return Err(DecodeError::Checksum);
             }
-            (0, DurableBody::Inline(Bytes::copy_from_slice(rest)))
+            let body = if rest.len() > SMALL { object.slice_ref(rest) } else { Bytes::copy_from_slice(rest) };
+            (0, DurableBody::Inline(body))
         }
         1 => {
             let body_id = head.u128()?;
@@ -331,7 +332,6 @@ fn decode_response(
     }
     let variant = (!names.is_empty()).then_some(Variant { names, selector });
     let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
-    let fields = compact(&fields, &TagFields { names: Vec::new(), are_shown: true });
     let head = StoredHead {
         key: key.clone(),
         is_found_otherwise: variant.is_some() || key.is_searched(),
@@ -354,6 +354,28 @@ fn decode_response(
         return Err(DecodeError::Malformed);
     }
     Ok(Object::Response { head: Box::new(head), body })
+}
+
+/// The fields, in one buffer of their own as those that were just stored.
+fn decode_fields(head: &mut Reader<'_>) -> Result<HeaderMap, DecodeError> {
+    let count = head.u32()?;
+    let mut values = Vec::with_capacity(head.0.len());
+    let mut names: SmallVec<[(HeaderName, usize); 32]> = SmallVec::new();
+    for _ in 0..count {
+        let name = HeaderName::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
+        values.extend_from_slice(head.string()?);
+        names.push((name, values.len()));
+    }
+    values.shrink_to_fit();
+    let values = Bytes::from(values);
+    let mut fields = HeaderMap::try_with_capacity(names.len() + ADDED).map_err(|_| DecodeError::Malformed)?;
+    let mut at = 0;
+    for (name, end) in names {
+        let value = HeaderValue::from_maybe_shared(values.slice(at..end)).map_err(|_| DecodeError::Malformed)?;
+        fields.try_append(name, value).map_err(|_| DecodeError::Malformed)?;
+        at = end;
+    }
+    Ok(fields)
 }
 
 fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {

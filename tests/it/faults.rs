@@ -46,6 +46,38 @@ fn no_fault_of_the_bucket_is_seen_by_clients_and_each_ends_with_it() {
 }
 
 #[test]
+fn small_objects_are_looked_for_by_requests_of_our_own() {
+    let (place, origin) = (Place::s3(), origin());
+    let s3 = place.s3.as_ref().expect("a server");
+    let larder = place.start(&origin, &[SETS, &["server.threads=1"]].concat());
+    let ask = || {
+        for n in 0..10 {
+            let path = format!("/{n}");
+            let answer = larder.get(&path, "");
+            assert_eq!((answer.status(), answer.text()), (200, path.repeat(50)));
+        }
+    };
+    ask();
+    larder.settle();
+    ask();
+    assert_eq!(origin.count(), 10, "all were found");
+    // The SDK's say in the query what they are.
+    let of_the_sdk = || {
+        let seen = s3.seen.lock().unwrap();
+        let looked = seen.iter().filter(|(method, path, _)| method == "GET" && path.contains("/o/"));
+        looked.map(|(_, path, _)| path.contains("x-id")).collect::<Vec<_>>()
+    };
+    s3.seen.lock().unwrap().clear();
+    ask();
+    assert_eq!(of_the_sdk(), [false; 10]);
+    // What only the SDK can tell is asked of it: here, whether to try again.
+    s3.set_fault(Fault::Status500);
+    s3.seen.lock().unwrap().clear();
+    larder.get("/0", "");
+    assert!(of_the_sdk().contains(&true));
+}
+
+#[test]
 fn a_bucket_that_is_down_is_not_asked_until_it_answers() {
     let (place, origin) = (Place::s3(), origin());
     let s3 = place.s3.as_ref().expect("a server");

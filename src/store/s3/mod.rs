@@ -1,9 +1,11 @@
 //! Durable objects in an S3 bucket. The only folder that names the AWS SDK.
 
 mod lifecycle;
+mod look;
 mod upload;
 
 pub use self::lifecycle::Lifecycle;
+use self::look::{Learning, Looked, Looker};
 pub use self::upload::S3Upload;
 
 use std::cell::Cell;
@@ -30,6 +32,7 @@ use parking_lot::RwLock;
 
 use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
 use crate::clock::{Clock, Timestamp};
+use crate::stored::encoding::SMALL;
 use crate::telemetry::{Metrics, RequestClass};
 
 /// How an S3 bucket is reached. Credentials come from the SDK's usual chain.
@@ -52,7 +55,7 @@ pub struct S3Store {
     client: Client,
     /// For that, one for each thread that does it: with connections of its own, so that no answer has to be
     /// handed from the thread that reads it to the one that waits.
-    lookers: RwLock<Vec<Client>>,
+    lookers: RwLock<Vec<Looker>>,
     settings: Builder,
     config: S3Config,
     watcher: Arc<Watcher>,
@@ -134,13 +137,25 @@ impl Intercept for Watching {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date").and_then(|date| httpdate::parse_http_date(date).ok());
-        if let Some(date) = date {
-            // In whole seconds: on the average half a second ago.
-            let ahead = Timestamp::from(date).plus_millis(500).millis_since(self.0.clock.now());
-            self.0.offset.store(if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, Ordering::Relaxed);
+        if let Some(date) = context.response().headers().get("date") {
+            self.0.note_date(date);
         }
         Ok(())
+    }
+}
+
+impl Watcher {
+    /// Takes in what the service says the time is.
+    fn note_date(&self, date: &str) {
+        let Ok(date) = httpdate::parse_http_date(date) else { return };
+        // In whole seconds: on the average half a second ago.
+        let ahead = Timestamp::from(date).plus_millis(500).millis_since(self.clock.now());
+        self.offset.store(if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, Ordering::Relaxed);
+    }
+
+    /// The time as the service has it.
+    fn time(&self) -> SystemTime {
+        self.clock.now().plus_millis(self.offset.load(Ordering::Relaxed)).into()
     }
 }
 
@@ -194,14 +209,29 @@ impl S3Store {
             .clone()
             .timeout_config(patient)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        let looker = || Client::from_conf(settings.clone().endpoint_resolver(OneEndpoint::new()).build());
-        *self.lookers.write() = (0..threads).map(|_| looker()).collect();
+        let client = |learning: Learning| {
+            let settings = settings.clone().endpoint_resolver(OneEndpoint::new()).interceptor(learning);
+            Client::from_conf(settings.build())
+        };
+        *self.lookers.write() = (0..threads).map(|_| Looker::new(client)).collect();
     }
 
-    /// This thread's own client, if it has one.
-    fn looker(&self) -> Client {
-        let looker = THREAD.get().and_then(|thread| self.lookers.read().get(thread).cloned());
-        looker.unwrap_or_else(|| self.client.clone())
+    /// The object `name`, looked for by this thread's own means if it has any.
+    async fn look(&self, name: &str) -> Result<Option<(S3Pieces, Option<u64>)>, BackendError> {
+        let Some(looker) = THREAD.get().and_then(|thread| self.lookers.read().get(thread).cloned()) else {
+            return self.open(&self.client, name, None).await;
+        };
+        match looker.look(name, &self.watcher).await {
+            Looked::Object(stream, len) => Ok(Some((S3Pieces { stream, name: name.to_owned() }, len))),
+            Looked::Nothing => Ok(None),
+            Looked::Unclear => {
+                let opened = self.open(&looker.client, name, None).await;
+                if opened.is_ok() {
+                    looker.learn(name);
+                }
+                opened
+            }
+        }
     }
 
     /// How far the service's clock is ahead of this machine's, in milliseconds, by its last answer.
@@ -232,29 +262,27 @@ impl S3Store {
 
     /// The object `name`, if there is one of at most `limit` bytes.
     pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
-        let Some((mut pieces, len)) = self.open(&self.looker(), name, None).await? else { return Ok(None) };
+        let Some((mut pieces, len)) = self.look(name).await? else { return Ok(None) };
         if len.is_some_and(|len| len > limit) {
             return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
         }
-        let mut first: Option<Bytes> = None;
-        let mut rest = BytesMut::new();
-        let mut total = 0;
+        // What is large goes into a buffer of its own: a piece keeps all that was read from the network with it.
+        let expected = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+        let mut small = Bytes::new();
+        let mut whole = BytesMut::with_capacity(if expected > SMALL { expected } else { 0 });
         while let Some(piece) = pieces.next().await? {
-            total += piece.len() as u64;
-            if total > limit {
+            let total = small.len() + whole.len() + piece.len();
+            if total as u64 > limit {
                 return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
             }
-            match &first {
-                None => first = Some(piece),
-                Some(head) => {
-                    if rest.is_empty() {
-                        rest.extend_from_slice(head);
-                    }
-                    rest.extend_from_slice(&piece);
-                }
+            if whole.is_empty() && small.is_empty() && total <= SMALL {
+                small = piece;
+            } else {
+                whole.extend_from_slice(&std::mem::take(&mut small));
+                whole.extend_from_slice(&piece);
             }
         }
-        let whole = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
+        let whole = if whole.is_empty() { small } else { whole.freeze() };
         if len.is_some_and(|len| len != whole.len() as u64) {
             return Err(BackendError(format!("{name} ended after {} bytes", whole.len())));
         }
