@@ -3,7 +3,8 @@
  * It has to be faster than anything that is measured in front of it, and it is the floor that a
  * server's cost per request is held against: parse a request line, one send.
  *
- *   /1k, /100k   1 KiB and 100 KiB that may be kept for an hour, with an ETag
+ *   /0, /1k, /10k, /100k, /1m   as many bytes that may be kept for an hour, with an ETag
+ *   /page/...    1 KiB of the same kind
  *   /pass        1 KiB that must not be stored
  *   /count       how many requests for the others there have been
  *
@@ -49,7 +50,7 @@ struct connection {
     char buffer[16384];
 };
 
-static struct page pages[3];
+static struct page pages[6];
 static struct response not_found;
 static unsigned long answered;
 static time_t date_now;
@@ -88,15 +89,16 @@ static void make_pages(void)
 {
     const char *shared = "Cache-Control: public, max-age=3600\r\nETag: " ETAG "\r\n";
     const char *unshared = "Cache-Control: no-store\r\n";
-    pages[0].target = "/1k";
-    pages[0].whole = make_response("200 OK", shared, 1024);
-    pages[0].not_modified = make_response("304 Not Modified", shared, (size_t)-1);
-    pages[1].target = "/100k";
-    pages[1].whole = make_response("200 OK", shared, 100 * 1024);
-    pages[1].not_modified = make_response("304 Not Modified", shared, (size_t)-1);
-    pages[2].target = "/pass";
-    pages[2].whole = make_response("200 OK", unshared, 1024);
-    pages[2].not_modified = pages[2].whole;
+    static const char *const targets[] = { "/1k", "/0", "/10k", "/100k", "/1m" };
+    static const size_t lengths[] = { 1 << 10, 0, 10 << 10, 100 << 10, 1 << 20 };
+    for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        pages[i].target = targets[i];
+        pages[i].whole = make_response("200 OK", shared, lengths[i]);
+        pages[i].not_modified = make_response("304 Not Modified", shared, (size_t)-1);
+    }
+    pages[5].target = "/pass";
+    pages[5].whole = make_response("200 OK", unshared, 1024);
+    pages[5].not_modified = pages[5].whole;
     not_found = make_response("404 Not Found", unshared, 0);
 }
 
@@ -140,6 +142,8 @@ static struct response choose(const char *head, size_t length)
     if (target_length == strlen("/count") && memcmp(target, "/count", target_length) == 0)
         return count_response();
     answered++;
+    if (target_length > strlen("/page/") && memcmp(target, "/page/", strlen("/page/")) == 0)
+        return pages[0].whole;
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         if (strlen(pages[i].target) != target_length || memcmp(target, pages[i].target, target_length) != 0)
             continue;
@@ -194,7 +198,7 @@ static void answer(int epoll, struct connection *connection)
             break;
         length = (size_t)(end - start) + 4;
         response = choose(start, length);
-        if (memmem(start, length, " HTTP/1.0\r\n", 11))
+        if (memmem(start, length, " HTTP/1.0\r\n", 11) || memmem(start, length, "\r\nConnection: close\r\n", 21))
             connection->closing = 1;
         start += length;
         left -= length;

@@ -237,7 +237,7 @@ fn has_content_length(recent: &[u8], request: &Request<Incoming>) -> bool {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    memchr::memmem::find(haystack, needle)
 }
 
 /// The answer to a request with two framings. Its connection ends with it: hyper sees to that.

@@ -11,10 +11,12 @@ use smallvec::SmallVec;
 use crate::rfc9111::fields;
 
 /// Who sent a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its address; `None` on a unix socket.
     pub ip: Option<IpAddr>,
+    /// The same as a field's value.
+    ip_value: Option<HeaderValue>,
     /// Whether it is a proxy of ours, whose word on the client counts.
     pub trusted: bool,
 }
@@ -28,7 +30,8 @@ impl Peer {
             Some(ip) => proxies.iter().any(|net| net.contains(&ip)),
             None => !proxies.is_empty(),
         };
-        Self { ip, trusted }
+        let ip_value = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
+        Self { ip, ip_value, trusted }
     }
 }
 
@@ -78,21 +81,31 @@ impl Onward<'_> {
     /// Makes the fields of a client's request those of the request to the origin.
     pub fn fields(self, mut fields: HeaderMap) -> HeaderMap {
         let takes_trailers = fields::has_member(&fields, &header::TE, "trailers");
-        fields::remove_hop_by_hop(&mut fields);
+        fields::remove_listed(&mut fields);
+        // The expectation was of this server, which meets it when it reads the body.
+        let stays_here = |name: &HeaderName| {
+            fields::is_hop_by_hop(name) || *name == header::EXPECT || (!self.peer.trusted && is_claim(name.as_str()))
+        };
+        let here: SmallVec<[HeaderName; 4]> = fields.keys().filter(|name| stays_here(name)).cloned().collect();
+        for name in here {
+            fields.remove(name);
+        }
+        fields.reserve(ADDED);
         if takes_trailers {
             // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
             fields.insert(header::TE, HeaderValue::from_static("trailers"));
             fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
-        // The expectation was of this server, which meets it when it reads the body.
-        fields.remove(header::EXPECT);
-        if !self.peer.trusted {
-            remove_claims(&mut fields);
-        }
         append_client(&mut fields, self.peer);
-        set(&mut fields, X_FORWARDED_PROTO, self.scheme);
-        set(&mut fields, X_FORWARDED_HOST, self.authority);
-        set(&mut fields, header::HOST, self.host.unwrap_or(self.authority));
+        match self.scheme {
+            "http" => drop(fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"))),
+            scheme => set(&mut fields, X_FORWARDED_PROTO, HeaderValue::from_str(scheme).ok()),
+        }
+        let sent = fields.get(header::HOST).filter(|sent| *sent == self.authority).cloned();
+        let asked = sent.or_else(|| HeaderValue::from_str(self.authority).ok());
+        let host = self.host.map_or_else(|| asked.clone(), |host| HeaderValue::from_str(host).ok());
+        set(&mut fields, X_FORWARDED_HOST, asked);
+        set(&mut fields, header::HOST, host);
         append_via(&mut fields);
         if self.surrogate_control {
             fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
@@ -105,16 +118,16 @@ impl Onward<'_> {
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
 
-/// Fields with which proxies describe the client. From anyone else they are claims, and
-/// applications that believe them can be led to answer for another host or path.
-fn remove_claims(fields: &mut HeaderMap) {
-    let claims: SmallVec<[HeaderName; 4]> = fields.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
-    for name in claims {
-        fields.remove(name);
-    }
-}
+/// The fields that a request may get on the way.
+const ADDED: usize = 7;
 
+/// Whether a field is one with which proxies describe the client. From anyone else they are claims, and
+/// applications that believe them can be led to answer for another host or path.
 fn is_claim(name: &str) -> bool {
+    // All but a few fields can't be.
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't')) {
+        return false;
+    }
     // CGI and WSGI write hyphens as underscores, so that both spellings are one field to them.
     let name = if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) };
     name.starts_with("x-forwarded")
@@ -133,10 +146,15 @@ fn is_claim(name: &str) -> bool {
 }
 
 fn append_client(fields: &mut HeaderMap, peer: &Peer) {
-    let ip = peer.ip.map(|ip| ip.to_string());
+    if !fields.contains_key(X_FORWARDED_FOR) {
+        if let Some(ip) = &peer.ip_value {
+            fields.insert(X_FORWARDED_FOR, ip.clone());
+        }
+        return;
+    }
     let before: Vec<&[u8]> = fields::members(fields, &X_FORWARDED_FOR).collect();
     let mut list = before.join(&b", "[..]);
-    if let Some(ip) = ip {
+    if let Some(ip) = &peer.ip_value {
         if !list.is_empty() {
             list.extend_from_slice(b", ");
         }
@@ -157,14 +175,10 @@ fn append_via(fields: &mut HeaderMap) {
     fields.append(header::VIA, HeaderValue::from_static("1.1 larder"));
 }
 
-fn set(fields: &mut HeaderMap, name: HeaderName, value: &str) {
-    match HeaderValue::from_str(value) {
-        Ok(value) => {
-            fields.insert(name, value);
-        }
-        Err(_) => {
-            fields.remove(name);
-        }
+fn set(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => drop(fields.insert(name, value)),
+        None => drop(fields.remove(name)),
     }
 }
 

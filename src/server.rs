@@ -283,8 +283,7 @@ impl Worker {
         let io = ClientIo::new(transport, Arc::clone(&connection), patience);
         let io = TokioIo::new(io);
         let service = service_fn(|request| {
-            let this = &self;
-            let connection = &connection;
+            let (this, peer, connection) = (&self, &peer, &connection);
             async move {
                 let conflict = connection.begin(&request);
                 let response = if conflict {
@@ -292,7 +291,7 @@ impl Worker {
                 } else {
                     let outlet = connection.outlet();
                     let _open = outlet.open();
-                    this.proxy.handle(&this.metrics, &peer, outlet, request).await
+                    this.proxy.handle(&this.metrics, peer, outlet, request).await
                 };
                 Ok::<_, Infallible>(connection.track(response))
             }

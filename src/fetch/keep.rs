@@ -98,7 +98,7 @@ impl Fetcher {
         let response_time = self.clock.now();
         let exchange = Exchange {
             method: &plan.method,
-            request: &plan.client_fields,
+            request: plan.client_fields(),
             status: answer.status(),
             response: answer.headers(),
             request_time,
@@ -246,13 +246,13 @@ impl Fetcher {
             .map(|(key, _)| key);
         let new = NewHead {
             key: searched.as_ref().unwrap_or(&plan.exact),
-            request: &plan.client_fields,
+            request: plan.client_fields(),
             status,
             fields: response,
             request_time: exchange.request_time,
             response_time: exchange.response_time,
             position,
-            seen: self.store.purges().seen(),
+            seen: Arc::clone(&plan.seen),
             tags,
             hidden: &plan.policy.tag_fields,
             body_id: new_body_id(searched.as_ref().unwrap_or(&plan.exact)),
@@ -346,7 +346,7 @@ impl Fetcher {
         if new.head.parts.as_ref().is_none_or(|parts| new.body.len() > parts.len()) {
             return;
         }
-        let base = match self.store.lookup(&new.head.key, &plan.client_fields) {
+        let base = match self.store.lookup(&new.head.key, plan.client_fields()) {
             Lookup::Found(stored) if stored.head.parts.is_none() => return,
             Lookup::Found(stored) => Some(stored),
             Lookup::OtherVariants(_) | Lookup::Nothing => plan.part.clone(),
@@ -398,7 +398,7 @@ impl Fetcher {
         }
         let exchange = Exchange {
             method: &Method::GET,
-            request: &plan.client_fields,
+            request: plan.client_fields(),
             status: StatusCode::OK,
             response: &fields,
             request_time: new.head.request_time,
@@ -445,7 +445,7 @@ impl Fetcher {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(missing.complete));
         let exchange = Exchange {
             method: &plan.method,
-            request: &plan.client_fields,
+            request: plan.client_fields(),
             status: StatusCode::OK,
             response: &fields,
             request_time,
@@ -571,7 +571,7 @@ impl Fetcher {
         let status = if stored.head.parts.is_some() { StatusCode::OK } else { stored.head.status };
         let exchange = Exchange {
             method: &Method::GET,
-            request: &plan.client_fields,
+            request: plan.client_fields(),
             status,
             response: &fields,
             request_time,
@@ -603,7 +603,7 @@ impl Fetcher {
 fn may_be_shared(plan: &Plan, answer: &HeaderMap, request_time: Timestamp, response_time: Timestamp) -> bool {
     let exchange = Exchange {
         method: &plan.method,
-        request: &plan.client_fields,
+        request: plan.client_fields(),
         status: StatusCode::OK,
         response: answer,
         request_time,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -41,6 +41,7 @@ use crate::store::backend::BackendError;
 use crate::store::durable::{Apart, Found, FoundBody, FoundResponse, Opening, Wanted};
 use crate::store::memory::{self, Lookup};
 use crate::store::{Durability, Known, Store};
+use crate::stored::seen::Seen;
 use crate::stored::{Body, StoredHead, StoredResponse};
 use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
@@ -52,11 +53,11 @@ pub struct Plan {
     /// The key of its URI to the byte; another than `key` where the origin said that some
     /// differences between queries do not matter.
     pub exact: CacheKey,
-    /// What the client asked for, as far as the cache goes: what selects a variant and decides on storing.
-    pub client_fields: Arc<HeaderMap>,
-    /// The fields as the client sent them, its preconditions and range among them: the origin is asked
-    /// with these, and what is made of them on the way.
-    pub sent_fields: Arc<HeaderMap>,
+    /// The request as the client sent it: the origin is asked with its fields, preconditions and range
+    /// among them, and what is made of them on the way.
+    pub request: Arc<Request<()>>,
+    /// The fields that select a variant and decide on storing, where they are not those of the request.
+    pub as_asked: Option<Box<HeaderMap>>,
     /// Who the client is.
     pub peer: Peer,
     /// The client's own directives, as far as they count.
@@ -95,18 +96,33 @@ pub struct Plan {
     pub errand: Errand,
     /// The tier that what is to be validated came from.
     pub tier: Tier,
+    /// What was known of purges when the fetch began, in terms that hold in other processes.
+    pub seen: Arc<Seen>,
 }
 
 impl Plan {
+    /// The client's fields as far as the cache goes: what selects a variant and decides on storing.
+    pub fn client_fields(&self) -> &HeaderMap {
+        self.as_asked.as_deref().unwrap_or(self.request.headers())
+    }
+
+    /// Asks for the whole although the client wants a range of it.
+    pub fn ask_for_the_whole(&mut self) {
+        let mut fields = self.request.headers().clone();
+        fields.remove(header::RANGE);
+        fields.remove(header::IF_RANGE);
+        self.as_asked = Some(Box::new(fields));
+    }
+
     /// Whether the plan asks for the whole of its target.
     fn is_for_the_whole(&self) -> bool {
-        self.method == Method::GET && !self.client_fields.contains_key(header::RANGE)
+        self.method == Method::GET && !self.client_fields().contains_key(header::RANGE)
     }
 
     /// Whether the whole is worth fetching for a range of it: because a rule says so, or because it is
     /// known that it fits, and this is not the first range that is asked for.
     pub fn prefers_whole(&self, limit: u64) -> bool {
-        let is_range = self.method == Method::GET && self.client_fields.contains_key(header::RANGE);
+        let is_range = self.method == Method::GET && self.client_fields().contains_key(header::RANGE);
         let fits =
             |part: &Arc<StoredResponse>| part.head.parts.as_ref().is_some_and(|parts| parts.complete_len() <= limit);
         is_range
@@ -147,7 +163,7 @@ impl Plan {
 
     /// Whether a stored response, whose body is `len` bytes, has what the plan asks for.
     fn can_use(&self, head: &StoredHead, len: u64) -> bool {
-        head.can_answer(&self.method, &self.client_fields, len)
+        head.can_answer(&self.method, self.client_fields(), len)
     }
 }
 
@@ -245,7 +261,7 @@ pub const MAX_UNATTENDED: usize = 256;
 impl Fetcher {
     /// Starts a flight as a task that no client's leaving stops, as long as anybody waits for it. When
     /// nobody does, before its head has come, it goes on among a bounded number.
-    pub fn launch(self: &Arc<Self>, plan: Plan, landing: Landing, leader: Option<oneshot::Sender<Fetched>>) {
+    pub fn launch(self: &Arc<Self>, plan: Box<Plan>, landing: Landing, leader: Option<oneshot::Sender<Fetched>>) {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let watch = landing.watch();
@@ -285,10 +301,10 @@ impl Fetcher {
     /// Fetches for a flight: the tiers first, since another flight may have landed in between, and
     /// then the origin. What is still coming in keeps `landing`, so that the flight can be joined
     /// until its body is complete.
-    pub async fn fly(self: &Arc<Self>, mut plan: Plan, landing: Landing) -> (Fetched, Option<Landing>) {
-        let position = self.store.position();
+    pub async fn fly(self: &Arc<Self>, mut plan: Box<Plan>, landing: Landing) -> (Fetched, Option<Landing>) {
+        let position = self.begin(&mut plan);
         self.drop_covered(&mut plan);
-        match self.store.lookup(&plan.key, &plan.client_fields) {
+        match self.store.lookup(&plan.key, plan.client_fields()) {
             Lookup::Found(stored) if !plan.can_use(&stored.head, stored.body.len()) => {
                 plan.fwd = Fwd::Partial;
                 plan.part = Some(stored);
@@ -306,12 +322,20 @@ impl Fetcher {
         }
         let mut landing = Some(landing);
         if plan.validate.is_none() && plan.part.is_none() && !plan.asked_durable {
-            landing = match self.consult_durable(&mut plan, position, landing, Opening::AtOnce).await {
+            let consulted = Box::pin(self.consult_durable(&mut plan, position, landing, Opening::AtOnce));
+            landing = match consulted.await {
                 Ok(fetched) => return fetched,
                 Err(landing) => landing,
             };
         }
-        self.from_origin(plan, position, landing).await
+        self.from_origin(&plan, position, landing).await
+    }
+
+    /// Notes what is known of purges when a fetch begins; the position of that.
+    fn begin(&self, plan: &mut Plan) -> u64 {
+        let position = self.store.position();
+        plan.seen = self.store.purges().seen();
+        position
     }
 
     /// What was purged since it was found is history: it is not validated, added to, or served in
@@ -331,7 +355,7 @@ impl Fetcher {
     /// Why nobody should wait for the response to this request, if one lately was not to be shared.
     pub fn pass(&self, plan: &Plan) -> Option<Pass> {
         let now = self.clock.now();
-        let has_credentials = plan.client_fields.contains_key(header::AUTHORIZATION);
+        let has_credentials = plan.client_fields().contains_key(header::AUTHORIZATION);
         let own = || self.passes.get(plan.key.hash() ^ WITH_CREDENTIALS, now).filter(|_| has_credentials);
         self.passes.get(plan.key.hash(), now).or_else(own)
     }
@@ -339,7 +363,7 @@ impl Fetcher {
     /// What the durable tier has for a request that nobody shares, if it may be reused. If it may
     /// not, the plan notes what there is.
     pub async fn find_durable(self: &Arc<Self>, plan: &mut Plan) -> Option<Fetched> {
-        let position = self.store.position();
+        let position = self.begin(plan);
         // Of a large body only what is asked for is read.
         let opening = if plan.is_for_the_whole() { Opening::AtOnce } else { Opening::Later };
         plan.asked_durable = true;
@@ -357,7 +381,7 @@ impl Fetcher {
     ) -> Result<(Fetched, Option<Landing>), Option<Landing>> {
         let is_known = plan.known.is_some();
         let (policy, known) = (Arc::clone(&plan.policy), plan.known.as_ref().map(|known| Arc::clone(&known.record)));
-        match self.store.lookup_durable(&plan.exact, &plan.client_fields, policy, known, opening).await {
+        match self.store.lookup_durable(&plan.exact, plan.client_fields(), policy, known, opening).await {
             Found::Response(found) if found.head.parts.is_some() => {
                 let Some(part) = self.whole_from_durable(plan, *found, position).await else { return Err(landing) };
                 self.store.promote(&part, None);
@@ -414,11 +438,12 @@ impl Fetcher {
         }
         let errand = Errand::Background;
         let plan = Plan { validate: Some(stored), interim: None, fwd: Fwd::Stale, errand, ..plan.clone() };
+        let plan = Box::new(plan);
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let Ok(_permit) = this.unattended.try_acquire() else { return };
             // Kept until what came is stored: who asks meanwhile begins no other.
-            let (fetched, landing) = this.from_origin(plan, position, Some(landing)).await;
+            let (fetched, landing) = this.from_origin(&plan, position, Some(landing)).await;
             if let Fetched::Shared(shared, _) = &fetched {
                 this.validated.remember(hash, shared.head.response_time, this.clock.now());
             }
@@ -427,13 +452,13 @@ impl Fetcher {
     }
 
     /// Asks the origin for a client that waits for nobody.
-    pub async fn alone(self: &Arc<Self>, mut plan: Plan, body: RequestBody) -> Fetched {
-        let position = self.store.position();
+    pub async fn alone(self: &Arc<Self>, mut plan: Box<Plan>) -> Fetched {
+        let position = self.begin(&mut plan);
         self.drop_covered(&mut plan);
         if plan.validate.is_some() {
-            return self.from_origin(plan, position, None).await.0;
+            return Box::pin(self.from_origin(&plan, position, None)).await.0;
         }
-        self.ask(&plan, self.origin_fields(&plan), body, position, None).await.0
+        self.ask(&plan, self.origin_fields(&plan), position, None).await.0
     }
 
     /// Notes that a part of a response was read from the durable tier. One that fits into memory is taken
@@ -449,7 +474,7 @@ impl Fetcher {
         self.ranged.forget(hash);
         if let Joined::Leader(landing) = self.flights.join(hash, BEHIND) {
             let plan = Plan { interim: None, errand: Errand::Background, asked_durable: false, ..plan.clone() };
-            self.launch(plan, landing, None);
+            self.launch(Box::new(plan), landing, None);
         }
     }
 
@@ -574,11 +599,11 @@ impl Fetcher {
     /// is stored in part, or for the whole.
     async fn from_origin(
         self: &Arc<Self>,
-        plan: Plan,
+        plan: &Plan,
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
-        let mut origin_fields = self.origin_fields(&plan);
+        let mut origin_fields = self.origin_fields(plan);
         match (&plan.validate, &plan.part) {
             (Some(stored), _) if stored.head.parts.is_some() => {
                 let head = &stored.head;
@@ -591,41 +616,41 @@ impl Fetcher {
                     && let Some(missing) = keep::Missing::of(part, self.memory.max_object_size)
                 {
                     missing.ask_for(&mut origin_fields);
-                    return self.complete(plan, &missing, origin_fields, position, landing).await;
+                    return Box::pin(self.complete(plan, &missing, origin_fields, position, landing)).await;
                 }
             }
         }
-        self.ask(&plan, origin_fields, RequestBody::Empty, position, landing).await
+        self.ask(plan, origin_fields, position, landing).await
     }
 
     /// Asks for the one range that is missing. If what comes does not fit, the whole is asked for.
     async fn complete(
         self: &Arc<Self>,
-        plan: Plan,
+        plan: &Plan,
         missing: &keep::Missing,
         origin_fields: HeaderMap,
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
         let request_time = self.clock.now();
-        let answer = match self.ask_origin(&plan, origin_fields, RequestBody::Empty).await {
+        let answer = match self.ask_origin(plan, origin_fields).await {
             Ok(answer) => answer,
             Err(error) => return (Fetched::Failed(error, plan.fwd), landing),
         };
         let answer = match answer.status() {
             StatusCode::PARTIAL_CONTENT => {
-                match self.keep_completed(&plan, missing, answer, request_time, position, landing) {
+                match self.keep_completed(plan, missing, answer, request_time, position, landing) {
                     Ok(fetched) => return (fetched, None),
-                    Err(landing) => return self.ask_for_the_whole(&plan, position, landing).await,
+                    Err(landing) => return self.ask_for_the_whole(plan, position, landing).await,
                 }
             }
             StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED | StatusCode::NOT_MODIFIED => {
                 drop(answer);
-                return self.ask_for_the_whole(&plan, position, landing).await;
+                return self.ask_for_the_whole(plan, position, landing).await;
             }
             _ => answer,
         };
-        self.keep_or_pass(&plan, answer, request_time, position, landing)
+        self.keep_or_pass(plan, answer, request_time, position, landing)
     }
 
     async fn ask_for_the_whole(
@@ -637,7 +662,7 @@ impl Fetcher {
         let mut whole = self.origin_fields(plan);
         validation::remove_preconditions(&mut whole);
         let request_time = self.clock.now();
-        match self.ask_origin(plan, whole, RequestBody::Empty).await {
+        match self.ask_origin(plan, whole).await {
             Ok(answer) if answer.status() == StatusCode::PARTIAL_CONTENT => (unasked_part(plan, answer), landing),
             Ok(answer) => self.keep_or_pass(plan, answer, request_time, position, landing),
             Err(error) => (self.in_place_of(plan, error, position), landing),
@@ -648,13 +673,12 @@ impl Fetcher {
         self: &Arc<Self>,
         plan: &Plan,
         origin_fields: HeaderMap,
-        body: RequestBody,
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
         let request_time = self.clock.now();
         let is_for_a_range = origin_fields.contains_key(header::RANGE);
-        let answer = match self.ask_origin(plan, origin_fields, body).await {
+        let answer = match self.ask_origin(plan, origin_fields).await {
             Ok(answer) => answer,
             Err(error) => return (self.in_place_of(plan, error, position), landing),
         };
@@ -675,31 +699,26 @@ impl Fetcher {
                 // RFC 9111 §4.3.4: such a 304 updates nothing, and without the stored response it
                 // says nothing to the client either. Ask again, for the whole.
                 drop(answer);
-                self.ask_for_the_whole(plan, position, landing).await
+                Box::pin(self.ask_for_the_whole(plan, position, landing)).await
             }
         }
     }
 
-    async fn ask_origin(
-        &self,
-        plan: &Plan,
-        origin_fields: HeaderMap,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+    async fn ask_origin(&self, plan: &Plan, origin_fields: HeaderMap) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (method, uri, interim) = (plan.method.clone(), plan.uri.clone(), plan.interim.clone());
         let errand = if plan.errand == Errand::Client && self.stand_in(plan, Failure::Unreachable).is_some() {
             Errand::StandIn
         } else {
             plan.errand
         };
-        self.send(OriginRequest { method, uri, fields: origin_fields, body, interim, errand }).await
+        self.send(OriginRequest { method, uri, fields: origin_fields, body: RequestBody::Empty, interim, errand }).await
     }
 
     /// The fields to ask the origin with, the client's preconditions and range among them.
     fn origin_fields(&self, plan: &Plan) -> HeaderMap {
         let parts = plan.exact.parts();
         let (scheme, authority) = parts.map_or(("http", ""), |parts| (parts.scheme, parts.authority));
-        self.onward(&plan.peer, scheme, authority).fields((*plan.sent_fields).clone())
+        self.onward(&plan.peer, scheme, authority).fields(plan.request.headers().clone())
     }
 
     /// What the origin is told of a request.

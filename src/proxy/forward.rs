@@ -72,13 +72,15 @@ impl Proxy {
             && fwd == Fwd::Method
             && self.is_for_get(target, &parts, &response)
         {
-            let asked = Request::from_parts(parts, ());
-            let plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+            let asked = Arc::new(Request::from_parts(parts, ()));
+            let mut plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+            // Its own invalidation among them.
+            plan.seen = self.fetcher.store.purges().seen();
             if let Ok(tags) = plan.tags_of(response.headers())
                 && !self.fetcher.store.are_purged(&tags, position)
             {
                 let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, own, None);
-                return self.answer_fetched(Asked::of(&asked), fetched);
+                return self.answer_fetched(Asked::of(&*asked), fetched);
             }
         }
         (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))

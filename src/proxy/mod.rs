@@ -130,6 +130,8 @@ impl Proxy {
             Lookup::OtherVariants(_) => Missed { fwd: Fwd::VaryMiss, stored: None },
             Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
+        // Its body is empty.
+        let request = Arc::new(request.map(|_| ()));
         // On the heap, so that a hit does not carry a fetch's state about.
         caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await
     }
@@ -153,7 +155,7 @@ impl Proxy {
         caller: &Caller<'_>,
         target: &Target<'_>,
         key: Option<Box<CacheKey>>,
-        request: &Request<Incoming>,
+        request: &Arc<Request<()>>,
         directives: CacheControl,
         missed: Missed,
     ) -> Answer {
@@ -191,7 +193,7 @@ impl Proxy {
     }
 
     /// Nothing in memory answers the request: the durable tier may, or the origin.
-    async fn fetch(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Box<Plan>) -> Answer {
+    async fn fetch(self: &Arc<Self>, request: &Request<()>, mut plan: Box<Plan>) -> Answer {
         let is_get = *request.method() == Method::GET;
         let is_plain_get = is_get && !request.headers().contains_key(header::RANGE);
         let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts.is_none());
@@ -231,7 +233,7 @@ impl Proxy {
     }
 
     /// The whole is fetched for a range of it, unless the durable tier has that.
-    async fn fetch_whole(self: &Arc<Self>, request: &Request<Incoming>, mut plan: Box<Plan>) -> Answer {
+    async fn fetch_whole(self: &Arc<Self>, request: &Request<()>, mut plan: Box<Plan>) -> Answer {
         if plan.validate.is_none()
             && plan.part.is_none()
             && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut plan)).await
@@ -240,13 +242,11 @@ impl Proxy {
             return answer;
         }
         // Asked alone after all, it asks for its range.
-        let fields = Arc::make_mut(&mut plan.client_fields);
-        fields.remove(header::RANGE);
-        fields.remove(header::IF_RANGE);
+        plan.ask_for_the_whole();
         self.fly(request, plan).await
     }
 
-    async fn fly(self: &Arc<Self>, request: &Request<Incoming>, plan: Box<Plan>) -> Answer {
+    async fn fly(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>) -> Answer {
         let variant = self.variant_of(&plan);
         match self.join(&plan, variant) {
             Joined::Leader(landing) => self.lead(request, plan, landing).await,
@@ -274,11 +274,17 @@ impl Proxy {
         }
         let variant = stored.head.variant.as_ref().map_or(0, |variant| key.variant_hash(&variant.selector));
         if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
-            let plan = plan(caller, target, request, directives.clone(), Fwd::Stale);
+            let mut head = Request::new(());
+            *head.method_mut() = request.method().clone();
+            *head.uri_mut() = request.uri().clone();
+            *head.version_mut() = request.version();
+            *head.headers_mut() = request.headers().clone();
+            let plan = plan(caller, target, &Arc::new(head), directives.clone(), Fwd::Stale);
             // The client has its answer: interim responses are nobody's.
             let validate = Some(Arc::clone(stored));
             let errand = Errand::Background;
-            self.fetcher.launch(Plan { key, validate, interim: None, errand, ..plan }, landing, None);
+            let plan = Plan { key, validate, interim: None, errand, ..plan };
+            self.fetcher.launch(Box::new(plan), landing, None);
         }
     }
 
@@ -293,15 +299,20 @@ impl Proxy {
 }
 
 /// What is to be fetched for a request, because of `fwd`.
-fn plan<B>(caller: &Caller<'_>, target: &Target<'_>, request: &Request<B>, directives: CacheControl, fwd: Fwd) -> Plan {
+fn plan(
+    caller: &Caller<'_>,
+    target: &Target<'_>,
+    request: &Arc<Request<()>>,
+    directives: CacheControl,
+    fwd: Fwd,
+) -> Plan {
     let rule = &target.rule.rule;
-    let fields = Arc::new(request.headers().clone());
     Plan {
         key: target.key.clone(),
         exact: target.key.clone(),
-        client_fields: Arc::clone(&fields),
-        sent_fields: fields,
-        peer: *caller.peer,
+        request: Arc::clone(request),
+        as_asked: None,
+        peer: caller.peer.clone(),
         directives,
         method: request.method().clone(),
         uri: origin_form(request.uri()),
@@ -320,6 +331,7 @@ fn plan<B>(caller: &Caller<'_>, target: &Target<'_>, request: &Request<B>, direc
         interim: caller.interim(request.version()),
         errand: Errand::Client,
         tier: Tier::Memory,
+        seen: Arc::default(),
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use http::header;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::Proxy;
@@ -22,7 +21,7 @@ use crate::rfc9111::storage::{self, NotStorable};
 use crate::rfc9111::targeted::governing;
 use crate::store::durable::Wanted;
 use crate::store::memory::Lookup;
-use crate::upstream::{RequestBody, UpstreamError};
+use crate::upstream::UpstreamError;
 
 fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
     let mut wanted = Vec::with_capacity(2 * parts.ranges.len() + 1);
@@ -41,8 +40,8 @@ impl Proxy {
     /// What is known of the variant that a request will select, so that requests for different
     /// ones do not wait for each other.
     pub(super) fn variant_of(&self, plan: &Plan) -> u128 {
-        match self.fetcher.store.lookup(&plan.key, &plan.client_fields) {
-            Lookup::OtherVariants(record) => record.candidates(&plan.client_fields).next().unwrap_or(0),
+        match self.fetcher.store.lookup(&plan.key, plan.client_fields()) {
+            Lookup::OtherVariants(record) => record.candidates(plan.client_fields()).next().unwrap_or(0),
             Lookup::Found(stored) => {
                 stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
             }
@@ -53,23 +52,18 @@ impl Proxy {
     /// Clients with credentials fly with their like: that their response can't be shared would
     /// otherwise hold up everyone else.
     pub(super) fn join(&self, plan: &Plan, variant: u128) -> Joined {
-        let credentials = u128::from(plan.client_fields.contains_key(header::AUTHORIZATION));
+        let credentials = u128::from(plan.client_fields().contains_key(header::AUTHORIZATION));
         self.fetcher.flights.join(plan.key.hash(), variant ^ credentials)
     }
 
     /// Asks the origin for a flight. Another that does so as well may have its answer first: then
     /// that is this client's, too.
-    pub(super) async fn lead(
-        self: &Arc<Self>,
-        request: &Request<Incoming>,
-        plan: Box<Plan>,
-        landing: Landing,
-    ) -> Answer {
+    pub(super) async fn lead(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>, landing: Landing) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
         let mut others = landing.others();
         let asked = plan.clone();
-        self.fetcher.launch(*plan, landing, Some(sender));
+        self.fetcher.launch(plan, landing, Some(sender));
         let fetched = tokio::select! {
             biased;
             fetched = &mut receiver => fetched,
@@ -99,7 +93,7 @@ impl Proxy {
     /// for everyone who waits; when it failed, one of those who wait asks it again.
     pub(super) async fn follow(
         self: &Arc<Self>,
-        request: &Request<Incoming>,
+        request: &Request<()>,
         mut plan: Box<Plan>,
         mut follower: Follower,
         variant: u128,
@@ -152,7 +146,7 @@ impl Proxy {
     /// Gives a follower what its flight brought, if every rule lets it have that.
     fn answer_follower(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<()>,
         plan: &Plan,
         shared: &Shared,
         arrived: Timestamp,
@@ -196,16 +190,16 @@ impl Proxy {
     }
 
     /// Asks the origin for this client only.
-    pub(super) async fn alone(self: &Arc<Self>, request: &Request<Incoming>, plan: Box<Plan>) -> Answer {
-        let fetched = Box::pin(self.fetcher.alone(*plan, RequestBody::Empty)).await;
+    pub(super) async fn alone(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>) -> Answer {
+        let fetched = Box::pin(self.fetcher.alone(plan)).await;
         self.answer_fetched(Asked::of(request), fetched)
     }
 
     /// Answers with what the durable tier has for this client alone; of a body that is still there only
     /// what is asked for is read. `None` when that can't be had.
-    pub(super) async fn answer_found<B>(
+    pub(super) async fn answer_found(
         self: &Arc<Self>,
-        request: &Request<B>,
+        request: &Request<()>,
         plan: &Plan,
         fetched: Fetched,
     ) -> Option<Answer> {

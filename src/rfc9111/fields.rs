@@ -102,7 +102,7 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 
 /// The fields that mean something for one connection only and are neither stored nor forwarded
 /// (RFC 9110 §7.6.1, RFC 9111 §3.1).
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 

@@ -39,14 +39,27 @@ pub struct KeyParts<'a> {
 impl CacheKey {
     /// Builds the key of `parts`.
     pub fn new(parts: KeyParts<'_>) -> Self {
-        let mut bytes = SmallVec::new();
-        for part in [parts.prefix, parts.scheme, parts.authority, parts.path] {
-            push_part(&mut bytes, part.as_bytes());
+        let KeyParts { prefix, scheme, authority, path, query } = parts;
+        let all = [prefix, scheme, authority, path, query.unwrap_or_default()];
+        let all = if query.is_some() { &all[..] } else { &all[..4] };
+        let len: usize = all.iter().map(|part| 4 + part.len()).sum();
+        if len > INLINE {
+            let mut bytes = SmallVec::with_capacity(len);
+            for part in all {
+                bytes.extend_from_slice(&length_of(part));
+                bytes.extend_from_slice(part.as_bytes());
+            }
+            return Self::from_vec(bytes);
         }
-        if let Some(query) = parts.query {
-            push_part(&mut bytes, query.as_bytes());
+        let mut buffer = [0; INLINE];
+        let mut rest = &mut buffer[..];
+        for part in all {
+            let (own, next) = rest.split_at_mut(4 + part.len());
+            own[..4].copy_from_slice(&length_of(part));
+            own[4..].copy_from_slice(part.as_bytes());
+            rest = next;
         }
-        Self::from_vec(bytes)
+        Self::from_vec(SmallVec::from_buf_and_len(buffer, len))
     }
 
     fn from_vec(bytes: SmallVec<[u8; INLINE]>) -> Self {
@@ -113,10 +126,8 @@ impl CacheKey {
     }
 }
 
-fn push_part(bytes: &mut SmallVec<[u8; INLINE]>, part: &[u8]) {
-    let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
-    bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(part);
+fn length_of(part: &str) -> [u8; 4] {
+    u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 fn take_part(bytes: &[u8]) -> Option<(&str, &[u8])> {
@@ -201,13 +212,13 @@ pub fn glob(pattern: &str, text: &str) -> bool {
 /// Borrowed when it is in that form already, as nearly every `Host` is.
 pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
     let (host, port) = split_port(authority)?;
-    let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte);
-    if host.is_empty() || !host.bytes().all(is_sound) {
+    let classes = host.bytes().fold(SOUND | LOWER, |classes, byte| classes & CLASSES[usize::from(byte)]);
+    if host.is_empty() || classes & SOUND == 0 {
         return None;
     }
     let default = if scheme == "https" { 443 } else { 80 };
     let port = port.filter(|port| *port != default);
-    let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+    let is_lower = classes & LOWER != 0;
     // The port as written, without a leading zero, is the port as it would be written.
     let is_plain = !authority[host.len()..].starts_with(":0");
     match port {
@@ -217,6 +228,31 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
         Some(port) => Some(Cow::Owned(format!("{}:{port}", host.to_ascii_lowercase()))),
     }
 }
+
+/// Bits of [`CLASSES`]: a byte that may be in a host, and one that is as it enters a key.
+const SOUND: u8 = 1;
+const LOWER: u8 = 2;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let at = byte as usize;
+        if byte.is_ascii_uppercase() {
+            classes[at] = SOUND;
+        } else if byte.is_ascii_alphanumeric() {
+            classes[at] = SOUND | LOWER;
+        }
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=%:[]";
+    let mut at = 0;
+    while at < others.len() {
+        classes[others[at] as usize] = SOUND | LOWER;
+        at += 1;
+    }
+    classes
+};
 
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_end = if authority.starts_with('[') {

@@ -305,7 +305,8 @@ impl Purges {
         self.last.load(Ordering::Acquire)
     }
 
-    /// The same in terms that hold in other processes.
+    /// The same in terms that hold in other processes. For a response it is asked for when its fetch begins:
+    /// what comes after it covers it here, and others may have purged for themselves alone.
     pub fn seen(&self) -> Arc<Seen> {
         Arc::clone(&self.state.read().seen)
     }

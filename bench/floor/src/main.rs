@@ -1,5 +1,5 @@
-//! Fixed responses from hyper on one thread: 1 KiB at /1k, 100 KiB at /100k, and a 304 to whoever
-//! has them. Listens on a free port of 127.0.0.1 and prints the number.
+//! Fixed responses from hyper on one thread: nothing at /0, 1 KiB at /1k and below /page/, 10 KiB, 100 KiB
+//! and 1 MiB at /10k, /100k and /1m, and a 304 to whoever has them. Listens on a free port of 127.0.0.1 and prints the number.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,20 +21,23 @@ const ETAG: &str = "\"one-of-a-kind\"";
 
 /// The bytes of each page, made once; to send them clones a handle.
 struct Pages {
-    small: Bytes,
-    large: Bytes,
+    sizes: [Bytes; 5],
 }
 
 impl Pages {
     fn new() -> Self {
         let page = |length: usize| (b'a'..=b'z').cycle().take(length).collect::<Vec<u8>>().into();
-        Self { small: page(1024), large: page(100 * 1024) }
+        Self { sizes: [1 << 10, 0, 10 << 10, 100 << 10, 1 << 20].map(page) }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let body = match request.uri().path() {
-            "/1k" => self.small.clone(),
-            "/100k" => self.large.clone(),
+            "/1k" => self.sizes[0].clone(),
+            "/0" => self.sizes[1].clone(),
+            "/10k" => self.sizes[2].clone(),
+            "/100k" => self.sizes[3].clone(),
+            "/1m" => self.sizes[4].clone(),
+            path if path.starts_with("/page/") => self.sizes[0].clone(),
             _ => return with_status(StatusCode::NOT_FOUND, HeaderMap::new()),
         };
         let mut fields = HeaderMap::new();

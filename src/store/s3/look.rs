@@ -45,14 +45,14 @@ pub(super) struct Looker {
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
     /// The last one.
-    last: Mutex<Option<Seen>>,
+    last: Mutex<Option<Request>>,
     /// What came of them; `None` where they are not to be imitated.
     way: OnceLock<Option<Way>>,
 }
 
 /// A request as it went out.
 #[derive(Debug)]
-struct Seen {
+struct Request {
     uri: String,
     authorization: Option<String>,
     is_express: bool,
@@ -106,7 +106,7 @@ impl Intercept for Learning {
     ) -> Result<(), BoxError> {
         if self.0.way.get().is_none() {
             let request = context.request();
-            *self.0.last.lock() = Some(Seen {
+            *self.0.last.lock() = Some(Request {
                 uri: request.uri().to_owned(),
                 authorization: request.headers().get("authorization").map(str::to_owned),
                 is_express: request.headers().get("x-amz-s3session-token").is_some(),
@@ -130,7 +130,7 @@ impl Looker {
             return;
         }
         // Another one's may have come after it: then the next one is looked at.
-        let is_its = |seen: &mut Seen| path(&seen.uri).0.ends_with(name);
+        let is_its = |seen: &mut Request| path(&seen.uri).0.ends_with(name);
         let Some(seen) = self.learnt.last.lock().take_if(is_its) else { return };
         let _ = self.learnt.way.set(Way::of(seen, name));
     }
@@ -167,7 +167,7 @@ fn scope(authorization: &str) -> Option<(&str, &str)> {
 }
 
 impl Way {
-    fn of(seen: Seen, name: &str) -> Option<Self> {
+    fn of(seen: Request, name: &str) -> Option<Self> {
         let (path, is_bare) = path(&seen.uri);
         let base = path.strip_suffix(name)?;
         let (region, service) = scope(seen.authorization.as_deref()?)?;
