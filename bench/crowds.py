@@ -37,7 +37,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from hits import PATH, Failure, free_port, get
+from common import PATH, Failure, free_port, get
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

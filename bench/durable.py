@@ -35,7 +35,7 @@ import time
 from pathlib import Path
 
 from crowds import ROOT, Process, heading, mib, row
-from hits import Failure, cpu_nanoseconds, free_port, get
+from common import Failure, cpu_nanoseconds, free_port, get
 
 FAULTS = [
     "reset in mid-body", "500", "503 SlowDown", "403", "5 s latency", "truncated body", "wrong checksum",

@@ -18,23 +18,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+from common import HERE, Failure, build_floor, compiled, free_port
+
 RECORD = HERE / "instructions.json"
 
 # How much more than was recorded is too much.
 TOLERANCE = 1.05
-REQUESTS = 400
+REQUESTS = 300
+ROUNDS = 3
 START_DEADLINE = 120
 
 ETAG = '"one-of-a-kind"'
@@ -47,10 +48,6 @@ WORKS = {
 }
 # As a browser asks, nearly: what a request is made of counts.
 FIELDS = "Host: bench.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*;q=0.8\r\nAccept-Language: de,en;q=0.5\r\nAccept-Encoding: gzip\r\n"
-
-
-class Failure(Exception):
-    """The count can't be made; the text says why."""
 
 
 class Connection:
@@ -97,9 +94,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="larder-count-") as temporary:
         directory = Path(temporary)
         with contextlib.ExitStack() as stack:
-            origin = directory / "origin"
-            subprocess.run(["cc", "-O2", "-o", origin, HERE / "origin.c"], check=True)
-            origin_port = started(stack, [origin])
+            origin_port = started(stack, [compiled("origin", directory)])
             hyper = counted(options, directory, "hyper", [floor], None, [work for work in WORKS if work != "pass"])
             port = free_port()
             sets = {
@@ -131,26 +126,12 @@ def run(options: argparse.Namespace) -> int:
     return 1 if is_over else 0
 
 
-def build_floor() -> Path:
-    done = subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=HERE / "floor", check=False)
-    if done.returncode != 0:
-        raise Failure("bench/floor does not build")
-    target = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "floor" / "target"))
-    return target / "release" / "larder-bench-floor"
-
-
 def started(stack: contextlib.ExitStack, command: list) -> int:
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     stack.callback(process.stdout.close)
     stack.callback(process.wait)
     stack.callback(process.kill)
     return int(process.stdout.readline())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def counted(options: argparse.Namespace, directory: Path, name: str, command: list, port: int | None, works: list[str]) -> dict[str, float]:
@@ -174,16 +155,19 @@ def counted(options: argparse.Namespace, directory: Path, name: str, command: li
             for _ in range(100):
                 connection.ask(path, "")
                 connection.ask(path, fields)
-            totals = []
-            for part in range(2):
-                control(process.pid, "--instr=on")
-                for _ in range(REQUESTS * (1 + part)):
-                    connection.ask(path, fields)
-                control(process.pid, "--instr=off")
-                control(process.pid, "--dump")
-                totals.append(newest_total(directory, name, options.keep, work))
-            # What was not of a request is in both.
-            counts[work] = (totals[1] - totals[0]) / REQUESTS
+            rounds = []
+            for _ in range(ROUNDS):
+                totals = []
+                for part in range(2):
+                    control(process.pid, "--instr=on")
+                    for _ in range(REQUESTS * (1 + part)):
+                        connection.ask(path, fields)
+                    control(process.pid, "--instr=off")
+                    control(process.pid, "--dump")
+                    totals.append(newest_total(directory, name, options.keep, work))
+                # What was not of a request is in both; what came by chance, in one of the rounds.
+                rounds.append((totals[1] - totals[0]) / REQUESTS)
+            counts[work] = statistics.median(rounds)
     finally:
         process.terminate()
         try:

@@ -8,8 +8,8 @@
  *   /pass        1 KiB that must not be stored
  *   /count       how many requests for the others there have been
  *
- * It listens on a free port of 127.0.0.1 and prints the number. It understands GET with no body
- * and keep-alive, which is what the benchmark sends. */
+ * It listens on a free port of 127.0.0.1 and prints the number. It understands GET with no body,
+ * kept alive or not, which is what the benchmark sends. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,6 +26,11 @@
 #define ETAG "\"one-of-a-kind\""
 #define DATE_LENGTH 29
 
+/* Fields of a page that may be kept, of one that may not, and of the last on its connection. */
+#define SHARED "Cache-Control: public, max-age=3600\r\nETag: " ETAG "\r\n"
+#define UNSHARED "Cache-Control: no-store\r\n"
+#define LAST "Connection: close\r\n"
+
 /* A response as it goes out. The date is overwritten in place as time goes by: a cache works out
  * ages from it. */
 struct response {
@@ -37,6 +42,8 @@ struct response {
 struct page {
     const char *target;
     struct response whole;
+    /* The same, saying that the connection ends with it. */
+    struct response last;
     struct response not_modified;
 };
 
@@ -87,19 +94,19 @@ static struct response make_response(const char *status, const char *fields, siz
 
 static void make_pages(void)
 {
-    const char *shared = "Cache-Control: public, max-age=3600\r\nETag: " ETAG "\r\n";
-    const char *unshared = "Cache-Control: no-store\r\n";
     static const char *const targets[] = { "/1k", "/0", "/10k", "/100k", "/1m" };
     static const size_t lengths[] = { 1 << 10, 0, 10 << 10, 100 << 10, 1 << 20 };
     for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
         pages[i].target = targets[i];
-        pages[i].whole = make_response("200 OK", shared, lengths[i]);
-        pages[i].not_modified = make_response("304 Not Modified", shared, (size_t)-1);
+        pages[i].whole = make_response("200 OK", SHARED, lengths[i]);
+        pages[i].last = make_response("200 OK", SHARED LAST, lengths[i]);
+        pages[i].not_modified = make_response("304 Not Modified", SHARED, (size_t)-1);
     }
     pages[5].target = "/pass";
-    pages[5].whole = make_response("200 OK", unshared, 1024);
+    pages[5].whole = make_response("200 OK", UNSHARED, 1024);
+    pages[5].last = make_response("200 OK", UNSHARED LAST, 1024);
     pages[5].not_modified = pages[5].whole;
-    not_found = make_response("404 Not Found", unshared, 0);
+    not_found = make_response("404 Not Found", UNSHARED, 0);
 }
 
 static void set_date(void)
@@ -113,6 +120,7 @@ static void set_date(void)
     strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &parts));
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         memcpy(pages[i].whole.date, text, DATE_LENGTH);
+        memcpy(pages[i].last.date, text, DATE_LENGTH);
         memcpy(pages[i].not_modified.date, text, DATE_LENGTH);
     }
     memcpy(not_found.date, text, DATE_LENGTH);
@@ -131,7 +139,7 @@ static struct response count_response(void)
     return response;
 }
 
-static struct response choose(const char *head, size_t length)
+static struct response choose(const char *head, size_t length, int is_last)
 {
     const char *target = head + strlen("GET ");
     const char *end = length > strlen("GET ") ? memchr(target, ' ', length - strlen("GET ")) : NULL;
@@ -143,13 +151,13 @@ static struct response choose(const char *head, size_t length)
         return count_response();
     answered++;
     if (target_length > strlen("/page/") && memcmp(target, "/page/", strlen("/page/")) == 0)
-        return pages[0].whole;
+        return is_last ? pages[0].last : pages[0].whole;
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         if (strlen(pages[i].target) != target_length || memcmp(target, pages[i].target, target_length) != 0)
             continue;
         if (memmem(head, length, ETAG, strlen(ETAG)))
             return pages[i].not_modified;
-        return pages[i].whole;
+        return is_last ? pages[i].last : pages[i].whole;
     }
     return not_found;
 }
@@ -197,9 +205,9 @@ static void answer(int epoll, struct connection *connection)
         if (!end)
             break;
         length = (size_t)(end - start) + 4;
-        response = choose(start, length);
         if (memmem(start, length, " HTTP/1.0\r\n", 11) || memmem(start, length, "\r\nConnection: close\r\n", 21))
             connection->closing = 1;
+        response = choose(start, length, connection->closing);
         start += length;
         left -= length;
         connection->rest = response.bytes;

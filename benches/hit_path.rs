@@ -1,4 +1,5 @@
-//! What a hit is made of, one part a benchmark: `cargo bench`.
+//! What a hit is made of, what storing is, and what it costs that many read one body as it comes in:
+//! `cargo bench --bench hit_path`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use larder::clock::Timestamp;
+use larder::fill::{Budget, Fill};
 use larder::rfc9111::cache_status::{CacheStatus, Tier};
 use larder::rfc9111::directives::CacheControl;
 use larder::rfc9111::freshness::LifetimePolicy;
@@ -104,7 +106,7 @@ fn parts_of_a_hit(c: &mut Criterion) {
     c.bench_function("reuse", |b| b.iter(|| reuse::reuse(black_box(&directives), &stored.head.freshness, NOW)));
     c.bench_function("response fields", |b| {
         b.iter(|| {
-            let mut fields = black_box(&stored.head.fields).clone();
+            let mut fields = black_box(&stored.head.fields).to_map();
             fields.insert("age", HeaderValue::from(stored.head.freshness.age_seconds(NOW)));
             fields.append("cache-status", CacheStatus::hit(Tier::Memory, 599_000).to_value(None));
             fields
@@ -127,5 +129,58 @@ fn encoding(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parts_of_a_hit, encoding);
+fn storing(c: &mut Criterion) {
+    let (request, response) = (
+        request(),
+        fields(&[
+            ("cache-control", "public, max-age=600, stale-while-revalidate=30"),
+            ("content-type", "text/html; charset=utf-8"),
+            ("etag", "\"5f3e\""),
+            ("date", "Sat, 21 Nov 2026 00:00:00 GMT"),
+            ("vary", "accept-encoding"),
+        ]),
+    );
+    let exchange = Exchange {
+        method: &Method::GET,
+        request: &request,
+        status: StatusCode::OK,
+        response: &response,
+        request_time: NOW,
+        response_time: NOW,
+    };
+    let policy = StoragePolicy::default();
+    c.bench_function("storable", |b| b.iter(|| storable(black_box(&exchange), &policy).expect("storable")));
+}
+
+/// A body of sixteen pieces comes in, and so many read it as it comes.
+fn filling(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fill of 64 KiB");
+    let piece = Bytes::from(vec![b'x'; 4 << 10]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for readers in [1_u64, 100, 10_000] {
+        group.throughput(Throughput::Elements(readers));
+        group.bench_function(format!("{readers} readers"), |b| {
+            b.iter(|| {
+                runtime.block_on(async {
+                    let mut writer = Fill::start(1 << 20, Budget::new(1 << 30));
+                    let mut all: Vec<_> = (0..readers).filter_map(|_| writer.fill().reader()).collect();
+                    for _ in 0..15 {
+                        writer.push(piece.clone()).await;
+                        for reader in &mut all {
+                            black_box(reader.chunk().await);
+                        }
+                    }
+                    let body = writer.whole(&piece);
+                    writer.complete(piece.clone(), body);
+                    for reader in &mut all {
+                        black_box(reader.chunk().await);
+                    }
+                });
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parts_of_a_hit, storing, filling, encoding);
 criterion_main!(benches);

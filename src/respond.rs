@@ -87,7 +87,7 @@ pub fn build(
     let len = match body {
         SharedBody::Stored(body) => Some(body.len()),
         SharedBody::Filling(_) => {
-            head.fields.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok())
+            head.fields.get(&header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok())
         }
     };
     let (parts, part) = match body {
@@ -140,7 +140,7 @@ pub struct Multipart {
 fn whole_of(asked: Asked<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
     let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
     *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields.clone();
+    *response.headers_mut() = head.fields.to_map();
     response.headers_mut().insert(header::AGE, HeaderValue::from(head.freshness.age_seconds(now)));
     response
 }
@@ -151,7 +151,7 @@ pub fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: T
     let Asked { method, fields } = asked;
     // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-    if is_ok && conditional::not_modified(method, fields, &head.fields, head.response_time) {
+    if is_ok && conditional::is_conditional(fields) && is_not_modified(method, fields, head) {
         return not_modified(head, HeaderValue::from(head.freshness.age_seconds(now)));
     }
     let mut response = whole_of(asked, head, now);
@@ -163,11 +163,7 @@ pub fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: T
         }
         return response;
     }
-    if !is_ok
-        || *method != Method::GET
-        || !fields.contains_key(header::RANGE)
-        || !conditional::if_range_holds(fields, &head.fields, head.response_time)
-    {
+    if !is_ok || *method != Method::GET || !fields.contains_key(header::RANGE) || !head.if_range_holds(fields) {
         return response;
     }
     let Some(len) = len else { return response };
@@ -231,13 +227,14 @@ fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
     ];
     let mut response = Response::new(Part::None);
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    for name in KEPT {
-        for value in head.fields.get_all(&name) {
-            response.headers_mut().append(name.clone(), value.clone());
-        }
-    }
+    *response.headers_mut() = head.fields.to_map_of(|name| KEPT.contains(name));
     response.headers_mut().insert(header::AGE, age);
     response
+}
+
+fn is_not_modified(method: &Method, fields: &HeaderMap, head: &StoredHead) -> bool {
+    let validators = head.fields.to_map_of(|name| conditional::VALIDATORS.contains(name));
+    conditional::not_modified(method, fields, &validators, head.response_time)
 }
 
 fn has_content(status: StatusCode) -> bool {

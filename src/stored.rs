@@ -4,6 +4,7 @@
 //! back from bytes that were once written from one.
 
 pub mod encoding;
+pub mod fields;
 pub mod seen;
 pub mod wire;
 
@@ -11,9 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 
+use self::fields::Fields;
 use self::seen::{Covered, Seen};
 use crate::clock::Timestamp;
 use crate::rfc9111::conditional;
@@ -166,7 +168,7 @@ pub struct StoredHead {
     /// Its status.
     pub status: StatusCode,
     /// Its fields as the origin sent them, without those of the connection.
-    pub fields: HeaderMap,
+    pub fields: Fields,
     /// When the request that it answers was sent.
     pub request_time: Timestamp,
     /// When its head arrived.
@@ -269,7 +271,7 @@ impl StoredHead {
             variant,
             parts: storable.parts(),
             status: new.status,
-            fields: compact(new.fields, new.hidden),
+            fields: kept(new.fields, new.hidden),
             request_time: new.request_time,
             response_time: new.response_time,
             freshness: *storable.freshness(),
@@ -286,7 +288,7 @@ impl StoredHead {
     pub fn is_selected_by(&self, request: &HeaderMap) -> bool {
         self.variant.as_ref().is_none_or(|variant| {
             vary::selector(&variant.names, request) == variant.selector
-                || (self.is_chosen() && vary::selects(&variant.selector, &self.fields, request))
+                || (self.is_chosen() && vary::selects(&variant.selector, &self.fields.to_map(), request))
         })
     }
 
@@ -297,17 +299,27 @@ impl StoredHead {
 
     /// What else this response is found by (see [`vary::aliases_of_response`]).
     fn aliases(&self, variant: &Variant) -> Vec<u128> {
-        if self.is_chosen() { vary::aliases_of_response(&variant.selector, &self.fields) } else { Vec::new() }
+        if self.is_chosen() { vary::aliases_of_response(&variant.selector, &self.fields.to_map()) } else { Vec::new() }
     }
 
     /// Whether a request of `method` with `fields` can be answered from this response, whose body
     /// here is `len` bytes: a part answers only for ranges that it holds (RFC 9111 §3.3).
     pub fn can_answer(&self, method: &Method, fields: &HeaderMap, len: u64) -> bool {
         self.parts.as_ref().is_none_or(|parts| {
-            *method == Method::GET
-                && conditional::if_range_holds(fields, &self.fields, self.response_time)
-                && parts.slice(fields, len).is_some()
+            *method == Method::GET && self.if_range_holds(fields) && parts.slice(fields, len).is_some()
         })
+    }
+
+    /// Whether both are of one representation for certain.
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        let (own, others) = (self.fields.to_map(), other.fields.to_map());
+        partial::is_same_representation((&own, self.response_time), (&others, other.response_time))
+    }
+
+    /// Whether a range may be served from this response (RFC 9110 §13.1.5).
+    pub fn if_range_holds(&self, request: &HeaderMap) -> bool {
+        !request.contains_key(http::header::IF_RANGE)
+            || conditional::if_range_holds(request, &self.fields.to_map(), self.response_time)
     }
 
     /// Whether this response, which is kept, stays where `new` would take its place.
@@ -316,8 +328,7 @@ impl StoredHead {
     /// Otherwise the one that was received later stays: an answer that took long is not newer for that.
     /// One from the future is a clock's mistake.
     pub fn outranks(&self, new: &Self, now: Timestamp) -> bool {
-        let is_same =
-            || partial::is_same_representation((&self.fields, self.response_time), (&new.fields, new.response_time));
+        let is_same = || self.is_of_the_same(new);
         match (&self.parts, &new.parts) {
             (None, Some(_)) => true,
             (Some(_), None) if is_same() => false,
@@ -336,29 +347,22 @@ impl StoredHead {
     /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would
     /// put bytes of one response into the next on a client's connection.
     pub fn is_of_length(&self, len: u64) -> bool {
-        self.fields
-            .get_all(http::header::CONTENT_LENGTH)
-            .iter()
-            .all(|value| value.to_str().is_ok_and(|text| text.parse() == Ok(len)))
+        let mut lengths = self.fields.iter().filter(|(name, _)| **name == http::header::CONTENT_LENGTH);
+        lengths.all(|(_, value)| std::str::from_utf8(value).is_ok_and(|text| text.parse() == Ok(len)))
     }
 
     /// The bytes that this head takes in memory, near enough to weigh it by.
     pub fn weight(&self) -> usize {
-        let fields: usize = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let slots = self.fields.capacity() * FIELD_SLOT;
         let variant = self.variant.as_ref().map_or(0, |v| v.selector.len() + v.names.len() * 32);
         let tags: usize = self.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
         let parts = self.parts.as_ref().map_or(0, |parts| parts.ranges().len() * 16);
-        OVERHEAD + parts + self.key.as_bytes().len() + fields + slots + variant + tags
+        OVERHEAD + parts + self.key.as_bytes().len() + self.fields.weight() + variant + tags
     }
 }
 
-/// What one slot of a field map takes besides the text: its bucket and its index.
-const FIELD_SLOT: usize = 112;
-
 /// What an entry takes besides what it holds: the head's own size, the two counted pointers, and
 /// the memory tier's bookkeeping for one entry.
-const OVERHEAD: usize = size_of::<StoredHead>() + size_of::<StoredResponse>() + 256;
+const OVERHEAD: usize = size_of::<StoredHead>() + size_of::<StoredResponse>() + 576;
 
 /// A response that passed RFC 9111 §3, complete.
 #[derive(Clone, Debug)]
@@ -475,32 +479,9 @@ impl VaryRecord {
     }
 }
 
-/// The fields that every response gets besides those that are stored.
-const ADDED: usize = 2;
-
-/// Copies the field values into one buffer of their own size. Values as they come from the
-/// network share the buffer that they were read into, which is many times larger. Trailers are not
-/// stored, and neither is what announces them.
-fn compact(fields: &HeaderMap, hidden: &TagFields) -> HeaderMap {
-    let text: Vec<u8> = stored_fields(fields, hidden).flat_map(|(_, value)| value.as_bytes()).copied().collect();
-    let text = Bytes::from(text);
-    let mut compacted = HeaderMap::with_capacity(fields.keys_len() + ADDED);
-    let mut at = 0;
-    for (name, value) in stored_fields(fields, hidden) {
-        let end = at + value.len();
-        // The bytes were a field value before.
-        let copy = HeaderValue::from_maybe_shared(text.slice(at..end)).unwrap_or_else(|_| value.clone());
-        compacted.append(name.clone(), copy);
-        at = end;
-    }
-    compacted
-}
-
-fn stored_fields<'a>(
-    fields: &'a HeaderMap,
-    hidden: &TagFields,
-) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
-    fields.iter().filter(|(name, _)| *name != http::header::TRAILER && !hidden.hides(name))
+/// What is kept of a response's fields. Trailers are not stored, and neither is what announces them.
+fn kept(fields: &HeaderMap, hidden: &TagFields) -> Fields {
+    Fields::new(fields.iter().filter(|(name, _)| **name != http::header::TRAILER && !hidden.hides(name)))
 }
 
 #[cfg(test)]

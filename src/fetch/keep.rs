@@ -55,7 +55,7 @@ impl Missing {
     pub fn ask_for(&self, request: &mut HeaderMap) {
         request.insert(header::RANGE, partial::range_of(self.range, self.complete));
         let head = &self.stored.head;
-        if let Some(validator) = partial::if_range(&head.fields, head.response_time) {
+        if let Some(validator) = partial::if_range(&head.fields.to_map(), head.response_time) {
             request.insert(header::IF_RANGE, validator);
         }
     }
@@ -371,7 +371,8 @@ impl Fetcher {
 
     /// A part and what is stored already in one; without that, a part that is the whole as one.
     fn combined(&self, plan: &Plan, base: Option<&StoredResponse>, new: &StoredResponse) -> Option<StoredResponse> {
-        let part = Part::of(&new.head.fields)?;
+        let new_fields = new.head.fields.to_map();
+        let part = Part::of(&new_fields)?;
         if part.end - part.first != new.body.len() {
             return None;
         }
@@ -386,13 +387,13 @@ impl Fetcher {
                 if parts.len() > self.memory.max_object_size {
                     return None;
                 }
-                (parts, Body::combined(&base.body, &new.body, &pieces), base.head.fields.clone())
+                (parts, Body::combined(&base.body, &new.body, &pieces), base.head.fields.to_map())
             }
         };
         if base.is_none() && !parts.is_complete() {
             return None;
         }
-        partial::combine(&mut fields, &new.head.fields);
+        partial::combine(&mut fields, &new_fields);
         if parts.is_complete() {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(parts.complete_len()));
         }
@@ -405,7 +406,7 @@ impl Fetcher {
             response_time: new.head.response_time,
         };
         let storable = storable(&exchange, &plan.policy).ok()?;
-        let tags = all_tags(plan, &new.head.fields, &new.head.tags, base.map(|base| &base.head.tags[..])).ok()?;
+        let tags = all_tags(plan, &new_fields, &new.head.tags, base.map(|base| &base.head.tags[..])).ok()?;
         let all = (StatusCode::OK, &fields, tags);
         let mut head = self.new_head(plan, &storable, all, &exchange, new.head.position);
         if !parts.is_complete() {
@@ -433,14 +434,14 @@ impl Fetcher {
             && answer.body().size_hint().exact().is_none_or(|len| len == end - first)
             && answer.extensions().get::<EndsWithConnection>().is_none()
             && partial::is_same_representation(
-                (&stored.head.fields, stored.head.response_time),
+                (&stored.head.fields.to_map(), stored.head.response_time),
                 (answer.headers(), response_time),
             )
             && missing.complete <= self.memory.max_object_size;
         if !fits || !may_be_shared(plan, answer.headers(), request_time, response_time) {
             return Err(landing);
         }
-        let mut fields = stored.head.fields.clone();
+        let mut fields = stored.head.fields.to_map();
         partial::combine(&mut fields, answer.headers());
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(missing.complete));
         let exchange = Exchange {
@@ -490,7 +491,7 @@ impl Fetcher {
                 let mut head = (*stored.head).clone();
                 let (now, policy) = (self.clock.now(), &plan.policy.lifetimes);
                 head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
-                (head.fields, head.response_time) = (updated.fields, now);
+                (head.fields, head.response_time) = (crate::stored::fields::Fields::new(updated.fields.iter()), now);
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
                     head: Arc::new(head),
@@ -514,7 +515,7 @@ impl Fetcher {
     ) -> Option<Fetched> {
         let stored = plan.head_of.as_ref().filter(|_| status == StatusCode::OK)?;
         let len = stored.head.parts.as_ref().map_or(stored.body.len(), Parts::complete_len);
-        match validation::head_outcome(answer, &stored.head.fields, len) {
+        match validation::head_outcome(answer, &stored.head.fields.to_map(), len) {
             HeadOutcome::Updates => {
                 let updated = self.update(plan, stored, answer, request_time, position);
                 let (fresh, kept) = match updated.verdict {
@@ -565,7 +566,7 @@ impl Fetcher {
             newer.remove(header::SET_COOKIE);
             newer.remove("set-cookie2");
         }
-        let mut fields = stored.head.fields.clone();
+        let mut fields = stored.head.fields.to_map();
         validation::freshen(&mut fields, &newer);
         // A part is stored under the same conditions as the whole.
         let status = if stored.head.parts.is_some() { StatusCode::OK } else { stored.head.status };
@@ -639,7 +640,7 @@ fn all_tags(
 const SMALL: u64 = 1 << 20;
 
 fn are_of_one_whole(a: &StoredHead, b: &StoredHead) -> bool {
-    partial::is_same_representation((&a.fields, a.response_time), (&b.fields, b.response_time))
+    a.is_of_the_same(b)
 }
 
 /// A stored response with the fields of a newer one.

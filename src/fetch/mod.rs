@@ -543,7 +543,7 @@ impl Fetcher {
         plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
         let freshness = &found.head.freshness;
         plan.tier = Tier::Durable;
-        let is_of_use = validation::has_validator(&found.head.fields)
+        let is_of_use = validation::has_validator(&found.head.fields.to_map())
             || freshness.stale_if_error > 0
             || freshness.stale_if_unreachable > 0;
         if is_of_use {
@@ -607,9 +607,9 @@ impl Fetcher {
         match (&plan.validate, &plan.part) {
             (Some(stored), _) if stored.head.parts.is_some() => {
                 let head = &stored.head;
-                validation::make_conditional_range(&mut origin_fields, &head.fields, head.response_time);
+                validation::make_conditional_range(&mut origin_fields, &head.fields.to_map(), head.response_time);
             }
-            (Some(stored), _) => validation::make_conditional(&mut origin_fields, &stored.head.fields),
+            (Some(stored), _) => validation::make_conditional(&mut origin_fields, &stored.head.fields.to_map()),
             (None, part) => {
                 validation::remove_preconditions(&mut origin_fields);
                 if let Some(part) = part.as_ref().filter(|_| plan.is_for_the_whole())
@@ -688,7 +688,7 @@ impl Fetcher {
         let Some(stored) = &plan.validate else {
             return self.keep_or_pass(plan, answer, request_time, position, landing);
         };
-        match validation::outcome(answer.status(), answer.headers(), &stored.head.fields) {
+        match validation::outcome(answer.status(), answer.headers(), &stored.head.fields.to_map()) {
             Validation::Freshened => (self.freshen(plan, stored, answer.headers(), request_time, position), landing),
             Validation::Failed => match self.stale_if_error(plan, Some(answer.status()), position) {
                 Some(stale) => (stale, landing),

@@ -237,7 +237,7 @@ impl Proxy {
             }
             Reuse::Validate(why) => why,
         };
-        let validator = if validation::has_validator(&found.head.fields) {
+        let validator = if validation::has_validator(&found.head.fields.to_map()) {
             "validated with its ETag or Last-Modified: a 304 makes it good again"
         } else {
             "fetched anew: it has no validator"

@@ -160,7 +160,7 @@ impl Proxy {
             return None;
         }
         if request.headers().contains_key(header::AUTHORIZATION) {
-            let governing = governing(&head.fields, &plan.policy.lifetimes.targets, head.response_time);
+            let governing = governing(&head.fields.to_map(), &plan.policy.lifetimes.targets, head.response_time);
             if !storage::allows_authorized(&governing.directives) {
                 return None;
             }

@@ -47,6 +47,14 @@ pub fn is_for_the_origin(request: &HeaderMap) -> bool {
     request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
 }
 
+/// What of a stored response decides on a client's conditions.
+pub const VALIDATORS: [HeaderName; 3] = [header::ETAG, header::LAST_MODIFIED, header::DATE];
+
+/// Whether a request asks for a response only if the client does not have it.
+pub fn is_conditional(request: &HeaderMap) -> bool {
+    request.contains_key(header::IF_NONE_MATCH) || request.contains_key(header::IF_MODIFIED_SINCE)
+}
+
 /// Whether the client already has what `stored` would give it, so that 304 answers the request.
 /// `response_time` stands in for a missing `Date`.
 pub fn not_modified(method: &Method, request: &HeaderMap, stored: &HeaderMap, response_time: Timestamp) -> bool {

@@ -6,18 +6,19 @@
 //! wrong response.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Keys up to this many bytes are built without allocating.
+/// Keys up to this many bytes are put together on the stack.
 const INLINE: usize = 192;
 
 /// The primary key of a request: its effective URI within a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheKey {
     hash: u128,
-    bytes: SmallVec<[u8; INLINE]>,
+    bytes: Arc<[u8]>,
 }
 
 /// The parts of a [`CacheKey`]. Scheme and authority come in lower case, the default port left
@@ -43,32 +44,24 @@ impl CacheKey {
         let all = [prefix, scheme, authority, path, query.unwrap_or_default()];
         let all = if query.is_some() { &all[..] } else { &all[..4] };
         let len: usize = all.iter().map(|part| 4 + part.len()).sum();
-        if len > INLINE {
-            let mut bytes = SmallVec::with_capacity(len);
-            for part in all {
-                bytes.extend_from_slice(&length_of(part));
-                bytes.extend_from_slice(part.as_bytes());
-            }
-            return Self::from_vec(bytes);
-        }
-        let mut buffer = [0; INLINE];
-        let mut rest = &mut buffer[..];
+        let mut bytes: SmallVec<[u8; INLINE]> = SmallVec::from_elem(0, len);
+        let mut rest = &mut bytes[..];
         for part in all {
             let (own, next) = rest.split_at_mut(4 + part.len());
             own[..4].copy_from_slice(&length_of(part));
             own[4..].copy_from_slice(part.as_bytes());
             rest = next;
         }
-        Self::from_vec(SmallVec::from_buf_and_len(buffer, len))
+        Self::of(&bytes)
     }
 
-    fn from_vec(bytes: SmallVec<[u8; INLINE]>) -> Self {
-        Self { hash: xxh3_128(&bytes), bytes }
+    fn of(bytes: &[u8]) -> Self {
+        Self { hash: xxh3_128(bytes), bytes: bytes.into() }
     }
 
     /// Reads a key back from its bytes; `None` when they are not those of a key.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let key = Self::from_vec(SmallVec::from_slice(bytes));
+        let key = Self::of(bytes);
         key.parts().map(|_| ())?;
         Some(key)
     }

@@ -34,13 +34,13 @@ use std::sync::atomic::AtomicBool;
 use bytes::{BufMut, Bytes};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use super::fields::Fields;
 use super::seen::Seen;
 pub use super::wire::DecodeError;
 use super::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
-use super::{ADDED, Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
+use super::{Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::clock::Timestamp;
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
@@ -160,9 +160,9 @@ fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
         }
     }
     out.put_u32_le(u32::try_from(head.fields.len()).unwrap_or(u32::MAX));
-    for (name, value) in &head.fields {
+    for (name, value) in head.fields.iter() {
         put_string(&mut out, name.as_str().as_bytes());
-        put_string(&mut out, value.as_bytes());
+        put_string(&mut out, value);
     }
     out.put_u64_le(len);
     out
@@ -338,7 +338,7 @@ fn decode_response(
         variant,
         parts,
         status,
-        fields,
+        fields: Fields::new(fields.iter()),
         request_time,
         response_time,
         freshness,
@@ -356,24 +356,15 @@ fn decode_response(
     Ok(Object::Response { head: Box::new(head), body })
 }
 
-/// The fields, in one buffer of their own as those that were just stored.
 fn decode_fields(head: &mut Reader<'_>) -> Result<HeaderMap, DecodeError> {
-    let count = head.u32()?;
-    let mut values = Vec::with_capacity(head.0.len());
-    let mut names: SmallVec<[(HeaderName, usize); 32]> = SmallVec::new();
-    for _ in 0..count {
+    let mut fields = HeaderMap::new();
+    let (text, end) = (Bytes::copy_from_slice(head.0), head.0.len());
+    for _ in 0..head.u32()? {
         let name = HeaderName::from_bytes(head.string()?).map_err(|_| DecodeError::Malformed)?;
-        values.extend_from_slice(head.string()?);
-        names.push((name, values.len()));
-    }
-    values.shrink_to_fit();
-    let values = Bytes::from(values);
-    let mut fields = HeaderMap::try_with_capacity(names.len() + ADDED).map_err(|_| DecodeError::Malformed)?;
-    let mut at = 0;
-    for (name, end) in names {
-        let value = HeaderValue::from_maybe_shared(values.slice(at..end)).map_err(|_| DecodeError::Malformed)?;
+        let len = head.string()?.len();
+        let at = end - head.0.len();
+        let value = HeaderValue::from_maybe_shared(text.slice(at - len..at)).map_err(|_| DecodeError::Malformed)?;
         fields.try_append(name, value).map_err(|_| DecodeError::Malformed)?;
-        at = end;
     }
     Ok(fields)
 }

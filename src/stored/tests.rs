@@ -106,9 +106,11 @@ fn sample_part() -> StoredResponse {
     let mut head = (*stored.head).clone();
     head.status = StatusCode::PARTIAL_CONTENT;
     head.parts = Parts::from_ranges(20, vec![(2, 5), (10, 12)]);
-    head.fields.insert("content-range", HeaderValue::from_static("bytes 10-11/20"));
+    let mut fields = head.fields.to_map();
+    fields.insert("content-range", HeaderValue::from_static("bytes 10-11/20"));
+    head.fields = Fields::new(fields.iter());
     head.freshness =
-        Freshness::of(head.status, &head.fields, head.request_time, head.response_time, &LifetimePolicy::default());
+        Freshness::of(head.status, &fields, head.request_time, head.response_time, &LifetimePolicy::default());
     StoredResponse { head: Arc::new(head), body: stored.body }
 }
 
@@ -290,7 +292,9 @@ fn what_stays_where_another_would_take_its_place() {
     let at = |stored: StoredResponse, secs: i64, etag: &'static str| {
         let mut head = (*stored.head).clone();
         head.response_time = NOW.plus_millis(secs * 1000);
-        head.fields.insert("etag", HeaderValue::from_static(etag));
+        let mut fields = head.fields.to_map();
+        fields.insert("etag", HeaderValue::from_static(etag));
+        head.fields = Fields::new(fields.iter());
         head
     };
     let (whole, part) = (|secs, etag| at(sample(), secs, etag), |secs, etag| at(sample_part(), secs, etag));

@@ -1,0 +1,221 @@
+//! The fields of a stored response, in one piece of memory.
+//!
+//! A [`HeaderMap`] takes a hundred bytes for each field besides its text, in steps of powers of two, which
+//! for a small response is more than the rest of it. So what is kept is the text; the map is made of it
+//! when an answer is, and its values share the text.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// The fields of a stored response, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    /// For each field the number of its name in [`NUMBERED`], or [`OTHER`], the length of its value as a
+    /// `u32`, and its value.
+    text: Bytes,
+    /// The names that have no number, in the order of their fields.
+    others: Box<[HeaderName]>,
+    count: usize,
+}
+
+/// Names that responses often have. A name's place is in no file: they may be put in any order.
+static NUMBERED: [HeaderName; 52] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CACHE_CONTROL,
+    header::DATE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::EXPIRES,
+    header::VARY,
+    header::SERVER,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_RANGE,
+    header::CONTENT_SECURITY_POLICY,
+    header::CONTENT_SECURITY_POLICY_REPORT_ONLY,
+    header::ACCEPT_RANGES,
+    header::AGE,
+    header::ALLOW,
+    header::ALT_SVC,
+    header::CACHE_STATUS,
+    header::CDN_CACHE_CONTROL,
+    header::LINK,
+    header::LOCATION,
+    header::PRAGMA,
+    header::REFERRER_POLICY,
+    header::REFRESH,
+    header::RETRY_AFTER,
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::VIA,
+    header::WARNING,
+    header::WWW_AUTHENTICATE,
+    header::X_CONTENT_TYPE_OPTIONS,
+    header::X_DNS_PREFETCH_CONTROL,
+    header::X_FRAME_OPTIONS,
+    header::X_XSS_PROTECTION,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+    header::PROXY_AUTHENTICATE,
+    header::PUBLIC_KEY_PINS,
+    header::PUBLIC_KEY_PINS_REPORT_ONLY,
+    header::ACCEPT,
+    header::FORWARDED,
+    header::FROM,
+    header::HOST,
+    header::ORIGIN,
+    header::UPGRADE,
+];
+
+/// In place of a number: the name is the next of the others.
+const OTHER: u8 = u8::MAX;
+
+/// A field's number and length.
+const PREFIX: usize = 5;
+
+/// The fields that every response gets besides those that are stored.
+const ADDED: usize = 2;
+
+impl Fields {
+    /// Keeps `fields`, in a buffer of their own: values as they come from the network share the one
+    /// that they were read into, which is many times larger.
+    pub fn new<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Self {
+        let (mut text, mut others, mut count) = (Vec::new(), Vec::new(), 0);
+        for (name, value) in fields {
+            let number = NUMBERED.iter().position(|numbered| numbered == name).and_then(|at| u8::try_from(at).ok());
+            text.push(number.unwrap_or(OTHER));
+            if number.is_none() {
+                others.push(name.clone());
+            }
+            // No value of 4 GiB gets here.
+            text.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
+            text.extend_from_slice(value.as_bytes());
+            count += 1;
+        }
+        Self { text: text.into_boxed_slice().into(), others: others.into(), count }
+    }
+
+    /// The number of fields; one with several values counts several times.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The fields, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &[u8])> {
+        self.places().map(|(name, (from, to))| (name, &self.text[from..to]))
+    }
+
+    /// The first value of a field.
+    pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
+        let (_, place) = self.places().find(|(own, _)| *own == name)?;
+        self.value(place)
+    }
+
+    /// The fields as a map, with room for what every answer gets besides.
+    pub fn to_map(&self) -> HeaderMap {
+        self.to_map_of(|_| true)
+    }
+
+    /// The same for the fields whose names are `wanted`.
+    pub fn to_map_of(&self, wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.count + ADDED);
+        for (name, place) in self.places().filter(|(name, _)| wanted(name)) {
+            if let Some(value) = self.value(place) {
+                map.append(name.clone(), value);
+            }
+        }
+        map
+    }
+
+    /// The bytes that they take in memory.
+    pub fn weight(&self) -> usize {
+        let others: usize = self.others.iter().map(|name| size_of::<HeaderName>() + NAME + name.as_str().len()).sum();
+        SHARED + self.text.len() + others
+    }
+
+    fn value(&self, (from, to): (usize, usize)) -> Option<HeaderValue> {
+        // It was a value before.
+        HeaderValue::from_maybe_shared(self.text.slice(from..to)).ok()
+    }
+
+    /// Each field's name, and where its value is.
+    fn places(&self) -> Places<'_> {
+        Places { fields: self, at: 0, others: 0 }
+    }
+}
+
+/// What the text takes besides its bytes, and a name of its own.
+const SHARED: usize = 32;
+const NAME: usize = 24;
+
+struct Places<'a> {
+    fields: &'a Fields,
+    at: usize,
+    others: usize,
+}
+
+impl<'a> Iterator for Places<'a> {
+    type Item = (&'a HeaderName, (usize, usize));
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let [number, length @ ..] = *self.fields.text.get(self.at..)?.first_chunk::<PREFIX>()?;
+        let from = self.at + PREFIX;
+        let to = from + usize::try_from(u32::from_le_bytes(length)).ok()?;
+        self.at = to;
+        let name = if number == OTHER {
+            self.others += 1;
+            self.fields.others.get(self.others - 1)?
+        } else {
+            NUMBERED.get(usize::from(number))?
+        };
+        Some((name, (from, to)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_come_back_as_they_were() {
+        let mut map = HeaderMap::new();
+        assert_eq!(Fields::new(map.iter()).to_map(), map);
+        for (name, value) in
+            [("x-own", "1"), ("date", "now"), ("x-other", ""), ("vary", "a"), ("x-own", "2"), ("set-cookie", "\u{e9}")]
+        {
+            map.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+        }
+        map.insert("content-length", HeaderValue::from(10));
+        let fields = Fields::new(map.iter());
+        assert_eq!(fields.to_map(), map);
+        assert_eq!(fields.len(), map.len());
+        let listed = |map: &HeaderMap| {
+            map.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_vec())).collect::<Vec<_>>()
+        };
+        let own: Vec<_> = fields.iter().map(|(name, value)| (name.clone(), value.to_vec())).collect();
+        assert_eq!(own, listed(&map), "in their order");
+        assert_eq!(fields.get(&HeaderName::from_static("x-own")), map.get("x-own").cloned());
+        assert_eq!(fields.get(&header::ETAG), None);
+        let some = fields.to_map_of(|name| *name == header::DATE || *name == header::VARY);
+        assert_eq!(some.len(), 2);
+    }
+
+    #[test]
+    fn a_names_number_is_its_own() {
+        let numbers: std::collections::HashSet<&HeaderName> = NUMBERED.iter().collect();
+        assert_eq!(numbers.len(), NUMBERED.len());
+        assert!(NUMBERED.len() < usize::from(OTHER));
+    }
+}
