@@ -13,15 +13,18 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use memchr::memmem;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
@@ -29,12 +32,16 @@ use tokio::time::Sleep;
 use crate::body::ResponseBody;
 use crate::clock::Stopwatch;
 use crate::interim::Outlet;
+use crate::rfc9111::present::Present;
 
 /// The most bytes of a request head that are kept to look at.
 const MAX_RECENT: usize = 128 << 10;
 
 /// What of that a connection keeps room for while it waits.
 const KEPT_RECENT: usize = 4 << 10;
+
+/// Up to so many bytes go out in one piece.
+const JOINED: usize = 4 << 10;
 
 /// How much, and for how long, a refused client is heard out.
 const LINGER_BYTES: usize = 4 << 20;
@@ -129,22 +136,15 @@ impl Transport {
 /// What a connection's stream and its requests tell each other.
 #[derive(Debug)]
 pub struct Connection {
-    /// Guards the phase and the bytes of the head that is being read; never contended, since a
-    /// connection's stream and requests run on one thread.
-    state: Mutex<State>,
+    /// A [`Phase`]. Read and written on one thread, that of the connection; it is atomic to be shared at all.
+    phase: AtomicU8,
+    /// Guarded by its lock, which nobody ever waits for, for the same reason: the heads as they were read.
+    heads: Mutex<Heads>,
     outlet: Arc<Outlet>,
 }
 
-#[derive(Debug)]
-struct State {
-    phase: Phase,
-    /// What was read since the last response was finished.
-    recent: Vec<u8>,
-    /// Since the connection began to wait for a request, or for the rest of its head.
-    since: Stopwatch,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum Phase {
     /// Every response is out; nothing, or a part of a head, has been read.
     Waiting,
@@ -156,26 +156,83 @@ enum Phase {
     Tunnel,
 }
 
+/// The heads of requests, as they were read while none was being answered.
+#[derive(Debug, Default)]
+struct Heads {
+    recent: Vec<u8>,
+    /// How many of the heads at the beginning have become requests, and are of no more use.
+    begun: usize,
+    /// Whether what is behind them is the body of the last of those requests.
+    is_body: bool,
+}
+
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
+static FIND_HEAD_END: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(HEAD_END));
+
+impl Heads {
+    /// Notes a head that has become a request.
+    fn begin(&mut self, has_body: bool) {
+        self.begun += 1;
+        self.is_body = has_body;
+    }
+
+    /// Adds what was read.
+    fn read(&mut self, bytes: &[u8]) {
+        self.forget_begun();
+        self.is_body = false;
+        let room = MAX_RECENT - self.recent.len();
+        self.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Whether there is a part of a head.
+    fn is_in_head(&mut self) -> bool {
+        self.forget_begun();
+        !self.recent.is_empty() && !self.is_body
+    }
+
+    fn forget_begun(&mut self) {
+        if self.begun == 0 {
+            return;
+        }
+        let end = self.recent.len() - self.next().len();
+        self.begun = 0;
+        self.recent.drain(..end);
+        if self.recent.capacity() > KEPT_RECENT {
+            self.recent.shrink_to(KEPT_RECENT);
+        }
+    }
+
+    /// The head that becomes the next request, and what is behind it.
+    fn next(&self) -> &[u8] {
+        (0..self.begun).fold(&self.recent[..], |rest, _| {
+            &rest[FIND_HEAD_END.find(rest).map_or(rest.len(), |at| at + HEAD_END.len())..]
+        })
+    }
+}
+
 impl Connection {
     /// A connection that waits for its first request.
     pub fn new() -> Arc<Self> {
-        let state = State { phase: Phase::Waiting, recent: Vec::new(), since: Stopwatch::start() };
-        Arc::new(Self { state: Mutex::new(state), outlet: Arc::default() })
+        Arc::new(Self { phase: AtomicU8::new(Phase::Waiting as u8), heads: Mutex::default(), outlet: Arc::default() })
     }
 
-    /// Notes that a request has come; whether its framing contradicts itself.
-    pub fn begin(&self, request: &Request<Incoming>) -> bool {
-        let mut state = self.state.lock();
-        state.phase = Phase::Answering;
-        let conflict =
-            request.headers().contains_key(header::TRANSFER_ENCODING) && has_content_length(&state.recent, request);
-        // What was read behind this head may be the next one's.
-        let end = find(&state.recent, b"\r\n\r\n").map_or(state.recent.len(), |at| at + 4);
-        state.recent.drain(..end);
-        if state.recent.capacity() > KEPT_RECENT {
-            state.recent.shrink_to(KEPT_RECENT);
-        }
+    /// Notes that a request has come, with the fields that are `present`; whether its framing
+    /// contradicts itself.
+    pub fn begin(&self, request: &Request<Incoming>, present: Present) -> bool {
+        self.enter(Phase::Answering);
+        let mut heads = self.heads.lock();
+        let conflict = present.has(Present::TRANSFER_ENCODING) && has_content_length(heads.next(), request);
+        heads.begin(!request.body().is_end_stream());
         conflict
+    }
+
+    fn is_in(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// Where the connection's interim responses go out.
@@ -186,40 +243,38 @@ impl Connection {
     /// Has the connection wait again once `response` is out.
     pub fn track(self: &Arc<Self>, response: Response<ResponseBody>) -> Response<Tracked> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            self.state.lock().phase = Phase::Tunnel;
+            self.enter(Phase::Tunnel);
         }
         response.map(|body| Tracked { body, _ended: Ended(Arc::clone(self)) })
     }
 
-    fn flushed(&self) {
+    /// Notes that all that was written is out; whether the connection waits from now on.
+    fn flushed(&self) -> bool {
         self.outlet.flushed();
-        let mut state = self.state.lock();
-        if state.phase == Phase::Flushing {
-            state.phase = Phase::Waiting;
-            state.since = Stopwatch::start();
+        let waits = self.is_in(Phase::Flushing);
+        if waits {
+            self.enter(Phase::Waiting);
         }
+        waits
     }
 
-    fn read(&self, bytes: &[u8]) {
-        let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Answering | Phase::Tunnel) {
-            return;
+    /// Notes what was read; whether a head has begun with it.
+    fn read(&self, bytes: &[u8]) -> bool {
+        if self.is_in(Phase::Answering) || self.is_in(Phase::Tunnel) {
+            return false;
         }
-        if state.recent.is_empty() {
-            state.since = Stopwatch::start();
-        }
-        let room = MAX_RECENT - state.recent.len();
-        state.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let mut heads = self.heads.lock();
+        let begins = !heads.is_in_head();
+        heads.read(bytes);
+        begins
     }
 
     fn is_waiting(&self) -> bool {
-        self.state.lock().phase == Phase::Waiting
+        self.is_in(Phase::Waiting)
     }
 
-    /// How long the connection has waited, and whether it is in the middle of a head.
-    fn waited(&self) -> Option<(Duration, bool)> {
-        let state = self.state.lock();
-        (state.phase == Phase::Waiting).then(|| (state.since.elapsed(), !state.recent.is_empty()))
+    fn is_in_head(&self) -> bool {
+        self.heads.lock().is_in_head()
     }
 }
 
@@ -227,17 +282,13 @@ impl Connection {
 /// out where there is a `Transfer-Encoding`, so the bytes are looked at.
 fn has_content_length(recent: &[u8], request: &Request<Incoming>) -> bool {
     let line = format!("{} ", request.method());
-    let Some(start) = find(recent, line.as_bytes()) else { return false };
+    let Some(start) = memmem::find(recent, line.as_bytes()) else { return false };
     let head = &recent[start..];
-    let head = &head[..find(head, b"\r\n\r\n").map_or(head.len(), |at| at + 2)];
+    let head = &head[..FIND_HEAD_END.find(head).map_or(head.len(), |at| at + 2)];
     head.split(|&byte| byte == b'\n').skip(1).any(|line| {
         let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"content-length")
     })
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    memchr::memmem::find(haystack, needle)
 }
 
 /// The answer to a request with two framings. Its connection ends with it: hyper sees to that.
@@ -266,9 +317,8 @@ struct Ended(Arc<Connection>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        if state.phase == Phase::Answering {
-            state.phase = Phase::Flushing;
+        if self.0.is_in(Phase::Answering) {
+            self.0.enter(Phase::Flushing);
         }
     }
 }
@@ -310,6 +360,9 @@ pub struct ClientIo {
     transport: Option<Transport>,
     connection: Arc<Connection>,
     patience: Patience,
+    /// Since the connection began to wait for a request, or for the rest of its head; `None`: since it was
+    /// last looked at.
+    since: Option<Stopwatch>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Runs while the client takes nothing of what is written to it.
     stall: Option<Pin<Box<Sleep>>>,
@@ -327,6 +380,7 @@ impl ClientIo {
             transport: Some(transport),
             connection,
             patience,
+            since: None,
             timer: None,
             stall: None,
             instead: Bytes::new(),
@@ -344,17 +398,29 @@ impl ClientIo {
         loop {
             // While a request is answered nobody waits for the client. The timer runs all the same:
             // hyper may not read again before it is time to look.
-            if let Some((waited, in_head)) = self.connection.waited() {
-                let limit = if in_head { self.patience.header } else { self.patience.idle };
-                if waited >= limit {
-                    return Poll::Ready(());
+            if self.connection.is_waiting() {
+                let since = *self.since.get_or_insert_with(Stopwatch::start);
+                // Nobody has waited for longer than the timer has run.
+                if self.timer.is_none() {
+                    let limit = if self.connection.is_in_head() { self.patience.header } else { self.patience.idle };
+                    if since.elapsed() >= limit {
+                        return Poll::Ready(());
+                    }
                 }
             }
-            // In the middle of a head the limit may be nearer than what the timer was set to.
-            let nearest = self.patience.header.min(self.patience.idle);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(nearest)));
-            ready!(timer.as_mut().poll(cx));
-            self.timer = None;
+            match &mut self.timer {
+                // It wakes this connection, as it was told when it was set.
+                Some(timer) if !timer.is_elapsed() => return Poll::Pending,
+                Some(_) => self.timer = None,
+                None => {
+                    // In the middle of a head the limit may be nearer than when it was set.
+                    let nearest = self.patience.header.min(self.patience.idle);
+                    let timer = self.timer.insert(Box::pin(tokio::time::sleep(nearest)));
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
         }
     }
 
@@ -432,7 +498,9 @@ impl AsyncRead for ClientIo {
         let before = buf.filled().len();
         match this.transport()?.poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
-                this.connection.read(&buf.filled()[before..]);
+                if this.connection.read(&buf.filled()[before..]) {
+                    this.since = None;
+                }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -470,7 +538,16 @@ impl AsyncWrite for ClientIo {
         }
         ready!(this.poll_interim(cx))?;
         this.connection.outlet.wrote();
-        let written = this.transport()?.poll_write_vectored(cx, bufs);
+        let written = if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
+            // To copy so little costs less than to tell the kernel where each piece is.
+            let mut joined: SmallVec<[u8; JOINED]> = SmallVec::new();
+            for buf in bufs {
+                joined.extend_from_slice(buf);
+            }
+            this.transport()?.poll_write(cx, &joined)
+        } else {
+            this.transport()?.poll_write_vectored(cx, bufs)
+        };
         this.poll_stall(cx, written)
     }
 
@@ -484,10 +561,11 @@ impl AsyncWrite for ClientIo {
         ready!(this.poll_interim(cx))?;
         ready!(this.transport()?.poll_flush(cx))?;
         // hyper flushes when its own buffer is empty: what was to be written is.
-        this.connection.flushed();
+        if this.connection.flushed() {
+            this.since = None;
+        }
         // It may be in the middle of a body that it no longer wants, and not read any more.
-        if this.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
-            this.timer = None;
+        if this.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
             if this.poll_patience(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }

@@ -17,6 +17,7 @@ pub mod forwarding;
 pub mod interim;
 pub mod passes;
 pub mod proxy;
+pub mod ready;
 pub mod request_body;
 pub mod respond;
 pub mod rfc9111;

@@ -8,10 +8,12 @@ use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fill::FillReader;
 use crate::flight::SharedBody;
+use crate::ready;
 use crate::request_body::Fault;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::conditional;
 use crate::rfc9111::partial;
+use crate::rfc9111::present::Present;
 use crate::rfc9111::range::{self, RangeRequest};
 use crate::stored::{Body, StoredHead, StoredResponse};
 use crate::upstream::UpstreamError;
@@ -50,20 +52,57 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// Its fields.
     pub fields: &'a HeaderMap,
+    /// Which of them decide something.
+    pub present: Present,
 }
 
 impl<'a> Asked<'a> {
     /// What `request` asks.
     pub fn of<B>(request: &'a Request<B>) -> Self {
-        Self { method: request.method(), fields: request.headers() }
+        Self::noted(request, Present::of(request.headers()))
+    }
+
+    /// The same, with what is known of its fields.
+    pub fn noted<B>(request: &'a Request<B>, present: Present) -> Self {
+        Self { method: request.method(), fields: request.headers(), present }
+    }
+
+    /// Whether it asks for the whole, whatever the client has.
+    fn is_plain_get(self) -> bool {
+        *self.method == Method::GET && !self.present.has(Present::CONDITIONS.and(Present::RANGE))
     }
 }
 
-/// A hit in memory, fresh or not.
-pub fn hit(asked: Asked<'_>, stored: &StoredResponse, now: Timestamp) -> Answer {
-    let status = CacheStatus::hit(Tier::Memory, stored.head.freshness.remaining(now));
-    let response = answer_head(asked, &stored.head, Some(stored.body.len()), now);
-    (status, response.map(|part| of_stored(part, &stored.body)))
+/// What a hit's fields say besides what is stored.
+pub struct Label<L> {
+    /// Puts it there.
+    pub put: L,
+    /// Whether it depends on nothing but the stored response and the time.
+    pub is_steady: bool,
+}
+
+/// A hit in memory, fresh or not, with its label.
+pub fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
+    asked: Asked<'_>,
+    stored: &StoredResponse,
+    now: Timestamp,
+    label: Label<L>,
+) -> Answer {
+    let head = &stored.head;
+    let status = CacheStatus::hit(Tier::Memory, head.freshness.remaining(now));
+    if !(asked.is_plain_get() && label.is_steady) {
+        let mut response = answer_head(asked, head, Some(stored.body.len()), now);
+        (label.put)(&status, response.headers_mut());
+        return (status, response.map(|part| of_stored(part, &stored.body)));
+    }
+    let mut response = Response::new(ResponseBody::stored(&stored.body));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = ready::fields(head, now, || {
+        let mut fields = fields_of(head, now);
+        (label.put)(&status, &mut fields);
+        fields
+    });
+    (status, response)
 }
 
 fn of_stored(part: Part, body: &Body) -> ResponseBody {
@@ -140,18 +179,23 @@ pub struct Multipart {
 fn whole_of(asked: Asked<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
     let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
     *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields.to_map();
-    response.headers_mut().insert(header::AGE, HeaderValue::from(head.freshness.age_seconds(now)));
+    *response.headers_mut() = fields_of(head, now);
     response
+}
+
+fn fields_of(head: &StoredHead, now: Timestamp) -> HeaderMap {
+    let mut fields = head.fields.to_map();
+    fields.insert(header::AGE, HeaderValue::from(head.freshness.age_seconds(now)));
+    fields
 }
 
 /// The head of an answer from a stored response of `len` bytes, and what of its body goes with it: the
 /// whole, a range, several, or nothing (304, 416).
 pub fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
-    let Asked { method, fields } = asked;
+    let Asked { method, fields, present } = asked;
     // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-    if is_ok && conditional::is_conditional(fields) && is_not_modified(method, fields, head) {
+    if is_ok && present.has(Present::CONDITIONS) && is_not_modified(method, fields, head) {
         return not_modified(head, HeaderValue::from(head.freshness.age_seconds(now)));
     }
     let mut response = whole_of(asked, head, now);
@@ -163,7 +207,7 @@ pub fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: T
         }
         return response;
     }
-    if !is_ok || *method != Method::GET || !fields.contains_key(header::RANGE) || !head.if_range_holds(fields) {
+    if !is_ok || *method != Method::GET || !present.has(Present::RANGE) || !head.if_range_holds(fields) {
         return response;
     }
     let Some(len) = len else { return response };

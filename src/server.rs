@@ -10,6 +10,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -25,6 +27,7 @@ use tracing::{debug, warn};
 use crate::client_io::{ClientIo, Connection, Patience, Transport};
 use crate::forwarding::Peer;
 use crate::proxy::Proxy;
+use crate::rfc9111::present::Present;
 use crate::telemetry::WorkerMetrics;
 
 /// `[server]`
@@ -196,33 +199,33 @@ impl Worker {
     /// Serves on the current runtime.
     pub async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
-        let connections = TaskTracker::new();
+        let connections = Arc::new(Connections::default());
         let mut acceptors = Vec::new();
         for listener in sockets.tcp {
             let listener = TcpListener::from_std(listener)?;
-            acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, connections.clone())));
+            acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, Arc::clone(&connections))));
         }
         for listener in sockets.unix {
             let listener = UnixListener::from_std(listener)?;
-            acceptors.push(tokio::spawn(Arc::clone(&this).accept_unix(listener, connections.clone())));
+            acceptors.push(tokio::spawn(Arc::clone(&this).accept_unix(listener, Arc::clone(&connections))));
         }
         for acceptor in acceptors {
             // They end when told to stop; one that panicked has ended as well.
             let _ = acceptor.await;
         }
-        connections.close();
+        connections.end();
         // Bodies that are still coming in are stored, though their clients may be gone.
         let fetches = &this.proxy.fetcher.tasks;
         fetches.close();
         let tunnels = &this.proxy.fetcher.tunnels;
         tunnels.close();
         let drained = async {
-            connections.wait().await;
+            connections.tasks.wait().await;
             fetches.wait().await;
             tunnels.wait().await;
         };
         if tokio::time::timeout(this.config.drain_timeout, drained).await.is_err() {
-            let (connections, fetches, tunnels) = (connections.len(), fetches.len(), tunnels.len());
+            let (connections, fetches, tunnels) = (connections.tasks.len(), fetches.len(), tunnels.len());
             warn!(
                 "the drain's deadline has passed: {connections} connections, {fetches} fetches, {tunnels} tunnels end now"
             );
@@ -230,7 +233,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: TaskTracker) {
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: Arc<Connections>) {
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -243,14 +246,15 @@ impl Worker {
                     // has emptied a third of a large send buffer.
                     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                     let peer = Peer::new(Some(from.ip()), &self.config.trusted_proxies);
-                    connections.spawn(Arc::clone(&self).serve(Transport::Tcp(stream), peer));
+                    let transport = Transport::Tcp(stream);
+                    connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
                 Err(error) => rest_after(&error).await,
             }
         }
     }
 
-    async fn accept_unix(self: Arc<Self>, listener: UnixListener, connections: TaskTracker) {
+    async fn accept_unix(self: Arc<Self>, listener: UnixListener, connections: Arc<Connections>) {
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -259,14 +263,15 @@ impl Worker {
             match accepted {
                 Ok((stream, _)) => {
                     let peer = Peer::new(None, &self.config.trusted_proxies);
-                    connections.spawn(Arc::clone(&self).serve(Transport::Unix(stream), peer));
+                    let transport = Transport::Unix(stream);
+                    connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
                 Err(error) => rest_after(&error).await,
             }
         }
     }
 
-    async fn serve(self: Arc<Self>, transport: Transport, peer: Peer) {
+    async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
         let open = self.proxy.metrics.open_connections() + self.proxy.fetcher.tunnels.len() as u64;
         if open >= self.config.max_connections {
             transport.refuse_for_load().await;
@@ -285,13 +290,14 @@ impl Worker {
         let service = service_fn(|request| {
             let (this, peer, connection) = (&self, &peer, &connection);
             async move {
-                let conflict = connection.begin(&request);
+                let present = Present::of(request.headers());
+                let conflict = connection.begin(&request, present);
                 let response = if conflict {
                     crate::client_io::conflicting_framing()
                 } else {
                     let outlet = connection.outlet();
                     let _open = outlet.open();
-                    this.proxy.handle(&this.metrics, peer, outlet, request).await
+                    this.proxy.handle(&this.metrics, peer, outlet, request, present).await
                 };
                 Ok::<_, Infallible>(connection.track(response))
             }
@@ -301,16 +307,40 @@ impl Worker {
             .max_headers(self.config.max_headers)
             .max_buf_size((2 * self.config.max_header_size).max(128 << 10));
         let mut serving = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
-        let outcome = tokio::select! {
-            outcome = serving.as_mut() => outcome,
-            () = self.stop.cancelled() => {
+        let mut ended = std::pin::pin!(connections.end.cancelled());
+        let mut is_told = false;
+        // To be woken at the end.
+        let _ = std::future::poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
+        let outcome = std::future::poll_fn(|cx| {
+            if !is_told && connections.is_ending.load(Ordering::Relaxed) {
+                is_told = true;
                 serving.as_mut().graceful_shutdown();
-                serving.as_mut().await
             }
-        };
+            serving.as_mut().poll(cx)
+        })
+        .await;
         if let Err(error) = outcome {
             debug!("a client's connection ended: {error}");
         }
+    }
+}
+
+/// The connections of a worker, and how they learn that it ends.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: TaskTracker,
+    /// Looked at whenever a connection wakes: to ask `end` each time would take a lock.
+    is_ending: AtomicBool,
+    /// Cancelled once that is set, which wakes all of them.
+    end: CancellationToken,
+}
+
+impl Connections {
+    /// There are no more, and those that there are finish what is under way.
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+        self.end.cancel();
+        self.tasks.close();
     }
 }
 

@@ -485,4 +485,4 @@ fn kept(fields: &HeaderMap, hidden: &TagFields) -> Fields {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,9 +7,9 @@ use hyper::body::{Body as _, Incoming};
 use crate::forwarding::{self, Peer};
 use crate::respond::{Refusal, refuse};
 use crate::rfc9111::cache_status::Fwd;
-use crate::rfc9111::conditional;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rfc9111::present::Present;
 use crate::rules::{Resolved, Rules};
 
 /// Where a request is headed, worked out once.
@@ -42,7 +42,7 @@ pub struct Keys {
 
 impl Keys {
     /// Works out where a request is headed, or what is wrong with it.
-    pub fn target(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Target<'_>, Refusal> {
+    pub fn target(&self, peer: &Peer, request: &Request<Incoming>, present: Present) -> Result<Target<'_>, Refusal> {
         let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(refuse(
@@ -59,7 +59,7 @@ impl Keys {
             ));
         }
         let mut codings = fields::members(request.headers(), &header::TRANSFER_ENCODING);
-        if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+        if present.has(Present::TRANSFER_ENCODING) && codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
             return Err(refuse(
                 StatusCode::NOT_IMPLEMENTED,
                 "transfer-coding",
@@ -118,7 +118,7 @@ impl Keys {
 }
 
 /// Why a request goes to the origin whatever is stored, if it does.
-pub fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<Fwd> {
+pub fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Resolved) -> Option<Fwd> {
     if rule.rule.bypass {
         return Some(Fwd::Bypass);
     }
@@ -127,7 +127,7 @@ pub fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<
     }
     // Content in a GET may change the response, and is no part of the key. Conditions on the
     // origin's state are for the origin.
-    if !request.body().is_end_stream() || conditional::is_for_the_origin(request.headers()) {
+    if !request.body().is_end_stream() || present.has(Present::FOR_THE_ORIGIN) {
         return Some(Fwd::Request);
     }
     None
@@ -135,8 +135,8 @@ pub fn never_from_cache(request: &Request<Incoming>, rule: &Resolved) -> Option<
 
 /// Whether the client asks to change protocols in a way that is passed on. Anything else that it
 /// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
-pub fn is_upgrade(request: &Request<Incoming>) -> bool {
-    request.headers().contains_key(header::UPGRADE)
+pub fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
+    present.has(Present::UPGRADE)
         && *request.method() == Method::GET
         && request.version() == Version::HTTP_11
         && request.body().is_end_stream()

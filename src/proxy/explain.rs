@@ -12,9 +12,9 @@ use super::purge::Url;
 use crate::clock::Timestamp;
 use crate::passes::Pass;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
-use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::{Freshness, LifetimeSource};
 use crate::rfc9111::key::{CacheKey, KeyParts};
+use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::validation;
 use crate::rules::Resolved;
@@ -175,7 +175,7 @@ impl Proxy {
             story.say(format!("it goes to the application: no stored response answers {method}"));
             return CacheStatus::forward(Fwd::Method);
         }
-        if conditional::is_for_the_origin(fields) {
+        if Present::of(fields).has(Present::FOR_THE_ORIGIN) {
             story.say("it goes to the application: If-Match and If-Unmodified-Since are about its state");
             return CacheStatus::forward(Fwd::Request);
         }

@@ -23,11 +23,12 @@ use crate::forwarding::Peer;
 use crate::interim::{Interim, Outlet};
 use crate::passes::Pass;
 use crate::request_body::Limits;
-use crate::respond::{Answer, Asked, hit, not_cached, overloaded, refused};
-use crate::rfc9111::cache_status::{CACHE_STATUS, Fwd, Handling, Tier};
+use crate::respond::{Answer, Asked, Label, hit, not_cached, overloaded, refused};
+use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rules::RequestDirectives;
 use crate::store::memory::Lookup;
@@ -56,50 +57,49 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Answers a request. Interim responses to it go out through `outlet`.
+    /// Answers a request, of whose fields those are `present`. Interim responses to it go out through
+    /// `outlet`.
     pub async fn handle(
         self: &Arc<Self>,
         worker: &WorkerMetrics,
         peer: &Peer,
         outlet: &Arc<Outlet>,
         mut request: Request<Incoming>,
+        mut present: Present,
     ) -> Response<ResponseBody> {
-        // What the origin will not see must not select a stored response either.
-        fields::remove_listed(request.headers_mut());
+        if present.has(Present::CONNECTION) {
+            // What the origin will not see must not select a stored response either.
+            fields::remove_listed(request.headers_mut());
+            present = Present::of(request.headers());
+        }
         let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
-        let mut key = None;
-        let (status, mut response) = match self.keys.target(peer, &request) {
-            Ok(target) => {
-                key = self.cache.status_key.then(|| Box::new(target.key.clone()));
-                self.answer(&Caller { peer, outlet }, &target, request).await
-            }
-            Err(refusal) => refused(&refusal),
+        let (status, response) = match self.keys.target(peer, &request, present) {
+            Ok(target) => self.answer(&Caller { peer, outlet }, &target, request, present).await,
+            Err(refusal) => self.labelled(refused(&refusal), None),
         };
         worker.record(&status);
-        if status.handling != Handling::Hit {
-            // What is stored has none.
-            self.cache.tag_fields.remove(response.headers_mut());
-        }
-        if self.cache.remove_targets {
-            for name in self.cache.targets.names() {
-                response.headers_mut().remove(name);
-            }
-        }
-        response.headers_mut().append(CACHE_STATUS, status.to_value(key.as_deref()));
         match access {
             Some(line) => line.finish(response, &status),
             None => response,
         }
     }
 
-    async fn answer(self: &Arc<Self>, caller: &Caller<'_>, target: &Target<'_>, request: Request<Incoming>) -> Answer {
-        if is_upgrade(&request) {
-            return Box::pin(self.tunnel(caller, target, request)).await;
+    async fn answer(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        request: Request<Incoming>,
+        present: Present,
+    ) -> Answer {
+        if is_upgrade(&request, present) {
+            return self.labelled(Box::pin(self.tunnel(caller, target, request)).await, Some(target));
         }
-        if let Some(fwd) = never_from_cache(&request, target.rule) {
-            return caller.outlet.attend(Box::pin(self.forward(caller, target, request, fwd))).await;
+        if let Some(fwd) = never_from_cache(&request, present, target.rule) {
+            let answer = caller.outlet.attend(Box::pin(self.forward(caller, target, request, fwd))).await;
+            return self.labelled(answer, Some(target));
         }
-        let directives = self.directives(request.headers());
+        let says_something = present.has(Present::DIRECTIVES);
+        let directives = if says_something { self.directives(request.headers()) } else { CacheControl::default() };
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(target, request.headers());
         let missed = match found {
@@ -113,14 +113,14 @@ impl Proxy {
                     if target.rule.is_due_early(&stored.head, now) {
                         self.revalidate_behind(caller, target, key, &request, &directives, &stored);
                     }
-                    return hit(Asked::of(&request), &stored, now);
+                    return hit(Asked::noted(&request, present), &stored, now, self.label(target));
                 }
-                Reuse::GatewayTimeout => return not_cached(),
+                Reuse::GatewayTimeout => return self.labelled(not_cached(), Some(target)),
                 reuse @ (Reuse::StaleWhileRevalidate | Reuse::Validate(_))
                     if stored.head.parts.is_none() && self.may_wait(reuse, &directives, &stored, now) =>
                 {
                     self.revalidate_behind(caller, target, key, &request, &directives, &stored);
-                    return hit(Asked::of(&request), &stored, now);
+                    return hit(Asked::noted(&request, present), &stored, now, self.label(target));
                 }
                 Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => {
                     Missed { fwd: Fwd::Stale, stored: Some(stored) }
@@ -133,7 +133,37 @@ impl Proxy {
         // Its body is empty.
         let request = Arc::new(request.map(|_| ()));
         // On the heap, so that a hit does not carry a fetch's state about.
-        caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await
+        let answer = caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await;
+        self.labelled(answer, Some(target))
+    }
+
+    /// What a response says of what was done, and what of it clients do not see.
+    fn put_label(&self, target: Option<&Target<'_>>, status: &CacheStatus, fields: &mut HeaderMap) {
+        if status.handling != Handling::Hit {
+            // What is stored has none.
+            self.cache.tag_fields.remove(fields);
+        }
+        if self.cache.remove_targets {
+            for name in self.cache.targets.names() {
+                fields.remove(name);
+            }
+        }
+        let key = target.filter(|_| self.cache.status_key).map(|target| &target.key);
+        fields.append(CACHE_STATUS, status.to_value(key));
+    }
+
+    fn labelled(&self, (status, mut response): Answer, target: Option<&Target<'_>>) -> Answer {
+        self.put_label(target, &status, response.headers_mut());
+        (status, response)
+    }
+
+    fn label(&self, target: &Target<'_>) -> Label<impl FnOnce(&CacheStatus, &mut HeaderMap)> {
+        // Several keys may lead to one response.
+        let is_steady = !self.cache.status_key;
+        Label {
+            put: move |status: &CacheStatus, fields: &mut HeaderMap| self.put_label(Some(target), status, fields),
+            is_steady,
+        }
     }
 
     /// Whether a stale response is served now and validated behind: because it says so, or because the

@@ -41,19 +41,8 @@ impl<'a> EntityTag<'a> {
     }
 }
 
-/// Whether a cache can't answer the request itself: `If-Match` and `If-Unmodified-Since` guard
-/// the origin's state, which only the origin knows (RFC 9111 §4.3.2).
-pub fn is_for_the_origin(request: &HeaderMap) -> bool {
-    request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
-}
-
 /// What of a stored response decides on a client's conditions.
 pub const VALIDATORS: [HeaderName; 3] = [header::ETAG, header::LAST_MODIFIED, header::DATE];
-
-/// Whether a request asks for a response only if the client does not have it.
-pub fn is_conditional(request: &HeaderMap) -> bool {
-    request.contains_key(header::IF_NONE_MATCH) || request.contains_key(header::IF_MODIFIED_SINCE)
-}
 
 /// Whether the client already has what `stored` would give it, so that 304 answers the request.
 /// `response_time` stands in for a missing `Date`.

@@ -147,6 +147,13 @@ impl Freshness {
         !self.no_cache && (self.is_fresh(now) || (while_revalidate && !self.must_revalidate))
     }
 
+    /// Up to when, from `now` on, neither [`Freshness::age_seconds`] nor the whole seconds that remain change.
+    pub fn steady_until(&self, now: Timestamp) -> Timestamp {
+        let until_older = 1000 - self.current_age(now).rem_euclid(1000);
+        let until_nearer = self.remaining(now).rem_euclid(1000) + 1;
+        now.plus_millis(until_older.min(until_nearer))
+    }
+
     /// The value of the `Age` field (§5.1), in seconds.
     pub fn age_seconds(&self, now: Timestamp) -> u64 {
         u64::try_from(self.current_age(now) / 1000).unwrap_or(0).min(u64::from(super::directives::DELTA_MAX))
@@ -342,6 +349,34 @@ mod tests {
         assert_eq!(terms("max-age=1, stale-while-revalidate=0, stale-if-error=0", &policy), [0, 0, 0]);
         assert_eq!(terms("s-maxage=1", &policy), [7, 8, 8], "s-maxage forbids what nobody grants by name");
         assert_eq!(terms("max-age=1, stale-if-error=x", &policy), [7, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_said_in_seconds_is_steady_up_to_the_moment_named() {
+        let policy = LifetimePolicy::default();
+        let said = |freshness: &Freshness, now: Timestamp| {
+            (freshness.age_seconds(now), freshness.remaining(now).div_euclid(1000))
+        };
+        for age in ["0", "7", "90"] {
+            let fields = fields(&[("cache-control", "max-age=60"), ("age", age)]);
+            let received = NOW.plus_millis(321);
+            let freshness = Freshness::of(StatusCode::OK, &fields, NOW, received, &policy);
+            for millis in (-1500..2500).chain(58_000..62_000) {
+                let now = received.plus_millis(millis);
+                let until = freshness.steady_until(now);
+                assert!(until > now);
+                for later in [now.plus_millis(1), until.plus_millis(-1)].into_iter().filter(|later| *later < until) {
+                    assert_eq!(said(&freshness, later), said(&freshness, now), "{age} {millis}");
+                }
+                if millis >= 0 {
+                    assert_ne!(
+                        said(&freshness, until),
+                        said(&freshness, now),
+                        "no sooner than need be: {age} {millis}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod groups;
 pub mod invalidation;
 pub mod key;
 pub mod partial;
+pub mod present;
 pub mod range;
 pub mod reuse;
 pub mod search;

@@ -68,7 +68,7 @@ fn seen() -> Seen {
     Seen { until: 1_700_000_000_000 << 10, recent: vec![(7, (1_700_000_030_000 << 10) + 1)] }
 }
 
-fn sample() -> StoredResponse {
+pub(crate) fn sample() -> StoredResponse {
     response(
         &[
             ("vary", b"accept-language, x"),

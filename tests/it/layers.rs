@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["clock", "units"],
     &["rfc9111"],
     &["stored"],
-    &["fill", "telemetry", "passes", "searches", "interim", "breaker", "request_body"],
+    &["fill", "telemetry", "passes", "ready", "searches", "interim", "breaker", "request_body"],
     &["store"],
     &["rules", "upstream"],
     &["flight", "body", "forwarding"],

@@ -1,0 +1,91 @@
+//! Which of the fields that decide about a request it has, found in one pass over their names.
+//!
+//! Nearly every request has none of them. To ask for each by its name would hash a dozen names a request.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// A set of field names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present(u16);
+
+impl Present {
+    /// `Connection`
+    pub const CONNECTION: Self = Self(1);
+    /// `Upgrade`
+    pub const UPGRADE: Self = Self(1 << 1);
+    /// `Transfer-Encoding`
+    pub const TRANSFER_ENCODING: Self = Self(1 << 2);
+    /// `Cache-Control` and `Pragma`: the client's directives (RFC 9111 §5.2.1, §5.4).
+    pub const DIRECTIVES: Self = Self(1 << 3);
+    /// `If-Match` and `If-Unmodified-Since`, which guard the origin's state: only the origin knows that
+    /// (RFC 9111 §4.3.2).
+    pub const FOR_THE_ORIGIN: Self = Self(1 << 4);
+    /// `If-None-Match` and `If-Modified-Since`, which a cache evaluates (RFC 9111 §4.3.2).
+    pub const CONDITIONS: Self = Self(1 << 5);
+    /// `Range`
+    pub const RANGE: Self = Self(1 << 6);
+
+    /// Those that are among `fields`.
+    pub fn of(fields: &HeaderMap) -> Self {
+        Self(fields.keys().fold(0, |set, name| set | Self::member(name).0))
+    }
+
+    /// Whether any of `others` is in the set.
+    pub const fn has(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// Both sets together.
+    pub const fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    fn member(name: &HeaderName) -> Self {
+        match *name {
+            header::CONNECTION => Self::CONNECTION,
+            header::UPGRADE => Self::UPGRADE,
+            header::TRANSFER_ENCODING => Self::TRANSFER_ENCODING,
+            header::CACHE_CONTROL | header::PRAGMA => Self::DIRECTIVES,
+            header::IF_MATCH | header::IF_UNMODIFIED_SINCE => Self::FOR_THE_ORIGIN,
+            header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => Self::CONDITIONS,
+            header::RANGE => Self::RANGE,
+            _ => Self(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn each_is_found_and_nothing_else() {
+        let all = [
+            ("connection", Present::CONNECTION),
+            ("upgrade", Present::UPGRADE),
+            ("transfer-encoding", Present::TRANSFER_ENCODING),
+            ("cache-control", Present::DIRECTIVES),
+            ("pragma", Present::DIRECTIVES),
+            ("if-match", Present::FOR_THE_ORIGIN),
+            ("if-unmodified-since", Present::FOR_THE_ORIGIN),
+            ("if-none-match", Present::CONDITIONS),
+            ("if-modified-since", Present::CONDITIONS),
+            ("range", Present::RANGE),
+            ("host", Present(0)),
+            ("cookie", Present(0)),
+            ("x-cache-control", Present(0)),
+        ];
+        for (name, expected) in all {
+            let mut fields = HeaderMap::new();
+            fields.insert("accept", HeaderValue::from_static("*/*"));
+            fields.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+            assert_eq!(Present::of(&fields), expected, "{name}");
+            for (other, set) in all {
+                assert_eq!(Present::of(&fields).has(set), set != Present(0) && set == expected, "{name} {other}");
+            }
+        }
+        assert!(Present::CONNECTION.and(Present::RANGE).has(Present::RANGE));
+    }
+}
