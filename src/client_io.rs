@@ -565,10 +565,9 @@ impl AsyncWrite for ClientIo {
             this.since = None;
         }
         // It may be in the middle of a body that it no longer wants, and not read any more.
-        if this.timer.as_ref().is_some_and(|timer| timer.is_elapsed()) {
-            if this.poll_patience(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
+        let is_time = this.timer.as_ref().is_some_and(|timer| timer.is_elapsed());
+        if is_time && this.poll_patience(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Poll::Ready(Ok(()))
     }
