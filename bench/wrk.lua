@@ -2,6 +2,7 @@
 --
 --   (nothing)                       the URL that it was given
 --   zipf PREFIX URLS                PREFIX0 to PREFIX(URLS - 1), the n-th in proportion to 1 / n
+--   uniform PREFIX URLS             the same URLs, each as likely as the others
 --   each PREFIX FIRST               PREFIXFIRST, and on from there: no URL twice
 --
 -- Prints "latency" and the microseconds that half, 99 % and 99.9 % of the requests did not take longer than.
@@ -33,6 +34,14 @@ local function zipf(prefix, urls)
     end
 end
 
+local function uniform(prefix, urls)
+    math.randomseed(42)
+    local before, after = wrk.format(nil, prefix .. "@"):match("^(.-)@(.*)$")
+    return function()
+        return before .. math.random(0, urls - 1) .. after
+    end
+end
+
 local function each(prefix, first)
     local at = first - 1
     return function()
@@ -43,6 +52,7 @@ end
 
 function init(args)
     if args[1] == "zipf" then request = zipf(args[2], tonumber(args[3])) end
+    if args[1] == "uniform" then request = uniform(args[2], tonumber(args[3])) end
     if args[1] == "each" then request = each(args[2], tonumber(args[3])) end
 end
 

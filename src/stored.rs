@@ -162,9 +162,9 @@ pub struct StoredHead {
     /// The exact key.
     pub key: CacheKey,
     /// Which requests for the key it answers; `None`: all.
-    pub variant: Option<Variant>,
+    pub variant: Option<Box<Variant>>,
     /// What of the representation the body is; `None`: all of it.
-    pub parts: Option<Parts>,
+    pub parts: Option<Box<Parts>>,
     /// Its status.
     pub status: StatusCode,
     /// Its fields as the origin sent them, without those of the connection.
@@ -181,7 +181,7 @@ pub struct StoredHead {
     /// The same for other processes: the purges that this one knew of.
     pub seen: Arc<Seen>,
     /// What it can be purged by, besides its URL.
-    pub tags: Vec<String>,
+    pub tags: Box<[String]>,
     /// Whether it is found by something else than its URL's key alone: as a variant, or for several queries.
     pub is_found_otherwise: bool,
     /// Names its body object in the durable tier, when the body is kept apart from the head.
@@ -263,13 +263,15 @@ impl StoredHead {
     pub fn new(storable: &Storable, new: NewHead<'_>) -> Self {
         let variant = match storable.vary() {
             Vary::None | Vary::Any => None,
-            Vary::Fields(names) => Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) }),
+            Vary::Fields(names) => {
+                Some(Box::new(Variant { names: names.clone(), selector: vary::selector(names, new.request) }))
+            }
         };
         Self {
             key: new.key.clone(),
             is_found_otherwise: variant.is_some() || new.key.is_searched(),
             variant,
-            parts: storable.parts(),
+            parts: storable.parts().map(Box::new),
             status: new.status,
             fields: kept(new.fields, new.hidden),
             request_time: new.request_time,
@@ -277,7 +279,7 @@ impl StoredHead {
             freshness: *storable.freshness(),
             position: new.position,
             seen: new.seen,
-            tags: new.tags,
+            tags: new.tags.into(),
             body_id: new.body_id,
             body_written: new.body_written,
             marks: Arc::default(),

@@ -412,19 +412,27 @@ impl Upstream {
     fn take_idle(&self, newer_than: Duration) -> Option<Sender> {
         IDLE.with_borrow_mut(|idle| {
             let idle = idle.get_mut(&self.id)?;
-            // A connection whose last request is still going out (the origin answered before it
-            // had all of it) is not free. It has a moment to become so.
-            idle.retain(|idle| {
-                !idle.sender.is_closed() && (idle.sender.is_ready() || idle.since.elapsed() < TO_BECOME_FREE)
-            });
-            let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-            let idle_for = idle[newest].since.elapsed();
-            if idle_for > self.config.idle_timeout {
-                // Those below have been idle for longer still.
-                idle.clear();
-                return None;
+            // From the newest on, and no further than need be: those below are looked at in their turn.
+            let mut at = idle.len();
+            while let Some(one) = at.checked_sub(1).and_then(|newest| idle.get(newest)) {
+                at -= 1;
+                if one.sender.is_closed() {
+                    idle.remove(at);
+                } else if one.sender.is_ready() {
+                    let idle_for = one.since.elapsed();
+                    if idle_for > self.config.idle_timeout {
+                        // Those below have been idle for longer still.
+                        idle.drain(..=at);
+                        return None;
+                    }
+                    return (idle_for <= newer_than).then(|| idle.remove(at).sender);
+                } else if one.since.elapsed() >= TO_BECOME_FREE {
+                    // Its last request is still going out (the origin answered before it had all of
+                    // it), and it had a moment to become free.
+                    idle.remove(at);
+                }
             }
-            (idle_for <= newer_than).then(|| idle.remove(newest).sender)
+            None
         })
     }
 

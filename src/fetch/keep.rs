@@ -411,7 +411,7 @@ impl Fetcher {
         let mut head = self.new_head(plan, &storable, all, &exchange, new.head.position);
         if !parts.is_complete() {
             head.status = StatusCode::PARTIAL_CONTENT;
-            head.parts = Some(parts);
+            head.parts = Some(Box::new(parts));
         }
         Some(StoredResponse { head: Arc::new(head), body })
     }
@@ -514,7 +514,7 @@ impl Fetcher {
         position: u64,
     ) -> Option<Fetched> {
         let stored = plan.head_of.as_ref().filter(|_| status == StatusCode::OK)?;
-        let len = stored.head.parts.as_ref().map_or(stored.body.len(), Parts::complete_len);
+        let len = stored.head.parts.as_deref().map_or(stored.body.len(), Parts::complete_len);
         match validation::head_outcome(answer, &stored.head.fields.to_map(), len) {
             HeadOutcome::Updates => {
                 let updated = self.update(plan, stored, answer, request_time, position);

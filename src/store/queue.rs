@@ -187,7 +187,7 @@ impl Queue {
             match op {
                 Op::Delete { variant: None, .. } => pending.puts.clear(),
                 Op::Delete { variant: Some((_, variant)), .. } => {
-                    pending.puts.retain(|(other, _)| other.head().variant.as_ref() != Some(variant));
+                    pending.puts.retain(|(other, _)| other.head().variant.as_deref() != Some(variant));
                 }
                 Op::Put { stored, record } => {
                     let variant = &stored.head().variant;

@@ -335,8 +335,8 @@ fn decode_response(
     let head = StoredHead {
         key: key.clone(),
         is_found_otherwise: variant.is_some() || key.is_searched(),
-        variant,
-        parts,
+        variant: variant.map(Box::new),
+        parts: parts.map(Box::new),
         status,
         fields: Fields::new(fields.iter()),
         request_time,
@@ -345,7 +345,7 @@ fn decode_response(
         // Its reader says from when on.
         position: 0,
         seen: Arc::new(seen),
-        tags,
+        tags: tags.into(),
         body_id,
         body_written: Arc::new(AtomicBool::new(true)),
         marks: Arc::new(Marks::durable()),

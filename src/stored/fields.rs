@@ -15,7 +15,6 @@ pub struct Fields {
     text: Bytes,
     /// The names that have no number, in the order of their fields.
     others: Box<[HeaderName]>,
-    count: usize,
 }
 
 /// Names that responses often have. A name's place is in no file: they may be put in any order.
@@ -87,7 +86,7 @@ impl Fields {
     /// Keeps `fields`, in a buffer of their own: values as they come from the network share the one
     /// that they were read into, which is many times larger.
     pub fn new<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Self {
-        let (mut text, mut others, mut count) = (Vec::new(), Vec::new(), 0);
+        let (mut text, mut others) = (Vec::new(), Vec::new());
         for (name, value) in fields {
             let number = NUMBERED.iter().position(|numbered| numbered == name).and_then(|at| u8::try_from(at).ok());
             text.push(number.unwrap_or(OTHER));
@@ -97,19 +96,18 @@ impl Fields {
             // No value of 4 GiB gets here.
             text.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
             text.extend_from_slice(value.as_bytes());
-            count += 1;
         }
-        Self { text: text.into_boxed_slice().into(), others: others.into(), count }
+        Self { text: text.into_boxed_slice().into(), others: others.into() }
     }
 
     /// The number of fields; one with several values counts several times.
     pub fn len(&self) -> usize {
-        self.count
+        self.places().count()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.text.is_empty()
     }
 
     /// The fields, in their order.
@@ -130,7 +128,7 @@ impl Fields {
 
     /// The same for the fields whose names are `wanted`.
     pub fn to_map_of(&self, wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.count + ADDED);
+        let mut map = HeaderMap::with_capacity(self.len() + ADDED);
         for (name, place) in self.places().filter(|(name, _)| wanted(name)) {
             if let Some(value) = self.value(place) {
                 map.append(name.clone(), value);
