@@ -104,6 +104,17 @@ fn parts_of_a_hit(c: &mut Criterion) {
     let stored = response("/a", false, 1024);
     let directives = CacheControl::of_request(&request);
     c.bench_function("reuse", |b| b.iter(|| reuse::reuse(black_box(&directives), &stored.head.freshness, NOW)));
+    let head = &stored.head;
+    c.bench_function("response fields, ready", |b| {
+        b.iter(|| {
+            larder::ready::fields(black_box(head), NOW, || {
+                let mut fields = head.fields.to_map();
+                fields.insert("age", HeaderValue::from(head.freshness.age_seconds(NOW)));
+                fields.append("cache-status", CacheStatus::hit(Tier::Memory, 599_000).to_value(None));
+                fields
+            })
+        });
+    });
     c.bench_function("response fields", |b| {
         b.iter(|| {
             let mut fields = black_box(&stored.head.fields).to_map();
