@@ -13,8 +13,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -166,9 +166,16 @@ struct Heads {
     is_body: bool,
 }
 
-const HEAD_END: &[u8] = b"\r\n\r\n";
-
-static FIND_HEAD_END: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(HEAD_END));
+/// Where the first head in `bytes` ends, as hyper sees it: with an empty line, behind any at the
+/// beginning; a line may end without a carriage return.
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    memchr::memchr_iter(b'\n', &bytes[start..]).map(|at| start + at + 1).find_map(|next| match bytes[next..] {
+        [b'\n', ..] => Some(next + 1),
+        [b'\r', b'\n', ..] => Some(next + 2),
+        _ => None,
+    })
+}
 
 impl Heads {
     /// Notes a head that has become a request.
@@ -177,10 +184,13 @@ impl Heads {
         self.is_body = has_body;
     }
 
-    /// Adds what was read.
+    /// Adds what was read. A head that began behind a body in one read with that is not looked at: where
+    /// its framing contradicts itself hyper ends the connection with it, and goes by `Transfer-Encoding`.
     fn read(&mut self, bytes: &[u8]) {
         self.forget_begun();
-        self.is_body = false;
+        if std::mem::take(&mut self.is_body) {
+            self.recent.clear();
+        }
         let room = MAX_RECENT - self.recent.len();
         self.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
@@ -205,9 +215,7 @@ impl Heads {
 
     /// The head that becomes the next request, and what is behind it.
     fn next(&self) -> &[u8] {
-        (0..self.begun).fold(&self.recent[..], |rest, _| {
-            &rest[FIND_HEAD_END.find(rest).map_or(rest.len(), |at| at + HEAD_END.len())..]
-        })
+        (0..self.begun).fold(&self.recent[..], |rest, _| &rest[end_of_head(rest).unwrap_or(rest.len())..])
     }
 }
 
@@ -260,10 +268,14 @@ impl Connection {
 
     /// Notes what was read; whether a head has begun with it.
     fn read(&self, bytes: &[u8]) -> bool {
-        if self.is_in(Phase::Answering) || self.is_in(Phase::Tunnel) {
+        if self.is_in(Phase::Tunnel) {
             return false;
         }
         let mut heads = self.heads.lock();
+        // Behind a request without a body comes the next one.
+        if self.is_in(Phase::Answering) && heads.is_body {
+            return false;
+        }
         let begins = !heads.is_in_head();
         heads.read(bytes);
         begins
@@ -284,7 +296,7 @@ fn has_content_length(recent: &[u8], request: &Request<Incoming>) -> bool {
     let line = format!("{} ", request.method());
     let Some(start) = memmem::find(recent, line.as_bytes()) else { return false };
     let head = &recent[start..];
-    let head = &head[..FIND_HEAD_END.find(head).map_or(head.len(), |at| at + 2)];
+    let head = &head[..end_of_head(head).unwrap_or(head.len())];
     head.split(|&byte| byte == b'\n').skip(1).any(|line| {
         let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"content-length")
@@ -416,7 +428,8 @@ impl ClientIo {
                     // In the middle of a head the limit may be nearer than when it was set.
                     let nearest = self.patience.header.min(self.patience.idle);
                     let timer = self.timer.insert(Box::pin(tokio::time::sleep(nearest)));
-                    if timer.as_mut().poll(cx).is_pending() {
+                    // It is asked but once, and has to hear: also when this task has had its turn.
+                    if Pin::new(&mut tokio::task::unconstrained(timer.as_mut())).poll(cx).is_pending() {
                         return Poll::Pending;
                     }
                 }
@@ -474,7 +487,8 @@ impl ClientIo {
     fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.instead.is_empty() {
             let words = self.instead.clone();
-            let written = ready!(self.transport()?.poll_write(cx, &words))?;
+            let written = self.transport()?.poll_write(cx, &words);
+            let written = ready!(self.poll_stall(cx, written))?;
             let _ = self.instead.split_to(written);
         }
         Poll::Ready(Ok(()))

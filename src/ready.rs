@@ -7,8 +7,7 @@
 //! Whether a response may be used is never decided here: what is kept is found by the stored response
 //! that was looked up, and by nothing else. It can't be another's, since it keeps that one alive.
 //!
-//! Bounds: [`SLOTS`] heads a thread, each of a stored response whose fields take at most [`MAX_WEIGHT`]
-//! bytes. A response that is used less often than another in its slot is not kept.
+//! Bounds: [`SLOTS`] heads a thread, each of at most [`MAX_WEIGHT`] bytes with all that it keeps alive. A response that is used less often than another in its slot is not kept.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,8 +21,8 @@ use crate::stored::StoredHead;
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 10;
 
-/// The bytes of the fields of a response that is kept here.
-const MAX_WEIGHT: usize = 4 << 10;
+/// The most bytes that a stored response's head takes, key and tags included, whose fields are kept.
+const MAX_WEIGHT: usize = 6 << 10;
 
 /// How often in a row others may be asked for in vain before one of them has the slot.
 const PATIENCE: u8 = 3;
@@ -72,7 +71,7 @@ impl Slot {
     /// are kept when it is asked for again.
     fn pass_over(&mut self, head: &Arc<StoredHead>) {
         self.passed_over += 1;
-        if (self.head.is_none() || self.passed_over > PATIENCE) && head.fields.weight() <= MAX_WEIGHT {
+        if (self.head.is_none() || self.passed_over > PATIENCE) && head.weight() <= MAX_WEIGHT {
             *self = Self { head: Some(Arc::clone(head)), ..Self::default() };
         }
         self.passed_over = self.passed_over.min(PATIENCE);

@@ -430,6 +430,47 @@ fn conflicting_framing_is_seen_in_pipelines_and_behind_large_heads() {
 }
 
 #[test]
+fn bodies_are_not_taken_for_heads() {
+    let origin = Origin::answers(vec![(200, "", "x")]);
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    let parts = "--b\r\nA: 1\r\n\r\n1\r\n--b\r\nB: 2\r\n\r\n2\r\n--b--\r\n";
+    let plain = format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{parts}", parts.len());
+    let chunked = "POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    for request in [&plain, &plain, chunked, &plain, chunked, chunked, "GET /c HTTP/1.1\r\nHost: h\r\n\r\n", chunked] {
+        client.raw(request);
+        assert_eq!(client.answer().status(), 200, "{request}");
+    }
+    let bad = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    client.raw(bad);
+    assert_eq!(client.answer().status(), 400);
+}
+
+#[test]
+fn conflicting_framing_is_seen_behind_bare_line_feeds_and_while_another_is_answered() {
+    let bad = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let gate = Gate::default();
+    let origin = {
+        let gate = gate.clone();
+        Origin::new(move |_, reply| {
+            gate.wait();
+            reply.send(200, "", "x");
+        })
+    };
+    let larder = Larder::new(&origin, "");
+    let mut client = larder.client();
+    client.raw("GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+    origin.requests.wait_for(1);
+    client.raw(bad);
+    gate.open();
+    assert_eq!((client.answer().status(), client.answer().status()), (200, 400));
+
+    let mut client = larder.client();
+    client.raw(format!("\r\n\r\nGET /a HTTP/1.1\nHost: h\n\n{bad}"));
+    assert_eq!((client.answer().status(), client.answer().status()), (200, 400));
+}
+
+#[test]
 fn a_chain_of_trusted_proxies_is_understood() {
     let origin = Origin::new(|seen, reply| {
         let of = |name: &str| seen.head.get(name).unwrap_or("none").to_owned();
