@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import platform
 import re
 import shutil
 import statistics
@@ -106,7 +107,7 @@ def cost(server: Running, options: argparse.Namespace, threads: int, cpus: set[i
     return spent / 1000 / int(found[1])
 
 
-def cores(options: argparse.Namespace, directory: Path, origin: int) -> None:
+def cores(options: argparse.Namespace, directory: Path, origin: int) -> str:
     both = {0, 1}
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(larder(options, directory, origin, threads, cpus)[0]) for threads, cpus in ((1, {0}), (2, both))]
@@ -115,11 +116,11 @@ def cores(options: argparse.Namespace, directory: Path, origin: int) -> None:
             rounds.append([cost(server, options, 2, both) for server in servers])
     one, two = (statistics.median(values) for values in zip(*rounds))
     speedup = statistics.median(2 * first / second for first, second in rounds)
-    print("| workers | µs a hit of 1 KiB |\n| --- | --- |")
-    print(f"| 1, on one processor | {one:.2f} |\n| 2, on two | {two:.2f} |\n\nTwo processors serve {speedup:.2f} times as much as one.\n")
+    table = f"| workers | µs a hit of 1 KiB |\n| --- | --- |\n| 1, on one processor | {one:.2f} |\n| 2, on two | {two:.2f} |\n"
+    return f"{table}\nTwo processors serve {speedup:.2f} times as much as one.\n"
 
 
-def objects(options: argparse.Namespace, directory: Path, origin: int) -> None:
+def objects(options: argparse.Namespace, directory: Path, origin: int) -> str:
     pace, chase = compiled("pace", directory), compiled("chase", directory)
     look = float(subprocess.run(["taskset", "-c", "0", chase, "2048"], capture_output=True, text=True, check=True).stdout)
     server, admin = larder(options, directory, origin, 1, {0})
@@ -139,12 +140,13 @@ def objects(options: argparse.Namespace, directory: Path, origin: int) -> None:
                 raise Failure(f"of {count} objects {kept} are kept")
             over = (server.resident() - at_first) / kept - 1024
             rows.append((count, *(statistics.median(values) for values in zip(*samples)), over, counted / kept - 1024))
-    print("| objects | µs a hit | bare hyper | bytes an object over its body, resident | as counted |\n| --- | --- | --- | --- | --- |")
+    lines = ["| objects | µs a hit | bare hyper | bytes an object over its body, resident | as counted |", "| --- | --- | --- | --- | --- |"]
     for count, own, hyper, over, counted in rows:
         shown = f"{over:,.0f}" if count >= 100_000 else ""
-        print(f"| {count:,} | {own:.2f} | {hyper:.2f} | {shown} | {counted:,.0f} |")
+        lines.append(f"| {count:,} | {own:.2f} | {hyper:.2f} | {shown} | {counted:,.0f} |")
     more = (rows[-1][1] - rows[-1][2]) - (rows[0][1] - rows[0][2])
-    print(f"\nOver bare hyper, a hit among {COUNTS[-1]:,} costs {more:.2f} µs more than among {COUNTS[0]:,}. A look at memory that is in no cache takes {look:.0f} ns here: {more * 1000 / look:.0f} of them.\n")
+    lines.append(f"\nOver bare hyper, a hit among {COUNTS[-1]:,} costs {more:.2f} µs more than among {COUNTS[0]:,}. A look at memory that is in no cache takes {look:.0f} ns here: {more * 1000 / look:.0f} of them.\n")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -153,6 +155,7 @@ def main() -> int:
     parser.add_argument("--only", default="cores,objects", help="some scenes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put the tables into bench/SCALE.md")
     options = parser.parse_args()
     options.wrk = shutil.which("wrk", path=PATH)
     scenes = {"cores": cores, "objects": objects}
@@ -166,11 +169,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="larder-scale-") as temporary:
             directory = Path(temporary)
             with Running([compiled("origin", directory)], {1}) as origin:
-                for name in options.only.split(","):
-                    scenes[name](options, directory, origin.port)
+                tables = [scenes[name](options, directory, origin.port) for name in options.only.split(",")]
     except Failure as failure:
         print(failure, file=sys.stderr)
         return 1
+    machine = f"{os.cpu_count()} processors, {platform.system()} {platform.release()}"
+    heading = f"# Processors and objects\n\nTaken on {time.strftime('%Y-%m-%d')} by `bench/scale.py`, which tells how: {options.rounds} rounds of {options.seconds} s each, medians. {machine}.\n"
+    report = "\n".join([heading, *tables])
+    print(report)
+    if options.write:
+        (HERE / "SCALE.md").write_text(report)
     return 0
 
 
