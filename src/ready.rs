@@ -7,7 +7,8 @@
 //! Whether a response may be used is never decided here: what is kept is found by the stored response
 //! that was looked up, and by nothing else. It can't be another's, since it keeps that one alive.
 //!
-//! Bounds: [`SLOTS`] heads a thread, each of at most [`MAX_WEIGHT`] bytes with all that it keeps alive. A response that is used less often than another in its slot is not kept.
+//! Bounds: 1,024 heads a thread, each of at most 6 KiB with all that it keeps alive. A response that is
+//! used less often than another in its slot is not kept.
 
 use std::cell::RefCell;
 use std::sync::Arc;
