@@ -35,6 +35,10 @@ fn key(path: &str) -> CacheKey {
     CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "example.com", path, query: Some("page=1") })
 }
 
+fn exchange<'a>(request: &'a HeaderMap, response: &'a HeaderMap) -> Exchange<'a> {
+    Exchange { method: &Method::GET, request, status: StatusCode::OK, response, request_time: NOW, response_time: NOW }
+}
+
 fn response(path: &str, vary: bool, body: usize) -> Arc<StoredResponse> {
     let mut response = fields(&[
         ("cache-control", "public, max-age=600"),
@@ -47,14 +51,7 @@ fn response(path: &str, vary: bool, body: usize) -> Arc<StoredResponse> {
         response.insert("vary", HeaderValue::from_static("accept-language"));
     }
     let request = request();
-    let exchange = Exchange {
-        method: &Method::GET,
-        request: &request,
-        status: StatusCode::OK,
-        response: &response,
-        request_time: NOW,
-        response_time: NOW,
-    };
+    let exchange = exchange(&request, &response);
     let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
     let new = NewHead {
         key: &key(path),
@@ -151,14 +148,7 @@ fn storing(c: &mut Criterion) {
             ("vary", "accept-encoding"),
         ]),
     );
-    let exchange = Exchange {
-        method: &Method::GET,
-        request: &request,
-        status: StatusCode::OK,
-        response: &response,
-        request_time: NOW,
-        response_time: NOW,
-    };
+    let exchange = exchange(&request, &response);
     let policy = StoragePolicy::default();
     c.bench_function("storable", |b| b.iter(|| storable(black_box(&exchange), &policy).expect("storable")));
 }
