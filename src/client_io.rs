@@ -156,7 +156,7 @@ enum Phase {
     Tunnel,
 }
 
-/// The heads of requests, as they were read while none was being answered.
+/// The heads of requests, as they were read; what comes while a request with a body is answered is that.
 #[derive(Debug, Default)]
 struct Heads {
     recent: Vec<u8>,
