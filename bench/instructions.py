@@ -96,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         with contextlib.ExitStack() as stack:
             origin_port = started(stack, [compiled("origin", directory)])
             hyper = counted(options, directory, "hyper", [floor], None, [work for work in WORKS if work != "pass"])
+            hyper |= counted(options, directory, "hyper-pass", [floor, str(origin_port)], None, ["pass"])
             port = free_port()
             sets = {
                 "server.listen": f"127.0.0.1:{port}",
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
                 command += ["--set", f"{key}={value}"]
             larder = counted(options, directory, "larder", command, port, list(WORKS))
     for work, count in larder.items():
-        # What is passed on has no floor of its own: that of a hit will do.
+        # bench/floor has no ranges: that of a whole page will do.
         base = hyper.get(work) or hyper["1 KiB hit"]
         ratio = ratios[work] = round(count / base, 3)
         was = recorded.get(work)

@@ -24,15 +24,14 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use memchr::memmem;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
 use crate::body::ResponseBody;
 use crate::clock::Stopwatch;
 use crate::interim::Outlet;
 use crate::rfc9111::present::Present;
+use crate::transport::Transport;
 
 /// The most bytes of a request head that are kept to look at.
 const MAX_RECENT: usize = 128 << 10;
@@ -40,33 +39,15 @@ const MAX_RECENT: usize = 128 << 10;
 /// What of that a connection keeps room for while it waits.
 const KEPT_RECENT: usize = 4 << 10;
 
-/// Up to so many bytes go out in one piece.
-const JOINED: usize = 4 << 10;
-
 /// How much, and for how long, a refused client is heard out.
 const LINGER_BYTES: usize = 4 << 20;
 const LINGER: Duration = Duration::from_secs(2);
-
-/// The stream below.
-#[derive(Debug)]
-pub enum Transport {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A unix socket.
-    Unix(UnixStream),
-}
 
 impl Transport {
     /// Tells a client that there are too many, and closes.
     pub async fn refuse_for_load(mut self) {
         const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
-        let _ = tokio::time::timeout(LINGER, async {
-            match &mut self {
-                Self::Tcp(stream) => stream.write_all(BUSY).await,
-                Self::Unix(stream) => stream.write_all(BUSY).await,
-            }
-        })
-        .await;
+        let _ = tokio::time::timeout(LINGER, async { self.write_all(BUSY).await }).await;
         self.hear_out().await;
     }
 
@@ -75,61 +56,15 @@ impl Transport {
         let _ = tokio::time::timeout(LINGER, async {
             let mut sink = vec![0; 16 << 10];
             let mut heard = 0;
-            self.shutdown_write().await;
+            let _ = self.shutdown().await;
             while heard < LINGER_BYTES {
-                let read = match self {
-                    Self::Tcp(stream) => stream.read(&mut sink).await,
-                    Self::Unix(stream) => stream.read(&mut sink).await,
-                };
-                match read {
+                match self.read(&mut sink).await {
                     Ok(0) | Err(_) => return,
                     Ok(n) => heard += n,
                 }
             }
         })
         .await;
-    }
-
-    async fn shutdown_write(&mut self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown().await,
-            Self::Unix(stream) => stream.shutdown().await,
-        };
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 
@@ -401,8 +336,8 @@ impl ClientIo {
         }
     }
 
-    fn transport(&mut self) -> io::Result<&mut Transport> {
-        self.transport.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    fn transport(&mut self) -> io::Result<Pin<&mut Transport>> {
+        self.transport.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Whether the connection has waited for longer than it may.
@@ -552,16 +487,7 @@ impl AsyncWrite for ClientIo {
         }
         ready!(this.poll_interim(cx))?;
         this.connection.outlet.wrote();
-        let written = if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
-            // To copy so little costs less than to tell the kernel where each piece is.
-            let mut joined: SmallVec<[u8; JOINED]> = SmallVec::new();
-            for buf in bufs {
-                joined.extend_from_slice(buf);
-            }
-            this.transport()?.poll_write(cx, &joined)
-        } else {
-            this.transport()?.poll_write_vectored(cx, bufs)
-        };
+        let written = this.transport()?.poll_write_vectored(cx, bufs);
         this.poll_stall(cx, written)
     }
 

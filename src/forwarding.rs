@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 use crate::rfc9111::fields;
 
@@ -78,20 +77,28 @@ pub struct Onward<'a> {
 }
 
 impl Onward<'_> {
-    /// Makes the fields of a client's request those of the request to the origin.
-    pub fn fields(self, mut fields: HeaderMap) -> HeaderMap {
-        let takes_trailers = fields::has_member(&fields, &header::TE, "trailers");
-        fields::remove_listed(&mut fields);
-        // The expectation was of this server, which meets it when it reads the body.
-        let stays_here = |name: &HeaderName| {
-            fields::is_hop_by_hop(name) || *name == header::EXPECT || (!self.peer.trusted && is_claim(name.as_str()))
-        };
-        let here: SmallVec<[HeaderName; 4]> = fields.keys().filter(|name| stays_here(name)).cloned().collect();
-        for name in here {
-            fields.remove(name);
+    /// Makes of the fields of a client's request those of the request to the origin.
+    pub fn fields(self, request: &HeaderMap) -> HeaderMap {
+        if !request.contains_key(header::CONNECTION) {
+            return self.made_of(request);
         }
-        fields.reserve(ADDED);
-        if takes_trailers {
+        let mut request = request.clone();
+        fields::remove_listed(&mut request);
+        self.made_of(&request)
+    }
+
+    fn made_of(self, request: &HeaderMap) -> HeaderMap {
+        let mut fields = HeaderMap::with_capacity(request.len() + ADDED);
+        let sent = request.get(header::HOST).filter(|sent| *sent == self.authority).cloned();
+        let asked = sent.or_else(|| HeaderValue::from_str(self.authority).ok());
+        let host = self.host.map_or_else(|| asked.clone(), |host| HeaderValue::from_str(host).ok());
+        set(&mut fields, header::HOST, host);
+        for (name, value) in request {
+            if !self.stays_here(name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        if fields::has_member(request, &header::TE, "trailers") {
             // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
             fields.insert(header::TE, HeaderValue::from_static("trailers"));
             fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -101,16 +108,20 @@ impl Onward<'_> {
             "http" => drop(fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"))),
             scheme => set(&mut fields, X_FORWARDED_PROTO, HeaderValue::from_str(scheme).ok()),
         }
-        let sent = fields.get(header::HOST).filter(|sent| *sent == self.authority).cloned();
-        let asked = sent.or_else(|| HeaderValue::from_str(self.authority).ok());
-        let host = self.host.map_or_else(|| asked.clone(), |host| HeaderValue::from_str(host).ok());
         set(&mut fields, X_FORWARDED_HOST, asked);
-        set(&mut fields, header::HOST, host);
         append_via(&mut fields);
         if self.surrogate_control {
             fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
         }
         fields
+    }
+
+    /// Whether the origin does not see a field as it came.
+    fn stays_here(&self, name: &HeaderName) -> bool {
+        // The expectation was of this server, which meets it when it reads the body.
+        matches!(*name, header::HOST | header::EXPECT)
+            || fields::is_hop_by_hop(name)
+            || (!self.peer.trusted && is_claim(name.as_str()))
     }
 }
 
@@ -215,7 +226,7 @@ mod tests {
     fn claims_of_strangers_are_replaced() {
         let peer = peer("");
         assert_eq!(original(&peer, &map(CLAIMS)), Original { scheme: "http", host: None });
-        let fields = onward(&peer, "http", "site.example", None).fields(map(CLAIMS));
+        let fields = onward(&peer, "http", "site.example", None).fields(&map(CLAIMS));
         let mut expected = map(&[
             ("x-forwarded-for", "10.0.0.9"),
             ("x-forwarded-proto", "http"),
@@ -235,7 +246,7 @@ mod tests {
         let request = map(CLAIMS);
         let original = original(&peer, &request);
         assert_eq!(original, Original { scheme: "https", host: Some("evil.example") });
-        let fields = onward(&peer, original.scheme, "evil.example", Some("inner")).fields(request.clone());
+        let fields = onward(&peer, original.scheme, "evil.example", Some("inner")).fields(&request);
         assert_eq!(fields["x-forwarded-for"], "1.2.3.4, 10.0.0.9");
         assert_eq!(fields["x-forwarded-proto"], "https");
         assert_eq!(fields["x-forwarded-prefix"], "/admin");

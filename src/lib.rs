@@ -28,6 +28,7 @@ pub mod store;
 pub mod stored;
 pub mod target;
 pub mod telemetry;
+pub mod transport;
 pub mod units;
 pub mod upkeep;
 pub mod upstream;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ahash::RandomState;
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
@@ -33,7 +34,7 @@ pub struct Recent<T> {
     keep: i64,
 }
 
-type Shard<T> = Mutex<HashMap<u128, (Timestamp, T)>>;
+type Shard<T> = Mutex<HashMap<u128, (Timestamp, T), RandomState>>;
 
 impl<T: Copy> Recent<T> {
     /// Remembers each key for `keep`.

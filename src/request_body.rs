@@ -105,9 +105,9 @@ impl Default for Upload {
 }
 
 impl Upload {
-    /// How long nothing of the body has moved.
-    pub fn still_for(&self) -> Duration {
-        self.0.lock().moved.elapsed()
+    /// When something of the body has moved last.
+    pub fn moved(&self) -> Stopwatch {
+        self.0.lock().moved
     }
 
     /// Whether it is the client's turn.

@@ -287,7 +287,7 @@ fn has_content(status: StatusCode) -> bool {
 
 /// Every response has an `Age`. One that comes straight from the origin is as old as it says.
 pub fn add_age(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    response.headers_mut().entry(header::AGE).or_insert_with(|| HeaderValue::from(0));
+    response.headers_mut().entry(header::AGE).or_insert_with(|| HeaderValue::from_static("0"));
     response
 }
 

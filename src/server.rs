@@ -24,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::client_io::{ClientIo, Connection, Patience, Transport};
+use crate::client_io::{ClientIo, Connection, Patience};
 use crate::forwarding::Peer;
 use crate::proxy::Proxy;
 use crate::rfc9111::present::Present;
 use crate::telemetry::WorkerMetrics;
+use crate::transport::Transport;
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -58,8 +58,10 @@ impl Keys {
                 "purges are taken on the admin listener, and not here",
             ));
         }
-        let mut codings = fields::members(request.headers(), &header::TRANSFER_ENCODING);
-        if present.has(Present::TRANSFER_ENCODING) && codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+        let is_unknown = |coding: &[u8]| !coding.eq_ignore_ascii_case(b"chunked");
+        if present.has(Present::TRANSFER_ENCODING)
+            && fields::members(request.headers(), &header::TRANSFER_ENCODING).any(is_unknown)
+        {
             return Err(refuse(
                 StatusCode::NOT_IMPLEMENTED,
                 "transfer-coding",

@@ -5,14 +5,13 @@
 //! whether a request that failed may be sent again.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,16 +21,18 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Sleep, timeout};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::breaker::{Admission, Breaker, Probe};
-use crate::clock::Stopwatch;
+use crate::clock::{Stopwatch, Timer};
 pub use crate::interim::Interim;
 use crate::request_body::Fault;
 pub use crate::request_body::RequestBody;
+use crate::request_body::Upload;
 use crate::rfc9111::fields;
 use crate::telemetry::{Metrics, OriginOutcome};
+use crate::transport::Transport;
 
 /// `[upstream]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,16 +165,31 @@ pub enum Errand {
     Background,
 }
 
-type Sender = SendRequest<RequestBody>;
+/// A connection to the origin.
+#[derive(Debug)]
+struct Link {
+    sender: SendRequest<RequestBody>,
+    /// What it is waited for with.
+    timer: Timer,
+}
 
 struct Idle {
-    sender: Sender,
+    link: Link,
     since: Stopwatch,
 }
 
 thread_local! {
-    /// The idle connections of this thread, by origin.
-    static IDLE: RefCell<HashMap<u64, Vec<Idle>>> = RefCell::default();
+    /// The idle connections of this thread, by origin. There is one, but in tests.
+    static IDLE: RefCell<Vec<(u64, Vec<Idle>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The idle connections to the origin `id`.
+fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
+    let at = all.iter().position(|(of, _)| *of == id).unwrap_or_else(|| {
+        all.push((id, Vec::new()));
+        all.len() - 1
+    });
+    &mut all[at].1
 }
 
 /// The most bytes that are read of a response before they are passed on; its head has to fit.
@@ -225,11 +241,16 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of its final response.
-    pub async fn send(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
+    /// Sends a request and waits for the head of its final response. `again` makes its fields once more,
+    /// should it have to be sent a second time.
+    pub async fn send(
+        self: &Arc<Self>,
+        request: OriginRequest,
+        again: &(dyn Fn() -> HeaderMap + Sync),
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let _probe = self.admit(request.errand)?;
         let watch = Stopwatch::start();
-        let outcome = self.exchange_in_time(request).await;
+        let outcome = self.exchange(request, again, watch).await;
         self.learn_from(outcome.as_ref().err());
         self.metrics.origin(match &outcome {
             Ok(_) => OriginOutcome::Answered,
@@ -287,49 +308,24 @@ impl Upstream {
         }
     }
 
-    /// The origin has `response_timeout` for its answer, counted from when the request's body last
-    /// moved: an upload may take as long as it does.
-    async fn exchange_in_time(
+    async fn exchange(
         self: &Arc<Self>,
         request: OriginRequest,
+        again: &(dyn Fn() -> HeaderMap + Sync),
+        begun: Stopwatch,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let upload = request.body.upload();
-        let limit = self.config.response_timeout;
-        let mut exchange = std::pin::pin!(self.exchange(request));
-        let mut left = limit;
-        loop {
-            if let Ok(outcome) = timeout(left, exchange.as_mut()).await {
-                return outcome;
-            }
-            let Some(upload) = &upload else { return Err(UpstreamError::ResponseTimeout) };
-            left = limit.saturating_sub(upload.still_for());
-            if left.is_zero() {
-                // A client that stands still is the body's own business: it ends it.
-                if !upload.waits_for_client() {
-                    return Err(UpstreamError::ResponseTimeout);
-                }
-                left = limit;
-            }
-        }
-    }
-
-    async fn exchange(self: &Arc<Self>, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
         let OriginRequest { method, uri, fields, body, interim, errand: _ } = request;
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
-        let repeatable = matches!(body, RequestBody::Empty) && is_idempotent(&method);
-        let mut message = Request::new(body);
-        *message.method_mut() = method;
-        *message.uri_mut() = uri;
-        *message.headers_mut() = fields;
-        *message.version_mut() = Version::HTTP_11;
-        relay_interim(&mut message, interim.as_ref());
-
+        let repeated =
+            (matches!(body, RequestBody::Empty) && is_idempotent(&method)).then(|| (method.clone(), uri.clone()));
         // Origins close connections that were idle for a second or more, and a request that can't be
         // repeated must not run into that.
-        let newer_than = if repeatable { self.config.idle_timeout } else { NEVER_CLOSED_YET };
-        while let Some(sender) = self.take_idle(newer_than.min(self.config.idle_timeout)) {
-            let copy = repeatable.then(|| copy_head(&message));
-            match self.try_send(sender, message).await {
+        let newer_than = if repeated.is_some() { self.config.idle_timeout } else { NEVER_CLOSED_YET };
+        let newer_than = newer_than.min(self.config.idle_timeout);
+        let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
+        let mut message = message(method, uri, fields, body, interim.as_ref());
+        while let Some(link) = self.take_idle(newer_than) {
+            match self.try_send(link, message, &mut wait).await {
                 Ok(response) => return Ok(response),
                 // The origin had closed the kept connection, and did not get the request.
                 Err((_, Some(unsent))) => {
@@ -339,26 +335,32 @@ impl Upstream {
                 // It may have got it. Once more, on a connection that nobody has used: a request
                 // that is itself what breaks connections must not go through all of them.
                 Err((error @ UpstreamError::Broken(_), None)) => {
-                    message = copy.ok_or(error)?;
-                    relay_interim(&mut message, interim.as_ref());
+                    let (method, uri) = repeated.ok_or(error)?;
+                    message = self::message(method, uri, again(), RequestBody::Empty, interim.as_ref());
                     self.metrics.origin_retries.add_one();
                     break;
                 }
                 Err((error, None)) => return Err(error),
             }
         }
-        let sender = self.connect().await?;
-        self.try_send(sender, message).await.map_err(|(error, _)| error)
+        let link = self.connect(wait.left()).await?;
+        self.try_send(link, message, &mut wait).await.map_err(|(error, _)| error)
     }
 
     async fn try_send(
         self: &Arc<Self>,
-        mut sender: Sender,
+        mut link: Link,
         message: Request<RequestBody>,
+        wait: &mut Wait,
     ) -> Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)> {
         let wants_upgrade = message.headers().contains_key(header::UPGRADE);
-        let upload = message.body().upload();
-        match sender.try_send_request(message).await {
+        let mut answer = std::pin::pin!(link.sender.try_send_request(message));
+        let timer = &mut link.timer;
+        let answer = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => wait.poll_end(timer, cx).map(|()| None),
+        });
+        match answer.await.ok_or((UpstreamError::ResponseTimeout, None))? {
             Ok(mut response) => match unsupported(&response, wants_upgrade) {
                 Some(why) => Err((UpstreamError::Unsupported(why), None)),
                 None => {
@@ -368,12 +370,12 @@ impl Upstream {
                     if ends_with_connection(&response) {
                         response.extensions_mut().insert(EndsWithConnection);
                     }
-                    Ok(response.map(|body| UpstreamBody::new(body, sender, Arc::clone(self))))
+                    Ok(response.map(|body| UpstreamBody::new(body, link, Arc::clone(self))))
                 }
             },
             Err(mut failure) => {
                 let unsent = failure.take_message();
-                let fault = upload.and_then(|upload| upload.fault());
+                let fault = wait.upload.as_ref().and_then(Upload::fault);
                 let error = failure.into_error();
                 let error = match fault {
                     Some(fault) => UpstreamError::RequestBody(fault),
@@ -385,47 +387,55 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self) -> Result<Sender, UpstreamError> {
-        let dialed = timeout(self.config.connect_timeout, self.dial()).await;
-        let stream = dialed
-            .map_err(|_| UpstreamError::ConnectTimeout)?
+    async fn connect(&self, left: Duration) -> Result<Link, UpstreamError> {
+        let limit = self.config.connect_timeout;
+        let in_time = timeout(limit.min(left), self.dial()).await;
+        let transport = in_time
+            .map_err(|_| if limit <= left { UpstreamError::ConnectTimeout } else { UpstreamError::ResponseTimeout })?
             .map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
-        match stream {
-            Stream::Tcp(stream) => handshake(TokioIo::new(stream)).await,
-            Stream::Unix(stream) => handshake(TokioIo::new(stream)).await,
-        }
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(READ_AHEAD)
+            .handshake(TokioIo::new(transport))
+            .await
+            .map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                debug!("a connection to the origin ended: {error}");
+            }
+        });
+        Ok(Link { sender, timer: Timer::default() })
     }
 
-    async fn dial(&self) -> io::Result<Stream> {
+    async fn dial(&self) -> io::Result<Transport> {
         match &self.config.address {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok(Transport::Tcp(stream))
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Address::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix),
         }
     }
 
     /// The kept connection that was used last, if any is open, free, and idle for less than
     /// `newer_than`.
-    fn take_idle(&self, newer_than: Duration) -> Option<Sender> {
+    fn take_idle(&self, newer_than: Duration) -> Option<Link> {
         IDLE.with_borrow_mut(|idle| {
-            let idle = idle.get_mut(&self.id)?;
+            let idle = idle_of(idle, self.id);
             // From the newest on, and no further than need be: those below are looked at in their turn.
             let mut at = idle.len();
             while let Some(one) = at.checked_sub(1).and_then(|newest| idle.get(newest)) {
                 at -= 1;
-                if one.sender.is_closed() {
+                if one.link.sender.is_closed() {
                     idle.remove(at);
-                } else if one.sender.is_ready() {
+                } else if one.link.sender.is_ready() {
                     let idle_for = one.since.elapsed();
                     if idle_for > self.config.idle_timeout {
                         // Those below have been idle for longer still.
                         idle.drain(..=at);
                         return None;
                     }
-                    return (idle_for <= newer_than).then(|| idle.remove(at).sender);
+                    return (idle_for <= newer_than).then(|| idle.remove(at).link);
                 } else if one.since.elapsed() >= TO_BECOME_FREE {
                     // Its last request is still going out (the origin answered before it had all of
                     // it), and it had a moment to become free.
@@ -436,18 +446,18 @@ impl Upstream {
         })
     }
 
-    fn give_back(&self, sender: Sender) {
-        if sender.is_closed() || self.config.max_idle == 0 {
+    fn give_back(&self, link: Link) {
+        if link.sender.is_closed() || self.config.max_idle == 0 {
             return;
         }
         // `try_with`: a body may be dropped while its thread is being torn down.
         let _ = IDLE.try_with(|idle| {
             if let Ok(mut idle) = idle.try_borrow_mut() {
-                let idle = idle.entry(self.id).or_default();
+                let idle = idle_of(&mut idle, self.id);
                 if idle.len() >= self.config.max_idle {
                     idle.remove(0);
                 }
-                idle.push(Idle { sender, since: Stopwatch::start() });
+                idle.push(Idle { link, since: Stopwatch::start() });
             }
         });
     }
@@ -459,27 +469,35 @@ fn is_our_own(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105))
 }
 
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+/// How long the head of a response is waited for. The origin has `limit` for it, counted from when the
+/// request's body last moved: an upload may take as long as it does.
+struct Wait {
+    since: Stopwatch,
+    limit: Duration,
+    upload: Option<Upload>,
 }
 
-async fn handshake<S>(stream: TokioIo<S>) -> Result<Sender, UpstreamError>
-where
-    S: Unpin + Send + 'static,
-    TokioIo<S>: hyper::rt::Read + hyper::rt::Write,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(READ_AHEAD)
-        .handshake(stream)
-        .await
-        .map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            debug!("a connection to the origin ended: {error}");
+impl Wait {
+    fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.since.elapsed())
+    }
+
+    /// Ready when the origin has had its time.
+    fn poll_end(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(timer.poll(cx, self.since, self.limit));
+            let Some(upload) = &self.upload else { return Poll::Ready(()) };
+            let moved = upload.moved();
+            if moved.elapsed() < self.limit {
+                self.since = moved;
+            } else if upload.waits_for_client() {
+                // A client that stands still is the body's own business: it ends it.
+                self.since = Stopwatch::start();
+            } else {
+                return Poll::Ready(());
+            }
         }
-    });
-    Ok(sender)
+    }
 }
 
 /// Marks a response whose body ends with its connection (RFC 9112 §6.3): cut short it looks the
@@ -488,8 +506,8 @@ where
 pub struct EndsWithConnection;
 
 fn ends_with_connection<B: Body>(response: &Response<B>) -> bool {
-    let is_chunked = fields::has_member(response.headers(), &header::TRANSFER_ENCODING, "chunked");
-    !is_chunked && response.body().size_hint().exact().is_none()
+    response.body().size_hint().exact().is_none()
+        && !fields::has_member(response.headers(), &header::TRANSFER_ENCODING, "chunked")
 }
 
 /// Why a response can't be passed on, if it can't.
@@ -503,7 +521,9 @@ fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'stati
             .iter()
             .any(|known| coding.eq_ignore_ascii_case(known))
     };
-    if fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses) {
+    if response.headers().contains_key(header::TRANSFER_ENCODING)
+        && fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses)
+    {
         return Some("the application compresses with Transfer-Encoding, which this server does not undo");
     }
     None
@@ -513,20 +533,24 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }
 
-/// Has interim responses to `message` passed on as they arrive.
-fn relay_interim(message: &mut Request<RequestBody>, interim: Option<&Interim>) {
+fn message(
+    method: Method,
+    uri: Uri,
+    fields: HeaderMap,
+    body: RequestBody,
+    interim: Option<&Interim>,
+) -> Request<RequestBody> {
+    let mut message = Request::new(body);
+    *message.method_mut() = method;
+    *message.uri_mut() = uri;
+    *message.headers_mut() = fields;
+    *message.version_mut() = Version::HTTP_11;
     if let Some(interim) = interim.cloned() {
-        hyper::ext::on_informational(message, move |response| interim.relay(response.status(), response.headers()));
+        hyper::ext::on_informational(&mut message, move |response| {
+            interim.relay(response.status(), response.headers());
+        });
     }
-}
-
-fn copy_head(message: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = message.method().clone();
-    *copy.uri_mut() = message.uri().clone();
-    *copy.headers_mut() = message.headers().clone();
-    *copy.version_mut() = message.version();
-    copy
+    message
 }
 
 /// The body of a response from the origin. At its end the connection is kept for the next request;
@@ -534,9 +558,10 @@ fn copy_head(message: &Request<RequestBody>) -> Request<RequestBody> {
 #[derive(Debug)]
 pub struct UpstreamBody {
     body: Incoming,
-    sender: Option<Sender>,
+    link: Option<Link>,
     upstream: Arc<Upstream>,
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Since nothing has come.
+    silent: Option<Stopwatch>,
 }
 
 /// Why a response's body broke off.
@@ -560,8 +585,8 @@ impl fmt::Display for UpstreamBodyError {
 impl std::error::Error for UpstreamBodyError {}
 
 impl UpstreamBody {
-    fn new(body: Incoming, sender: Sender, upstream: Arc<Upstream>) -> Self {
-        let mut this = Self { body, sender: Some(sender), upstream, silence: None };
+    fn new(body: Incoming, link: Link, upstream: Arc<Upstream>) -> Self {
+        let mut this = Self { body, link: Some(link), upstream, silent: None };
         this.finish_if_ended();
         this
     }
@@ -569,9 +594,9 @@ impl UpstreamBody {
     /// hyper does not ask a body of known length for its end, so it is looked for after each frame.
     fn finish_if_ended(&mut self) {
         if self.body.is_end_stream()
-            && let Some(sender) = self.sender.take()
+            && let Some(link) = self.link.take()
         {
-            self.upstream.give_back(sender);
+            self.upstream.give_back(link);
         }
     }
 }
@@ -584,25 +609,27 @@ impl Body for UpstreamBody {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.silence = None;
+                this.silent = None;
                 this.finish_if_ended();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.sender = None;
+                this.link = None;
                 Poll::Ready(Some(Err(UpstreamBodyError::Broken(error))))
             }
             Poll::Ready(None) => {
-                if let Some(sender) = this.sender.take() {
-                    this.upstream.give_back(sender);
+                if let Some(link) = this.link.take() {
+                    this.upstream.give_back(link);
                 }
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let limit = this.upstream.config.body_timeout;
-                let silence = this.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                if silence.as_mut().poll(cx).is_ready() {
-                    this.sender = None;
+                let silent = *this.silent.get_or_insert_with(Stopwatch::start);
+                if let Some(link) = &mut this.link
+                    && link.timer.poll(cx, silent, limit).is_ready()
+                {
+                    this.link = None;
                     return Poll::Ready(Some(Err(UpstreamBodyError::TimedOut)));
                 }
                 Poll::Pending

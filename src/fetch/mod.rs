@@ -30,6 +30,7 @@ use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Failure, Reuse};
 use crate::rfc9111::storage::{NotStorable, StoragePolicy};
 use crate::rfc9111::tags::TooManyTags;
@@ -177,6 +178,19 @@ struct Place {
     known: Option<Known>,
     /// What it takes the place of, as far as is known.
     replaced: Option<Arc<StoredHead>>,
+}
+
+/// What the origin is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Wish<'a> {
+    /// What the client asked for, under its own preconditions.
+    AsAsked,
+    /// Whether what is to be validated still holds.
+    Validation,
+    /// The whole, whatever the client's preconditions.
+    Whole,
+    /// What is missing of a stored part.
+    Missing(&'a keep::Missing),
 }
 
 /// What came of a fetch.
@@ -353,8 +367,7 @@ impl Fetcher {
     }
 
     /// Why nobody should wait for the response to this request, if one lately was not to be shared.
-    pub fn pass(&self, plan: &Plan) -> Option<Pass> {
-        let now = self.clock.now();
+    pub fn pass(&self, plan: &Plan, now: Timestamp) -> Option<Pass> {
         let has_credentials = plan.client_fields().contains_key(header::AUTHORIZATION);
         let own = || self.passes.get(plan.key.hash() ^ WITH_CREDENTIALS, now).filter(|_| has_credentials);
         self.passes.get(plan.key.hash(), now).or_else(own)
@@ -458,7 +471,7 @@ impl Fetcher {
         if plan.validate.is_some() {
             return Box::pin(self.from_origin(&plan, position, None)).await.0;
         }
-        self.ask(&plan, self.origin_fields(&plan), position, None).await.0
+        self.ask(&plan, Wish::AsAsked, position, None).await.0
     }
 
     /// Notes that a part of a response was read from the durable tier. One that fits into memory is taken
@@ -603,24 +616,15 @@ impl Fetcher {
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
-        let mut origin_fields = self.origin_fields(plan);
-        match (&plan.validate, &plan.part) {
-            (Some(stored), _) if stored.head.parts.is_some() => {
-                let head = &stored.head;
-                validation::make_conditional_range(&mut origin_fields, &head.fields.to_map(), head.response_time);
-            }
-            (Some(stored), _) => validation::make_conditional(&mut origin_fields, &stored.head.fields.to_map()),
-            (None, part) => {
-                validation::remove_preconditions(&mut origin_fields);
-                if let Some(part) = part.as_ref().filter(|_| plan.is_for_the_whole())
-                    && let Some(missing) = keep::Missing::of(part, self.memory.max_object_size)
-                {
-                    missing.ask_for(&mut origin_fields);
-                    return Box::pin(self.complete(plan, &missing, origin_fields, position, landing)).await;
-                }
-            }
+        if plan.validate.is_some() {
+            return self.ask(plan, Wish::Validation, position, landing).await;
         }
-        self.ask(plan, origin_fields, position, landing).await
+        if let Some(part) = plan.part.as_ref().filter(|_| plan.is_for_the_whole())
+            && let Some(missing) = keep::Missing::of(part, self.memory.max_object_size)
+        {
+            return Box::pin(self.complete(plan, &missing, position, landing)).await;
+        }
+        self.ask(plan, Wish::Whole, position, landing).await
     }
 
     /// Asks for the one range that is missing. If what comes does not fit, the whole is asked for.
@@ -628,12 +632,11 @@ impl Fetcher {
         self: &Arc<Self>,
         plan: &Plan,
         missing: &keep::Missing,
-        origin_fields: HeaderMap,
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
         let request_time = self.clock.now();
-        let answer = match self.ask_origin(plan, origin_fields).await {
+        let answer = match self.ask_origin(plan, Wish::Missing(missing)).await {
             Ok(answer) => answer,
             Err(error) => return (Fetched::Failed(error, plan.fwd), landing),
         };
@@ -659,10 +662,8 @@ impl Fetcher {
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
-        let mut whole = self.origin_fields(plan);
-        validation::remove_preconditions(&mut whole);
         let request_time = self.clock.now();
-        match self.ask_origin(plan, whole).await {
+        match self.ask_origin(plan, Wish::Whole).await {
             Ok(answer) if answer.status() == StatusCode::PARTIAL_CONTENT => (unasked_part(plan, answer), landing),
             Ok(answer) => self.keep_or_pass(plan, answer, request_time, position, landing),
             Err(error) => (self.in_place_of(plan, error, position), landing),
@@ -672,17 +673,17 @@ impl Fetcher {
     async fn ask(
         self: &Arc<Self>,
         plan: &Plan,
-        origin_fields: HeaderMap,
+        wish: Wish<'_>,
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
         let request_time = self.clock.now();
-        let is_for_a_range = origin_fields.contains_key(header::RANGE);
-        let answer = match self.ask_origin(plan, origin_fields).await {
+        let answer = match self.ask_origin(plan, wish).await {
             Ok(answer) => answer,
             Err(error) => return (self.in_place_of(plan, error, position), landing),
         };
-        if answer.status() == StatusCode::PARTIAL_CONTENT && !is_for_a_range {
+        let is_unasked = || !self.fields_for(plan, wish).contains_key(header::RANGE);
+        if answer.status() == StatusCode::PARTIAL_CONTENT && is_unasked() {
             return (unasked_part(plan, answer), landing);
         }
         let Some(stored) = &plan.validate else {
@@ -704,21 +705,37 @@ impl Fetcher {
         }
     }
 
-    async fn ask_origin(&self, plan: &Plan, origin_fields: HeaderMap) -> Result<Response<UpstreamBody>, UpstreamError> {
+    async fn ask_origin(&self, plan: &Plan, wish: Wish<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (method, uri, interim) = (plan.method.clone(), plan.uri.clone(), plan.interim.clone());
         let errand = if plan.errand == Errand::Client && self.stand_in(plan, Failure::Unreachable).is_some() {
             Errand::StandIn
         } else {
             plan.errand
         };
-        self.send(OriginRequest { method, uri, fields: origin_fields, body: RequestBody::Empty, interim, errand }).await
+        let fields = || self.fields_for(plan, wish);
+        let request = OriginRequest { method, uri, fields: fields(), body: RequestBody::Empty, interim, errand };
+        self.send(request, &fields).await
     }
 
-    /// The fields to ask the origin with, the client's preconditions and range among them.
-    fn origin_fields(&self, plan: &Plan) -> HeaderMap {
+    /// The fields to ask the origin with.
+    fn fields_for(&self, plan: &Plan, wish: Wish<'_>) -> HeaderMap {
         let parts = plan.exact.parts();
         let (scheme, authority) = parts.map_or(("http", ""), |parts| (parts.scheme, parts.authority));
-        self.onward(&plan.peer, scheme, authority).fields(plan.request.headers().clone())
+        let mut fields = self.onward(&plan.peer, scheme, authority).fields(plan.request.headers());
+        match (wish, &plan.validate) {
+            (Wish::AsAsked, _) => {}
+            (Wish::Validation, Some(stored)) if stored.head.parts.is_some() => {
+                let head = &stored.head;
+                validation::make_conditional_range(&mut fields, &head.fields.to_map(), head.response_time);
+            }
+            (Wish::Validation, Some(stored)) => validation::make_conditional(&mut fields, &stored.head.fields.to_map()),
+            (Wish::Validation, None) | (Wish::Whole, _) => validation::remove_preconditions(&mut fields),
+            (Wish::Missing(missing), _) => {
+                validation::remove_preconditions(&mut fields);
+                missing.ask_for(&mut fields);
+            }
+        }
+        fields
     }
 
     /// What the origin is told of a request.
@@ -728,9 +745,14 @@ impl Fetcher {
     }
 
     /// Sends a request to the origin, and takes the fields of the connection out of the answer.
-    pub async fn send(&self, request: OriginRequest) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let mut answer = self.upstream.send(request).await?;
-        clean_response(answer.headers_mut(), self.clock.now());
+    /// See [`Upstream::send`].
+    pub async fn send(
+        &self,
+        request: OriginRequest,
+        again: &(dyn Fn() -> HeaderMap + Sync),
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let mut answer = self.upstream.send(request, again).await?;
+        clean_response(answer.headers_mut(), &self.clock);
         Ok(answer)
     }
 
@@ -839,11 +861,12 @@ fn unasked_part(plan: &Plan, answer: Response<UpstreamBody>) -> Fetched {
 
 /// Takes the fields of the connection out of a response, and dates it if its origin did not
 /// (RFC 9110 §6.6.1).
-pub fn clean_response(response: &mut HeaderMap, now: Timestamp) {
+pub fn clean_response(response: &mut HeaderMap, clock: &Clock) {
+    let present = Present::of(response);
     // RFC 9112 §6.3: where there are both, the body was not as long as Content-Length says.
-    if response.contains_key(header::TRANSFER_ENCODING) {
+    if present.has(Present::TRANSFER_ENCODING) {
         response.remove(header::CONTENT_LENGTH);
     }
     fields::remove_hop_by_hop(response);
-    response.entry(header::DATE).or_insert_with(|| date::format(now));
+    response.entry(header::DATE).or_insert_with(|| date::format(clock.now()));
 }

@@ -54,13 +54,14 @@ impl Proxy {
         let request = OriginRequest {
             method: parts.method.clone(),
             uri: origin_form(&parts.uri),
-            fields: onward.fields(parts.headers.clone()),
+            fields: onward.fields(&parts.headers),
             body,
             interim: caller.interim(parts.version),
             errand: Errand::Client,
         };
         let sent = if invalidation::is_safe(&parts.method) {
-            self.fetcher.send(request).await.map(|response| (response, None))
+            let again = || onward.fields(&parts.headers);
+            self.fetcher.send(request, &again).await.map(|response| (response, None))
         } else {
             self.send_unsafe(target, &parts, request, position).await
         };
@@ -103,13 +104,15 @@ impl Proxy {
             path: parts.uri.path().to_owned(),
         };
         let (mut sender, receiver) = oneshot::channel();
+        let copy = request.fields.clone();
         self.fetcher.tasks.spawn(async move {
+            let again = || copy.clone();
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
             };
             let answered = tokio::select! {
-                answered = this.fetcher.send(request) => answered,
+                answered = this.fetcher.send(request, &again) => answered,
                 () = is_abandoned => {
                     // Nobody knows what came of it: the URL is not what it was, perhaps.
                     let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
@@ -194,7 +197,7 @@ impl Proxy {
         let client = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
         let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
-        let mut fields = onward.fields(parts.headers.clone());
+        let mut fields = onward.fields(&parts.headers);
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
             fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -202,14 +205,22 @@ impl Proxy {
         // Such a request has none.
         drop(body);
         let (body, uri) = (RequestBody::Empty, origin_form(&parts.uri));
-        let request = OriginRequest { method: parts.method, uri, fields, body, interim: None, errand: Errand::Client };
-        let mut response = match self.fetcher.upstream.send(request).await {
+        let request = OriginRequest {
+            method: parts.method,
+            uri,
+            fields: fields.clone(),
+            body,
+            interim: None,
+            errand: Errand::Client,
+        };
+        let again = || fields.clone();
+        let mut response = match self.fetcher.upstream.send(request, &again).await {
             Ok(response) => response,
             Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
         };
         let status = CacheStatus::forward(Fwd::Bypass);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            clean_response(response.headers_mut(), self.fetcher.clock.now());
+            clean_response(response.headers_mut(), &self.fetcher.clock);
             return (status, add_age(response.map(ResponseBody::upstream)));
         }
         let origin = hyper::upgrade::on(&mut response);

@@ -132,8 +132,24 @@ impl Proxy {
         };
         // Its body is empty.
         let request = Arc::new(request.map(|_| ()));
+        if self.fetcher.budget.held() >= self.max_buffered {
+            return self.labelled(overloaded(), Some(target));
+        }
+        let mut plan = Box::new(plan(caller, target, &request, directives, missed.fwd));
+        match missed.fwd {
+            Fwd::Partial => plan.part = missed.stored,
+            _ => plan.validate = missed.stored,
+        }
+        if let Some(key) = key {
+            plan.key = *key;
+        }
+        let pass = self.fetcher.pass(&plan, now);
         // On the heap, so that a hit does not carry a fetch's state about.
-        let answer = caller.outlet.attend(Box::pin(self.miss(caller, target, key, &request, directives, missed))).await;
+        let answer = if pass == Some(Pass::NotStorable) && is_plain_get(&request) && !plan.directives.only_if_cached {
+            caller.outlet.attend(Box::pin(self.alone(&request, plan))).await
+        } else {
+            caller.outlet.attend(Box::pin(self.fetch(&request, plan, pass))).await
+        };
         self.labelled(answer, Some(target))
     }
 
@@ -179,30 +195,6 @@ impl Proxy {
         }
     }
 
-    /// Memory does not answer a request, for the reason and with what it has.
-    async fn miss(
-        self: &Arc<Self>,
-        caller: &Caller<'_>,
-        target: &Target<'_>,
-        key: Option<Box<CacheKey>>,
-        request: &Arc<Request<()>>,
-        directives: CacheControl,
-        missed: Missed,
-    ) -> Answer {
-        if self.fetcher.budget.held() >= self.max_buffered {
-            return overloaded();
-        }
-        let mut plan = Box::new(plan(caller, target, request, directives, missed.fwd));
-        match missed.fwd {
-            Fwd::Partial => plan.part = missed.stored,
-            _ => plan.validate = missed.stored,
-        }
-        if let Some(key) = key {
-            plan.key = *key;
-        }
-        self.fetch(request, plan).await
-    }
-
     /// What memory has for a request, and the key that it is under, where the origin said that some
     /// differences between queries do not matter.
     fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
@@ -223,12 +215,11 @@ impl Proxy {
     }
 
     /// Nothing in memory answers the request: the durable tier may, or the origin.
-    async fn fetch(self: &Arc<Self>, request: &Request<()>, mut plan: Box<Plan>) -> Answer {
+    async fn fetch(self: &Arc<Self>, request: &Request<()>, mut plan: Box<Plan>, pass: Option<Pass>) -> Answer {
         let is_get = *request.method() == Method::GET;
-        let is_plain_get = is_get && !request.headers().contains_key(header::RANGE);
+        let is_plain_get = is_plain_get(request);
         let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts.is_none());
         let only_if_cached = plan.directives.only_if_cached;
-        let pass = self.fetcher.pass(&plan);
         // What only this client can use is not worth a flight: a HEAD, a part, what is not to be
         // stored, what each request validates for itself.
         let waits_for_nobody = only_if_cached
@@ -257,7 +248,7 @@ impl Proxy {
                 let stored = plan.validate.take().or_else(|| plan.part.take());
                 plan.head_of = stored.or(plan.head_of);
             }
-            return self.alone(request, plan).await;
+            return Box::pin(self.alone(request, plan)).await;
         }
         self.fly(request, plan).await
     }
@@ -326,6 +317,11 @@ impl Proxy {
             RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
         }
     }
+}
+
+/// Whether a whole is asked for.
+fn is_plain_get(request: &Request<()>) -> bool {
+    *request.method() == Method::GET && !request.headers().contains_key(header::RANGE)
 }
 
 /// What is to be fetched for a request, because of `fwd`.

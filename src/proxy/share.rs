@@ -79,7 +79,7 @@ impl Proxy {
         match fetched {
             // It would be a pity to send all of it for a range.
             Ok(Fetched::Passed { why: NotStorable::TooLarge, .. }) if request.headers().contains_key(header::RANGE) => {
-                self.alone(request, asked).await
+                Box::pin(self.alone(request, asked)).await
             }
             Ok(fetched) => self.answer_fetched(Asked::of(request), fetched),
             Err(_) => failed(
@@ -128,9 +128,9 @@ impl Proxy {
                     {
                         return answer;
                     }
-                    return self.alone(request, plan).await;
+                    return Box::pin(self.alone(request, plan)).await;
                 }
-                Outcome::NotShared => return self.alone(request, plan).await,
+                Outcome::NotShared => return Box::pin(self.alone(request, plan)).await,
                 Outcome::Failed(_) if promotions < MAX_PROMOTIONS && !left(patience).is_zero() => {
                     promotions += 1;
                     match self.join(&plan, variant) {
@@ -191,7 +191,7 @@ impl Proxy {
 
     /// Asks the origin for this client only.
     pub(super) async fn alone(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>) -> Answer {
-        let fetched = Box::pin(self.fetcher.alone(plan)).await;
+        let fetched = self.fetcher.alone(plan).await;
         self.answer_fetched(Asked::of(request), fetched)
     }
 

@@ -56,6 +56,20 @@ impl Fwd {
         }
     }
 
+    /// All that is said of a request that went forward for this reason, where there is no more to say.
+    const fn alone(self) -> &'static str {
+        match self {
+            Self::Bypass => "larder; fwd=bypass",
+            Self::Method => "larder; fwd=method",
+            Self::UriMiss => "larder; fwd=uri-miss",
+            Self::VaryMiss => "larder; fwd=vary-miss",
+            Self::Miss => "larder; fwd=miss",
+            Self::Request => "larder; fwd=request",
+            Self::Stale => "larder; fwd=stale",
+            Self::Partial => "larder; fwd=partial",
+        }
+    }
+
     /// A small number for counting by.
     pub const fn index(self) -> usize {
         self as usize
@@ -139,6 +153,11 @@ impl CacheStatus {
 
     /// The field value, as a Structured Field, with the cache key where it is given (§2.7).
     pub fn to_value(self, key: Option<&CacheKey>) -> HeaderValue {
+        if let (Handling::Forward { fwd, .. }, None) = (self.handling, key)
+            && self == Self::forward(fwd)
+        {
+            return HeaderValue::from_static(fwd.alone());
+        }
         let mut text = BytesMut::with_capacity(64);
         text.put_slice(b"larder");
         match self.handling {

@@ -11,6 +11,9 @@ use super::fields;
 /// The largest delta-seconds a cache has to tell apart (RFC 9111 §1.2.2); larger ones become it.
 pub const DELTA_MAX: u32 = 1 << 31;
 
+/// No directive that is known here has a longer name.
+const LONGEST: usize = "stale-while-revalidate".len();
+
 /// The argument of a directive that takes delta-seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delta {
@@ -105,7 +108,11 @@ impl CacheControl {
         let well_formed = fields::trim(name).len() == name.len();
         let name = fields::trim(name);
         let delta = || if well_formed { delta_seconds(argument) } else { Delta::Invalid };
-        match name.to_ascii_lowercase().as_slice() {
+        let mut lower = [0; LONGEST];
+        let Some(lower) = lower.get_mut(..name.len()) else { return };
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        match &*lower {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache = true,
             b"private" => self.private = true,

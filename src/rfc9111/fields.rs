@@ -87,23 +87,20 @@ pub fn remove_listed(fields: &mut HeaderMap) {
     }
 }
 
-const HOP_BY_HOP: [HeaderName; 10] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authentication-info"),
-];
-
 /// The fields that mean something for one connection only and are neither stored nor forwarded
 /// (RFC 9110 §7.6.1, RFC 9111 §3.1).
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
+    match *name {
+        header::CONNECTION
+        | header::TE
+        | header::TRANSFER_ENCODING
+        | header::UPGRADE
+        | header::PROXY_AUTHENTICATE
+        | header::PROXY_AUTHORIZATION => true,
+        _ => {
+            matches!(name.as_str(), "http2-settings" | "keep-alive" | "proxy-connection" | "proxy-authentication-info")
+        }
+    }
 }
 
 fn drop_listed(fields: &mut HeaderMap, connection: &HeaderValue) {

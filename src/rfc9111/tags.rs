@@ -62,7 +62,7 @@ impl TagFields {
 
     /// Takes the fields that clients do not see out of a response.
     pub fn remove(&self, fields: &mut HeaderMap) {
-        if !self.are_shown {
+        if fields.keys().any(|name| self.hides(name)) {
             for name in &self.names {
                 fields.remove(name);
             }

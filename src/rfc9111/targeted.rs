@@ -77,7 +77,8 @@ impl Governing {
 /// `Cache-Control`. `response_time` is what a moment in `X-Accel-Expires` is counted from.
 pub fn governing(response: &HeaderMap, targets: &Targets, response_time: Timestamp) -> Governing {
     let targeted = |directives| Governing { directives, targeted: true, by_list: false };
-    for name in &targets.list {
+    let is_listed = response.keys().any(|name| targets.list.contains(name));
+    for name in targets.list.iter().filter(|_| is_listed) {
         if let Some(directives) = of_target(response, name) {
             return Governing { by_list: true, ..targeted(directives) };
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module may use those on lines above its own; those on one line do not
 /// use each other, except for the parts of one folder.
 const LAYERS: &[&[&str]] = &[
-    &["clock", "units"],
+    &["clock", "transport", "units"],
     &["rfc9111"],
     &["stored"],
     &["fill", "telemetry", "passes", "ready", "searches", "interim", "breaker", "request_body"],
