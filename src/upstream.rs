@@ -137,20 +137,36 @@ impl fmt::Display for UpstreamError {
 impl std::error::Error for UpstreamError {}
 
 /// A request to the origin: target in origin form, fields complete.
-#[derive(Debug)]
-pub struct OriginRequest {
+pub struct OriginRequest<'a> {
     /// Its method.
-    pub method: Method,
+    pub method: &'a Method,
     /// Path and query, or `*`.
-    pub uri: Uri,
-    /// Its fields, `Host` among them, those of the client's connection not.
-    pub fields: HeaderMap,
+    pub uri: &'a Uri,
+    /// Makes its fields, `Host` among them, those of the client's connection not. Called again when it has
+    /// to be sent a second time.
+    pub fields: &'a (dyn Fn() -> HeaderMap + Sync),
     /// Its body.
     pub body: RequestBody,
     /// Where interim responses to it go.
-    pub interim: Option<Interim>,
+    pub interim: Option<&'a Interim>,
     /// What for.
     pub errand: Errand,
+}
+
+impl OriginRequest<'_> {
+    fn message(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut message = Request::new(body);
+        *message.method_mut() = self.method.clone();
+        *message.uri_mut() = self.uri.clone();
+        *message.headers_mut() = (self.fields)();
+        *message.version_mut() = Version::HTTP_11;
+        if let Some(interim) = self.interim.cloned() {
+            hyper::ext::on_informational(&mut message, move |response| {
+                interim.relay(response.status(), response.headers());
+            });
+        }
+        message
+    }
 }
 
 /// What a request to the origin is for, as far as an origin that is known to be down goes.
@@ -241,16 +257,11 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of its final response. `again` makes its fields once more,
-    /// should it have to be sent a second time.
-    pub async fn send(
-        self: &Arc<Self>,
-        request: OriginRequest,
-        again: &(dyn Fn() -> HeaderMap + Sync),
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+    /// Sends a request and waits for the head of its final response.
+    pub async fn send(self: &Arc<Self>, request: OriginRequest<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
         let _probe = self.admit(request.errand)?;
         let watch = Stopwatch::start();
-        let outcome = self.exchange(request, again, watch).await;
+        let outcome = self.exchange(request, watch).await;
         self.learn_from(outcome.as_ref().err());
         self.metrics.origin(match &outcome {
             Ok(_) => OriginOutcome::Answered,
@@ -310,20 +321,18 @@ impl Upstream {
 
     async fn exchange(
         self: &Arc<Self>,
-        request: OriginRequest,
-        again: &(dyn Fn() -> HeaderMap + Sync),
+        mut request: OriginRequest<'_>,
         begun: Stopwatch,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let OriginRequest { method, uri, fields, body, interim, errand: _ } = request;
+        let body = std::mem::replace(&mut request.body, RequestBody::Empty);
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
-        let repeated =
-            (matches!(body, RequestBody::Empty) && is_idempotent(&method)).then(|| (method.clone(), uri.clone()));
+        let is_repeatable = matches!(body, RequestBody::Empty) && is_idempotent(request.method);
         // Origins close connections that were idle for a second or more, and a request that can't be
         // repeated must not run into that.
-        let newer_than = if repeated.is_some() { self.config.idle_timeout } else { NEVER_CLOSED_YET };
+        let newer_than = if is_repeatable { self.config.idle_timeout } else { NEVER_CLOSED_YET };
         let newer_than = newer_than.min(self.config.idle_timeout);
         let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
-        let mut message = message(method, uri, fields, body, interim.as_ref());
+        let mut message = request.message(body);
         while let Some(link) = self.take_idle(newer_than) {
             match self.try_send(link, message, &mut wait).await {
                 Ok(response) => return Ok(response),
@@ -334,9 +343,8 @@ impl Upstream {
                 }
                 // It may have got it. Once more, on a connection that nobody has used: a request
                 // that is itself what breaks connections must not go through all of them.
-                Err((error @ UpstreamError::Broken(_), None)) => {
-                    let (method, uri) = repeated.ok_or(error)?;
-                    message = self::message(method, uri, again(), RequestBody::Empty, interim.as_ref());
+                Err((UpstreamError::Broken(_), None)) if is_repeatable => {
+                    message = request.message(RequestBody::Empty);
                     self.metrics.origin_retries.add_one();
                     break;
                 }
@@ -347,42 +355,46 @@ impl Upstream {
         self.try_send(link, message, &mut wait).await.map_err(|(error, _)| error)
     }
 
-    async fn try_send(
+    /// Sends a request over one connection. A request that it has not sent comes back.
+    fn try_send(
         self: &Arc<Self>,
         mut link: Link,
         message: Request<RequestBody>,
         wait: &mut Wait,
-    ) -> Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)> {
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)>> {
         let wants_upgrade = message.headers().contains_key(header::UPGRADE);
-        let mut answer = std::pin::pin!(link.sender.try_send_request(message));
-        let timer = &mut link.timer;
-        let answer = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => wait.poll_end(timer, cx).map(|()| None),
-        });
-        match answer.await.ok_or((UpstreamError::ResponseTimeout, None))? {
-            Ok(mut response) => match unsupported(&response, wants_upgrade) {
-                Some(why) => Err((UpstreamError::Unsupported(why), None)),
-                None => {
-                    // RFC 9112 §2.3: an intermediary speaks its own version. The client's framing must
-                    // not hang on the origin's.
-                    *response.version_mut() = Version::HTTP_11;
-                    if ends_with_connection(&response) {
-                        response.extensions_mut().insert(EndsWithConnection);
+        let answer = link.sender.try_send_request(message);
+        async move {
+            let mut answer = std::pin::pin!(answer);
+            let timer = &mut link.timer;
+            let answer = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => wait.poll_end(timer, cx).map(|()| None),
+            });
+            match answer.await.ok_or((UpstreamError::ResponseTimeout, None))? {
+                Ok(mut response) => match unsupported(&response, wants_upgrade) {
+                    Some(why) => Err((UpstreamError::Unsupported(why), None)),
+                    None => {
+                        // RFC 9112 §2.3: an intermediary speaks its own version. The client's framing must
+                        // not hang on the origin's.
+                        *response.version_mut() = Version::HTTP_11;
+                        if ends_with_connection(&response) {
+                            response.extensions_mut().insert(EndsWithConnection);
+                        }
+                        Ok(response.map(|body| UpstreamBody::new(body, link, Arc::clone(self))))
                     }
-                    Ok(response.map(|body| UpstreamBody::new(body, link, Arc::clone(self))))
+                },
+                Err(mut failure) => {
+                    let unsent = failure.take_message();
+                    let fault = wait.upload.as_ref().and_then(Upload::fault);
+                    let error = failure.into_error();
+                    let error = match fault {
+                        Some(fault) => UpstreamError::RequestBody(fault),
+                        None if error.is_user() => UpstreamError::RequestBody(Fault::Broken),
+                        None => UpstreamError::Broken(Arc::new(error)),
+                    };
+                    Err((error, unsent))
                 }
-            },
-            Err(mut failure) => {
-                let unsent = failure.take_message();
-                let fault = wait.upload.as_ref().and_then(Upload::fault);
-                let error = failure.into_error();
-                let error = match fault {
-                    Some(fault) => UpstreamError::RequestBody(fault),
-                    None if error.is_user() => UpstreamError::RequestBody(Fault::Broken),
-                    None => UpstreamError::Broken(Arc::new(error)),
-                };
-                Err((error, unsent))
             }
         }
     }
@@ -531,26 +543,6 @@ fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'stati
 
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
-}
-
-fn message(
-    method: Method,
-    uri: Uri,
-    fields: HeaderMap,
-    body: RequestBody,
-    interim: Option<&Interim>,
-) -> Request<RequestBody> {
-    let mut message = Request::new(body);
-    *message.method_mut() = method;
-    *message.uri_mut() = uri;
-    *message.headers_mut() = fields;
-    *message.version_mut() = Version::HTTP_11;
-    if let Some(interim) = interim.cloned() {
-        hyper::ext::on_informational(&mut message, move |response| {
-            interim.relay(response.status(), response.headers());
-        });
-    }
-    message
 }
 
 /// The body of a response from the origin. At its end the connection is kept for the next request;

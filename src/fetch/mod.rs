@@ -706,15 +706,14 @@ impl Fetcher {
     }
 
     async fn ask_origin(&self, plan: &Plan, wish: Wish<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let (method, uri, interim) = (plan.method.clone(), plan.uri.clone(), plan.interim.clone());
         let errand = if plan.errand == Errand::Client && self.stand_in(plan, Failure::Unreachable).is_some() {
             Errand::StandIn
         } else {
             plan.errand
         };
         let fields = || self.fields_for(plan, wish);
-        let request = OriginRequest { method, uri, fields: fields(), body: RequestBody::Empty, interim, errand };
-        self.send(request, &fields).await
+        let (method, uri, interim) = (&plan.method, &plan.uri, plan.interim.as_ref());
+        self.send(OriginRequest { method, uri, fields: &fields, body: RequestBody::Empty, interim, errand }).await
     }
 
     /// The fields to ask the origin with.
@@ -745,13 +744,8 @@ impl Fetcher {
     }
 
     /// Sends a request to the origin, and takes the fields of the connection out of the answer.
-    /// See [`Upstream::send`].
-    pub async fn send(
-        &self,
-        request: OriginRequest,
-        again: &(dyn Fn() -> HeaderMap + Sync),
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let mut answer = self.upstream.send(request, again).await?;
+    pub async fn send(&self, request: OriginRequest<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let mut answer = self.upstream.send(request).await?;
         clean_response(answer.headers_mut(), &self.clock);
         Ok(answer)
     }

@@ -21,7 +21,7 @@ use crate::rfc9111::invalidation;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::targeted::governing;
 use crate::target::{Target, origin_form};
-use crate::upstream::{Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
 /// How long an unsafe request is waited for after its client has left. It holds a connection to the
 /// origin, and no one counts those.
@@ -51,19 +51,14 @@ impl Proxy {
             Err(fault) => return refused(&refuse_body(fault)),
         };
         let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
-        let request = OriginRequest {
-            method: parts.method.clone(),
-            uri: origin_form(&parts.uri),
-            fields: onward.fields(&parts.headers),
-            body,
-            interim: caller.interim(parts.version),
-            errand: Errand::Client,
-        };
+        let (uri, interim) = (origin_form(&parts.uri), caller.interim(parts.version));
         let sent = if invalidation::is_safe(&parts.method) {
-            let again = || onward.fields(&parts.headers);
-            self.fetcher.send(request, &again).await.map(|response| (response, None))
+            let fields = || onward.fields(&parts.headers);
+            let (method, interim) = (&parts.method, interim.as_ref());
+            let request = OriginRequest { method, uri: &uri, fields: &fields, body, interim, errand: Errand::Client };
+            self.fetcher.send(request).await.map(|response| (response, None))
         } else {
-            self.send_unsafe(target, &parts, request, position).await
+            self.send_unsafe(target, &parts, onward.fields(&parts.headers), body, interim, position).await
         };
         let (response, own) = match sent {
             Ok(sent) => sent,
@@ -93,7 +88,9 @@ impl Proxy {
         self: &Arc<Self>,
         target: &Target<'_>,
         parts: &http::request::Parts,
-        request: OriginRequest,
+        fields: HeaderMap,
+        body: RequestBody,
+        interim: Option<Interim>,
         position: u64,
     ) -> Result<(Response<UpstreamBody>, Option<u64>), UpstreamError> {
         let this = Arc::clone(self);
@@ -104,15 +101,17 @@ impl Proxy {
             path: parts.uri.path().to_owned(),
         };
         let (mut sender, receiver) = oneshot::channel();
-        let copy = request.fields.clone();
+        let (method, uri) = (parts.method.clone(), origin_form(&parts.uri));
         self.fetcher.tasks.spawn(async move {
-            let again = || copy.clone();
+            let (fields, interim) = (|| fields.clone(), interim.as_ref());
+            let (method, uri) = (&method, &uri);
+            let request = OriginRequest { method, uri, fields: &fields, body, interim, errand: Errand::Client };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
             };
             let answered = tokio::select! {
-                answered = this.fetcher.send(request, &again) => answered,
+                answered = this.fetcher.send(request) => answered,
                 () = is_abandoned => {
                     // Nobody knows what came of it: the URL is not what it was, perhaps.
                     let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
@@ -204,17 +203,10 @@ impl Proxy {
         }
         // Such a request has none.
         drop(body);
-        let (body, uri) = (RequestBody::Empty, origin_form(&parts.uri));
-        let request = OriginRequest {
-            method: parts.method,
-            uri,
-            fields: fields.clone(),
-            body,
-            interim: None,
-            errand: Errand::Client,
-        };
-        let again = || fields.clone();
-        let mut response = match self.fetcher.upstream.send(request, &again).await {
+        let (method, uri, body) = (&parts.method, &origin_form(&parts.uri), RequestBody::Empty);
+        let fields = || fields.clone();
+        let request = OriginRequest { method, uri, fields: &fields, body, interim: None, errand: Errand::Client };
+        let mut response = match self.fetcher.upstream.send(request).await {
             Ok(response) => response,
             Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
         };

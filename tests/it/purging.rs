@@ -504,6 +504,7 @@ fn explain_says_why_without_asking_the_application() {
     running.get("/blog/1?utm_source=x", "");
     running.get("/shop/1", "");
     running.settle();
+    eventually("the index is loaded", || running.metric("larder_index_loaded") == 1);
     running.advance(100);
     let asked = origin.count();
     let explain = |query: &str| {
