@@ -8,8 +8,9 @@
 //!   taken out: it is refused (RFC 9112 §6.1);
 //! * connections that send nothing are closed, by one timer a connection that is moved only when
 //!   it fires;
-//! * a refused client that is still sending is heard out for a moment, so that the answer reaches
-//!   it before the connection is reset.
+//! * a client that is still sending when its connection ends, because it was refused or the rest of its
+//!   request's body is of no use to anyone, is heard out for a moment, so that the answer reaches it before
+//!   the connection is reset.
 
 use std::io;
 use std::pin::Pin;
@@ -223,6 +224,11 @@ impl Connection {
     fn is_in_head(&self) -> bool {
         self.heads.lock().is_in_head()
     }
+
+    /// Whether the last request had a body, of which there may be more to come.
+    fn may_be_in_body(&self) -> bool {
+        !self.is_in(Phase::Tunnel) && self.heads.lock().is_body
+    }
 }
 
 /// Whether the head of `request`, as it was read, has a `Content-Length`. hyper takes that field
@@ -315,7 +321,8 @@ pub struct ClientIo {
     stall: Option<Pin<Box<Sleep>>>,
     /// Our words in place of hyper's, as far as they are not written yet.
     instead: Bytes,
-    refused: bool,
+    /// Whether the client may still be sending when the connection ends.
+    is_heard_out: bool,
     /// Interim responses, as far as they are not written yet.
     interim: Bytes,
 }
@@ -331,7 +338,7 @@ impl ClientIo {
             timer: None,
             stall: None,
             instead: Bytes::new(),
-            refused: false,
+            is_heard_out: false,
             interim: Bytes::new(),
         }
     }
@@ -400,7 +407,7 @@ impl ClientIo {
             sentence.len() + 1,
         );
         self.instead = text.into();
-        self.refused = true;
+        self.is_heard_out = true;
     }
 
     /// Interim responses go out before what hyper writes of the response they announce.
@@ -432,7 +439,7 @@ impl ClientIo {
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if !self.refused {
+        if !self.is_heard_out {
             return;
         }
         if let (Some(mut transport), Ok(runtime)) = (self.transport.take(), tokio::runtime::Handle::try_current()) {
@@ -515,6 +522,7 @@ impl AsyncWrite for ClientIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_instead(cx))?;
+        this.is_heard_out |= this.connection.may_be_in_body();
         this.transport()?.poll_shutdown(cx)
     }
 }

@@ -79,7 +79,7 @@ pub struct Onward<'a> {
 impl Onward<'_> {
     /// Makes of the fields of a client's request those of the request to the origin.
     pub fn fields(self, request: &HeaderMap) -> HeaderMap {
-        if !request.contains_key(header::CONNECTION) {
+        if !fields::lists_fields(request) {
             return self.made_of(request);
         }
         let mut request = request.clone();

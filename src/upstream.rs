@@ -21,6 +21,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -185,8 +186,28 @@ pub enum Errand {
 #[derive(Debug)]
 struct Link {
     sender: SendRequest<RequestBody>,
+    /// The task that reads and writes.
+    task: AbortHandle,
     /// What it is waited for with.
     timer: Timer,
+}
+
+/// Ends a connection when it is dropped, unless its request was answered: hyper would first wait for the
+/// origin to take what is on its way out.
+struct Cut(Option<AbortHandle>);
+
+impl Cut {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 struct Idle {
@@ -364,6 +385,7 @@ impl Upstream {
     ) -> impl Future<Output = Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)>> {
         let wants_upgrade = message.headers().contains_key(header::UPGRADE);
         let answer = link.sender.try_send_request(message);
+        let cut = Cut(Some(link.task.clone()));
         async move {
             let mut answer = std::pin::pin!(answer);
             let timer = &mut link.timer;
@@ -371,7 +393,9 @@ impl Upstream {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => wait.poll_end(timer, cx).map(|()| None),
             });
-            match answer.await.ok_or((UpstreamError::ResponseTimeout, None))? {
+            let answer = answer.await.ok_or((UpstreamError::ResponseTimeout, None))?;
+            cut.disarm();
+            match answer {
                 Ok(mut response) => match unsupported(&response, wants_upgrade) {
                     Some(why) => Err((UpstreamError::Unsupported(why), None)),
                     None => {
@@ -410,12 +434,12 @@ impl Upstream {
             .handshake(TokioIo::new(transport))
             .await
             .map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 debug!("a connection to the origin ended: {error}");
             }
         });
-        Ok(Link { sender, timer: Timer::default() })
+        Ok(Link { sender, task: task.abort_handle(), timer: Timer::default() })
     }
 
     async fn dial(&self) -> io::Result<Transport> {
@@ -583,6 +607,13 @@ impl UpstreamBody {
         this
     }
 
+    /// Ends the connection in the middle of the body.
+    fn cut(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.task.abort();
+        }
+    }
+
     /// hyper does not ask a body of known length for its end, so it is looked for after each frame.
     fn finish_if_ended(&mut self) {
         if self.body.is_end_stream()
@@ -590,6 +621,12 @@ impl UpstreamBody {
         {
             self.upstream.give_back(link);
         }
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        self.cut();
     }
 }
 
@@ -606,7 +643,7 @@ impl Body for UpstreamBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.link = None;
+                this.cut();
                 Poll::Ready(Some(Err(UpstreamBodyError::Broken(error))))
             }
             Poll::Ready(None) => {
@@ -618,10 +655,9 @@ impl Body for UpstreamBody {
             Poll::Pending => {
                 let limit = this.upstream.config.body_timeout;
                 let silent = *this.silent.get_or_insert_with(Stopwatch::start);
-                if let Some(link) = &mut this.link
-                    && link.timer.poll(cx, silent, limit).is_ready()
-                {
-                    this.link = None;
+                let is_over = this.link.as_mut().is_none_or(|link| link.timer.poll(cx, silent, limit).is_ready());
+                if is_over {
+                    this.cut();
                     return Poll::Ready(Some(Err(UpstreamBodyError::TimedOut)));
                 }
                 Poll::Pending

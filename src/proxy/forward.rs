@@ -199,7 +199,8 @@ impl Proxy {
         let mut fields = onward.fields(&parts.headers);
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
-            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            let options = if fields.contains_key(header::TE) { "upgrade, te" } else { "upgrade" };
+            fields.insert(header::CONNECTION, HeaderValue::from_static(options));
         }
         // Such a request has none.
         drop(body);

@@ -70,16 +70,21 @@ pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
+/// Whether `Connection` may list fields: nearly every client says one of its own words there, or nothing.
+pub fn lists_fields(fields: &HeaderMap) -> bool {
+    let mut values = fields.get_all(header::CONNECTION).iter();
+    match (values.next(), values.next()) {
+        (None, _) => false,
+        (Some(one), None) => one != "keep-alive" && one != "close",
+        (Some(_), Some(_)) => true,
+    }
+}
+
 /// Removes the fields that `Connection` lists, and leaves those that HTTP itself defines for a
 /// connection. See [`remove_hop_by_hop`] for what it keeps.
 pub fn remove_listed(fields: &mut HeaderMap) {
-    let Some(first) = fields.get(header::CONNECTION) else { return };
-    // Nearly every client says one of these, or nothing.
-    if first == "keep-alive" || first == "close" {
-        let mut values = fields.get_all(header::CONNECTION).iter();
-        if values.nth(1).is_none() {
-            return;
-        }
+    if !lists_fields(fields) {
+        return;
     }
     let listed: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
     for connection in &listed {

@@ -593,6 +593,29 @@ fn an_upload_that_nobody_wants_any_more_is_timed_out() {
 }
 
 #[test]
+fn an_upload_that_its_origin_does_not_read_ends_with_the_answer() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let upstream = format!("http://{}", listener.local_addr().expect("an address"));
+    // Each connection is taken, and nothing of it read.
+    let unread = std::thread::spawn(move || listener.incoming().take(1).collect::<Vec<_>>());
+    let config = "upstream.response_timeout=300ms\nserver.header_timeout=60s\nserver.idle_timeout=60s";
+    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
+    let mut client = larder.client();
+    let mut sending = client.reader().get_ref().try_clone().expect("a stream");
+    let sender = std::thread::spawn(move || {
+        let _ = sending.write_all(b"PUT /up HTTP/1.1\r\nHost: h\r\nContent-Length: 67108864\r\n\r\n");
+        let block = vec![b'x'; 1 << 20];
+        (0..64).all(|_| sending.write_all(&block).is_ok())
+    });
+    let answer = client.answer();
+    assert_eq!((answer.status(), answer.fwd()), (504, Some("method")));
+    assert!(client.is_closed(), "the client learns that the rest is of no use");
+    assert!(!sender.join().expect("it sends"), "not all of it was taken");
+    eventually("the connection is gone", || larder.metric("larder_connections ") == 0);
+    drop(unread.join().expect("a connection"));
+}
+
+#[test]
 fn a_deletion_that_never_succeeds_does_not_stop_the_writes() {
     let directory = tempfile::tempdir().expect("a directory");
     let origin = Origin::new(|seen, reply| match seen.method() {
