@@ -98,8 +98,9 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// How many bytes a client's connection may hold that are not on their way yet.
-const UNSENT: u32 = 128 << 10;
+/// How many bytes a client's connection may hold that are not on their way yet. Room is told of when half of
+/// it is gone: with a client as slow as one may be while others wait for it, every two seconds.
+const UNSENT: u32 = 256 << 10;
 
 /// The sockets of one worker.
 #[derive(Debug)]
