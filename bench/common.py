@@ -77,6 +77,11 @@ def compiled(name: str, directory: Path) -> Path:
     return binary
 
 
+def with_settings(binary: Path, settings: dict[str, object]) -> list[str]:
+    """The command that runs Larder with these settings over its defaults."""
+    return [str(binary.resolve()), *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
+
+
 def build_floor() -> Path:
     if not shutil.which("cargo"):
         raise Failure("cargo is not installed, and --floor needs it")

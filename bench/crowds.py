@@ -37,7 +37,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from common import PATH, Failure, free_port, get
+from common import PATH, Failure, free_port, get, with_settings
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -170,9 +170,7 @@ def start(options: argparse.Namespace, name: str, origin: int, more: dict[str, s
             "log.level": "warn",
             **(more or {}),
         }
-        command = [options.larder.resolve()]
-        for key, value in settings.items():
-            command += ["--set", f"{key}={value}"]
+        command = with_settings(options.larder, settings)
         environment = {"AWS_ACCESS_KEY_ID": "larder", "AWS_SECRET_ACCESS_KEY": "secret"}
         process = Process(command, directory, name, environment)
         process.admin = int(settings["admin.listen"].rsplit(":", 1)[1])

@@ -35,7 +35,7 @@ import time
 from pathlib import Path
 
 from crowds import ROOT, Process, heading, mib, row
-from common import Failure, cpu_nanoseconds, free_port, get
+from common import Failure, cpu_nanoseconds, free_port, get, with_settings
 
 FAULTS = [
     "reset in mid-body", "500", "503 SlowDown", "403", "5 s latency", "truncated body", "wrong checksum",
@@ -151,9 +151,7 @@ class Larder:
             "durable.announce_interval": "500ms",
             **more,
         }
-        command = [options.larder.resolve()]
-        for key, value in settings.items():
-            command += ["--set", f"{key}={value}"]
+        command = with_settings(options.larder, settings)
         self.began = time.monotonic()
         environment = {"AWS_ACCESS_KEY_ID": "larder", "AWS_SECRET_ACCESS_KEY": "secret"}
         self.process = Process(command, options.work, f"larder-{self.port}", environment)

@@ -28,7 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import HERE, Failure, build_floor, compiled, free_port
+from common import HERE, Failure, build_floor, compiled, free_port, with_settings
 
 RECORD = HERE / "instructions.json"
 
@@ -106,10 +106,7 @@ def run(options: argparse.Namespace) -> int:
                 "admin.listen": "127.0.0.1:0",
                 "log.level": "warn",
             }
-            command = [options.larder.resolve()]
-            for key, value in sets.items():
-                command += ["--set", f"{key}={value}"]
-            larder = counted(options, directory, "larder", command, port, list(WORKS))
+            larder = counted(options, directory, "larder", with_settings(options.larder, sets), port, list(WORKS))
     for work, count in larder.items():
         # bench/floor has no ranges: that of a whole page will do.
         base = hyper.get(work) or hyper["1 KiB hit"]

@@ -33,6 +33,8 @@ import time
 from pathlib import Path
 from typing import Iterator
 
+from common import free_port, with_settings
+
 MIB = 1 << 20
 BLOCK = MIB
 ALLOWED = 100 * MIB
@@ -107,9 +109,7 @@ class Larder:
     """Larder, running, and what the kernel says of its memory."""
 
     def __init__(self, binary: Path, directory: Path, origin_port: int):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._log = directory / "larder.log"
         settings = {
             "server.listen": f"127.0.0.1:{self.port}",
@@ -117,9 +117,7 @@ class Larder:
             "durable.url": f"file:{directory / 'durable'}",
             "admin.listen": "off",
         }
-        self._command = [str(binary)]
-        for key, value in settings.items():
-            self._command += ["--set", f"{key}={value}"]
+        self._command = with_settings(binary, settings)
 
     def __enter__(self) -> "Larder":
         with self._log.open("wb") as log:

@@ -31,7 +31,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import HERE, PATH, Failure, build_floor, compiled, cpu_nanoseconds, free_port, get, say
+from common import HERE, PATH, Failure, build_floor, compiled, cpu_nanoseconds, free_port, get, say, with_settings
 
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 START_DEADLINE = 20
@@ -89,10 +89,7 @@ def larder(options: argparse.Namespace, directory: Path, origin: int, threads: i
         "log.level": "warn",
         "memory.capacity": "12GiB",
     }
-    command = [options.larder.resolve()]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    return Running(command, cpus, port, directory), admin
+    return Running(with_settings(options.larder, settings), cpus, port, directory), admin
 
 
 def cost(server: Running, options: argparse.Namespace, threads: int, cpus: set[int], path: str = "/1k", script: tuple[str, ...] = ()) -> float:

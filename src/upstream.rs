@@ -557,9 +557,7 @@ fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'stati
             .iter()
             .any(|known| coding.eq_ignore_ascii_case(known))
     };
-    if response.headers().contains_key(header::TRANSFER_ENCODING)
-        && fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses)
-    {
+    if fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses) {
         return Some("the application compresses with Transfer-Encoding, which this server does not undo");
     }
     None

@@ -98,9 +98,6 @@ pub fn governing(response: &HeaderMap, targets: &Targets, response_time: Timesta
 
 /// A targeted field's directives; `None` when it is absent, empty, or no Dictionary.
 fn of_target(response: &HeaderMap, name: &HeaderName) -> Option<CacheControl> {
-    if !response.contains_key(name) {
-        return None;
-    }
     let mut directives = CacheControl::default();
     if structured::is_too_long(response, name) {
         // It says something, and nobody knows what.

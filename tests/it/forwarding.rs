@@ -220,7 +220,11 @@ fn a_websocket_is_tunnelled_both_ways() {
     });
     let larder = Larder::at(&upstream, "", larder::clock::Clock::manual(crate::support::START));
     let mut client = larder.client();
-    client.ask("GET", "/ws", "Connection: keep-alive, Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: k");
+    client.ask(
+        "GET",
+        "/ws",
+        "Connection: keep-alive, Upgrade, TE\nTE: trailers\nUpgrade: websocket\nSec-WebSocket-Key: k",
+    );
     let head = client.head().expect("a head");
     assert_eq!(head.line, "HTTP/1.1 101 Switching Protocols");
     assert_eq!((head.get("upgrade"), head.get("sec-websocket-accept")), (Some("websocket"), Some("x")));
@@ -229,7 +233,10 @@ fn a_websocket_is_tunnelled_both_ways() {
     assert_eq!(client.bytes(4).expect("bytes"), b"ping");
     assert!(client.is_closed(), "the end of one side is passed on");
     let seen = origin.join().expect("no panic");
-    assert!(seen.to_ascii_lowercase().contains("upgrade: websocket\r\n"), "{seen}");
+    let seen = seen.to_ascii_lowercase();
+    for line in ["upgrade: websocket\r\n", "te: trailers\r\n", "connection: upgrade, te\r\n"] {
+        assert!(seen.contains(line), "{seen}");
+    }
 }
 
 #[test]
