@@ -29,7 +29,7 @@ use crate::forwarding::Peer;
 use crate::proxy::Proxy;
 use crate::rfc9111::present::Present;
 use crate::telemetry::WorkerMetrics;
-use crate::transport::Transport;
+use crate::transport::{self, Transport};
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +167,7 @@ fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
+    transport::send_at_once(&SockRef::from(&socket), address.ip());
     socket.bind(&address.into())?;
     socket.listen(4096)?;
     Ok(socket)
@@ -358,4 +359,35 @@ impl Drop for OpenConnection<'_> {
 pub async fn rest_after(error: &io::Error) {
     warn!("a connection was not accepted: {error}");
     tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a socket sends, as the system calls it.
+    fn congestion(socket: &SockRef<'_>) -> Vec<u8> {
+        let named = socket.tcp_congestion().expect("a TCP socket");
+        named.into_iter().take_while(|byte| *byte != 0).collect()
+    }
+
+    #[test]
+    fn what_is_for_this_machine_itself_is_sent_without_pacing() {
+        let plain = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        let usual = congestion(&SockRef::from(&plain));
+        for (address, expected) in [("127.0.0.1:0", &b"reno"[..]), ("0.0.0.0:0", &usual)] {
+            for workers in [1, 2] {
+                let (sockets, _) = bind(&[Listen::Tcp(address.into())], workers).expect("a free port");
+                for socket in sockets.iter().flat_map(|worker| &worker.tcp) {
+                    assert_eq!(congestion(&SockRef::from(socket)), expected, "{address}, {workers}");
+                }
+            }
+        }
+        let listener = tcp_socket("127.0.0.1:0".parse().expect("an address"), false).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let client = std::net::TcpStream::connect(address.as_socket().expect("TCP")).expect("a connection");
+        let accepted = std::iter::repeat_with(|| listener.accept()).find_map(Result::ok).expect("one was made").0;
+        assert_eq!(congestion(&SockRef::from(&accepted)), b"reno");
+        drop(client);
+    }
 }

@@ -1,15 +1,31 @@
 //! A stream of bytes, to a client or to the origin: over TCP or a unix socket.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Up to so many bytes go out in one piece.
 const JOINED: usize = 4 << 10;
+
+/// What Linux always has and lets everyone choose, and what sends as soon as it may.
+const UNPACED: &[u8] = b"reno";
+
+/// Has `socket`, whose own address is `address`, send at once what is for this machine itself.
+///
+/// BBR, which some make the default, measures a connection's rate and keeps to it by a timer. That spares a
+/// network's queues; where there is no network it costs an interrupt for each 64 KiB. Those that a listener
+/// accepts are as it is. Where it can't be, nothing is lost.
+pub fn send_at_once(socket: &SockRef<'_>, address: IpAddr) {
+    if address.is_loopback() {
+        let _ = socket.set_tcp_congestion(UNPACED);
+    }
+}
 
 /// The stream.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -33,7 +34,7 @@ pub use crate::request_body::RequestBody;
 use crate::request_body::Upload;
 use crate::rfc9111::fields;
 use crate::telemetry::{Metrics, OriginOutcome};
-use crate::transport::Transport;
+use crate::transport::{self, Transport};
 
 /// `[upstream]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -447,6 +448,7 @@ impl Upstream {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
+                transport::send_at_once(&SockRef::from(&stream), stream.peer_addr()?.ip());
                 Ok(Transport::Tcp(stream))
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix),
