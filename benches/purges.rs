@@ -97,8 +97,6 @@ fn response(key: &CacheKey, is_tagged: bool, position: u64) -> Arc<StoredRespons
         seen: Arc::default(),
         tags: if is_tagged { vec!["tenth".to_owned()] } else { Vec::new() },
         hidden: &TagFields::default(),
-        body_id: 0,
-        body_written: Arc::default(),
     };
-    Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body: Body::from(Bytes::new()) })
+    Arc::new(StoredResponse::new(StoredHead::new(&storable, new), Body::from(Bytes::new())))
 }

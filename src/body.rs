@@ -82,16 +82,19 @@ impl ResponseBody {
     }
 
     /// A stored body.
-    pub fn stored(body: &Body) -> Self {
-        match body.segments() {
-            [one] => Self::whole(one.clone()),
-            _ => Self::stored_range(body, 0, body.len()),
+    pub fn stored(body: Body) -> Self {
+        match body.into_one() {
+            Ok(one) => Self::whole(one),
+            Err(body) => {
+                let len = body.len();
+                Self::stored_range(body, 0, len)
+            }
         }
     }
 
     /// The bytes of a stored body from `first` up to `end`.
-    pub fn stored_range(body: &Body, first: u64, end: u64) -> Self {
-        Self::from_source(Source::Stored { body: body.clone(), next: 0, skip: first, left: end.saturating_sub(first) })
+    pub fn stored_range(body: Body, first: u64, end: u64) -> Self {
+        Self::from_source(Source::Stored { body, next: 0, skip: first, left: end.saturating_sub(first) })
     }
 
     /// Ranges of a stored body, each behind its text, and a last text.
@@ -263,7 +266,7 @@ mod tests {
         let chunk: Vec<u8> = (0..600_000_u32).map(|n| u8::try_from(n % 251).expect("below 251")).collect();
         let body = Body::from_chunks([Bytes::from(chunk.clone())].iter(), chunk.len() as u64);
         for (first, end) in [(0, 600_000), (0, 1), (262_143, 262_145), (599_999, 600_000), (300_000, 599_000)] {
-            let ranged = ResponseBody::stored_range(&body, first as u64, end as u64);
+            let ranged = ResponseBody::stored_range(body.clone(), first as u64, end as u64);
             assert_eq!(ranged.size_hint().exact(), Some((end - first) as u64));
             let sent = ranged.collect().await.expect("no error").to_bytes();
             assert_eq!(sent, chunk[first..end], "{first}..{end}");

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::fill::Fill;
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::stored::{Body, StoredHead};
+use crate::stored::{StoredHead, StoredResponse};
 use crate::upstream::UpstreamError;
 
 /// What came of a flight, for everyone who waited.
@@ -32,24 +32,32 @@ pub enum Outcome {
     Failed(UpstreamError),
 }
 
-/// A response that passed RFC 9111 §3: its head, and its body as far as it has come.
+/// A response that passed RFC 9111 §3.
 #[derive(Debug)]
 pub struct Shared {
-    /// Its head.
-    pub head: Arc<StoredHead>,
-    /// Its body.
-    pub body: SharedBody,
+    /// Its head, and its body as far as it has come.
+    pub response: SharedResponse,
     /// Where it came from.
     pub source: Source,
 }
 
-/// The body of a shared response.
+/// A shared response.
 #[derive(Debug)]
-pub enum SharedBody {
+pub enum SharedResponse {
     /// Complete.
-    Stored(Body),
-    /// Coming in.
-    Filling(Arc<Fill>),
+    Stored(Arc<StoredResponse>),
+    /// Its body is coming in.
+    Filling(Arc<StoredHead>, Arc<Fill>),
+}
+
+impl Shared {
+    /// Its head.
+    pub fn head(&self) -> &StoredHead {
+        match &self.response {
+            SharedResponse::Stored(stored) => &stored.head,
+            SharedResponse::Filling(head, _) => head,
+        }
+    }
 }
 
 /// Where a shared response came from.

@@ -5,18 +5,20 @@
 //! it. So each worker keeps those of the responses that it has just used, as they were made last.
 //!
 //! Whether a response may be used is never decided here: what is kept is found by the stored response
-//! that was looked up, and by nothing else. It can't be another's, since it keeps that one alive.
+//! that was looked up, and by nothing else. It can't be another's: while it is kept no other response is at
+//! the same place in memory.
 //!
-//! Bounds: 1,024 heads a thread, each of at most 6 KiB with all that it keeps alive. A response that is
+//! Bounds: 1,024 heads a thread, each of at most 6 KiB. It keeps the place of its response, 192 bytes, and
+//! nothing else of that. A response that is
 //! used less often than another in its slot is not kept.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use http::header::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::stored::StoredHead;
+use crate::stored::StoredResponse;
 
 /// The heads that a thread keeps.
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -36,7 +38,7 @@ thread_local! {
 #[derive(Default)]
 struct Slot {
     /// Whose fields they are.
-    head: Option<Arc<StoredHead>>,
+    response: Weak<StoredResponse>,
     /// They hold from the first moment up to the second.
     from: Timestamp,
     until: Timestamp,
@@ -45,43 +47,44 @@ struct Slot {
     passed_over: u8,
 }
 
-/// The fields of an answer from `head` at `now`, which `make` makes, and which depend on nothing but those
+/// The fields of an answer from `stored` at `now`, which `make` makes, and which depend on nothing but those
 /// two; from one moment to the next only as `Age` and `ttl` do.
-pub fn fields(head: &Arc<StoredHead>, now: Timestamp, make: impl FnOnce() -> HeaderMap) -> HeaderMap {
+pub fn fields(stored: &Arc<StoredResponse>, now: Timestamp, make: impl FnOnce() -> HeaderMap) -> HeaderMap {
     READY.with_borrow_mut(|slots| {
         if slots.is_empty() {
             slots.resize_with(SLOTS, Slot::default);
         }
-        let Some(slot) = slots.get_mut(place(head)) else { return make() };
-        if !slot.head.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, head)) {
-            slot.pass_over(head);
+        let Some(slot) = slots.get_mut(place(stored)) else { return make() };
+        if !std::ptr::eq(slot.response.as_ptr(), Arc::as_ptr(stored)) {
+            slot.pass_over(stored);
             return make();
         }
         slot.passed_over = 0;
         if !(slot.from <= now && now < slot.until) {
             slot.fields = make();
             slot.from = now;
-            slot.until = head.freshness.steady_until(now);
+            slot.until = stored.head.freshness.steady_until(now);
         }
         slot.fields.clone()
     })
 }
 
 impl Slot {
-    /// Notes that `head` was asked for, which has the slot from now on if this happens often. Its fields
+    /// Notes that `stored` was asked for, which has the slot from now on if this happens often. Its fields
     /// are kept when it is asked for again.
-    fn pass_over(&mut self, head: &Arc<StoredHead>) {
+    fn pass_over(&mut self, stored: &Arc<StoredResponse>) {
         self.passed_over += 1;
-        if (self.head.is_none() || self.passed_over > PATIENCE) && head.weight() <= MAX_WEIGHT {
-            *self = Self { head: Some(Arc::clone(head)), ..Self::default() };
+        let is_free = self.response.strong_count() == 0;
+        if (is_free || self.passed_over > PATIENCE) && stored.head.weight() <= MAX_WEIGHT {
+            *self = Self { response: Arc::downgrade(stored), ..Self::default() };
         }
         self.passed_over = self.passed_over.min(PATIENCE);
     }
 }
 
-/// Where the fields of `head` are kept, if they are.
-fn place(head: &Arc<StoredHead>) -> usize {
-    let address = Arc::as_ptr(head).addr() as u64;
+/// Where the fields of `stored` are kept, if they are.
+fn place(stored: &Arc<StoredResponse>) -> usize {
+    let address = Arc::as_ptr(stored).addr() as u64;
     // What is allocated in a row differs in the middle bits only: all of them have a say in the upper ones.
     usize::try_from(address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOT_BITS)).unwrap_or(0)
 }
@@ -93,26 +96,36 @@ mod tests {
     use http::header::{AGE, HeaderValue};
 
     use super::*;
+    use crate::stored::fields::Fields;
     use crate::stored::tests::sample;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-    fn made(times: &Cell<u32>, head: &Arc<StoredHead>, now: Timestamp) -> HeaderMap {
-        fields(head, now, || {
+    fn made(times: &Cell<u32>, stored: &Arc<StoredResponse>, now: Timestamp) -> HeaderMap {
+        fields(stored, now, || {
             times.set(times.get() + 1);
-            let mut made = head.fields.to_map();
-            made.insert(AGE, HeaderValue::from(head.freshness.age_seconds(now)));
+            let mut made = stored.head.fields.to_map();
+            made.insert(AGE, HeaderValue::from(stored.head.freshness.age_seconds(now)));
             made
         })
     }
 
+    /// A response with one field more.
+    fn with(name: &'static str, value: &str) -> Arc<StoredResponse> {
+        let mut stored = sample();
+        let mut fields = stored.head.fields.to_map();
+        fields.insert(name, HeaderValue::from_str(value).expect("a value"));
+        stored.head.fields = Fields::new(fields.iter());
+        Arc::new(stored)
+    }
+
     #[test]
     fn what_is_asked_for_again_is_made_once_for_each_second_and_always_right() {
-        let (head, times) = (sample().head, Cell::new(0));
+        let (stored, times) = (Arc::new(sample()), Cell::new(0));
         for millis in (0..5000).chain([4000, 10_000, 0]) {
-            let now = head.response_time.plus_millis(millis);
-            let fields = made(&times, &head, now);
-            assert_eq!(fields[AGE], head.freshness.age_seconds(now).to_string(), "{millis}");
+            let now = stored.head.response_time().plus_millis(millis);
+            let fields = made(&times, &stored, now);
+            assert_eq!(fields[AGE], stored.head.freshness.age_seconds(now).to_string(), "{millis}");
         }
         // Age and ttl each change once a second; then come three jumps, and the first one is not kept yet.
         assert!(times.get() <= 2 * 6 + 3 + 1, "{} times", times.get());
@@ -121,55 +134,59 @@ mod tests {
     #[test]
     fn nobody_gets_anothers() {
         let times = Cell::new(0);
-        let heads: Vec<Arc<StoredHead>> = (0..4 * SLOTS)
-            .map(|n| {
-                let mut head = (*sample().head).clone();
-                let mut fields = head.fields.to_map();
-                fields.insert("x-number", HeaderValue::from(n));
-                head.fields = crate::stored::fields::Fields::new(fields.iter());
-                Arc::new(head)
-            })
-            .collect();
+        let all: Vec<_> = (0..4 * SLOTS).map(|n| with("x-number", &n.to_string())).collect();
         for round in 0..6 {
-            for (n, head) in heads.iter().enumerate() {
-                assert_eq!(made(&times, head, NOW.plus_millis(round))["x-number"], n.to_string());
+            for (n, stored) in all.iter().enumerate() {
+                assert_eq!(made(&times, stored, NOW.plus_millis(round))["x-number"], n.to_string());
             }
         }
-        // Those that were dropped make room for others at the same addresses.
+        // Those that were dropped would make room for others at the same addresses.
         for n in 0..100 {
-            let mut head = (*heads[0]).clone();
-            head.response_time = head.response_time.plus_millis(n * 1000);
-            head.freshness.response_time = head.response_time;
-            let head = Arc::new(head);
+            let mut stored = sample();
+            stored.head.freshness.response_time = NOW.plus_millis(n * 1000);
+            let stored = Arc::new(stored);
             for _ in 0..8 {
-                let now = head.response_time.plus_millis(500);
-                assert_eq!(made(&times, &head, now)[AGE], head.freshness.age_seconds(now).to_string());
+                let now = stored.head.response_time().plus_millis(500);
+                assert_eq!(made(&times, &stored, now)[AGE], stored.head.freshness.age_seconds(now).to_string());
             }
         }
     }
 
     #[test]
-    fn one_that_is_used_stays_and_large_ones_are_not_kept() {
-        let (head, times) = (sample().head, Cell::new(0));
+    fn what_is_kept_holds_no_body() {
+        let (stored, times) = (Arc::new(sample()), Cell::new(0));
         for _ in 0..3 {
-            made(&times, &head, NOW);
+            made(&times, &stored, NOW);
+        }
+        assert_eq!((times.get(), Arc::strong_count(&stored)), (2, 1));
+        // Nor does it stand in the way of the next one.
+        let address = place(&stored);
+        drop(stored);
+        let next = Arc::new(sample());
+        READY.with_borrow_mut(|slots| {
+            slots[address].pass_over(&next);
+            assert!(std::ptr::eq(slots[address].response.as_ptr(), Arc::as_ptr(&next)));
+        });
+    }
+
+    #[test]
+    fn one_that_is_used_stays_and_large_ones_are_not_kept() {
+        let (stored, times) = (Arc::new(sample()), Cell::new(0));
+        for _ in 0..3 {
+            made(&times, &stored, NOW);
         }
         assert_eq!(times.replace(0), 2, "for the first time, and to be kept");
-        let rare = Arc::new((*head).clone());
+        let rare = Arc::new(sample());
         READY.with_borrow_mut(|slots| {
             for _ in 0..100 {
-                slots[place(&head)].pass_over(&rare);
-                slots[place(&head)].passed_over = 0;
+                slots[place(&stored)].pass_over(&rare);
+                slots[place(&stored)].passed_over = 0;
             }
         });
-        made(&times, &head, NOW);
+        made(&times, &stored, NOW);
         assert_eq!(times.get(), 0);
 
-        let mut large = (*head).clone();
-        let mut fields = large.fields.to_map();
-        fields.insert("x-large", HeaderValue::from_str(&"x".repeat(MAX_WEIGHT)).expect("a value"));
-        large.fields = crate::stored::fields::Fields::new(fields.iter());
-        let large = Arc::new(large);
+        let large = with("x-large", &"x".repeat(MAX_WEIGHT));
         for _ in 0..10 {
             made(&times, &large, NOW);
         }

@@ -1,5 +1,7 @@
 //! Responses made here: from stored ones (the whole, a range, 304, 416), and refusals.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -7,7 +9,7 @@ use http::{Method, Request, Response, StatusCode};
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fill::FillReader;
-use crate::flight::SharedBody;
+use crate::flight::SharedResponse;
 use crate::ready;
 use crate::request_body::Fault;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -15,7 +17,7 @@ use crate::rfc9111::conditional;
 use crate::rfc9111::partial;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::range::{self, RangeRequest};
-use crate::stored::{Body, StoredHead, StoredResponse};
+use crate::stored::{StoredHead, StoredResponse};
 use crate::upstream::UpstreamError;
 
 /// What is sent, and what is said of it.
@@ -84,33 +86,37 @@ pub struct Label<L> {
 /// A hit in memory, fresh or not, with its label.
 pub fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
     asked: Asked<'_>,
-    stored: &StoredResponse,
+    stored: Arc<StoredResponse>,
     now: Timestamp,
     label: Label<L>,
 ) -> Answer {
     let head = &stored.head;
     let status = CacheStatus::hit(Tier::Memory, head.freshness.remaining(now));
     if !(asked.is_plain_get() && label.is_steady) {
-        let mut response = answer_head(asked, head, Some(stored.body.len()), now);
+        let mut response = answer_head(asked, head, Some(stored.len()), now);
         (label.put)(&status, response.headers_mut());
-        return (status, response.map(|part| of_stored(part, &stored.body)));
+        return (status, response.map(|part| of_stored(part, &stored)));
     }
-    let mut response = Response::new(ResponseBody::stored(&stored.body));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = ready::fields(head, now, || {
-        let mut fields = fields_of(head, now);
-        (label.put)(&status, &mut fields);
-        fields
-    });
+    let (code, fields) = (
+        head.status,
+        ready::fields(&stored, now, || {
+            let mut fields = fields_of(head, now);
+            (label.put)(&status, &mut fields);
+            fields
+        }),
+    );
+    let mut response = Response::new(ResponseBody::stored(stored.into_body()));
+    *response.status_mut() = code;
+    *response.headers_mut() = fields;
     (status, response)
 }
 
-fn of_stored(part: Part, body: &Body) -> ResponseBody {
+fn of_stored(part: Part, stored: &Arc<StoredResponse>) -> ResponseBody {
     match part {
         Part::None => ResponseBody::empty(),
-        Part::Whole => ResponseBody::stored(body),
-        Part::Range(first, end) => ResponseBody::stored_range(body, first, end),
-        Part::Multipart(parts) => ResponseBody::multipart(body, &parts.ranges, parts.before, parts.end),
+        Part::Whole => ResponseBody::stored(stored.body()),
+        Part::Range(first, end) => ResponseBody::stored_range(stored.body(), first, end),
+        Part::Multipart(parts) => ResponseBody::multipart(&stored.body(), &parts.ranges, parts.before, parts.end),
     }
 }
 
@@ -118,33 +124,28 @@ fn of_stored(part: Part, body: &Body) -> ResponseBody {
 /// reader and there is none.
 pub fn build(
     asked: Asked<'_>,
-    head: &StoredHead,
-    body: &SharedBody,
+    shared: &SharedResponse,
     reader: Option<FillReader>,
     now: Timestamp,
 ) -> Option<Response<ResponseBody>> {
-    let len = match body {
-        SharedBody::Stored(body) => Some(body.len()),
-        SharedBody::Filling(_) => {
-            head.fields.get(&header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok())
+    let head = match shared {
+        SharedResponse::Stored(stored) => {
+            let answer = answer_head(asked, &stored.head, Some(stored.len()), now);
+            return Some(answer.map(|part| of_stored(part, stored)));
         }
+        SharedResponse::Filling(head, _) => head,
     };
-    let (parts, part) = match body {
-        // A part on its way in is the answer to the request that asked for it, and to no other.
-        SharedBody::Filling(_) if head.parts.is_some() => whole_of(asked, head, now),
-        SharedBody::Stored(_) => answer_head(asked, head, len, now),
-        SharedBody::Filling(_) => match answer_head(asked, head, len, now) {
-            // Several parts would need several readers: the whole is an answer, too (RFC 9110 §14.2).
-            several if matches!(several.body(), Part::Multipart(_)) => whole_of(asked, head, now),
-            other => other,
-        },
-    }
-    .into_parts();
-    let body = match (part, body) {
-        (Part::None, _) => ResponseBody::empty(),
-        (part, SharedBody::Stored(body)) => of_stored(part, body),
-        (Part::Range(first, end), SharedBody::Filling(_)) => ResponseBody::fill_range(reader?, first, end),
-        (Part::Whole | Part::Multipart(_), SharedBody::Filling(_)) => ResponseBody::fill(reader?),
+    let len = head.fields.get(&header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
+    let whole = || whole_of(asked, head, now);
+    // A part on its way in is the answer to the request that asked for it, and to no other.
+    let answer = if head.parts().is_some() { whole() } else { answer_head(asked, head, len, now) };
+    // Several parts would need several readers: the whole is an answer, too (RFC 9110 §14.2).
+    let answer = if matches!(answer.body(), Part::Multipart(_)) { whole() } else { answer };
+    let (parts, part) = answer.into_parts();
+    let body = match part {
+        Part::None => ResponseBody::empty(),
+        Part::Range(first, end) => ResponseBody::fill_range(reader?, first, end),
+        Part::Whole | Part::Multipart(_) => ResponseBody::fill(reader?),
     };
     Some(Response::from_parts(parts, body))
 }
@@ -211,7 +212,7 @@ pub fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: T
         return response;
     }
     let Some(len) = len else { return response };
-    if let Some(parts) = &head.parts {
+    if let Some(parts) = head.parts() {
         if let Some(slice) = parts.slice(fields, len) {
             let (first, end) = (slice.first, slice.end);
             let bytes = Part::Range(slice.offset, slice.offset + (end - first));
@@ -278,7 +279,7 @@ fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
 
 fn is_not_modified(method: &Method, fields: &HeaderMap, head: &StoredHead) -> bool {
     let validators = head.fields.to_map_of(|name| conditional::VALIDATORS.contains(name));
-    conditional::not_modified(method, fields, &validators, head.response_time)
+    conditional::not_modified(method, fields, &validators, head.response_time())
 }
 
 fn has_content(status: StatusCode) -> bool {

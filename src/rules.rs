@@ -177,7 +177,7 @@ impl Resolved {
         if remaining <= 0 || remaining > window {
             return false;
         }
-        let fetched_in = stored.response_time.as_millis().saturating_sub(stored.request_time.as_millis());
+        let fetched_in = stored.response_time().millis_since(stored.request_time());
         let mean = fetched_in.max(window / 10).max(1);
         // The probability that an exponential deviate is as large.
         #[expect(clippy::cast_precision_loss, reason = "a probability")]

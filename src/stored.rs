@@ -132,6 +132,14 @@ impl Body {
         self.len == 0
     }
 
+    /// The bytes, if they are in one piece.
+    pub fn into_one(self) -> Result<Bytes, Self> {
+        match self.segments {
+            Segments::One(bytes) => Ok(bytes),
+            Segments::Many(_) => Err(self),
+        }
+    }
+
     /// The pieces, in order; each at most [`SEGMENT`] bytes when it came from a fill.
     pub fn segments(&self) -> &[Bytes] {
         match &self.segments {
@@ -156,23 +164,13 @@ pub struct Variant {
     pub selector: Vec<u8>,
 }
 
-/// All of a stored response but its body.
+/// All of a stored response but its body. Every response in memory has one: it is 160 bytes.
 #[derive(Clone, Debug)]
 pub struct StoredHead {
     /// The exact key.
     pub key: CacheKey,
-    /// Which requests for the key it answers; `None`: all.
-    pub variant: Option<Box<Variant>>,
-    /// What of the representation the body is; `None`: all of it.
-    pub parts: Option<Box<Parts>>,
-    /// Its status.
-    pub status: StatusCode,
     /// Its fields as the origin sent them, without those of the connection.
     pub fields: Fields,
-    /// When the request that it answers was sent.
-    pub request_time: Timestamp,
-    /// When its head arrived.
-    pub response_time: Timestamp,
     /// What time does to it.
     pub freshness: Freshness,
     /// The purge position when its fetch began, or when it was read from the durable tier: only later
@@ -180,16 +178,57 @@ pub struct StoredHead {
     pub position: u64,
     /// The same for other processes: the purges that this one knew of.
     pub seen: Arc<Seen>,
-    /// What it can be purged by, besides its URL.
-    pub tags: Box<[String]>,
+    /// What few responses have.
+    rare: Option<Box<Rare>>,
+    /// Its body's own object in the durable tier, when the body is kept apart from the head; shared by all
+    /// heads with the same body.
+    pub body_object: Option<Arc<BodyObject>>,
+    /// What happens to it while it is kept.
+    pub marks: Marks,
+    /// For how many milliseconds its request was under way when its head arrived.
+    took: u32,
+    /// Its status.
+    pub status: StatusCode,
     /// Whether it is found by something else than its URL's key alone: as a variant, or for several queries.
     pub is_found_otherwise: bool,
-    /// Names its body object in the durable tier, when the body is kept apart from the head.
-    pub body_id: u128,
-    /// Whether that object was written; shared by all heads with the same body.
-    pub body_written: Arc<AtomicBool>,
-    /// What happens to it while it is kept.
-    pub marks: Arc<Marks>,
+}
+
+/// What few responses have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rare {
+    variant: Option<Variant>,
+    parts: Option<Parts>,
+    tags: Box<[String]>,
+}
+
+impl Rare {
+    fn boxed(self) -> Option<Box<Self>> {
+        let is_none = self == Self::default();
+        (!is_none).then(|| Box::new(self))
+    }
+}
+
+/// The object of a separate body in the durable tier.
+#[derive(Debug)]
+pub struct BodyObject {
+    /// Names it.
+    pub id: u128,
+    /// Whether it was written.
+    pub is_written: AtomicBool,
+}
+
+impl BodyObject {
+    /// One that is still to be written, for the body of a response with `key`: its name begins with the key's
+    /// hash, so that whoever finds it knows where its head would be, and is random otherwise.
+    pub fn new(key: &CacheKey) -> Arc<Self> {
+        let id = key.hash() >> 64 << 64 | u128::from(fastrand::u64(..));
+        Arc::new(Self { id, is_written: AtomicBool::new(false) })
+    }
+
+    /// One that was written, with its name.
+    pub fn written(id: u128) -> Arc<Self> {
+        Arc::new(Self { id, is_written: AtomicBool::new(true) })
+    }
 }
 
 /// What happens to a stored response while it is kept.
@@ -203,6 +242,18 @@ pub struct Marks {
     pub awaits_uses: AtomicBool,
     /// The purge position up to which it is known that no purge covers it.
     pub checked: AtomicU64,
+}
+
+/// A head that is made from another begins with what happened to that.
+impl Clone for Marks {
+    fn clone(&self) -> Self {
+        Self {
+            is_durable: AtomicBool::new(self.is_durable.load(Ordering::Acquire)),
+            failed: AtomicI64::new(self.failed.load(Ordering::Relaxed)),
+            awaits_uses: AtomicBool::new(self.awaits_uses.load(Ordering::Acquire)),
+            checked: AtomicU64::new(self.checked.load(Ordering::Acquire)),
+        }
+    }
 }
 
 impl Marks {
@@ -248,14 +299,10 @@ pub struct NewHead<'a> {
     pub position: u64,
     /// See [`StoredHead::seen`].
     pub seen: Arc<Seen>,
-    /// See [`StoredHead::tags`].
+    /// What it can be purged by, besides its URL.
     pub tags: Vec<String>,
     /// The fields that are not kept, since clients do not see them.
     pub hidden: &'a TagFields,
-    /// See [`StoredHead::body_id`].
-    pub body_id: u128,
-    /// See [`StoredHead::body_written`].
-    pub body_written: Arc<AtomicBool>,
 }
 
 impl StoredHead {
@@ -263,32 +310,77 @@ impl StoredHead {
     pub fn new(storable: &Storable, new: NewHead<'_>) -> Self {
         let variant = match storable.vary() {
             Vary::None | Vary::Any => None,
-            Vary::Fields(names) => {
-                Some(Box::new(Variant { names: names.clone(), selector: vary::selector(names, new.request) }))
-            }
+            Vary::Fields(names) => Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) }),
         };
+        let is_found_otherwise = variant.is_some() || new.key.is_searched();
+        let rare = Rare { variant, parts: storable.parts(), tags: new.tags.into() };
         Self {
             key: new.key.clone(),
-            is_found_otherwise: variant.is_some() || new.key.is_searched(),
-            variant,
-            parts: storable.parts().map(Box::new),
-            status: new.status,
             fields: kept(new.fields, new.hidden),
-            request_time: new.request_time,
-            response_time: new.response_time,
             freshness: *storable.freshness(),
             position: new.position,
             seen: new.seen,
-            tags: new.tags.into(),
-            body_id: new.body_id,
-            body_written: new.body_written,
-            marks: Arc::default(),
+            rare: rare.boxed(),
+            body_object: None,
+            marks: Marks::default(),
+            took: took(new.request_time, new.response_time),
+            status: new.status,
+            is_found_otherwise,
+        }
+    }
+
+    /// Which requests for the key it answers; `None`: all.
+    pub fn variant(&self) -> Option<&Variant> {
+        self.rare.as_ref()?.variant.as_ref()
+    }
+
+    /// What of the representation the body is; `None`: all of it.
+    pub fn parts(&self) -> Option<&Parts> {
+        self.rare.as_ref()?.parts.as_ref()
+    }
+
+    /// What it can be purged by, besides its URL.
+    pub fn tags(&self) -> &[String] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.tags)
+    }
+
+    /// Has the body be `parts` of the representation.
+    pub fn set_parts(&mut self, parts: Option<Parts>) {
+        let mut rare = self.rare.take().map_or_else(Rare::default, |rare| *rare);
+        rare.parts = parts;
+        self.rare = rare.boxed();
+    }
+
+    /// When the request that it answers was sent.
+    pub fn request_time(&self) -> Timestamp {
+        self.response_time().plus_millis(-i64::from(self.took))
+    }
+
+    /// When its head arrived.
+    pub fn response_time(&self) -> Timestamp {
+        self.freshness.response_time
+    }
+
+    /// The name of its body's own object; 0: it has none.
+    pub fn body_id(&self) -> u128 {
+        self.body_object.as_ref().map_or(0, |object| object.id)
+    }
+
+    /// Whether its body's own object was written.
+    pub fn is_body_written(&self) -> bool {
+        self.body_object.as_ref().is_some_and(|object| object.is_written.load(Ordering::Acquire))
+    }
+
+    /// Notes that its body's own object is there, or is not any more.
+    pub fn note_body_written(&self, is_written: bool) {
+        if let Some(object) = &self.body_object {
+            object.is_written.store(is_written, Ordering::Release);
         }
     }
 
     /// Whether this response answers `request`, as far as `Vary` goes (RFC 9111 §4.1).
     pub fn is_selected_by(&self, request: &HeaderMap) -> bool {
-        self.variant.as_ref().is_none_or(|variant| {
+        self.variant().is_none_or(|variant| {
             vary::selector(&variant.names, request) == variant.selector
                 || (self.is_chosen() && vary::selects(&variant.selector, &self.fields.to_map(), request))
         })
@@ -307,7 +399,7 @@ impl StoredHead {
     /// Whether a request of `method` with `fields` can be answered from this response, whose body
     /// here is `len` bytes: a part answers only for ranges that it holds (RFC 9111 §3.3).
     pub fn can_answer(&self, method: &Method, fields: &HeaderMap, len: u64) -> bool {
-        self.parts.as_ref().is_none_or(|parts| {
+        self.parts().is_none_or(|parts| {
             *method == Method::GET && self.if_range_holds(fields) && parts.slice(fields, len).is_some()
         })
     }
@@ -315,13 +407,13 @@ impl StoredHead {
     /// Whether both are of one representation for certain.
     pub fn is_of_the_same(&self, other: &Self) -> bool {
         let (own, others) = (self.fields.to_map(), other.fields.to_map());
-        partial::is_same_representation((&own, self.response_time), (&others, other.response_time))
+        partial::is_same_representation((&own, self.response_time()), (&others, other.response_time()))
     }
 
     /// Whether a range may be served from this response (RFC 9110 §13.1.5).
     pub fn if_range_holds(&self, request: &HeaderMap) -> bool {
         !request.contains_key(http::header::IF_RANGE)
-            || conditional::if_range_holds(request, &self.fields.to_map(), self.response_time)
+            || conditional::if_range_holds(request, &self.fields.to_map(), self.response_time())
     }
 
     /// Whether this response, which is kept, stays where `new` would take its place.
@@ -331,10 +423,10 @@ impl StoredHead {
     /// One from the future is a clock's mistake.
     pub fn outranks(&self, new: &Self, now: Timestamp) -> bool {
         let is_same = || self.is_of_the_same(new);
-        match (&self.parts, &new.parts) {
+        match (self.parts(), new.parts()) {
             (None, Some(_)) => true,
             (Some(_), None) if is_same() => false,
-            (None, None) | (Some(_), _) => self.response_time > new.response_time && self.response_time <= now,
+            (None, None) | (Some(_), _) => self.response_time() > new.response_time() && self.response_time() <= now,
         }
     }
 
@@ -355,25 +447,38 @@ impl StoredHead {
 
     /// The bytes that this head takes in memory, near enough to weigh it by.
     pub fn weight(&self) -> usize {
-        let variant = self.variant.as_ref().map_or(0, |v| v.selector.len() + v.names.len() * 32);
-        let tags: usize = self.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
-        let parts = self.parts.as_ref().map_or(0, |parts| parts.ranges().len() * 16);
-        OVERHEAD + parts + self.key.as_bytes().len() + self.fields.weight() + variant + tags
+        let rare = self.rare.as_ref().map_or(0, |_| size_of::<Rare>());
+        let variant = self.variant().map_or(0, |v| v.selector.len() + v.names.len() * 32);
+        let tags: usize = self.tags().iter().map(|tag| tag.len() + size_of::<String>()).sum();
+        let parts = self.parts().map_or(0, |parts| parts.ranges().len() * 16);
+        OVERHEAD + rare + parts + self.key.as_bytes().len() + self.fields.weight() + variant + tags
     }
 }
 
-/// What an entry takes besides what it holds: the head's own size, the two counted pointers, and
+/// What an entry takes besides what it holds: the response's own size and its counts, those of its key, and
 /// the memory tier's bookkeeping for one entry.
-const OVERHEAD: usize = size_of::<StoredHead>() + size_of::<StoredResponse>() + 576;
+const OVERHEAD: usize = size_of::<StoredResponse>() + 16 + 16 + 304;
 
-/// A response that passed RFC 9111 §3, complete.
-#[derive(Clone, Debug)]
+/// A response that passed RFC 9111 §3, complete. It is 176 bytes, and its count makes them 192.
+#[derive(Debug)]
 pub struct StoredResponse {
     /// Everything but the body.
-    pub head: Arc<StoredHead>,
-    /// The body, to its last byte.
-    pub body: Body,
+    pub head: StoredHead,
+    body: Kept,
 }
+
+/// A body as it is kept.
+#[derive(Debug)]
+enum Kept {
+    /// In a piece of memory of its own, which has no count: it is the response's that counts.
+    Own(Box<[u8]>),
+    /// In several, or in one that another response has as well.
+    Shared(Box<Body>),
+}
+
+/// Up to so many bytes a response that has another's body gets its own copy: to share them would keep the
+/// other's head.
+const COPIED: usize = 4 << 10;
 
 /// A response whose body is an object of its own in the durable tier, and nowhere else.
 #[derive(Clone, Debug)]
@@ -387,9 +492,99 @@ pub struct StoredApart {
 }
 
 impl StoredResponse {
+    /// A response with a body of its own.
+    pub fn new(head: StoredHead, body: Body) -> Self {
+        let body = match body.segments {
+            Segments::One(bytes) if bytes.is_unique() || bytes.len() <= COPIED => {
+                Kept::Own(Vec::from(bytes).into_boxed_slice())
+            }
+            segments => Kept::Shared(Box::new(Body { segments, len: body.len })),
+        };
+        Self { head, body }
+    }
+
+    /// A response with the same body as `other`.
+    pub fn with_body_of(other: &Arc<Self>, head: StoredHead) -> Self {
+        let body = match &other.body {
+            Kept::Own(bytes) if bytes.len() <= COPIED => Kept::Own(bytes.clone()),
+            Kept::Own(_) => Kept::Shared(Box::new(other.body())),
+            Kept::Shared(body) => Kept::Shared(body.clone()),
+        };
+        Self { head, body }
+    }
+
+    /// The body, to its last byte.
+    pub fn body(self: &Arc<Self>) -> Body {
+        Arc::clone(self).into_body()
+    }
+
+    /// The body, to its last byte, which keeps the response.
+    pub fn into_body(self: Arc<Self>) -> Body {
+        match &self.body {
+            Kept::Own(bytes) => {
+                let len = bytes.len() as u64;
+                Body { segments: Segments::One(Bytes::from_owner(OwnBody(self))), len }
+            }
+            Kept::Shared(body) => (**body).clone(),
+        }
+    }
+
+    /// The bytes of the body, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (own, shared) = match &self.body {
+            Kept::Own(bytes) => (Some(&bytes[..]), &[][..]),
+            Kept::Shared(body) => (None, body.segments()),
+        };
+        own.into_iter().chain(shared.iter().map(|piece| &piece[..]))
+    }
+
+    /// The number of bytes of the body.
+    pub fn len(&self) -> u64 {
+        match &self.body {
+            Kept::Own(bytes) => bytes.len() as u64,
+            Kept::Shared(body) => body.len(),
+        }
+    }
+
+    /// Whether the body is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The bytes that the response takes in memory: body, fields, key and bookkeeping.
     pub fn weight(&self) -> usize {
-        self.head.weight().saturating_add(usize::try_from(self.body.len()).unwrap_or(usize::MAX))
+        self.head.weight().saturating_add(usize::try_from(self.len()).unwrap_or(usize::MAX))
+    }
+}
+
+/// The body of a response that has it in a piece of its own.
+struct OwnBody(Arc<StoredResponse>);
+
+impl AsRef<[u8]> for OwnBody {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0.body {
+            Kept::Own(bytes) => bytes,
+            Kept::Shared(_) => &[],
+        }
+    }
+}
+
+/// What a new response takes the place of, as far as is known.
+#[derive(Clone, Debug)]
+pub enum Replaced {
+    /// A response.
+    Response(Arc<StoredResponse>),
+    /// One of which only the head was read.
+    Head(Arc<StoredHead>),
+}
+
+impl Replaced {
+    /// Its head.
+    pub fn head(&self) -> &StoredHead {
+        match self {
+            Self::Response(stored) => &stored.head,
+            Self::Head(head) => head,
+        }
     }
 }
 
@@ -479,6 +674,11 @@ impl VaryRecord {
             self.aliases.iter().find(|(alias, _)| *alias == wanted).map(|(_, variant)| *variant)
         })
     }
+}
+
+/// For how long a request was under way, as far as that can be told.
+fn took(request_time: Timestamp, response_time: Timestamp) -> u32 {
+    u32::try_from(response_time.millis_since(request_time).max(0)).unwrap_or(u32::MAX)
 }
 
 /// What is kept of a response's fields. Trailers are not stored, and neither is what announces them.

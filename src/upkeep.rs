@@ -200,7 +200,7 @@ fn half(hash: u128) -> u64 {
 fn body_of(object: &Bytes) -> Option<u128> {
     let key = key_of(object).ok()?;
     match decode(object, &key, &LifetimePolicy::default()).ok()? {
-        Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id),
+        Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id()),
         Object::Response { .. } | Object::Vary(_) => None,
     }
 }

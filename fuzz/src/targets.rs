@@ -171,7 +171,7 @@ pub fn object(data: &[u8]) {
             encoding::decode(&bytes, key, &LifetimePolicy::default())
         {
             // What is believed is written as it was read, in the newest version.
-            let response = stored::StoredResponse { head: std::sync::Arc::new(*head), body: body.into() };
+            let response = stored::StoredResponse::new(*head, body.into());
             let again = Bytes::from(encoding::encode_response(&response, true));
             assert!(encoding::decode(&again, key, &LifetimePolicy::default()).is_ok());
         }

@@ -2,7 +2,6 @@
 //! good again.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -15,10 +14,9 @@ use super::{Fetched, Fetcher, ForLeader, Place, Plan, WITH_CREDENTIALS, partial,
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fill::FillWriter;
-use crate::flight::{Landing, Outcome, Shared, SharedBody, Source};
+use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
 use crate::passes::Pass;
 use crate::rfc9111::freshness::Freshness;
-use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
@@ -29,7 +27,7 @@ use crate::store::Durability;
 use crate::store::backend::BackendError;
 use crate::store::durable::BodyReader;
 use crate::store::memory::Lookup;
-use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
+use crate::stored::{Body, NewHead, Replaced, StoredHead, StoredResponse};
 use crate::upstream::{EndsWithConnection, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
@@ -44,7 +42,7 @@ impl Missing {
     /// `None` when there is more than one, or the stored part is not what it says it is, or the whole
     /// would have more than `limit` bytes.
     pub fn of(stored: &Arc<StoredResponse>, limit: u64) -> Option<Self> {
-        let parts = stored.head.parts.as_ref().filter(|parts| parts.len() == stored.body.len())?;
+        let parts = stored.head.parts().filter(|parts| parts.len() == stored.len())?;
         if parts.complete_len() > limit {
             return None;
         }
@@ -55,7 +53,7 @@ impl Missing {
     pub fn ask_for(&self, request: &mut HeaderMap) {
         request.insert(header::RANGE, partial::range_of(self.range, self.complete));
         let head = &self.stored.head;
-        if let Some(validator) = partial::if_range(&head.fields.to_map(), head.response_time) {
+        if let Some(validator) = partial::if_range(&head.fields.to_map(), head.response_time()) {
             request.insert(header::IF_RANGE, validator);
         }
     }
@@ -171,7 +169,7 @@ impl Fetcher {
                 if is_about_the_response && !answer.status().is_server_error() {
                     // The stored response has a successor that may not be stored: it is history.
                     if let Some(stored) = plan.replaced() {
-                        self.invalidate(plan, &stored);
+                        self.invalidate(plan, stored.head());
                     }
                 }
                 let passed = Fetched::Passed {
@@ -255,8 +253,6 @@ impl Fetcher {
             seen: Arc::clone(&plan.seen),
             tags,
             hidden: &plan.policy.tag_fields,
-            body_id: new_body_id(searched.as_ref().unwrap_or(&plan.exact)),
-            body_written: Arc::new(AtomicBool::new(false)),
         };
         StoredHead::new(storable, new)
     }
@@ -266,7 +262,7 @@ impl Fetcher {
     fn insert(&self, place: &Place, stored: &Arc<StoredResponse>) -> bool {
         let is_exact = stored.head.key == place.exact;
         // What has its successor under another key gives way there as well.
-        if let Some(old) = place.replaced.as_ref().filter(|old| old.key != stored.head.key) {
+        if let Some(old) = place.replaced.as_ref().map(Replaced::head).filter(|old| old.key != stored.head.key) {
             self.store.forget_replaced(old);
         }
         if !is_exact && self.store.is_purged(place.exact.hash(), stored.head.position) {
@@ -291,11 +287,21 @@ impl Fetcher {
         let source = Source::Origin { fwd: plan.fwd, status, stored: true };
         let (this, place) = (Arc::clone(self), plan.place());
         let keep = move |head: Arc<StoredHead>, body: Body| {
-            if head.is_of_length(body.len()) {
-                this.insert(&place, &Arc::new(StoredResponse { head, body }));
+            if !head.is_of_length(body.len()) {
+                return body;
             }
+            let stored = Arc::new(this.whole_of(&head, body));
+            this.insert(&place, &stored);
+            stored.into_body()
         };
         self.take_in(head, body, source, landing, large, keep)
+    }
+
+    /// A response whose body is all here.
+    fn whole_of(&self, head: &Arc<StoredHead>, body: Body) -> StoredResponse {
+        let mut head = (**head).clone();
+        self.store.name_body(&mut head, body.len());
+        StoredResponse::new(head, body)
     }
 
     /// Starts taking in a part. It is for the client that asked for it; others find it stored.
@@ -303,9 +309,12 @@ impl Fetcher {
         let source = Source::Origin { fwd: plan.fwd, status: None, stored: true };
         let (this, plan) = (Arc::clone(self), plan.clone());
         let keep = move |head: Arc<StoredHead>, body: Body| {
-            if head.is_of_length(body.len()) {
-                this.add_part(&plan, StoredResponse { head, body });
+            if !head.is_of_length(body.len()) {
+                return body;
             }
+            let part = Arc::new(this.whole_of(&head, body));
+            this.add_part(&plan, &part);
+            part.into_body()
         };
         self.take_in(head, body.into(), source, None, None, keep)
     }
@@ -317,7 +326,7 @@ impl Fetcher {
         source: Source,
         mut landing: Option<Landing>,
         large: Option<Place>,
-        keep: impl FnOnce(Arc<StoredHead>, Body) + Send + 'static,
+        keep: impl FnOnce(Arc<StoredHead>, Body) -> Body + Send + 'static,
     ) -> Fetched {
         let len = body.len();
         let mut writer = self.start_fill(len);
@@ -327,8 +336,8 @@ impl Fetcher {
             let is_admitted = len.is_some_and(|len| len > self.memory.max_object_size);
             self.keep_large(&mut writer, &head, place, is_admitted);
         }
-        let filling = SharedBody::Filling(Arc::clone(writer.fill()));
-        let shared = Arc::new(Shared { head: Arc::clone(&head), body: filling, source });
+        let response = SharedResponse::Filling(Arc::clone(&head), Arc::clone(writer.fill()));
+        let shared = Arc::new(Shared { response, source });
         if let Some(landing) = &mut landing {
             landing.publish(Outcome::Shared(Arc::clone(&shared)));
         }
@@ -341,45 +350,50 @@ impl Fetcher {
 
     /// Adds a part to what is stored of the same representation, or stores it by itself. A whole
     /// stays as it is: what is asked for in part says nothing against it.
-    fn add_part(&self, plan: &Plan, new: StoredResponse) {
+    fn add_part(&self, plan: &Plan, new: &Arc<StoredResponse>) {
         // More bytes than it says are of no known place.
-        if new.head.parts.as_ref().is_none_or(|parts| new.body.len() > parts.len()) {
+        if new.head.parts().is_none_or(|parts| new.len() > parts.len()) {
             return;
         }
         let base = match self.store.lookup(&new.head.key, plan.client_fields()) {
-            Lookup::Found(stored) if stored.head.parts.is_none() => return,
+            Lookup::Found(stored) if stored.head.parts().is_none() => return,
             Lookup::Found(stored) => Some(stored),
             Lookup::OtherVariants(_) | Lookup::Nothing => plan.part.clone(),
         };
         let Some(base) = base else {
-            let whole = self.combined(plan, None, &new);
-            self.insert(&plan.place(), &Arc::new(whole.unwrap_or(new)));
+            let whole = self.combined(plan, None, new).map(Arc::new);
+            self.insert(&plan.place(), whole.as_ref().unwrap_or(new));
             return;
         };
-        let combined = self.combined(plan, Some(&base), &new);
+        let combined = self.combined(plan, Some(&base), new);
         let is_same = are_of_one_whole(&base.head, &new.head);
         // To copy megabytes for a few bytes more would be a lever: those are asked for again.
-        let is_worth_it = base.body.len() <= SMALL || new.body.len() >= base.body.len() / 16;
+        let is_worth_it = base.len() <= SMALL || new.len() >= base.len() / 16;
         match combined {
             Some(combined) if is_worth_it => drop(self.insert(&plan.place(), &Arc::new(combined))),
             Some(_) => {}
             // Of the same whole, and too much together: the older one stays, having been asked for.
             None if is_same && base.head.freshness.is_fresh(self.clock.now()) => {}
-            None => drop(self.insert(&plan.place(), &Arc::new(new))),
+            None => drop(self.insert(&plan.place(), new)),
         }
     }
 
     /// A part and what is stored already in one; without that, a part that is the whole as one.
-    fn combined(&self, plan: &Plan, base: Option<&StoredResponse>, new: &StoredResponse) -> Option<StoredResponse> {
+    fn combined(
+        &self,
+        plan: &Plan,
+        base: Option<&Arc<StoredResponse>>,
+        new: &Arc<StoredResponse>,
+    ) -> Option<StoredResponse> {
         let new_fields = new.head.fields.to_map();
         let part = Part::of(&new_fields)?;
-        if part.end - part.first != new.body.len() {
+        if part.end - part.first != new.len() {
             return None;
         }
         let (parts, body, mut fields) = match base {
-            None => (Parts::from(part), new.body.clone(), HeaderMap::new()),
+            None => (Parts::from(part), new.body(), HeaderMap::new()),
             Some(base) => {
-                let old = base.head.parts.as_ref().filter(|old| old.len() == base.body.len())?;
+                let old = base.head.parts().filter(|old| old.len() == base.len())?;
                 if !are_of_one_whole(&base.head, &new.head) {
                     return None;
                 }
@@ -387,7 +401,7 @@ impl Fetcher {
                 if parts.len() > self.memory.max_object_size {
                     return None;
                 }
-                (parts, Body::combined(&base.body, &new.body, &pieces), base.head.fields.to_map())
+                (parts, Body::combined(&base.body(), &new.body(), &pieces), base.head.fields.to_map())
             }
         };
         if base.is_none() && !parts.is_complete() {
@@ -402,18 +416,18 @@ impl Fetcher {
             request: plan.client_fields(),
             status: StatusCode::OK,
             response: &fields,
-            request_time: new.head.request_time,
-            response_time: new.head.response_time,
+            request_time: new.head.request_time(),
+            response_time: new.head.response_time(),
         };
         let storable = storable(&exchange, &plan.policy).ok()?;
-        let tags = all_tags(plan, &new_fields, &new.head.tags, base.map(|base| &base.head.tags[..])).ok()?;
+        let tags = all_tags(plan, &new_fields, new.head.tags(), base.map(|base| base.head.tags())).ok()?;
         let all = (StatusCode::OK, &fields, tags);
         let mut head = self.new_head(plan, &storable, all, &exchange, new.head.position);
         if !parts.is_complete() {
             head.status = StatusCode::PARTIAL_CONTENT;
-            head.parts = Some(Box::new(parts));
+            head.set_parts(Some(parts));
         }
-        Some(StoredResponse { head: Arc::new(head), body })
+        Some(self.whole_of(&Arc::new(head), body))
     }
 
     /// Starts taking in the missing part of a response, for everyone who wants the whole. The landing
@@ -434,7 +448,7 @@ impl Fetcher {
             && answer.body().size_hint().exact().is_none_or(|len| len == end - first)
             && answer.extensions().get::<EndsWithConnection>().is_none()
             && partial::is_same_representation(
-                (&stored.head.fields.to_map(), stored.head.response_time),
+                (&stored.head.fields.to_map(), stored.head.response_time()),
                 (answer.headers(), response_time),
             )
             && missing.complete <= self.memory.max_object_size;
@@ -453,12 +467,13 @@ impl Fetcher {
             response_time,
         };
         let Ok(storable) = storable(&exchange, &plan.policy) else { return Err(landing) };
-        let Ok(tags) = all_tags(plan, answer.headers(), &stored.head.tags, None) else { return Err(landing) };
+        let Ok(tags) = all_tags(plan, answer.headers(), stored.head.tags(), None) else { return Err(landing) };
         let head = self.new_head(plan, &storable, (StatusCode::OK, &fields, tags), &exchange, position);
         let mut body = Incoming::from(answer.into_body());
         body.len = Some(end - first);
-        stored.body.cut(0, first, &mut body.before);
-        stored.body.cut(first, missing.complete - end, &mut body.after);
+        let held = stored.body();
+        held.cut(0, first, &mut body.before);
+        held.cut(first, missing.complete - end, &mut body.after);
         Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing, None))
     }
 
@@ -466,7 +481,7 @@ impl Fetcher {
     pub(super) fn freshen(
         self: &Arc<Self>,
         plan: &Plan,
-        stored: &StoredResponse,
+        stored: &Arc<StoredResponse>,
         not_modified: &HeaderMap,
         request_time: Timestamp,
         position: u64,
@@ -476,8 +491,7 @@ impl Fetcher {
             Ok((fresh, kept)) => {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let shared = Shared {
-                    head: Arc::clone(&fresh.head),
-                    body: SharedBody::Stored(fresh.body.clone()),
+                    response: SharedResponse::Stored(fresh),
                     source: Source::Origin { fwd: plan.fwd, status, stored: kept },
                 };
                 Fetched::Shared(Arc::new(shared), ForLeader { cookies: updated.cookies, reader: None })
@@ -488,14 +502,13 @@ impl Fetcher {
                     self.invalidate(plan, &stored.head);
                     self.passes.remember(plan.key.hash(), Pass::NotStorable, self.clock.now());
                 }
-                let mut head = (*stored.head).clone();
+                let mut head = stored.head.clone();
                 let (now, policy) = (self.clock.now(), &plan.policy.lifetimes);
                 head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
-                (head.fields, head.response_time) = (crate::stored::fields::Fields::new(updated.fields.iter()), now);
+                head.fields = crate::stored::fields::Fields::new(updated.fields.iter());
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
-                    head: Arc::new(head),
-                    body: SharedBody::Stored(stored.body.clone()),
+                    response: SharedResponse::Stored(Arc::new(StoredResponse::with_body_of(stored, head))),
                     source: Source::Origin { fwd: plan.fwd, status, stored: false },
                 };
                 Fetched::Own(Arc::new(own), ForLeader { cookies: updated.cookies, reader: None })
@@ -514,7 +527,7 @@ impl Fetcher {
         position: u64,
     ) -> Option<Fetched> {
         let stored = plan.head_of.as_ref().filter(|_| status == StatusCode::OK)?;
-        let len = stored.head.parts.as_deref().map_or(stored.body.len(), Parts::complete_len);
+        let len = stored.head.parts().map_or(stored.len(), Parts::complete_len);
         match validation::head_outcome(answer, &stored.head.fields.to_map(), len) {
             HeadOutcome::Updates => {
                 let updated = self.update(plan, stored, answer, request_time, position);
@@ -528,7 +541,7 @@ impl Fetcher {
                     }
                 };
                 // What is said of the whole is not to be told from a part.
-                if fresh.head.parts.is_some() {
+                if fresh.head.parts().is_some() {
                     return None;
                 }
                 let source = Source::Origin { fwd: plan.fwd, status: None, stored: kept };
@@ -552,7 +565,7 @@ impl Fetcher {
     fn update(
         &self,
         plan: &Plan,
-        stored: &StoredResponse,
+        stored: &Arc<StoredResponse>,
         newer: &HeaderMap,
         request_time: Timestamp,
         position: u64,
@@ -569,7 +582,7 @@ impl Fetcher {
         let mut fields = stored.head.fields.to_map();
         validation::freshen(&mut fields, &newer);
         // A part is stored under the same conditions as the whole.
-        let status = if stored.head.parts.is_some() { StatusCode::OK } else { stored.head.status };
+        let status = if stored.head.parts().is_some() { StatusCode::OK } else { stored.head.status };
         let exchange = Exchange {
             method: &Method::GET,
             request: plan.client_fields(),
@@ -581,17 +594,17 @@ impl Fetcher {
         let forbidden = storage::forbids(&newer, &plan.policy, response_time);
         let may_be_stored = if forbidden { Err(NotStorable::Private) } else { storable(&exchange, &plan.policy) };
         let verdict = may_be_stored.and_then(|storable| {
-            let tags = all_tags(plan, &newer, &stored.head.tags, None).map_err(|TooManyTags| NotStorable::Tags)?;
+            let tags = all_tags(plan, &newer, stored.head.tags(), None).map_err(|TooManyTags| NotStorable::Tags)?;
             let new = (stored.head.status, &fields, tags);
             let mut head = self.new_head(plan, &storable, new, &exchange, position);
-            head.parts.clone_from(&stored.head.parts);
+            head.set_parts(stored.head.parts().cloned());
             // A body that came inline from the durable tier has no object of its own yet.
             // Another variant's object may be deleted with its body: each has its own.
-            if stored.head.body_id != 0 && head.variant == stored.head.variant {
-                head.body_id = stored.head.body_id;
-                head.body_written = Arc::clone(&stored.head.body_written);
+            if head.variant() == stored.head.variant() {
+                head.body_object.clone_from(&stored.head.body_object);
             }
-            let fresh = Arc::new(StoredResponse { head: Arc::new(head), body: stored.body.clone() });
+            self.store.name_body(&mut head, stored.len());
+            let fresh = Arc::new(StoredResponse::with_body_of(stored, head));
             let kept = self.insert(&plan.place(), &fresh);
             Ok((fresh, kept))
         });
@@ -612,12 +625,6 @@ fn may_be_shared(plan: &Plan, answer: &HeaderMap, request_time: Timestamp, respo
     };
     // That it could not serve anyone by itself is no matter.
     matches!(storable(&exchange, &plan.policy), Ok(_) | Err(NotStorable::NothingToReuse))
-}
-
-/// Names a body object: it begins with the key's hash, so that whoever finds it knows where its head would
-/// be, and is random otherwise.
-fn new_body_id(key: &CacheKey) -> u128 {
-    key.hash() >> 64 << 64 | u128::from(fastrand::u64(..))
 }
 
 /// The tags of a response made of others: it is purged with each of them.
@@ -657,7 +664,7 @@ struct Updated {
 ///
 /// It is kept before the last of it is given out: a client that has read to the end, and asks
 /// again, gets a hit.
-async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl FnOnce(Body)) {
+async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl FnOnce(Body) -> Body) {
     let Incoming { before, mut body, len, after } = incoming;
     let mut left = len;
     for chunk in before {
@@ -710,7 +717,7 @@ pub(super) async fn fill_from_durable(
     mut writer: FillWriter,
     first: Bytes,
     mut rest: BodyReader,
-    keep: impl FnOnce(Body),
+    keep: impl FnOnce(Body) -> Body,
 ) -> Result<(), BackendError> {
     let mut piece = first;
     loop {
@@ -725,10 +732,8 @@ pub(super) async fn fill_from_durable(
     }
 }
 
-fn finish(writer: FillWriter, last: Bytes, keep: impl FnOnce(Body)) {
-    let body = writer.whole(&last);
-    if let Some(body) = &body {
-        keep(body.clone());
-    }
+/// Ends a fill with `last`. Who still reads has the body from where it is kept, as `keep` says.
+fn finish(writer: FillWriter, last: Bytes, keep: impl FnOnce(Body) -> Body) {
+    let body = writer.whole(&last).map(keep);
     writer.complete(last, body);
 }

@@ -8,7 +8,6 @@
 mod keep;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use self::keep::fill_from_durable;
 use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
 use crate::fill::{Budget, Fill, FillReader, FillWriter};
-use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedBody, Source, Watch};
+use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedResponse, Source, Watch};
 use crate::forwarding::{Onward, Peer};
 use crate::passes::{Pass, Passes, Recent};
 use crate::rfc9111::cache_status::{Fwd, Tier};
@@ -43,7 +42,7 @@ use crate::store::durable::{Apart, Found, FoundBody, FoundResponse, Opening, Wan
 use crate::store::memory::{self, Lookup};
 use crate::store::{Durability, Known, Store};
 use crate::stored::seen::Seen;
-use crate::stored::{Body, StoredHead, StoredResponse};
+use crate::stored::{Body, Replaced, StoredHead, StoredResponse};
 use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What a GET is to fetch, and what may be done with it.
@@ -86,7 +85,7 @@ pub struct Plan {
     /// A stored part of what is asked for, to be completed or added to.
     pub part: Option<Arc<StoredResponse>>,
     /// A stored response that is no use but will be history once another is stored.
-    pub replaced: Option<Arc<StoredHead>>,
+    pub replaced: Option<Replaced>,
     /// The stored response to GET that the answer to this HEAD speaks of.
     pub head_of: Option<Arc<StoredResponse>>,
     /// What is known of the key's variants.
@@ -124,8 +123,7 @@ impl Plan {
     /// known that it fits, and this is not the first range that is asked for.
     pub fn prefers_whole(&self, limit: u64) -> bool {
         let is_range = self.method == Method::GET && self.client_fields().contains_key(header::RANGE);
-        let fits =
-            |part: &Arc<StoredResponse>| part.head.parts.as_ref().is_some_and(|parts| parts.complete_len() <= limit);
+        let fits = |part: &Arc<StoredResponse>| part.head.parts().is_some_and(|parts| parts.complete_len() <= limit);
         is_range
             && match self.ranges {
                 Ranges::Whole => true,
@@ -148,8 +146,8 @@ impl Plan {
     }
 
     /// The stored response that a new one takes the place of, as far as is known.
-    fn replaced(&self) -> Option<Arc<StoredHead>> {
-        self.validate.as_ref().map(|stored| Arc::clone(&stored.head)).or_else(|| self.replaced.clone())
+    fn replaced(&self) -> Option<Replaced> {
+        self.validate.as_ref().map(|stored| Replaced::Response(Arc::clone(stored))).or_else(|| self.replaced.clone())
     }
 
     /// Where what the plan brings is put.
@@ -177,7 +175,7 @@ struct Place {
     /// What is known of the key's variants.
     known: Option<Known>,
     /// What it takes the place of, as far as is known.
-    replaced: Option<Arc<StoredHead>>,
+    replaced: Option<Replaced>,
 }
 
 /// What the origin is asked for.
@@ -319,14 +317,14 @@ impl Fetcher {
         let position = self.begin(&mut plan);
         self.drop_covered(&mut plan);
         match self.store.lookup(&plan.key, plan.client_fields()) {
-            Lookup::Found(stored) if !plan.can_use(&stored.head, stored.body.len()) => {
+            Lookup::Found(stored) if !plan.can_use(&stored.head, stored.len()) => {
                 plan.fwd = Fwd::Partial;
                 plan.part = Some(stored);
             }
             // One that was stored since this flight was found necessary.
             Lookup::Found(stored)
                 if self.reuse(&plan, &stored.head).is_some()
-                    && plan.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.head, &stored.head)) =>
+                    && plan.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
             {
                 return (shared(&stored, Source::Tier(Tier::Memory)), Some(landing));
             }
@@ -395,10 +393,10 @@ impl Fetcher {
         let is_known = plan.known.is_some();
         let (policy, known) = (Arc::clone(&plan.policy), plan.known.as_ref().map(|known| Arc::clone(&known.record)));
         match self.store.lookup_durable(&plan.exact, plan.client_fields(), policy, known, opening).await {
-            Found::Response(found) if found.head.parts.is_some() => {
+            Found::Response(found) if found.head.parts().is_some() => {
                 let Some(part) = self.whole_from_durable(plan, *found, position).await else { return Err(landing) };
                 self.store.promote(&part, None);
-                if !plan.can_use(&part.head, part.body.len()) {
+                if !plan.can_use(&part.head, part.len()) {
                     plan.fwd = Fwd::Partial;
                     plan.part = Some(part);
                 } else if self.reuse(plan, &part.head).is_some() {
@@ -433,8 +431,9 @@ impl Fetcher {
     /// A body that streams is validated once it is in memory.
     fn revalidate_behind(self: &Arc<Self>, plan: &Plan, found: &FoundResponse, position: u64) {
         let FoundBody::Whole(body) = &found.body else { return };
-        let head = StoredHead { position, ..found.head.clone() };
-        let stored = Arc::new(StoredResponse { head: Arc::new(head), body: body.clone() });
+        let mut head = found.head.clone();
+        head.position = position;
+        let stored = Arc::new(StoredResponse::new(head, body.clone()));
         self.validate_behind(plan, stored, position);
     }
 
@@ -446,7 +445,7 @@ impl Fetcher {
         let Joined::Leader(landing) = self.flights.join(hash, BEHIND) else { return };
         // It may have been looked up before the last validation landed.
         let validated = self.validated.get(hash, self.clock.now());
-        if validated.is_some_and(|at| at > stored.head.response_time) {
+        if validated.is_some_and(|at| at > stored.head.response_time()) {
             return;
         }
         let errand = Errand::Background;
@@ -458,7 +457,7 @@ impl Fetcher {
             // Kept until what came is stored: who asks meanwhile begins no other.
             let (fetched, landing) = this.from_origin(&plan, position, Some(landing)).await;
             if let Fetched::Shared(shared, _) = &fetched {
-                this.validated.remember(hash, shared.head.response_time, this.clock.now());
+                this.validated.remember(hash, shared.head().response_time(), this.clock.now());
             }
             drop(landing);
         });
@@ -505,12 +504,11 @@ impl Fetcher {
         // Its own position was checked when it was read; from here on it is covered by purges that
         // come after the read began.
         head.position = position;
-        let head = Arc::new(head);
         let source = Source::Tier(Tier::Durable);
         match found.body {
             FoundBody::Whole(body) => {
-                let stored = Arc::new(StoredResponse { head, body });
-                if stored.body.len() <= self.memory.max_object_size {
+                let stored = Arc::new(StoredResponse::new(head, body));
+                if stored.len() <= self.memory.max_object_size {
                     self.store.promote(&stored, found.record);
                 }
                 let shared = shared(&stored, source);
@@ -519,12 +517,14 @@ impl Fetcher {
                 }
                 shared
             }
-            FoundBody::Apart(apart) => Fetched::Apart(head, Box::new(apart)),
+            FoundBody::Apart(apart) => Fetched::Apart(Arc::new(head), Box::new(apart)),
             FoundBody::Streamed(first, reader) => {
                 let writer = self.start_fill(Some(first.len() as u64 + reader.left()));
                 let fill = Arc::clone(writer.fill());
                 let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
-                let shared = Arc::new(Shared { head: Arc::clone(&head), body: SharedBody::Filling(fill), source });
+                let head = Arc::new(head);
+                let response = SharedResponse::Filling(Arc::clone(&head), fill);
+                let shared = Arc::new(Shared { response, source });
                 let mut landing = landing;
                 if let Some(landing) = &mut landing {
                     landing.publish(Outcome::Shared(Arc::clone(&shared)));
@@ -532,7 +532,11 @@ impl Fetcher {
                 let this = Arc::clone(self);
                 self.tasks.spawn(async move {
                     let key = head.key.clone();
-                    let keep = |body| this.store.promote(&Arc::new(StoredResponse { head, body }), found.record);
+                    let keep = |body| {
+                        let stored = Arc::new(StoredResponse::new((*head).clone(), body));
+                        this.store.promote(&stored, found.record);
+                        stored.into_body()
+                    };
                     if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
                         // Whoever asks again gets it from the origin.
                         warn!("a body from the durable tier broke off, and is deleted there: {error}");
@@ -551,18 +555,18 @@ impl Fetcher {
         if self.purge_expired_on_read && found.record.is_none() && !found.head.freshness.is_fresh(self.clock.now()) {
             self.store.discard(&plan.exact);
             // Its separate body goes as well.
-            found.head.body_written.store(false, Ordering::Release);
+            found.head.note_body_written(false);
         }
         plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
         let freshness = &found.head.freshness;
         plan.tier = Tier::Durable;
         let is_of_use = validation::has_validator(&found.head.fields.to_map())
-            || freshness.stale_if_error > 0
-            || freshness.stale_if_unreachable > 0;
+            || !freshness.stale_if_error.is_zero()
+            || !freshness.stale_if_unreachable.is_zero();
         if is_of_use {
             plan.validate = self.whole_from_durable(plan, found, position).await;
         } else {
-            plan.replaced = Some(Arc::new(found.head));
+            plan.replaced = Some(Replaced::Head(Arc::new(found.head)));
         }
     }
 
@@ -589,7 +593,8 @@ impl Fetcher {
             }
             FoundBody::Streamed(first, reader) => {
                 let mut whole = None;
-                match fill_from_durable(self.start_fill(None), first, reader, |body| whole = Some(body)).await {
+                let keep = |body: Body| whole.insert(body).clone();
+                match fill_from_durable(self.start_fill(None), first, reader, keep).await {
                     Ok(()) => whole,
                     Err(error) => {
                         warn!("a body from the durable tier broke off, and is deleted there: {error}");
@@ -605,7 +610,7 @@ impl Fetcher {
             plan.known = Some(Known { record: Arc::new(record.clone()), position });
             self.store.adopt(record, position);
         }
-        body.map(|body| Arc::new(StoredResponse { head: Arc::new(head), body }))
+        body.map(|body| Arc::new(StoredResponse::new(head, body)))
     }
 
     /// Asks the origin: with the validators of what is to be validated, for what is missing of what
@@ -723,9 +728,9 @@ impl Fetcher {
         let mut fields = self.onward(&plan.peer, scheme, authority).fields(plan.request.headers());
         match (wish, &plan.validate) {
             (Wish::AsAsked, _) => {}
-            (Wish::Validation, Some(stored)) if stored.head.parts.is_some() => {
+            (Wish::Validation, Some(stored)) if stored.head.parts().is_some() => {
                 let head = &stored.head;
-                validation::make_conditional_range(&mut fields, &head.fields.to_map(), head.response_time);
+                validation::make_conditional_range(&mut fields, &head.fields.to_map(), head.response_time());
             }
             (Wish::Validation, Some(stored)) => validation::make_conditional(&mut fields, &stored.head.fields.to_map()),
             (Wish::Validation, None) | (Wish::Whole, _) => validation::remove_preconditions(&mut fields),
@@ -785,7 +790,7 @@ impl Fetcher {
             return None;
         }
         debug!("a stale response stands in for an error of the origin");
-        if plan.tier == Tier::Durable && plan.validate.is_some() && stored.body.len() <= self.memory.max_object_size {
+        if plan.tier == Tier::Durable && plan.validate.is_some() && stored.len() <= self.memory.max_object_size {
             // The next one has it from memory.
             self.store.promote(stored, None);
         }
@@ -796,7 +801,7 @@ impl Fetcher {
     fn stand_in<'a>(&self, plan: &'a Plan, failure: Failure) -> Option<&'a Arc<StoredResponse>> {
         let stored = plan.validate.as_ref().or(plan.head_of.as_ref())?;
         let may = reuse::stale_if_error(&plan.directives, &stored.head.freshness, failure, self.clock.now());
-        (may && plan.can_use(&stored.head, stored.body.len())).then_some(stored)
+        (may && plan.can_use(&stored.head, stored.len())).then_some(stored)
     }
 
     /// How the origin failed lately to validate a stored response, if it did: it is not waited for
@@ -842,8 +847,8 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn shared(stored: &StoredResponse, source: Source) -> Fetched {
-    let shared = Shared { head: Arc::clone(&stored.head), body: SharedBody::Stored(stored.body.clone()), source };
+fn shared(stored: &Arc<StoredResponse>, source: Source) -> Fetched {
+    let shared = Shared { response: SharedResponse::Stored(Arc::clone(stored)), source };
     Fetched::Shared(Arc::new(shared), ForLeader::default())
 }
 

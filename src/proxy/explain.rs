@@ -12,7 +12,7 @@ use super::purge::Url;
 use crate::clock::Timestamp;
 use crate::passes::Pass;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
-use crate::rfc9111::freshness::{Freshness, LifetimeSource};
+use crate::rfc9111::freshness::{Freshness, LifetimeSource, StaleUse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Reuse, Why};
@@ -150,9 +150,9 @@ impl Proxy {
                 Lookup::Found(stored) => {
                     let covered = self.fetcher.store.purges().covers(&stored.head, stored.head.position);
                     let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
-                    tell_response(story, "memory", &stored.head, stored.body.len(), &covering, now);
-                    let head = (*stored.head).clone();
-                    in_memory = Some(Found { tier: Tier::Memory, head, len: stored.body.len(), covered });
+                    tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
+                    let head = stored.head.clone();
+                    in_memory = Some(Found { tier: Tier::Memory, head, len: stored.len(), covered });
                     break;
                 }
                 Lookup::OtherVariants(record) => {
@@ -341,18 +341,18 @@ fn tell_response(
     covering: &[(Target, Mark)],
     now: Timestamp,
 ) {
-    let what = if head.parts.is_some() { "a part of a response" } else { "a response" };
+    let what = if head.parts().is_some() { "a part of a response" } else { "a response" };
     story.say(format!(
         "{tier}: {what}, status {}, {len} bytes, received {:?}",
         head.status.as_u16(),
-        head.response_time
+        head.response_time()
     ));
-    if let Some(variant) = &head.variant {
+    if let Some(variant) = head.variant() {
         let names: Vec<&str> = variant.names.iter().map(HeaderName::as_str).collect();
         story.say(format!("{tier}: it is the variant for this request's {}", names.join(", ")));
     }
-    if !head.tags.is_empty() {
-        story.say(format!("{tier}: it is tagged {}", head.tags.join(", ")));
+    if !head.tags().is_empty() {
+        story.say(format!("{tier}: it is tagged {}", head.tags().join(", ")));
     }
     tell_freshness(story, tier, &head.freshness, now);
     let purges: Vec<String> = covering.iter().map(|(target, mark)| in_words(target, mark)).collect();
@@ -363,15 +363,15 @@ fn tell_response(
         story.say(format!("{tier}: no purge covers it"));
     }
     story.data[tier] = json!({
-        "has": if head.parts.is_some() { "part" } else { "response" },
+        "has": if head.parts().is_some() { "part" } else { "response" },
         "status": head.status.as_u16(),
         "bytes": len,
         "age_ms": head.freshness.current_age(now),
         "lifetime_ms": head.freshness.lifetime,
         "remaining_ms": head.freshness.remaining(now),
         "fresh": head.freshness.is_fresh(now),
-        "vary": head.variant.as_ref().map(|variant| variant.names.iter().map(HeaderName::as_str).collect::<Vec<_>>()),
-        "tags": head.tags,
+        "vary": head.variant().map(|variant| variant.names.iter().map(HeaderName::as_str).collect::<Vec<_>>()),
+        "tags": head.tags(),
         "purges": purges,
     });
 }
@@ -397,12 +397,12 @@ fn tell_freshness(story: &mut Story, tier: &str, freshness: &Freshness, now: Tim
     story.say(format!("{tier}: {word}: {} - {} = {}", seconds(freshness.lifetime), seconds(age), seconds(remaining)));
     for (is_said, line) in [
         (freshness.no_cache, "no-cache: validated before each use".to_owned()),
-        (freshness.must_revalidate, "must-revalidate: never served stale".to_owned()),
+        (freshness.stale_use == StaleUse::Never, "must-revalidate: never served stale".to_owned()),
         (
-            freshness.stale_while_revalidate > 0,
-            format!("stale-while-revalidate {}", seconds(freshness.stale_while_revalidate)),
+            !freshness.stale_while_revalidate.is_zero(),
+            format!("stale-while-revalidate {}", seconds(freshness.stale_while_revalidate.millis())),
         ),
-        (freshness.stale_if_error > 0, format!("stale-if-error {}", seconds(freshness.stale_if_error))),
+        (!freshness.stale_if_error.is_zero(), format!("stale-if-error {}", seconds(freshness.stale_if_error.millis()))),
     ] {
         if is_said {
             story.say(format!("{tier}: {line}"));

@@ -103,9 +103,7 @@ impl Proxy {
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(target, request.headers());
         let missed = match found {
-            Lookup::Found(stored)
-                if !stored.head.can_answer(request.method(), request.headers(), stored.body.len()) =>
-            {
+            Lookup::Found(stored) if !stored.head.can_answer(request.method(), request.headers(), stored.len()) => {
                 Missed { fwd: Fwd::Partial, stored: Some(stored) }
             }
             Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
@@ -113,14 +111,14 @@ impl Proxy {
                     if target.rule.is_due_early(&stored.head, now) {
                         self.revalidate_behind(caller, target, key, &request, &directives, &stored);
                     }
-                    return hit(Asked::noted(&request, present), &stored, now, self.label(target));
+                    return hit(Asked::noted(&request, present), stored, now, self.label(target));
                 }
                 Reuse::GatewayTimeout => return self.labelled(not_cached(), Some(target)),
                 reuse @ (Reuse::StaleWhileRevalidate | Reuse::Validate(_))
-                    if stored.head.parts.is_none() && self.may_wait(reuse, &directives, &stored, now) =>
+                    if stored.head.parts().is_none() && self.may_wait(reuse, &directives, &stored, now) =>
                 {
                     self.revalidate_behind(caller, target, key, &request, &directives, &stored);
-                    return hit(Asked::noted(&request, present), &stored, now, self.label(target));
+                    return hit(Asked::noted(&request, present), stored, now, self.label(target));
                 }
                 Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => {
                     Missed { fwd: Fwd::Stale, stored: Some(stored) }
@@ -204,7 +202,7 @@ impl Proxy {
         };
         // Not every response for a path has to say the same: the newer one counts.
         match (store.lookup(&searched, request), store.lookup(&target.key, request)) {
-            (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time > shared.head.response_time => {
+            (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time() > shared.head.response_time() => {
                 (None, Lookup::Found(own))
             }
             (Lookup::Found(shared), _) => (Some(Box::new(searched)), Lookup::Found(shared)),
@@ -218,7 +216,7 @@ impl Proxy {
     async fn fetch(self: &Arc<Self>, request: &Request<()>, mut plan: Box<Plan>, pass: Option<Pass>) -> Answer {
         let is_get = *request.method() == Method::GET;
         let is_plain_get = is_plain_get(request);
-        let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts.is_none());
+        let is_of_a_whole = is_get && plan.validate.as_ref().is_some_and(|stored| stored.head.parts().is_none());
         let only_if_cached = plan.directives.only_if_cached;
         // What only this client can use is not worth a flight: a HEAD, a part, what is not to be
         // stored, what each request validates for itself.
@@ -293,7 +291,7 @@ impl Proxy {
         if *request.method() != Method::GET || pass == Some(Pass::NotStorable) {
             return;
         }
-        let variant = stored.head.variant.as_ref().map_or(0, |variant| key.variant_hash(&variant.selector));
+        let variant = stored.head.variant().map_or(0, |variant| key.variant_hash(&variant.selector));
         if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
             let mut head = Request::new(());
             *head.method_mut() = request.method().clone();

@@ -13,7 +13,7 @@ use crate::body::ResponseBody;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::fetch::{Fetched, ForLeader, Plan};
 use crate::fill::FillReader;
-use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedBody, Source};
+use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
 use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unavailable};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
@@ -43,7 +43,7 @@ impl Proxy {
         match self.fetcher.store.lookup(&plan.key, plan.client_fields()) {
             Lookup::OtherVariants(record) => record.candidates(plan.client_fields()).next().unwrap_or(0),
             Lookup::Found(stored) => {
-                stored.head.variant.as_ref().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
+                stored.head.variant().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
             }
             Lookup::Nothing => 0,
         }
@@ -151,7 +151,7 @@ impl Proxy {
         shared: &Shared,
         arrived: Timestamp,
     ) -> Option<Answer> {
-        let head = &shared.head;
+        let head = shared.head();
         // Under another URL's key only if its origin said that the two are one.
         if head.key != plan.exact && self.fetcher.searches.key(&plan.exact).as_ref() != Some(&head.key) {
             return None;
@@ -160,15 +160,15 @@ impl Proxy {
             return None;
         }
         if request.headers().contains_key(header::AUTHORIZATION) {
-            let governing = governing(&head.fields.to_map(), &plan.policy.lifetimes.targets, head.response_time);
+            let governing = governing(&head.fields.to_map(), &plan.policy.lifetimes.targets, head.response_time());
             if !storage::allows_authorized(&governing.directives) {
                 return None;
             }
         }
-        let has_it = match &shared.body {
-            SharedBody::Stored(body) => head.can_answer(request.method(), request.headers(), body.len()),
+        let has_it = match &shared.response {
+            SharedResponse::Stored(stored) => head.can_answer(request.method(), request.headers(), stored.len()),
             // A part on its way in is for the client that asked for it.
-            SharedBody::Filling(_) => head.parts.is_none(),
+            SharedResponse::Filling(..) => head.parts().is_none(),
         };
         if !has_it {
             return None;
@@ -177,14 +177,14 @@ impl Proxy {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
             // The origin has answered since: that is as new as this client can wish for.
             Reuse::Validate(Why::Request)
-                if matches!(shared.source, Source::Origin { .. }) && head.response_time >= arrived => {}
+                if matches!(shared.source, Source::Origin { .. }) && head.response_time() >= arrived => {}
             Reuse::Validate(Why::Stale)
                 if matches!(shared.source, Source::InPlaceOfError { .. } | Source::StandIn(_)) => {}
             Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
         }
-        let reader = match &shared.body {
-            SharedBody::Stored(_) => None,
-            SharedBody::Filling(fill) => Some(fill.reader()?),
+        let reader = match &shared.response {
+            SharedResponse::Stored(_) => None,
+            SharedResponse::Filling(_, fill) => Some(fill.reader()?),
         };
         self.answer_shared(Asked::of(request), shared, reader, true)
     }
@@ -253,7 +253,7 @@ impl Proxy {
         collapsed: bool,
     ) -> Option<Answer> {
         let now = self.fetcher.clock.now();
-        let remaining = shared.head.freshness.remaining(now);
+        let remaining = shared.head().freshness.remaining(now);
         let status = match shared.source {
             Source::Tier(tier) | Source::StandIn(tier) => CacheStatus::hit(tier, remaining),
             Source::InPlaceOfError { fwd, status } => {
@@ -265,7 +265,7 @@ impl Proxy {
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
             }
         };
-        let response = build(request, &shared.head, &shared.body, reader, now)?;
+        let response = build(request, &shared.response, reader, now)?;
         Some((status, response))
     }
 }

@@ -49,7 +49,44 @@ pub enum LifetimeSource {
     None,
 }
 
-/// All that the passing of time does to a stored response. Times are in milliseconds.
+/// Whether a response may be used once it is stale (RFC 9111 §4.2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaleUse {
+    /// Where a client says that it accepts that, and where the origin can't be reached.
+    Allowed,
+    /// Only where an extension grants it by name: `no-cache`, `s-maxage`.
+    ByExtension,
+    /// Whatever grants it: `must-revalidate`, `proxy-revalidate`.
+    Never,
+}
+
+/// A duration in four bytes: to the millisecond up to 24 days, to the second up to 68 years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span(u32);
+
+impl Span {
+    /// Set where the rest are seconds.
+    const SECONDS: u32 = 1 << 31;
+
+    /// The longest one that is no longer than `millis`; less than nothing is nothing.
+    pub fn from_millis(millis: i64) -> Self {
+        let below = |n: i64| u32::try_from(n.max(0)).ok().filter(|n| *n < Self::SECONDS);
+        Self(below(millis).unwrap_or_else(|| Self::SECONDS | below(millis / 1000).unwrap_or(Self::SECONDS - 1)))
+    }
+
+    /// In milliseconds.
+    pub fn millis(self) -> i64 {
+        if self.0 < Self::SECONDS { i64::from(self.0) } else { i64::from(self.0 - Self::SECONDS) * 1000 }
+    }
+
+    /// Whether it is none at all.
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// All that the passing of time does to a stored response. Times are in milliseconds. Every stored response
+/// has one in memory: it is 40 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// `freshness_lifetime` of §4.2.1.
@@ -62,16 +99,14 @@ pub struct Freshness {
     pub response_time: Timestamp,
     /// `no-cache`: never reused without validation, however fresh.
     pub no_cache: bool,
-    /// Whether a stale reuse is ruled out (§4.2.4) unless an extension grants it by name.
-    pub no_stale: bool,
-    /// Whether a stale reuse is ruled out whatever grants it: must-revalidate, proxy-revalidate.
-    pub must_revalidate: bool,
+    /// Whether it may be used stale.
+    pub stale_use: StaleUse,
     /// RFC 5861 §3.
-    pub stale_while_revalidate: i64,
+    pub stale_while_revalidate: Span,
     /// RFC 5861 §4.
-    pub stale_if_error: i64,
+    pub stale_if_error: Span,
     /// How long past its lifetime it may stand in for an origin that can't be reached (§4.2.4).
-    pub stale_if_unreachable: i64,
+    pub stale_if_unreachable: Span,
     /// RFC 8246: while it is fresh, a client that wants a newer one would get the same.
     pub immutable: bool,
 }
@@ -90,30 +125,33 @@ impl Freshness {
         let (lifetime, source) = freshness_lifetime(status, fields, &governing, response_time, policy);
         let directives = governing.directives;
         let millis = |delta: Delta| i64::from(delta.granted()) * 1000;
-        let must_revalidate = directives.must_revalidate || directives.proxy_revalidate;
-        let no_stale = must_revalidate || directives.no_cache || directives.s_maxage.is_some();
+        let stale_use = if directives.must_revalidate || directives.proxy_revalidate {
+            StaleUse::Never
+        } else if directives.no_cache || directives.s_maxage.is_some() {
+            StaleUse::ByExtension
+        } else {
+            StaleUse::Allowed
+        };
         let stated = directives.stale_if_error.map(millis);
         let stale_if_error = stated.or(policy.stale_if_error).unwrap_or(0);
+        let stale_while_revalidate =
+            directives.stale_while_revalidate.map(millis).or(policy.stale_while_revalidate).unwrap_or(0);
+        // An origin that says how long, says so for every error.
+        let stale_if_unreachable = if stated.is_some() || stale_use != StaleUse::Allowed {
+            stale_if_error
+        } else {
+            stale_if_error.max(policy.stale_if_unreachable)
+        };
         Self {
             lifetime,
             source,
             initial_age: corrected_initial_age(fields, request_time, response_time),
             response_time,
             no_cache: directives.no_cache && policy.override_timeout.is_none(),
-            no_stale,
-            must_revalidate,
-            stale_while_revalidate: directives
-                .stale_while_revalidate
-                .map(millis)
-                .or(policy.stale_while_revalidate)
-                .unwrap_or(0),
-            stale_if_error,
-            // An origin that says how long, says so for every error.
-            stale_if_unreachable: if stated.is_some() || no_stale {
-                stale_if_error
-            } else {
-                stale_if_error.max(policy.stale_if_unreachable)
-            },
+            stale_use,
+            stale_while_revalidate: Span::from_millis(stale_while_revalidate),
+            stale_if_error: Span::from_millis(stale_if_error),
+            stale_if_unreachable: Span::from_millis(stale_if_unreachable),
             immutable: directives.immutable,
         }
     }
@@ -137,14 +175,19 @@ impl Freshness {
     /// before it is validated, but for an origin that fails.
     pub fn expire(&mut self, moment: Timestamp) {
         self.lifetime = self.lifetime.min(self.current_age(moment));
-        self.stale_while_revalidate = 0;
+        self.stale_while_revalidate = Span::default();
     }
 
     /// Whether a request that says nothing of its own is answered without waiting for a validation.
     pub fn is_reusable_as_it_is(&self, now: Timestamp) -> bool {
         let staleness = self.remaining(now).saturating_neg();
-        let while_revalidate = self.stale_while_revalidate > 0 && staleness <= self.stale_while_revalidate;
-        !self.no_cache && (self.is_fresh(now) || (while_revalidate && !self.must_revalidate))
+        !self.no_cache
+            && (self.is_fresh(now) || (self.is_while_revalidate(staleness) && self.stale_use != StaleUse::Never))
+    }
+
+    /// Whether `stale-while-revalidate` covers a response that has been stale for `staleness` milliseconds.
+    pub fn is_while_revalidate(&self, staleness: i64) -> bool {
+        !self.stale_while_revalidate.is_zero() && staleness <= self.stale_while_revalidate.millis()
     }
 
     /// Up to when, from `now` on, neither [`Freshness::age_seconds`] nor the whole seconds that remain change.
@@ -341,7 +384,7 @@ mod tests {
             let fields = fields(&[("cache-control", directives)]);
             let freshness = Freshness::of(StatusCode::OK, &fields, NOW, NOW, policy);
             [freshness.stale_while_revalidate, freshness.stale_if_error, freshness.stale_if_unreachable]
-                .map(|millis| millis / 1000)
+                .map(|span| span.millis() / 1000)
         };
         assert_eq!(terms("max-age=1", &LifetimePolicy::default()), [0, 0, 0]);
         assert_eq!(terms("max-age=1", &policy), [7, 8, 9]);
@@ -349,6 +392,22 @@ mod tests {
         assert_eq!(terms("max-age=1, stale-while-revalidate=0, stale-if-error=0", &policy), [0, 0, 0]);
         assert_eq!(terms("s-maxage=1", &policy), [7, 8, 8], "s-maxage forbids what nobody grants by name");
         assert_eq!(terms("max-age=1, stale-if-error=x", &policy), [7, 0, 0]);
+    }
+
+    #[test]
+    fn a_span_is_as_long_as_it_can_say_and_never_longer() {
+        assert_eq!(size_of::<Freshness>(), 40);
+        let exact = [0, 1, 250, 1000, (1 << 31) - 1, 3 << 31, 365 * 24 * 3600 * 1000];
+        for millis in exact.map(|millis: i64| if millis < 1 << 31 { millis } else { millis / 1000 * 1000 }) {
+            assert_eq!(Span::from_millis(millis).millis(), millis);
+        }
+        assert_eq!(Span::from_millis((1 << 31) + 999).millis(), ((1 << 31) + 999) / 1000 * 1000);
+        assert_eq!(Span::from_millis(-1), Span::default());
+        assert_eq!(Span::from_millis(i64::MAX).millis(), ((1 << 31) - 1) * 1000);
+        // What a directive may say at most.
+        let most = i64::from(super::super::directives::DELTA_MAX) * 1000;
+        assert!(most - Span::from_millis(most).millis() <= 1000);
+        assert!(Span::default().is_zero() && !Span::from_millis(1).is_zero() && !Span::from_millis(1 << 31).is_zero());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whether a stored response may answer a request (RFC 9111 §4), and with what in between.
 
 use super::directives::{CacheControl, MaxStale};
-use super::freshness::Freshness;
+use super::freshness::{Freshness, StaleUse};
 use crate::clock::Timestamp;
 
 /// What to do with a request for which a response is stored that its key and `Vary` select.
@@ -58,12 +58,12 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
         return if too_old || too_close { Reuse::Validate(Why::Request) } else { Reuse::Fresh };
     }
     // §4.2.4
-    if too_old || too_close || stored.must_revalidate {
+    if too_old || too_close || stored.stale_use == StaleUse::Never {
         return Reuse::Validate(Why::Stale);
     }
     let staleness = remaining.saturating_neg();
     let wants_fresh = request.max_age.is_some() && request.max_stale.is_none();
-    if staleness <= stored.stale_while_revalidate && stored.stale_while_revalidate > 0 && !wants_fresh {
+    if stored.is_while_revalidate(staleness) && !wants_fresh {
         return Reuse::StaleWhileRevalidate;
     }
     let client_accepts = match request.max_stale {
@@ -71,7 +71,7 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
         Some(MaxStale::Seconds(limit)) => staleness <= i64::from(limit) * 1000,
         None => false,
     };
-    if client_accepts && !stored.no_stale { Reuse::Stale } else { Reuse::Validate(Why::Stale) }
+    if client_accepts && stored.stale_use == StaleUse::Allowed { Reuse::Stale } else { Reuse::Validate(Why::Stale) }
 }
 
 /// How the origin failed.
@@ -90,12 +90,14 @@ pub fn stale_if_error(request: &CacheControl, stored: &Freshness, failure: Failu
         Failure::Status => stored.stale_if_error,
         Failure::Unreachable => stored.stale_if_unreachable,
     };
-    let asked =
-        request.stale_if_error.filter(|_| !stored.no_stale).map_or(0, |asked| i64::from(asked.granted()) * 1000);
-    let limit = granted.max(asked);
+    let asked = request
+        .stale_if_error
+        .filter(|_| stored.stale_use == StaleUse::Allowed)
+        .map_or(0, |asked| i64::from(asked.granted()) * 1000);
+    let limit = granted.millis().max(asked);
     let staleness = stored.remaining(now).saturating_neg();
     !stored.no_cache
-        && !stored.must_revalidate
+        && stored.stale_use != StaleUse::Never
         && limit > 0
         && staleness <= limit
         && matches!(reuse(request, stored, now), Reuse::Validate(Why::Stale) | Reuse::StaleWhileRevalidate)

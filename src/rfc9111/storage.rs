@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 
 use super::directives::{CacheControl, Delta};
-use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource};
+use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource, StaleUse};
 use super::partial::{Part, Parts};
 use super::tags::TagFields;
 use super::targeted::{Governing, governing};
@@ -188,7 +188,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
         || freshness.source == LifetimeSource::Configuration;
     // Of those, only what can serve a later request, as it is or after validation, is kept.
     let is_of_use = freshness.is_reusable_as_it_is(exchange.response_time)
-        || (freshness.stale_if_error > 0 && !freshness.no_stale)
+        || (!freshness.stale_if_error.is_zero() && freshness.stale_use == StaleUse::Allowed)
         || has_validator(status, exchange.response);
     require(may_be_reused && is_of_use, NotStorable::NothingToReuse)?;
     Ok(Storable { vary, freshness, part })

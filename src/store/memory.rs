@@ -154,7 +154,7 @@ impl Memory {
             Some(stored) => self.put(hash, Entry::Response(Arc::clone(stored))),
             None => drop(self.cache.remove(&hash)),
         };
-        let Some(variant) = &head.variant else {
+        let Some(variant) = head.variant() else {
             let hash = head.key.hash();
             let _lock = self.lock(hash);
             if !may_keep() {
@@ -174,7 +174,7 @@ impl Memory {
             return Kept::No;
         };
         if let Some(Entry::Vary(_, newest)) = self.cache.get(&head.key.hash()) {
-            newest.fetch_max(head.response_time.as_millis(), Ordering::AcqRel);
+            newest.fetch_max(head.response_time().as_millis(), Ordering::AcqRel);
         }
         // Under a record that is removed by now nothing leads here.
         put(record.variant_hash(&variant.selector));
@@ -228,7 +228,7 @@ impl Memory {
 
     /// What is kept where a response with `head` would be put.
     pub fn at(&self, head: &StoredHead) -> Option<Arc<StoredResponse>> {
-        let slot = match (&head.variant, self.cache.get(&head.key.hash())) {
+        let slot = match (head.variant(), self.cache.get(&head.key.hash())) {
             (Some(variant), Some(Entry::Vary(record, _))) => self.cache.get(&record.variant_hash(&variant.selector)),
             (None, slot) => slot,
             (Some(_), _) => None,
@@ -244,7 +244,7 @@ impl Memory {
         match (self.at(head), self.cache.get(&head.key.hash())) {
             (Some(stored), _) => Some(Displaced::Response(stored)),
             (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
-            (None, Some(Entry::Vary(record, newest))) if record.key == head.key && head.variant.is_none() => {
+            (None, Some(Entry::Vary(record, newest))) if record.key == head.key && head.variant().is_none() => {
                 Some(Displaced::Variants(Timestamp::from_millis(newest.load(Ordering::Acquire))))
             }
             (None, _) => None,
@@ -267,7 +267,7 @@ impl Memory {
     pub fn replace(&self, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) {
         let hash = old.head.key.hash();
         let _lock = self.lock(hash);
-        let slot = match (&old.head.variant, self.cache.get(&hash)) {
+        let slot = match (old.head.variant(), self.cache.get(&hash)) {
             (Some(variant), Some(Entry::Vary(record, _))) => record.variant_hash(&variant.selector),
             (Some(_), _) => return,
             (None, _) => hash,
@@ -411,18 +411,14 @@ mod tests {
             seen: Arc::default(),
             tags: Vec::new(),
             hidden: &TagFields::default(),
-            body_id: 0,
-            body_written: Arc::default(),
         };
-        Arc::new(StoredResponse {
-            head: Arc::new(StoredHead::new(&storable, new)),
-            body: Body::from(Bytes::from_static(body.as_bytes())),
-        })
+        let body = Body::from(Bytes::from_static(body.as_bytes()));
+        Arc::new(StoredResponse::new(StoredHead::new(&storable, new), body))
     }
 
     fn body_of(memory: &Memory, path: &str, request: &HeaderMap) -> Option<Bytes> {
         match memory.lookup(&key(path), request) {
-            Lookup::Found(stored) => Some(stored.body.segments().concat().into()),
+            Lookup::Found(stored) => Some(stored.body().segments().concat().into()),
             Lookup::OtherVariants(_) | Lookup::Nothing => None,
         }
     }

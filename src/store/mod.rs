@@ -32,7 +32,7 @@ use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::stored::seen::Covered;
-use crate::stored::{StoredApart, StoredHead, StoredResponse, VaryRecord};
+use crate::stored::{BodyObject, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
 use crate::telemetry::Saved;
 
 /// How long a purge waits to be written before it says that it is not yet.
@@ -98,10 +98,10 @@ impl Store {
                 Lookup::Nothing
             }
             softly @ Covered::Softly(_) => {
-                let mut head = (*stored.head).clone();
+                let mut head = stored.head.clone();
                 head.outlives(softly);
                 head.position = position;
-                let expired = Arc::new(StoredResponse { head: Arc::new(head), body: stored.body.clone() });
+                let expired = Arc::new(StoredResponse::with_body_of(&stored, head));
                 self.memory.replace(&stored, Arc::clone(&expired));
                 Lookup::Found(expired)
             }
@@ -170,11 +170,11 @@ impl Store {
         stored: &Arc<StoredResponse>,
         durability: Durability,
         known: Option<&Known>,
-        replaced: Option<&Arc<StoredHead>>,
+        replaced: Option<&Replaced>,
     ) -> bool {
         let key = &stored.head.key;
         let in_memory = self.memory.at(&stored.head);
-        let replaced = replaced.or_else(|| in_memory.as_ref().map(|old| &old.head));
+        let replaced = replaced.map(Replaced::head).or_else(|| in_memory.as_ref().map(|old| &old.head));
         let known = || self.known_in_force(key, known);
         let record = match self.insert_memory(stored, &known) {
             Kept::No => return false,
@@ -185,9 +185,9 @@ impl Store {
         let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone());
         if let Some(old) = replaced.filter(|old| !is_put && old.marks.is_durable.load(Ordering::Acquire)) {
             // Its separate body goes as well, which the new response may have, too.
-            old.body_written.store(false, Ordering::Release);
+            old.note_body_written(false);
             // What the durable tier has is history, and would come back with a restart.
-            match (&stored.head.variant, &record) {
+            match (stored.head.variant(), &record) {
                 (Some(variant), Some(record)) => {
                     durable.delete_variant(key, record.variant_hash(&variant.selector), variant);
                 }
@@ -222,10 +222,9 @@ impl Store {
         // Where the budget is spent, it is no more asked for this one.
         let is_settled = verdict != Verdict::TooFewUses && head.marks.awaits_uses.swap(false, Ordering::AcqRel);
         if is_settled && verdict == Verdict::Admitted {
-            let record =
-                head.variant.as_ref().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
+            let record = head.variant().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
             // A variant that no record leads to any more is no use.
-            if head.variant.is_none() || record.is_some() {
+            if head.variant().is_none() || record.is_some() {
                 put(durable, stored, record);
             }
         }
@@ -238,7 +237,7 @@ impl Store {
         let head = &stored.head;
         let known = || self.known_in_force(&head.key, known);
         let record = match self.memory.make_way(head, &known, &|| self.may_keep(head)) {
-            Kept::No => return durable.forget_body(head.body_id),
+            Kept::No => return durable.forget_body(head.body_id()),
             Kept::Alone => None,
             Kept::Under(record) => Some(record),
         };
@@ -262,6 +261,14 @@ impl Store {
     /// Whether the body of a response that only the durable tier takes is worth writing.
     pub fn admits_large(&self, hash: u128) -> bool {
         self.durable.as_ref().is_some_and(|durable| durable.admit(hash, 2) == Verdict::Admitted)
+    }
+
+    /// Names the object of a body of `len` bytes, if it needs one and has none yet.
+    pub fn name_body(&self, head: &mut StoredHead, len: u64) {
+        let is_separate = self.durable.as_ref().is_some_and(|durable| durable.is_separate(len));
+        if is_separate && head.body_object.is_none() {
+            head.body_object = Some(BodyObject::new(&head.key));
+        }
     }
 
     /// The largest body that the durable tier takes as it comes in: 0 when there is none.
@@ -388,7 +395,7 @@ impl Store {
         let now = self.clock.now();
         match old {
             Displaced::Response(old) => !old.head.outranks(new, now),
-            Displaced::Variants(newest) => *newest <= new.response_time || *newest > now,
+            Displaced::Variants(newest) => *newest <= new.response_time() || *newest > now,
         }
     }
 

@@ -422,14 +422,14 @@ impl Purges {
         if since >= self.last.load(Ordering::Acquire) {
             return Covered::No;
         }
-        let covered = self.state.read().covers(&head.key, &head.tags, Some(since), |mark| mark.arrival > since);
+        let covered = self.state.read().covers(&head.key, head.tags(), Some(since), |mark| mark.arrival > since);
         self.not_ahead(covered)
     }
 
     /// What purges make of a response that was read from the durable tier.
     pub fn covers_read(&self, head: &StoredHead) -> Covered {
         let state = self.state.read();
-        self.not_ahead(state.covers(&head.key, &head.tags, None, |mark| !head.seen.has(mark.maker, mark.time)))
+        self.not_ahead(state.covers(&head.key, head.tags(), None, |mark| !head.seen.has(mark.maker, mark.time)))
     }
 
     /// The clock of whoever purged may be ahead of this one's: what he purged is stale now.
@@ -448,7 +448,7 @@ impl Purges {
             None => !head.seen.has(mark.maker, mark.time),
         };
         let mut covering = Vec::new();
-        self.state.read().each(&head.key, &head.tags, since, &mut |target: &dyn Fn() -> Target, mark| {
+        self.state.read().each(&head.key, head.tags(), since, &mut |target: &dyn Fn() -> Target, mark| {
             if counts(mark) {
                 covering.push((target(), *mark));
             }

@@ -52,7 +52,7 @@ pub enum Put {
 
 impl Put {
     /// Its head.
-    pub fn head(&self) -> &Arc<StoredHead> {
+    pub fn head(&self) -> &StoredHead {
         match self {
             Self::Whole(stored) => &stored.head,
             Self::Apart(stored) => &stored.head,
@@ -167,7 +167,7 @@ impl Queue {
         pending.get(&stored.key.hash()).is_some_and(|pending| {
             pending.puts.iter().map(|(other, _)| other.head()).any(|other| {
                 other.key == stored.key
-                    && (other.variant == stored.variant || stored.variant.is_none())
+                    && (other.variant() == stored.variant() || stored.variant().is_none())
                     && other.outranks(stored, now)
             })
         })
@@ -187,12 +187,12 @@ impl Queue {
             match op {
                 Op::Delete { variant: None, .. } => pending.puts.clear(),
                 Op::Delete { variant: Some((_, variant)), .. } => {
-                    pending.puts.retain(|(other, _)| other.head().variant.as_deref() != Some(variant));
+                    pending.puts.retain(|(other, _)| other.head().variant() != Some(variant));
                 }
                 Op::Put { stored, record } => {
-                    let variant = &stored.head().variant;
+                    let variant = stored.head().variant();
                     pending.puts.retain(|(other, _)| {
-                        let other = &other.head().variant;
+                        let other = other.head().variant();
                         variant.is_some() && other.is_some() && other != variant
                     });
                     pending.puts.insert(0, (stored.clone(), record.clone()));

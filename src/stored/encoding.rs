@@ -29,7 +29,6 @@
 //! meaning: a change is a new version, with golden files of its own in `tests/golden`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::{BufMut, Bytes};
 use http::StatusCode;
@@ -40,7 +39,7 @@ use super::fields::Fields;
 use super::seen::Seen;
 pub use super::wire::DecodeError;
 use super::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
-use super::{Body, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
+use super::{BodyObject, Marks, Rare, StoredHead, StoredResponse, Variant, VaryRecord, took};
 use crate::clock::Timestamp;
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
@@ -72,7 +71,7 @@ pub enum Object {
 pub enum DurableBody {
     /// It came with the head, and its checksum holds.
     Inline(Bytes),
-    /// It is an object of its own, named by [`StoredHead::body_id`].
+    /// It is an object of its own, named by [`StoredHead::body_object`].
     Separate {
         /// Its length in bytes.
         len: u64,
@@ -82,11 +81,11 @@ pub enum DurableBody {
 }
 
 /// Checksums a body in chunks of [`BODY_CHUNK`].
-pub fn chunk_checksums(body: &Body) -> Vec<u64> {
+pub fn chunk_checksums<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u64> {
     // A fill's segments have the size of a chunk, all but the last; other bodies are cut to it.
     let mut checksums = Vec::new();
     let mut pending: Vec<u8> = Vec::new();
-    for segment in body.segments() {
+    for segment in pieces {
         if pending.is_empty() && segment.len() == BODY_CHUNK {
             checksums.push(xxh3_64(segment));
             continue;
@@ -111,15 +110,15 @@ pub fn chunk_checksum(chunk: &[u8]) -> u64 {
 /// Writes a response; the body goes with the head when `inline`.
 pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
     if !inline {
-        return encode_apart(&response.head, response.body.len(), &chunk_checksums(&response.body));
+        return encode_apart(&response.head, response.len(), &chunk_checksums(response.pieces()));
     }
-    let mut out = encode_head(&response.head, response.body.len());
+    let mut out = encode_head(&response.head, response.len());
     let mut hasher = Xxh3Default::new();
-    response.body.segments().iter().for_each(|segment| hasher.update(segment));
+    response.pieces().for_each(|piece| hasher.update(piece));
     out.put_u8(0);
     out.put_u64_le(hasher.digest());
     let mut object = frame(KIND_RESPONSE, &out);
-    response.body.segments().iter().for_each(|segment| object.extend_from_slice(segment));
+    response.pieces().for_each(|piece| object.extend_from_slice(piece));
     object
 }
 
@@ -127,7 +126,7 @@ pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
 pub fn encode_apart(head: &StoredHead, len: u64, checksums: &[u64]) -> Vec<u8> {
     let mut out = encode_head(head, len);
     out.put_u8(1);
-    out.put_u128_le(head.body_id);
+    out.put_u128_le(head.body_id());
     out.put_u32_le(u32::try_from(BODY_CHUNK).unwrap_or(u32::MAX));
     for checksum in checksums {
         out.put_u64_le(*checksum);
@@ -139,18 +138,18 @@ pub fn encode_apart(head: &StoredHead, len: u64, checksums: &[u64]) -> Vec<u8> {
 fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     put_string(&mut out, head.key.as_bytes());
-    let (names, selector) = head.variant.as_ref().map_or((&[][..], &[][..]), |v| (&v.names[..], &v.selector[..]));
+    let (names, selector) = head.variant().map_or((&[][..], &[][..]), |v| (&v.names[..], &v.selector[..]));
     put_names(&mut out, names);
     put_string(&mut out, selector);
     out.put_u16_le(head.status.as_u16());
-    out.put_i64_le(head.request_time.as_millis());
-    out.put_i64_le(head.response_time.as_millis());
+    out.put_i64_le(head.request_time().as_millis());
+    out.put_i64_le(head.response_time().as_millis());
     head.seen.encode(&mut out);
-    put_count16(&mut out, head.tags.len());
-    for tag in &head.tags {
+    put_count16(&mut out, head.tags().len());
+    for tag in head.tags() {
         put_string(&mut out, tag.as_bytes());
     }
-    let parts = head.parts.as_ref();
+    let parts = head.parts();
     put_count16(&mut out, parts.map_or(0, |parts| parts.ranges().len()));
     if let Some(parts) = parts {
         out.put_u64_le(parts.complete_len());
@@ -295,7 +294,7 @@ fn decode_response(
     let parts = if version >= 2 { decode_parts(&mut head)? } else { None };
     let fields = decode_fields(&mut head)?;
     let len = head.u64()?;
-    let (body_id, body) = match head.u8()? {
+    let (body_object, body) = match head.u8()? {
         0 => {
             let checksum = head.u64()?;
             if (rest.len() as u64) < len {
@@ -305,7 +304,7 @@ fn decode_response(
                 return Err(DecodeError::Checksum);
             }
             let body = if rest.len() > SMALL { object.slice_ref(rest) } else { Bytes::copy_from_slice(rest) };
-            (0, DurableBody::Inline(body))
+            (None, DurableBody::Inline(body))
         }
         1 => {
             let body_id = head.u128()?;
@@ -319,7 +318,7 @@ fn decode_response(
             if checksums.len() as u64 != len.div_ceil(BODY_CHUNK as u64) {
                 return Err(DecodeError::Malformed);
             }
-            (body_id, DurableBody::Separate { len, checksums: checksums.into() })
+            (Some(BodyObject::written(body_id)), DurableBody::Separate { len, checksums: checksums.into() })
         }
         _ => return Err(DecodeError::Malformed),
     };
@@ -332,23 +331,20 @@ fn decode_response(
     }
     let variant = (!names.is_empty()).then_some(Variant { names, selector });
     let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
+    let is_found_otherwise = variant.is_some() || key.is_searched();
     let head = StoredHead {
         key: key.clone(),
-        is_found_otherwise: variant.is_some() || key.is_searched(),
-        variant: variant.map(Box::new),
-        parts: parts.map(Box::new),
-        status,
         fields: Fields::new(fields.iter()),
-        request_time,
-        response_time,
         freshness,
         // Its reader says from when on.
         position: 0,
         seen: Arc::new(seen),
-        tags: tags.into(),
-        body_id,
-        body_written: Arc::new(AtomicBool::new(true)),
-        marks: Arc::new(Marks::durable()),
+        rare: Rare { variant, parts, tags: tags.into() }.boxed(),
+        body_object,
+        marks: Marks::durable(),
+        took: took(request_time, response_time),
+        status,
+        is_found_otherwise,
     };
     if !head.is_of_length(len) {
         return Err(DecodeError::Malformed);

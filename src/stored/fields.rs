@@ -1,8 +1,8 @@
 //! The fields of a stored response, in one piece of memory.
 //!
 //! A [`HeaderMap`] takes a hundred bytes for each field besides its text, in steps of powers of two, which
-//! for a small response is more than the rest of it. So what is kept is the text; the map is made of it
-//! when an answer is, and its values share the text.
+//! for a small response is more than the rest of it. So what is kept is the text; the map is made of a copy
+//! of it when an answer is, which its values share.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -12,10 +12,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub struct Fields {
     /// For each field the number of its name in [`NUMBERED`], or [`OTHER`], the length of its value as a
     /// `u32`, and its value.
-    text: Bytes,
-    /// The names that have no number, in the order of their fields.
-    others: Box<[HeaderName]>,
+    text: Box<[u8]>,
+    /// The names that have no number.
+    others: Option<Box<Others>>,
 }
+
+/// Names in the order of their fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Others(Box<[HeaderName]>);
 
 /// Names that responses often have. A name's place is in no file: they may be put in any order.
 static NUMBERED: [HeaderName; 52] = [
@@ -97,7 +101,8 @@ impl Fields {
             text.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
             text.extend_from_slice(value.as_bytes());
         }
-        Self { text: text.into_boxed_slice().into(), others: others.into() }
+        let others = (!others.is_empty()).then(|| Box::new(Others(others.into())));
+        Self { text: text.into(), others }
     }
 
     /// The number of fields; one with several values counts several times.
@@ -117,8 +122,9 @@ impl Fields {
 
     /// The first value of a field.
     pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let (_, place) = self.places().find(|(own, _)| *own == name)?;
-        self.value(place)
+        let (_, (from, to)) = self.places().find(|(own, _)| *own == name)?;
+        // It was a value before.
+        HeaderValue::from_bytes(&self.text[from..to]).ok()
     }
 
     /// The fields as a map, with room for what every answer gets besides.
@@ -129,8 +135,10 @@ impl Fields {
     /// The same for the fields whose names are `wanted`.
     pub fn to_map_of(&self, wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.len() + ADDED);
-        for (name, place) in self.places().filter(|(name, _)| wanted(name)) {
-            if let Some(value) = self.value(place) {
+        let text = Bytes::copy_from_slice(&self.text);
+        for (name, (from, to)) in self.places().filter(|(name, _)| wanted(name)) {
+            // It was a value before.
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(from..to)) {
                 map.append(name.clone(), value);
             }
         }
@@ -139,13 +147,12 @@ impl Fields {
 
     /// The bytes that they take in memory.
     pub fn weight(&self) -> usize {
-        let others: usize = self.others.iter().map(|name| size_of::<HeaderName>() + NAME + name.as_str().len()).sum();
-        SHARED + self.text.len() + others
+        let others: usize = self.others().iter().map(|name| size_of::<HeaderName>() + NAME + name.as_str().len()).sum();
+        self.text.len() + others
     }
 
-    fn value(&self, (from, to): (usize, usize)) -> Option<HeaderValue> {
-        // It was a value before.
-        HeaderValue::from_maybe_shared(self.text.slice(from..to)).ok()
+    fn others(&self) -> &[HeaderName] {
+        self.others.as_ref().map_or(&[], |others| &others.0)
     }
 
     /// Each field's name, and where its value is.
@@ -154,8 +161,7 @@ impl Fields {
     }
 }
 
-/// What the text takes besides its bytes, and a name of its own.
-const SHARED: usize = 32;
+/// What a name takes besides its bytes.
 const NAME: usize = 24;
 
 struct Places<'a> {
@@ -174,7 +180,7 @@ impl<'a> Iterator for Places<'a> {
         self.at = to;
         let name = if number == OTHER {
             self.others += 1;
-            self.fields.others.get(self.others - 1)?
+            self.fields.others().get(self.others - 1)?
         } else {
             NUMBERED.get(usize::from(number))?
         };

@@ -188,7 +188,7 @@ impl Inner {
     /// Opens a separate body and checks its first piece, so that one that is missing, cut off, or
     /// another's is a miss and not a broken response.
     pub(super) async fn open_body(&self, head: &StoredHead, len: u64, checksums: Arc<[u64]>) -> Option<FoundBody> {
-        let name = self.names.body(head.body_id);
+        let name = self.names.body(head.body_id());
         let opened = self.backend.read(&name, len).await;
         let pieces = match opened {
             Ok(Some(pieces)) => pieces,
@@ -216,7 +216,7 @@ impl Inner {
 
     /// The object of a head is no use: it is not looked for again before it is written again.
     fn forget_head(&self, head: &StoredHead) {
-        if head.variant.is_none() {
+        if head.variant().is_none() {
             self.index.remove(head.key.hash());
         }
     }

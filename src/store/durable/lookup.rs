@@ -126,8 +126,8 @@ impl Durable {
     }
 
     /// A response that waits to be written, as it will be found.
-    fn waiting(&self, stored: &StoredResponse, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
-        let (purges, mut head) = (&self.inner.purges, (*stored.head).clone());
+    fn waiting(&self, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
+        let (purges, mut head) = (&self.inner.purges, stored.head.clone());
         let position = purges.position();
         if !head.outlives(purges.covers(&head, head.position)) {
             return Found::Nothing;
@@ -135,7 +135,7 @@ impl Durable {
         head.position = position;
         Found::Response(Box::new(FoundResponse {
             head,
-            body: FoundBody::Whole(stored.body.clone()),
+            body: FoundBody::Whole(stored.body()),
             record: record.filter(|_| !is_known).map(|record| (*record).clone()),
         }))
     }
@@ -188,7 +188,7 @@ impl Inner {
             DurableBody::Separate { len, checksums } if looked.opening == Opening::Later => FoundBody::Apart(Apart {
                 inner: Arc::clone(self),
                 runtime: looked.runtime.clone(),
-                name: self.names.body(head.body_id),
+                name: self.names.body(head.body_id()),
                 len,
                 checksums,
             }),

@@ -307,11 +307,15 @@ impl Durable {
         verdict
     }
 
+    /// Whether a body of `len` bytes is an object of its own.
+    pub fn is_separate(&self, len: u64) -> bool {
+        len > self.inner.config.inline_size
+    }
+
     /// How many requests it takes to write a response.
     pub fn requests_for(&self, stored: &StoredResponse) -> u32 {
-        let has_own_body =
-            stored.body.len() > self.inner.config.inline_size && !stored.head.body_written.load(Ordering::Acquire);
-        1 + u32::from(has_own_body) + u32::from(stored.head.variant.is_some())
+        let has_own_body = self.is_separate(stored.len()) && !stored.head.is_body_written();
+        1 + u32::from(has_own_body) + u32::from(stored.head.variant().is_some())
     }
 
     /// Counts what was not written for a reason that the configuration gives.
@@ -344,7 +348,7 @@ impl Durable {
     /// Has the head of a response written whose body is there already. What can't be kept is deleted.
     pub fn put_apart(&self, stored: Arc<StoredApart>, record: Option<Arc<VaryRecord>>) {
         if self.inner.queue.outranks(&stored.head, self.inner.purges.time()) {
-            return self.forget_body(stored.head.body_id);
+            return self.forget_body(stored.head.body_id());
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
         self.inner.enqueue(Op::Put { stored: Put::Apart(stored), record });

@@ -1,13 +1,12 @@
 //! Writing a body that is too large for memory, as it comes in.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{Durable, Inner};
 use crate::fill::FillReader;
 use crate::store::backend::BackendError;
 use crate::stored::encoding::Checksums;
-use crate::stored::{StoredApart, StoredHead};
+use crate::stored::{BodyObject, StoredApart, StoredHead};
 use crate::telemetry::{DurableOp, DurableOutcome};
 
 /// Leave to write a large body.
@@ -72,12 +71,10 @@ impl Durable {
 
 impl Inner {
     /// Writes the body that `reader` brings; `None` when it broke off, or is too large.
-    async fn upload(
-        &self,
-        head: &Arc<StoredHead>,
-        mut reader: FillReader,
-    ) -> Result<Option<StoredApart>, BackendError> {
-        let mut upload = self.backend.begin(&self.names.body(head.body_id)).await?;
+    async fn upload(&self, head: &StoredHead, mut reader: FillReader) -> Result<Option<StoredApart>, BackendError> {
+        let mut head = head.clone();
+        head.body_object = Some(BodyObject::new(&head.key));
+        let mut upload = self.backend.begin(&self.names.body(head.body_id())).await?;
         let mut checksums = Checksums::default();
         while let Some(chunk) = reader.chunk().await {
             let Ok(chunk) = chunk else { return Ok(None) };
@@ -92,7 +89,7 @@ impl Inner {
             return Ok(None);
         }
         upload.finish().await?;
-        head.body_written.store(true, Ordering::Release);
-        Ok(Some(StoredApart { head: Arc::clone(head), len, checksums: checksums.finish().into() }))
+        head.note_body_written(true);
+        Ok(Some(StoredApart { head: Arc::new(head), len, checksums: checksums.finish().into() }))
     }
 }

@@ -1,7 +1,6 @@
 //! Writing behind: what waits in the queue is carried out, a key's operations in their order.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,7 +80,7 @@ impl Inner {
                 }
                 if let Put::Apart(apart) = &stored {
                     // Nothing else leads to it.
-                    self.forget_body(apart.head.body_id).await;
+                    self.forget_body(apart.head.body_id()).await;
                 }
                 Ok(())
             }
@@ -162,7 +161,7 @@ impl Inner {
         let bytes = store.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()??;
         match decode(&bytes, key, &LifetimePolicy::default()) {
             Ok(Object::Response { head, body }) => {
-                let separate = matches!(body, DurableBody::Separate { .. }).then_some(head.body_id);
+                let separate = matches!(body, DurableBody::Separate { .. }).then(|| head.body_id());
                 Some((head, separate))
             }
             Ok(Object::Vary(_)) | Err(_) => None,
@@ -172,17 +171,18 @@ impl Inner {
     /// Writes an object, and then deletes the separate body that the one before it led to.
     async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
         let before = self.existing(name, &stored.key).await;
+        let own = stored.body_object.as_ref().map(|object| object.id);
         let now = self.purges.time();
         if let Some((_, body)) = before.as_ref().filter(|(head, _)| head.outranks(stored, now)) {
-            if *body != Some(stored.body_id) && stored.body_written.load(Ordering::Acquire) {
-                stored.body_written.store(false, Ordering::Release);
-                self.backend.delete(&self.names.body(stored.body_id)).await?;
+            if *body != own && stored.is_body_written() {
+                stored.note_body_written(false);
+                self.backend.delete(&self.names.body(stored.body_id())).await?;
             }
             return Ok(());
         }
         self.backend.put(name, &[object]).await?;
         match before.and_then(|(_, body)| body) {
-            Some(body) if body != stored.body_id => self.backend.delete(&self.names.body(body)).await,
+            Some(body) if Some(body) != own => self.backend.delete(&self.names.body(body)).await,
             Some(_) | None => Ok(()),
         }
     }
@@ -194,16 +194,17 @@ impl Inner {
         let key = &head.key;
         let object: Bytes = match put {
             Put::Whole(stored) => {
-                let inline = stored.body.len() <= self.config.inline_size;
-                if !inline && !head.body_written.load(Ordering::Acquire) {
-                    self.backend.put(&self.names.body(head.body_id), stored.body.segments()).await?;
-                    head.body_written.store(true, Ordering::Release);
+                // Where it is larger, it was given a name.
+                let inline = head.body_object.is_none();
+                if !inline && !head.is_body_written() {
+                    self.backend.put(&self.names.body(head.body_id()), stored.body().segments()).await?;
+                    head.note_body_written(true);
                 }
                 encode_response(stored, inline).into()
             }
             Put::Apart(stored) => encode_apart(head, stored.len, &stored.checksums).into(),
         };
-        match (&head.variant, record) {
+        match (head.variant(), record) {
             (Some(variant), Some(record)) => {
                 let name = self.names.variant(key, record.variant_hash(&variant.selector));
                 self.replace(&name, object, head).await?;

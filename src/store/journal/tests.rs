@@ -80,7 +80,7 @@ impl Node {
     async fn look(&self, page: &Page, variant: usize) -> Option<(usize, bool)> {
         let request = page.request(variant);
         let fetched_at = |stored: &StoredResponse| {
-            let text = String::from_utf8(stored.body.segments().concat()).expect("text");
+            let text = String::from_utf8(stored.pieces().collect::<Vec<_>>().concat()).expect("text");
             (text.parse().expect("a step"), stored.head.freshness.is_fresh(self.clock.now()))
         };
         if let Lookup::Found(stored) = self.store.lookup(&page.key, &request) {
@@ -91,7 +91,7 @@ impl Node {
         match self.store.lookup_durable(&page.key, &request, policy, known, Opening::AtOnce).await {
             Found::Response(found) => {
                 let FoundBody::Whole(body) = found.body else { panic!("bodies are small") };
-                let stored = Arc::new(StoredResponse { head: Arc::new(found.head), body });
+                let stored = Arc::new(StoredResponse::new(found.head, body));
                 let seen = fetched_at(&stored);
                 self.store.promote(&stored, found.record);
                 Some(seen)
@@ -183,11 +183,9 @@ fn response(
         seen,
         tags: page.tags.clone(),
         hidden: &TagFields::default(),
-        body_id: fastrand::u128(..),
-        body_written: Arc::default(),
     };
     let body = Body::from(Bytes::from(fetched_at.to_string()));
-    Arc::new(StoredResponse { head: Arc::new(StoredHead::new(&storable, new)), body })
+    Arc::new(StoredResponse::new(StoredHead::new(&storable, new), body))
 }
 
 /// A purge that was made.

@@ -42,8 +42,6 @@ fn head(purges: &Purges, path: &str, tags: &[&str]) -> StoredHead {
         seen: purges.seen(),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         hidden: &TagFields::default(),
-        body_id: 0,
-        body_written: Arc::default(),
     };
     StoredHead::new(&storable, new)
 }
