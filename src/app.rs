@@ -83,6 +83,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let control = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("larder-control")
+        // A write keeps one busy. Without a bound more are begun whenever all are.
+        .max_blocking_threads(config.durable.writers + SPARE_THREADS)
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;
@@ -161,6 +163,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
 /// After so many turns of tasks a worker looks at its sockets again: often enough that none waits for more
 /// than a few milliseconds, seldom enough that what is sent goes out in bunches, which costs the kernel less.
 const TURNS: u32 = 128;
+
+/// The threads that may wait for the disk besides those that write: for the journal, listings, names.
+const SPARE_THREADS: usize = 32;
 
 fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().event_interval(TURNS).build()?;

@@ -1,15 +1,16 @@
 //! The body of a response on its way to a client, wherever it comes from.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::fill::FillReader;
 use crate::store::backend::BackendError;
-use crate::stored::Body;
+use crate::stored::{Body, StoredResponse};
 use crate::upstream::UpstreamBody;
 
 /// What ends a body early. hyper then closes the connection, so that no client takes what it got
@@ -27,8 +28,10 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Source {
     Empty,
-    /// A sentence of ours, or a stored body in one piece.
+    /// A sentence of ours, or a stored body in one piece that others have as well.
     Whole(Bytes),
+    /// A stored body in a piece of its own, which is not empty.
+    Own(Arc<StoredResponse>),
     /// A stored body: the next piece, and the bytes of it to leave out and to send.
     Stored {
         body: Body,
@@ -57,6 +60,42 @@ enum Source {
     Upstream(UpstreamBody),
 }
 
+/// Some bytes of a body.
+#[derive(Debug)]
+pub enum Piece {
+    /// By themselves.
+    Bytes(Bytes),
+    /// The body of a stored response from here on. It is in a piece of memory of its own, which is the
+    /// response's: to count it by itself would take more of that for each response.
+    Own(Arc<StoredResponse>, usize),
+}
+
+impl From<Bytes> for Piece {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.chunk().len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Own(stored, at) => stored.own_body().and_then(|body| body.get(*at..)).unwrap_or_default(),
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Bytes(bytes) => bytes.advance(count),
+            Self::Own(_, at) => *at += count,
+        }
+    }
+}
+
 /// Called with the bytes sent once the body has ended or was given up.
 struct Ending(Box<dyn FnOnce(u64) + Send + Sync>);
 
@@ -81,14 +120,16 @@ impl ResponseBody {
         Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Whole(bytes) })
     }
 
-    /// A stored body.
-    pub fn stored(body: Body) -> Self {
-        match body.into_one() {
-            Ok(one) => Self::whole(one),
-            Err(body) => {
-                let len = body.len();
-                Self::stored_range(body, 0, len)
-            }
+    /// The body of a stored response.
+    pub fn stored(stored: Arc<StoredResponse>) -> Self {
+        let len = stored.len();
+        match stored.own_body() {
+            Some([]) => Self::empty(),
+            Some(_) => Self::from_source(Source::Own(stored)),
+            None => match stored.into_body().into_one() {
+                Ok(one) => Self::whole(one),
+                Err(body) => Self::stored_range(body, 0, len),
+            },
         }
     }
 
@@ -147,19 +188,23 @@ impl Drop for ResponseBody {
 }
 
 impl Source {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *self = Self::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+                Poll::Ready(Some(Ok(Frame::data(bytes.into()))))
+            }
+            Self::Own(_) => {
+                let Self::Own(stored) = std::mem::replace(self, Self::Empty) else { return Poll::Ready(None) };
+                Poll::Ready(Some(Ok(Frame::data(Piece::Own(stored, 0)))))
             }
             Self::Stored { body, next, skip, left } => loop {
                 let Some(segment) = body.segments().get(*next).filter(|_| *left > 0) else { return Poll::Ready(None) };
                 *next += 1;
                 if let Some(bytes) = cut(segment, skip, left) {
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
                 }
             },
             Self::Fill { reader, skip, left } => loop {
@@ -170,7 +215,7 @@ impl Source {
                     Some(Ok(chunk)) => {
                         let mut unlimited = u64::MAX;
                         if let Some(bytes) = cut(&chunk, skip, left.as_mut().unwrap_or(&mut unlimited)) {
-                            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                            return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
                         }
                     }
                     Some(Err(incomplete)) => return Poll::Ready(Some(Err(incomplete.into()))),
@@ -183,7 +228,7 @@ impl Source {
             Self::Multipart { pieces, left } => {
                 let piece = pieces.next();
                 *left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
-                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece.into()))))
             }
             Self::Pieces { receiver, left } => {
                 if *left == 0 {
@@ -192,13 +237,16 @@ impl Source {
                 match std::task::ready!(receiver.poll_recv(cx)) {
                     Some(Ok(piece)) => {
                         *left = left.saturating_sub(piece.len() as u64);
-                        Poll::Ready(Some(Ok(Frame::data(piece))))
+                        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
                     }
                     Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
                     None => Poll::Ready(Some(Err(crate::fill::Incomplete.into()))),
                 }
             }
-            Self::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Upstream(body) => {
+                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::from)).map_err(Into::into)))
+            }
         }
     }
 }
@@ -217,16 +265,16 @@ fn cut(segment: &Bytes, skip: &mut u64, left: &mut u64) -> Option<Bytes> {
 }
 
 impl HttpBody for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         let this = self.get_mut();
         let frame = std::task::ready!(this.source.poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            this.sent += data.len() as u64;
+            this.sent += data.remaining() as u64;
         }
         Poll::Ready(frame)
     }
@@ -234,7 +282,7 @@ impl HttpBody for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Whole(_) => false,
+            Source::Whole(_) | Source::Own(_) => false,
             Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => *left == 0,
             Source::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
             Source::Upstream(body) => body.is_end_stream(),
@@ -245,6 +293,7 @@ impl HttpBody for ResponseBody {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Own(stored) => SizeHint::with_exact(stored.len()),
             Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => {
                 SizeHint::with_exact(*left)
             }
@@ -260,6 +309,42 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::stored::tests::sample;
+
+    /// A stored response with such a body, and one that shares it.
+    fn stored(bytes: &[u8]) -> [Arc<StoredResponse>; 2] {
+        let body = Body::from_chunks([Bytes::copy_from_slice(bytes)].iter(), bytes.len() as u64);
+        let stored = Arc::new(StoredResponse::new(sample().head, body));
+        let other = Arc::new(StoredResponse::with_body_of(&stored, sample().head));
+        [stored, other]
+    }
+
+    #[tokio::test]
+    async fn a_stored_body_is_sent_whole_whoever_has_it() {
+        for len in [0, 1, 5000, 600_000_u32] {
+            let bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).expect("below 251")).collect();
+            for stored in stored(&bytes) {
+                assert_eq!((stored.len(), stored.pieces().collect::<Vec<_>>().concat()), (len.into(), bytes.clone()));
+                let body = ResponseBody::stored(Arc::clone(&stored));
+                assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(len.into()), len == 0));
+                drop(stored);
+                assert_eq!(body.collect().await.expect("no error").to_bytes(), bytes);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_piece_is_what_was_not_taken() {
+        let [stored, _] = stored(b"0123456789");
+        for mut piece in [Piece::Own(stored, 0), Piece::from(Bytes::from_static(b"0123456789"))] {
+            assert_eq!(piece.remaining(), 10);
+            piece.advance(3);
+            assert_eq!((piece.remaining(), piece.chunk()), (7, &b"3456789"[..]));
+            assert_eq!(&piece.copy_to_bytes(6)[..], b"345678");
+            piece.advance(1);
+            assert!(!piece.has_remaining());
+        }
+    }
 
     #[tokio::test]
     async fn a_range_of_a_stored_body_is_cut_across_its_segments() {

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::body::ResponseBody;
+use crate::body::{Piece, ResponseBody};
 use crate::clock::Stopwatch;
 use crate::interim::Outlet;
 use crate::rfc9111::present::Present;
@@ -277,13 +277,13 @@ impl Drop for Ended {
 }
 
 impl hyper::body::Body for Tracked {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = crate::body::BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+    ) -> Poll<Option<Result<hyper::body::Frame<Piece>, Self::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

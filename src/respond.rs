@@ -105,7 +105,7 @@ pub fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
             fields
         }),
     );
-    let mut response = Response::new(ResponseBody::stored(stored.into_body()));
+    let mut response = Response::new(ResponseBody::stored(stored));
     *response.status_mut() = code;
     *response.headers_mut() = fields;
     (status, response)
@@ -114,7 +114,7 @@ pub fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
 fn of_stored(part: Part, stored: &Arc<StoredResponse>) -> ResponseBody {
     match part {
         Part::None => ResponseBody::empty(),
-        Part::Whole => ResponseBody::stored(stored.body()),
+        Part::Whole => ResponseBody::stored(Arc::clone(stored)),
         Part::Range(first, end) => ResponseBody::stored_range(stored.body(), first, end),
         Part::Multipart(parts) => ResponseBody::multipart(&stored.body(), &parts.ranges, parts.before, parts.end),
     }

@@ -529,6 +529,14 @@ impl StoredResponse {
         }
     }
 
+    /// The body, if it is in a piece of memory of its own.
+    pub fn own_body(&self) -> Option<&[u8]> {
+        match &self.body {
+            Kept::Own(bytes) => Some(bytes),
+            Kept::Shared(_) => None,
+        }
+    }
+
     /// The bytes of the body, in order.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let (own, shared) = match &self.body {
@@ -562,10 +570,7 @@ struct OwnBody(Arc<StoredResponse>);
 
 impl AsRef<[u8]> for OwnBody {
     fn as_ref(&self) -> &[u8] {
-        match &self.0.body {
-            Kept::Own(bytes) => bytes,
-            Kept::Shared(_) => &[],
-        }
+        self.0.own_body().unwrap_or_default()
     }
 }
 

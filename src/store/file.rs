@@ -1,7 +1,7 @@
 //! Durable objects as files: written aside, synced, and renamed into place, so that a reader sees
 //! a whole object or none, also after `kill -9`.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -48,13 +48,24 @@ impl FileStore {
 
     /// The object `name`, if there is one of at most `limit` bytes.
     pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
-        let Some((mut file, len)) = self.open(name).await? else { return Ok(None) };
-        if len > limit {
-            return Err(BackendError(format!("{name} has {len} bytes, more than the {limit} of any object of ours")));
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-        file.read_to_end(&mut bytes).await.map_err(|error| fault(name, &error))?;
-        Ok(Some(bytes.into()))
+        let path = self.path(name);
+        let read = on_a_thread(name, move || {
+            let mut file = match std::fs::File::open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let len = file.metadata()?.len();
+            if len > limit {
+                return Ok(Some(Err(len)));
+            }
+            let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+            file.read_to_end(&mut bytes)?;
+            Ok(Some(Ok(Bytes::from(bytes))))
+        });
+        let too_large =
+            |len| BackendError(format!("{name} has {len} bytes, more than the {limit} of any object of ours"));
+        read.await?.transpose().map_err(too_large)
     }
 
     /// The object `name`, piece by piece, if there is one of `len` bytes.
@@ -80,9 +91,10 @@ impl FileStore {
     pub async fn begin(&self, name: &str) -> Result<FileUpload, BackendError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
-        let aside = directory.join(format!(".{:016x}.tmp", fastrand::u64(..)));
-        let file = create(&directory, &aside).await.map_err(|error| fault(name, &error))?;
-        Ok(FileUpload { file, aside: Some(aside), target, directory, unsynced: 0, name: name.to_owned() })
+        let aside = name_aside(&directory);
+        let (into, path) = (directory.clone(), aside.clone());
+        let file = on_a_thread(name, move || create(&into, &path)).await?;
+        Ok(FileUpload { file: file.into(), aside: Some(aside), target, directory, unsynced: 0, name: name.to_owned() })
     }
 
     async fn open(&self, name: &str) -> Result<Option<(fs::File, u64)>, BackendError> {
@@ -100,22 +112,18 @@ impl FileStore {
     pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
-        let aside = directory.join(format!(".{:016x}.tmp", fastrand::u64(..)));
-        let written = async {
-            let mut file = create(&directory, &aside).await?;
-            for piece in pieces {
-                file.write_all(piece).await?;
+        let pieces = pieces.to_vec();
+        on_a_thread(name, move || {
+            let aside = name_aside(&directory);
+            let written = write_aside(&directory, &aside, &pieces)
+                .and_then(|()| std::fs::rename(&aside, &target))
+                .and_then(|()| sync_directory(&directory));
+            if written.is_err() {
+                let _ = std::fs::remove_file(&aside);
             }
-            file.sync_all().await?;
-            drop(file);
-            fs::rename(&aside, &target).await?;
-            sync_directory(&directory).await
-        };
-        let result: io::Result<()> = written.await;
-        if result.is_err() {
-            let _ = fs::remove_file(&aside).await;
-        }
-        result.map_err(|error| fault(name, &error))
+            written
+        })
+        .await
     }
 
     /// Puts the object `name` out of reach at once, if it can: for an invalidation that has to hold
@@ -127,25 +135,21 @@ impl FileStore {
 
     /// The objects in the directory `prefix` and below it whose names come after `after`.
     pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
-        let (root, prefix, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
-        let name = prefix.clone();
-        let listing = tokio::task::spawn_blocking(move || {
+        let (root, directory, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
+        on_a_thread(prefix, move || {
             let mut listed = Vec::new();
-            walk(&root, &prefix, &mut listed)?;
+            walk(&root, &directory, &mut listed)?;
             listed.retain(|listed| listed.name > after);
             listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            io::Result::Ok(Page { listed, is_last: true })
-        });
-        match listing.await {
-            Ok(listing) => listing.map_err(|error| fault(&name, &error)),
-            Err(_) => Err(BackendError(format!("{name}: the listing was given up"))),
-        }
+            Ok(Page { listed, is_last: true })
+        })
+        .await
     }
 
     /// Removes files below `prefix` that were begun to be written, or put out of reach, before `before`; how many.
     pub async fn remove_unfinished(&self, prefix: &str, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
         let root = self.path(prefix);
-        let removing = tokio::task::spawn_blocking(move || {
+        on_a_thread("unfinished files", move || {
             let mut found = Vec::new();
             walk_unfinished(&root, before, &mut found)?;
             for path in found.iter().filter(|_| !is_dry) {
@@ -154,30 +158,31 @@ impl FileStore {
                     Ok(()) | Err(_) => {}
                 }
             }
-            io::Result::Ok(found.len() as u64)
-        });
-        match removing.await {
-            Ok(removed) => removed.map_err(|error| fault("unfinished files", &error)),
-            Err(_) => Err(BackendError("unfinished files: the search was given up".into())),
-        }
+            Ok(found.len() as u64)
+        })
+        .await
     }
 
     /// The object `name` and all whose names continue it with a dot.
     pub async fn family(&self, name: &str) -> Result<Vec<String>, BackendError> {
         let (directory, stem) = name.rsplit_once('/').unwrap_or(("", name));
-        let mut entries = match fs::read_dir(self.path(directory)).await {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(fault(name, &error)),
-        };
-        let mut family = Vec::new();
-        while let Some(entry) = entries.next_entry().await.map_err(|error| fault(name, &error))? {
-            let found = entry.file_name().to_string_lossy().into_owned();
-            if found.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
-                family.push(format!("{directory}/{found}"));
+        let (path, directory, stem) = (self.path(directory), directory.to_owned(), stem.to_owned());
+        on_a_thread(name, move || {
+            let entries = match std::fs::read_dir(path) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            let mut family = Vec::new();
+            for entry in entries {
+                let found = entry?.file_name().to_string_lossy().into_owned();
+                if found.strip_prefix(&stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+                    family.push(format!("{directory}/{found}"));
+                }
             }
-        }
-        Ok(family)
+            Ok(family)
+        })
+        .await
     }
 
     /// Deletes the object `name`; it is no error if there is none.
@@ -242,20 +247,45 @@ fn walk_unfinished(directory: &Path, before: Timestamp, found: &mut Vec<PathBuf>
     Ok(())
 }
 
+/// A name for a file that is being written into `directory`.
+fn name_aside(directory: &Path) -> PathBuf {
+    directory.join(format!(".{:016x}.tmp", fastrand::u64(..)))
+}
+
 /// A new file, in a directory that may have to be made.
-async fn create(directory: &Path, path: &Path) -> io::Result<fs::File> {
-    match fs::File::create_new(path).await {
+fn create(directory: &Path, path: &Path) -> io::Result<std::fs::File> {
+    match std::fs::File::create_new(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(directory).await?;
-            fs::File::create_new(path).await
+            std::fs::create_dir_all(directory)?;
+            std::fs::File::create_new(path)
         }
         opened => opened,
     }
 }
 
+fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<()> {
+    let mut file = create(directory, aside)?;
+    for piece in pieces {
+        file.write_all(piece)?;
+    }
+    file.sync_all()
+}
+
 /// Makes a rename last through a loss of power.
-async fn sync_directory(directory: &Path) -> io::Result<()> {
-    fs::File::open(directory).await?.sync_all().await
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
+}
+
+/// Does all of `work` on one thread that may wait for the disk: to hand each call over by itself costs as much
+/// as the calls, and keeps several threads busy.
+async fn on_a_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, BackendError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| fault(name, &error)),
+        Err(_) => Err(BackendError(format!("{name}: given up, since this process ends"))),
+    }
 }
 
 fn fault(name: &str, error: &io::Error) -> BackendError {
@@ -304,7 +334,7 @@ impl FileUpload {
             fs::rename(aside, &self.target).await?;
         }
         self.aside = None;
-        sync_directory(&self.directory).await
+        fs::File::open(&self.directory).await?.sync_all().await
     }
 }
 

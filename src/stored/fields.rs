@@ -10,8 +10,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// The fields of a stored response, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
-    /// For each field the number of its name in [`NUMBERED`], or [`OTHER`], the length of its value as a
-    /// `u32`, and its value.
+    /// For each field the number of its name in [`NUMBERED`], or [`OTHER`], the length of its value, and its
+    /// value. The length is a byte, or [`LONG`] and a `u32`.
     text: Box<[u8]>,
     /// The names that have no number.
     others: Option<Box<Others>>,
@@ -80,8 +80,8 @@ static NUMBERED: [HeaderName; 52] = [
 /// In place of a number: the name is the next of the others.
 const OTHER: u8 = u8::MAX;
 
-/// A field's number and length.
-const PREFIX: usize = 5;
+/// In place of a length: the value has so many bytes, or more.
+const LONG: u8 = u8::MAX;
 
 /// The fields that every response gets besides those that are stored.
 const ADDED: usize = 2;
@@ -97,8 +97,13 @@ impl Fields {
             if number.is_none() {
                 others.push(name.clone());
             }
-            // No value of 4 GiB gets here.
-            text.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
+            if let Some(len) = u8::try_from(value.len()).ok().filter(|len| *len < LONG) {
+                text.push(len);
+            } else {
+                text.push(LONG);
+                // No value of 4 GiB gets here.
+                text.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
+            }
             text.extend_from_slice(value.as_bytes());
         }
         let others = (!others.is_empty()).then(|| Box::new(Others(others.into())));
@@ -174,9 +179,13 @@ impl<'a> Iterator for Places<'a> {
     type Item = (&'a HeaderName, (usize, usize));
 
     fn next(&mut self) -> Option<Self::Item> {
-        let [number, length @ ..] = *self.fields.text.get(self.at..)?.first_chunk::<PREFIX>()?;
-        let from = self.at + PREFIX;
-        let to = from + usize::try_from(u32::from_le_bytes(length)).ok()?;
+        let (&[number, short], rest) = self.fields.text.get(self.at..)?.split_first_chunk::<2>()?;
+        let (from, len) = if short == LONG {
+            (self.at + 6, usize::try_from(u32::from_le_bytes(*rest.first_chunk::<4>()?)).ok()?)
+        } else {
+            (self.at + 2, usize::from(short))
+        };
+        let to = from + len;
         self.at = to;
         let name = if number == OTHER {
             self.others += 1;
@@ -202,6 +211,9 @@ mod tests {
             map.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
         }
         map.insert("content-length", HeaderValue::from(10));
+        for len in [253, 254, 255, 256, 70_000] {
+            map.append("x-long", HeaderValue::from_str(&"v".repeat(len)).expect("a value"));
+        }
         let fields = Fields::new(map.iter());
         assert_eq!(fields.to_map(), map);
         assert_eq!(fields.len(), map.len());
