@@ -457,7 +457,11 @@ impl StoredHead {
 
 /// What an entry takes besides what it holds: the response's own size and its counts, those of its key, and
 /// the memory tier's bookkeeping for one entry.
-const OVERHEAD: usize = size_of::<StoredResponse>() + 16 + 16 + 304;
+const OVERHEAD: usize = size_of::<StoredResponse>() + 16 + 16 + 320;
+
+/// What a body takes besides its bytes that is in several pieces, or that another response has had before: its
+/// counts, and that response's head.
+const SHARED: usize = 512;
 
 /// A response that passed RFC 9111 §3, complete. It is 176 bytes, and its count makes them 192.
 #[derive(Debug)]
@@ -561,7 +565,9 @@ impl StoredResponse {
 
     /// The bytes that the response takes in memory: body, fields, key and bookkeeping.
     pub fn weight(&self) -> usize {
-        self.head.weight().saturating_add(usize::try_from(self.len()).unwrap_or(usize::MAX))
+        let shared = if self.own_body().is_some() { 0 } else { SHARED };
+        let len = usize::try_from(self.len()).unwrap_or(usize::MAX);
+        self.head.weight().saturating_add(shared).saturating_add(len)
     }
 }
 

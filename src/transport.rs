@@ -16,7 +16,7 @@ const JOINED: usize = 4 << 10;
 /// What Linux always has and lets everyone choose, and what sends as soon as it may.
 const UNPACED: &[u8] = b"reno";
 
-/// Has `socket`, whose own address is `address`, send at once what is for this machine itself.
+/// Has `socket`, at one of whose ends `address` is, send at once what is for this machine itself.
 ///
 /// BBR, which some make the default, measures a connection's rate and keeps to it by a timer. That spares a
 /// network's queues; where there is no network it costs an interrupt for each 64 KiB. Those that a listener

@@ -448,7 +448,9 @@ impl Upstream {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
-                transport::send_at_once(&SockRef::from(&stream), stream.peer_addr()?.ip());
+                if let Ok(address) = stream.peer_addr() {
+                    transport::send_at_once(&SockRef::from(&stream), address.ip());
+                }
                 Ok(Transport::Tcp(stream))
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix),

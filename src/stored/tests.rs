@@ -318,3 +318,22 @@ fn what_every_response_in_memory_takes() {
     let sizes = [size_of::<StoredHead>(), size_of::<StoredResponse>(), size_of::<Fields>()];
     assert_eq!(sizes, [160, 176, 24], "with the two counts, 192 bytes, which is a size that allocators have");
 }
+
+#[test]
+fn who_has_anothers_body_keeps_one_head_at_most() {
+    for (len, is_shared) in [(COPIED, false), (COPIED + 1, true), (SEGMENT + 1, true)] {
+        let bytes = vec![b'x'; len];
+        let first = Arc::new(response(&[], &[], &bytes));
+        let (mut newest, head) = (Arc::clone(&first), Arc::downgrade(&first));
+        drop(first);
+        for _ in 0..10 {
+            let before = Arc::downgrade(&newest);
+            newest = Arc::new(StoredResponse::with_body_of(&newest, newest.head.clone()));
+            assert_eq!(newest.pieces().collect::<Vec<_>>().concat(), bytes);
+            let is_first = std::ptr::eq(before.as_ptr(), head.as_ptr());
+            assert_eq!(before.strong_count() > 0, is_first && len == COPIED + 1, "{len}");
+        }
+        assert_eq!(newest.own_body().is_none(), is_shared);
+        assert!(newest.weight() >= len + if is_shared { 2 * 512 } else { 512 });
+    }
+}
