@@ -4,28 +4,29 @@
 //! has a pool as well; it does not tell whether a connection had been used before, which decides
 //! whether a request that failed may be sent again.
 
-use std::cell::RefCell;
+mod body;
+mod link;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::body::Body;
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+pub use self::body::{UpstreamBody, UpstreamBodyError};
+use self::link::{Cut, Link, take_idle};
 use crate::breaker::{Admission, Breaker, Probe};
 use crate::clock::{Stopwatch, Timer};
 pub use crate::interim::Interim;
@@ -183,61 +184,11 @@ pub enum Errand {
     Background,
 }
 
-/// A connection to the origin.
-#[derive(Debug)]
-struct Link {
-    sender: SendRequest<RequestBody>,
-    /// The task that reads and writes.
-    task: AbortHandle,
-    /// What it is waited for with.
-    timer: Timer,
-}
-
-/// Ends a connection when it is dropped, unless its request was answered: hyper would first wait for the
-/// origin to take what is on its way out.
-struct Cut(Option<AbortHandle>);
-
-impl Cut {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Cut {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
-
-struct Idle {
-    link: Link,
-    since: Stopwatch,
-}
-
-thread_local! {
-    /// The idle connections of this thread, by origin. There is one, but in tests.
-    static IDLE: RefCell<Vec<(u64, Vec<Idle>)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The idle connections to the origin `id`.
-fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
-    let at = all.iter().position(|(of, _)| *of == id).unwrap_or_else(|| {
-        all.push((id, Vec::new()));
-        all.len() - 1
-    });
-    &mut all[at].1
-}
-
 /// The most bytes that are read of a response before they are passed on; its head has to fit.
 const READ_AHEAD: usize = 64 << 10;
 
 /// No origin closes a kept connection sooner than this.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
-
-/// How long a connection whose last request is still going out is kept.
-const TO_BECOME_FREE: Duration = Duration::from_secs(1);
 
 /// The origin.
 #[derive(Debug)]
@@ -355,7 +306,7 @@ impl Upstream {
         let newer_than = newer_than.min(self.config.idle_timeout);
         let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
         let mut message = request.message(body);
-        while let Some(link) = self.take_idle(newer_than) {
+        while let Some(link) = take_idle(self.id, newer_than, self.config.idle_timeout) {
             match self.try_send(link, message, &mut wait).await {
                 Ok(response) => return Ok(response),
                 // The origin had closed the kept connection, and did not get the request.
@@ -386,7 +337,7 @@ impl Upstream {
     ) -> impl Future<Output = Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)>> {
         let wants_upgrade = message.headers().contains_key(header::UPGRADE);
         let answer = link.sender.try_send_request(message);
-        let cut = Cut(Some(link.task.clone()));
+        let cut = Cut::of(&link);
         async move {
             let mut answer = std::pin::pin!(answer);
             let timer = &mut link.timer;
@@ -456,51 +407,6 @@ impl Upstream {
             Address::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix),
         }
     }
-
-    /// The kept connection that was used last, if any is open, free, and idle for less than
-    /// `newer_than`.
-    fn take_idle(&self, newer_than: Duration) -> Option<Link> {
-        IDLE.with_borrow_mut(|idle| {
-            let idle = idle_of(idle, self.id);
-            // From the newest on, and no further than need be: those below are looked at in their turn.
-            let mut at = idle.len();
-            while let Some(one) = at.checked_sub(1).and_then(|newest| idle.get(newest)) {
-                at -= 1;
-                if one.link.sender.is_closed() {
-                    idle.remove(at);
-                } else if one.link.sender.is_ready() {
-                    let idle_for = one.since.elapsed();
-                    if idle_for > self.config.idle_timeout {
-                        // Those below have been idle for longer still.
-                        idle.drain(..=at);
-                        return None;
-                    }
-                    return (idle_for <= newer_than).then(|| idle.remove(at).link);
-                } else if one.since.elapsed() >= TO_BECOME_FREE {
-                    // Its last request is still going out (the origin answered before it had all of
-                    // it), and it had a moment to become free.
-                    idle.remove(at);
-                }
-            }
-            None
-        })
-    }
-
-    fn give_back(&self, link: Link) {
-        if link.sender.is_closed() || self.config.max_idle == 0 {
-            return;
-        }
-        // `try_with`: a body may be dropped while its thread is being torn down.
-        let _ = IDLE.try_with(|idle| {
-            if let Ok(mut idle) = idle.try_borrow_mut() {
-                let idle = idle_of(&mut idle, self.id);
-                if idle.len() >= self.config.max_idle {
-                    idle.remove(0);
-                }
-                idle.push(Idle { link, since: Stopwatch::start() });
-            }
-        });
-    }
 }
 
 /// Whether a connection could not be made for want of something on this side.
@@ -569,109 +475,4 @@ fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'stati
 
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
-}
-
-/// The body of a response from the origin. At its end the connection is kept for the next request;
-/// dropped before, it is closed.
-#[derive(Debug)]
-pub struct UpstreamBody {
-    body: Incoming,
-    link: Option<Link>,
-    upstream: Arc<Upstream>,
-    /// Since nothing has come.
-    silent: Option<Stopwatch>,
-}
-
-/// Why a response's body broke off.
-#[derive(Debug)]
-pub enum UpstreamBodyError {
-    /// The connection broke, or the framing did.
-    Broken(hyper::Error),
-    /// Nothing came for longer than `upstream.body_timeout`.
-    TimedOut,
-}
-
-impl fmt::Display for UpstreamBodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Broken(error) => write!(f, "the origin's response broke off: {error}"),
-            Self::TimedOut => f.write_str("the origin's response stalled"),
-        }
-    }
-}
-
-impl std::error::Error for UpstreamBodyError {}
-
-impl UpstreamBody {
-    fn new(body: Incoming, link: Link, upstream: Arc<Upstream>) -> Self {
-        let mut this = Self { body, link: Some(link), upstream, silent: None };
-        this.finish_if_ended();
-        this
-    }
-
-    /// Ends the connection in the middle of the body.
-    fn cut(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.task.abort();
-        }
-    }
-
-    /// hyper does not ask a body of known length for its end, so it is looked for after each frame.
-    fn finish_if_ended(&mut self) {
-        if self.body.is_end_stream()
-            && let Some(link) = self.link.take()
-        {
-            self.upstream.give_back(link);
-        }
-    }
-}
-
-impl Drop for UpstreamBody {
-    fn drop(&mut self) {
-        self.cut();
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = UpstreamBodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.silent = None;
-                this.finish_if_ended();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                this.cut();
-                Poll::Ready(Some(Err(UpstreamBodyError::Broken(error))))
-            }
-            Poll::Ready(None) => {
-                if let Some(link) = this.link.take() {
-                    this.upstream.give_back(link);
-                }
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let limit = this.upstream.config.body_timeout;
-                let silent = *this.silent.get_or_insert_with(Stopwatch::start);
-                let is_over = this.link.as_mut().is_none_or(|link| link.timer.poll(cx, silent, limit).is_ready());
-                if is_over {
-                    this.cut();
-                    return Poll::Ready(Some(Err(UpstreamBodyError::TimedOut)));
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
