@@ -85,6 +85,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         .thread_name("larder-control")
         // A write keeps one busy. Without a bound more are begun whenever all are.
         .max_blocking_threads(config.durable.writers + SPARE_THREADS)
+        // With a thread goes what its allocator kept.
+        .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::HeaderMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
@@ -86,12 +87,15 @@ impl Op {
     }
 }
 
+/// For so many keys there is always room.
+const KEPT: usize = 1024;
+
 /// What is outstanding for one key.
 #[derive(Debug, Default)]
 struct Pending {
     operations: usize,
     /// What the key will have, newest first: one response for each variant.
-    puts: Vec<(Put, Option<Arc<VaryRecord>>)>,
+    puts: SmallVec<[(Put, Option<Arc<VaryRecord>>); 1]>,
 }
 
 /// What the queue has for a request.
@@ -234,6 +238,11 @@ impl Queue {
             if pending.operations == 0 {
                 all.remove(&hash);
             }
+            // What a burst needed room for is given back.
+            if all.capacity() > 2 * KEPT && all.len() < all.capacity() / 8 {
+                let room = KEPT.max(all.len() * 2);
+                all.shrink_to(room);
+            }
         }
     }
 
@@ -270,4 +279,27 @@ impl Queue {
 fn record_of(pending: &Pending, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
     let (put, record) = pending.puts.iter().find(|(put, record)| put.head().key == *key && record.is_some())?;
     Some((record.clone()?, put.head().position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::tests::sample;
+
+    #[test]
+    fn what_a_burst_needed_room_for_is_given_back() {
+        let (queue, stored) = (Queue::default(), Arc::new(sample()));
+        for hash in 0..10 * KEPT as u128 {
+            let mut pending = queue.pending.lock();
+            let puts = smallvec::smallvec![(Put::Whole(Arc::clone(&stored)), None)];
+            pending.insert(hash, Pending { operations: 1, puts });
+        }
+        assert!(queue.pending.lock().capacity() >= 10 * KEPT);
+        for hash in 0..10 * KEPT as u128 {
+            queue.settle(hash);
+            assert_eq!(queue.pending.lock().len() as u128, 10 * KEPT as u128 - hash - 1);
+        }
+        assert!(queue.pending.lock().capacity() <= 2 * KEPT);
+        assert_eq!(Arc::strong_count(&stored), 1);
+    }
 }
