@@ -8,8 +8,8 @@ pub mod fields;
 pub mod seen;
 pub mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
@@ -225,6 +225,11 @@ impl BodyObject {
         Arc::new(Self { id, is_written: AtomicBool::new(false) })
     }
 
+    /// Notes that it is there, or is not any more.
+    pub fn note(&self, is_written: bool) {
+        self.is_written.store(is_written, Ordering::Release);
+    }
+
     /// One that was written, with its name.
     pub fn written(id: u128) -> Arc<Self> {
         Arc::new(Self { id, is_written: AtomicBool::new(true) })
@@ -374,7 +379,7 @@ impl StoredHead {
     /// Notes that its body's own object is there, or is not any more.
     pub fn note_body_written(&self, is_written: bool) {
         if let Some(object) = &self.body_object {
-            object.is_written.store(is_written, Ordering::Release);
+            object.note(is_written);
         }
     }
 
@@ -459,9 +464,8 @@ impl StoredHead {
 /// the memory tier's bookkeeping for one entry.
 const OVERHEAD: usize = size_of::<StoredResponse>() + 16 + 16 + 320;
 
-/// What a body takes besides its bytes that is in several pieces, or that another response has had before: its
-/// counts, and that response's head.
-const SHARED: usize = 512;
+/// What a piece of a body takes besides its bytes where it is not its response's own: a count, and the way to it.
+const PIECE: usize = 64;
 
 /// A response that passed RFC 9111 §3, complete. It is 176 bytes, and its count makes them 192.
 #[derive(Debug)]
@@ -476,8 +480,16 @@ pub struct StoredResponse {
 enum Kept {
     /// In a piece of memory of its own, which has no count: it is the response's that counts.
     Own(Box<[u8]>),
-    /// In several, or in one that another response has as well.
-    Shared(Box<Body>),
+    /// In several, or in one that another response had first.
+    Shared(Box<Elsewhere>),
+}
+
+/// A body that is not in a piece of its response's own.
+#[derive(Clone, Debug, Default)]
+struct Elsewhere {
+    body: Body,
+    /// The bytes that are kept with it: the head of the response that had it first.
+    with_it: usize,
 }
 
 /// Up to so many bytes a response that has another's body gets its own copy: to share them would keep the
@@ -502,7 +514,7 @@ impl StoredResponse {
             Segments::One(bytes) if bytes.is_unique() || bytes.len() <= COPIED => {
                 Kept::Own(Vec::from(bytes).into_boxed_slice())
             }
-            segments => Kept::Shared(Box::new(Body { segments, len: body.len })),
+            segments => Kept::Shared(Box::new(Elsewhere { body: Body { segments, len: body.len }, with_it: 0 })),
         };
         Self { head, body }
     }
@@ -511,8 +523,8 @@ impl StoredResponse {
     pub fn with_body_of(other: &Arc<Self>, head: StoredHead) -> Self {
         let body = match &other.body {
             Kept::Own(bytes) if bytes.len() <= COPIED => Kept::Own(bytes.clone()),
-            Kept::Own(_) => Kept::Shared(Box::new(other.body())),
-            Kept::Shared(body) => Kept::Shared(body.clone()),
+            Kept::Own(_) => Kept::Shared(Box::new(Elsewhere { body: other.body(), with_it: other.head.weight() })),
+            Kept::Shared(elsewhere) => Kept::Shared(elsewhere.clone()),
         };
         Self { head, body }
     }
@@ -529,7 +541,7 @@ impl StoredResponse {
                 let len = bytes.len() as u64;
                 Body { segments: Segments::One(Bytes::from_owner(OwnBody(self))), len }
             }
-            Kept::Shared(body) => (**body).clone(),
+            Kept::Shared(elsewhere) => elsewhere.body.clone(),
         }
     }
 
@@ -545,7 +557,7 @@ impl StoredResponse {
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let (own, shared) = match &self.body {
             Kept::Own(bytes) => (Some(&bytes[..]), &[][..]),
-            Kept::Shared(body) => (None, body.segments()),
+            Kept::Shared(elsewhere) => (None, elsewhere.body.segments()),
         };
         own.into_iter().chain(shared.iter().map(|piece| &piece[..]))
     }
@@ -554,7 +566,7 @@ impl StoredResponse {
     pub fn len(&self) -> u64 {
         match &self.body {
             Kept::Own(bytes) => bytes.len() as u64,
-            Kept::Shared(body) => body.len(),
+            Kept::Shared(elsewhere) => elsewhere.body.len(),
         }
     }
 
@@ -565,7 +577,12 @@ impl StoredResponse {
 
     /// The bytes that the response takes in memory: body, fields, key and bookkeeping.
     pub fn weight(&self) -> usize {
-        let shared = if self.own_body().is_some() { 0 } else { SHARED };
+        let shared = match &self.body {
+            Kept::Own(_) => 0,
+            Kept::Shared(elsewhere) => {
+                size_of::<Elsewhere>() + elsewhere.body.segments().len() * PIECE + elsewhere.with_it
+            }
+        };
         let len = usize::try_from(self.len()).unwrap_or(usize::MAX);
         self.head.weight().saturating_add(shared).saturating_add(len)
     }
@@ -580,22 +597,37 @@ impl AsRef<[u8]> for OwnBody {
     }
 }
 
-/// What a new response takes the place of, as far as is known.
+/// What a new response takes the place of, as far as is known. It keeps neither the response nor its body: what
+/// takes the place may take long to come.
 #[derive(Clone, Debug)]
-pub enum Replaced {
-    /// A response.
-    Response(Arc<StoredResponse>),
-    /// One of which only the head was read.
-    Head(Arc<StoredHead>),
+pub struct Replaced {
+    /// Its key.
+    pub key: CacheKey,
+    /// Its body's own object in the durable tier.
+    pub body_object: Option<Arc<BodyObject>>,
+    response: Weak<StoredResponse>,
+    /// Whether the durable tier has it, when nobody has the response any more.
+    was_durable: bool,
 }
 
 impl Replaced {
-    /// Its head.
-    pub fn head(&self) -> &StoredHead {
-        match self {
-            Self::Response(stored) => &stored.head,
-            Self::Head(head) => head,
-        }
+    /// A response in memory.
+    pub fn response(stored: &Arc<StoredResponse>) -> Self {
+        // One that was about to be written may have been before it was evicted.
+        let may_be = stored.head.marks.awaits_uses.load(Ordering::Acquire);
+        let head = Self::head(&stored.head);
+        Self { response: Arc::downgrade(stored), was_durable: head.was_durable || may_be, ..head }
+    }
+
+    /// A response of which only the head was read.
+    pub fn head(head: &StoredHead) -> Self {
+        let was_durable = head.marks.is_durable.load(Ordering::Acquire);
+        Self { key: head.key.clone(), body_object: head.body_object.clone(), response: Weak::new(), was_durable }
+    }
+
+    /// Whether the durable tier has it, or is about to.
+    pub fn is_durable(&self) -> bool {
+        self.response.upgrade().map_or(self.was_durable, |stored| stored.head.marks.is_durable.load(Ordering::Acquire))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::fill::FillWriter;
 use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
 use crate::passes::Pass;
 use crate::rfc9111::freshness::Freshness;
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
@@ -27,7 +28,7 @@ use crate::store::Durability;
 use crate::store::backend::BackendError;
 use crate::store::durable::BodyReader;
 use crate::store::memory::Lookup;
-use crate::stored::{Body, NewHead, Replaced, StoredHead, StoredResponse};
+use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
 use crate::upstream::{EndsWithConnection, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
@@ -169,7 +170,7 @@ impl Fetcher {
                 if is_about_the_response && !answer.status().is_server_error() {
                     // The stored response has a successor that may not be stored: it is history.
                     if let Some(stored) = plan.replaced() {
-                        self.invalidate(plan, stored.head());
+                        self.invalidate(plan, &stored.key);
                     }
                 }
                 let passed = Fetched::Passed {
@@ -218,9 +219,9 @@ impl Fetcher {
     }
 
     /// Forgets what is stored for the plan's URL, by whichever key it was found.
-    fn invalidate(&self, plan: &Plan, stored: &StoredHead) {
+    fn invalidate(&self, plan: &Plan, stored: &CacheKey) {
         self.store.invalidate(&plan.exact);
-        for key in [&plan.key, &stored.key] {
+        for key in [&plan.key, stored] {
             if *key != plan.exact {
                 self.store.invalidate(key);
             }
@@ -262,7 +263,7 @@ impl Fetcher {
     fn insert(&self, place: &Place, stored: &Arc<StoredResponse>) -> bool {
         let is_exact = stored.head.key == place.exact;
         // What has its successor under another key gives way there as well.
-        if let Some(old) = place.replaced.as_ref().map(Replaced::head).filter(|old| old.key != stored.head.key) {
+        if let Some(old) = place.replaced.as_ref().filter(|old| old.key != stored.head.key) {
             self.store.forget_replaced(old);
         }
         if !is_exact && self.store.is_purged(place.exact.hash(), stored.head.position) {
@@ -499,7 +500,7 @@ impl Fetcher {
             Err(why) => {
                 if why.is_about_the_response() {
                     // The origin took back its leave to store. The client that asked is the last.
-                    self.invalidate(plan, &stored.head);
+                    self.invalidate(plan, &stored.head.key);
                     self.passes.remember(plan.key.hash(), Pass::NotStorable, self.clock.now());
                 }
                 let mut head = stored.head.clone();
@@ -535,7 +536,7 @@ impl Fetcher {
                     Ok(fresh) => fresh,
                     Err(why) => {
                         if why.is_about_the_response() {
-                            self.invalidate(plan, &stored.head);
+                            self.invalidate(plan, &stored.head.key);
                         }
                         return None;
                     }
@@ -553,7 +554,7 @@ impl Fetcher {
                 }
             }
             HeadOutcome::Outdates => {
-                self.invalidate(plan, &stored.head);
+                self.invalidate(plan, &stored.head.key);
                 None
             }
             HeadOutcome::Neither => None,
@@ -599,8 +600,9 @@ impl Fetcher {
             let mut head = self.new_head(plan, &storable, new, &exchange, position);
             head.set_parts(stored.head.parts().cloned());
             // A body that came inline from the durable tier has no object of its own yet.
-            // Another variant's object may be deleted with its body: each has its own.
-            if head.variant() == stored.head.variant() {
+            // Another variant's object may be deleted with its body: each has its own. An object's name begins
+            // with its key's.
+            if head.key == stored.head.key && head.variant() == stored.head.variant() {
                 head.body_object.clone_from(&stored.head.body_object);
             }
             self.store.name_body(&mut head, stored.len());

@@ -147,7 +147,7 @@ impl Plan {
 
     /// The stored response that a new one takes the place of, as far as is known.
     fn replaced(&self) -> Option<Replaced> {
-        self.validate.as_ref().map(|stored| Replaced::Response(Arc::clone(stored))).or_else(|| self.replaced.clone())
+        self.validate.as_ref().map(Replaced::response).or_else(|| self.replaced.clone())
     }
 
     /// Where what the plan brings is put.
@@ -407,10 +407,16 @@ impl Fetcher {
                 }
             }
             Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
-                if self.reuse(plan, &found.head) == Some(Reuse::StaleWhileRevalidate) {
-                    self.revalidate_behind(plan, &found, position);
+                let is_stale = self.reuse(plan, &found.head) == Some(Reuse::StaleWhileRevalidate);
+                let fetched = self.take_durable(*found, position, landing);
+                // The one that is in memory from now on: how it fared is noted there. A body that streams
+                // is validated once it is in memory.
+                if let (true, Fetched::Shared(shared, _)) = (is_stale, &fetched)
+                    && let SharedResponse::Stored(stored) = &shared.response
+                {
+                    self.validate_behind(plan, Arc::clone(stored), position);
                 }
-                return Ok((self.take_durable(*found, position, landing), None));
+                return Ok((fetched, None));
             }
             Found::Response(found) => self.validate_durable(plan, *found, position).await,
             Found::OtherVariants(record) => {
@@ -427,16 +433,7 @@ impl Fetcher {
         Err(landing)
     }
 
-    /// Validates what the durable tier had and is served stale: once a key at a time, and nobody waits.
-    /// A body that streams is validated once it is in memory.
-    fn revalidate_behind(self: &Arc<Self>, plan: &Plan, found: &FoundResponse, position: u64) {
-        let FoundBody::Whole(body) = &found.body else { return };
-        let mut head = found.head.clone();
-        head.position = position;
-        let stored = Arc::new(StoredResponse::new(head, body.clone()));
-        self.validate_behind(plan, stored, position);
-    }
-
+    /// Validates what was served stale: once a key at a time, and nobody waits.
     fn validate_behind(self: &Arc<Self>, plan: &Plan, stored: Arc<StoredResponse>, position: u64) {
         if plan.method != Method::GET || !self.upstream.breaker().is_probe_due() {
             return;
@@ -540,7 +537,7 @@ impl Fetcher {
                     if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
                         // Whoever asks again gets it from the origin.
                         warn!("a body from the durable tier broke off, and is deleted there: {error}");
-                        this.store.discard(&key);
+                        this.store.discard(&key, None);
                     }
                     drop(landing);
                 });
@@ -553,9 +550,8 @@ impl Fetcher {
     async fn validate_durable(self: &Arc<Self>, plan: &mut Plan, found: FoundResponse, position: u64) {
         // A key that varies may have fresh variants beside the expired one.
         if self.purge_expired_on_read && found.record.is_none() && !found.head.freshness.is_fresh(self.clock.now()) {
-            self.store.discard(&plan.exact);
             // Its separate body goes as well.
-            found.head.note_body_written(false);
+            self.store.discard(&plan.exact, found.head.body_object.clone());
         }
         plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
         let freshness = &found.head.freshness;
@@ -566,7 +562,7 @@ impl Fetcher {
         if is_of_use {
             plan.validate = self.whole_from_durable(plan, found, position).await;
         } else {
-            plan.replaced = Some(Replaced::Head(Arc::new(found.head)));
+            plan.replaced = Some(Replaced::head(&found.head));
         }
     }
 
@@ -598,7 +594,7 @@ impl Fetcher {
                     Ok(()) => whole,
                     Err(error) => {
                         warn!("a body from the durable tier broke off, and is deleted there: {error}");
-                        self.store.discard(&plan.exact);
+                        self.store.discard(&plan.exact, None);
                         None
                     }
                 }

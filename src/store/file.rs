@@ -317,6 +317,7 @@ impl FileUpload {
         self.file.write_all(piece).await?;
         self.unsynced += piece.len();
         if self.unsynced >= SYNC_AFTER {
+            self.file.flush().await?;
             self.file.sync_data().await?;
             self.unsynced = 0;
         }
@@ -329,6 +330,8 @@ impl FileUpload {
     }
 
     async fn try_finish(&mut self) -> io::Result<()> {
+        // What the last write came to is told by the next operation, and not by every one.
+        self.file.flush().await?;
         self.file.sync_all().await?;
         if let Some(aside) = &self.aside {
             fs::rename(aside, &self.target).await?;

@@ -103,6 +103,11 @@ impl Store {
                 head.position = position;
                 let expired = Arc::new(StoredResponse::with_body_of(&stored, head));
                 self.memory.replace(&stored, Arc::clone(&expired));
+                // It may have been written since it was copied.
+                if stored.head.marks.is_durable.load(Ordering::Acquire) {
+                    expired.head.marks.is_durable.store(true, Ordering::Release);
+                    expired.head.marks.awaits_uses.store(false, Ordering::Release);
+                }
                 Lookup::Found(expired)
             }
         }
@@ -174,7 +179,7 @@ impl Store {
     ) -> bool {
         let key = &stored.head.key;
         let in_memory = self.memory.at(&stored.head);
-        let replaced = replaced.map(Replaced::head).or_else(|| in_memory.as_ref().map(|old| &old.head));
+        let replaced = replaced.cloned().or_else(|| in_memory.as_ref().map(Replaced::response));
         let known = || self.known_in_force(key, known);
         let record = match self.insert_memory(stored, &known) {
             Kept::No => return false,
@@ -183,15 +188,15 @@ impl Store {
         };
         let Some(durable) = &self.durable else { return true };
         let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone());
-        if let Some(old) = replaced.filter(|old| !is_put && old.marks.is_durable.load(Ordering::Acquire)) {
+        if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
             // Its separate body goes as well, which the new response may have, too.
-            old.note_body_written(false);
+            let body = old.body_object;
             // What the durable tier has is history, and would come back with a restart.
             match (stored.head.variant(), &record) {
                 (Some(variant), Some(record)) => {
-                    durable.delete_variant(key, record.variant_hash(&variant.selector), variant);
+                    durable.delete_variant(key, record.variant_hash(&variant.selector), variant, body);
                 }
-                _ => durable.delete(key),
+                _ => durable.delete(key, body),
             }
         }
         true
@@ -332,7 +337,7 @@ impl Store {
     fn invalidate_here(&self, key: &CacheKey) -> Made {
         let hash = key.hash();
         let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(hash));
-        self.discard(key);
+        self.discard(key, None);
         let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(Target::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
             durable.hurry(Urgency::Invalidation);
@@ -357,7 +362,7 @@ impl Store {
     pub fn purge(&self, purge: Purge, key: Option<&CacheKey>) -> Made {
         let made = match (&purge, key) {
             (Purge { target: Target::Url(hash), is_soft: false }, Some(key)) => {
-                self.discard(key);
+                self.discard(key, None);
                 self.memory.remove(*hash, || self.purges.purge(purge.clone(), true))
             }
             _ => self.purges.purge(purge, true),
@@ -383,9 +388,9 @@ impl Store {
 
     /// Forgets a response that has its successor under another key, wherever it is, and with it the
     /// other variants of its own.
-    pub fn forget_replaced(&self, old: &StoredHead) {
-        if old.marks.is_durable.load(Ordering::Acquire) {
-            self.discard(&old.key);
+    pub fn forget_replaced(&self, old: &Replaced) {
+        if old.is_durable() {
+            self.discard(&old.key, old.body_object.clone());
         }
         self.memory.remove(old.key.hash(), || ());
     }
@@ -420,9 +425,11 @@ impl Store {
     }
 
     /// Has what the durable tier keeps for `key` deleted: it was found expired, or broken.
-    pub fn discard(&self, key: &CacheKey) {
+    ///
+    /// `body` is the object of the body that goes with it, where that is known.
+    pub fn discard(&self, key: &CacheKey, body: Option<Arc<BodyObject>>) {
         if let Some(durable) = &self.durable {
-            durable.delete(key);
+            durable.delete(key, body);
         }
     }
 }

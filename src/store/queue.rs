@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::stored::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 
 /// The most variants of a key that are found while they wait.
 const MAX_FOUND: usize = 64;
@@ -39,6 +39,8 @@ pub enum Op {
         key: CacheKey,
         /// The one variant that is to go, by its name and by what selects it; `None`: everything.
         variant: Option<(u128, Variant)>,
+        /// The object of a body that may go with it: from then on it counts as not written.
+        body: Option<Arc<BodyObject>>,
     },
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::binary::{Process, file_url, larder};
 use crate::places::Place;
@@ -421,4 +422,86 @@ fn every_place_holds_the_same() {
         }
         assert_eq!(origin.count(), 2);
     }
+}
+
+/// A body that is an object of its own, and fields that a 304 gives anew: each answer's are those of `turn`.
+fn validated(turn: impl Fn(usize) -> &'static str + Send + Sync + 'static) -> Origin {
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    Origin::new(move |seen, reply| {
+        if seen.path() != "/a" {
+            return reply.send(200, "Cache-Control: max-age=600", &large());
+        }
+        let fields = format!("ETag: \"1\"\nCache-Control: {}", turn(calls.fetch_add(1, Ordering::SeqCst)));
+        if seen.head.get("if-none-match").is_some() {
+            return reply.send(304, &fields, "");
+        }
+        reply.send(200, &fields, &large());
+    })
+}
+
+#[test]
+fn a_body_that_is_deleted_in_between_is_written_again() {
+    let origin = validated(|n| if n == 1 { "max-age=5" } else { "max-age=600" });
+    let directory = tempfile::tempdir().expect("a directory");
+    let larder = in_directory(&origin, directory.path(), "durable.inline_size=1KiB\ndurable.writers=1");
+    // What stands before it in the queue.
+    for n in 0..30 {
+        larder.get(&format!("/other{n}"), "");
+    }
+    for _ in 0..3 {
+        assert_eq!(larder.get("/a", "Cache-Control: no-cache").body, large().as_bytes());
+    }
+    larder.settle();
+    larder.stop();
+    let larder = in_directory(&origin, directory.path(), "durable.inline_size=1KiB");
+    let answer = larder.get("/a", "");
+    assert_eq!((answer.hit(), answer.body == large().as_bytes()), (Some("durable"), true));
+}
+
+#[test]
+fn a_304_writes_no_body_again_whatever_the_inline_size_was() {
+    let origin = validated(|_| "max-age=600");
+    let directory = tempfile::tempdir().expect("a directory");
+    let bodies = || -> Vec<_> {
+        let all = objects(directory.path()).into_iter().filter(|path| path.to_string_lossy().contains("larder-1/b/"));
+        all.map(|path| (path.metadata().expect("a file").modified().expect("a time"), path)).collect()
+    };
+    let mut before = Vec::new();
+    for (run, size) in ["1KiB", "1MiB", "1KiB", "0", "16MiB"].iter().enumerate() {
+        let larder = in_directory(&origin, directory.path(), &format!("durable.inline_size={size}"));
+        let answer = larder.get("/a", "");
+        assert_eq!((answer.hit(), answer.body == large().as_bytes()), ((run > 0).then_some("durable"), true), "{size}");
+        larder.settle();
+        for _ in 0..3 {
+            larder.get("/a", "Cache-Control: no-cache");
+            larder.settle();
+        }
+        if run == 0 {
+            before = bodies();
+            assert_eq!(before.len(), 1);
+        }
+        assert_eq!(bodies(), before, "{size}");
+        larder.stop();
+    }
+}
+
+#[test]
+fn how_a_response_from_the_durable_tier_fared_is_remembered() {
+    let origin = Origin::new(|_, reply| {
+        reply.send(200, "ETag: \"1\"\nCache-Control: max-age=60, stale-while-revalidate=5, stale-if-error=600", "a");
+    });
+    let directory = tempfile::tempdir().expect("a directory");
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.get("/a", "");
+    larder.settle();
+    larder.stop();
+    let larder = in_directory(&origin, directory.path(), "");
+    larder.advance(62);
+    origin.script(|_, reply| reply.send(500, "", "no"));
+    assert_eq!(larder.get("/a", "").hit(), Some("durable"), "stale, and validated behind");
+    eventually("the validation has failed", || {
+        larder.metric("larder_origin_requests_total{outcome=\"answered\"}") == 1
+    });
+    larder.advance(10);
+    assert_eq!(larder.get("/a", "").hit(), Some("memory"), "nobody waits for an origin that is known to fail");
 }

@@ -44,7 +44,7 @@ use super::s3::{S3Config, S3Store};
 use crate::breaker::Breaker;
 use crate::clock::{Clock, Stopwatch};
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{StoredApart, StoredResponse, Variant, VaryRecord};
+use crate::stored::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
 use crate::telemetry::{DurableOp, DurableOutcome, Metrics, Prices, Saved};
 
 /// `[durable]`
@@ -381,7 +381,9 @@ impl Durable {
     }
 
     /// Has everything kept for `key` deleted. In a directory it is gone when this returns.
-    pub fn delete(&self, key: &CacheKey) {
+    ///
+    /// `body` is the object of the body that goes with it, where that is known.
+    pub fn delete(&self, key: &CacheKey, body: Option<Arc<BodyObject>>) {
         if !self.may_hold(key.hash()) {
             return;
         }
@@ -393,15 +395,15 @@ impl Durable {
             warn!("the durable queue is full: what was invalidated stays there, and counts as purged");
             return;
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None });
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body });
     }
 
     /// Has one variant of `key` deleted, the one with this name.
-    pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant) {
+    pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant, body: Option<Arc<BodyObject>>) {
         if let Backend::File(store) = &*self.inner.backend {
             store.put_out_of_reach(&self.inner.names.variant(key, name));
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())) });
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), body });
     }
 
     /// Has purges that were made written to the journal.

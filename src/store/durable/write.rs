@@ -13,11 +13,11 @@ use crate::store::backend::{Backend, BackendError};
 use crate::store::queue::{Op, Put};
 use crate::stored::encoding::{DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
 use crate::stored::seen::Covered;
-use crate::stored::{StoredHead, VaryRecord};
+use crate::stored::{BodyObject, StoredHead, VaryRecord};
 use crate::telemetry::DurableOp;
 
 /// A key whose deletion failed, and has to be tried again.
-struct Undeleted(CacheKey, Option<u128>);
+struct Undeleted(CacheKey, Option<u128>, Option<Arc<BodyObject>>);
 
 /// Carries out operations in their order until the tier is dropped.
 pub(super) async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
@@ -28,10 +28,13 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedRece
         match outcome {
             // Not waited for, and no part of the queue, so that the tier's other work goes on; but
             // the key stays outstanding, so that what should be gone counts as gone. Once for each.
-            Err(Undeleted(key, variant)) if inner.queue.begin_retrying(hash) => {
+            Err(Undeleted(key, variant, body)) if inner.queue.begin_retrying(hash) => {
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move {
                     inner.delete_at_last(&key, variant).await;
+                    if let Some(body) = &body {
+                        body.note(false);
+                    }
                     if variant.is_none() {
                         inner.index.remove(hash);
                     }
@@ -84,12 +87,16 @@ impl Inner {
                 }
                 Ok(())
             }
-            Op::Delete { key, variant } => {
+            Op::Delete { key, variant, body } => {
+                // Not sooner: a write of it may have stood before this in the key's queue.
+                if let Some(body) = &body {
+                    body.note(false);
+                }
                 let variant = variant.map(|(name, _)| name);
                 let outcome = self.try_repeatedly(|| self.delete_all(&key, variant)).await;
                 self.note(DurableOp::Delete, &outcome);
                 if outcome.is_err() {
-                    return Err(Undeleted(key, variant));
+                    return Err(Undeleted(key, variant, body));
                 }
                 if variant.is_none() {
                     self.index.remove(key.hash());
