@@ -258,11 +258,11 @@ fn what_is_under_way_is_covered_by_purges_of_every_kind() {
             held.wait();
             reply.send(200, "Cache-Control: max-age=600\nxkey: t", "before");
         });
+        let asked = origin.count();
         let client = {
             let mut client = larder.client();
             std::thread::spawn(move || client.get("/a", "").text())
         };
-        let asked = origin.count();
         origin.requests.wait_for(asked + 1);
         assert_eq!(larder.purge_of(what).status(), 200);
         gate.open();
