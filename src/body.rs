@@ -28,10 +28,8 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Source {
     Empty,
-    /// A sentence of ours, or a stored body in one piece that others have as well.
-    Whole(Bytes),
-    /// A stored body in a piece of its own, which is not empty.
-    Own(Arc<StoredResponse>),
+    /// A sentence of ours, or a stored body in one piece; it is not empty.
+    Whole(Piece),
     /// A stored body: the next piece, and the bytes of it to leave out and to send.
     Stored {
         body: Body,
@@ -117,7 +115,7 @@ impl ResponseBody {
 
     /// `bytes` and no more.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Whole(bytes) })
+        Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Whole(bytes.into()) })
     }
 
     /// The body of a stored response.
@@ -125,7 +123,7 @@ impl ResponseBody {
         let len = stored.len();
         match stored.own_body() {
             Some([]) => Self::empty(),
-            Some(_) => Self::from_source(Source::Own(stored)),
+            Some(_) => Self::from_source(Source::Whole(Piece::Own(stored, 0))),
             None => match stored.into_body().into_one() {
                 Ok(one) => Self::whole(one),
                 Err(body) => Self::stored_range(body, 0, len),
@@ -191,14 +189,10 @@ impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
+            Self::Whole(piece) => {
+                let piece = std::mem::replace(piece, Piece::Bytes(Bytes::new()));
                 *self = Self::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes.into()))))
-            }
-            Self::Own(_) => {
-                let Self::Own(stored) = std::mem::replace(self, Self::Empty) else { return Poll::Ready(None) };
-                Poll::Ready(Some(Ok(Frame::data(Piece::Own(stored, 0)))))
+                Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Self::Stored { body, next, skip, left } => loop {
                 let Some(segment) = body.segments().get(*next).filter(|_| *left > 0) else { return Poll::Ready(None) };
@@ -282,7 +276,7 @@ impl HttpBody for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Whole(_) | Source::Own(_) => false,
+            Source::Whole(_) => false,
             Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => *left == 0,
             Source::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
             Source::Upstream(body) => body.is_end_stream(),
@@ -292,8 +286,7 @@ impl HttpBody for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Own(stored) => SizeHint::with_exact(stored.len()),
+            Source::Whole(piece) => SizeHint::with_exact(piece.remaining() as u64),
             Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => {
                 SizeHint::with_exact(*left)
             }

@@ -9,8 +9,7 @@
 //! the same place in memory.
 //!
 //! Bounds: 1,024 heads a thread, each of at most 6 KiB. It keeps the place of its response, 192 bytes, and
-//! nothing else of that. A response that is
-//! used less often than another in its slot is not kept.
+//! nothing else of that. One that is used less often than another in its slot is not kept.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};

@@ -287,20 +287,14 @@ impl Fetcher {
         let status = status.map(|status| status.as_u16());
         let source = Source::Origin { fwd: plan.fwd, status, stored: true };
         let (this, place) = (Arc::clone(self), plan.place());
-        let keep = move |head: Arc<StoredHead>, body: Body| {
-            if !head.is_of_length(body.len()) {
-                return body;
-            }
-            let stored = Arc::new(this.whole_of(&head, body));
-            this.insert(&place, &stored);
-            stored.into_body()
+        let keep = move |stored: &Arc<StoredResponse>| {
+            this.insert(&place, stored);
         };
         self.take_in(head, body, source, landing, large, keep)
     }
 
     /// A response whose body is all here.
-    fn whole_of(&self, head: &Arc<StoredHead>, body: Body) -> StoredResponse {
-        let mut head = (**head).clone();
+    fn whole_of(&self, mut head: StoredHead, body: Body) -> StoredResponse {
         self.store.name_body(&mut head, body.len());
         StoredResponse::new(head, body)
     }
@@ -309,14 +303,7 @@ impl Fetcher {
     fn keep_part(self: &Arc<Self>, plan: &Plan, head: StoredHead, body: UpstreamBody) -> Fetched {
         let source = Source::Origin { fwd: plan.fwd, status: None, stored: true };
         let (this, plan) = (Arc::clone(self), plan.clone());
-        let keep = move |head: Arc<StoredHead>, body: Body| {
-            if !head.is_of_length(body.len()) {
-                return body;
-            }
-            let part = Arc::new(this.whole_of(&head, body));
-            this.add_part(&plan, &part);
-            part.into_body()
-        };
+        let keep = move |part: &Arc<StoredResponse>| this.add_part(&plan, part);
         self.take_in(head, body.into(), source, None, None, keep)
     }
 
@@ -327,7 +314,7 @@ impl Fetcher {
         source: Source,
         mut landing: Option<Landing>,
         large: Option<Place>,
-        keep: impl FnOnce(Arc<StoredHead>, Body) -> Body + Send + 'static,
+        keep: impl FnOnce(&Arc<StoredResponse>) + Send + 'static,
     ) -> Fetched {
         let len = body.len();
         let mut writer = self.start_fill(len);
@@ -342,8 +329,17 @@ impl Fetcher {
         if let Some(landing) = &mut landing {
             landing.publish(Outcome::Shared(Arc::clone(&shared)));
         }
+        let this = Arc::clone(self);
         self.tasks.spawn(async move {
-            fill_from_origin(writer, body, |body| keep(head, body)).await;
+            let kept = |body: Body| {
+                if !head.is_of_length(body.len()) {
+                    return body;
+                }
+                let stored = Arc::new(this.whole_of(Arc::unwrap_or_clone(head), body));
+                keep(&stored);
+                stored.into_body()
+            };
+            fill_from_origin(writer, body, kept).await;
             drop(landing);
         });
         Fetched::Shared(shared, ForLeader { cookies: Vec::new(), reader })
@@ -428,7 +424,7 @@ impl Fetcher {
             head.status = StatusCode::PARTIAL_CONTENT;
             head.set_parts(Some(parts));
         }
-        Some(self.whole_of(&Arc::new(head), body))
+        Some(self.whole_of(head, body))
     }
 
     /// Starts taking in the missing part of a response, for everyone who wants the whole. The landing

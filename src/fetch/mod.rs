@@ -530,7 +530,7 @@ impl Fetcher {
                 self.tasks.spawn(async move {
                     let key = head.key.clone();
                     let keep = |body| {
-                        let stored = Arc::new(StoredResponse::new((*head).clone(), body));
+                        let stored = Arc::new(StoredResponse::new(Arc::unwrap_or_clone(head), body));
                         this.store.promote(&stored, found.record);
                         stored.into_body()
                     };

@@ -115,9 +115,8 @@ impl FileStore {
         let pieces = pieces.to_vec();
         on_a_thread(name, move || {
             let aside = name_aside(&directory);
-            let written = write_aside(&directory, &aside, &pieces)
-                .and_then(|()| std::fs::rename(&aside, &target))
-                .and_then(|()| sync_directory(&directory));
+            let written =
+                write_aside(&directory, &aside, &pieces).and_then(|()| put_in_place(&aside, &target, &directory));
             if written.is_err() {
                 let _ = std::fs::remove_file(&aside);
             }
@@ -271,8 +270,9 @@ fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<(
     file.sync_all()
 }
 
-/// Makes a rename last through a loss of power.
-fn sync_directory(directory: &Path) -> io::Result<()> {
+/// Puts a file that is written in its place in `directory`, so that it lasts through a loss of power.
+fn put_in_place(aside: &Path, target: &Path, directory: &Path) -> io::Result<()> {
+    std::fs::rename(aside, target)?;
     std::fs::File::open(directory)?.sync_all()
 }
 
@@ -326,18 +326,18 @@ impl FileUpload {
 
     /// Puts the file in its place.
     pub async fn finish(mut self) -> Result<(), BackendError> {
-        self.try_finish().await.map_err(|error| fault(&self.name, &error))
+        self.try_sync().await.map_err(|error| fault(&self.name, &error))?;
+        let Some(aside) = self.aside.clone() else { return Ok(()) };
+        let (target, directory) = (self.target.clone(), self.directory.clone());
+        on_a_thread(&self.name, move || put_in_place(&aside, &target, &directory)).await?;
+        self.aside = None;
+        Ok(())
     }
 
-    async fn try_finish(&mut self) -> io::Result<()> {
+    async fn try_sync(&mut self) -> io::Result<()> {
         // What the last write came to is told by the next operation, and not by every one.
         self.file.flush().await?;
-        self.file.sync_all().await?;
-        if let Some(aside) = &self.aside {
-            fs::rename(aside, &self.target).await?;
-        }
-        self.aside = None;
-        fs::File::open(&self.directory).await?.sync_all().await
+        self.file.sync_all().await
     }
 }
 

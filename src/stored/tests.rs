@@ -1,14 +1,19 @@
 //! The encoding: identity, golden files, and every way an object can be broken.
 
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::encoding::*;
+use super::response::COPIED;
 use super::seen::Seen;
 use super::wire::{PREAMBLE, frame, put_string};
 use super::*;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::KeyParts;
+use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 

@@ -1,6 +1,7 @@
 //! `larder sweep` and `larder lifecycle`, beside running Larders.
 
 use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::binary::larder;
 use crate::places::Place;
@@ -53,6 +54,30 @@ fn a_sweep_removes_bodies_that_nothing_leads_to_and_no_others() {
         }
         assert_eq!(larder.get("/bb", "").status(), 502);
     }
+}
+
+#[test]
+fn a_body_whose_response_changed_its_key_is_not_swept() {
+    let calls = AtomicUsize::new(0);
+    let origin = Origin::new(move |seen, reply| {
+        // What it says first is that the query does not matter, and then that it does.
+        let variance = if calls.fetch_add(1, Ordering::SeqCst) == 0 { "params=(\"x\")" } else { "" };
+        let fields = format!("Cache-Control: max-age=3600\nETag: \"1\"\nNo-Vary-Search: {variance}");
+        let is_validation = seen.head.get("if-none-match").is_some();
+        let (status, body) = if is_validation { (304, String::new()) } else { (200, text(1_500_000, 1)) };
+        reply.send(status, &fields, &body);
+    });
+    let place = Place::file();
+    let larder = place.start(&origin, &[]);
+    larder.get("/a?x=1", "");
+    larder.get("/a?x=1", "Cache-Control: no-cache");
+    larder.settle();
+    let swept = said(&run(&place, &["sweep", "--min-age", "0s"]));
+    assert!(swept.starts_with("of 1 separate bodies 0 that nothing leads to"), "{swept}");
+    larder.kill_9();
+    let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
+    eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+    assert_eq!(larder.get("/a?x=1", "").hit(), Some("durable"));
 }
 
 #[test]

@@ -73,8 +73,9 @@ impl Inner {
     /// Writes the body that `reader` brings; `None` when it broke off, or is too large.
     async fn upload(&self, head: &StoredHead, mut reader: FillReader) -> Result<Option<StoredApart>, BackendError> {
         let mut head = head.clone();
-        head.body_object = Some(BodyObject::new(&head.key));
-        let mut upload = self.backend.begin(&self.names.body(head.body_id())).await?;
+        let object = BodyObject::new(&head.key);
+        head.body_object = Some(Arc::clone(&object));
+        let mut upload = self.backend.begin(&self.names.body(object.id)).await?;
         let mut checksums = Checksums::default();
         while let Some(chunk) = reader.chunk().await {
             let Ok(chunk) = chunk else { return Ok(None) };
@@ -89,7 +90,7 @@ impl Inner {
             return Ok(None);
         }
         upload.finish().await?;
-        head.note_body_written(true);
+        object.note(true);
         Ok(Some(StoredApart { head: Arc::new(head), len, checksums: checksums.finish().into() }))
     }
 }

@@ -178,18 +178,19 @@ impl Inner {
     /// Writes an object, and then deletes the separate body that the one before it led to.
     async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), BackendError> {
         let before = self.existing(name, &stored.key).await;
-        let own = stored.body_object.as_ref().map(|object| object.id);
+        let own = stored.body_object.as_ref();
+        let is_own = |body: &u128| own.is_some_and(|own| own.id == *body);
         let now = self.purges.time();
         if let Some((_, body)) = before.as_ref().filter(|(head, _)| head.outranks(stored, now)) {
-            if *body != own && stored.is_body_written() {
-                stored.note_body_written(false);
-                self.backend.delete(&self.names.body(stored.body_id())).await?;
+            if let Some(own) = own.filter(|own| own.is_written() && !body.as_ref().is_some_and(is_own)) {
+                own.note(false);
+                self.backend.delete(&self.names.body(own.id)).await?;
             }
             return Ok(());
         }
         self.backend.put(name, &[object]).await?;
         match before.and_then(|(_, body)| body) {
-            Some(body) if Some(body) != own => self.backend.delete(&self.names.body(body)).await,
+            Some(body) if !is_own(&body) => self.backend.delete(&self.names.body(body)).await,
             Some(_) | None => Ok(()),
         }
     }
@@ -201,13 +202,12 @@ impl Inner {
         let key = &head.key;
         let object: Bytes = match put {
             Put::Whole(stored) => {
-                // Where it is larger, it was given a name.
-                let inline = head.body_object.is_none();
-                if !inline && !head.is_body_written() {
-                    self.backend.put(&self.names.body(head.body_id()), stored.body().segments()).await?;
-                    head.note_body_written(true);
+                // A body that is too large to go with its head was given an object.
+                if let Some(object) = head.body_object.as_ref().filter(|object| !object.is_written()) {
+                    self.backend.put(&self.names.body(object.id), stored.body().segments()).await?;
+                    object.note(true);
                 }
-                encode_response(stored, inline).into()
+                encode_response(stored, head.body_object.is_none()).into()
             }
             Put::Apart(stored) => encode_apart(head, stored.len, &stored.checksums).into(),
         };
