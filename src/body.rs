@@ -23,6 +23,8 @@ pub struct ResponseBody {
     source: Source,
     sent: u64,
     ending: Option<Box<Ending>>,
+    /// Told when the body is dropped.
+    connection: Option<Arc<dyn Connection>>,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,12 @@ impl Buf for Piece {
     }
 }
 
+/// What a response goes out on.
+pub trait Connection: std::fmt::Debug + Send + Sync {
+    /// The response's body has ended, or was given up.
+    fn body_has_ended(&self);
+}
+
 /// Called with the bytes sent once the body has ended or was given up.
 struct Ending(Box<dyn FnOnce(u64) + Send + Sync>);
 
@@ -105,7 +113,7 @@ impl std::fmt::Debug for Ending {
 
 impl ResponseBody {
     fn from_source(source: Source) -> Self {
-        Self { source, sent: 0, ending: None }
+        Self { source, sent: 0, ending: None, connection: None }
     }
 
     /// No body.
@@ -169,6 +177,11 @@ impl ResponseBody {
         Self::from_source(Source::Upstream(body))
     }
 
+    /// Has a client's connection learn when the body has ended or was given up.
+    pub fn track(&mut self, connection: Arc<dyn Connection>) {
+        self.connection = Some(connection);
+    }
+
     /// Has `ending` called with the number of bytes sent, when the body has ended.
     #[must_use]
     pub fn on_end(mut self, ending: impl FnOnce(u64) + Send + Sync + 'static) -> Self {
@@ -181,6 +194,9 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(ending) = self.ending.take() {
             (ending.0)(self.sent);
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.body_has_ended();
         }
     }
 }

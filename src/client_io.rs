@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::body::{Piece, ResponseBody};
+use crate::body::{self, ResponseBody};
 use crate::clock::Stopwatch;
 use crate::interim::Outlet;
 use crate::rfc9111::present::Present;
@@ -185,11 +185,11 @@ impl Connection {
     }
 
     /// Has the connection wait again once `response` is out.
-    pub fn track(self: &Arc<Self>, response: Response<ResponseBody>) -> Response<Tracked> {
+    pub fn track(self: &Arc<Self>, response: &mut Response<ResponseBody>) {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.enter(Phase::Tunnel);
         }
-        response.map(|body| Tracked { body, _ended: Ended(Arc::clone(self)) })
+        response.body_mut().track(Arc::clone(self) as Arc<dyn body::Connection>);
     }
 
     /// Notes that all that was written is out; whether the connection waits from now on.
@@ -258,41 +258,11 @@ pub fn conflicting_framing() -> Response<ResponseBody> {
     response
 }
 
-/// A response body whose end its connection learns of.
-#[derive(Debug)]
-pub struct Tracked {
-    body: ResponseBody,
-    _ended: Ended,
-}
-
-#[derive(Debug)]
-struct Ended(Arc<Connection>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if self.0.is_in(Phase::Answering) {
-            self.0.enter(Phase::Flushing);
+impl body::Connection for Connection {
+    fn body_has_ended(&self) {
+        if self.is_in(Phase::Answering) {
+            self.enter(Phase::Flushing);
         }
-    }
-}
-
-impl hyper::body::Body for Tracked {
-    type Data = Piece;
-    type Error = crate::body::BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Piece>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
     }
 }
 

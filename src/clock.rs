@@ -132,6 +132,11 @@ impl Stopwatch {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+
+    /// The time from the start of `earlier` to that of this one; none when this one was started first.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
+    }
 }
 
 /// A timer that is used again and again for times that nearly always are not waited for to the end: to

@@ -93,25 +93,27 @@ impl Onward<'_> {
         let asked = sent.or_else(|| HeaderValue::from_str(self.authority).ok());
         let host = self.host.map_or_else(|| asked.clone(), |host| HeaderValue::from_str(host).ok());
         set(&mut fields, header::HOST, host);
+        let mut has_te = false;
         for (name, value) in request {
             if !self.stays_here(name) {
                 fields.append(name.clone(), value.clone());
             }
+            has_te |= *name == header::TE;
         }
-        if fields::has_member(request, &header::TE, "trailers") {
+        if has_te && fields::has_member(request, &header::TE, "trailers") {
             // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
-            fields.insert(header::TE, HeaderValue::from_static("trailers"));
-            fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            fields.insert(header::TE, const { HeaderValue::from_static("trailers") });
+            fields.insert(header::CONNECTION, const { HeaderValue::from_static("te") });
         }
         append_client(&mut fields, self.peer);
         match self.scheme {
-            "http" => drop(fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"))),
+            "http" => drop(fields.insert(X_FORWARDED_PROTO, const { HeaderValue::from_static("http") })),
             scheme => set(&mut fields, X_FORWARDED_PROTO, HeaderValue::from_str(scheme).ok()),
         }
         set(&mut fields, X_FORWARDED_HOST, asked);
         append_via(&mut fields);
         if self.surrogate_control {
-            fields.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+            fields.append(SURROGATE_CAPABILITY, const { HeaderValue::from_static(CAPABILITY) });
         }
         fields
     }
@@ -157,7 +159,8 @@ fn is_claim(name: &str) -> bool {
 }
 
 fn append_client(fields: &mut HeaderMap, peer: &Peer) {
-    if !fields.contains_key(X_FORWARDED_FOR) {
+    // A stranger's is not among them any more.
+    if !peer.trusted || !fields.contains_key(X_FORWARDED_FOR) {
         if let Some(ip) = &peer.ip_value {
             fields.insert(X_FORWARDED_FOR, ip.clone());
         }
@@ -183,7 +186,7 @@ fn append_client(fields: &mut HeaderMap, peer: &Peer) {
 
 /// RFC 9110 §7.6.3: a gateway must say that it forwarded a request.
 fn append_via(fields: &mut HeaderMap) {
-    fields.append(header::VIA, HeaderValue::from_static("1.1 larder"));
+    fields.append(header::VIA, const { HeaderValue::from_static("1.1 larder") });
 }
 
 fn set(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {

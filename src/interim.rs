@@ -5,7 +5,6 @@
 //! arrives. It is never stored, and goes to the one client whose request the origin was asked for.
 
 use std::io::Write as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -39,19 +38,12 @@ impl Outlet {
         Open(self)
     }
 
-    /// Waits for what may bring interim responses, and has the connection woken when one comes.
-    pub async fn attend<F: Future + Unpin>(&self, mut answer: F) -> F::Output {
-        std::future::poll_fn(|cx| {
-            let poll = Pin::new(&mut answer).poll(cx);
-            if poll.is_pending() {
-                let mut pending = self.pending.lock();
-                if !pending.1.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    pending.1 = Some(cx.waker().clone());
-                }
-            }
-            poll
-        })
-        .await
+    /// Has the connection woken when an interim response comes.
+    pub fn wake_for_interim(&self, waker: &Waker) {
+        let mut pending = self.pending.lock();
+        if !pending.1.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            pending.1 = Some(waker.clone());
+        }
     }
 
     /// A handle for the request that is being answered.

@@ -18,7 +18,7 @@ use crate::rfc9111::partial;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::range::{self, RangeRequest};
 use crate::stored::{StoredHead, StoredResponse};
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamBody, UpstreamError};
 
 /// What is sent, and what is said of it.
 pub type Answer = (CacheStatus, Response<ResponseBody>);
@@ -287,9 +287,14 @@ fn has_content(status: StatusCode) -> bool {
 }
 
 /// Every response has an `Age`. One that comes straight from the origin is as old as it says.
-pub fn add_age(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    response.headers_mut().entry(header::AGE).or_insert_with(|| HeaderValue::from_static("0"));
-    response
+pub fn add_age(fields: &mut HeaderMap) {
+    fields.entry(header::AGE).or_insert_with(|| const { HeaderValue::from_static("0") });
+}
+
+/// The origin's response to a request that was forwarded because of `fwd`, as it is.
+pub fn passed(mut response: Response<UpstreamBody>, fwd: Fwd) -> Answer {
+    add_age(response.headers_mut());
+    (CacheStatus::forward(fwd), response.map(ResponseBody::upstream))
 }
 
 /// What `only-if-cached` gets where nothing is.

@@ -254,7 +254,12 @@ impl Rules {
 
 /// Whether a path has more than one reading.
 fn is_spelt_out(path: &str) -> bool {
-    path.contains(['%', '\\']) || path.contains("/.") || path.contains("//")
+    let mut before = 0;
+    path.bytes().any(|byte| {
+        let is_behind_slash = before == b'/';
+        before = byte;
+        matches!(byte, b'%' | b'\\') || (is_behind_slash && matches!(byte, b'.' | b'/'))
+    })
 }
 
 /// `path` with its escapes undone, but for those of slashes, backslashes, dots and percent signs:

@@ -9,11 +9,13 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -24,9 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::client_io::{ClientIo, Connection, Patience};
+use crate::body::ResponseBody;
+use crate::client_io::{ClientIo, Connection, Patience, conflicting_framing};
 use crate::forwarding::Peer;
-use crate::proxy::Proxy;
+use crate::interim::Open;
+use crate::proxy::{Proxy, Reply};
 use crate::rfc9111::present::Present;
 use crate::telemetry::WorkerMetrics;
 use crate::transport::{self, Transport};
@@ -291,19 +295,13 @@ impl Worker {
         let io = ClientIo::new(transport, Arc::clone(&connection), patience);
         let io = TokioIo::new(io);
         let service = service_fn(|request| {
-            let (this, peer, connection) = (&self, &peer, &connection);
-            async move {
-                let present = Present::of(request.headers());
-                let conflict = connection.begin(&request, present);
-                let response = if conflict {
-                    crate::client_io::conflicting_framing()
-                } else {
-                    let outlet = connection.outlet();
-                    let _open = outlet.open();
-                    this.proxy.handle(&this.metrics, peer, outlet, request, present).await
-                };
-                Ok::<_, Infallible>(connection.track(response))
-            }
+            let present = Present::of(request.headers());
+            let conflict = connection.begin(&request, present);
+            let outlet = connection.outlet();
+            let open = outlet.open();
+            let reply =
+                if conflict { None } else { Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present)) };
+            Answering { connection: &connection, reply, _open: open }
         });
         let mut http = http1::Builder::new();
         http.max_header_size(self.config.max_header_size)
@@ -325,6 +323,28 @@ impl Worker {
         if let Err(error) = outcome {
             debug!("a client's connection ended: {error}");
         }
+    }
+}
+
+/// A request of a connection that is being answered; `None`: its framing contradicts itself.
+struct Answering<'a> {
+    connection: &'a Arc<Connection>,
+    reply: Option<Reply<'a>>,
+    /// Interim responses to it go out until then.
+    _open: Open<'a>,
+}
+
+impl Future for Answering<'_> {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut response = match &mut this.reply {
+            Some(reply) => ready!(Pin::new(reply).poll(cx)),
+            None => conflicting_framing(),
+        };
+        this.connection.track(&mut response);
+        Poll::Ready(Ok(response))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where a request is headed, and whether the cache has a part in it.
 
+use std::borrow::Cow;
+
 use http::header;
 use http::{Method, Request, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
@@ -27,7 +29,7 @@ impl Target<'_> {
     /// The host, as it is in the key, and as the origin is told: a spelling of one client's own must
     /// not come back in a page that others get.
     pub fn authority(&self) -> &str {
-        self.key.parts().map_or("", |parts| parts.authority)
+        self.key.authority().unwrap_or_default()
     }
 }
 
@@ -150,9 +152,9 @@ pub fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
 }
 
 /// The target as the origin is asked for it.
-pub fn origin_form(uri: &Uri) -> Uri {
+pub fn origin_form(uri: &Uri) -> Cow<'_, Uri> {
     match uri.path_and_query() {
-        Some(target) if uri.authority().is_some() => Uri::from(target.clone()),
-        _ => uri.clone(),
+        Some(target) if uri.authority().is_some() => Cow::Owned(Uri::from(target.clone())),
+        _ => Cow::Borrowed(uri),
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 pub use self::body::{UpstreamBody, UpstreamBodyError};
-use self::link::{Cut, Link, take_idle};
+use self::link::{Link, take_idle};
 use crate::breaker::{Admission, Breaker, Probe};
 use crate::clock::{Stopwatch, Timer};
 pub use crate::interim::Interim;
@@ -139,7 +139,7 @@ impl fmt::Display for UpstreamError {
 
 impl std::error::Error for UpstreamError {}
 
-/// A request to the origin: target in origin form, fields complete.
+/// The head of a request to the origin: target in origin form, fields complete.
 pub struct OriginRequest<'a> {
     /// Its method.
     pub method: &'a Method,
@@ -148,8 +148,6 @@ pub struct OriginRequest<'a> {
     /// Makes its fields, `Host` among them, those of the client's connection not. Called again when it has
     /// to be sent a second time.
     pub fields: &'a (dyn Fn() -> HeaderMap + Sync),
-    /// Its body.
-    pub body: RequestBody,
     /// Where interim responses to it go.
     pub interim: Option<&'a Interim>,
     /// What for.
@@ -231,26 +229,81 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its final response.
-    pub async fn send(self: &Arc<Self>, request: OriginRequest<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
+    pub async fn send(
+        self: &Arc<Self>,
+        request: &OriginRequest<'_>,
+        body: RequestBody,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let _probe = self.admit(request.errand)?;
-        let watch = Stopwatch::start();
-        let outcome = self.exchange(request, watch).await;
-        self.learn_from(outcome.as_ref().err());
-        self.metrics.origin(match &outcome {
-            Ok(_) => OriginOutcome::Answered,
-            Err(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => OriginOutcome::ConnectFailed,
-            Err(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
-            Err(
-                UpstreamError::Broken(_)
-                | UpstreamError::RequestBody(_)
-                | UpstreamError::Unsupported(_)
-                | UpstreamError::Down { .. },
-            ) => OriginOutcome::Broken,
-        });
-        if outcome.is_ok() {
-            self.metrics.origin_latency.record(watch.elapsed());
+        let begun = Stopwatch::start();
+        // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
+        let is_repeatable = matches!(body, RequestBody::Empty) && is_idempotent(request.method);
+        // Origins close connections that were idle for a second or more, and a request that can't be
+        // repeated must not run into that.
+        let newer_than = if is_repeatable { self.config.idle_timeout } else { NEVER_CLOSED_YET };
+        let newer_than = newer_than.min(self.config.idle_timeout);
+        let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
+        let (mut body, mut may_be_kept) = (Some(body), true);
+        let mut unsent: Option<Box<Request<RequestBody>>> = None;
+        // One future, without others within it but for a connection's: a response is moved by each.
+        let error = loop {
+            let kept = if may_be_kept { take_idle(self.id, begun, newer_than, self.config.idle_timeout) } else { None };
+            let is_kept = kept.is_some();
+            let mut link = match kept {
+                Some(link) => link,
+                None => match Box::pin(self.connect(wait.left())).await {
+                    Ok(link) => link,
+                    Err(error) => break error,
+                },
+            };
+            link.is_in_use = true;
+            let message = match unsent.take() {
+                Some(unsent) => *unsent,
+                None => request.message(body.take().unwrap_or(RequestBody::Empty)),
+            };
+            let mut answer = std::pin::pin!(link.sender.try_send_request(message));
+            let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => wait.poll_end(&mut link.timer, cx).map(|()| None),
+            });
+            let mut failure = match answered.await {
+                Some(Ok(response)) => match unsupported(&response, || (request.fields)().contains_key(header::UPGRADE))
+                {
+                    None => return Ok(self.take(response, link, begun)),
+                    Some(why) => break UpstreamError::Unsupported(why),
+                },
+                Some(Err(failure)) => failure,
+                None => break UpstreamError::ResponseTimeout,
+            };
+            unsent = failure.take_message().map(Box::new);
+            let error = wait.error(failure.into_error());
+            match &unsent {
+                // The origin had closed the kept connection, and did not get the request.
+                Some(_) if is_kept => {}
+                // It may have got it. Once more, on a connection that nobody has used: a request that
+                // is itself what breaks connections must not go through all of them.
+                None if is_kept && is_repeatable && matches!(error, UpstreamError::Broken(_)) => may_be_kept = false,
+                Some(_) | None => break error,
+            }
+            self.metrics.origin_retries.add_one();
+        };
+        self.learn_from(Some(&error));
+        Err(error)
+    }
+
+    /// Takes a response that came over a connection.
+    fn take(&self, mut response: Response<Incoming>, mut link: Box<Link>, begun: Stopwatch) -> Response<UpstreamBody> {
+        self.learn_from(None);
+        // RFC 9112 §2.3: an intermediary speaks its own version. The client's framing must not hang on
+        // the origin's.
+        *response.version_mut() = Version::HTTP_11;
+        if ends_with_connection(&response) {
+            response.extensions_mut().insert(EndsWithConnection);
         }
-        outcome
+        let now = Stopwatch::start();
+        self.metrics.origin_latency.record(now.since(begun));
+        link.heard = Some(now);
+        response.map(|body| UpstreamBody::new(body, link))
     }
 
     /// Leave to ask an origin that may be known to be down.
@@ -273,6 +326,17 @@ impl Upstream {
 
     /// What an outcome says of the origin. What went wrong here says nothing.
     fn learn_from(&self, error: Option<&UpstreamError>) {
+        self.metrics.origin(match error {
+            None => OriginOutcome::Answered,
+            Some(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => OriginOutcome::ConnectFailed,
+            Some(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
+            Some(
+                UpstreamError::Broken(_)
+                | UpstreamError::RequestBody(_)
+                | UpstreamError::Unsupported(_)
+                | UpstreamError::Down { .. },
+            ) => OriginOutcome::Broken,
+        });
         let has_failed = match error {
             None | Some(UpstreamError::Unsupported(_)) => {
                 if self.breaker.succeeded() {
@@ -292,90 +356,7 @@ impl Upstream {
         }
     }
 
-    async fn exchange(
-        self: &Arc<Self>,
-        mut request: OriginRequest<'_>,
-        begun: Stopwatch,
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let body = std::mem::replace(&mut request.body, RequestBody::Empty);
-        // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
-        let is_repeatable = matches!(body, RequestBody::Empty) && is_idempotent(request.method);
-        // Origins close connections that were idle for a second or more, and a request that can't be
-        // repeated must not run into that.
-        let newer_than = if is_repeatable { self.config.idle_timeout } else { NEVER_CLOSED_YET };
-        let newer_than = newer_than.min(self.config.idle_timeout);
-        let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
-        let mut message = request.message(body);
-        while let Some(link) = take_idle(self.id, newer_than, self.config.idle_timeout) {
-            match self.try_send(link, message, &mut wait).await {
-                Ok(response) => return Ok(response),
-                // The origin had closed the kept connection, and did not get the request.
-                Err((_, Some(unsent))) => {
-                    message = unsent;
-                    self.metrics.origin_retries.add_one();
-                }
-                // It may have got it. Once more, on a connection that nobody has used: a request
-                // that is itself what breaks connections must not go through all of them.
-                Err((UpstreamError::Broken(_), None)) if is_repeatable => {
-                    message = request.message(RequestBody::Empty);
-                    self.metrics.origin_retries.add_one();
-                    break;
-                }
-                Err((error, None)) => return Err(error),
-            }
-        }
-        let link = self.connect(wait.left()).await?;
-        self.try_send(link, message, &mut wait).await.map_err(|(error, _)| error)
-    }
-
-    /// Sends a request over one connection. A request that it has not sent comes back.
-    fn try_send(
-        self: &Arc<Self>,
-        mut link: Link,
-        message: Request<RequestBody>,
-        wait: &mut Wait,
-    ) -> impl Future<Output = Result<Response<UpstreamBody>, (UpstreamError, Option<Request<RequestBody>>)>> {
-        let wants_upgrade = message.headers().contains_key(header::UPGRADE);
-        let answer = link.sender.try_send_request(message);
-        let cut = Cut::of(&link);
-        async move {
-            let mut answer = std::pin::pin!(answer);
-            let timer = &mut link.timer;
-            let answer = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => wait.poll_end(timer, cx).map(|()| None),
-            });
-            let answer = answer.await.ok_or((UpstreamError::ResponseTimeout, None))?;
-            cut.disarm();
-            match answer {
-                Ok(mut response) => match unsupported(&response, wants_upgrade) {
-                    Some(why) => Err((UpstreamError::Unsupported(why), None)),
-                    None => {
-                        // RFC 9112 §2.3: an intermediary speaks its own version. The client's framing must
-                        // not hang on the origin's.
-                        *response.version_mut() = Version::HTTP_11;
-                        if ends_with_connection(&response) {
-                            response.extensions_mut().insert(EndsWithConnection);
-                        }
-                        Ok(response.map(|body| UpstreamBody::new(body, link, Arc::clone(self))))
-                    }
-                },
-                Err(mut failure) => {
-                    let unsent = failure.take_message();
-                    let fault = wait.upload.as_ref().and_then(Upload::fault);
-                    let error = failure.into_error();
-                    let error = match fault {
-                        Some(fault) => UpstreamError::RequestBody(fault),
-                        None if error.is_user() => UpstreamError::RequestBody(Fault::Broken),
-                        None => UpstreamError::Broken(Arc::new(error)),
-                    };
-                    Err((error, unsent))
-                }
-            }
-        }
-    }
-
-    async fn connect(&self, left: Duration) -> Result<Link, UpstreamError> {
+    async fn connect(self: &Arc<Self>, left: Duration) -> Result<Box<Link>, UpstreamError> {
         let limit = self.config.connect_timeout;
         let in_time = timeout(limit.min(left), self.dial()).await;
         let transport = in_time
@@ -391,7 +372,16 @@ impl Upstream {
                 debug!("a connection to the origin ended: {error}");
             }
         });
-        Ok(Link { sender, task: task.abort_handle(), timer: Timer::default() })
+        let (task, upstream) = (task.abort_handle(), Arc::clone(self));
+        Ok(Box::new(Link {
+            sender,
+            task,
+            timer: Timer::default(),
+            upstream,
+            is_in_use: false,
+            heard: None,
+            silent: None,
+        }))
     }
 
     async fn dial(&self) -> io::Result<Transport> {
@@ -428,6 +418,15 @@ impl Wait {
         self.limit.saturating_sub(self.since.elapsed())
     }
 
+    /// Why there is no answer: the client's body goes before what hyper says of it.
+    fn error(&self, error: hyper::Error) -> UpstreamError {
+        match self.upload.as_ref().and_then(Upload::fault) {
+            Some(fault) => UpstreamError::RequestBody(fault),
+            None if error.is_user() => UpstreamError::RequestBody(Fault::Broken),
+            None => UpstreamError::Broken(Arc::new(error)),
+        }
+    }
+
     /// Ready when the origin has had its time.
     fn poll_end(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -457,17 +456,19 @@ fn ends_with_connection<B: Body>(response: &Response<B>) -> bool {
 }
 
 /// Why a response can't be passed on, if it can't.
-fn unsupported<B>(response: &Response<B>, wants_upgrade: bool) -> Option<&'static str> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade {
+fn unsupported<B: Body>(response: &Response<B>, wants_upgrade: impl FnOnce() -> bool) -> Option<&'static str> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade() {
         return Some("the application changed protocols although nobody asked it to");
     }
-    // RFC 9112 §7: compression for the way that is not undone would be taken for the content's own.
+    // RFC 9112 §7: compression for the way that is not undone would be taken for the content's own. Where
+    // the length is known none was applied.
     let compresses = |coding: &[u8]| {
         [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress"]
             .iter()
             .any(|known| coding.eq_ignore_ascii_case(known))
     };
-    if fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses) {
+    let has_length = response.body().size_hint().exact().is_some();
+    if !has_length && fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses) {
         return Some("the application compresses with Transfer-Encoding, which this server does not undo");
     }
     None

@@ -84,6 +84,11 @@ impl From<UpstreamBody> for Incoming {
     }
 }
 
+/// Whether a response is a part, or says that the client's own condition failed: nothing is known of the whole.
+pub fn is_partial(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 206 | 304 | 412 | 416)
+}
+
 impl Fetcher {
     /// Keeps a response if RFC 9111 §3 lets it; otherwise it is for the client that led.
     pub fn keep_or_pass(
@@ -159,9 +164,7 @@ impl Fetcher {
                 (updated.unwrap_or(passed), landing)
             }
             Err(why) => {
-                // A part, or a 304 to the client's own condition, says nothing of the whole.
-                let is_partial = matches!(answer.status().as_u16(), 206 | 304 | 412 | 416);
-                let is_about_the_response = why.is_about_the_response() && !is_partial;
+                let is_about_the_response = why.is_about_the_response() && !is_partial(answer.status());
                 if is_about_the_response {
                     self.passes.remember(plan.key.hash(), Pass::NotStorable, response_time);
                 } else if why == NotStorable::Authorization {

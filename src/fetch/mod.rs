@@ -29,9 +29,8 @@ use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Failure, Reuse};
-use crate::rfc9111::storage::{NotStorable, StoragePolicy};
+use crate::rfc9111::storage::{Exchange, NotStorable, StoragePolicy, storable};
 use crate::rfc9111::tags::TooManyTags;
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields, partial};
@@ -364,11 +363,25 @@ impl Fetcher {
         }
     }
 
-    /// Why nobody should wait for the response to this request, if one lately was not to be shared.
-    pub fn pass(&self, plan: &Plan, now: Timestamp) -> Option<Pass> {
-        let has_credentials = plan.client_fields().contains_key(header::AUTHORIZATION);
-        let own = || self.passes.get(plan.key.hash() ^ WITH_CREDENTIALS, now).filter(|_| has_credentials);
-        self.passes.get(plan.key.hash(), now).or_else(own)
+    /// Why nobody should wait for the response to a request for `key` with these fields, if one lately was
+    /// not to be shared.
+    pub fn pass(&self, key: &CacheKey, request: &HeaderMap, now: Timestamp) -> Option<Pass> {
+        let own = || {
+            let has_credentials = request.contains_key(header::AUTHORIZATION);
+            self.passes.get(key.hash() ^ WITH_CREDENTIALS, now).filter(|_| has_credentials)
+        };
+        self.passes.get(key.hash(), now).or_else(own)
+    }
+
+    /// Whether a response for a `key` that is not worth waiting for may not be stored either, because of
+    /// what it says. That is remembered, then.
+    pub fn is_still_not_storable(&self, key: &CacheKey, exchange: &Exchange<'_>, policy: &StoragePolicy) -> bool {
+        let is = !keep::is_partial(exchange.status)
+            && storable(exchange, policy).is_err_and(NotStorable::is_about_the_response);
+        if is {
+            self.passes.remember(key.hash(), Pass::NotStorable, exchange.response_time);
+        }
+        is
     }
 
     /// What the durable tier has for a request that nobody shares, if it may be reused. If it may
@@ -714,7 +727,7 @@ impl Fetcher {
         };
         let fields = || self.fields_for(plan, wish);
         let (method, uri, interim) = (&plan.method, &plan.uri, plan.interim.as_ref());
-        self.send(OriginRequest { method, uri, fields: &fields, body: RequestBody::Empty, interim, errand }).await
+        self.send(&OriginRequest { method, uri, fields: &fields, interim, errand }, RequestBody::Empty).await
     }
 
     /// The fields to ask the origin with.
@@ -745,8 +758,12 @@ impl Fetcher {
     }
 
     /// Sends a request to the origin, and takes the fields of the connection out of the answer.
-    pub async fn send(&self, request: OriginRequest<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let mut answer = self.upstream.send(request).await?;
+    pub async fn send(
+        &self,
+        request: &OriginRequest<'_>,
+        body: RequestBody,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let mut answer = self.upstream.send(request, body).await?;
         clean_response(answer.headers_mut(), &self.clock);
         Ok(answer)
     }
@@ -857,11 +874,21 @@ fn unasked_part(plan: &Plan, answer: Response<UpstreamBody>) -> Fetched {
 /// Takes the fields of the connection out of a response, and dates it if its origin did not
 /// (RFC 9110 §6.6.1).
 pub fn clean_response(response: &mut HeaderMap, clock: &Clock) {
-    let present = Present::of(response);
+    // Nearly every response has none of the former, and a date.
+    let (mut is_framed, mut has_hop_by_hop, mut is_dated) = (false, false, false);
+    for name in response.keys() {
+        is_framed |= *name == header::TRANSFER_ENCODING;
+        has_hop_by_hop |= fields::is_hop_by_hop(name);
+        is_dated |= *name == header::DATE;
+    }
     // RFC 9112 §6.3: where there are both, the body was not as long as Content-Length says.
-    if present.has(Present::TRANSFER_ENCODING) {
+    if is_framed {
         response.remove(header::CONTENT_LENGTH);
     }
-    fields::remove_hop_by_hop(response);
-    response.entry(header::DATE).or_insert_with(|| date::format(clock.now()));
+    if has_hop_by_hop {
+        fields::remove_hop_by_hop(response);
+    }
+    if !is_dated {
+        response.insert(header::DATE, date::format(clock.now()));
+    }
 }

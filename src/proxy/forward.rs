@@ -10,15 +10,18 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Caller, Proxy, plan};
+use super::{Caller, Proxy, plan, without_body};
 use crate::body::ResponseBody;
+use crate::clock::Timestamp;
 use crate::fetch::clean_response;
 use crate::request_body::Fault;
-use crate::respond::{Answer, Asked, add_age, failed, refuse_body, refused, unavailable};
+use crate::respond::{Answer, Asked, add_age, failed, passed, refuse_body, refused, unavailable};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
+use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
 use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::storage::Exchange;
 use crate::rfc9111::targeted::governing;
 use crate::target::{Target, origin_form};
 use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
@@ -36,39 +39,96 @@ struct Changed {
 }
 
 impl Proxy {
+    /// Asks the origin for one client, on a key whose responses lately were not to be stored: nothing is
+    /// made ready for keeping what most likely is not kept. What may be kept after all is.
+    pub(super) async fn pass_on(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        target: &Target<'_>,
+        key: Option<&CacheKey>,
+        request: &Request<Incoming>,
+        directives: &CacheControl,
+        (fwd, now): (Fwd, Timestamp),
+    ) -> Answer {
+        let fetcher = &self.fetcher;
+        let position = fetcher.store.position();
+        let seen = fetcher.store.purges().seen();
+        let onward = fetcher.onward(caller.peer, target.scheme, target.authority());
+        let fields = || onward.fields(request.headers());
+        let (method, uri) = (request.method(), &*origin_form(request.uri()));
+        let interim = caller.interim(request.version());
+        let interim = interim.as_ref();
+        let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client };
+        let mut response = match fetcher.upstream.send(&sent, RequestBody::Empty).await {
+            Ok(response) => response,
+            Err(error) => return failed(&unavailable(&error), fwd),
+        };
+        clean_response(response.headers_mut(), &fetcher.clock);
+        let exchange = Exchange {
+            method,
+            request: request.headers(),
+            status: response.status(),
+            response: response.headers(),
+            request_time: now,
+            // A response is the less likely to be worth keeping the later it comes: what is not now is
+            // not at its time, which it is asked about again if it may be kept.
+            response_time: now,
+        };
+        // A part although the whole was asked for is the origin's word to this client, and no more.
+        if response.status() == StatusCode::PARTIAL_CONTENT
+            || fetcher.is_still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy)
+        {
+            return passed(response, fwd);
+        }
+        let asked = Arc::new(without_body(request));
+        let mut plan = plan(caller, target, &asked, directives.clone(), fwd);
+        plan.seen = seen;
+        if let Some(key) = key {
+            plan.key = key.clone();
+        }
+        let (fetched, _) = fetcher.keep_or_pass(&plan, response, now, position, None);
+        self.answer_fetched(Asked::of(&*asked), fetched)
+    }
+
     /// Sends a request on that no stored response may answer, and invalidates what it changed.
     pub(super) async fn forward(
         self: &Arc<Self>,
         caller: &Caller<'_>,
         target: &Target<'_>,
-        request: Request<Incoming>,
+        parts: &http::request::Parts,
+        body: Incoming,
         fwd: Fwd,
     ) -> Answer {
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
-        let (parts, body) = request.into_parts();
         let body = match RequestBody::client(body, self.upload_limits) {
             Ok(body) => body,
             Err(fault) => return refused(&refuse_body(fault)),
         };
         let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
         let (uri, interim) = (origin_form(&parts.uri), caller.interim(parts.version));
-        let sent = if invalidation::is_safe(&parts.method) {
+        if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, interim) = (&parts.method, interim.as_ref());
-            let request = OriginRequest { method, uri: &uri, fields: &fields, body, interim, errand: Errand::Client };
-            self.fetcher.send(request).await.map(|response| (response, None))
-        } else {
-            self.send_unsafe(target, &parts, onward.fields(&parts.headers), body, interim, position).await
-        };
-        let (response, own) = match sent {
+            let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client };
+            return match self.fetcher.upstream.send(&sent, body).await {
+                Ok(mut response) => {
+                    clean_response(response.headers_mut(), &self.fetcher.clock);
+                    passed(response, fwd)
+                }
+                Err(error) => failed(&unavailable(&error), fwd),
+            };
+        }
+        // On the heap: few requests are.
+        let fields = onward.fields(&parts.headers);
+        let (response, own) = match Box::pin(self.send_unsafe(target, parts, fields, body, interim, position)).await {
             Ok(sent) => sent,
             Err(error) => return failed(&unavailable(&error), fwd),
         };
         if let Some(own) = own
             && fwd == Fwd::Method
-            && self.is_for_get(target, &parts, &response)
+            && self.is_for_get(target, parts, &response)
         {
-            let asked = Arc::new(Request::from_parts(parts, ()));
+            let asked = Arc::new(Request::from_parts(parts.clone(), ()));
             let mut plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
             // Its own invalidation among them.
             plan.seen = self.fetcher.store.purges().seen();
@@ -79,7 +139,7 @@ impl Proxy {
                 return self.answer_fetched(Asked::of(&*asked), fetched);
             }
         }
-        (CacheStatus::forward(fwd), add_age(response.map(ResponseBody::upstream)))
+        passed(response, fwd)
     }
 
     /// Sends an unsafe request on in a task of its own: what it changed is invalidated even if its
@@ -101,17 +161,17 @@ impl Proxy {
             path: parts.uri.path().to_owned(),
         };
         let (mut sender, receiver) = oneshot::channel();
-        let (method, uri) = (parts.method.clone(), origin_form(&parts.uri));
+        let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
         self.fetcher.tasks.spawn(async move {
             let (fields, interim) = (|| fields.clone(), interim.as_ref());
             let (method, uri) = (&method, &uri);
-            let request = OriginRequest { method, uri, fields: &fields, body, interim, errand: Errand::Client };
+            let request = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
             };
             let answered = tokio::select! {
-                answered = this.fetcher.send(request) => answered,
+                answered = this.fetcher.send(&request, body) => answered,
                 () = is_abandoned => {
                     // Nobody knows what came of it: the URL is not what it was, perhaps.
                     let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
@@ -204,17 +264,16 @@ impl Proxy {
         }
         // Such a request has none.
         drop(body);
-        let (method, uri, body) = (&parts.method, &origin_form(&parts.uri), RequestBody::Empty);
+        let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let request = OriginRequest { method, uri, fields: &fields, body, interim: None, errand: Errand::Client };
-        let mut response = match self.fetcher.upstream.send(request).await {
+        let request = OriginRequest { method, uri, fields: &fields, interim: None, errand: Errand::Client };
+        let mut response = match self.fetcher.upstream.send(&request, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
         };
-        let status = CacheStatus::forward(Fwd::Bypass);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             clean_response(response.headers_mut(), &self.fetcher.clock);
-            return (status, add_age(response.map(ResponseBody::upstream)));
+            return passed(response, Fwd::Bypass);
         }
         let origin = hyper::upgrade::on(&mut response);
         self.fetcher.tunnels.spawn(async move {
@@ -224,6 +283,7 @@ impl Proxy {
                 debug!("a tunnel ended: {error}");
             }
         });
-        (status, add_age(response.map(|_: UpstreamBody| ResponseBody::empty())))
+        add_age(response.headers_mut());
+        (CacheStatus::forward(Fwd::Bypass), response.map(|_: UpstreamBody| ResponseBody::empty()))
     }
 }

@@ -9,7 +9,9 @@ mod share;
 pub use self::explain::Question;
 pub use self::purge::{PurgeError, What};
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, Version};
@@ -57,51 +59,58 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Answers a request, of whose fields those are `present`. Interim responses to it go out through
-    /// `outlet`.
-    pub async fn handle(
-        self: &Arc<Self>,
-        worker: &WorkerMetrics,
-        peer: &Peer,
-        outlet: &Arc<Outlet>,
+    /// Begins to answer a request, of whose fields those are `present`. Interim responses to it go out
+    /// through `outlet`.
+    ///
+    /// A hit is answered here and now. What has to wait does so on the heap, so that nobody carries its
+    /// state about who does not need it.
+    pub fn handle<'a>(
+        self: &'a Arc<Self>,
+        worker: &'a WorkerMetrics,
+        peer: &'a Peer,
+        outlet: &'a Arc<Outlet>,
         mut request: Request<Incoming>,
         mut present: Present,
-    ) -> Response<ResponseBody> {
+    ) -> Reply<'a> {
         if present.has(Present::CONNECTION) {
             // What the origin will not see must not select a stored response either.
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
         }
-        let access = self.access_log.then(|| crate::access::Line::begin(peer, &request));
-        let (status, response) = match self.keys.target(peer, &request, present) {
-            Ok(target) => self.answer(&Caller { peer, outlet }, &target, request, present).await,
+        let access = self.access_log.then(|| Box::new(crate::access::Line::begin(peer, &request)));
+        let step = match self.keys.target(peer, &request, present) {
+            Ok(target) => self.answer(Caller { peer, outlet }, target, request, present),
             Err(refusal) => self.labelled(refused(&refusal), None),
         };
-        worker.record(&status);
-        match access {
-            Some(line) => line.finish(response, &status),
-            None => response,
-        }
+        Reply { worker, outlet, access, step }
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        caller: &Caller<'_>,
-        target: &Target<'_>,
+    fn answer<'a>(
+        self: &'a Arc<Self>,
+        caller: Caller<'a>,
+        target: Target<'a>,
         request: Request<Incoming>,
         present: Present,
-    ) -> Answer {
+    ) -> Step<'a> {
         if is_upgrade(&request, present) {
-            return self.labelled(Box::pin(self.tunnel(caller, target, request)).await, Some(target));
+            return Step::waits(async move {
+                let mut answer = self.tunnel(&caller, &target, request).await;
+                self.label_answer(&mut answer, Some(&target));
+                answer
+            });
         }
         if let Some(fwd) = never_from_cache(&request, present, target.rule) {
-            let answer = caller.outlet.attend(Box::pin(self.forward(caller, target, request, fwd))).await;
-            return self.labelled(answer, Some(target));
+            let (request, body) = request.into_parts();
+            return Step::waits(async move {
+                let mut answer = self.forward(&caller, &target, &request, body, fwd).await;
+                self.label_answer(&mut answer, Some(&target));
+                answer
+            });
         }
         let says_something = present.has(Present::DIRECTIVES);
         let directives = if says_something { self.directives(request.headers()) } else { CacheControl::default() };
         let now = self.fetcher.clock.now();
-        let (key, found) = self.look_up(target, request.headers());
+        let (key, found) = self.look_up(&target, request.headers());
         let missed = match found {
             Lookup::Found(stored) if !stored.head.can_answer(request.method(), request.headers(), stored.len()) => {
                 Missed { fwd: Fwd::Partial, stored: Some(stored) }
@@ -109,16 +118,16 @@ impl Proxy {
             Lookup::Found(stored) => match reuse::reuse(&directives, &stored.head.freshness, now) {
                 Reuse::Fresh | Reuse::Stale => {
                     if target.rule.is_due_early(&stored.head, now) {
-                        self.revalidate_behind(caller, target, key, &request, &directives, &stored);
+                        self.revalidate_behind(&caller, &target, key, &request, &directives, &stored);
                     }
-                    return hit(Asked::noted(&request, present), stored, now, self.label(target));
+                    return Step::answered(hit(Asked::noted(&request, present), stored, now, self.label(&target)));
                 }
-                Reuse::GatewayTimeout => return self.labelled(not_cached(), Some(target)),
+                Reuse::GatewayTimeout => return self.labelled(not_cached(), Some(&target)),
                 reuse @ (Reuse::StaleWhileRevalidate | Reuse::Validate(_))
                     if stored.head.parts().is_none() && self.may_wait(reuse, &directives, &stored, now) =>
                 {
-                    self.revalidate_behind(caller, target, key, &request, &directives, &stored);
-                    return hit(Asked::noted(&request, present), stored, now, self.label(target));
+                    self.revalidate_behind(&caller, &target, key, &request, &directives, &stored);
+                    return Step::answered(hit(Asked::noted(&request, present), stored, now, self.label(&target)));
                 }
                 Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => {
                     Missed { fwd: Fwd::Stale, stored: Some(stored) }
@@ -128,12 +137,22 @@ impl Proxy {
             Lookup::OtherVariants(_) => Missed { fwd: Fwd::VaryMiss, stored: None },
             Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
+        if self.fetcher.budget.held() >= self.max_buffered {
+            return self.labelled(overloaded(), Some(&target));
+        }
+        let pass = self.fetcher.pass(key.as_deref().unwrap_or(&target.key), request.headers(), now);
+        let is_for_a_whole = *request.method() == Method::GET && !present.has(Present::RANGE);
+        if pass == Some(Pass::NotStorable) && is_for_a_whole && missed.stored.is_none() && !directives.only_if_cached {
+            return Step::waits(async move {
+                let since = (missed.fwd, now);
+                let mut answer = self.pass_on(&caller, &target, key.as_deref(), &request, &directives, since).await;
+                self.label_answer(&mut answer, Some(&target));
+                answer
+            });
+        }
         // Its body is empty.
         let request = Arc::new(request.map(|_| ()));
-        if self.fetcher.budget.held() >= self.max_buffered {
-            return self.labelled(overloaded(), Some(target));
-        }
-        let mut plan = Box::new(plan(caller, target, &request, directives, missed.fwd));
+        let mut plan = Box::new(plan(&caller, &target, &request, directives, missed.fwd));
         match missed.fwd {
             Fwd::Partial => plan.part = missed.stored,
             _ => plan.validate = missed.stored,
@@ -141,14 +160,11 @@ impl Proxy {
         if let Some(key) = key {
             plan.key = *key;
         }
-        let pass = self.fetcher.pass(&plan, now);
-        // On the heap, so that a hit does not carry a fetch's state about.
-        let answer = if pass == Some(Pass::NotStorable) && is_plain_get(&request) && !plan.directives.only_if_cached {
-            caller.outlet.attend(Box::pin(self.alone(&request, plan))).await
-        } else {
-            caller.outlet.attend(Box::pin(self.fetch(&request, plan, pass))).await
-        };
-        self.labelled(answer, Some(target))
+        Step::waits(async move {
+            let mut answer = self.fetch(&request, plan, pass).await;
+            self.label_answer(&mut answer, Some(&target));
+            answer
+        })
     }
 
     /// What a response says of what was done, and what of it clients do not see.
@@ -166,9 +182,14 @@ impl Proxy {
         fields.append(CACHE_STATUS, status.to_value(key));
     }
 
-    fn labelled(&self, (status, mut response): Answer, target: Option<&Target<'_>>) -> Answer {
-        self.put_label(target, &status, response.headers_mut());
-        (status, response)
+    fn label_answer(&self, (status, response): &mut Answer, target: Option<&Target<'_>>) {
+        self.put_label(target, status, response.headers_mut());
+    }
+
+    /// A step that is an answer of our own.
+    fn labelled<'a>(&self, mut answer: Answer, target: Option<&Target<'_>>) -> Step<'a> {
+        self.label_answer(&mut answer, target);
+        Step::answered(answer)
     }
 
     fn label(&self, target: &Target<'_>) -> Label<impl FnOnce(&CacheStatus, &mut HeaderMap)> {
@@ -293,12 +314,7 @@ impl Proxy {
         }
         let variant = stored.head.variant().map_or(0, |variant| key.variant_hash(&variant.selector));
         if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
-            let mut head = Request::new(());
-            *head.method_mut() = request.method().clone();
-            *head.uri_mut() = request.uri().clone();
-            *head.version_mut() = request.version();
-            *head.headers_mut() = request.headers().clone();
-            let plan = plan(caller, target, &Arc::new(head), directives.clone(), Fwd::Stale);
+            let plan = plan(caller, target, &Arc::new(without_body(request)), directives.clone(), Fwd::Stale);
             // The client has its answer: interim responses are nobody's.
             let validate = Some(Arc::clone(stored));
             let errand = Errand::Background;
@@ -315,6 +331,16 @@ impl Proxy {
             RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
         }
     }
+}
+
+/// The head of a request, as another one.
+fn without_body(request: &Request<Incoming>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
 }
 
 /// Whether a whole is asked for.
@@ -339,7 +365,7 @@ fn plan(
         peer: caller.peer.clone(),
         directives,
         method: request.method().clone(),
-        uri: origin_form(request.uri()),
+        uri: origin_form(request.uri()).into_owned(),
         policy: Arc::clone(&target.rule.policy),
         durability: rule.durability,
         collapse: rule.collapse,
@@ -365,7 +391,59 @@ struct Missed {
     stored: Option<Arc<StoredResponse>>,
 }
 
+/// A request that is being answered.
+pub struct Reply<'a> {
+    worker: &'a WorkerMetrics,
+    outlet: &'a Outlet,
+    access: Option<Box<crate::access::Line>>,
+    step: Step<'a>,
+}
+
+/// How far its answer is.
+enum Step<'a> {
+    /// It is there, until it is given.
+    Answered(Option<Answer>),
+    /// The durable tier or the origin is waited for.
+    Waits(Pin<Box<dyn Future<Output = Answer> + Send + 'a>>),
+}
+
+impl<'a> Step<'a> {
+    fn answered(answer: Answer) -> Self {
+        Self::Answered(Some(answer))
+    }
+
+    fn waits(answer: impl Future<Output = Answer> + Send + 'a) -> Self {
+        Self::Waits(Box::pin(answer))
+    }
+}
+
+impl Future for Reply<'_> {
+    type Output = Response<ResponseBody>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ResponseBody>> {
+        let this = self.get_mut();
+        let answer = match &mut this.step {
+            Step::Answered(answer) => answer.take(),
+            Step::Waits(waits) => {
+                let answer = waits.as_mut().poll(cx);
+                if answer.is_pending() {
+                    this.outlet.wake_for_interim(cx.waker());
+                }
+                Some(ready!(answer))
+            }
+        };
+        // It is not polled again once it was given.
+        let Some((status, response)) = answer else { return Poll::Pending };
+        this.worker.record(&status);
+        Poll::Ready(match this.access.take() {
+            Some(line) => line.finish(response, &status),
+            None => response,
+        })
+    }
+}
+
 /// Who asks, and where interim responses to it go.
+#[derive(Clone, Copy)]
 struct Caller<'a> {
     peer: &'a Peer,
     outlet: &'a Arc<Outlet>,

@@ -232,9 +232,10 @@ impl Proxy {
                 }
                 (status, response)
             }
-            Fetched::Passed { response, fwd, fwd_status, .. } => {
+            Fetched::Passed { mut response, fwd, fwd_status, .. } => {
                 let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
-                (CacheStatus { handling, ttl: None, detail: None }, add_age(response))
+                add_age(response.headers_mut());
+                (CacheStatus { handling, ttl: None, detail: None }, response)
             }
             Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
             // Those go through `answer_found`.

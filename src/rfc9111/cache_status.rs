@@ -57,16 +57,16 @@ impl Fwd {
     }
 
     /// All that is said of a request that went forward for this reason, where there is no more to say.
-    const fn alone(self) -> &'static str {
+    fn alone(self) -> HeaderValue {
         match self {
-            Self::Bypass => "larder; fwd=bypass",
-            Self::Method => "larder; fwd=method",
-            Self::UriMiss => "larder; fwd=uri-miss",
-            Self::VaryMiss => "larder; fwd=vary-miss",
-            Self::Miss => "larder; fwd=miss",
-            Self::Request => "larder; fwd=request",
-            Self::Stale => "larder; fwd=stale",
-            Self::Partial => "larder; fwd=partial",
+            Self::Bypass => const { HeaderValue::from_static("larder; fwd=bypass") },
+            Self::Method => const { HeaderValue::from_static("larder; fwd=method") },
+            Self::UriMiss => const { HeaderValue::from_static("larder; fwd=uri-miss") },
+            Self::VaryMiss => const { HeaderValue::from_static("larder; fwd=vary-miss") },
+            Self::Miss => const { HeaderValue::from_static("larder; fwd=miss") },
+            Self::Request => const { HeaderValue::from_static("larder; fwd=request") },
+            Self::Stale => const { HeaderValue::from_static("larder; fwd=stale") },
+            Self::Partial => const { HeaderValue::from_static("larder; fwd=partial") },
         }
     }
 
@@ -156,7 +156,7 @@ impl CacheStatus {
         if let (Handling::Forward { fwd, .. }, None) = (self.handling, key)
             && self == Self::forward(fwd)
         {
-            return HeaderValue::from_static(fwd.alone());
+            return fwd.alone();
         }
         let mut text = BytesMut::with_capacity(64);
         text.put_slice(b"larder");

@@ -94,6 +94,13 @@ impl CacheKey {
         Some(KeyParts { prefix, scheme, authority, path, query })
     }
 
+    /// The authority alone.
+    pub fn authority(&self) -> Option<&str> {
+        let (_prefix, rest) = split_part(&self.bytes)?;
+        let (_scheme, rest) = split_part(rest)?;
+        take_part(rest).map(|(authority, _)| authority)
+    }
+
     /// Whether the key is one for several queries at once (see [`crate::searches`]): only those hold a NUL.
     pub fn is_searched(&self) -> bool {
         self.parts().is_some_and(|parts| parts.query.is_some_and(|query| query.contains('\0')))
@@ -124,9 +131,13 @@ fn length_of(part: &str) -> [u8; 4] {
 }
 
 fn take_part(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let (part, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
+    let (part, rest) = split_part(bytes)?;
     Some((std::str::from_utf8(part).ok()?, rest))
+}
+
+fn split_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)
 }
 
 /// What a rule does to a query before it becomes part of a key.

@@ -2,25 +2,19 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::Upstream;
 use super::link::{self, Link};
-use crate::clock::Stopwatch;
 
 /// The body of a response from the origin. At its end the connection is kept for the next request;
 /// dropped before, it is closed.
 #[derive(Debug)]
 pub struct UpstreamBody {
     body: Incoming,
-    link: Option<Link>,
-    upstream: Arc<Upstream>,
-    /// Since nothing has come.
-    silent: Option<Stopwatch>,
+    link: Option<Box<Link>>,
 }
 
 /// Why a response's body broke off.
@@ -44,17 +38,10 @@ impl fmt::Display for UpstreamBodyError {
 impl std::error::Error for UpstreamBodyError {}
 
 impl UpstreamBody {
-    pub(super) fn new(body: Incoming, link: Link, upstream: Arc<Upstream>) -> Self {
-        let mut this = Self { body, link: Some(link), upstream, silent: None };
+    pub(super) fn new(body: Incoming, link: Box<Link>) -> Self {
+        let mut this = Self { body, link: Some(link) };
         this.finish_if_ended();
         this
-    }
-
-    /// Ends the connection in the middle of the body.
-    fn cut(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.task.abort();
-        }
     }
 
     /// hyper does not ask a body of known length for its end, so it is looked for after each frame.
@@ -66,14 +53,8 @@ impl UpstreamBody {
 
     fn give_back(&mut self) {
         if let Some(link) = self.link.take() {
-            link::give_back(link, self.upstream.id, self.upstream.config.max_idle);
+            link::give_back(link);
         }
-    }
-}
-
-impl Drop for UpstreamBody {
-    fn drop(&mut self) {
-        self.cut();
     }
 }
 
@@ -85,12 +66,14 @@ impl Body for UpstreamBody {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.silent = None;
+                if let Some(link) = &mut this.link {
+                    link.silent = None;
+                }
                 this.finish_if_ended();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.cut();
+                this.link = None;
                 Poll::Ready(Some(Err(UpstreamBodyError::Broken(error))))
             }
             Poll::Ready(None) => {
@@ -98,11 +81,9 @@ impl Body for UpstreamBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let limit = this.upstream.config.body_timeout;
-                let silent = *this.silent.get_or_insert_with(Stopwatch::start);
-                let is_over = this.link.as_mut().is_none_or(|link| link.timer.poll(cx, silent, limit).is_ready());
+                let is_over = this.link.as_mut().is_none_or(|link| link.poll_silence(cx).is_ready());
                 if is_over {
-                    this.cut();
+                    this.link = None;
                     return Poll::Ready(Some(Err(UpstreamBodyError::TimedOut)));
                 }
                 Poll::Pending

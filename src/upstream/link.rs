@@ -1,15 +1,18 @@
 //! Connections to the origin, and those of a thread that wait for a request.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
+use super::Upstream;
 use crate::clock::{Stopwatch, Timer};
 use crate::request_body::RequestBody;
 
-/// A connection to the origin.
+/// A connection to the origin. It is boxed, since it goes with a response from hand to hand.
 #[derive(Debug)]
 pub(super) struct Link {
     pub sender: SendRequest<RequestBody>,
@@ -17,32 +20,37 @@ pub(super) struct Link {
     pub task: AbortHandle,
     /// What it is waited for with.
     pub timer: Timer,
+    /// The origin.
+    pub upstream: Arc<Upstream>,
+    /// Whether a request was sent that is not answered to the end.
+    pub is_in_use: bool,
+    /// When it was last heard of, if nothing was waited for since.
+    pub heard: Option<Stopwatch>,
+    /// Since when the rest of a body is waited for, if it is.
+    pub silent: Option<Stopwatch>,
 }
 
-/// Ends a connection when it is dropped, unless its request was answered: hyper would first wait for the
-/// origin to take what is on its way out.
-pub(super) struct Cut(Option<AbortHandle>);
-
-impl Cut {
-    pub fn of(link: &Link) -> Self {
-        Self(Some(link.task.clone()))
-    }
-
-    pub fn disarm(mut self) {
-        self.0 = None;
+impl Link {
+    /// Ready when the rest of a body was waited for as long as it may be.
+    pub fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.heard = None;
+        let silent = *self.silent.get_or_insert_with(Stopwatch::start);
+        self.timer.poll(cx, silent, self.upstream.config.body_timeout)
     }
 }
 
-impl Drop for Cut {
+/// One that is in use ends when it is dropped: hyper would first wait for the origin to take what is on its
+/// way out.
+impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
+        if self.is_in_use {
+            self.task.abort();
         }
     }
 }
 
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Stopwatch,
 }
 
@@ -64,8 +72,8 @@ fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
 const TO_BECOME_FREE: Duration = Duration::from_secs(1);
 
 /// The kept connection to the origin `id` that was used last, if any is open, free, and idle for less than
-/// `newer_than`. Those idle for longer than `limit` are closed.
-pub(super) fn take_idle(id: u64, newer_than: Duration, limit: Duration) -> Option<Link> {
+/// `newer_than` at `now`. Those idle for longer than `limit` are closed.
+pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Duration) -> Option<Box<Link>> {
     IDLE.with_borrow_mut(|idle| {
         let idle = idle_of(idle, id);
         // From the newest on, and no further than need be: those below are looked at in their turn.
@@ -75,14 +83,14 @@ pub(super) fn take_idle(id: u64, newer_than: Duration, limit: Duration) -> Optio
             if one.link.sender.is_closed() {
                 idle.remove(at);
             } else if one.link.sender.is_ready() {
-                let idle_for = one.since.elapsed();
+                let idle_for = now.since(one.since);
                 if idle_for > limit {
                     // Those below have been idle for longer still.
                     idle.drain(..=at);
                     return None;
                 }
                 return (idle_for <= newer_than).then(|| idle.remove(at).link);
-            } else if one.since.elapsed() >= TO_BECOME_FREE {
+            } else if now.since(one.since) >= TO_BECOME_FREE {
                 // Its last request is still going out (the origin answered before it had all of
                 // it), and it had a moment to become free.
                 idle.remove(at);
@@ -92,11 +100,15 @@ pub(super) fn take_idle(id: u64, newer_than: Duration, limit: Duration) -> Optio
     })
 }
 
-/// Keeps a connection to the origin `id` for another request, among at most `max_idle`.
-pub(super) fn give_back(link: Link, id: u64, max_idle: usize) {
+/// Keeps a connection for another request, among at most `upstream.max_idle`.
+pub(super) fn give_back(mut link: Box<Link>) {
+    let (id, max_idle) = (link.upstream.id, link.upstream.config.max_idle);
+    link.is_in_use = false;
     if link.sender.is_closed() || max_idle == 0 {
         return;
     }
+    link.silent = None;
+    let since = link.heard.take().unwrap_or_else(Stopwatch::start);
     // `try_with`: a body may be dropped while its thread is being torn down.
     let _ = IDLE.try_with(|idle| {
         if let Ok(mut idle) = idle.try_borrow_mut() {
@@ -104,7 +116,7 @@ pub(super) fn give_back(link: Link, id: u64, max_idle: usize) {
             if idle.len() >= max_idle {
                 idle.remove(0);
             }
-            idle.push(Idle { link, since: Stopwatch::start() });
+            idle.push(Idle { link, since });
         }
     });
 }
