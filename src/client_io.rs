@@ -120,6 +120,16 @@ impl Heads {
         self.is_body = has_body;
     }
 
+    /// Forgets heads whose requests are all answered, when hyper reads on: it does so once it has no whole
+    /// head any more, so that behind an empty line there is nothing.
+    fn forget_answered(&mut self) {
+        if self.begun > 0 && !self.is_body && (self.recent.ends_with(b"\n\r\n") || self.recent.ends_with(b"\n\n")) {
+            self.begun = 0;
+            self.recent.clear();
+            self.recent.shrink_to(KEPT_RECENT);
+        }
+    }
+
     /// Adds what was read. A head that began behind a body in one read with that is not looked at: where
     /// its framing contradicts itself hyper ends the connection with it, and goes by `Transfer-Encoding`.
     fn read(&mut self, bytes: &[u8]) {
@@ -211,6 +221,9 @@ impl Connection {
         // Behind a request without a body comes the next one.
         if self.is_in(Phase::Answering) && heads.is_body {
             return false;
+        }
+        if self.is_waiting() {
+            heads.forget_answered();
         }
         let begins = !heads.is_in_head();
         heads.read(bytes);

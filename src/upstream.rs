@@ -238,16 +238,12 @@ impl Upstream {
         let begun = Stopwatch::start();
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
         let is_repeatable = matches!(body, RequestBody::Empty) && is_idempotent(request.method);
-        // Origins close connections that were idle for a second or more, and a request that can't be
-        // repeated must not run into that.
-        let newer_than = if is_repeatable { self.config.idle_timeout } else { NEVER_CLOSED_YET };
-        let newer_than = newer_than.min(self.config.idle_timeout);
         let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
         let (mut body, mut may_be_kept) = (Some(body), true);
         let mut unsent: Option<Box<Request<RequestBody>>> = None;
         // One future, without others within it but for a connection's: a response is moved by each.
         let error = loop {
-            let kept = if may_be_kept { take_idle(self.id, begun, newer_than, self.config.idle_timeout) } else { None };
+            let kept = if may_be_kept { self.take_kept(begun, is_repeatable) } else { None };
             let is_kept = kept.is_some();
             let mut link = match kept {
                 Some(link) => link,
@@ -289,6 +285,15 @@ impl Upstream {
         };
         self.learn_from(Some(&error));
         Err(error)
+    }
+
+    /// Takes a kept connection, if there is one that will do at `now`.
+    fn take_kept(&self, now: Stopwatch, is_repeatable: bool) -> Option<Box<Link>> {
+        // Origins close connections that were idle for a second or more, and a request that can't be
+        // repeated must not run into that.
+        let limit = self.config.idle_timeout;
+        let newer_than = if is_repeatable { limit } else { NEVER_CLOSED_YET.min(limit) };
+        take_idle(self.id, now, newer_than, limit)
     }
 
     /// Takes a response that came over a connection.

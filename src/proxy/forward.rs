@@ -10,14 +10,13 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Caller, Proxy, plan, without_body};
+use super::{Caller, Proxy, plan};
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fetch::clean_response;
 use crate::request_body::Fault;
 use crate::respond::{Answer, Asked, add_age, failed, passed, refuse_body, refused, unavailable};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
-use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
 use crate::rfc9111::key::CacheKey;
@@ -40,23 +39,22 @@ struct Changed {
 
 impl Proxy {
     /// Asks the origin for one client, on a key whose responses lately were not to be stored: nothing is
-    /// made ready for keeping what most likely is not kept. What may be kept after all is.
+    /// made ready for keeping what most likely is not kept. What may be kept after all is. The request's
+    /// target is in origin form.
     pub(super) async fn pass_on(
         self: &Arc<Self>,
         caller: &Caller<'_>,
         target: &Target<'_>,
         key: Option<&CacheKey>,
-        request: &Request<Incoming>,
-        directives: &CacheControl,
+        request: &http::request::Parts,
         (fwd, now): (Fwd, Timestamp),
     ) -> Answer {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
         let seen = fetcher.store.purges().seen();
-        let onward = fetcher.onward(caller.peer, target.scheme, target.authority());
-        let fields = || onward.fields(request.headers());
-        let (method, uri) = (request.method(), &*origin_form(request.uri()));
-        let interim = caller.interim(request.version());
+        let fields = || fetcher.onward(caller.peer, target.scheme, target.authority()).fields(&request.headers);
+        let (method, uri) = (&request.method, &request.uri);
+        let interim = caller.interim(request.version);
         let interim = interim.as_ref();
         let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client };
         let mut response = match fetcher.upstream.send(&sent, RequestBody::Empty).await {
@@ -66,7 +64,7 @@ impl Proxy {
         clean_response(response.headers_mut(), &fetcher.clock);
         let exchange = Exchange {
             method,
-            request: request.headers(),
+            request: &request.headers,
             status: response.status(),
             response: response.headers(),
             request_time: now,
@@ -80,8 +78,8 @@ impl Proxy {
         {
             return passed(response, fwd);
         }
-        let asked = Arc::new(without_body(request));
-        let mut plan = plan(caller, target, &asked, directives.clone(), fwd);
+        let asked = Arc::new(Request::from_parts(request.clone(), ()));
+        let mut plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
         plan.seen = seen;
         if let Some(key) = key {
             plan.key = key.clone();

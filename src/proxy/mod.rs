@@ -9,6 +9,7 @@ mod share;
 pub use self::explain::Question;
 pub use self::purge::{PurgeError, What};
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -143,9 +144,13 @@ impl Proxy {
         let pass = self.fetcher.pass(key.as_deref().unwrap_or(&target.key), request.headers(), now);
         let is_for_a_whole = *request.method() == Method::GET && !present.has(Present::RANGE);
         if pass == Some(Pass::NotStorable) && is_for_a_whole && missed.stored.is_none() && !directives.only_if_cached {
+            let (mut request, _) = request.into_parts();
+            if let Cow::Owned(target) = origin_form(&request.uri) {
+                request.uri = target;
+            }
             return Step::waits(async move {
                 let since = (missed.fwd, now);
-                let mut answer = self.pass_on(&caller, &target, key.as_deref(), &request, &directives, since).await;
+                let mut answer = self.pass_on(&caller, &target, key.as_deref(), &request, since).await;
                 self.label_answer(&mut answer, Some(&target));
                 answer
             });

@@ -368,6 +368,27 @@ fn stale_if_error_stands_in_for_a_broken_origin() {
 }
 
 #[test]
+fn what_may_be_stored_after_all_is_stored_at_once() {
+    const KEPT: &str = "Cache-Control: max-age=60\r\nVary: Accept-Language";
+    let origin = Origin::answers(vec![
+        (200, "Cache-Control: no-store", "one"),
+        (200, "Cache-Control: no-store", "two"),
+        (200, KEPT, "three"),
+        (200, KEPT, "other"),
+    ]);
+    let larder = Larder::new(&origin, "");
+    let german = "Accept-Language: de";
+    for expected in ["one", "two"] {
+        let answer = larder.get("/a?b=c", german);
+        assert_eq!((answer.text().as_str(), answer.cache_status()), (expected, "larder; fwd=uri-miss"));
+    }
+    assert_eq!(larder.get("/a?b=c", german).cache_status(), "larder; fwd=uri-miss; stored; ttl=60");
+    let answer = larder.get("/a?b=c", german);
+    assert_eq!((answer.text().as_str(), answer.hit()), ("three", Some("memory")));
+    assert_eq!(larder.get("/a?b=c", "Accept-Language: en").text(), "other", "the request's own fields select it");
+}
+
+#[test]
 fn rules_hold_by_path() {
     let origin = Origin::answers(vec![(200, "", "x")]);
     let rules = r#"rule=[
