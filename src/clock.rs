@@ -117,8 +117,8 @@ impl Clock {
     }
 }
 
-/// A point of the monotonic clock, for measuring how long something took.
-#[derive(Clone, Copy, Debug)]
+/// A point of the monotonic clock, for measuring how long something took. An earlier one is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {

@@ -68,9 +68,7 @@ impl Proxy {
             status: response.status(),
             response: response.headers(),
             request_time: now,
-            // A response is the less likely to be worth keeping the later it comes: what is not now is
-            // not at its time, which it is asked about again if it may be kept.
-            response_time: now,
+            response_time: fetcher.clock.now(),
         };
         // A part although the whole was asked for is the origin's word to this client, and no more.
         if response.status() == StatusCode::PARTIAL_CONTENT

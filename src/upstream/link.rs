@@ -116,7 +116,9 @@ pub(super) fn give_back(mut link: Box<Link>) {
             if idle.len() >= max_idle {
                 idle.remove(0);
             }
-            idle.push(Idle { link, since });
+            // By age: one that was heard of before others were given back goes below them.
+            let at = idle.iter().rposition(|other| other.since <= since).map_or(0, |below| below + 1);
+            idle.insert(at, Idle { link, since });
         }
     });
 }
