@@ -4,21 +4,21 @@
 mod explain;
 mod forward;
 mod purge;
+mod reply;
 mod share;
 
 pub use self::explain::Question;
 pub use self::purge::{PurgeError, What};
+pub use self::reply::Reply;
 
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use http::header::{self, HeaderMap};
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Version};
 use hyper::body::Incoming;
 
-use crate::body::ResponseBody;
+use self::reply::Step;
 use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
@@ -83,7 +83,7 @@ impl Proxy {
             Ok(target) => self.answer(Caller { peer, outlet }, target, request, present),
             Err(refusal) => self.labelled(refused(&refusal), None),
         };
-        Reply { worker, outlet, access, step }
+        Reply::new(worker, outlet, access, step)
     }
 
     fn answer<'a>(
@@ -394,57 +394,6 @@ fn plan(
 struct Missed {
     fwd: Fwd,
     stored: Option<Arc<StoredResponse>>,
-}
-
-/// A request that is being answered.
-pub struct Reply<'a> {
-    worker: &'a WorkerMetrics,
-    outlet: &'a Outlet,
-    access: Option<Box<crate::access::Line>>,
-    step: Step<'a>,
-}
-
-/// How far its answer is.
-enum Step<'a> {
-    /// It is there, until it is given.
-    Answered(Option<Answer>),
-    /// The durable tier or the origin is waited for.
-    Waits(Pin<Box<dyn Future<Output = Answer> + Send + 'a>>),
-}
-
-impl<'a> Step<'a> {
-    fn answered(answer: Answer) -> Self {
-        Self::Answered(Some(answer))
-    }
-
-    fn waits(answer: impl Future<Output = Answer> + Send + 'a) -> Self {
-        Self::Waits(Box::pin(answer))
-    }
-}
-
-impl Future for Reply<'_> {
-    type Output = Response<ResponseBody>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ResponseBody>> {
-        let this = self.get_mut();
-        let answer = match &mut this.step {
-            Step::Answered(answer) => answer.take(),
-            Step::Waits(waits) => {
-                let answer = waits.as_mut().poll(cx);
-                if answer.is_pending() {
-                    this.outlet.wake_for_interim(cx.waker());
-                }
-                Some(ready!(answer))
-            }
-        };
-        // It is not polled again once it was given.
-        let Some((status, response)) = answer else { return Poll::Pending };
-        this.worker.record(&status);
-        Poll::Ready(match this.access.take() {
-            Some(line) => line.finish(response, &status),
-            None => response,
-        })
-    }
 }
 
 /// Who asks, and where interim responses to it go.

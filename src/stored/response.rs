@@ -49,7 +49,7 @@ pub struct StoredApart {
     pub head: Arc<StoredHead>,
     /// The length of the body.
     pub len: u64,
-    /// The checksum of each chunk of it (see [`encoding::BODY_CHUNK`]).
+    /// The checksum of each chunk of it (see `encoding::BODY_CHUNK`).
     pub checksums: Arc<[u64]>,
 }
 
