@@ -24,7 +24,7 @@ pub struct ResponseBody {
     sent: u64,
     ending: Option<Box<Ending>>,
     /// Told when the body is dropped.
-    connection: Option<Arc<dyn Connection>>,
+    carrier: Option<Arc<dyn Carrier>>,
 }
 
 #[derive(Debug)]
@@ -96,8 +96,8 @@ impl Buf for Piece {
     }
 }
 
-/// What a response goes out on.
-pub trait Connection: std::fmt::Debug + Send + Sync {
+/// What a response goes out on: a client's connection.
+pub trait Carrier: std::fmt::Debug + Send + Sync {
     /// The response's body has ended, or was given up.
     fn body_has_ended(&self);
 }
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Ending {
 
 impl ResponseBody {
     fn from_source(source: Source) -> Self {
-        Self { source, sent: 0, ending: None, connection: None }
+        Self { source, sent: 0, ending: None, carrier: None }
     }
 
     /// No body.
@@ -178,8 +178,8 @@ impl ResponseBody {
     }
 
     /// Has a client's connection learn when the body has ended or was given up.
-    pub fn track(&mut self, connection: Arc<dyn Connection>) {
-        self.connection = Some(connection);
+    pub fn track(&mut self, carrier: Arc<dyn Carrier>) {
+        self.carrier = Some(carrier);
     }
 
     /// Has `ending` called with the number of bytes sent, when the body has ended.
@@ -195,8 +195,8 @@ impl Drop for ResponseBody {
         if let Some(ending) = self.ending.take() {
             (ending.0)(self.sent);
         }
-        if let Some(connection) = self.connection.take() {
-            connection.body_has_ended();
+        if let Some(carrier) = self.carrier.take() {
+            carrier.body_has_ended();
         }
     }
 }

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::body::{self, ResponseBody};
+use crate::body::{Carrier, ResponseBody};
 use crate::clock::Stopwatch;
 use crate::interim::Outlet;
 use crate::rfc9111::present::Present;
@@ -199,7 +199,7 @@ impl Connection {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.enter(Phase::Tunnel);
         }
-        response.body_mut().track(Arc::clone(self) as Arc<dyn body::Connection>);
+        response.body_mut().track(Arc::clone(self) as Arc<dyn Carrier>);
     }
 
     /// Notes that all that was written is out; whether the connection waits from now on.
@@ -271,7 +271,7 @@ pub fn conflicting_framing() -> Response<ResponseBody> {
     response
 }
 
-impl body::Connection for Connection {
+impl Carrier for Connection {
     fn body_has_ended(&self) {
         if self.is_in(Phase::Answering) {
             self.enter(Phase::Flushing);

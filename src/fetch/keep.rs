@@ -10,7 +10,8 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tracing::debug;
 
-use super::{Fetched, Fetcher, ForLeader, Place, Plan, WITH_CREDENTIALS, partial, shared};
+use super::plan::Place;
+use super::{Fetched, Fetcher, ForLeader, Plan, WITH_CREDENTIALS, partial, shared};
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fill::FillWriter;

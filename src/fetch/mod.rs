@@ -1,23 +1,24 @@
-//! What a flight does: asks the durable tier, then the origin, and keeps what may be kept
+//! What a flight does: asks the durable tier (`durable`), then the origin, and keeps what may be kept
 //! (`keep`).
 //!
 //! A fetch knows at the response's head whether it may be shared, and says so at once. The body of
 //! one that may be follows in a task of its own, so that no client's leaving or slowness touches
 //! it. Whatever is stored carries the purge position at which its fetch began.
 
+mod durable;
 mod keep;
+mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use http::{Method, Response, StatusCode};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use self::keep::fill_from_durable;
+pub use self::plan::Plan;
 
 use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
@@ -26,156 +27,17 @@ use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedResponse, S
 use crate::forwarding::{Onward, Peer};
 use crate::passes::{Pass, Passes, Recent};
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::rfc9111::directives::CacheControl;
-use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{self, Failure, Reuse};
 use crate::rfc9111::storage::{Exchange, NotStorable, StoragePolicy, storable};
-use crate::rfc9111::tags::TooManyTags;
 use crate::rfc9111::validation::{self, Validation};
 use crate::rfc9111::{date, fields, partial};
-use crate::rules::Ranges;
 use crate::searches::Searches;
-use crate::store::backend::BackendError;
-use crate::store::durable::{Apart, Found, FoundBody, FoundResponse, Opening, Wanted};
+use crate::store::Store;
+use crate::store::durable::{Apart, Opening};
 use crate::store::memory::{self, Lookup};
-use crate::store::{Durability, Known, Store};
-use crate::stored::seen::Seen;
-use crate::stored::{Body, Replaced, StoredHead, StoredResponse};
-use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
-
-/// What a GET is to fetch, and what may be done with it.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The key that its response is looked for under.
-    pub key: CacheKey,
-    /// The key of its URI to the byte; another than `key` where the origin said that some
-    /// differences between queries do not matter.
-    pub exact: CacheKey,
-    /// The request as the client sent it: the origin is asked with its fields, preconditions and range
-    /// among them, and what is made of them on the way.
-    pub request: Arc<Request<()>>,
-    /// The fields that select a variant and decide on storing, where they are not those of the request.
-    pub as_asked: Option<Box<HeaderMap>>,
-    /// Who the client is.
-    pub peer: Peer,
-    /// The client's own directives, as far as they count.
-    pub directives: CacheControl,
-    /// The method to ask with.
-    pub method: Method,
-    /// Path and query to ask for.
-    pub uri: Uri,
-    /// What the configuration says of storing.
-    pub policy: Arc<StoragePolicy>,
-    /// Whether the durable tier may keep it.
-    pub durability: Durability,
-    /// Whether it may wait for another request's answer.
-    pub collapse: bool,
-    /// What is asked of the origin where the client wants a range.
-    pub ranges: Ranges,
-    /// Whether the durable tier was asked already.
-    pub asked_durable: bool,
-    /// What it can be purged by.
-    pub tags: Vec<String>,
-    /// Why the origin is asked, as far as is known before the durable tier is.
-    pub fwd: Fwd,
-    /// A stored response to validate.
-    pub validate: Option<Arc<StoredResponse>>,
-    /// A stored part of what is asked for, to be completed or added to.
-    pub part: Option<Arc<StoredResponse>>,
-    /// A stored response that is no use but will be history once another is stored.
-    pub replaced: Option<Replaced>,
-    /// The stored response to GET that the answer to this HEAD speaks of.
-    pub head_of: Option<Arc<StoredResponse>>,
-    /// What is known of the key's variants.
-    pub known: Option<Known>,
-    /// Where interim responses go: to the client that led.
-    pub interim: Option<Interim>,
-    /// Whether anybody waits for it.
-    pub errand: Errand,
-    /// The tier that what is to be validated came from.
-    pub tier: Tier,
-    /// What was known of purges when the fetch began, in terms that hold in other processes.
-    pub seen: Arc<Seen>,
-}
-
-impl Plan {
-    /// The client's fields as far as the cache goes: what selects a variant and decides on storing.
-    pub fn client_fields(&self) -> &HeaderMap {
-        self.as_asked.as_deref().unwrap_or(self.request.headers())
-    }
-
-    /// Asks for the whole although the client wants a range of it.
-    pub fn ask_for_the_whole(&mut self) {
-        let mut fields = self.request.headers().clone();
-        fields.remove(header::RANGE);
-        fields.remove(header::IF_RANGE);
-        self.as_asked = Some(Box::new(fields));
-    }
-
-    /// Whether the plan asks for the whole of its target.
-    fn is_for_the_whole(&self) -> bool {
-        self.method == Method::GET && !self.client_fields().contains_key(header::RANGE)
-    }
-
-    /// Whether the whole is worth fetching for a range of it: because a rule says so, or because it is
-    /// known that it fits, and this is not the first range that is asked for.
-    pub fn prefers_whole(&self, limit: u64) -> bool {
-        let is_range = self.method == Method::GET && self.client_fields().contains_key(header::RANGE);
-        let fits = |part: &Arc<StoredResponse>| part.head.parts().is_some_and(|parts| parts.complete_len() <= limit);
-        is_range
-            && match self.ranges {
-                Ranges::Whole => true,
-                Ranges::Auto => self.part.as_ref().is_some_and(fits),
-                Ranges::Forward => false,
-            }
-    }
-
-    /// What a response to the plan can be purged by, besides its URL: what its rule and its own fields say,
-    /// and the groups that it is in, both by their names and as groups of their origin.
-    pub fn tags_of(&self, response: &HeaderMap) -> Result<Vec<String>, TooManyTags> {
-        let mut tags = self.tags.clone();
-        let groups = groups::listed(response, &groups::CACHE_GROUPS);
-        if let Some(parts) = self.exact.parts() {
-            tags.extend(groups.iter().map(|group| groups::tag(parts.prefix, parts.scheme, parts.authority, group)));
-        }
-        tags.extend(groups);
-        self.policy.tag_fields.add(response, &mut tags)?;
-        Ok(tags)
-    }
-
-    /// The stored response that a new one takes the place of, as far as is known.
-    fn replaced(&self) -> Option<Replaced> {
-        self.validate.as_ref().map(Replaced::response).or_else(|| self.replaced.clone())
-    }
-
-    /// Where what the plan brings is put.
-    fn place(&self) -> Place {
-        Place {
-            exact: self.exact.clone(),
-            durability: self.durability,
-            known: self.known.clone(),
-            replaced: self.replaced(),
-        }
-    }
-
-    /// Whether a stored response, whose body is `len` bytes, has what the plan asks for.
-    fn can_use(&self, head: &StoredHead, len: u64) -> bool {
-        head.can_answer(&self.method, self.client_fields(), len)
-    }
-}
-
-/// Where a response is put.
-#[derive(Debug)]
-struct Place {
-    /// The key of its URI to the byte.
-    exact: CacheKey,
-    durability: Durability,
-    /// What is known of the key's variants.
-    known: Option<Known>,
-    /// What it takes the place of, as far as is known.
-    replaced: Option<Replaced>,
-}
+use crate::stored::{StoredHead, StoredResponse};
+use crate::upstream::{Errand, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What the origin is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -384,68 +246,6 @@ impl Fetcher {
         is
     }
 
-    /// What the durable tier has for a request that nobody shares, if it may be reused. If it may
-    /// not, the plan notes what there is.
-    pub async fn find_durable(self: &Arc<Self>, plan: &mut Plan) -> Option<Fetched> {
-        let position = self.begin(plan);
-        // Of a large body only what is asked for is read.
-        let opening = if plan.is_for_the_whole() { Opening::AtOnce } else { Opening::Later };
-        plan.asked_durable = true;
-        self.consult_durable(plan, position, None, opening).await.ok().map(|(fetched, _)| fetched)
-    }
-
-    /// What the durable tier has for the plan, if that may be reused. If it may not, the plan notes
-    /// what there is, and the landing comes back.
-    async fn consult_durable(
-        self: &Arc<Self>,
-        plan: &mut Plan,
-        position: u64,
-        landing: Option<Landing>,
-        opening: Opening,
-    ) -> Result<(Fetched, Option<Landing>), Option<Landing>> {
-        let is_known = plan.known.is_some();
-        let (policy, known) = (Arc::clone(&plan.policy), plan.known.as_ref().map(|known| Arc::clone(&known.record)));
-        match self.store.lookup_durable(&plan.exact, plan.client_fields(), policy, known, opening).await {
-            Found::Response(found) if found.head.parts().is_some() => {
-                let Some(part) = self.whole_from_durable(plan, *found, position).await else { return Err(landing) };
-                self.store.promote(&part, None);
-                if !plan.can_use(&part.head, part.len()) {
-                    plan.fwd = Fwd::Partial;
-                    plan.part = Some(part);
-                } else if self.reuse(plan, &part.head).is_some() {
-                    return Ok((shared(&part, Source::Tier(Tier::Durable)), landing));
-                } else {
-                    plan.fwd = Fwd::Stale;
-                    plan.validate = Some(part);
-                }
-            }
-            Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
-                let is_stale = self.reuse(plan, &found.head) == Some(Reuse::StaleWhileRevalidate);
-                let fetched = self.take_durable(*found, position, landing);
-                // The one that is in memory from now on: how it fared is noted there. A body that streams
-                // is validated once it is in memory.
-                if let (true, Fetched::Shared(shared, _)) = (is_stale, &fetched)
-                    && let SharedResponse::Stored(stored) = &shared.response
-                {
-                    self.validate_behind(plan, Arc::clone(stored), position);
-                }
-                return Ok((fetched, None));
-            }
-            Found::Response(found) => self.validate_durable(plan, *found, position).await,
-            Found::OtherVariants(record) => {
-                let record = Arc::new(record);
-                // One that came from memory may have been removed there since.
-                if !is_known {
-                    self.store.adopt((*record).clone(), position);
-                }
-                plan.known = Some(Known { record, position });
-                plan.fwd = Fwd::VaryMiss;
-            }
-            Found::Nothing => {}
-        }
-        Err(landing)
-    }
-
     /// Validates what was served stale: once a key at a time, and nobody waits.
     fn validate_behind(self: &Arc<Self>, plan: &Plan, stored: Arc<StoredResponse>, position: u64) {
         if plan.method != Method::GET || !self.upstream.breaker().is_probe_due() {
@@ -506,120 +306,6 @@ impl Fetcher {
             reuse @ (Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate) => Some(reuse),
             Reuse::Validate(_) | Reuse::GatewayTimeout => None,
         }
-    }
-
-    /// Answers from the durable tier, and keeps in memory what it had.
-    fn take_durable(self: &Arc<Self>, found: FoundResponse, position: u64, landing: Option<Landing>) -> Fetched {
-        let mut head = found.head;
-        // Its own position was checked when it was read; from here on it is covered by purges that
-        // come after the read began.
-        head.position = position;
-        let source = Source::Tier(Tier::Durable);
-        match found.body {
-            FoundBody::Whole(body) => {
-                let stored = Arc::new(StoredResponse::new(head, body));
-                if stored.len() <= self.memory.max_object_size {
-                    self.store.promote(&stored, found.record);
-                }
-                let shared = shared(&stored, source);
-                if let (Some(mut landing), Fetched::Shared(shared, _)) = (landing, &shared) {
-                    landing.publish(Outcome::Shared(Arc::clone(shared)));
-                }
-                shared
-            }
-            FoundBody::Apart(apart) => Fetched::Apart(Arc::new(head), Box::new(apart)),
-            FoundBody::Streamed(first, reader) => {
-                let writer = self.start_fill(Some(first.len() as u64 + reader.left()));
-                let fill = Arc::clone(writer.fill());
-                let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
-                let head = Arc::new(head);
-                let response = SharedResponse::Filling(Arc::clone(&head), fill);
-                let shared = Arc::new(Shared { response, source });
-                let mut landing = landing;
-                if let Some(landing) = &mut landing {
-                    landing.publish(Outcome::Shared(Arc::clone(&shared)));
-                }
-                let this = Arc::clone(self);
-                self.tasks.spawn(async move {
-                    let key = head.key.clone();
-                    let keep = |body| {
-                        let stored = Arc::new(StoredResponse::new(Arc::unwrap_or_clone(head), body));
-                        this.store.promote(&stored, found.record);
-                        stored.into_body()
-                    };
-                    if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
-                        // Whoever asks again gets it from the origin.
-                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
-                        this.store.discard(&key, None);
-                    }
-                    drop(landing);
-                });
-                Fetched::Shared(shared, for_leader)
-            }
-        }
-    }
-
-    /// Makes a stale response of the durable tier the one to validate.
-    async fn validate_durable(self: &Arc<Self>, plan: &mut Plan, found: FoundResponse, position: u64) {
-        // A key that varies may have fresh variants beside the expired one.
-        if self.purge_expired_on_read && found.record.is_none() && !found.head.freshness.is_fresh(self.clock.now()) {
-            // Its separate body goes as well.
-            self.store.discard(&plan.exact, found.head.body_object.clone());
-        }
-        plan.fwd = if found.head.freshness.is_fresh(self.clock.now()) { Fwd::Request } else { Fwd::Stale };
-        let freshness = &found.head.freshness;
-        plan.tier = Tier::Durable;
-        let is_of_use = validation::has_validator(&found.head.fields.to_map())
-            || !freshness.stale_if_error.is_zero()
-            || !freshness.stale_if_unreachable.is_zero();
-        if is_of_use {
-            plan.validate = self.whole_from_durable(plan, found, position).await;
-        } else {
-            plan.replaced = Some(Replaced::head(&found.head));
-        }
-    }
-
-    /// Reads a response of the durable tier to its end: it is to be validated or added to, and
-    /// served from memory then, so it has to fit there.
-    async fn whole_from_durable(
-        self: &Arc<Self>,
-        plan: &mut Plan,
-        found: FoundResponse,
-        position: u64,
-    ) -> Option<Arc<StoredResponse>> {
-        let body = match found.body {
-            FoundBody::Whole(body) => Some(body),
-            FoundBody::Apart(apart) if apart.len() <= self.memory.max_object_size => {
-                match apart.read(vec![Wanted::Range(0, apart.len())]).await {
-                    Some(pieces) => self.collect(pieces, apart.len()).await,
-                    None => None,
-                }
-            }
-            // It would not fit.
-            FoundBody::Apart(_) => None,
-            FoundBody::Streamed(first, reader) if first.len() as u64 + reader.left() > self.memory.max_object_size => {
-                None
-            }
-            FoundBody::Streamed(first, reader) => {
-                let mut whole = None;
-                let keep = |body: Body| whole.insert(body).clone();
-                match fill_from_durable(self.start_fill(None), first, reader, keep).await {
-                    Ok(()) => whole,
-                    Err(error) => {
-                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
-                        self.store.discard(&plan.exact, None);
-                        None
-                    }
-                }
-            }
-        };
-        let mut head = found.head;
-        head.position = position;
-        if let Some(record) = found.record {
-            plan.known = Some(Known { record: Arc::new(record.clone()), position });
-            self.store.adopt(record, position);
-        }
-        body.map(|body| Arc::new(StoredResponse::new(head, body)))
     }
 
     /// Asks the origin: with the validators of what is to be validated, for what is missing of what
@@ -833,19 +519,6 @@ impl Fetcher {
         let pause = millis(self.upstream.config().breaker_pause);
         stored.marks.failure(pause.saturating_sub(1), self.clock.now()).is_none()
             && self.upstream.breaker().is_probe_due()
-    }
-
-    /// All that comes through a channel, if it is `len` bytes and there is room.
-    async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Option<Body> {
-        let mut writer = self.start_fill(Some(len));
-        while let Some(piece) = pieces.recv().await {
-            if !writer.push(piece.ok()?).await {
-                return None;
-            }
-        }
-        let body = writer.whole(&Bytes::new()).filter(|body| body.len() == len);
-        writer.complete(Bytes::new(), body.clone());
-        body
     }
 
     /// A fill for a body of `len` bytes, if that is known: what can't be kept whole is not begun to be.

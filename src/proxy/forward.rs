@@ -57,6 +57,7 @@ impl Proxy {
         let interim = caller.interim(request.version);
         let interim = interim.as_ref();
         let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client };
+        // Not by `Fetcher::send`: what most requests that pass here wait in is no deeper than need be.
         let mut response = match fetcher.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return failed(&unavailable(&error), fwd),
@@ -106,11 +107,8 @@ impl Proxy {
             let fields = || onward.fields(&parts.headers);
             let (method, interim) = (&parts.method, interim.as_ref());
             let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client };
-            return match self.fetcher.upstream.send(&sent, body).await {
-                Ok(mut response) => {
-                    clean_response(response.headers_mut(), &self.fetcher.clock);
-                    passed(response, fwd)
-                }
+            return match self.fetcher.send(&sent, body).await {
+                Ok(response) => passed(response, fwd),
                 Err(error) => failed(&unavailable(&error), fwd),
             };
         }
