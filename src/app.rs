@@ -18,8 +18,10 @@ use crate::config::Config;
 use crate::fetch::{Fetcher, MAX_UNATTENDED};
 use crate::fill::Budget;
 use crate::flight::Flights;
-use crate::passes::{Passes, Recent};
+use crate::forwarding::{Signature, Trust};
+use crate::hit_for_miss::HitForMiss;
 use crate::proxy::Proxy;
+use crate::recent::Recent;
 use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;
@@ -112,7 +114,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         store,
         upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),
         clock,
-        passes: Passes::new(config.cache.pass_memory),
+        hit_for_miss: HitForMiss::new(config.cache.pass_memory),
         ranged: Recent::new(Duration::from_secs(60)),
         validated: Recent::new(Duration::from_secs(60)),
         searches: Searches::default(),
@@ -121,13 +123,23 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
         memory: config.memory.clone(),
         surrogate_control: config.cache.targets.surrogate_control,
+        signature: Signature::random(),
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
         tunnels: TaskTracker::new(),
     };
+    let trust = Trust {
+        proxies: config.server.trusted_proxies.clone(),
+        fields: config.server.trusted_fields.clone(),
+        allowed: config.server.allowed_fields.clone(),
+    };
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),
-        keys: Keys { rules: Rules::new(&config.cache, config.rules.clone()), prefix: config.cache.key_prefix.clone() },
+        keys: Keys {
+            rules: Rules::new(&config.cache, config.rules.clone(), trust.nominated()),
+            prefix: config.cache.key_prefix.clone(),
+        },
+        trust,
         cache: config.cache.clone(),
         metrics,
         access_log: config.log.access,

@@ -13,7 +13,10 @@ use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use toml::Value;
 
+use crate::rfc9111::claims::{self, Claim};
+use crate::rfc9111::fields;
 use crate::rfc9111::key::{QueryRules, normal_authority};
+use crate::rfc9111::present::Present;
 use crate::rfc9111::storage::SetCookie;
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
@@ -113,6 +116,8 @@ impl Config {
                 listen: r.list("server.listen", &d.server.listen, listen),
                 threads: r.int("server.threads", d.server.threads, 0..=1024),
                 trusted_proxies: r.list("server.trusted_proxies", &d.server.trusted_proxies, network),
+                trusted_fields: r.list("server.trusted_fields", &d.server.trusted_fields, trusted_field),
+                allowed_fields: r.list("server.allowed_fields", &d.server.allowed_fields, allowed_field),
                 header_timeout: r.duration("server.header_timeout", d.server.header_timeout),
                 idle_timeout: r.duration("server.idle_timeout", d.server.idle_timeout),
                 body_timeout: r.duration("server.body_timeout", d.server.body_timeout),
@@ -144,16 +149,8 @@ impl Config {
                 key_prefix: r.one("cache.key_prefix", d.cache.key_prefix.clone(), key_prefix),
                 default_timeout: r.duration_or_zero("cache.default_timeout", d.cache.default_timeout),
                 purge_expired_on_read: r.flag("cache.purge_expired_on_read", d.cache.purge_expired_on_read),
-                set_cookie: r.word(
-                    "cache.set_cookie",
-                    d.cache.set_cookie,
-                    &[("explicit", SetCookie::Explicit), ("rfc", SetCookie::Rfc), ("never", SetCookie::Never)],
-                ),
-                request_directives: r.word(
-                    "cache.request_directives",
-                    d.cache.request_directives,
-                    &[("honour", RequestDirectives::Honour), ("ignore", RequestDirectives::Ignore)],
-                ),
+                set_cookie: r.word("cache.set_cookie", d.cache.set_cookie, SET_COOKIE),
+                request_directives: r.word("cache.request_directives", d.cache.request_directives, REQUEST_DIRECTIVES),
                 pass_memory: r.duration_or_zero("cache.pass_memory", d.cache.pass_memory),
                 collapse_timeout: r.duration("cache.collapse_timeout", d.cache.collapse_timeout),
                 collapse_limit: r.int("cache.collapse_limit", d.cache.collapse_limit, 1..=1000),
@@ -203,6 +200,19 @@ impl Config {
         config
     }
 }
+
+const SET_COOKIE: &[(&str, SetCookie)] = &[
+    ("never", SetCookie::Never),
+    ("strip", SetCookie::Strip),
+    ("explicit", SetCookie::Explicit),
+    ("rfc", SetCookie::Rfc),
+];
+
+const REQUEST_DIRECTIVES: &[(&str, RequestDirectives)] = &[
+    ("honour", RequestDirectives::Honour),
+    ("bound", RequestDirectives::Bound),
+    ("ignore", RequestDirectives::Ignore),
+];
 
 fn read_durable(r: &mut Reader, d: &store::durable::Config) -> store::durable::Config {
     let endpoint_url = r.one("durable.endpoint_url", String::new(), endpoint);
@@ -278,6 +288,8 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         stale_while_revalidate: r.optional_duration(&key("stale_while_revalidate")),
         stale_if_error: r.optional_duration(&key("stale_if_error")),
         stale_if_unreachable: r.optional_duration(&key("stale_if_unreachable")),
+        set_cookie: r.optional_word(&key("set_cookie"), SET_COOKIE),
+        request_directives: r.optional_word(&key("request_directives"), REQUEST_DIRECTIVES),
         bypass: r.flag(&key("bypass"), d.bypass),
         collapse: r.flag(&key("collapse"), d.collapse),
         early_refresh: r.fraction(&key("early_refresh")),
@@ -460,6 +472,11 @@ impl Reader {
         })
     }
 
+    fn optional_word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let optional: Vec<(&str, Option<T>)> = words.iter().map(|(word, value)| (*word, Some(*value))).collect();
+        self.word(key, None, &optional)
+    }
+
     fn optional_duration(&mut self, key: &str) -> Option<Duration> {
         self.value(key, None, DURATION, |given| {
             parse_duration(given.text().ok_or_else(String::new)?).map(Some).ok_or_else(String::new)
@@ -565,6 +582,55 @@ fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
         .map_err(|_| "is not an address or a network, such as \"10.0.0.0/8\"".into())
+}
+
+/// A further field to believe trusted proxies in.
+fn trusted_field(text: &str) -> Result<HeaderName, String> {
+    let name = field_name(text)?;
+    if !claims::is_plain(name.as_str()) {
+        return Err("has other characters than letters, digits and hyphens; see server.allowed_fields".into());
+    }
+    match claims::claim(name.as_str()) {
+        Some(Claim::For | Claim::Proto | Claim::Host) => {
+            Err("is believed of trusted proxies as it is, and need not be listed".into())
+        }
+        Some(Claim::Tls) => Err("only says the scheme, which X-Forwarded-Proto says".into()),
+        _ if is_read_here(&name) => Err("is one that Larder itself reads or writes, and can't be believed".into()),
+        Some(Claim::Address | Claim::Method | Claim::Other) | None => Ok(name),
+    }
+}
+
+/// A field name with other characters than letters, digits and hyphens that may pass.
+fn allowed_field(text: &str) -> Result<HeaderName, String> {
+    let name = field_name(text)?;
+    if claims::is_plain(name.as_str()) {
+        return Err("has letters, digits and hyphens only, and passes as it is".into());
+    }
+    let twin = HeaderName::try_from(claims::twin(name.as_str())).map_err(|_| "is not the name of a field")?;
+    if is_read_here(&twin) || claims::claim(twin.as_str()).is_some() {
+        return Err(format!("could be taken for {twin} by an application, which must not come from a client that way"));
+    }
+    Ok(name)
+}
+
+/// Whether a field decides here about framing, connections, conditions, caching, or who is asked.
+fn is_read_here(name: &HeaderName) -> bool {
+    let mut fields = http::HeaderMap::new();
+    fields.insert(name.clone(), http::HeaderValue::from_static("x"));
+    Present::of(&fields).has(Present::ANY_BUT_CLAIMS)
+        || fields::is_hop_by_hop(name)
+        || matches!(
+            *name,
+            http::header::HOST
+                | http::header::CONTENT_LENGTH
+                | http::header::AUTHORIZATION
+                | http::header::COOKIE
+                | http::header::EXPECT
+                | http::header::TRAILER
+                | http::header::IF_RANGE
+                | http::header::VIA
+                | http::header::MAX_FORWARDS
+        )
 }
 
 fn upstream_url(text: &str) -> Result<Address, String> {

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::fill::Fill;
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::stored::{StoredHead, StoredResponse};
+use crate::stored::{StoredHead, StoredResponse, Validating};
 use crate::upstream::UpstreamError;
 
 /// What came of a flight, for everyone who waited.
@@ -238,6 +238,8 @@ pub struct Landing {
     pilot: u64,
     has_published: bool,
     has_left: bool,
+    /// Held for as long as the flight lasts.
+    validating: Option<Validating>,
     /// Given back when it is dropped.
     _seat: Option<OwnedSemaphorePermit>,
 }
@@ -245,7 +247,12 @@ pub struct Landing {
 impl Landing {
     fn new(place: Place, seat: Option<OwnedSemaphorePermit>) -> Self {
         let pilot = place.trip.pilot();
-        Self { place, pilot, has_published: false, has_left: false, _seat: seat }
+        Self { place, pilot, has_published: false, has_left: false, validating: None, _seat: seat }
+    }
+
+    /// Holds `validating` until the flight is over, and what came is stored.
+    pub fn hold(&mut self, validating: Validating) {
+        self.validating = Some(validating);
     }
 
     /// Tells the followers what came of it, and those who join from now on, unless another one has.

@@ -349,6 +349,23 @@ pub const fn refuse_body(fault: Fault) -> Refusal {
     Refusal { ends_connection: true, ..refusal }
 }
 
+/// The refusal of a request that this process has forwarded before (RFC 9110 §7.6.3).
+pub const LOOP: Refusal = refuse(
+    StatusCode::LOOP_DETECTED,
+    "loop",
+    "this request has passed this server before: upstream.url leads back to it",
+);
+
+/// The answer to an OPTIONS request that may be forwarded no further: what this server itself takes.
+pub fn options() -> Answer {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    response.headers_mut().insert(header::ALLOW, methods);
+    response.headers_mut().insert(header::AGE, HeaderValue::from(0));
+    (CacheStatus::refused("max-forwards"), response)
+}
+
 /// The answer when what is under way holds as much memory as it may.
 pub fn overloaded() -> Answer {
     let refusal =

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HeaderMap;
+
 use crate::clock::Timestamp;
+use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::{QueryRules, glob};
 use crate::rfc9111::storage::{SetCookie, StoragePolicy};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
+use crate::rfc9111::vary::Nominated;
 use crate::store::Durability;
 use crate::stored::StoredHead;
 
@@ -55,7 +59,7 @@ impl Default for Config {
             key_prefix: String::new(),
             default_timeout: Duration::ZERO,
             purge_expired_on_read: false,
-            set_cookie: SetCookie::Explicit,
+            set_cookie: SetCookie::Never,
             request_directives: RequestDirectives::Honour,
             pass_memory: Duration::from_secs(10),
             collapse_timeout: Duration::from_secs(10),
@@ -76,9 +80,26 @@ impl Default for Config {
 pub enum RequestDirectives {
     /// They count as RFC 9111 §5.2.1 has it.
     Honour,
+    /// The same, but a response that was received or validated within the last
+    /// [`BOUND_PERIOD`] is not asked about again because of them.
+    Bound,
     /// They are passed on and otherwise left alone.
     Ignore,
 }
+
+impl RequestDirectives {
+    /// The directives of a request that count for a response that was received, or validated, at `received`.
+    pub fn bounded(self, directives: CacheControl, received: Timestamp, now: Timestamp) -> CacheControl {
+        let is_recent = (0..BOUND_PERIOD).contains(&now.millis_since(received));
+        if self == Self::Bound && is_recent {
+            return CacheControl { no_cache: false, max_age: None, min_fresh: None, ..directives };
+        }
+        directives
+    }
+}
+
+/// With `request_directives = "bound"` clients have a response validated at most once in so many milliseconds.
+pub const BOUND_PERIOD: i64 = 10_000;
 
 /// What is asked of the origin for a range of what is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +128,10 @@ pub struct Rule {
     pub stale_if_error: Option<Duration>,
     /// Instead of `cache.stale_if_unreachable`.
     pub stale_if_unreachable: Option<Duration>,
+    /// Instead of `cache.set_cookie`.
+    pub set_cookie: Option<SetCookie>,
+    /// Instead of `cache.request_directives`.
+    pub request_directives: Option<RequestDirectives>,
     /// Whether the cache keeps out of the way.
     pub bypass: bool,
     /// Whether requests for the same thing wait for one answer.
@@ -133,6 +158,8 @@ impl Default for Rule {
             stale_while_revalidate: None,
             stale_if_error: None,
             stale_if_unreachable: None,
+            set_cookie: None,
+            request_directives: None,
             bypass: false,
             collapse: true,
             early_refresh: 0,
@@ -151,6 +178,8 @@ pub struct Rules {
     fallback: Resolved,
     /// For paths that two rules could claim: no lifetime is granted, and nothing is kept durably.
     strictest: Resolved,
+    /// For those that a rule could claim which overrides what responses say: nothing is kept.
+    closed: Resolved,
 }
 
 /// A rule with the defaults of `[cache]` filled in.
@@ -162,9 +191,21 @@ pub struct Resolved {
     pub rule: Rule,
     /// What it says of storing.
     pub policy: Arc<StoragePolicy>,
+    /// How far the directives of clients count.
+    pub request_directives: RequestDirectives,
 }
 
 impl Resolved {
+    /// The directives of a request, as far as they count here.
+    pub fn directives(&self, request: &HeaderMap) -> CacheControl {
+        let all = CacheControl::of_request(request);
+        match self.request_directives {
+            RequestDirectives::Honour | RequestDirectives::Bound => all,
+            // What must never be stored is no one's to decide.
+            RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
+        }
+    }
+
     /// Whether a fresh response is to be validated now, before it expires. Sooner or later by chance,
     /// so that processes that ask at the same time do not all do it; and the sooner the longer it took to
     /// fetch, so that it is there in time.
@@ -188,7 +229,8 @@ impl Resolved {
 
 impl Rules {
     /// Resolves `rules` against the defaults of `[cache]`.
-    pub fn new(cache: &Config, rules: Vec<Rule>) -> Self {
+    pub fn new(cache: &Config, rules: Vec<Rule>, nominated: Nominated) -> Self {
+        let nominated = Arc::new(nominated);
         let targets = Arc::new(cache.targets.clone());
         let tag_fields = Arc::new(cache.tag_fields.clone());
         let granted = |timeout: Duration| Some(timeout).filter(|timeout| !timeout.is_zero());
@@ -207,36 +249,49 @@ impl Rules {
             Resolved {
                 pattern: unescape(&rule.path),
                 policy: Arc::new(StoragePolicy {
-                    set_cookie: cache.set_cookie,
+                    set_cookie: rule.set_cookie.unwrap_or(cache.set_cookie),
                     lifetimes,
                     tag_fields: Arc::clone(&tag_fields),
+                    nominated: Arc::clone(&nominated),
                 }),
+                request_directives: rule.request_directives.unwrap_or(cache.request_directives),
                 rule,
             }
         };
-        let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, ..Rule::default() });
+        let set_cookie = rules.iter().filter_map(|rule| rule.set_cookie).chain([cache.set_cookie]).min();
+        let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, set_cookie, ..Rule::default() });
         let lifetimes = LifetimePolicy { targets: Arc::clone(&targets), ..LifetimePolicy::default() };
-        strictest.policy =
-            Arc::new(StoragePolicy { set_cookie: cache.set_cookie, lifetimes, tag_fields: Arc::clone(&tag_fields) });
-        Self { listed: rules.into_iter().map(resolve).collect(), fallback: resolve(Rule::default()), strictest }
+        strictest.policy = Arc::new(StoragePolicy { lifetimes, ..(*strictest.policy).clone() });
+        Self {
+            fallback: resolve(Rule::default()),
+            strictest,
+            closed: resolve(Rule { bypass: true, ..Rule::default() }),
+            listed: rules.into_iter().map(resolve).collect(),
+        }
     }
 
     /// The first rule for `path`.
     ///
-    /// Patterns and paths are compared with their escapes undone, as applications do. One may also
-    /// take `/static/../account` or `//account` for `/account`. Such a path has the rule that both
-    /// readings have; where they differ, a rule that bypasses holds, and otherwise the strictest
-    /// terms there are: nobody can spell a page into more than was granted to it.
+    /// Patterns and paths are compared with their escapes undone, as applications do. Servers and frameworks
+    /// differ on what else a path may be taken for (see [`readings`]). A path has the rule that all its readings
+    /// have; where they differ, a rule that bypasses holds, a rule with `override_timeout` makes it bypass, and
+    /// otherwise the strictest terms there are hold: nobody can spell a page into more than was granted to it.
     pub fn matching(&self, path: &str) -> &Resolved {
         if !is_spelt_out(path) {
             return self.first(path);
         }
+        if path.len() > MAX_READ {
+            return &self.closed;
+        }
         let asked = self.first(&unescape(path));
-        let plain = self.first(&plain_path(path));
-        if std::ptr::eq(asked, plain) || asked.rule.bypass {
+        let others: Vec<&Resolved> = readings(path).iter().map(|reading| self.first(reading)).collect();
+        let all = || std::iter::once(asked).chain(others.iter().copied());
+        if others.iter().all(|other| std::ptr::eq(asked, *other)) {
             asked
-        } else if plain.rule.bypass {
-            plain
+        } else if let Some(bypassing) = all().find(|resolved| resolved.rule.bypass) {
+            bypassing
+        } else if all().any(|resolved| resolved.rule.override_timeout.is_some()) {
+            &self.closed
         } else {
             &self.strictest
         }
@@ -252,14 +307,54 @@ impl Rules {
     }
 }
 
+/// A longer path that has more than one reading is not read: it goes to the application past the cache.
+const MAX_READ: usize = 4096;
+
 /// Whether a path has more than one reading.
 fn is_spelt_out(path: &str) -> bool {
     let mut before = 0;
     path.bytes().any(|byte| {
         let is_behind_slash = before == b'/';
         before = byte;
-        matches!(byte, b'%' | b'\\') || (is_behind_slash && matches!(byte, b'.' | b'/'))
+        matches!(byte, b'%' | b'\\' | b';') || (is_behind_slash && matches!(byte, b'.' | b'/'))
     })
+}
+
+/// How often escapes of escapes are undone.
+const MAX_DECODED: usize = 3;
+
+/// Everything that a server or application may take `path` for: with escapes undone once and more often,
+/// backslashes for slashes, dot segments and empty ones resolved, parameters (`;x`) left out of segments, and
+/// ended by, or without, what ends a string or a path elsewhere (NUL, line ends, `#`, `?`).
+fn readings(path: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut note = |reading: String| {
+        if !found.contains(&reading) {
+            found.push(reading);
+        }
+    };
+    let mut decoded = unescape(path);
+    for _ in 0..=MAX_DECODED {
+        let whole = decoded.replace('\\', "/");
+        let cut = whole.split(|c: char| c.is_control() || matches!(c, '#' | '?')).next().unwrap_or_default().to_owned();
+        let without: String = whole.chars().filter(|c| !c.is_control()).collect();
+        for text in [whole, cut, without] {
+            note(resolved(&without_parameters(&text)));
+            note(resolved(&text));
+        }
+        let next = decode(&decoded, |_| true);
+        if next == decoded {
+            break;
+        }
+        decoded = next;
+    }
+    found
+}
+
+/// `path` without what stands behind a semicolon in each segment.
+fn without_parameters(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    segments.join("/")
 }
 
 /// `path` with its escapes undone, but for those of slashes, backslashes, dots and percent signs:
@@ -283,19 +378,17 @@ fn decode(path: &str, is_undone: impl Fn(u8) -> bool) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// What an application may take `path` for: every escape undone, dot segments and empty ones
-/// removed.
-fn plain_path(path: &str) -> String {
-    let decoded = decode(path, |_| true).replace('\\', "/");
+/// `path` with dot segments and empty ones resolved.
+fn resolved(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
-    for segment in decoded.split('/') {
+    for segment in path.split('/') {
         match segment {
             "" | "." => {}
             ".." => drop(kept.pop()),
             segment => kept.push(segment),
         }
     }
-    let ends_in_directory = decoded.ends_with('/') || decoded.ends_with("/.") || decoded.ends_with("/..");
+    let ends_in_directory = path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
     let end = if ends_in_directory && !kept.is_empty() { "/" } else { "" };
     format!("/{}{end}", kept.join("/"))
 }
@@ -317,7 +410,8 @@ mod tests {
         let rule = |path: &str, bypass| Rule { path: path.into(), bypass, ..Rule::default() };
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let listed = ["/static/*", "/my%20files/*", "/café/*", "/account*"].map(|path| rule(path, false));
-        let rules = Rules::new(&cache, listed.into_iter().chain([rule("/admin/*", true)]).collect());
+        let all = listed.into_iter().chain([rule("/admin/*", true)]).collect();
+        let rules = Rules::new(&cache, all, Nominated::default());
         let strictest = "strictest";
         for (path, expected) in [
             ("/static/a.css", "/static/*"),
@@ -339,6 +433,23 @@ mod tests {
             ("/static/../admin/x", "/admin/*"),
             ("/admin/../static/x", "/admin/*"),
             ("/50%", "*"),
+            ("/static/a;v=1.css", "/static/*"),
+            ("/static/..;/account", strictest),
+            ("/static/..;x=1/account", strictest),
+            ("/static/..%3b/account", strictest),
+            ("/static/%252e%252e/account", strictest),
+            ("/static/%25252e%25252e/account", strictest),
+            ("/static/..%00/account", strictest),
+            ("/static/..%5caccount", strictest),
+            ("/account;/../static/x.css", strictest),
+            ("/page;x.css", "*"),
+            ("/page.html%00.css", "*"),
+            ("/account%23/../static/x.css", strictest),
+            ("/static/..%2faccount%3fx.css", strictest),
+            ("/static/../admin;x.css/y", "/admin/*"),
+            ("/static/..;/admin/x", "/admin/*"),
+            ("/static/%252e%252e/admin/x", "/admin/*"),
+            ("/admin/x%00/../../static/x", "/admin/*"),
         ] {
             let resolved = rules.matching(path);
             if expected == strictest {
@@ -351,15 +462,43 @@ mod tests {
     }
 
     #[test]
+    fn what_ends_a_path_elsewhere_does_not_lend_it_an_extensions_rule() {
+        let rules = |style: Rule| {
+            let rule = |path: &str| Rule { path: path.into(), ..Rule::default() };
+            Rules::new(&Config::default(), vec![style, rule("/account*")], Nominated::default())
+        };
+        let style = Rule { path: "*.css".into(), timeout: Some(Duration::from_secs(60)), ..Rule::default() };
+        let granting = rules(style.clone());
+        let overriding = rules(Rule { override_timeout: Some(Duration::from_secs(60)), ..style });
+        for path in ["/account;x.css", "/account%3bx.css", "/account%00.css", "/account%23.css", "/account%3f.css"] {
+            assert_eq!(granting.matching(path).policy.lifetimes.default_timeout, None, "{path}");
+            assert!(overriding.matching(path).rule.bypass, "{path}");
+        }
+        for path in ["/account%0a.css", "/account%0d%0a.css", "/account%253f.css", "/x;y.css", "/x%23.css"] {
+            assert_eq!(granting.matching(path).policy.lifetimes.default_timeout, None, "{path}");
+        }
+        assert_eq!(granting.matching("/a%20b.css").policy.lifetimes.default_timeout, Some(60_000));
+        let long = format!("/static/{}%41", "a".repeat(5000));
+        assert!(granting.matching(&long).rule.bypass, "too long to be read in all ways");
+    }
+
+    #[test]
     fn the_first_match_wins_and_the_rest_is_defaults() {
         let rule =
             |path: &str, secs| Rule { path: path.into(), timeout: Some(Duration::from_secs(secs)), ..Rule::default() };
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
-        let rules = Rules::new(&cache, vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)]);
+        let rules = Rules::new(
+            &cache,
+            vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)],
+            Nominated::default(),
+        );
         let timeout = |path: &str| rules.matching(path).policy.lifetimes.default_timeout;
         assert_eq!(timeout("/static/big/x"), Some(1000));
         assert_eq!(timeout("/static"), Some(9000));
         assert_eq!(timeout("/a"), Some(0), "a rule can say zero");
-        assert_eq!(Rules::new(&Config::default(), vec![]).matching("/").policy.lifetimes.default_timeout, None);
+        assert_eq!(
+            Rules::new(&Config::default(), vec![], Nominated::default()).matching("/").policy.lifetimes.default_timeout,
+            None
+        );
     }
 }

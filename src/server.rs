@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderName, Response};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -44,6 +44,10 @@ pub struct Config {
     pub threads: usize,
     /// Proxies in front of this one whose `X-Forwarded` fields count.
     pub trusted_proxies: Vec<IpNet>,
+    /// Further fields that those are believed in, each part of every key.
+    pub trusted_fields: Vec<HeaderName>,
+    /// Names with other characters than letters, digits and hyphens that reach the origin all the same.
+    pub allowed_fields: Vec<HeaderName>,
     /// From a request's first byte to the end of its head.
     pub header_timeout: Duration,
     /// How long a connection may stay without a request.
@@ -71,6 +75,8 @@ impl Default for Config {
             listen: vec![Listen::Tcp("127.0.0.1:8080".into())],
             threads: 0,
             trusted_proxies: Vec::new(),
+            trusted_fields: Vec::new(),
+            allowed_fields: Vec::new(),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),

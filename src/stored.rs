@@ -19,7 +19,7 @@ use http::{Method, StatusCode};
 
 pub use self::body::{Body, SEGMENT};
 use self::fields::Fields;
-pub use self::marks::{BodyObject, Marks};
+pub use self::marks::{BodyObject, Marks, Tried, Validating, Who};
 pub use self::record::VaryRecord;
 pub use self::response::{Replaced, StoredApart, StoredResponse};
 use self::seen::{Covered, Seen};
@@ -28,7 +28,7 @@ use crate::rfc9111::conditional;
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{self, Parts};
-use crate::rfc9111::storage::Storable;
+use crate::rfc9111::storage::{Storable, sets_cookies};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::vary::{self, Vary};
 
@@ -76,6 +76,8 @@ struct Rare {
     variant: Option<Variant>,
     parts: Option<Parts>,
     tags: Box<[String]>,
+    /// Whether the variant has fields that only other responses for the key name in their `Vary`.
+    inherits_vary: bool,
 }
 
 impl Rare {
@@ -118,10 +120,11 @@ impl StoredHead {
             Vary::Fields(names) => Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) }),
         };
         let is_found_otherwise = variant.is_some() || new.key.is_searched();
-        let rare = Rare { variant, parts: storable.parts(), tags: new.tags.into() };
+        let inherits_vary = storable.inherits_vary();
+        let rare = Rare { variant, parts: storable.parts(), tags: new.tags.into(), inherits_vary };
         Self {
             key: new.key.clone(),
-            fields: kept(new.fields, new.hidden),
+            fields: kept(new.fields, new.hidden, storable.leaves_out_cookies()),
             freshness: *storable.freshness(),
             position: new.position,
             seen: new.seen,
@@ -137,6 +140,16 @@ impl StoredHead {
     /// Which requests for the key it answers; `None`: all.
     pub fn variant(&self) -> Option<&Variant> {
         self.rare.as_ref()?.variant.as_ref()
+    }
+
+    /// Whether its own `Vary` names all the fields that select it.
+    pub fn states_vary(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.variant.is_some() && !rare.inherits_vary)
+    }
+
+    /// The hash by which its uses are counted: that of its key, or of the variant.
+    pub fn uses_hash(&self) -> u128 {
+        self.variant().map_or(self.key.hash(), |variant| self.key.variant_hash(&variant.selector))
     }
 
     /// What of the representation the body is; `None`: all of it.
@@ -263,8 +276,11 @@ fn took(request_time: Timestamp, response_time: Timestamp) -> u32 {
 }
 
 /// What is kept of a response's fields. Trailers are not stored, and neither is what announces them.
-fn kept(fields: &HeaderMap, hidden: &TagFields) -> Fields {
-    Fields::new(fields.iter().filter(|(name, _)| **name != http::header::TRAILER && !hidden.hides(name)))
+fn kept(fields: &HeaderMap, hidden: &TagFields, leaves_out_cookies: bool) -> Fields {
+    let stays = |name: &HeaderName| {
+        *name != http::header::TRAILER && !hidden.hides(name) && !(leaves_out_cookies && sets_cookies(name))
+    };
+    Fields::new(fields.iter().filter(|(name, _)| stays(name)))
 }
 
 #[cfg(test)]

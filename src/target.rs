@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use http::header;
+use http::header::{self, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
-use crate::forwarding::{self, Peer};
+use crate::forwarding::Original;
 use crate::respond::{Refusal, refuse};
 use crate::rfc9111::cache_status::Fwd;
 use crate::rfc9111::fields;
@@ -44,7 +44,12 @@ pub struct Keys {
 
 impl Keys {
     /// Works out where a request is headed, or what is wrong with it.
-    pub fn target(&self, peer: &Peer, request: &Request<Incoming>, present: Present) -> Result<Target<'_>, Refusal> {
+    pub fn target(
+        &self,
+        original: &Original,
+        request: &Request<Incoming>,
+        present: Present,
+    ) -> Result<Target<'_>, Refusal> {
         let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(refuse(
@@ -84,13 +89,13 @@ impl Keys {
             (None, None) if request.version() == Version::HTTP_10 => "",
             (None, None) => return Err(bad("bad-host", "the request has no Host field")),
         };
-        let original = forwarding::original(peer, request.headers());
         // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
         let host = match request.uri().authority() {
             Some(authority) => authority.as_str(),
             None => host,
         };
-        let host = original.host.filter(|host| !host.is_empty()).unwrap_or(host);
+        let told = original.host.as_ref().filter(|host| !host.is_empty()).map(HeaderValue::to_str).transpose();
+        let host = told.map_err(|_| bad("bad-host", "the X-Forwarded-Host field is not a host name"))?.unwrap_or(host);
         let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
             "".into()
         } else {

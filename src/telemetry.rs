@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier};
+use crate::rfc9111::storage::NotStorable;
 
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,7 @@ pub struct WorkerMetrics {
     collapsed: Counter,
     stored: Counter,
     refused: Counter,
+    not_stored: [Counter; NotStorable::ALL.len()],
     /// Connections accepted.
     pub connections: Counter,
     /// Connections closed.
@@ -78,6 +80,9 @@ pub struct WorkerMetrics {
 impl WorkerMetrics {
     /// Counts one answered request.
     pub fn record(&self, status: &CacheStatus) {
+        if let Some(why) = status.not_stored {
+            self.not_stored[why as usize].add_one();
+        }
         match status.handling {
             Handling::Hit if status.detail == Some(Tier::Durable.as_str()) => self.hits_durable.add_one(),
             Handling::Hit => self.hits_memory.add_one(),

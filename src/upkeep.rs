@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::rfc9111::freshness::{HEURISTIC_MAX, LifetimePolicy};
+use crate::rfc9111::vary::Nominated;
 use crate::rules::Rules;
 use crate::store::backend::{Backend, BackendError};
 use crate::store::durable::{MAX_HEAD, place};
@@ -95,7 +96,7 @@ pub struct Sweep {
 /// Removes what nothing leads to any more.
 pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Swept, String> {
     let (backend, names) = open(config).await?;
-    let rules = Rules::new(&config.cache, config.rules.clone());
+    let rules = Rules::new(&config.cache, config.rules.clone(), Nominated::default());
     let sweeper = Sweeper { backend: &backend, names: &names, config, rules, sweep, clock };
     sweeper.run().await.map_err(|error| error.to_string())
 }

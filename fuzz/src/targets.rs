@@ -16,7 +16,7 @@ use larder::rfc9111::range::{self, RangeRequest};
 use larder::rfc9111::reuse::{self, Reuse};
 use larder::rfc9111::search::SearchVariance;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use larder::rfc9111::vary::{self, Vary};
+use larder::rfc9111::vary::{self, Nominated, Vary};
 use larder::rfc9111::{conditional, date, groups, targeted, validation};
 use larder::stored::{self, encoding};
 
@@ -102,7 +102,7 @@ pub fn dates(data: &[u8]) {
 /// What selects a variant.
 pub fn vary(data: &[u8]) {
     let (request, response) = exchange(data);
-    let Vary::Fields(names) = Vary::of(&response) else { return };
+    let Vary::Fields(names) = Vary::of(&response, &Nominated::default()) else { return };
     let selector = vary::selector(&names, &request);
     assert_eq!(selector, vary::selector(&names, &request));
     assert!(vary::selects(&selector, &response, &request), "a response is selected by its own request");

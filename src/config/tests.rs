@@ -101,6 +101,8 @@ fn rules_are_read_whole() {
     "#;
     let rules = load(text, &[], &[]).expect("sound").rules;
     let expected = Rule {
+        set_cookie: None,
+        request_directives: None,
         path: "/static/*".into(),
         timeout: Some(Duration::from_secs(3600)),
         override_timeout: Some(Duration::from_secs(7200)),
@@ -142,7 +144,7 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         (
             "[cache]\nset_cookie = \"yes\"",
             "",
-            "f: cache.set_cookie: \"yes\" is not one of \"explicit\" or \"rfc\" or \"never\"",
+            "f: cache.set_cookie: \"yes\" is not one of \"never\" or \"strip\" or \"explicit\" or \"rfc\"",
         ),
         ("[server]\nthreads = -1", "", "f: server.threads: -1 is not a whole number from 0 to 1024"),
         ("[server]\nlisten = [\"a\"]", "", "f: server.listen: [\"a\"] has \"a\", which is not host:port"),
@@ -184,6 +186,25 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ),
         ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
         ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
+        (
+            "[server]\ntrusted_fields = [\"X-Forwarded-Proto\"]",
+            "",
+            "\"X-Forwarded-Proto\", which is believed of trusted proxies as it is",
+        ),
+        ("[server]\ntrusted_fields = [\"X_Country\"]", "", "\"X_Country\", which has other characters"),
+        ("[server]\ntrusted_fields = [\"Cookie\"]", "", "\"Cookie\", which is one that Larder itself reads"),
+        ("[server]\nallowed_fields = [\"X-Country\"]", "", "\"X-Country\", which has letters, digits and hyphens only"),
+        (
+            "[server]\nallowed_fields = [\"Content_Length\"]",
+            "",
+            "\"Content_Length\", which could be taken for content-length",
+        ),
+        (
+            "[server]\nallowed_fields = [\"x.forwarded.for\"]",
+            "",
+            "\"x.forwarded.for\", which could be taken for x-forwarded-for",
+        ),
+        ("[server]\nallowed_fields = [\"Script_Name\"]", "", "\"Script_Name\", which could be taken for script-name"),
         (
             "[[rule]]\npath = \"/\"\ntimeut = \"1h\"",
             "",

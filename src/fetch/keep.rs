@@ -11,26 +11,26 @@ use hyper::body::Body as _;
 use tracing::debug;
 
 use super::plan::Place;
-use super::{Fetched, Fetcher, ForLeader, Plan, WITH_CREDENTIALS, partial, shared};
+use super::{Fetched, Fetcher, ForLeader, Plan, partial, shared};
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fill::FillWriter;
 use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
-use crate::passes::Pass;
+use crate::hit_for_miss::{Pass, Reach};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
 use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
 use crate::rfc9111::tags::{MAX_TAGS, TooManyTags};
-use crate::rfc9111::targeted::governing;
 use crate::rfc9111::validation::{self, HeadOutcome};
+use crate::rfc9111::vary::{self, Vary};
 use crate::store::Durability;
 use crate::store::backend::BackendError;
 use crate::store::durable::BodyReader;
 use crate::store::memory::Lookup;
-use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
-use crate::upstream::{EndsWithConnection, UpstreamBody};
+use crate::stored::{Body, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
+use crate::upstream::{EndsWithConnection, Errand, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Fetcher {
                 Some(len) if len <= in_memory => in_memory,
                 Some(len) if len > self.largest(plan, &storable) => in_memory,
                 // Asked once it is known that only the durable tier takes it, since it counts uses.
-                Some(_) if !self.store.admits_large(plan.exact.hash()) => in_memory,
+                Some(_) if !self.store.admits_large(uses_hash(plan, &storable)) => in_memory,
                 Some(_) | None => self.largest(plan, &storable),
             };
             if len.is_none_or(|len| len <= largest) {
@@ -137,22 +137,28 @@ impl Fetcher {
         });
         match verdict {
             Ok((storable, tags, _)) if storable.part().is_some() => {
+                let cookies = left_out(&storable, answer.headers());
                 let new = (answer.status(), answer.headers(), tags);
                 let head = self.new_head(plan, &storable, new, &exchange, position);
-                (self.keep_part(plan, head, answer.into_body()), landing)
+                (self.keep_part(plan, head, answer.into_body(), cookies), landing)
             }
             Ok((storable, tags, largest)) => {
+                let cookies = left_out(&storable, answer.headers());
                 let new = (answer.status(), answer.headers(), tags);
                 let head = self.new_head(plan, &storable, new, &exchange, position);
-                let collapses = head.freshness.is_reusable_as_it_is(response_time);
-                if collapses {
-                    self.passes.forget(plan.key.hash());
+                let (hash, request) = (plan.key.hash(), plan.client_fields());
+                if let Some(variant) = head.variant() {
+                    self.hit_for_miss.divide(hash, &variant.names, response_time);
+                }
+                if head.freshness.is_reusable_as_it_is(response_time) {
+                    self.hit_for_miss.forget(hash, request, response_time);
                 } else {
                     // Each request needs a validation of its own, so there is nothing to wait for.
-                    self.passes.remember(plan.key.hash(), Pass::EachValidates, response_time);
+                    let pass = (Pass::EachValidates, Reach::Selection);
+                    self.hit_for_miss.remember(hash, request, pass, response_time);
                 }
                 let large = (largest > self.memory.max_object_size).then(|| plan.place());
-                (self.keep(plan, head, answer.into_body().into(), None, landing, large), None)
+                (self.keep(plan, head, answer.into_body().into(), (None, cookies), landing, large), None)
             }
             Err(_) if plan.method == Method::HEAD => {
                 let updated = self.learn_from_head(plan, answer.status(), answer.headers(), request_time, position);
@@ -165,17 +171,12 @@ impl Fetcher {
                 (updated.unwrap_or(passed), landing)
             }
             Err(why) => {
-                let is_about_the_response = why.is_about_the_response() && !is_partial(answer.status());
-                if is_about_the_response {
-                    self.passes.remember(plan.key.hash(), Pass::NotStorable, response_time);
-                } else if why == NotStorable::Authorization {
-                    self.passes.remember(plan.key.hash() ^ WITH_CREDENTIALS, Pass::NotStorable, response_time);
+                self.note_not_storable(&plan.key, &exchange, &plan.policy, why);
+                if !validation::is_failure(answer.status()) {
+                    self.note_not_stored(plan);
                 }
-                if is_about_the_response && !answer.status().is_server_error() {
-                    // The stored response has a successor that may not be stored: it is history.
-                    if let Some(stored) = plan.replaced() {
-                        self.invalidate(plan, &stored.key);
-                    }
+                if let Some(stored) = plan.replaced() {
+                    self.outdate(plan, &stored, why, answer.status());
                 }
                 let passed = Fetched::Passed {
                     response: answer.map(ResponseBody::upstream),
@@ -208,7 +209,7 @@ impl Fetcher {
         let (this, head) = (Arc::clone(self), Arc::clone(head));
         writer.on_overflow(durable.min_upload_rate(), move |reader| {
             let Some(durable) = this.store.durable() else { return };
-            if !(is_admitted || this.store.admits_large(head.key.hash())) {
+            if !(is_admitted || this.store.admits_large(head.uses_hash())) {
                 return;
             }
             let Some(leave) = durable.begin_upload(head.key.hash()) else { return };
@@ -220,6 +221,31 @@ impl Fetcher {
                 }
             });
         });
+    }
+
+    /// Notes that a validation in the background brought nothing to store: the next one waits a pause.
+    fn note_not_stored(&self, plan: &Plan) {
+        if let (Errand::Background, Some(stored)) = (plan.errand, &plan.validate) {
+            stored.head.marks.note_tried(Tried::NotStored, Who::of(plan.client_fields()), self.clock.now());
+        }
+    }
+
+    /// Forgets the stored response that one which may not be stored would have replaced, if that is history
+    /// now for everybody: alone where it is a variant, otherwise what is stored for the URL.
+    fn outdate(&self, plan: &Plan, stored: &Replaced, why: NotStorable, status: StatusCode) {
+        let names = stored.variant.as_ref().map(|variant| &variant.names[..]);
+        if why.outdates(status, plan.client_fields(), names) {
+            self.forget_outdated(plan, stored);
+        }
+    }
+
+    /// Forgets a stored response, and the others for its URL only if it is not a variant.
+    fn forget_outdated(&self, plan: &Plan, stored: &Replaced) {
+        if stored.variant.is_some() {
+            self.store.forget_variant(stored, plan.known.as_ref());
+        } else {
+            self.invalidate(plan, &stored.key);
+        }
     }
 
     /// Forgets what is stored for the plan's URL, by whichever key it was found.
@@ -242,6 +268,9 @@ impl Fetcher {
         exchange: &Exchange<'_>,
         position: u64,
     ) -> StoredHead {
+        let in_force = self.store.names_in_force(&plan.exact, plan.known.as_ref(), exchange.response_time);
+        let beside = in_force.map(|names| storable.clone().beside(&names));
+        let storable = beside.as_ref().unwrap_or(storable);
         let searched = SearchVariance::of(response)
             .and_then(|variance| self.searches.learn(&plan.exact, variance))
             // A purge of another of the path's URLs did not know yet that it was one of this response's.
@@ -278,13 +307,13 @@ impl Fetcher {
     }
 
     /// Starts taking in the body of a response that is to be stored. `status` is the origin's, where
-    /// the response has another.
+    /// the response has another; `cookies` are those that only the client that asked gets.
     fn keep(
         self: &Arc<Self>,
         plan: &Plan,
         head: StoredHead,
         body: Incoming,
-        status: Option<StatusCode>,
+        (status, cookies): (Option<StatusCode>, Vec<HeaderValue>),
         landing: Option<Landing>,
         large: Option<Place>,
     ) -> Fetched {
@@ -294,7 +323,7 @@ impl Fetcher {
         let keep = move |stored: &Arc<StoredResponse>| {
             this.insert(&place, stored);
         };
-        self.take_in(head, body, source, landing, large, keep)
+        self.take_in(head, body, (source, cookies), landing, large, keep)
     }
 
     /// A response whose body is all here.
@@ -304,18 +333,24 @@ impl Fetcher {
     }
 
     /// Starts taking in a part. It is for the client that asked for it; others find it stored.
-    fn keep_part(self: &Arc<Self>, plan: &Plan, head: StoredHead, body: UpstreamBody) -> Fetched {
+    fn keep_part(
+        self: &Arc<Self>,
+        plan: &Plan,
+        head: StoredHead,
+        body: UpstreamBody,
+        cookies: Vec<HeaderValue>,
+    ) -> Fetched {
         let source = Source::Origin { fwd: plan.fwd, status: None, stored: true };
         let (this, plan) = (Arc::clone(self), plan.clone());
         let keep = move |part: &Arc<StoredResponse>| this.add_part(&plan, part);
-        self.take_in(head, body.into(), source, None, None, keep)
+        self.take_in(head, body.into(), (source, cookies), None, None, keep)
     }
 
     fn take_in(
         self: &Arc<Self>,
         head: StoredHead,
         body: Incoming,
-        source: Source,
+        (source, cookies): (Source, Vec<HeaderValue>),
         mut landing: Option<Landing>,
         large: Option<Place>,
         keep: impl FnOnce(&Arc<StoredResponse>) + Send + 'static,
@@ -346,7 +381,7 @@ impl Fetcher {
             fill_from_origin(writer, body, kept).await;
             drop(landing);
         });
-        Fetched::Shared(shared, ForLeader { cookies: Vec::new(), reader })
+        Fetched::Shared(shared, ForLeader { cookies, reader })
     }
 
     /// Adds a part to what is stored of the same representation, or stores it by itself. A whole
@@ -470,12 +505,13 @@ impl Fetcher {
         let Ok(storable) = storable(&exchange, &plan.policy) else { return Err(landing) };
         let Ok(tags) = all_tags(plan, answer.headers(), stored.head.tags(), None) else { return Err(landing) };
         let head = self.new_head(plan, &storable, (StatusCode::OK, &fields, tags), &exchange, position);
+        let cookies = left_out(&storable, answer.headers());
         let mut body = Incoming::from(answer.into_body());
         body.len = Some(end - first);
         let held = stored.body();
         held.cut(0, first, &mut body.before);
         held.cut(first, missing.complete - end, &mut body.after);
-        Ok(self.keep(plan, head, body, Some(StatusCode::PARTIAL_CONTENT), landing, None))
+        Ok(self.keep(plan, head, body, (Some(StatusCode::PARTIAL_CONTENT), cookies), landing, None))
     }
 
     /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
@@ -498,11 +534,10 @@ impl Fetcher {
                 Fetched::Shared(Arc::new(shared), ForLeader { cookies: updated.cookies, reader: None })
             }
             Err(why) => {
-                if why.is_about_the_response() {
-                    // The origin took back its leave to store. The client that asked is the last.
-                    self.invalidate(plan, &stored.head.key);
-                    self.passes.remember(plan.key.hash(), Pass::NotStorable, self.clock.now());
-                }
+                // The origin took back its leave to store, for everybody or for this client.
+                self.note_not_stored(plan);
+                self.outdate(plan, &Replaced::response(stored), why, stored.head.status);
+                self.note_not_storable(&plan.key, &updated.exchange(plan), &plan.policy, why);
                 let mut head = stored.head.clone();
                 let (now, policy) = (self.clock.now(), &plan.policy.lifetimes);
                 head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
@@ -535,9 +570,7 @@ impl Fetcher {
                 let (fresh, kept) = match updated.verdict {
                     Ok(fresh) => fresh,
                     Err(why) => {
-                        if why.is_about_the_response() {
-                            self.invalidate(plan, &stored.head.key);
-                        }
+                        self.outdate(plan, &Replaced::response(stored), why, stored.head.status);
                         return None;
                     }
                 };
@@ -554,7 +587,10 @@ impl Fetcher {
                 }
             }
             HeadOutcome::Outdates => {
-                self.invalidate(plan, &stored.head.key);
+                let names = stored.head.variant().map(|variant| &variant.names[..]);
+                if storage::is_word_for_all(plan.client_fields(), names) {
+                    self.forget_outdated(plan, &Replaced::response(stored));
+                }
                 None
             }
             HeadOutcome::Neither => None,
@@ -573,13 +609,10 @@ impl Fetcher {
     ) -> Updated {
         let mut newer = newer.clone();
         let response_time = self.clock.now();
-        let governing = governing(&newer, &plan.policy.lifetimes.targets, response_time);
-        let mut cookies = Vec::new();
-        if !storage::cookie_is_shared(&newer, &governing, plan.policy.set_cookie) {
-            cookies = newer.get_all(header::SET_COOKIE).iter().cloned().collect();
-            newer.remove(header::SET_COOKIE);
-            newer.remove("set-cookie2");
-        }
+        // Its cookies are for the client that it answers, whatever the stored response may share.
+        let cookies = newer.get_all(header::SET_COOKIE).iter().cloned().collect();
+        newer.remove(header::SET_COOKIE);
+        newer.remove("set-cookie2");
         let mut fields = stored.head.fields.to_map();
         validation::freshen(&mut fields, &newer);
         // A part is stored under the same conditions as the whole.
@@ -610,8 +643,24 @@ impl Fetcher {
             let kept = self.insert(&plan.place(), &fresh);
             Ok((fresh, kept))
         });
-        Updated { verdict, fields, cookies }
+        Updated { verdict, fields, cookies, times: (request_time, response_time), status }
     }
+}
+
+/// The hash by which the uses of a response are counted that is not stored yet (see [`StoredHead::uses_hash`]).
+fn uses_hash(plan: &Plan, storable: &Storable) -> u128 {
+    match storable.vary() {
+        Vary::Fields(names) => plan.exact.variant_hash(&vary::selector(names, plan.client_fields())),
+        Vary::None | Vary::Any => plan.exact.hash(),
+    }
+}
+
+/// The cookies of a response that is stored without them: they are for the client that it was fetched for.
+fn left_out(storable: &Storable, response: &HeaderMap) -> Vec<HeaderValue> {
+    if !storable.leaves_out_cookies() {
+        return Vec::new();
+    }
+    response.get_all(header::SET_COOKIE).iter().cloned().collect()
 }
 
 /// Whether what completes a stored part may be stored by its own word as well: the stored part's
@@ -660,6 +709,24 @@ struct Updated {
     fields: HeaderMap,
     /// Cookies that the newer one brought, for the client that asked and no one else.
     cookies: Vec<HeaderValue>,
+    /// When the newer one was asked for, and when it came.
+    times: (Timestamp, Timestamp),
+    /// The status that it is stored with.
+    status: StatusCode,
+}
+
+impl Updated {
+    /// The exchange that the outcome would be stored of.
+    fn exchange<'a>(&'a self, plan: &'a Plan) -> Exchange<'a> {
+        Exchange {
+            method: &Method::GET,
+            request: plan.client_fields(),
+            status: self.status,
+            response: &self.fields,
+            request_time: self.times.0,
+            response_time: self.times.1,
+        }
+    }
 }
 
 /// Takes a body in to its end, and has it kept if it is complete and was kept whole.

@@ -24,19 +24,21 @@ use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
 use crate::fill::{Budget, Fill, FillReader, FillWriter};
 use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedResponse, Source, Watch};
-use crate::forwarding::{Onward, Peer};
-use crate::passes::{Pass, Passes, Recent};
+use crate::forwarding::{Onward, Peer, Signature};
+use crate::hit_for_miss::{HitForMiss, Pass, Reach};
+use crate::recent::Recent;
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{self, Failure, Reuse};
-use crate::rfc9111::storage::{Exchange, NotStorable, StoragePolicy, storable};
+use crate::rfc9111::storage::{Exchange, NotStorable, StoragePolicy, speaks_of_the_page, storable};
 use crate::rfc9111::validation::{self, Validation};
+use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{date, fields, partial};
 use crate::searches::Searches;
 use crate::store::Store;
 use crate::store::durable::{Apart, Opening};
 use crate::store::memory::{self, Lookup};
-use crate::stored::{StoredHead, StoredResponse};
+use crate::stored::{StoredHead, StoredResponse, Tried, Who};
 use crate::upstream::{Errand, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What the origin is asked for.
@@ -95,8 +97,8 @@ pub struct Fetcher {
     pub upstream: Arc<Upstream>,
     /// The time.
     pub clock: Clock,
-    /// The keys that are not worth waiting for.
-    pub passes: Passes,
+    /// The requests whose responses are not worth waiting for.
+    pub hit_for_miss: HitForMiss,
     /// The keys that the durable tier was lately asked for a part of.
     pub ranged: Recent<()>,
     /// When what the durable tier has for some keys was last validated in the background.
@@ -113,6 +115,8 @@ pub struct Fetcher {
     pub memory: memory::Config,
     /// Whether the origin is told that `Surrogate-Control` is listened to.
     pub surrogate_control: bool,
+    /// The name that forwarded requests are signed with.
+    pub signature: Signature,
     /// Whether an expired durable object is deleted when it is found.
     pub purge_expired_on_read: bool,
     /// Every task that outlives its client.
@@ -120,10 +124,6 @@ pub struct Fetcher {
     /// Connections that are no longer HTTP. They end when both sides have, or with the process.
     pub tunnels: TaskTracker,
 }
-
-/// Tells apart, among the passes, clients with credentials: that theirs can't be shared says
-/// nothing of the others'.
-const WITH_CREDENTIALS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
 /// Tells apart, among the flights of a key, those that validate what the durable tier had in the background.
 const BEHIND: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb4f;
@@ -225,25 +225,31 @@ impl Fetcher {
         }
     }
 
-    /// Why nobody should wait for the response to a request for `key` with these fields, if one lately was
-    /// not to be shared.
-    pub fn pass(&self, key: &CacheKey, request: &HeaderMap, now: Timestamp) -> Option<Pass> {
-        let own = || {
-            let has_credentials = request.contains_key(header::AUTHORIZATION);
-            self.passes.get(key.hash() ^ WITH_CREDENTIALS, now).filter(|_| has_credentials)
-        };
-        self.passes.get(key.hash(), now).or_else(own)
+    /// Why a response for a `key` that is not worth waiting for may not be stored either, because of
+    /// what it says. That is remembered, then.
+    pub fn still_not_storable(
+        &self,
+        key: &CacheKey,
+        exchange: &Exchange<'_>,
+        policy: &StoragePolicy,
+    ) -> Option<NotStorable> {
+        let why = storable(exchange, policy).err().filter(|why| why.is_about_the_response())?;
+        self.note_not_storable(key, exchange, policy, why);
+        Some(why)
     }
 
-    /// Whether a response for a `key` that is not worth waiting for may not be stored either, because of
-    /// what it says. That is remembered, then.
-    pub fn is_still_not_storable(&self, key: &CacheKey, exchange: &Exchange<'_>, policy: &StoragePolicy) -> bool {
-        let is = !keep::is_partial(exchange.status)
-            && storable(exchange, policy).is_err_and(NotStorable::is_about_the_response);
-        if is {
-            self.passes.remember(key.hash(), Pass::NotStorable, exchange.response_time);
+    /// Remembers that those who ask like this request should not wait for each other.
+    fn note_not_storable(&self, key: &CacheKey, exchange: &Exchange<'_>, policy: &StoragePolicy, why: NotStorable) {
+        let (hash, now) = (key.hash(), exchange.response_time);
+        self.hit_for_miss.note_refused(hash, why, now);
+        if !why.is_about_the_response() || keep::is_partial(exchange.status) {
+            return;
         }
-        is
+        if let Vary::Fields(names) = Vary::of(exchange.response, &policy.nominated) {
+            self.hit_for_miss.divide(hash, &names, now);
+        }
+        let reach = if speaks_of_the_page(exchange.status) { Reach::Selection } else { Reach::SameFields };
+        self.hit_for_miss.remember(hash, exchange.request, (Pass::NotStorable, reach), now);
     }
 
     /// Validates what was served stale: once a key at a time, and nobody waits.
@@ -302,7 +308,9 @@ impl Fetcher {
 
     /// How `head` may answer the plan's own request, if it may.
     fn reuse(&self, plan: &Plan, head: &StoredHead) -> Option<Reuse> {
-        match reuse::reuse(&plan.directives, &head.freshness, self.clock.now()) {
+        let now = self.clock.now();
+        let directives = plan.request_directives.bounded(plan.directives.clone(), head.response_time(), now);
+        match reuse::reuse(&directives, &head.freshness, now) {
             reuse @ (Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate) => Some(reuse),
             Reuse::Validate(_) | Reuse::GatewayTimeout => None,
         }
@@ -440,7 +448,8 @@ impl Fetcher {
     /// What the origin is told of a request.
     pub fn onward<'a>(&'a self, peer: &'a Peer, scheme: &'a str, authority: &'a str) -> Onward<'a> {
         let host = self.upstream.config().host.as_deref();
-        Onward { peer, scheme, authority, host, surrogate_control: self.surrogate_control }
+        let (surrogate_control, signature) = (self.surrogate_control, self.signature);
+        Onward { peer, scheme, authority, host, surrogate_control, signature }
     }
 
     /// Sends a request to the origin, and takes the fields of the connection out of the answer.
@@ -474,7 +483,7 @@ impl Fetcher {
     fn stale_if_error(&self, plan: &Plan, status: Option<StatusCode>, position: u64) -> Option<Fetched> {
         let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
         if let Some(stored) = &plan.validate {
-            stored.head.marks.note_failure(failure, self.clock.now());
+            stored.head.marks.note_tried(Tried::Failed(failure), Who::of(plan.client_fields()), self.clock.now());
         }
         let status = status.map(|status| status.as_u16());
         self.stale(plan, failure, position, Source::InPlaceOfError { fwd: plan.fwd, status })
@@ -503,21 +512,25 @@ impl Fetcher {
         (may && plan.can_use(&stored.head, stored.len())).then_some(stored)
     }
 
-    /// How the origin failed lately to validate a stored response, if it did: it is not waited for
-    /// again so soon.
-    pub fn known_failure(&self, stored: &StoredHead) -> Option<Failure> {
+    /// How the origin failed lately to validate a stored response for clients like `who`, if it did: it is not
+    /// waited for again so soon.
+    pub fn known_failure(&self, stored: &StoredHead, who: Who) -> Option<Failure> {
         if self.upstream.breaker().is_open() {
             return Some(Failure::Unreachable);
         }
         let config = self.upstream.config();
         let within = self.upstream.patience() + config.breaker_pause;
-        stored.marks.failure(millis(within), self.clock.now())
+        match stored.marks.tried(millis(within), who, self.clock.now())? {
+            Tried::Failed(failure) => Some(failure),
+            Tried::NotStored => None,
+        }
     }
 
-    /// Whether it is time to validate a stored response in the background (again).
-    pub fn may_validate(&self, stored: &StoredHead) -> bool {
+    /// Whether it is time to validate a stored response in the background (again), for a client like `who`:
+    /// whatever came of the last try, at most once in a `breaker_pause`.
+    pub fn may_validate(&self, stored: &StoredHead, who: Who) -> bool {
         let pause = millis(self.upstream.config().breaker_pause);
-        stored.marks.failure(pause.saturating_sub(1), self.clock.now()).is_none()
+        stored.marks.tried(pause.saturating_sub(1), who, self.clock.now()).is_none()
             && self.upstream.breaker().is_probe_due()
     }
 

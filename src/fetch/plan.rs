@@ -12,7 +12,7 @@ use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
-use crate::rules::Ranges;
+use crate::rules::{Ranges, RequestDirectives};
 use crate::store::{Durability, Known};
 use crate::stored::seen::Seen;
 use crate::stored::{Replaced, StoredHead, StoredResponse};
@@ -35,6 +35,8 @@ pub struct Plan {
     pub peer: Peer,
     /// The client's own directives, as far as they count.
     pub directives: CacheControl,
+    /// How far those count.
+    pub request_directives: RequestDirectives,
     /// The method to ask with.
     pub method: Method,
     /// Path and query to ask for.

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::Proxy;
 use super::purge::Url;
 use crate::clock::Timestamp;
-use crate::passes::Pass;
+use crate::forwarding::{self, Peer};
+use crate::hit_for_miss::Pass;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::freshness::{Freshness, LifetimeSource, StaleUse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
@@ -23,7 +24,7 @@ use crate::store::durable::Examined;
 use crate::store::memory::Lookup;
 use crate::store::purge::{Mark, Target};
 use crate::stored::seen::Covered;
-use crate::stored::{StoredHead, VaryRecord};
+use crate::stored::{StoredHead, VaryRecord, Who};
 
 /// What is asked about.
 #[derive(Debug)]
@@ -85,6 +86,9 @@ impl Proxy {
         let Url { scheme, authority, path, query } = Url::read(question.url)?;
         let method = Method::from_bytes(question.method.as_bytes())
             .map_err(|_| format!("\"{}\" is no method; write GET or another", question.method))?;
+        // As a trusted proxy would send it: what the application would be told, and what selects.
+        let mut fields = question.fields;
+        forwarding::receive(&self.trust, &Peer::of_operator(), &method, &mut fields);
         let rule = self.keys.rules.matching(&path);
         let exact = self.keys.key(scheme, &authority, &path, query.as_deref());
         let mut story = Story { lines: Vec::new(), data: json!({}) };
@@ -94,7 +98,7 @@ impl Proxy {
         if searched.is_some() {
             story.say("key: its origin said (No-Vary-Search) that some differences between queries do not matter");
         }
-        let status = self.verdict(&mut story, rule, &exact, searched.as_ref(), &method, &question.fields).await;
+        let status = self.verdict(&mut story, rule, &exact, searched.as_ref(), &method, &fields).await;
         let text = status.to_value(None).to_str().unwrap_or_default().to_owned();
         story.say(format!("verdict: Cache-Status: {text}"));
         story.data["verdict"] = json!(text);
@@ -179,11 +183,11 @@ impl Proxy {
             story.say("it goes to the application: If-Match and If-Unmodified-Since are about its state");
             return CacheStatus::forward(Fwd::Request);
         }
-        let directives = self.directives(fields);
+        let directives = rule.directives(fields);
         let mut fwd = if others || other_durable { Fwd::VaryMiss } else { Fwd::UriMiss };
         // What memory has is used or validated; without that the durable tier is asked.
         for found in [in_memory, in_durable].into_iter().flatten() {
-            match self.judge(story, found, (method, fields), now) {
+            match self.judge(story, found, rule, (method, fields), now) {
                 Judged::Settled(status) => return status,
                 Judged::Useless(because) => fwd = because.unwrap_or(fwd),
             }
@@ -192,10 +196,14 @@ impl Proxy {
             story.say("the request wants nothing but a stored response (only-if-cached): 504");
             return CacheStatus::refused("not-cached");
         }
-        match self.fetcher.passes.get(exact.hash(), now) {
-            Some(Pass::NotStorable) => {
-                story.say("its last response was not to be stored: requests for it do not wait for each other");
-            }
+        let looked_up = searched.unwrap_or(exact);
+        if let Some((why, at)) = self.fetcher.hit_for_miss.refused(looked_up.hash(), now) {
+            let ago = now.millis_since(at) / 1000;
+            story.say(format!("its last response that was not stored ({ago}s ago): {}", why.in_words()));
+            story.data["not_stored"] = json!({"why": why.as_str(), "seconds_ago": ago});
+        }
+        match self.fetcher.hit_for_miss.look(looked_up.hash(), fields, now).1 {
+            Some(Pass::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
             Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
             None => {}
         }
@@ -207,6 +215,7 @@ impl Proxy {
         &self,
         story: &mut Story,
         mut found: Found,
+        rule: &Resolved,
         (method, fields): (&Method, &HeaderMap),
         now: Timestamp,
     ) -> Judged {
@@ -219,7 +228,8 @@ impl Proxy {
             story.say(format!("{tier}: it has only a part of what is asked for"));
             return Judged::Useless(Some(Fwd::Partial));
         }
-        let (freshness, directives) = (&found.head.freshness, self.directives(fields));
+        let freshness = &found.head.freshness;
+        let directives = rule.request_directives.bounded(rule.directives(fields), found.head.response_time(), now);
         let hit = CacheStatus::hit(found.tier, freshness.remaining(now));
         let why = match reuse::reuse(&directives, freshness, now) {
             Reuse::Fresh => return Judged::Settled(hit),
@@ -248,7 +258,7 @@ impl Proxy {
             Why::Request => "the request's own directives rule it out",
         };
         story.say(format!("{reason}: it is {validator}"));
-        let failure = self.fetcher.known_failure(&found.head);
+        let failure = self.fetcher.known_failure(&found.head, Who::of(fields));
         if failure.is_some_and(|failure| reuse::stale_if_error(&directives, freshness, failure, now)) {
             story.say("the application is known to fail: it is served stale, and validated behind");
             return Judged::Settled(hit);

@@ -20,7 +20,7 @@ use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
 use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::storage::Exchange;
+use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::targeted::governing;
 use crate::target::{Target, origin_form};
 use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
@@ -72,13 +72,16 @@ impl Proxy {
             response_time: fetcher.clock.now(),
         };
         // A part although the whole was asked for is the origin's word to this client, and no more.
-        if response.status() == StatusCode::PARTIAL_CONTENT
-            || fetcher.is_still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy)
-        {
-            return passed(response, fwd);
+        let why = match response.status() {
+            StatusCode::PARTIAL_CONTENT => Some(NotStorable::Part),
+            _ => fetcher.still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy),
+        };
+        if let Some(why) = why {
+            let (status, response) = passed(response, fwd);
+            return (status.not_stored(why), response);
         }
         let asked = Arc::new(Request::from_parts(request.clone(), ()));
-        let mut plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+        let mut plan = plan(caller, target, &asked, target.rule.directives(asked.headers()), fwd);
         plan.seen = seen;
         if let Some(key) = key {
             plan.key = key.clone();
@@ -123,7 +126,7 @@ impl Proxy {
             && self.is_for_get(target, parts, &response)
         {
             let asked = Arc::new(Request::from_parts(parts.clone(), ()));
-            let mut plan = plan(caller, target, &asked, self.directives(asked.headers()), fwd);
+            let mut plan = plan(caller, target, &asked, target.rule.directives(asked.headers()), fwd);
             // Its own invalidation among them.
             plan.seen = self.fetcher.store.purges().seen();
             if let Ok(tags) = plan.tags_of(response.headers())

@@ -14,7 +14,7 @@ pub use self::reply::Reply;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Version};
 use hyper::body::Incoming;
 
@@ -22,20 +22,19 @@ use self::reply::Step;
 use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
-use crate::forwarding::Peer;
+use crate::forwarding::{self, Original, Peer, Trust};
+use crate::hit_for_miss::Pass;
 use crate::interim::{Interim, Outlet};
-use crate::passes::Pass;
 use crate::request_body::Limits;
-use crate::respond::{Answer, Asked, Label, hit, not_cached, overloaded, refused};
+use crate::respond::{Answer, Asked, LOOP, Label, hit, not_cached, options, overloaded, refused};
 use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Reuse, Why};
-use crate::rules::RequestDirectives;
 use crate::store::memory::Lookup;
-use crate::stored::StoredResponse;
+use crate::stored::{StoredResponse, Validating, Who};
 use crate::target::{Keys, Target, is_upgrade, never_from_cache, origin_form};
 use crate::telemetry::{Metrics, WorkerMetrics};
 use crate::upstream::Errand;
@@ -45,6 +44,8 @@ use crate::upstream::Errand;
 pub struct Proxy {
     /// What fetches.
     pub fetcher: Arc<Fetcher>,
+    /// Whose word on a request counts, and in which fields.
+    pub trust: Trust,
     /// What the configuration says of some paths, and the keys that come of it.
     pub keys: Keys,
     /// `[cache]`
@@ -73,13 +74,24 @@ impl Proxy {
         mut request: Request<Incoming>,
         mut present: Present,
     ) -> Reply<'a> {
+        // What the origin will not see must not select a stored response either.
         if present.has(Present::CONNECTION) {
-            // What the origin will not see must not select a stored response either.
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
         }
+        let original = if present.has(Present::CLAIM) || self.trust.has_fields() {
+            let method = request.method().clone();
+            let original = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
+            present = Present::of(request.headers());
+            original
+        } else {
+            Original::of_peer()
+        };
         let access = self.access_log.then(|| Box::new(crate::access::Line::begin(peer, &request)));
-        let step = match self.keys.target(peer, &request, present) {
+        if present.has(Present::VIA) && self.fetcher.signature.is_in(request.headers()) {
+            return Reply::new(worker, outlet, access, self.labelled(refused(&LOOP), None));
+        }
+        let step = match self.keys.target(&original, &request, present) {
             Ok(target) => self.answer(Caller { peer, outlet }, target, request, present),
             Err(refusal) => self.labelled(refused(&refusal), None),
         };
@@ -90,7 +102,7 @@ impl Proxy {
         self: &'a Arc<Self>,
         caller: Caller<'a>,
         target: Target<'a>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         present: Present,
     ) -> Step<'a> {
         if is_upgrade(&request, present) {
@@ -99,6 +111,11 @@ impl Proxy {
                 self.label_answer(&mut answer, Some(&target));
                 answer
             });
+        }
+        if *request.method() == Method::OPTIONS
+            && let Some(answer) = max_forwards(request.headers_mut())
+        {
+            return self.labelled(answer, Some(&target));
         }
         if let Some(fwd) = never_from_cache(&request, present, target.rule) {
             let (request, body) = request.into_parts();
@@ -109,9 +126,13 @@ impl Proxy {
             });
         }
         let says_something = present.has(Present::DIRECTIVES);
-        let directives = if says_something { self.directives(request.headers()) } else { CacheControl::default() };
+        let mut directives =
+            if says_something { target.rule.directives(request.headers()) } else { CacheControl::default() };
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(&target, request.headers());
+        if says_something && let Lookup::Found(stored) = &found {
+            directives = target.rule.request_directives.bounded(directives, stored.head.response_time(), now);
+        }
         let missed = match found {
             Lookup::Found(stored) if !stored.head.can_answer(request.method(), request.headers(), stored.len()) => {
                 Missed { fwd: Fwd::Partial, stored: Some(stored) }
@@ -125,7 +146,8 @@ impl Proxy {
                 }
                 Reuse::GatewayTimeout => return self.labelled(not_cached(), Some(&target)),
                 reuse @ (Reuse::StaleWhileRevalidate | Reuse::Validate(_))
-                    if stored.head.parts().is_none() && self.may_wait(reuse, &directives, &stored, now) =>
+                    if stored.head.parts().is_none()
+                        && self.may_wait(reuse, &directives, &stored, request.headers(), now) =>
                 {
                     self.revalidate_behind(&caller, &target, key, &request, &directives, &stored);
                     return Step::answered(hit(Asked::noted(&request, present), stored, now, self.label(&target)));
@@ -135,15 +157,26 @@ impl Proxy {
                 }
                 Reuse::Validate(Why::Request) => Missed { fwd: Fwd::Request, stored: Some(stored) },
             },
-            Lookup::OtherVariants(_) => Missed { fwd: Fwd::VaryMiss, stored: None },
+            Lookup::OtherVariants(record) => {
+                for names in &record.sets {
+                    self.fetcher.hit_for_miss.divide(record.key.hash(), names, now);
+                }
+                Missed { fwd: Fwd::VaryMiss, stored: None }
+            }
             Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
         if self.fetcher.budget.held() >= self.max_buffered {
             return self.labelled(overloaded(), Some(&target));
         }
-        let pass = self.fetcher.pass(key.as_deref().unwrap_or(&target.key), request.headers(), now);
+        let looked_up = key.as_deref().unwrap_or(&target.key);
+        let (_, pass) = self.fetcher.hit_for_miss.look(looked_up.hash(), request.headers(), now);
         let is_for_a_whole = *request.method() == Method::GET && !present.has(Present::RANGE);
-        if pass == Some(Pass::NotStorable) && is_for_a_whole && missed.stored.is_none() && !directives.only_if_cached {
+        if pass == Some(Pass::NotStorable)
+            && is_for_a_whole
+            && missed.stored.is_none()
+            && !directives.only_if_cached
+            && !self.fetcher.store.may_be_durable(&target.key)
+        {
             let (mut request, _) = request.into_parts();
             if let Cow::Owned(target) = origin_form(&request.uri) {
                 request.uri = target;
@@ -208,12 +241,19 @@ impl Proxy {
 
     /// Whether a stale response is served now and validated behind: because it says so, or because the
     /// origin is known to fail and this may stand in.
-    fn may_wait(&self, reuse: Reuse, directives: &CacheControl, stored: &StoredResponse, now: Timestamp) -> bool {
+    fn may_wait(
+        &self,
+        reuse: Reuse,
+        directives: &CacheControl,
+        stored: &StoredResponse,
+        request: &HeaderMap,
+        now: Timestamp,
+    ) -> bool {
         match reuse {
             Reuse::StaleWhileRevalidate => true,
             Reuse::Validate(Why::Stale) => self
                 .fetcher
-                .known_failure(&stored.head)
+                .known_failure(&stored.head, Who::of(request))
                 .is_some_and(|failure| reuse::stale_if_error(directives, &stored.head.freshness, failure, now)),
             Reuse::Fresh | Reuse::Stale | Reuse::Validate(Why::Request) | Reuse::GatewayTimeout => false,
         }
@@ -256,10 +296,8 @@ impl Proxy {
             return self.fetch_whole(request, plan).await;
         }
         if waits_for_nobody {
-            let is_stored = pass != Some(Pass::NotStorable) || only_if_cached;
             if plan.validate.is_none()
                 && plan.part.is_none()
-                && is_stored
                 && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut plan)).await
                 && let Some(answer) = self.answer_found(request, &plan, fetched).await
             {
@@ -292,10 +330,10 @@ impl Proxy {
     }
 
     async fn fly(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>) -> Answer {
-        let variant = self.variant_of(&plan);
-        match self.join(&plan, variant) {
+        let (selection, _) = self.selection_of(&plan);
+        match self.join(&plan, selection) {
             Joined::Leader(landing) => self.lead(request, plan, landing).await,
-            Joined::Follower(follower) => Box::pin(self.follow(request, plan, follower, variant)).await,
+            Joined::Follower(follower) => Box::pin(self.follow(request, plan, follower, selection)).await,
         }
     }
 
@@ -309,16 +347,14 @@ impl Proxy {
         directives: &CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
-        if !self.fetcher.may_validate(&stored.head) {
+        if *request.method() != Method::GET || !self.fetcher.may_validate(&stored.head, Who::of(request.headers())) {
             return;
         }
+        let Some(validating) = Validating::begin(stored) else { return };
         let key = key.map_or_else(|| target.key.clone(), |key| *key);
-        let pass = self.fetcher.passes.get(key.hash(), self.fetcher.clock.now());
-        if *request.method() != Method::GET || pass == Some(Pass::NotStorable) {
-            return;
-        }
-        let variant = stored.head.variant().map_or(0, |variant| key.variant_hash(&variant.selector));
-        if let Joined::Leader(landing) = self.fetcher.flights.join(key.hash(), variant) {
+        let (selection, _) = self.fetcher.hit_for_miss.look(key.hash(), request.headers(), self.fetcher.clock.now());
+        if let Joined::Leader(mut landing) = self.fetcher.flights.join(key.hash(), selection.number()) {
+            landing.hold(validating);
             let plan = plan(caller, target, &Arc::new(without_body(request)), directives.clone(), Fwd::Stale);
             // The client has its answer: interim responses are nobody's.
             let validate = Some(Arc::clone(stored));
@@ -327,14 +363,18 @@ impl Proxy {
             self.fetcher.launch(Box::new(plan), landing, None);
         }
     }
+}
 
-    fn directives(&self, request: &HeaderMap) -> CacheControl {
-        let all = CacheControl::of_request(request);
-        match self.cache.request_directives {
-            RequestDirectives::Honour => all,
-            // What must never be stored is no one's to decide.
-            RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
+/// RFC 9110 §7.6.2: an OPTIONS request that may be forwarded no further is answered here, one that may has a
+/// step less left.
+fn max_forwards(request: &mut HeaderMap) -> Option<Answer> {
+    let left = request.get(header::MAX_FORWARDS)?.to_str().ok()?.parse::<u64>().ok()?;
+    match left.checked_sub(1) {
+        Some(left) => {
+            request.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+            None
         }
+        None => Some(options()),
     }
 }
 
@@ -372,6 +412,7 @@ fn plan(
         method: request.method().clone(),
         uri: origin_form(request.uri()).into_owned(),
         policy: Arc::clone(&target.rule.policy),
+        request_directives: target.rule.request_directives,
         durability: rule.durability,
         collapse: rule.collapse,
         ranges: rule.ranges,

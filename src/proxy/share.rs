@@ -14,13 +14,13 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::fetch::{Fetched, ForLeader, Plan};
 use crate::fill::FillReader;
 use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
+use crate::hit_for_miss::{Pass, Selection};
 use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unavailable};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::storage::{self, NotStorable};
 use crate::rfc9111::targeted::governing;
 use crate::store::durable::Wanted;
-use crate::store::memory::Lookup;
 use crate::upstream::UpstreamError;
 
 fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
@@ -33,27 +33,20 @@ fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
     wanted
 }
 
-/// How often the origin is asked again because it failed another client, by one that waited.
-const MAX_PROMOTIONS: u32 = 2;
+/// How often one that waited joins, or begins, another flight: because the origin failed, or because what came
+/// was for the leader alone.
+const MAX_JOINED_AGAIN: u32 = 2;
 
 impl Proxy {
-    /// What is known of the variant that a request will select, so that requests for different
-    /// ones do not wait for each other.
-    pub(super) fn variant_of(&self, plan: &Plan) -> u128 {
-        match self.fetcher.store.lookup(&plan.key, plan.client_fields()) {
-            Lookup::OtherVariants(record) => record.candidates(plan.client_fields()).next().unwrap_or(0),
-            Lookup::Found(stored) => {
-                stored.head.variant().map_or(0, |variant| plan.key.variant_hash(&variant.selector))
-            }
-            Lookup::Nothing => 0,
-        }
+    /// Tells how the plan's request asks for its key, as far as is known by now, and whether it should wait for
+    /// nobody.
+    pub(super) fn selection_of(&self, plan: &Plan) -> (Selection, Option<Pass>) {
+        self.fetcher.hit_for_miss.look(plan.key.hash(), plan.client_fields(), self.fetcher.clock.now())
     }
 
-    /// Clients with credentials fly with their like: that their response can't be shared would
-    /// otherwise hold up everyone else.
-    pub(super) fn join(&self, plan: &Plan, variant: u128) -> Joined {
-        let credentials = u128::from(plan.client_fields().contains_key(header::AUTHORIZATION));
-        self.fetcher.flights.join(plan.key.hash(), variant ^ credentials)
+    /// Joins the flight of those who ask alike: the response to anyone else might not be theirs.
+    pub(super) fn join(&self, plan: &Plan, selection: Selection) -> Joined {
+        self.fetcher.flights.join(plan.key.hash(), selection.number())
     }
 
     /// Asks the origin for a flight. Another that does so as well may have its answer first: then
@@ -96,11 +89,11 @@ impl Proxy {
         request: &Request<()>,
         mut plan: Box<Plan>,
         mut follower: Follower,
-        variant: u128,
+        mut selection: Selection,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (watch, patience) = (Stopwatch::start(), self.fetcher.upstream.patience());
-        let mut promotions = 0;
+        let mut joined_again = 0;
         loop {
             let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
             let until_second = left(self.cache.collapse_timeout);
@@ -128,17 +121,33 @@ impl Proxy {
                     {
                         return answer;
                     }
-                    return Box::pin(self.alone(request, plan)).await;
-                }
-                Outcome::NotShared => return Box::pin(self.alone(request, plan)).await,
-                Outcome::Failed(_) if promotions < MAX_PROMOTIONS && !left(patience).is_zero() => {
-                    promotions += 1;
-                    match self.join(&plan, variant) {
-                        Joined::Leader(landing) => return self.lead(request, plan, landing).await,
-                        Joined::Follower(next) => follower = next,
+                    // Those who ask as this client does may share another one.
+                    if let Some(variant) = shared.head().variant() {
+                        self.fetcher.hit_for_miss.divide(plan.key.hash(), &variant.names, self.fetcher.clock.now());
                     }
+                    let (own, pass) = self.selection_of(&plan);
+                    if own == selection || pass.is_some() || joined_again == MAX_JOINED_AGAIN {
+                        return Box::pin(self.alone(request, plan)).await;
+                    }
+                    selection = own;
                 }
-                Outcome::Failed(error) => return failed(&unavailable(&error), plan.fwd),
+                Outcome::NotShared => {
+                    // That the leader's response was its own alone says nothing of who asks otherwise.
+                    let (own, pass) = self.selection_of(&plan);
+                    if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
+                        return Box::pin(self.alone(request, plan)).await;
+                    }
+                    selection = own;
+                }
+                Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || left(patience).is_zero() => {
+                    return failed(&unavailable(&error), plan.fwd);
+                }
+                Outcome::Failed(_) => {}
+            }
+            joined_again += 1;
+            match self.join(&plan, selection) {
+                Joined::Leader(landing) => return self.lead(request, plan, landing).await,
+                Joined::Follower(next) => follower = next,
             }
         }
     }
@@ -232,10 +241,10 @@ impl Proxy {
                 }
                 (status, response)
             }
-            Fetched::Passed { mut response, fwd, fwd_status, .. } => {
+            Fetched::Passed { mut response, fwd, fwd_status, why } => {
                 let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
                 add_age(response.headers_mut());
-                (CacheStatus { handling, ttl: None, detail: None }, response)
+                (CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) }, response)
             }
             Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
             // Those go through `answer_found`.
@@ -259,11 +268,11 @@ impl Proxy {
             Source::Tier(tier) | Source::StandIn(tier) => CacheStatus::hit(tier, remaining),
             Source::InPlaceOfError { fwd, status } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
-                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
             Source::Origin { fwd, status, stored } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
-                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None }
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
         };
         let response = build(request, &shared.response, reader, now)?;

@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 
 use super::key::CacheKey;
+use super::storage::NotStorable;
 
 /// The field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -104,6 +105,8 @@ pub struct CacheStatus {
     pub ttl: Option<i64>,
     /// What else is to be said, as a token (§2.8): the tier of a hit, or what failed.
     pub detail: Option<&'static str>,
+    /// Why the response was not stored. It is told where the cache key is.
+    pub not_stored: Option<NotStorable>,
 }
 
 /// Whether a request was answered from the store or forwarded.
@@ -129,7 +132,12 @@ pub enum Handling {
 impl CacheStatus {
     /// A hit in `tier` with `remaining` milliseconds of freshness left.
     pub fn hit(tier: Tier, remaining: i64) -> Self {
-        Self { handling: Handling::Hit, ttl: Some(ttl_seconds(remaining)), detail: Some(tier.as_str()) }
+        Self {
+            handling: Handling::Hit,
+            ttl: Some(ttl_seconds(remaining)),
+            detail: Some(tier.as_str()),
+            not_stored: None,
+        }
     }
 
     /// Forwarded because of `fwd`, nothing stored.
@@ -138,12 +146,18 @@ impl CacheStatus {
             handling: Handling::Forward { fwd, fwd_status: None, stored: false, collapsed: false },
             ttl: None,
             detail: None,
+            not_stored: None,
         }
     }
 
     /// Neither hit nor forwarded, because of `detail`.
     pub fn refused(detail: &'static str) -> Self {
-        Self { handling: Handling::Refused, ttl: None, detail: Some(detail) }
+        Self { handling: Handling::Refused, ttl: None, detail: Some(detail), not_stored: None }
+    }
+
+    /// The same, with the reason why the response was not stored.
+    pub fn not_stored(self, why: NotStorable) -> Self {
+        Self { not_stored: Some(why), ..self }
     }
 
     /// The same with `detail`.
@@ -154,7 +168,7 @@ impl CacheStatus {
     /// The field value, as a Structured Field, with the cache key where it is given (§2.7).
     pub fn to_value(self, key: Option<&CacheKey>) -> HeaderValue {
         if let (Handling::Forward { fwd, .. }, None) = (self.handling, key)
-            && self == Self::forward(fwd)
+            && self == (Self { not_stored: self.not_stored, ..Self::forward(fwd) })
         {
             return fwd.alone();
         }
@@ -193,7 +207,8 @@ impl CacheStatus {
             }
             text.put_u8(b'"');
         }
-        if let Some(detail) = self.detail {
+        let why = self.not_stored.filter(|_| key.is_some()).map(NotStorable::as_str);
+        if let Some(detail) = self.detail.or(why) {
             text.put_slice(b"; detail=");
             text.put_slice(detail.as_bytes());
         }
@@ -229,6 +244,7 @@ mod tests {
     #[test]
     fn values_are_structured_fields_in_the_standards_words() {
         let forward = |fwd, fwd_status, stored, collapsed| CacheStatus {
+            not_stored: None,
             handling: Handling::Forward { fwd, fwd_status, stored, collapsed },
             ttl: None,
             detail: None,

@@ -166,16 +166,24 @@ impl Freshness {
         self.lifetime.saturating_sub(self.current_age(now))
     }
 
+    /// The moment from which on the response is stale.
+    pub fn fresh_until(&self) -> Timestamp {
+        self.response_time.plus_millis(self.remaining(self.response_time))
+    }
+
     /// `response_is_fresh` of §4.2.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         self.remaining(now) > 0
     }
 
     /// Makes the response stale from `moment` on, if it is not stale already, with no leave to be reused
-    /// before it is validated, but for an origin that fails.
+    /// before it is validated, but for an origin that fails: no client's `max-stale` brings it back.
     pub fn expire(&mut self, moment: Timestamp) {
         self.lifetime = self.lifetime.min(self.current_age(moment));
         self.stale_while_revalidate = Span::default();
+        if self.stale_use == StaleUse::Allowed {
+            self.stale_use = StaleUse::ByExtension;
+        }
     }
 
     /// Whether a request that says nothing of its own is answered without waiting for a validation.

@@ -152,12 +152,15 @@ pub struct QueryRules {
 impl QueryRules {
     /// The query as it enters the key. Names are compared as they were sent, without decoding:
     /// two spellings of one name are two keys, which costs a hit and never mixes responses.
+    ///
+    /// Some applications separate parameters by semicolons as well: one that holds any is never left out, and
+    /// among others it keeps its place.
     pub fn apply(&self, query: &str) -> Option<String> {
         let mut kept: Vec<&str> = query.split('&').filter(|parameter| !self.ignores(parameter)).collect();
         if kept.is_empty() {
             return None;
         }
-        if self.sort {
+        if self.sort && !query.contains(';') {
             // By name only, and stably: the order of values under one name may mean something.
             kept.sort_by_key(|parameter| name_of(parameter));
         }
@@ -170,7 +173,7 @@ impl QueryRules {
     }
 
     fn ignores(&self, parameter: &str) -> bool {
-        self.ignore.iter().any(|pattern| glob(pattern, name_of(parameter)))
+        !parameter.contains(';') && self.ignore.iter().any(|pattern| glob(pattern, name_of(parameter)))
     }
 }
 
@@ -334,6 +337,8 @@ mod tests {
             ("utm_source=x", None),
             ("", Some("")),
             ("a-b=1&a=2", Some("a=2&a-b=1")),
+            ("a=1&utm_source=x;admin=1", Some("a=1&utm_source=x;admin=1")),
+            ("utm_source;a=1&b=2&a=1", Some("utm_source;a=1&b=2&a=1")),
         ] {
             assert_eq!(rules.apply(query).as_deref(), expected, "{query}");
         }

@@ -8,6 +8,7 @@
 //! linear in their length.
 
 pub mod cache_status;
+pub mod claims;
 pub mod conditional;
 pub mod date;
 pub mod directives;

@@ -4,6 +4,8 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
+use super::claims;
+
 /// A set of field names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Present(u16);
@@ -24,6 +26,14 @@ impl Present {
     pub const CONDITIONS: Self = Self(1 << 5);
     /// `Range`
     pub const RANGE: Self = Self(1 << 6);
+    /// A field that an application could take for a proxy's word, or for another field (see
+    /// [`claims::stands_out`]).
+    pub const CLAIM: Self = Self(1 << 7);
+
+    /// `Via`
+    pub const VIA: Self = Self(1 << 8);
+    /// All of these but [`Present::CLAIM`].
+    pub const ANY_BUT_CLAIMS: Self = Self(!Self::CLAIM.0);
 
     /// Those that are among `fields`.
     pub fn of(fields: &HeaderMap) -> Self {
@@ -49,6 +59,8 @@ impl Present {
             header::IF_MATCH | header::IF_UNMODIFIED_SINCE => Self::FOR_THE_ORIGIN,
             header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => Self::CONDITIONS,
             header::RANGE => Self::RANGE,
+            header::VIA => Self::VIA,
+            _ if claims::stands_out(name) => Self::CLAIM,
             _ => Self(0),
         }
     }
@@ -73,6 +85,9 @@ mod tests {
             ("if-none-match", Present::CONDITIONS),
             ("if-modified-since", Present::CONDITIONS),
             ("range", Present::RANGE),
+            ("x-forwarded-prefix", Present::CLAIM),
+            ("accept_language", Present::CLAIM),
+            ("via", Present::VIA),
             ("host", Present(0)),
             ("cookie", Present(0)),
             ("x-cache-control", Present(0)),

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 
 use super::directives::{CacheControl, Delta};
@@ -13,20 +13,34 @@ use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource, StaleUse
 use super::partial::{Part, Parts};
 use super::tags::TagFields;
 use super::targeted::{Governing, governing};
-use super::vary::Vary;
+use super::vary::{MAX_NOMINATED, Nominated, Vary};
 use crate::clock::Timestamp;
 
-/// `cache.set_cookie`: what to do with a response that sets a cookie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `cache.set_cookie`: storing a response that sets a cookie. The strictest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetCookie {
-    /// Stored only when the origin says, in so many words, that the response is shared: `public`,
-    /// `s-maxage`, or a targeted field.
+    /// Never stored.
     #[default]
+    Never,
+    /// Stored without its cookies, which only the client that it was fetched for gets; not if it varies by
+    /// `Cookie`.
+    Strip,
+    /// Stored only when the origin grants a lifetime to shared caches alone, by `s-maxage` or a targeted field;
+    /// not if it varies by `Cookie`.
     Explicit,
     /// Stored like any other response (RFC 9111 §7.3).
     Rfc,
-    /// Never stored.
-    Never,
+}
+
+/// The fate of the cookies of a response that may be stored otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cookies {
+    /// There are none, or they are stored.
+    Stored,
+    /// They are left out.
+    LeftOut,
+    /// They keep the response from being stored.
+    Forbid,
 }
 
 /// What the configuration says of storing a response to one request.
@@ -38,6 +52,8 @@ pub struct StoragePolicy {
     pub lifetimes: LifetimePolicy,
     /// Where tags come from.
     pub tag_fields: Arc<TagFields>,
+    /// The request fields that select a response besides those that its `Vary` names.
+    pub nominated: Arc<Nominated>,
 }
 
 /// Why a response is not stored.
@@ -73,12 +89,72 @@ pub enum NotStorable {
 }
 
 impl NotStorable {
+    /// Every reason.
+    pub const ALL: [Self; 13] = [
+        Self::Method,
+        Self::Status,
+        Self::Part,
+        Self::RequestNoStore,
+        Self::NoStore,
+        Self::Private,
+        Self::Authorization,
+        Self::SetCookie,
+        Self::Vary,
+        Self::NothingToReuse,
+        Self::TooLarge,
+        Self::Tags,
+        Self::Unframed,
+    ];
+
+    /// The reason in one word, for metrics, logs and `Cache-Status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Status => "status",
+            Self::Part => "partial",
+            Self::RequestNoStore => "request-no-store",
+            Self::NoStore => "no-store",
+            Self::Private => "private",
+            Self::Authorization => "authorization",
+            Self::SetCookie => "set-cookie",
+            Self::Vary => "vary",
+            Self::NothingToReuse => "no-lifetime",
+            Self::TooLarge => "too-large",
+            Self::Tags => "too-many-tags",
+            Self::Unframed => "unframed",
+        }
+    }
+
+    /// The reason in a sentence, with what would change it.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Method => "its method is not one whose responses are stored",
+            Self::Status => "its status is one that is not stored",
+            Self::Part => "it is a part that does not say of what, or says nothing of the whole",
+            Self::RequestNoStore => "the request said no-store",
+            Self::NoStore => "the response said no-store",
+            Self::Private => "the response said private",
+            Self::Authorization => {
+                "the request had Authorization, and the response does not say public, must-revalidate or s-maxage"
+            }
+            Self::SetCookie => "the response sets a cookie, and cache.set_cookie does not let it be stored",
+            Self::Vary => "its Vary is *, or names a field that can't select a response here",
+            Self::NothingToReuse => {
+                "it states no lifetime (max-age, s-maxage, Expires) and has nothing to validate it by; a rule's timeout would grant one"
+            }
+            Self::TooLarge => "its body is larger than memory.max_object_size, and the durable tier does not take it",
+            Self::Tags => "it has more tags than can be kept, and could not be purged by all of them",
+            Self::Unframed => "its body ends with the connection, so that nobody can tell whether it is complete",
+        }
+    }
+
     /// Whether the next response for the same key is likely to be refused as well, so that it is
     /// no use to make clients wait for each other.
     pub fn is_about_the_response(self) -> bool {
         match self {
-            Self::Method | Self::RequestNoStore | Self::Authorization | Self::Part => false,
-            Self::Status
+            Self::Method | Self::RequestNoStore | Self::Part => false,
+            Self::Authorization
+            | Self::Status
             | Self::NoStore
             | Self::Private
             | Self::SetCookie
@@ -89,6 +165,34 @@ impl NotStorable {
             | Self::Unframed => true,
         }
     }
+
+    /// Whether a response that may not be stored for this reason says that the stored one it would have
+    /// replaced is history, for everybody.
+    ///
+    /// It does not when it may be one client's alone: because it sets a cookie, because its request had a
+    /// `Cookie` or `Authorization` that does not select it, or because it is an error, which one client's
+    /// fields may have caused. That a page is gone (404, 410) counts.
+    pub fn outdates(self, status: StatusCode, request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
+        self.is_about_the_response()
+            && self != Self::SetCookie
+            && speaks_of_the_page(status)
+            && is_word_for_all(request, stored)
+    }
+}
+
+/// Whether the answer to a request speaks for all who would get the stored response: not where the request had
+/// a `Cookie` or `Authorization` that is not among the fields that select that.
+pub fn is_word_for_all(request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
+    [header::COOKIE, header::AUTHORIZATION]
+        .iter()
+        .all(|name| !request.contains_key(name) || stored.is_some_and(|names| names.contains(name)))
+}
+
+/// Whether a status says something of the page for everyone, rather than of one request or of a failure.
+pub fn speaks_of_the_page(status: StatusCode) -> bool {
+    (status.is_success() && status != StatusCode::PARTIAL_CONTENT)
+        || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// Proof that RFC 9111 §3 allows a shared cache to store a response.
@@ -97,6 +201,8 @@ pub struct Storable {
     vary: Vary,
     freshness: Freshness,
     part: Option<Part>,
+    cookies: Cookies,
+    inherits_vary: bool,
 }
 
 impl Storable {
@@ -108,6 +214,35 @@ impl Storable {
     /// Its freshness.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
+    }
+
+    /// Whether the response is stored without the cookies that it sets.
+    pub fn leaves_out_cookies(&self) -> bool {
+        self.cookies == Cookies::LeftOut
+    }
+
+    /// Has the response kept as one that varies by `others` as well, which fresh responses for its key do.
+    ///
+    /// §4.1 chooses the most recent response "with a valid Vary field value": one that names fewer fields must
+    /// not stand in the way of those that name more. It answers those who ask as its own request did.
+    #[must_use]
+    pub fn beside(self, others: &[HeaderName]) -> Self {
+        let own = match &self.vary {
+            Vary::Fields(names) => &names[..],
+            Vary::None | Vary::Any => &[],
+        };
+        let mut names: Vec<HeaderName> = own.iter().chain(others).cloned().collect();
+        names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        names.dedup();
+        if names.len() == own.len() || names.len() > MAX_NOMINATED {
+            return self;
+        }
+        Self { vary: Vary::Fields(names), inherits_vary: true, ..self }
+    }
+
+    /// Whether it varies by fields that only other responses for its key name.
+    pub fn inherits_vary(&self) -> bool {
+        self.inherits_vary
     }
 
     /// The part of a representation that it is, when it is not a whole (§3.3).
@@ -173,10 +308,11 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
         !exchange.request.contains_key(header::AUTHORIZATION) || allows_authorized(directives),
         NotStorable::Authorization,
     )?;
-    require(cookie_is_shared(exchange.response, &governing, policy.set_cookie), NotStorable::SetCookie)?;
     // §4.1: "a stored response with a Vary header field value containing a member "*" always
     // fails to match", so it is not worth storing.
-    let vary = Vary::of(exchange.response);
+    let vary = Vary::of(exchange.response, &policy.nominated);
+    let cookies = cookies(exchange.response, &governing, &vary, policy.set_cookie);
+    require(cookies != Cookies::Forbid, NotStorable::SetCookie)?;
     require(vary != Vary::Any, NotStorable::Vary)?;
 
     // "the response contains at least one of the following: public, Expires, max-age, s-maxage, …,
@@ -191,7 +327,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
         || (!freshness.stale_if_error.is_zero() && freshness.stale_use == StaleUse::Allowed)
         || has_validator(status, exchange.response);
     require(may_be_reused && is_of_use, NotStorable::NothingToReuse)?;
-    Ok(Storable { vary, freshness, part })
+    Ok(Storable { vary, freshness, part, cookies, inherits_vary: false })
 }
 
 impl Exchange<'_> {
@@ -218,21 +354,29 @@ pub fn forbids(newer: &HeaderMap, policy: &StoragePolicy, now: Timestamp) -> boo
     directives.no_store || directives.private
 }
 
-/// Whether a response's cookies, if it sets any, may be shown to other clients.
-pub fn cookie_is_shared(response: &HeaderMap, governing: &Governing, policy: SetCookie) -> bool {
+/// The fields in which a response sets cookies.
+pub fn sets_cookies(name: &HeaderName) -> bool {
+    *name == header::SET_COOKIE || name.as_str() == "set-cookie2"
+}
+
+/// The fate of a response's cookies, if it sets any.
+fn cookies(response: &HeaderMap, governing: &Governing, vary: &Vary, policy: SetCookie) -> Cookies {
     if !response.contains_key(header::SET_COOKIE) && !response.contains_key("set-cookie2") {
-        return true;
+        return Cookies::Stored;
     }
+    // What depends on the client's cookies, and changes them, is that client's.
+    let is_of_a_client = matches!(vary, Vary::Fields(names) if names.contains(&header::COOKIE));
     match policy {
-        SetCookie::Explicit => {
+        SetCookie::Strip if !is_of_a_client => Cookies::LeftOut,
+        SetCookie::Explicit if !is_of_a_client => {
             let directives = &governing.directives;
             // A lifetime of nothing is no word for sharing, nor is one that has to be asked about.
             let lasts = |delta| matches!(delta, Some(Delta::Seconds(1..)));
             let is_granted = lasts(directives.s_maxage) || (governing.by_list && lasts(directives.max_age));
-            directives.public || (is_granted && !directives.no_cache)
+            if is_granted && !directives.no_cache { Cookies::Stored } else { Cookies::Forbid }
         }
-        SetCookie::Rfc => true,
-        SetCookie::Never => false,
+        SetCookie::Rfc => Cookies::Stored,
+        SetCookie::Never | SetCookie::Strip | SetCookie::Explicit => Cookies::Forbid,
     }
 }
 
@@ -377,16 +521,23 @@ mod tests {
         const ASKED_ABOUT: Fields =
             &[("cdn-cache-control", "no-cache, max-age=9"), ("set-cookie", "a=1"), ("etag", "\"a\"")];
         const SHARED: Fields = &[("cache-control", "s-maxage=9"), ("set-cookie", "a=1")];
+        const OF_A_CLIENT: Fields =
+            &[("cache-control", "s-maxage=9"), ("set-cookie", "a=1"), ("vary", "Accept, Cookie")];
         for (policy, response, expected) in [
             (SetCookie::Explicit, PLAIN, Err(N::SetCookie)),
-            (SetCookie::Explicit, PUBLIC, Ok(())),
+            (SetCookie::Explicit, PUBLIC, Err(N::SetCookie)),
             (SetCookie::Explicit, SHARED, Ok(())),
             (SetCookie::Explicit, TARGETED, Ok(())),
             (SetCookie::Explicit, NOTHING, Err(N::SetCookie)),
             (SetCookie::Explicit, JUNK, Err(N::SetCookie)),
             (SetCookie::Explicit, ASKED_ABOUT, Err(N::SetCookie)),
+            (SetCookie::Explicit, OF_A_CLIENT, Err(N::SetCookie)),
+            (SetCookie::Strip, PLAIN, Ok(())),
+            (SetCookie::Strip, OF_A_CLIENT, Err(N::SetCookie)),
             (SetCookie::Rfc, PLAIN, Ok(())),
-            (SetCookie::Never, PUBLIC, Err(N::SetCookie)),
+            (SetCookie::Rfc, OF_A_CLIENT, Ok(())),
+            (SetCookie::Never, SHARED, Err(N::SetCookie)),
+            (SetCookie::Never, TARGETED, Err(N::SetCookie)),
         ] {
             assert_eq!(
                 check(&Method::GET, &[], 200, response, policy).map(|_| ()),

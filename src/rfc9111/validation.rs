@@ -26,22 +26,32 @@ pub fn outcome(status: StatusCode, answer: &HeaderMap, stored: &HeaderMap) -> Va
     if status == StatusCode::NOT_MODIFIED {
         return if selects(answer, stored) { Validation::Freshened } else { Validation::Mismatched };
     }
-    match status.as_u16() {
-        500 | 502 | 503 | 504 => Validation::Failed,
-        _ => Validation::Replaced,
-    }
+    if is_failure(status) { Validation::Failed } else { Validation::Replaced }
+}
+
+/// Whether a status says that the origin failed, so that a stale response may stand in (RFC 5861 §4).
+pub fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
 /// §4.3.4: a 304 with a strong validator updates only the response that has the same one, one with a
 /// weak validator only what that corresponds to. One without any is taken at its word: it answers the
 /// validators that were sent.
+///
+/// A departure: a strong tag that is the stored one but for its weakness counts as the same, if the date agrees
+/// where there is one. It was the only tag that was sent. nginx makes tags weak when it compresses, and answers
+/// the validation before it does.
 fn selects(answer: &HeaderMap, stored: &HeaderMap) -> bool {
     let is_same_date = match (answer.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
         (Some(new), Some(old)) => Some(new == old),
         (Some(_), None) | (None, _) => None,
     };
     match (EntityTag::of(answer), EntityTag::of(stored)) {
-        (Some(new), Some(old)) if !new.weak => !old.weak && new.opaque == old.opaque,
+        (Some(new), Some(old)) if !new.weak && old.weak => {
+            let states_date = answer.contains_key(header::LAST_MODIFIED);
+            new.opaque == old.opaque && (is_same_date == Some(true) || !states_date)
+        }
+        (Some(new), Some(old)) if !new.weak => new.opaque == old.opaque,
         (Some(new), Some(old)) => new.opaque == old.opaque && is_same_date != Some(false),
         (Some(new), None) if !new.weak => is_same_date == Some(true),
         (Some(_) | None, _) => is_same_date != Some(false),
@@ -208,7 +218,9 @@ mod tests {
             (304, "", "\"a\"", Validation::Freshened),
             (304, "W/\"a\"", "\"a\"", Validation::Freshened),
             (304, "\"b\"", "\"a\"", Validation::Mismatched),
-            (304, "\"a\"", "W/\"a\"", Validation::Mismatched),
+            (304, "\"a\"", "W/\"a\"", Validation::Freshened),
+            (304, "\"b\"", "W/\"a\"", Validation::Mismatched),
+            (304, "\"a\"", "\"a-gzip\"", Validation::Mismatched),
             (304, "\"a\"", "", Validation::Mismatched),
             (304, "W/\"b\"", "W/\"a\"", Validation::Mismatched),
             (304, "W/\"a\"", "W/\"a\"", Validation::Freshened),
@@ -237,6 +249,11 @@ mod tests {
             (&[("etag", "\"a\""), ("last-modified", OLD)], &[("last-modified", OLD)], true),
             (&[("etag", "\"a\""), ("last-modified", NEW)], &[("etag", "\"a\""), ("last-modified", OLD)], true),
             (&[("etag", "W/\"a\""), ("last-modified", NEW)], &[("etag", "W/\"a\""), ("last-modified", OLD)], false),
+            // Only weakness differs.
+            (&[("etag", "\"a\""), ("last-modified", OLD)], &[("etag", "W/\"a\""), ("last-modified", OLD)], true),
+            (&[("etag", "\"a\"")], &[("etag", "W/\"a\""), ("last-modified", OLD)], true),
+            (&[("etag", "\"a\""), ("last-modified", NEW)], &[("etag", "W/\"a\""), ("last-modified", OLD)], false),
+            (&[("etag", "\"a\""), ("last-modified", NEW)], &[("etag", "W/\"a\"")], false),
         ];
         for (answer, stored, expected) in table {
             assert_eq!(selects(&map(answer), &map(stored)), *expected, "{answer:?} {stored:?}");

@@ -5,6 +5,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::claims::{self, Claim};
 use super::fields;
 
 /// At most this many nominated fields; a response that names more is not stored.
@@ -24,18 +25,34 @@ pub enum Vary {
     Fields(Vec<HeaderName>),
 }
 
+/// The request fields that the configuration has every response depend on, or counts as one with another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nominated {
+    /// Every response depends on these, as if its `Vary` named them.
+    pub always: Vec<HeaderName>,
+    /// Pairs of names that an application may take for one field: each counts with the other.
+    pub twins: Vec<(HeaderName, HeaderName)>,
+}
+
 impl Vary {
-    /// Reads the `Vary` lines of a response.
-    pub fn of(response: &HeaderMap) -> Self {
-        let mut names = Vec::new();
+    /// Reads the `Vary` lines of a response, and adds the fields that the configuration nominates.
+    pub fn of(response: &HeaderMap, nominated: &Nominated) -> Self {
+        let mut names = nominated.always.clone();
         for member in fields::members(response, &header::VARY) {
             if member == b"*" {
                 return Self::Any;
             }
             match HeaderName::from_bytes(member) {
-                Ok(name) if is_in_the_key(&name) => {}
+                Ok(name) if is_in_the_key(&name) || nominated.always.contains(&name) => {}
                 Ok(name) if !is_of_the_path(&name) => names.push(name),
                 Ok(_) | Err(_) => return Self::Any,
+            }
+        }
+        for (one, other) in &nominated.twins {
+            match (names.contains(one), names.contains(other)) {
+                (true, false) => names.push(other.clone()),
+                (false, true) => names.push(one.clone()),
+                (true, true) | (false, false) => {}
             }
         }
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
@@ -48,28 +65,18 @@ impl Vary {
     }
 }
 
-/// Fields that this proxy writes itself, from what is part of every key.
+/// Fields that this proxy writes itself, from parts of every key.
 fn is_in_the_key(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "x-forwarded-proto" | "x-forwarded-host" | "host")
+    *name == header::HOST || matches!(claims::claim(name.as_str()), Some(Claim::Proto | Claim::Host))
 }
 
-/// Fields in which proxies speak of the path that a request took. The origin sees others than the
-/// client sent, so what the client sent can't select a response by them.
+/// Fields of the connection, and claims that do not reach the origin as the client sent them: the client's
+/// values can't select a response by them.
 fn is_of_the_path(name: &HeaderName) -> bool {
     matches!(
         *name,
-        header::CONNECTION | header::TE | header::UPGRADE | header::TRANSFER_ENCODING | header::VIA | header::FORWARDED
-    ) || name.as_str().starts_with("x-forwarded")
-        || matches!(
-            name.as_str(),
-            "x-real-ip"
-                | "x-client-ip"
-                | "true-client-ip"
-                | "x-host"
-                | "x-original-host"
-                | "x-original-url"
-                | "x-rewrite-url"
-        )
+        header::CONNECTION | header::TE | header::UPGRADE | header::TRANSFER_ENCODING | header::TRAILER | header::VIA
+    ) || claims::claim(name.as_str()).is_some()
 }
 
 /// The value that `request` has in each of `names`, in one string of bytes: two requests select
@@ -97,12 +104,12 @@ pub fn selects(selector: &[u8], response: &HeaderMap, request: &HeaderMap) -> bo
     let Some(entries) = entries(selector) else { return false };
     entries.iter().all(|(name, value)| {
         let own = request.contains_key(name).then(|| normal_value(name, request));
-        own.as_deref() == *value || is_preferred(name, response, request)
+        own.as_deref() == *value || is_preferred((name, *value), response, request)
     })
 }
 
-fn is_preferred(name: &HeaderName, response: &HeaderMap, request: &HeaderMap) -> bool {
-    match (chosen(name, response), preferred(name, request)) {
+fn is_preferred(stored: Entry<'_>, response: &HeaderMap, request: &HeaderMap) -> bool {
+    match (chosen(stored, response), preferred(stored.0, request)) {
         (Some(chosen), Some(preferred)) => chosen == preferred,
         _ => false,
     }
@@ -112,7 +119,7 @@ fn is_preferred(name: &HeaderName, response: &HeaderMap, request: &HeaderMap) ->
 /// than by its selector. Empty for nearly every response.
 pub fn aliases_of_response(selector: &[u8], response: &HeaderMap) -> Vec<u128> {
     let Some(entries) = entries(selector) else { return Vec::new() };
-    aliases(&entries, |name| chosen(name, response))
+    aliases(&entries, |stored| chosen(stored, response))
 }
 
 /// The names by which a response in the one language, or the one coding, that `request` prefers
@@ -123,19 +130,22 @@ pub fn aliases_of_request(names: &[HeaderName], request: &HeaderMap) -> Vec<u128
     }
     let selector = selector(names, request);
     let Some(entries) = entries(&selector) else { return Vec::new() };
-    aliases(&entries, |name| preferred(name, request))
+    aliases(&entries, |(name, _)| preferred(name, request))
 }
 
 /// One nominated field, and its normalised value where the request had it.
-type Entry<'a> = (HeaderName, Option<&'a [u8]>);
+type Entry<'a> = (&'a HeaderName, Option<&'a [u8]>);
+
+/// The same, read from a selector.
+type OwnedEntry<'a> = (HeaderName, Option<&'a [u8]>);
 
 /// For each choice of negotiated fields to name by what was chosen, not by what was asked.
-fn aliases(entries: &[Entry<'_>], choice: impl Fn(&HeaderName) -> Option<Vec<u8>>) -> Vec<u128> {
+fn aliases(entries: &[OwnedEntry<'_>], choice: impl Fn(Entry<'_>) -> Option<Vec<u8>>) -> Vec<u128> {
     let choices: SmallVec<[(usize, Vec<u8>); 2]> = entries
         .iter()
         .enumerate()
         .filter(|(_, (name, _))| is_negotiated(name))
-        .filter_map(|(at, (name, _))| choice(name).map(|chosen| (at, chosen)))
+        .filter_map(|(at, (name, value))| choice((name, *value)).map(|chosen| (at, chosen)))
         .collect();
     (1..1_usize << choices.len())
         .map(|mask| {
@@ -161,7 +171,7 @@ fn aliases(entries: &[Entry<'_>], choice: impl Fn(&HeaderName) -> Option<Vec<u8>
 }
 
 /// Reads a selector back.
-fn entries(selector: &[u8]) -> Option<Vec<Entry<'_>>> {
+fn entries(selector: &[u8]) -> Option<Vec<OwnedEntry<'_>>> {
     let mut rest = selector;
     let mut entries = Vec::new();
     while !rest.is_empty() {
@@ -185,8 +195,12 @@ fn is_negotiated(name: &HeaderName) -> bool {
     *name == header::ACCEPT_LANGUAGE || *name == header::ACCEPT_ENCODING
 }
 
-/// The one language, or the one coding, that a response is in.
-fn chosen(name: &HeaderName, response: &HeaderMap) -> Option<Vec<u8>> {
+/// The one language, or the one coding, that a response is in. `None` when its own request asked in any other
+/// way than by a plain list: the response may repeat that, and is for who asks the same.
+fn chosen((name, asked): Entry<'_>, response: &HeaderMap) -> Option<Vec<u8>> {
+    if !asked.is_none_or(|asked| fields::list_members(asked).all(|member| is_plain_member(name, member))) {
+        return None;
+    }
     let stated = if *name == header::ACCEPT_LANGUAGE { header::CONTENT_LANGUAGE } else { header::CONTENT_ENCODING };
     let mut members = fields::members(response, &stated);
     match (members.next(), members.next()) {
@@ -202,7 +216,7 @@ fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
     let mut best: Option<(u16, &[u8])> = None;
     let mut is_tied = false;
     for (n, member) in fields::members(request, name).enumerate() {
-        if n == MAX_WEIGHTED {
+        if n == MAX_WEIGHTED || !is_plain_member(name, member) {
             return None;
         }
         let mut parts = member.split(|&byte| byte == b';').map(fields::trim);
@@ -220,6 +234,30 @@ fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
     }
     best.filter(|(weight, range)| !is_tied && *weight > 0 && *range != b"*").map(|(_, range)| canonical(name, range))
 }
+
+/// Whether `member` is a language range (RFC 4647 §2.1) or a coding that is known, with a weight or without.
+fn is_plain_member(name: &HeaderName, member: &[u8]) -> bool {
+    let mut parts = member.split(|&byte| byte == b';').map(fields::trim);
+    let range = parts.next().unwrap_or_default();
+    let is_known = match range {
+        b"*" => true,
+        range if *name == header::ACCEPT_LANGUAGE => is_language_range(range),
+        range => CODINGS.iter().any(|coding| range.eq_ignore_ascii_case(coding)),
+    };
+    is_known && parts.next().is_none_or(|parameter| weight(parameter).is_some()) && parts.next().is_none()
+}
+
+/// Subtags of one to eight letters and digits, the first of letters alone.
+fn is_language_range(range: &[u8]) -> bool {
+    range.split(|&byte| byte == b'-').enumerate().all(|(n, subtag)| {
+        (1..=8).contains(&subtag.len())
+            && subtag.iter().all(|byte| byte.is_ascii_alphabetic() || (n > 0 && byte.is_ascii_digit()))
+    })
+}
+
+/// The content codings of the registry that browsers and servers speak.
+const CODINGS: [&[u8]; 10] =
+    [b"gzip", b"br", b"zstd", b"deflate", b"identity", b"compress", b"x-gzip", b"x-compress", b"dcb", b"dcz"];
 
 /// `q=0.5` in thousandths (RFC 9110 §12.4.2).
 fn weight(parameter: &[u8]) -> Option<u16> {
@@ -345,9 +383,39 @@ mod tests {
             (&[("vary", "X-Forwarded-Proto, Host, foo")], names(&["foo"])),
             (&[("vary", "X-Forwarded-For")], Vary::Any),
             (&[("vary", "Connection")], Vary::Any),
+            (&[("vary", "X-Real-IP")], Vary::Any),
+            (&[("vary", "X-Cluster-Client-IP")], Vary::Any),
+            (&[("vary", "Forwarded")], Vary::Any),
+            (&[("vary", "Remote-User")], Vary::Any),
         ];
         for (fields, expected) in table {
-            assert_eq!(Vary::of(&map(fields)), *expected, "{fields:?}");
+            assert_eq!(Vary::of(&map(fields), &Nominated::default()), *expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_nominates_fields_as_well() {
+        let name = HeaderName::from_static;
+        let nominated = Nominated {
+            always: vec![name("x-forwarded-prefix")],
+            twins: vec![(name("accept_language"), name("accept-language"))],
+        };
+        for (vary, expected) in [
+            ("", Vary::Fields(vec![name("x-forwarded-prefix")])),
+            ("X-Forwarded-Prefix", Vary::Fields(vec![name("x-forwarded-prefix")])),
+            ("foo", Vary::Fields(vec![name("foo"), name("x-forwarded-prefix")])),
+            (
+                "Accept-Language",
+                Vary::Fields(vec![name("accept-language"), name("accept_language"), name("x-forwarded-prefix")]),
+            ),
+            (
+                "accept_language",
+                Vary::Fields(vec![name("accept-language"), name("accept_language"), name("x-forwarded-prefix")]),
+            ),
+            ("X-Real-IP", Vary::Any),
+            ("*", Vary::Any),
+        ] {
+            assert_eq!(Vary::of(&map(&[("vary", vary)]), &nominated), expected, "{vary}");
         }
     }
 
@@ -395,6 +463,15 @@ mod tests {
             (&[("al", "en, de")], &[("cl", "de")], &[("al", "de;level=1")], false),
             (&[("al", "en, de")], &[("cl", "de, en")], &[("al", "de")], false),
             (&[("al", "en, de")], &[], &[("al", "de")], false),
+            // Only plain lists select, and are selected, by what was chosen.
+            (&[("al", "\"><script>, de")], &[("cl", "de")], &[("al", "de")], false),
+            (&[("al", "de, x_y")], &[("cl", "de")], &[("al", "de")], false),
+            (&[("al", "de;a=b")], &[("cl", "de")], &[("al", "de")], false),
+            (&[("al", "de-verylongsubtag")], &[("cl", "de")], &[("al", "de")], false),
+            (&[("al", "de-AT, *;q=0.1")], &[("cl", "de")], &[("al", "de")], true),
+            (&[("al", "en, de")], &[("cl", "de")], &[("al", "de, <script>;q=0.1")], false),
+            (&[("ae", "gzip, evil")], &[("ce", "gzip")], &[("ae", "gzip")], false),
+            (&[("ae", "gzip, zstd;q=0.5")], &[("ce", "gzip")], &[("ae", "gzip, dcb;q=0.1")], true),
             (&[("al", "en, de"), ("foo", "1")], &[("cl", "de")], &[("al", "de"), ("foo", "1")], true),
             (&[("al", "en, de"), ("foo", "1")], &[("cl", "de")], &[("al", "de"), ("foo", "2")], false),
             (&[("ae", "gzip, br")], &[("ce", "gzip")], &[("ae", "x-gzip, br;q=0.1")], true),

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderName};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
@@ -38,9 +38,21 @@ impl Default for Config {
 #[derive(Clone, Debug)]
 enum Entry {
     Response(Arc<StoredResponse>),
-    /// The record, and when the newest response that it leads to was received, in milliseconds.
-    Vary(Arc<VaryRecord>, Arc<AtomicI64>),
+    /// The record, and the times of the responses that it leads to.
+    Vary(Arc<VaryRecord>, Arc<Times>),
 }
+
+/// Times of the variants that a record leads to, in milliseconds since the epoch.
+#[derive(Debug, Default)]
+struct Times {
+    /// When the newest was received.
+    newest: AtomicI64,
+    /// When the last of those whose own `Vary` says so ceases to be fresh.
+    fresh_until: AtomicI64,
+}
+
+/// How long the variants of a record are taken to be fresh that was read without them.
+const UNKNOWN_FRESHNESS: i64 = 3_600_000;
 
 /// What a response would displace.
 #[derive(Clone, Debug)]
@@ -173,8 +185,11 @@ impl Memory {
         else {
             return Kept::No;
         };
-        if let Some(Entry::Vary(_, newest)) = self.cache.get(&head.key.hash()) {
-            newest.fetch_max(head.response_time().as_millis(), Ordering::AcqRel);
+        if let Some(Entry::Vary(_, times)) = self.cache.get(&head.key.hash()) {
+            times.newest.fetch_max(head.response_time().as_millis(), Ordering::AcqRel);
+            if head.states_vary() {
+                times.fresh_until.fetch_max(head.freshness.fresh_until().as_millis(), Ordering::AcqRel);
+            }
         }
         // Under a record that is removed by now nothing leads here.
         put(record.variant_hash(&variant.selector));
@@ -190,12 +205,35 @@ impl Memory {
 
     /// Takes over a record that the durable tier has, so that both tiers name variants alike, if
     /// `may_keep` says so as in [`Memory::insert`].
-    pub fn adopt(&self, record: VaryRecord, may_keep: &dyn Fn() -> bool) {
+    pub fn adopt(&self, record: VaryRecord, now: Timestamp, may_keep: &dyn Fn() -> bool) {
         let key = record.key.clone();
         self.change_record(&key, may_keep, move |current| match current {
             Some(current) => current.clone().merged_with(&record),
             None => record.clone(),
         });
+        if let Some(Entry::Vary(record, times)) = self.cache.get(&key.hash())
+            && record.key == key
+        {
+            times.fresh_until.fetch_max(now.as_millis().saturating_add(UNKNOWN_FRESHNESS), Ordering::AcqRel);
+        }
+    }
+
+    /// The newest set of fields that select among the responses for `key`, while any of those whose `Vary` names
+    /// fields is fresh.
+    pub fn names_in_force(&self, key: &CacheKey, now: Timestamp) -> Option<Vec<HeaderName>> {
+        match self.cache.get(&key.hash()) {
+            Some(Entry::Vary(record, times))
+                if record.key == *key && times.fresh_until.load(Ordering::Acquire) > now.as_millis() =>
+            {
+                record.sets.first().cloned()
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    /// Whether there is a record of the variants of `key`.
+    pub fn has_record(&self, key: &CacheKey) -> bool {
+        matches!(self.cache.get(&key.hash()), Some(Entry::Vary(record, _)) if record.key == *key)
     }
 
     /// Changes the key's record as `change` has it. Where there is a record already its generation
@@ -217,12 +255,12 @@ impl Memory {
         if !may_keep() {
             return None;
         }
-        let (record, newest) = match self.cache.get(&hash) {
-            Some(Entry::Vary(current, newest)) if current.key == *key => (change(Some(&current)), newest),
+        let (record, times) = match self.cache.get(&hash) {
+            Some(Entry::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
             Some(_) | None => (change(None), Arc::default()),
         };
         let record = Arc::new(record);
-        self.put(hash, Entry::Vary(Arc::clone(&record), newest));
+        self.put(hash, Entry::Vary(Arc::clone(&record), times));
         Some(record)
     }
 
@@ -244,8 +282,8 @@ impl Memory {
         match (self.at(head), self.cache.get(&head.key.hash())) {
             (Some(stored), _) => Some(Displaced::Response(stored)),
             (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
-            (None, Some(Entry::Vary(record, newest))) if record.key == head.key && head.variant().is_none() => {
-                Some(Displaced::Variants(Timestamp::from_millis(newest.load(Ordering::Acquire))))
+            (None, Some(Entry::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
+                Some(Displaced::Variants(Timestamp::from_millis(times.newest.load(Ordering::Acquire))))
             }
             (None, _) => None,
         }
@@ -265,16 +303,35 @@ impl Memory {
 
     /// Puts `new` where `old` is, if it still is.
     pub fn replace(&self, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) {
-        let hash = old.head.key.hash();
-        let _lock = self.lock(hash);
-        let slot = match (old.head.variant(), self.cache.get(&hash)) {
-            (Some(variant), Some(Entry::Vary(record, _))) => record.variant_hash(&variant.selector),
-            (Some(_), _) => return,
-            (None, _) => hash,
-        };
-        if matches!(self.cache.get(&slot), Some(Entry::Response(current)) if Arc::ptr_eq(&current, old)) {
+        let _lock = self.lock(old.head.key.hash());
+        if let Some(slot) = self.slot_of(old) {
             self.put(slot, Entry::Response(new));
         }
+    }
+
+    /// Forgets one response, if it is still there; other variants of its key stay.
+    pub fn remove_response(&self, old: &Arc<StoredResponse>) {
+        let _lock = self.lock(old.head.key.hash());
+        if let Some(slot) = self.slot_of(old) {
+            self.cache.remove(&slot);
+        }
+    }
+
+    /// Forgets the variant that is kept under `name`, of the key with this hash.
+    pub fn remove_variant(&self, key: u128, name: u128) {
+        let _lock = self.lock(key);
+        self.cache.remove(&name);
+    }
+
+    /// The hash that a response is kept under, if it is. To be asked under the key's lock.
+    fn slot_of(&self, stored: &Arc<StoredResponse>) -> Option<u128> {
+        let hash = stored.head.key.hash();
+        let slot = match (stored.head.variant(), self.cache.get(&hash)) {
+            (Some(variant), Some(Entry::Vary(record, _))) => record.variant_hash(&variant.selector),
+            (Some(_), _) => return None,
+            (None, _) => hash,
+        };
+        matches!(self.cache.get(&slot), Some(Entry::Response(current)) if Arc::ptr_eq(&current, stored)).then_some(slot)
     }
 
     /// Whether anything is kept under the hash of a key.

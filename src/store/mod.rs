@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderName};
 
 use self::admission::Verdict;
 use self::backend::BackendError;
@@ -27,7 +27,7 @@ use self::durable::{Durable, Found, Opening};
 use self::journal::Urgency;
 use self::memory::{Displaced, Kept, Lookup, Memory};
 use self::purge::{Made, Purge, Purges, Target};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
@@ -94,7 +94,7 @@ impl Store {
         match self.purges.check(&stored.head) {
             Covered::No => Lookup::Found(stored),
             Covered::Wholly => {
-                self.memory.remove(stored.head.key.hash(), || ());
+                self.memory.remove_response(&stored);
                 Lookup::Nothing
             }
             softly @ Covered::Softly(_) => {
@@ -129,6 +129,11 @@ impl Store {
                 durable.hurry(Urgency::Invalidation);
             }
         }
+    }
+
+    /// Whether the durable tier may have something for `key`. `false` is certain; it costs no request.
+    pub fn may_be_durable(&self, key: &CacheKey) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.may_hold(key.hash()))
     }
 
     /// The memory tier.
@@ -209,7 +214,7 @@ impl Store {
             durable.saved(why);
             return false;
         }
-        match durable.admit(head.key.hash(), durable.requests_for(stored)) {
+        match durable.admit(head.uses_hash(), durable.requests_for(stored)) {
             Verdict::Admitted => true,
             Verdict::TooFewUses => {
                 head.marks.awaits_uses.store(true, Ordering::Release);
@@ -223,7 +228,7 @@ impl Store {
     fn use_again(&self, stored: &Arc<StoredResponse>) {
         let head = &stored.head;
         let Some(durable) = self.durable.as_ref().filter(|durable| durable.has_room(stored.weight())) else { return };
-        let verdict = durable.admit(head.key.hash(), durable.requests_for(stored));
+        let verdict = durable.admit(head.uses_hash(), durable.requests_for(stored));
         // Where the budget is spent, it is no more asked for this one.
         let is_settled = verdict != Verdict::TooFewUses && head.marks.awaits_uses.swap(false, Ordering::AcqRel);
         if is_settled && verdict == Verdict::Admitted {
@@ -303,7 +308,7 @@ impl Store {
     /// Takes over a record that a read of the durable tier found which began at `position`.
     pub fn adopt(&self, record: VaryRecord, position: u64) {
         let hash = record.key.hash();
-        self.memory.adopt(record, &|| !self.purges.covers_fetch(hash, position));
+        self.memory.adopt(record, self.clock.now(), &|| !self.purges.covers_fetch(hash, position));
     }
 
     /// A purge notes its position before it removes, so one that this does not see removes what
@@ -393,6 +398,29 @@ impl Store {
             self.discard(&old.key, old.body_object.clone());
         }
         self.memory.remove(old.key.hash(), || ());
+    }
+
+    /// Forgets one variant, wherever it is; the others for its URL stay. `known` is what is known of them, where
+    /// memory has no record.
+    pub fn forget_variant(&self, old: &Replaced, known: Option<&Known>) {
+        let Some(variant) = &old.variant else { return };
+        let record = self.memory.record(&old.key, || ()).map(|(record, ())| record);
+        let record = record.or_else(|| self.known_in_force(&old.key, known));
+        // Without a record nothing leads to it.
+        let Some(record) = record else { return };
+        let name = record.variant_hash(&variant.selector);
+        if let Some(durable) = self.durable.as_ref().filter(|_| old.is_durable()) {
+            durable.delete_variant(&old.key, name, variant, old.body_object.clone());
+        }
+        self.memory.remove_variant(old.key.hash(), name);
+    }
+
+    /// The fields that select among the responses for `key`, where any of those that vary may still be fresh:
+    /// the newest set of them.
+    pub fn names_in_force(&self, key: &CacheKey, known: Option<&Known>, now: Timestamp) -> Option<Vec<HeaderName>> {
+        let in_memory = self.memory.names_in_force(key, now);
+        in_memory
+            .or_else(|| self.known_in_force(key, known).filter(|_| !self.memory.has_record(key))?.sets.first().cloned())
     }
 
     /// Whether `old` gives way to `new` in its place.

@@ -339,7 +339,7 @@ fn decode_response(
         // Its reader says from when on.
         position: 0,
         seen: Arc::new(seen),
-        rare: Rare { variant, parts, tags: tags.into() }.boxed(),
+        rare: Rare { variant, parts, tags: tags.into(), inherits_vary: false }.boxed(),
         body_object,
         marks: Marks::durable(),
         took: took(request_time, response_time),

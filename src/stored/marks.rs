@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use http::header::{self, HeaderMap};
+
+use super::StoredResponse;
 use crate::clock::Timestamp;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::Failure;
@@ -44,8 +47,10 @@ impl BodyObject {
 pub struct Marks {
     /// Whether the durable tier has this response, or is about to.
     pub is_durable: AtomicBool,
-    /// When the origin last failed to validate it, in milliseconds, and how; 0: never.
-    failed: AtomicI64,
+    /// When it was last tried in vain to validate it, in milliseconds, how that went, and for whom; 0: never.
+    tried: AtomicI64,
+    /// Whether it is being validated in the background.
+    is_validating: AtomicBool,
     /// Whether it goes to the durable tier once it was used often enough.
     pub awaits_uses: AtomicBool,
     /// The purge position up to which it is known that no purge covers it.
@@ -57,7 +62,8 @@ impl Clone for Marks {
     fn clone(&self) -> Self {
         Self {
             is_durable: AtomicBool::new(self.is_durable.load(Ordering::Acquire)),
-            failed: AtomicI64::new(self.failed.load(Ordering::Relaxed)),
+            tried: AtomicI64::new(self.tried.load(Ordering::Relaxed)),
+            is_validating: AtomicBool::new(false),
             awaits_uses: AtomicBool::new(self.awaits_uses.load(Ordering::Acquire)),
             checked: AtomicU64::new(self.checked.load(Ordering::Acquire)),
         }
@@ -70,20 +76,75 @@ impl Marks {
         Self { is_durable: AtomicBool::new(true), ..Self::default() }
     }
 
-    /// Notes that the origin failed to validate it.
-    pub fn note_failure(&self, failure: Failure, now: Timestamp) {
-        let how = i64::from(failure == Failure::Status);
-        self.failed.store(now.as_millis().saturating_mul(2).saturating_add(how), Ordering::Relaxed);
+    /// Notes that it was tried in vain to validate it for a client like `who`.
+    pub fn note_tried(&self, how: Tried, who: Who, now: Timestamp) {
+        let noted = now.as_millis().saturating_mul(16) | i64::from(how.number()) << 2 | i64::from(who.0);
+        self.tried.store(noted, Ordering::Relaxed);
     }
 
-    /// How the origin failed to validate it last, if that is no longer ago than `within`
-    /// milliseconds.
-    pub fn failure(&self, within: i64, now: Timestamp) -> Option<Failure> {
-        let failed = self.failed.load(Ordering::Relaxed);
-        let since = now.as_millis().saturating_sub(failed >> 1);
-        if failed == 0 || !(0..=within).contains(&since) {
+    /// How it was tried in vain last to validate it for a client like `who`, if that is no longer ago than
+    /// `within` milliseconds.
+    pub fn tried(&self, within: i64, who: Who, now: Timestamp) -> Option<Tried> {
+        let tried = self.tried.load(Ordering::Relaxed);
+        let since = now.as_millis().saturating_sub(tried >> 4);
+        if tried == 0 || tried & 3 != i64::from(who.0) || !(0..=within).contains(&since) {
             return None;
         }
-        Some(if failed & 1 == 1 { Failure::Status } else { Failure::Unreachable })
+        Some(match tried >> 2 & 3 {
+            0 => Tried::Failed(Failure::Unreachable),
+            1 => Tried::Failed(Failure::Status),
+            _ => Tried::NotStored,
+        })
+    }
+}
+
+/// How a validation went that brought nothing to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// The origin failed.
+    Failed(Failure),
+    /// It answered with what may not be stored.
+    NotStored,
+}
+
+impl Tried {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Failed(Failure::Unreachable) => 0,
+            Self::Failed(Failure::Status) => 1,
+            Self::NotStored => 2,
+        }
+    }
+}
+
+/// For whom a response was validated, as far as one client's failure is told apart from another's: by the
+/// presence of `Cookie` and of `Authorization`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Who(u8);
+
+impl Who {
+    /// Reads it off a request's fields.
+    pub fn of(request: &HeaderMap) -> Self {
+        Self(
+            u8::from(request.contains_key(header::COOKIE)) | u8::from(request.contains_key(header::AUTHORIZATION)) << 1,
+        )
+    }
+}
+
+/// Held while a response is validated in the background: nobody else begins to.
+#[derive(Debug)]
+pub struct Validating(Arc<StoredResponse>);
+
+impl Validating {
+    /// `None` when it is under way already.
+    pub fn begin(stored: &Arc<StoredResponse>) -> Option<Self> {
+        let was_under_way = stored.head.marks.is_validating.swap(true, Ordering::AcqRel);
+        (!was_under_way).then(|| Self(Arc::clone(stored)))
+    }
+}
+
+impl Drop for Validating {
+    fn drop(&mut self) {
+        self.0.head.marks.is_validating.store(false, Ordering::Release);
     }
 }

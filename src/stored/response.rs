@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use super::StoredHead;
 use super::body::{Body, Segments};
 use super::marks::BodyObject;
+use super::{StoredHead, Variant};
 use crate::rfc9111::key::CacheKey;
 
 /// What a piece of a body takes besides its bytes where it is not its response's own: a count, and the way to it.
@@ -149,6 +149,8 @@ impl AsRef<[u8]> for OwnBody {
 pub struct Replaced {
     /// Its key.
     pub key: CacheKey,
+    /// Which requests it answers; `None`: all for its key.
+    pub variant: Option<Variant>,
     /// Its body's own object in the durable tier.
     pub body_object: Option<Arc<BodyObject>>,
     response: Weak<StoredResponse>,
@@ -168,7 +170,13 @@ impl Replaced {
     /// A response of which only the head was read.
     pub fn head(head: &StoredHead) -> Self {
         let was_durable = head.marks.is_durable.load(Ordering::Acquire);
-        Self { key: head.key.clone(), body_object: head.body_object.clone(), response: Weak::new(), was_durable }
+        Self {
+            key: head.key.clone(),
+            variant: head.variant().cloned(),
+            body_object: head.body_object.clone(),
+            response: Weak::new(),
+            was_durable,
+        }
     }
 
     /// Whether the durable tier has it, or is about to.

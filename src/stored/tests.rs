@@ -370,13 +370,13 @@ fn a_head_that_is_made_from_another_begins_with_what_happened_to_that() {
             head.marks.is_durable.load(Ordering::Acquire),
             head.marks.awaits_uses.load(Ordering::Acquire),
             head.marks.checked.load(Ordering::Acquire),
-            head.marks.failure(100, now),
+            head.marks.tried(100, Who::of(&HeaderMap::new()), now),
         )
     };
     assert_eq!(marks(&head.clone()), (false, false, 0, None));
     head.marks.is_durable.store(true, Ordering::Release);
     head.marks.awaits_uses.store(true, Ordering::Release);
     head.marks.checked.store(7, Ordering::Release);
-    head.marks.note_failure(Failure::Unreachable, NOW);
-    assert_eq!(marks(&head.clone()), (true, true, 7, Some(Failure::Unreachable)));
+    head.marks.note_tried(Tried::Failed(Failure::Unreachable), Who::of(&HeaderMap::new()), NOW);
+    assert_eq!(marks(&head.clone()), (true, true, 7, Some(Tried::Failed(Failure::Unreachable))));
 }

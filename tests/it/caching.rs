@@ -42,15 +42,35 @@ fn what_must_not_be_stored_is_not() {
 
 #[test]
 fn cookies_are_stored_only_as_configured() {
-    const PUBLIC: &str = "Cache-Control: public, max-age=60\nSet-Cookie: shared=1";
-    const PLAIN: &str = "Cache-Control: max-age=60\nSet-Cookie: mine=1";
-    for (mode, fields, stored) in
-        [("explicit", PUBLIC, true), ("explicit", PLAIN, false), ("rfc", PLAIN, true), ("never", PUBLIC, false)]
-    {
+    const PUBLIC: &str = "Cache-Control: public, max-age=60\nSet-Cookie: mine=1";
+    const SHARED: &str = "Cache-Control: s-maxage=60\nSet-Cookie: mine=1";
+    const OF_A_CLIENT: &str = "Cache-Control: s-maxage=60\nSet-Cookie: mine=1\nVary: Cookie";
+    // (mode, response, whether it is stored, whether the second client sees the first one's cookie)
+    for (mode, fields, stored, shown) in [
+        ("", SHARED, false, true),
+        ("never", SHARED, false, true),
+        ("strip", PUBLIC, true, false),
+        ("strip", SHARED, true, false),
+        ("strip", OF_A_CLIENT, false, true),
+        ("explicit", PUBLIC, false, true),
+        ("explicit", SHARED, true, true),
+        ("explicit", OF_A_CLIENT, false, true),
+        ("rfc", PUBLIC, true, true),
+        ("rfc", OF_A_CLIENT, true, true),
+    ] {
         let origin = Origin::answers(vec![(200, fields, "x")]);
-        let larder = Larder::new(&origin, &format!("cache.set_cookie={mode}"));
-        larder.get("/a", "");
-        assert_eq!(larder.get("/a", "").hit().is_some(), stored, "{mode} {fields}");
+        let by_rule = format!("rule=[{{path=\"/*\", set_cookie=\"{mode}\"}}]\ncache.set_cookie=never");
+        let both = [if mode.is_empty() { String::new() } else { format!("cache.set_cookie={mode}") }, by_rule];
+        for config in both.iter().take(if mode.is_empty() { 1 } else { 2 }) {
+            let larder = Larder::new(&origin, config);
+            assert_eq!(larder.get("/a", "").get("set-cookie"), Some("mine=1"), "its own client gets it: {config}");
+            let second = larder.get("/a", "");
+            assert_eq!(
+                (second.hit().is_some(), second.get("set-cookie").is_some()),
+                (stored, shown),
+                "{config} {fields}"
+            );
+        }
     }
 }
 

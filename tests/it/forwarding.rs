@@ -16,10 +16,8 @@ fn fields_are_made_those_of_a_forwarded_request() {
     assert_eq!(seen.line, "GET /a?q=1 HTTP/1.1");
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!((seen.get("x-forwarded-proto"), seen.get("x-forwarded-host")), (Some("http"), Some("site.example")));
-    assert_eq!(
-        (seen.get("host"), seen.get("via"), seen.get("x-kept")),
-        (Some("site.example"), Some("1.1 larder"), Some("1"))
-    );
+    assert_eq!((seen.get("host"), seen.get("x-kept")), (Some("site.example"), Some("1")));
+    assert!(seen.get("via").is_some_and(|via| via.starts_with("1.1 larder-")), "{seen:?}");
     assert_eq!((seen.get("te"), seen.get("connection")), (Some("trailers"), Some("te")), "trailers are passed on");
     for gone in ["x-secret", "forwarded"] {
         assert_eq!(seen.get(gone), None, "{gone}");

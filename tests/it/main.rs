@@ -8,6 +8,7 @@
 mod binary;
 mod caching;
 mod cancellation;
+mod claims;
 mod conformance;
 mod corpus;
 mod faults;

@@ -10,7 +10,7 @@ use larder::rfc9111::reuse::{self, Failure, Reuse};
 use larder::rfc9111::search::{NO_VARY_SEARCH, SearchVariance};
 use larder::rfc9111::storage::{Exchange, SetCookie, StoragePolicy, storable};
 use larder::rfc9111::targeted::{Targets, governing};
-use larder::rfc9111::vary::{self, Vary};
+use larder::rfc9111::vary::{self, Nominated, Vary};
 use larder::rfc9111::{conditional, partial, range, validation};
 use proptest::prelude::*;
 
@@ -197,8 +197,8 @@ proptest! {
             CacheControl::of(&joined(&header::CACHE_CONTROL, &members, upper))
         );
         prop_assert_eq!(
-            Vary::of(&split(&header::VARY, &names)),
-            Vary::of(&joined(&header::VARY, &names, upper))
+            Vary::of(&split(&header::VARY, &names), &Nominated::default()),
+            Vary::of(&joined(&header::VARY, &names, upper), &Nominated::default())
         );
         if !languages.is_empty() {
             let nominated = [header::ACCEPT_LANGUAGE];
@@ -262,7 +262,7 @@ proptest! {
         let _ = partial::Part::of(&response).map(|part| partial::Parts::from(part).slice(&request, 10));
         let _ = SearchVariance::of(&response).map(|variance| variance.key(Some("a=1&%zz")));
         let _ = groups::listed(&response, &groups::CACHE_GROUPS);
-        if let Vary::Fields(names) = Vary::of(&response) {
+        if let Vary::Fields(names) = Vary::of(&response, &Nominated::default()) {
             let selector = vary::selector(&names, &request);
             prop_assert!(vary::selects(&selector, &response, &request));
         }

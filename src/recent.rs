@@ -1,5 +1,4 @@
-//! What is remembered of keys for a short while, in bounded number: that their responses turned out
-//! not to be shareable ([`Passes`]), so that clients that ask for them do not wait for each other.
+//! Something that is remembered of keys for a short while, in bounded number.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,18 +13,6 @@ const MAX_REMEMBERED: usize = 65_536;
 
 const SHARDS: usize = 32;
 
-/// Why nobody waits for the response to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// It may not be stored.
-    NotStorable,
-    /// It is stored, and each request needs a validation of its own.
-    EachValidates,
-}
-
-/// The keys that nobody waits for.
-pub type Passes = Recent<Pass>;
-
 /// Something about each of some keys, and until when it is remembered.
 #[derive(Debug)]
 pub struct Recent<T> {
@@ -36,7 +23,7 @@ pub struct Recent<T> {
 
 type Shard<T> = Mutex<HashMap<u128, (Timestamp, T), RandomState>>;
 
-impl<T: Copy> Recent<T> {
+impl<T> Recent<T> {
     /// Remembers each key for `keep`.
     pub fn new(keep: Duration) -> Self {
         Self {
@@ -47,6 +34,11 @@ impl<T: Copy> Recent<T> {
 
     /// Remembers `what` of `key`.
     pub fn remember(&self, key: u128, what: T, now: Timestamp) {
+        self.change(key, now, |_| what);
+    }
+
+    /// Puts in place of what is remembered of `key` what `change` makes of it.
+    pub fn change(&self, key: u128, now: Timestamp, change: impl FnOnce(Option<T>) -> T) {
         let mut shard = self.shard(key).lock();
         if shard.len() >= MAX_REMEMBERED / SHARDS && !shard.contains_key(&key) {
             shard.retain(|_, (until, _)| *until > now);
@@ -55,7 +47,8 @@ impl<T: Copy> Recent<T> {
                 shard.clear();
             }
         }
-        shard.insert(key, (now.plus_millis(self.keep), what));
+        let before = shard.remove(&key).filter(|(until, _)| *until > now).map(|(_, what)| what);
+        shard.insert(key, (now.plus_millis(self.keep), change(before)));
     }
 
     /// Forgets `key`.
@@ -63,9 +56,18 @@ impl<T: Copy> Recent<T> {
         self.shard(key).lock().remove(&key);
     }
 
-    /// What is remembered of `key`.
-    pub fn get(&self, key: u128, now: Timestamp) -> Option<T> {
-        self.shard(key).lock().get(&key).filter(|(until, _)| *until > now).map(|(_, what)| *what)
+    /// The thing that is remembered of `key`.
+    pub fn get(&self, key: u128, now: Timestamp) -> Option<T>
+    where
+        T: Clone,
+    {
+        self.with(key, now, |what| what.cloned())
+    }
+
+    /// Looks at the thing that is remembered of `key`, under its lock.
+    pub fn with<R>(&self, key: u128, now: Timestamp, look: impl FnOnce(Option<&T>) -> R) -> R {
+        let shard = self.shard(key).lock();
+        look(shard.get(&key).filter(|(until, _)| *until > now).map(|(_, what)| what))
     }
 
     fn shard(&self, key: u128) -> &Shard<T> {
@@ -79,17 +81,19 @@ mod tests {
 
     #[test]
     fn keys_are_remembered_for_a_while_and_in_bounded_number() {
-        let passes = Passes::new(Duration::from_secs(10));
+        let recent = Recent::new(Duration::from_secs(10));
         let now = Timestamp::from_secs(1000);
-        passes.remember(1, Pass::NotStorable, now);
-        assert!(passes.get(1, now.plus_millis(9_999)).is_some());
-        assert!(passes.get(1, now.plus_millis(10_000)).is_none());
-        passes.forget(1);
-        assert!(passes.get(1, now).is_none());
+        recent.remember(1, 'a', now);
+        assert_eq!(recent.get(1, now.plus_millis(9_999)), Some('a'));
+        assert_eq!(recent.get(1, now.plus_millis(10_000)), None);
+        recent.change(1, now, |before| if before == Some('a') { 'b' } else { 'c' });
+        assert_eq!(recent.get(1, now), Some('b'));
+        recent.forget(1);
+        assert_eq!(recent.get(1, now), None);
         for key in 0..3 * MAX_REMEMBERED as u128 {
-            passes.remember(key, Pass::NotStorable, now);
+            recent.remember(key, 'd', now);
         }
-        let total: usize = passes.shards.iter().map(|shard| shard.lock().len()).sum();
+        let total: usize = recent.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(total <= MAX_REMEMBERED, "{total}");
     }
 }

@@ -1,0 +1,248 @@
+//! Request fields that an application could take for the word of a proxy in front of it: on the client's
+//! address, host, scheme or path, on who the client is, or on which method it means.
+//!
+//! This is the only list of such names. It decides which fields are taken out of a request, which select
+//! nothing, and which become part of the key where `server.trusted_fields` lists them. It reads names only;
+//! `forwarding` decides whose word counts.
+
+use http::header::{self, HeaderName};
+
+/// The subject that a field makes a claim about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// `X-Forwarded-For`: the addresses that a request came through.
+    For,
+    /// `X-Forwarded-Proto`: the client's scheme. It is in every key.
+    Proto,
+    /// `X-Forwarded-Host`: the client's host. It is in every key.
+    Host,
+    /// An older field that says whether the client uses TLS.
+    Tls,
+    /// The client's address, in one of the fields that hold nothing else.
+    Address,
+    /// Another method than that of the request line.
+    Method,
+    /// Anything else: path, port, server, identity, certificate.
+    Other,
+}
+
+/// The claim that a field of this name makes, if it makes any. `name` is in lower case.
+pub fn claim(name: &str) -> Option<Claim> {
+    let found = match name.as_bytes() {
+        [b'x', b'-', ..] => return claim_of_x(name),
+        [b'f', ..] => match name {
+            "forwarded" | "front-end-https" => Claim::Other,
+            "fastly-client-ip" | "fly-client-ip" => Claim::Address,
+            _ => return None,
+        },
+        [b'c', ..] => match name {
+            "client-ip" | "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-pseudo-ipv4" | "cdn-src-ip" => Claim::Address,
+            // RFC 9440 §2: a proxy removes these from what clients send.
+            "client-cert" | "client-cert-chain" => Claim::Other,
+            _ => return None,
+        },
+        [b't', ..] if name == "true-client-ip" => Claim::Address,
+        [b'r', ..] => match name {
+            "remote-addr" => Claim::Address,
+            "remote-user" | "remote-host" | "remote-groups" | "remote-name" | "remote-email" | "request-uri" => {
+                Claim::Other
+            }
+            _ => return None,
+        },
+        [b'p', ..] => match name {
+            // CGI makes HTTP_PROXY of it, which client libraries obey.
+            "proxy" | "path-info" | "path-translated" => Claim::Other,
+            "proxy-client-ip" => Claim::Address,
+            _ => return None,
+        },
+        [b's', b's' | b'c' | b'm', ..] => match name {
+            "script-name" | "script-filename" | "sm-user" => Claim::Other,
+            _ if name.starts_with("ssl-") => Claim::Other,
+            _ => return None,
+        },
+        [b'a' | b'b' | b'd' | b'i' | b'w', ..] => match name {
+            "ali-cdn-real-ip" | "do-connecting-ip" | "incap-client-ip" | "wl-proxy-client-ip" => Claim::Address,
+            "base-url" | "auth-user" => Claim::Other,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(found)
+}
+
+/// The same for a name that begins with `x-`.
+fn claim_of_x(name: &str) -> Option<Claim> {
+    const PREFIXES: [&str; 10] = [
+        "x-forwarded",
+        "x-envoy-",
+        "x-ssl-",
+        "x-client-cert",
+        "x-client-verify",
+        "x-auth-request-",
+        "x-authenticated-",
+        "x-remote-",
+        "x-webauth-",
+        "x-accel-",
+    ];
+    let found = match name {
+        "x-forwarded-for" => Claim::For,
+        "x-forwarded-proto" => Claim::Proto,
+        "x-forwarded-host" => Claim::Host,
+        "x-forwarded-ssl" | "x-forwarded-protocol" | "x-forwarded-scheme" => Claim::Tls,
+        "x-real-ip"
+        | "x-client-ip"
+        | "x-cluster-client-ip"
+        | "x-original-forwarded-for"
+        | "x-original-remote-addr"
+        | "x-originating-ip"
+        | "x-remote-ip"
+        | "x-remote-addr"
+        | "x-proxyuser-ip"
+        | "x-azure-clientip"
+        | "x-azure-socketip"
+        | "x-appengine-user-ip"
+        | "x-appengine-remote-addr"
+        | "x-envoy-external-address"
+        | "x-nf-client-connection-ip"
+        | "x-sucuri-clientip"
+        | "x-vercel-forwarded-for"
+        | "x-vercel-ip"
+        | "x-real-client-ip"
+        | "x-true-client-ip" => Claim::Address,
+        "x-http-method-override" | "x-http-method" | "x-method-override" => Claim::Method,
+        "x-host"
+        | "x-host-override"
+        | "x-http-host-override"
+        | "x-original-host"
+        | "x-backend-host"
+        | "x-original-url"
+        | "x-original-uri"
+        | "x-original-path"
+        | "x-original-method"
+        | "x-original-proto"
+        | "x-original-scheme"
+        | "x-original-prefix"
+        | "x-original-port"
+        | "x-rewrite-url"
+        | "x-rewrite-uri"
+        | "x-rewritten-url"
+        | "x-request-uri"
+        | "x-http-path-override"
+        | "x-http-destinationurl"
+        | "x-proxy-url"
+        | "x-proxy-host"
+        | "x-script-name"
+        | "x-base-url"
+        | "x-url-scheme"
+        | "x-scheme"
+        | "x-real-port"
+        | "x-real-scheme"
+        | "x-real-proto"
+        | "x-real-host"
+        | "x-arr-ssl"
+        | "x-arr-clientcert"
+        | "x-client-dn"
+        | "x-client-port"
+        | "x-client-scheme"
+        | "x-sendfile-type"
+        | "x-middleware-subrequest"
+        | "x-wap-profile" => Claim::Other,
+        _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => Claim::Other,
+        _ => return None,
+    };
+    Some(found)
+}
+
+/// Whether a name consists of letters, digits and hyphens. CGI and WSGI make underscores of hyphens, and some
+/// applications of anything else, so that another name could pass there for one of these (RFC 9110 §5.1 would
+/// allow it). `name` is in lower case.
+pub fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+/// The name that an application may take `name` for: everything but letters and digits is a hyphen.
+pub fn twin(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
+/// Whether requests with a field of this name have to be looked at. Names that most requests have are told
+/// apart without looking at their letters.
+pub fn stands_out(name: &HeaderName) -> bool {
+    match *name {
+        header::HOST
+        | header::USER_AGENT
+        | header::ACCEPT
+        | header::ACCEPT_ENCODING
+        | header::ACCEPT_LANGUAGE
+        | header::COOKIE
+        | header::REFERER
+        | header::ORIGIN
+        | header::CONTENT_TYPE
+        | header::CONTENT_LENGTH
+        | header::AUTHORIZATION
+        | header::VIA
+        | header::DNT
+        | header::TE
+        | header::EXPECT
+        | header::UPGRADE_INSECURE_REQUESTS => false,
+        _ => !is_plain(name.as_str()) || claim(name.as_str()).is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_known_by_their_names() {
+        for (name, expected) in [
+            ("x-forwarded-for", Some(Claim::For)),
+            ("x-forwarded-proto", Some(Claim::Proto)),
+            ("x-forwarded-host", Some(Claim::Host)),
+            ("x-forwarded-ssl", Some(Claim::Tls)),
+            ("x-forwarded-protocol", Some(Claim::Tls)),
+            ("x-forwarded-scheme", Some(Claim::Tls)),
+            ("x-forwarded", Some(Claim::Other)),
+            ("x-forwarded-prefix", Some(Claim::Other)),
+            ("x-forwarded-anything-new", Some(Claim::Other)),
+            ("forwarded", Some(Claim::Other)),
+            ("x-real-ip", Some(Claim::Address)),
+            ("x-cluster-client-ip", Some(Claim::Address)),
+            ("true-client-ip", Some(Claim::Address)),
+            ("x-remote-addr", Some(Claim::Address)),
+            ("x-remote-user", Some(Claim::Other)),
+            ("proxy", Some(Claim::Other)),
+            ("remote-user", Some(Claim::Other)),
+            ("ssl-client-s-dn", Some(Claim::Other)),
+            ("x-ssl-client-verify", Some(Claim::Other)),
+            ("x-http-method-override", Some(Claim::Method)),
+            ("x-requested-with", None),
+            ("x-csrf-token", None),
+            ("x-request-id", None),
+            ("proxy-authorization", None),
+            ("sec-fetch-site", None),
+            ("range", None),
+            ("cookie", None),
+            ("", None),
+        ] {
+            assert_eq!(claim(name), expected, "{name}");
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                assert_eq!(stands_out(&name), expected.is_some(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_could_pass_for_others_stand_out() {
+        for (name, passes_for) in [
+            ("accept_language", "accept-language"),
+            ("x.forwarded.for", "x-forwarded-for"),
+            ("a!b", "a-b"),
+            ("content_length", "content-length"),
+        ] {
+            assert!(!is_plain(name) && stands_out(&HeaderName::from_static(name)), "{name}");
+            assert_eq!(twin(name), passes_for);
+        }
+        assert!(is_plain("accept-language") && is_plain("x-3"));
+    }
+}
