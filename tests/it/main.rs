@@ -17,6 +17,7 @@ mod forwarding;
 mod hostile;
 mod large;
 mod layers;
+mod levers;
 mod places;
 mod properties;
 mod purging;
