@@ -117,6 +117,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         hit_for_miss: HitForMiss::new(config.cache.pass_memory),
         ranged: Recent::new(Duration::from_secs(60)),
         validated: Recent::new(Duration::from_secs(60)),
+        mismatched: Recent::new(Duration::from_secs(3600)),
         searches: Searches::default(),
         flights: Flights::new(config.cache.collapse_limit),
         unattended: Semaphore::new(MAX_UNATTENDED),

@@ -47,11 +47,32 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How many bytes a window holds before its writer waits.
 const WINDOW: usize = 256 * 1024;
 
-/// How long a body is taken in that no client reads...
+/// How long a body of known length is taken in that no client reads...
 const UNREAD: Duration = Duration::from_secs(600);
 
 /// ...and a second more for each so many bytes of it.
 const UNREAD_RATE: u64 = 1 << 20;
+
+/// The same for one of unknown length, which may have no end.
+const UNREAD_OF_UNKNOWN: Duration = Duration::from_secs(30);
+
+/// How long a body is taken in once no client reads it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Its length is known: long enough for all of it to come.
+    Finite,
+    /// It may go on for ever: half a minute.
+    PerhapsEndless,
+}
+
+impl Unread {
+    fn limit(self, len: u64) -> Duration {
+        match self {
+            Self::Finite => UNREAD + Duration::from_secs(len / UNREAD_RATE),
+            Self::PerhapsEndless => UNREAD_OF_UNKNOWN,
+        }
+    }
+}
 
 /// Bytes that all fills together may keep. Shared by every fill of a proxy.
 #[derive(Debug)]
@@ -191,7 +212,7 @@ impl fmt::Debug for Fill {
 
 impl Fill {
     /// A fill that keeps at most `limit` bytes whole, and counts them against `budget`.
-    pub fn start(limit: usize, budget: Arc<Budget>) -> FillWriter {
+    pub fn start(limit: usize, unread: Unread, budget: Arc<Budget>) -> FillWriter {
         let state = State {
             chunks: VecDeque::new(),
             dropped: 0,
@@ -209,7 +230,8 @@ impl Fill {
             writer: None,
         };
         let fill = Arc::new(Self { state: Mutex::new(state), limit, budget });
-        FillWriter { fill, finished: false, on_overflow: None, held_up: HeldUp::default(), unread_since: None }
+        let held_up = HeldUp::default();
+        FillWriter { fill, finished: false, on_overflow: None, held_up, unread, unread_since: None }
     }
 
     /// Joins as a reader from the first byte; `None` when that byte is no longer kept.
@@ -459,6 +481,7 @@ pub struct FillWriter {
     finished: bool,
     on_overflow: Option<(u64, OnOverflow)>,
     held_up: HeldUp,
+    unread: Unread,
     unread_since: Option<Stopwatch>,
 }
 
@@ -512,7 +535,7 @@ impl FillWriter {
                 self.fill.budget.release(bytes.len());
                 return false;
             }
-            if is_unread_for_long(state, &mut self.unread_since) {
+            if is_unread_for_long(state, self.unread, &mut self.unread_since) {
                 self.fill.budget.release(bytes.len());
                 return false;
             }
@@ -581,13 +604,13 @@ impl FillWriter {
 }
 
 /// Whether no client has read a body for longer than it is taken in for nobody.
-fn is_unread_for_long(state: &State, since: &mut Option<Stopwatch>) -> bool {
+fn is_unread_for_long(state: &State, unread: Unread, since: &mut Option<Stopwatch>) -> bool {
     if state.clients > 0 {
         *since = None;
         return false;
     }
     let since = *since.get_or_insert_with(Stopwatch::start);
-    since.elapsed() > UNREAD + Duration::from_secs(state.len / UNREAD_RATE)
+    since.elapsed() > unread.limit(state.len)
 }
 
 impl Drop for FillWriter {
@@ -689,7 +712,7 @@ mod tests {
     #[tokio::test]
     async fn every_reader_sees_every_byte_whenever_it_joins() {
         let budget = Budget::new(1000);
-        let mut writer = Fill::start(100, Arc::clone(&budget));
+        let mut writer = Fill::start(100, Unread::Finite, Arc::clone(&budget));
         let mut early = writer.fill().reader().expect("nothing dropped");
         assert!(is_pending(&mut early));
         assert!(writer.push(Bytes::from_static(b"one")).await);
@@ -718,7 +741,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_writer_is_a_failure_never_an_end() {
-        let mut writer = Fill::start(100, Budget::new(1000));
+        let mut writer = Fill::start(100, Unread::Finite, Budget::new(1000));
         let mut reader = writer.fill().reader().expect("nothing dropped");
         writer.push(Bytes::from_static(b"half")).await;
         let fill = Arc::clone(writer.fill());
@@ -731,7 +754,7 @@ mod tests {
     #[tokio::test]
     async fn past_its_limit_it_follows_the_slowest_reader_and_keeps_a_window_only() {
         let budget = Budget::new(usize::MAX);
-        let mut writer = Fill::start(WINDOW, Arc::clone(&budget));
+        let mut writer = Fill::start(WINDOW, Unread::Finite, Arc::clone(&budget));
         let mut slow = writer.fill().reader().expect("nothing dropped");
         let mut quick = writer.fill().reader().expect("nothing dropped");
         let chunk = Bytes::from(vec![7; WINDOW / 2]);
@@ -759,7 +782,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_stands_still_is_turned_out_when_others_wait() {
-        let mut writer = Fill::start(0, Budget::new(usize::MAX));
+        let mut writer = Fill::start(0, Unread::Finite, Budget::new(usize::MAX));
         let mut stuck = writer.fill().reader().expect("nothing dropped");
         let mut quick = writer.fill().reader().expect("nothing dropped");
         let chunk = Bytes::from(vec![7; WINDOW]);
@@ -788,7 +811,7 @@ mod tests {
     async fn a_reader_sets_the_pace_of_a_window_but_not_any_pace() {
         const CHUNK: usize = 64 * 1024;
         for (pause, is_kept) in [(Duration::from_millis(500), true), (Duration::from_secs(4), false)] {
-            let mut writer = Fill::start(0, Budget::new(usize::MAX));
+            let mut writer = Fill::start(0, Unread::Finite, Budget::new(usize::MAX));
             let slow = tokio::spawn(read_slowly(writer.fill().reader().expect("nothing dropped"), pause));
             let quick = tokio::spawn(read_slowly(writer.fill().reader().expect("nothing dropped"), Duration::ZERO));
             for _ in 0..100 {
@@ -805,7 +828,7 @@ mod tests {
         const CHUNK: usize = 64 * 1024;
         // 640 KiB a second.
         for (rate, is_kept) in [(512 * 1024, true), (1024 * 1024, false)] {
-            let mut writer = Fill::start(0, Budget::new(usize::MAX));
+            let mut writer = Fill::start(0, Unread::Finite, Budget::new(usize::MAX));
             let upload = writer.fill().background_reader(rate).expect("nothing dropped");
             let upload = tokio::spawn(read_slowly(upload, Duration::from_millis(100)));
             let client = tokio::spawn(read_slowly(writer.fill().reader().expect("nothing dropped"), Duration::ZERO));
@@ -821,7 +844,7 @@ mod tests {
     #[tokio::test]
     async fn what_outgrows_its_limit_is_taken_over_from_its_first_byte() {
         let budget = Budget::new(usize::MAX);
-        let mut writer = Fill::start(10, Arc::clone(&budget));
+        let mut writer = Fill::start(10, Unread::Finite, Arc::clone(&budget));
         let (taken, mut take) = tokio::sync::oneshot::channel();
         writer.on_overflow(1, move |reader| drop(taken.send(reader)));
         assert!(writer.push(Bytes::from_static(b"12345678")).await);
@@ -840,7 +863,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_reads_is_taken_in_for_a_while_only() {
-        let mut writer = Fill::start(1000, Budget::new(usize::MAX));
+        let mut writer = Fill::start(1000, Unread::Finite, Budget::new(usize::MAX));
         let mut pushed = 0;
         while writer.push(Bytes::from_static(b"x")).await {
             pushed += 1;
@@ -852,8 +875,8 @@ mod tests {
     #[tokio::test]
     async fn the_budget_bounds_all_fills_together() {
         let budget = Budget::new(10);
-        let mut a = Fill::start(100, Arc::clone(&budget));
-        let mut b = Fill::start(100, Arc::clone(&budget));
+        let mut a = Fill::start(100, Unread::Finite, Arc::clone(&budget));
+        let mut b = Fill::start(100, Unread::Finite, Arc::clone(&budget));
         let reader = b.fill().reader();
         assert!(a.push(Bytes::from_static(b"12345678")).await);
         assert!(b.push(Bytes::from_static(b"12345678")).await);
@@ -865,5 +888,23 @@ mod tests {
         b.complete(Bytes::new(), None);
         drop(reader);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_may_be_endless_ends_soon_after_its_last_client() {
+        for (unread, patience) in [(Unread::PerhapsEndless, 30), (Unread::Finite, 600)] {
+            let mut writer = Fill::start(1 << 20, unread, Budget::new(1 << 20));
+            let reader = writer.fill().reader();
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                assert!(writer.push(Bytes::from_static(b"event")).await, "somebody listens");
+            }
+            drop(reader);
+            assert!(writer.push(Bytes::from_static(b"event")).await);
+            tokio::time::sleep(Duration::from_secs(patience - 1)).await;
+            assert!(writer.push(Bytes::from_static(b"event")).await, "{unread:?}");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(!writer.push(Bytes::from_static(b"event")).await, "{unread:?}");
+        }
     }
 }

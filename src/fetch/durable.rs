@@ -176,7 +176,8 @@ impl Fetcher {
             FoundBody::Streamed(first, reader) => {
                 let mut whole = None;
                 let keep = |body: Body| whole.insert(body).clone();
-                match fill_from_durable(self.start_fill(None), first, reader, keep).await {
+                let len = first.len() as u64 + reader.left();
+                match fill_from_durable(self.start_fill(Some(len)), first, reader, keep).await {
                     Ok(()) => whole,
                     Err(error) => {
                         warn!("a body from the durable tier broke off, and is deleted there: {error}");

@@ -22,7 +22,7 @@ pub use self::plan::Plan;
 
 use crate::body::ResponseBody;
 use crate::clock::{Clock, Timestamp};
-use crate::fill::{Budget, Fill, FillReader, FillWriter};
+use crate::fill::{Budget, Fill, FillReader, FillWriter, Unread};
 use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedResponse, Source, Watch};
 use crate::forwarding::{Onward, Peer, Signature};
 use crate::hit_for_miss::{HitForMiss, Pass, Reach};
@@ -103,6 +103,8 @@ pub struct Fetcher {
     pub ranged: Recent<()>,
     /// When what the durable tier has for some keys was last validated in the background.
     pub validated: Recent<Timestamp>,
+    /// The responses that their origin answers validations of with another entity tag.
+    pub mismatched: Recent<()>,
     /// What is known of the queries of some paths.
     pub searches: Searches,
     /// The fetches under way that can be shared.
@@ -324,8 +326,12 @@ impl Fetcher {
         position: u64,
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
-        if plan.validate.is_some() {
-            return self.ask(plan, Wish::Validation, position, landing).await;
+        if let Some(stored) = &plan.validate {
+            // Where validations lately came to nothing the whole is asked for at once.
+            let is_in_vain = stored.head.parts().is_none()
+                && self.mismatched.get(stored.head.uses_hash(), self.clock.now()).is_some();
+            let wish = if is_in_vain { Wish::Whole } else { Wish::Validation };
+            return self.ask(plan, wish, position, landing).await;
         }
         if let Some(part) = plan.part.as_ref().filter(|_| plan.is_for_the_whole())
             && let Some(missing) = keep::Missing::of(part, self.memory.max_object_size)
@@ -408,6 +414,7 @@ impl Fetcher {
                 // RFC 9111 §4.3.4: such a 304 updates nothing, and without the stored response it
                 // says nothing to the client either. Ask again, for the whole.
                 drop(answer);
+                self.mismatched.remember(stored.head.uses_hash(), (), self.clock.now());
                 Box::pin(self.ask_for_the_whole(plan, position, landing)).await
             }
         }
@@ -538,7 +545,8 @@ impl Fetcher {
     fn start_fill(&self, len: Option<u64>) -> FillWriter {
         let limit =
             if len.is_some_and(|len| len > self.memory.max_object_size) { 0 } else { self.memory.max_object_size };
-        Fill::start(usize::try_from(limit).unwrap_or(usize::MAX), Arc::clone(&self.budget))
+        let unread = if len.is_some() { Unread::Finite } else { Unread::PerhapsEndless };
+        Fill::start(usize::try_from(limit).unwrap_or(usize::MAX), unread, Arc::clone(&self.budget))
     }
 }
 

@@ -9,6 +9,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 
 use super::directives::{CacheControl, Delta};
+use super::fields;
 use super::freshness::{self, Freshness, LifetimePolicy, LifetimeSource, StaleUse};
 use super::partial::{Part, Parts};
 use super::tags::TagFields;
@@ -86,11 +87,13 @@ pub enum NotStorable {
     Tags,
     /// The body ends with its connection: no one can tell its end from a broken one (§3.3).
     Unframed,
+    /// It is of a type whose responses go on for as long as somebody listens.
+    Stream,
 }
 
 impl NotStorable {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Method,
         Self::Status,
         Self::Part,
@@ -104,6 +107,7 @@ impl NotStorable {
         Self::TooLarge,
         Self::Tags,
         Self::Unframed,
+        Self::Stream,
     ];
 
     /// The reason in one word, for metrics, logs and `Cache-Status`.
@@ -122,6 +126,7 @@ impl NotStorable {
             Self::TooLarge => "too-large",
             Self::Tags => "too-many-tags",
             Self::Unframed => "unframed",
+            Self::Stream => "stream",
         }
     }
 
@@ -145,6 +150,7 @@ impl NotStorable {
             Self::TooLarge => "its body is larger than memory.max_object_size, and the durable tier does not take it",
             Self::Tags => "it has more tags than can be kept, and could not be purged by all of them",
             Self::Unframed => "its body ends with the connection, so that nobody can tell whether it is complete",
+            Self::Stream => "its type is one of streams without end (text/event-stream, multipart/x-mixed-replace)",
         }
     }
 
@@ -162,7 +168,8 @@ impl NotStorable {
             | Self::NothingToReuse
             | Self::TooLarge
             | Self::Tags
-            | Self::Unframed => true,
+            | Self::Unframed
+            | Self::Stream => true,
         }
     }
 
@@ -286,6 +293,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     )?;
     // "the response status code is final"
     require(status.as_u16() >= 200, NotStorable::Status)?;
+    // Each listener hears its own from here on; what others heard before is no answer.
+    require(!is_stream(exchange.response), NotStorable::Stream)?;
     // "if the response status code is 206 or 304, or the must-understand cache directive is
     // present: the cache understands the response status code"
     require(status != StatusCode::NOT_MODIFIED, NotStorable::Status)?;
@@ -352,6 +361,13 @@ pub fn allows_authorized(response: &CacheControl) -> bool {
 pub fn forbids(newer: &HeaderMap, policy: &StoragePolicy, now: Timestamp) -> bool {
     let directives = governing(newer, &policy.lifetimes.targets, now).directives;
     directives.no_store || directives.private
+}
+
+/// Whether a response is of a type that goes on for as long as somebody listens.
+fn is_stream(response: &HeaderMap) -> bool {
+    let Some(stated) = response.get(header::CONTENT_TYPE) else { return false };
+    let essence = fields::trim(stated.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default());
+    [&b"text/event-stream"[..], b"multipart/x-mixed-replace"].iter().any(|known| essence.eq_ignore_ascii_case(known))
 }
 
 /// The fields in which a response sets cookies.
@@ -439,6 +455,20 @@ mod tests {
             (Method::GET, &[], 200, &[("cache-control", "max-age=9")], Ok(())),
             (Method::GET, &[], 500, &[("cache-control", "max-age=9")], Ok(())),
             (Method::GET, &[], 599, &[("cache-control", "max-age=9")], Ok(())),
+            (
+                Method::GET,
+                &[],
+                200,
+                &[("cache-control", "max-age=9"), ("content-type", "Text/Event-Stream; charset=utf-8")],
+                Err(N::Stream),
+            ),
+            (
+                Method::GET,
+                &[],
+                200,
+                &[("cache-control", "max-age=9"), ("content-type", "multipart/x-mixed-replace;boundary=x")],
+                Err(N::Stream),
+            ),
             (Method::GET, &[], 302, &[("expires", "Fri, 01 Jan 2038 00:00:00 GMT")], Ok(())),
             (Method::GET, &[], 200, &[("etag", "\"a\"")], Ok(())),
             (Method::GET, &[], 200, &[("etag", "\"a\""), ("cache-control", "no-cache")], Ok(())),

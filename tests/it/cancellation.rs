@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use larder::fill::{Budget, Fill, FillReader, FillWriter};
+use larder::fill::{Budget, Fill, FillReader, FillWriter, Unread};
 use larder::flight::{Flights, Follower, Joined, Landing, Outcome, Watch};
 use larder::upstream::UpstreamError;
 
@@ -100,7 +100,7 @@ fn step(part: Part, rng: &mut Rng, budget: &Arc<Budget>, parts: &mut Vec<Part>) 
                 parts.push(Part::Pilot(landing, watch));
             }
             _ => {
-                let mut writer = Fill::start(rng.usize(0..1_000_000), Arc::clone(budget));
+                let mut writer = Fill::start(rng.usize(0..1_000_000), Unread::Finite, Arc::clone(budget));
                 if rng.bool() {
                     writer.on_overflow(rng.u64(..1 << 20), drop);
                 }

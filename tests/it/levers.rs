@@ -383,3 +383,85 @@ fn uses_are_counted_of_a_variant() {
     larder.settle();
     assert_ne!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"ok\"}"), 0);
 }
+
+#[test]
+fn a_stream_gets_no_configured_lifetime_and_each_listener_has_its_own() {
+    for kind in ["text/event-stream", "multipart/x-mixed-replace; boundary=x"] {
+        for fields in ["", "Cache-Control: max-age=60\n"] {
+            let fields = format!("{fields}Content-Type: {kind}");
+            let origin = Origin::new(move |_, reply| {
+                reply.begin(&fields);
+                reply.chunk("first");
+                reply.chunk("second");
+                reply.end();
+            });
+            let larder =
+                Larder::new(&origin, "cache.default_timeout=1h\nrule=[{path=\"/o\", override_timeout=\"1h\"}]");
+            for path in ["/a", "/o"] {
+                for _ in 0..3 {
+                    assert_eq!(larder.get(path, "").hit(), None, "{kind} {path}");
+                }
+            }
+            assert_eq!(origin.count(), 6, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn the_stream_of_one_listener_ends_with_it() {
+    let gone = Gate::default();
+    let noticed = gone.clone();
+    let origin = Origin::new(move |_, reply| {
+        reply.begin("Content-Type: text/event-stream");
+        while reply.try_chunk("event") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        noticed.open();
+    });
+    let larder = Larder::new(&origin, "cache.default_timeout=1h");
+    let mut client = larder.client();
+    client.ask("GET", "/a", "");
+    assert!(client.head().is_some() && client.chunk().is_some());
+    drop(client);
+    gone.wait();
+}
+
+#[test]
+fn a_304_that_is_about_something_else_costs_two_trips_once() {
+    for (stored, other) in [("\"abc-gzip\"", "\"abc\""), ("\"1\"", "\"2\""), ("W/\"1\"", "W/\"2\"")] {
+        let origin = Origin::new(move |seen, reply| match seen.head.get("if-none-match") {
+            Some(_) => reply.send(304, &format!("ETag: {other}"), ""),
+            None => reply.send(200, &format!("Cache-Control: max-age=10\nETag: {stored}"), "page"),
+        });
+        let larder = Larder::new(&origin, "");
+        larder.get("/a", "");
+        for trips in [2, 1, 1] {
+            larder.advance(11);
+            let asked = origin.count();
+            assert_eq!(larder.get("/a", "").text(), "page");
+            assert_eq!(origin.count() - asked, trips, "{stored} {other}");
+        }
+    }
+}
+
+#[test]
+fn a_304_whose_tag_differs_in_weakness_alone_freshens() {
+    const DATE: &str = "Fri, 01 Jan 2010 00:00:00 GMT";
+    for (stored, other) in [("W/\"x\"", "\"x\""), ("\"x\"", "W/\"x\"")] {
+        let origin = Origin::new(move |seen, reply| match seen.head.get("if-none-match") {
+            Some(_) => reply.send(304, &format!("ETag: {other}\nLast-Modified: {DATE}"), ""),
+            None => {
+                let fields = format!("Cache-Control: max-age=10\nETag: {stored}\nLast-Modified: {DATE}");
+                reply.send(200, &fields, "page");
+            }
+        });
+        let larder = Larder::new(&origin, "");
+        larder.get("/a", "");
+        larder.advance(11);
+        let asked = origin.count();
+        let answer = larder.get("/a", "");
+        assert_eq!((answer.text().as_str(), origin.count() - asked), ("page", 1), "{stored} {other}");
+        assert!(answer.cache_status().contains("fwd-status=304"), "{}", answer.cache_status());
+        assert_eq!(larder.get("/a", "").get("etag"), Some(stored), "the stored tag stays");
+    }
+}

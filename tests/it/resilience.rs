@@ -198,3 +198,29 @@ fn a_hot_page_is_refreshed_before_it_expires() {
     }
     assert_eq!(origin.count(), 3);
 }
+
+#[test]
+fn background_validations_keep_one_pace_whatever_they_come_to() {
+    for (status, fields) in [(500, ""), (503, "Cache-Control: no-store"), (400, ""), (0, "")] {
+        let origin = Origin::answers(vec![(200, "Cache-Control: max-age=10, stale-while-revalidate=3600", "page")]);
+        let larder = Larder::new(&origin, "upstream.breaker_pause=5s\nupstream.breaker_failures=0");
+        larder.get("/a", "");
+        larder.advance(20);
+        origin.script(move |_, reply| if status == 0 { reply.hang_up() } else { reply.send(status, fields, "") });
+        // One that breaks off is tried once more on a connection of its own.
+        let tries = if status == 0 { 2 } else { 1 };
+        for n in 1..=3 {
+            assert_eq!(larder.get("/a", "").text(), "page", "{status}");
+            eventually("the validation ends", || {
+                origin.count() >= n * tries && larder.running().proxy().fetcher.flights.under_way() == 0
+            });
+            let asked = origin.count();
+            larder.advance(4);
+            for _ in 0..5 {
+                assert_eq!(larder.get("/a", "").text(), "page", "{status}");
+            }
+            assert_eq!(origin.count(), asked, "not within the pause: {status} {fields}");
+            larder.advance(2);
+        }
+    }
+}

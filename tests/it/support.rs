@@ -169,6 +169,11 @@ impl Reply {
         self.raw(format!("{:x}\r\n{data}\r\n", data.len()));
     }
 
+    /// A chunk; `false` once nobody takes it.
+    pub fn try_chunk(&mut self, data: &str) -> bool {
+        self.stream.write_all(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes()).is_ok()
+    }
+
     pub fn end(&mut self) {
         self.raw("0\r\n\r\n");
     }
