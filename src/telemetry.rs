@@ -404,6 +404,11 @@ impl Metrics {
             let _ = writeln!(out, "larder_requests_total{{status=\"fwd\",fwd=\"{}\"}} {value}", fwd.as_str());
         }
         let _ = writeln!(out, "larder_requests_total{{status=\"refused\"}} {}", sum(&|w| w.refused.value()));
+        header(&mut out, "larder_not_stored_total", "counter", "Answers that may not be stored, by reason.");
+        for why in NotStorable::ALL {
+            let value = sum(&|w| w.not_stored[why as usize].value());
+            let _ = writeln!(out, "larder_not_stored_total{{reason=\"{}\"}} {value}", why.as_str());
+        }
         for (name, help, value) in [
             (
                 "larder_requests_stored_total",

@@ -21,6 +21,7 @@ mod levers;
 mod places;
 mod properties;
 mod purging;
+mod reasons;
 mod regressions;
 mod resilience;
 mod s3;
