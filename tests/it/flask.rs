@@ -78,6 +78,25 @@ fn log_in(larder: &Process, user: &str) -> String {
 }
 
 #[test]
+fn no_field_of_a_client_moves_the_links_of_a_page_for_others() {
+    let Some(application) = Application::start() else { return };
+    let larder = Process::start(&application.upstream(), &["server.trusted_proxies=127.0.0.1"]);
+    for field in ["SCRIPT_NAME", "Script_Name", "X-Script-Name", "X-Forwarded-Prefix", "X_Forwarded_Prefix", "Forwarded"] {
+        // gunicorn takes SCRIPT_NAME off the path, and Flask puts it before each link.
+        let poison = larder.get(&format!("/evil/?{field}"), &format!("{field}: /evil"));
+        assert_eq!(poison.status(), 404, "{field}: there is no such page");
+        let poison = larder.get("/today", &format!("{field}: /evil"));
+        assert_eq!(poison.get("location"), Some("/news"), "{field}");
+    }
+    let unprotected = Client::connect(application.address).get("/evil/today", "SCRIPT_NAME: /evil");
+    assert_eq!(unprotected.get("location"), Some("/evil/news"), "the application itself believes it");
+    // The scheme that a trusted proxy tells in an older word arrives, and gunicorn does not find two that differ.
+    for field in ["X-Forwarded-Ssl: on", "X-Forwarded-Protocol: ssl", "X-Forwarded-Proto: https"] {
+        assert_eq!(larder.get("/", field).status(), 200, "{field}");
+    }
+}
+
+#[test]
 fn two_sessions_never_see_each_other_in_any_order_nor_after_a_restart() {
     let Some(application) = Application::start() else { return };
     let directory = tempfile::tempdir().expect("a directory");
