@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use larder::clock::Timestamp;
-use larder::fill::{Budget, Fill};
+use larder::fill::{Budget, Fill, Unread};
 use larder::rfc9111::cache_status::{CacheStatus, Tier};
 use larder::rfc9111::directives::CacheControl;
 use larder::rfc9111::freshness::LifetimePolicy;
@@ -158,7 +158,7 @@ fn filling(c: &mut Criterion) {
         group.bench_function(format!("{readers} readers"), |b| {
             b.iter(|| {
                 runtime.block_on(async {
-                    let mut writer = Fill::start(1 << 20, Budget::new(1 << 30));
+                    let mut writer = Fill::start(1 << 20, Unread::Finite, Budget::new(1 << 30));
                     let mut all: Vec<_> = (0..readers).filter_map(|_| writer.fill().reader()).collect();
                     for _ in 0..15 {
                         writer.push(piece.clone()).await;

@@ -4,6 +4,8 @@
 //! that pass:
 //!
 //! * its own answers to what it can't parse have no content: they get a sentence;
+//! * `"`, `<`, `>` and `` ` `` in a request's target, which browsers and other servers let pass and hyper does
+//!   not, are escaped, so that there is one key for both spellings;
 //! * a request with both `Content-Length` and `Transfer-Encoding` is let through with the former
 //!   taken out: it is refused (RFC 9112 §6.1);
 //! * connections that send nothing are closed, by one timer a connection that is moved only when
@@ -13,6 +15,7 @@
 //!   the connection is reset.
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -102,6 +105,45 @@ struct Heads {
     is_body: bool,
 }
 
+/// The part of a request line that comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Method,
+    Target,
+}
+
+/// The first line in `read` that is not empty, if it holds signs that hyper takes in no target (RFC 9112 §3.2).
+fn line_with_unsafe_signs(read: &[u8]) -> Option<Range<usize>> {
+    let start = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let end = start + memchr::memchr(b'\n', &read[start..]).unwrap_or(read.len() - start);
+    let line = &read[start..end];
+    (memchr::memchr3(b'"', b'<', b'>', line).is_some() || memchr::memchr(b'`', line).is_some()).then_some(start..end)
+}
+
+/// `read` with those signs escaped in the target that is in `line`. A head behind another one in the same read is
+/// left as it is.
+fn escaped(read: &[u8], line: Range<usize>, from: Line) -> Option<Vec<u8>> {
+    let Range { start, end } = line;
+    let target = match from {
+        Line::Method => start + memchr::memchr(b' ', &read[start..end])?,
+        Line::Target => start,
+    };
+    let is_unsafe = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'`');
+    let line = &read[target..end];
+    let mut bytes = Vec::with_capacity(read.len() + 64);
+    bytes.extend_from_slice(&read[..target]);
+    for byte in line {
+        if is_unsafe(byte) {
+            bytes.push(b'%');
+            bytes.extend([byte >> 4, byte & 15].map(|digit| b"0123456789ABCDEF"[usize::from(digit)]));
+        } else {
+            bytes.push(*byte);
+        }
+    }
+    bytes.extend_from_slice(&read[end..]);
+    Some(bytes)
+}
+
 /// Where the first head in `bytes` ends, as hyper sees it: with an empty line, behind any at the
 /// beginning; a line may end without a carriage return.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
@@ -139,6 +181,21 @@ impl Heads {
         }
         let room = MAX_RECENT - self.recent.len();
         self.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Whether what is read next belongs to the first line of a head, and if so whether to its target or what
+    /// follows that rather than to its method.
+    fn line(&mut self) -> Option<Line> {
+        self.forget_begun();
+        if self.is_body {
+            return None;
+        }
+        let start = self.recent.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(self.recent.len());
+        let line = &self.recent[start..];
+        if line.contains(&b'\n') {
+            return None;
+        }
+        Some(if line.contains(&b' ') { Line::Target } else { Line::Method })
     }
 
     /// Whether there is a part of a head.
@@ -230,6 +287,25 @@ impl Connection {
         begins
     }
 
+    /// What hyper is given instead of what was read, where that differs.
+    fn instead_of(&self, read: &[u8]) -> Option<Vec<u8>> {
+        let line = line_with_unsafe_signs(read)?;
+        if self.is_in(Phase::Tunnel) {
+            return None;
+        }
+        let part = {
+            let mut heads = self.heads.lock();
+            if self.is_in(Phase::Answering) && heads.is_body {
+                return None;
+            }
+            if self.is_waiting() {
+                heads.forget_answered();
+            }
+            heads.line()?
+        };
+        escaped(read, line, part)
+    }
+
     fn is_waiting(&self) -> bool {
         self.is_in(Phase::Waiting)
     }
@@ -308,6 +384,8 @@ pub struct ClientIo {
     is_heard_out: bool,
     /// Interim responses, as far as they are not written yet.
     interim: Bytes,
+    /// The bytes that hyper is given next: more came of what was read than there was room for.
+    rest: Bytes,
 }
 
 impl ClientIo {
@@ -323,6 +401,19 @@ impl ClientIo {
             instead: Bytes::new(),
             is_heard_out: false,
             interim: Bytes::new(),
+            rest: Bytes::new(),
+        }
+    }
+
+    /// Gives hyper as much of the rest as there is room for.
+    fn give_rest(&mut self, buf: &mut ReadBuf<'_>) {
+        let given = self.rest.split_to(self.rest.len().min(buf.remaining()));
+        buf.put_slice(&given);
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        if self.connection.read(bytes) {
+            self.since = None;
         }
     }
 
@@ -435,11 +526,19 @@ impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
+        if !this.rest.is_empty() {
+            this.give_rest(buf);
+            this.note_read(&buf.filled()[before..]);
+            return Poll::Ready(Ok(()));
+        }
         match this.transport()?.poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
-                if this.connection.read(&buf.filled()[before..]) {
-                    this.since = None;
+                if let Some(instead) = this.connection.instead_of(&buf.filled()[before..]) {
+                    buf.set_filled(before);
+                    this.rest = instead.into();
+                    this.give_rest(buf);
                 }
+                this.note_read(&buf.filled()[before..]);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -507,5 +606,29 @@ impl AsyncWrite for ClientIo {
         ready!(this.poll_instead(cx))?;
         this.is_heard_out |= this.connection.may_be_in_body();
         this.transport()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_that_no_target_may_have_are_escaped_there_and_nowhere_else() {
+        let escape = |read: &str, from| {
+            let line = line_with_unsafe_signs(read.as_bytes())?;
+            escaped(read.as_bytes(), line, from).map(|bytes| String::from_utf8(bytes).expect("text"))
+        };
+        for (read, from, expected) in [
+            ("GET /a HTTP/1.1\r\nA: \"<>\r\n\r\n", Line::Method, None),
+            ("GET /\"<>` HTTP/1.1\r\nA: \"<\r\n", Line::Method, Some("GET /%22%3C%3E%60 HTTP/1.1\r\nA: \"<\r\n")),
+            ("\r\nGET /?q=\"x\" HTTP/1.1\n", Line::Method, Some("\r\nGET /?q=%22x%22 HTTP/1.1\n")),
+            ("x\"y HTTP/1.1\r\n", Line::Target, Some("x%22y HTTP/1.1\r\n")),
+            ("G\"T /<", Line::Method, Some("G\"T /%3C")),
+            ("G\"T", Line::Method, None),
+            ("", Line::Method, None),
+        ] {
+            assert_eq!(escape(read, from).as_deref(), expected, "{read}");
+        }
     }
 }

@@ -273,7 +273,7 @@ impl Rules {
     /// The first rule for `path`.
     ///
     /// Patterns and paths are compared with their escapes undone, as applications do. Servers and frameworks
-    /// differ on what else a path may be taken for (see [`readings`]). A path has the rule that all its readings
+    /// differ on what else a path may be taken for (see `readings`). A path has the rule that all its readings
     /// have; where they differ, a rule that bypasses holds, a rule with `override_timeout` makes it bypass, and
     /// otherwise the strictest terms there are hold: nobody can spell a page into more than was granted to it.
     pub fn matching(&self, path: &str) -> &Resolved {

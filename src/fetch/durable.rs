@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -104,7 +105,7 @@ impl Fetcher {
             FoundBody::Streamed(first, reader) => {
                 let writer = self.start_fill(Some(first.len() as u64 + reader.left()));
                 let fill = Arc::clone(writer.fill());
-                let for_leader = ForLeader { cookies: Vec::new(), reader: fill.reader() };
+                let for_leader = ForLeader { cookies: HeaderMap::new(), reader: fill.reader() };
                 let head = Arc::new(head);
                 let response = SharedResponse::Filling(Arc::clone(&head), fill);
                 let shared = Arc::new(Shared { response, source });

@@ -313,7 +313,7 @@ impl Fetcher {
         plan: &Plan,
         head: StoredHead,
         body: Incoming,
-        (status, cookies): (Option<StatusCode>, Vec<HeaderValue>),
+        (status, cookies): (Option<StatusCode>, HeaderMap),
         landing: Option<Landing>,
         large: Option<Place>,
     ) -> Fetched {
@@ -333,13 +333,7 @@ impl Fetcher {
     }
 
     /// Starts taking in a part. It is for the client that asked for it; others find it stored.
-    fn keep_part(
-        self: &Arc<Self>,
-        plan: &Plan,
-        head: StoredHead,
-        body: UpstreamBody,
-        cookies: Vec<HeaderValue>,
-    ) -> Fetched {
+    fn keep_part(self: &Arc<Self>, plan: &Plan, head: StoredHead, body: UpstreamBody, cookies: HeaderMap) -> Fetched {
         let source = Source::Origin { fwd: plan.fwd, status: None, stored: true };
         let (this, plan) = (Arc::clone(self), plan.clone());
         let keep = move |part: &Arc<StoredResponse>| this.add_part(&plan, part);
@@ -350,7 +344,7 @@ impl Fetcher {
         self: &Arc<Self>,
         head: StoredHead,
         body: Incoming,
-        (source, cookies): (Source, Vec<HeaderValue>),
+        (source, cookies): (Source, HeaderMap),
         mut landing: Option<Landing>,
         large: Option<Place>,
         keep: impl FnOnce(&Arc<StoredResponse>) + Send + 'static,
@@ -610,9 +604,10 @@ impl Fetcher {
         let mut newer = newer.clone();
         let response_time = self.clock.now();
         // Its cookies are for the client that it answers, whatever the stored response may share.
-        let cookies = newer.get_all(header::SET_COOKIE).iter().cloned().collect();
-        newer.remove(header::SET_COOKIE);
-        newer.remove("set-cookie2");
+        let cookies = cookies_of(&newer);
+        for name in cookies.keys() {
+            newer.remove(name);
+        }
         let mut fields = stored.head.fields.to_map();
         validation::freshen(&mut fields, &newer);
         // A part is stored under the same conditions as the whole.
@@ -656,11 +651,14 @@ fn uses_hash(plan: &Plan, storable: &Storable) -> u128 {
 }
 
 /// The cookies of a response that is stored without them: they are for the client that it was fetched for.
-fn left_out(storable: &Storable, response: &HeaderMap) -> Vec<HeaderValue> {
-    if !storable.leaves_out_cookies() {
-        return Vec::new();
-    }
-    response.get_all(header::SET_COOKIE).iter().cloned().collect()
+fn left_out(storable: &Storable, response: &HeaderMap) -> HeaderMap {
+    if storable.leaves_out_cookies() { cookies_of(response) } else { HeaderMap::new() }
+}
+
+/// The fields in which a response sets cookies.
+fn cookies_of(response: &HeaderMap) -> HeaderMap {
+    let fields = response.iter().filter(|(name, _)| storage::sets_cookies(name));
+    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Whether what completes a stored part may be stored by its own word as well: the stored part's
@@ -708,7 +706,7 @@ struct Updated {
     /// Its fields.
     fields: HeaderMap,
     /// Cookies that the newer one brought, for the client that asked and no one else.
-    cookies: Vec<HeaderValue>,
+    cookies: HeaderMap,
     /// When the newer one was asked for, and when it came.
     times: (Timestamp, Timestamp),
     /// The status that it is stored with.

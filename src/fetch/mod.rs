@@ -12,7 +12,7 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, Response, StatusCode};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
@@ -81,8 +81,8 @@ pub enum Fetched {
 /// What the client that led a fetch gets besides the shared response.
 #[derive(Debug, Default)]
 pub struct ForLeader {
-    /// Cookies that a 304 brought. They are not stored, and no one else sees them.
-    pub cookies: Vec<HeaderValue>,
+    /// The fields with the cookies that a 304 brought, or that a response is stored without. No one else sees them.
+    pub cookies: HeaderMap,
     /// Its reader of a body that is coming in, taken before the first byte: a fill that can't be
     /// kept whole goes on only for those who read it.
     pub reader: Option<FillReader>,

@@ -236,8 +236,12 @@ impl Proxy {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
                     return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
                 };
-                for cookie in cookies {
-                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                // In place of any that are stored.
+                for name in cookies.keys() {
+                    response.headers_mut().remove(name);
+                }
+                for (name, cookie) in &cookies {
+                    response.headers_mut().append(name.clone(), cookie.clone());
                 }
                 (status, response)
             }

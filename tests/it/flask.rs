@@ -81,7 +81,9 @@ fn log_in(larder: &Process, user: &str) -> String {
 fn no_field_of_a_client_moves_the_links_of_a_page_for_others() {
     let Some(application) = Application::start() else { return };
     let larder = Process::start(&application.upstream(), &["server.trusted_proxies=127.0.0.1"]);
-    for field in ["SCRIPT_NAME", "Script_Name", "X-Script-Name", "X-Forwarded-Prefix", "X_Forwarded_Prefix", "Forwarded"] {
+    for field in
+        ["SCRIPT_NAME", "Script_Name", "X-Script-Name", "X-Forwarded-Prefix", "X_Forwarded_Prefix", "Forwarded"]
+    {
         // gunicorn takes SCRIPT_NAME off the path, and Flask puts it before each link.
         let poison = larder.get(&format!("/evil/?{field}"), &format!("{field}: /evil"));
         assert_eq!(poison.status(), 404, "{field}: there is no such page");

@@ -284,3 +284,40 @@ fn past_what_may_be_buffered_only_what_is_stored_is_answered() {
     eventually("nobody does", || larder.metric("larder_held_bytes") == 0);
     assert_eq!(larder.get("/b", "").status(), 200);
 }
+
+#[test]
+fn targets_with_signs_that_browsers_send_are_answered_under_one_key() {
+    let origin = Origin::new(|seen, reply| {
+        let path = seen.path().to_owned();
+        reply.send(200, "Cache-Control: max-age=60", &path);
+    });
+    let larder = Larder::new(&origin, "");
+    for (raw, escaped) in [
+        ("/a\"b", "/a%22b"),
+        ("/a<b>", "/a%3Cb%3E"),
+        ("/a`b", "/a%60b"),
+        ("/?q=\"x\"&r=<y>`", "/?q=%22x%22&r=%3Cy%3E%60"),
+        ("http://site.example/c\"d", "/c%22d"),
+    ] {
+        let answer = larder.get(raw, "If-None-Match: \"x\"");
+        assert_eq!((answer.status(), answer.text().as_str()), (200, escaped), "{raw}");
+        assert_eq!(larder.get(escaped, "").hit(), Some("memory"), "{raw}");
+        // Byte by byte, and behind another request on the same connection.
+        let mut client = larder.client();
+        for _ in 0..2 {
+            for byte in format!("GET {raw} HTTP/1.1\r\nHost: site.example\r\n\r\n").bytes() {
+                client.raw([byte]);
+            }
+            assert_eq!(client.answer().hit(), Some("memory"), "{raw}");
+        }
+    }
+    // A long target grows past what was read of it.
+    let long = format!("/{}", "\"".repeat(10_000));
+    assert_eq!(larder.get(&long, "").text().len(), 30_001);
+    // Nowhere else are they let through, and what follows a body is read as it was sent.
+    assert_eq!(larder.client().send("G\"T", "/", "").status(), 400);
+    let mut client = larder.client();
+    client.raw("POST /p HTTP/1.1\r\nHost: site.example\r\nContent-Length: 7\r\n\r\n\"<\n>\"` ");
+    assert_eq!(client.answer().status(), 200);
+    assert_eq!(origin.last().body, b"\"<\n>\"` ");
+}
