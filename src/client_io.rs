@@ -13,6 +13,7 @@
 //!   the connection is reset.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -27,11 +28,14 @@ use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
+use tracing::info;
 
 use crate::body::{Carrier, ResponseBody};
-use crate::clock::Stopwatch;
+use crate::clock::{Clock, Stopwatch};
 use crate::interim::Outlet;
+use crate::log::OncePerMinute;
 use crate::rfc9111::present::Present;
+use crate::telemetry::{Metrics, Unparsed};
 use crate::transport::Transport;
 
 /// The most bytes of a request head that are kept to look at.
@@ -290,12 +294,58 @@ pub struct Patience {
     pub body: Duration,
 }
 
+/// Counts and logs requests that are refused before they can be read as such.
+#[derive(Debug)]
+pub struct Refusals {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    told: OncePerMinute<Unparsed>,
+}
+
+/// So much of the beginning of such a request is logged.
+const SHOWN: usize = 80;
+
+impl Refusals {
+    /// None yet.
+    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self { metrics, clock, told: OncePerMinute::new() }
+    }
+
+    /// Notes that a request of `peer` that begins with `bytes` was refused. One a minute and reason is logged.
+    pub fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
+        self.metrics.unparsed(why);
+        let Some(turn) = self.told.turn(why, self.clock.now().as_millis()) else { return };
+        let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let begins = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
+        // A record of TLS: a handshake, version 3.
+        let hint = if bytes.starts_with(&[0x16, 3]) { "; it looks like TLS" } else { "" };
+        info!(
+            peer,
+            reason = why.as_str(),
+            begins = Some(&*begins).filter(|begins| !begins.is_empty()),
+            "a request was refused before it could be read{hint}{}",
+            turn.in_words()
+        );
+    }
+}
+
+/// Who is told of what a connection's client did wrong.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// Those of this listener.
+    pub refusals: Arc<Refusals>,
+    /// The client's address; `None`: it came over a unix socket.
+    pub peer: Option<IpAddr>,
+}
+
 /// The stream that hyper reads and writes.
 #[derive(Debug)]
 pub struct ClientIo {
     transport: Option<Transport>,
     connection: Arc<Connection>,
     patience: Patience,
+    witness: Witness,
     /// Since the connection began to wait for a request, or for the rest of its head; `None`: since it was
     /// last looked at.
     since: Option<Stopwatch>,
@@ -312,11 +362,12 @@ pub struct ClientIo {
 
 impl ClientIo {
     /// Wraps a stream.
-    pub fn new(transport: Transport, connection: Arc<Connection>, patience: Patience) -> Self {
+    pub fn new(transport: Transport, connection: Arc<Connection>, patience: Patience, witness: Witness) -> Self {
         Self {
             transport: Some(transport),
             connection,
             patience,
+            witness,
             since: None,
             timer: None,
             stall: None,
@@ -341,6 +392,9 @@ impl ClientIo {
                 if self.timer.is_none() {
                     let limit = if self.connection.is_in_head() { self.patience.header } else { self.patience.idle };
                     if since.elapsed() >= limit {
+                        if self.connection.is_in_head() {
+                            self.note(Unparsed::HeadTimeout);
+                        }
                         return Poll::Ready(());
                     }
                 }
@@ -374,15 +428,26 @@ impl ClientIo {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    fn note(&self, why: Unparsed) {
+        let heads = self.connection.heads.lock();
+        let Witness { refusals, peer } = &self.witness;
+        refusals.note(why, *peer, heads.next());
+    }
+
     /// hyper answers by itself what it can't parse, with a status and nothing else.
     fn put_into_words(&mut self, theirs: &[u8]) {
         let status =
             theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
-        let sentence = match status {
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the request's head is larger than this server takes",
-            StatusCode::URI_TOO_LONG => "the request's target is longer than this server takes",
-            _ => "this is not a request that HTTP/1.1 allows",
+        let (why, sentence) = match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                (Unparsed::HeadTooLarge, "the request's head is larger than this server takes")
+            }
+            StatusCode::URI_TOO_LONG => {
+                (Unparsed::TargetTooLong, "the request's target is longer than this server takes")
+            }
+            _ => (Unparsed::Malformed, "this is not a request that HTTP/1.1 allows"),
         };
+        self.note(why);
         let text = format!(
             "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=bad-request\r\nContent-Length: {}\r\n\r\n{sentence}\n",
             status.as_u16(),
