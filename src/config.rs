@@ -568,12 +568,12 @@ impl Given {
             Self::Typed(Value::String(text)) => Some(vec![text.clone()]),
             Self::Typed(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
             Self::Typed(_) => None,
-            Self::Text(text) if text.starts_with('[') => {
-                let table: toml::Table = format!("list = {text}").parse().ok()?;
-                Self::Typed(table.get("list")?.clone()).strings()
-            }
             Self::Text(text) if text.is_empty() => Some(Vec::new()),
-            Self::Text(text) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            Self::Text(text) => match format!("list = {text}").parse::<toml::Table>() {
+                // An IPv6 address begins with a bracket, too.
+                Ok(table) if text.starts_with('[') => Self::Typed(table.get("list")?.clone()).strings(),
+                Ok(_) | Err(_) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            },
         }
     }
 }
