@@ -203,11 +203,12 @@ impl Worker {
             let conflict = connection.begin(&request, present);
             let outlet = connection.outlet();
             let open = outlet.open();
-            if conflict {
+            let reply = if conflict {
                 self.refusals.note(Unparsed::Framing, peer.ip, &[]);
-            }
-            let reply =
-                if conflict { None } else { Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present)) };
+                None
+            } else {
+                Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present))
+            };
             Answering { connection: &connection, reply, _open: open }
         });
         let mut http = http1::Builder::new();

@@ -75,8 +75,9 @@ pub fn start() -> io::Result<()> {
         return Ok(());
     }
     std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
         // Not by way of `tracing`: it may be what panicked.
-        notice(Level::ERROR, &format!("a thread panicked: {panic}"));
+        notice(Level::ERROR, &format!("the thread {} {panic}", thread.name().unwrap_or("without a name")));
     }));
     let mut out = standard_error()?;
     std::thread::Builder::new().name("larder-log".into()).spawn(move || QUEUE.write_to(&mut out))?;
@@ -162,5 +163,51 @@ impl<S: Subscriber> Layer<S> for ToQueue {
             // A value that is being written logs something itself.
             Err(_) => write(&mut String::new()),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const CHILD: &str = "LARDER_TEST_PANICS";
+
+    /// In a process of its own, since it is the whole process's log.
+    #[test]
+    fn a_panic_is_one_line_of_the_log_and_never_another_panic() {
+        if std::env::var_os(CHILD).is_some() {
+            start().expect("a thread");
+            configure(&Config::default());
+            let panicked =
+                std::thread::Builder::new().name("larder-x".into()).spawn(|| panic!("a\nb")).expect("a thread");
+            assert!(panicked.join().is_err());
+            tracing::info!("it goes on");
+            flush();
+            std::process::exit(7);
+        }
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        for stderr in [Stdio::piped(), full().into()] {
+            let child = Command::new(std::env::current_exe().expect("this"))
+                .args(["--exact", "log::tests::a_panic_is_one_line_of_the_log_and_never_another_panic", "--nocapture"])
+                .env(CHILD, "1")
+                .stdout(Stdio::null())
+                .stderr(stderr)
+                .spawn()
+                .expect("it starts");
+            let ended = child.wait_with_output().expect("it ends");
+            assert_eq!(ended.status.code(), Some(7));
+            let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+            let lines: Vec<&str> = told.lines().collect();
+            if !lines.is_empty() {
+                assert_eq!(lines.len(), 2, "{told}");
+                assert!(
+                    lines[0].contains(" ERROR the thread larder-x panicked at ") && lines[0].ends_with(":\\na\\nb"),
+                    "{told}"
+                );
+                assert!(lines[1].ends_with(" INFO it goes on"), "{told}");
+            }
+        }
     }
 }
