@@ -14,7 +14,6 @@ use tracing::{error, info, warn};
 
 use crate::access::AccessLog;
 use crate::admin::Admin;
-use crate::client_io::Refusals;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fetch::{Fetcher, MAX_UNATTENDED};
@@ -23,6 +22,7 @@ use crate::flight::Flights;
 use crate::listen::{self, Listen, ListenError, Sockets};
 use crate::passes::{Passes, Recent};
 use crate::proxy::{Failures, Proxy};
+use crate::refusals::Refusals;
 use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;

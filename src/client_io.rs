@@ -13,7 +13,6 @@
 //!   the connection is reset.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -28,14 +27,13 @@ use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
-use tracing::info;
 
 use crate::body::{Carrier, ResponseBody};
-use crate::clock::{Clock, Stopwatch};
+use crate::clock::Stopwatch;
 use crate::interim::Outlet;
-use crate::log::OncePerMinute;
+use crate::refusals::Witness;
 use crate::rfc9111::present::Present;
-use crate::telemetry::{Metrics, Unparsed};
+use crate::telemetry::Unparsed;
 use crate::transport::Transport;
 
 /// The most bytes of a request head that are kept to look at.
@@ -292,51 +290,6 @@ pub struct Patience {
     pub idle: Duration,
     /// For it to take some of what is written to it.
     pub body: Duration,
-}
-
-/// Counts and logs requests that are refused before they can be read as such.
-#[derive(Debug)]
-pub struct Refusals {
-    metrics: Arc<Metrics>,
-    clock: Clock,
-    told: OncePerMinute<Unparsed>,
-}
-
-/// So much of the beginning of such a request is logged.
-const SHOWN: usize = 80;
-
-impl Refusals {
-    /// None yet.
-    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { metrics, clock, told: OncePerMinute::new() }
-    }
-
-    /// Notes that a request of `peer` that begins with `bytes` was refused. One a minute and reason is logged.
-    pub fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
-        self.metrics.unparsed(why);
-        let Some(turn) = self.told.turn(why, self.clock.now().as_millis()) else { return };
-        let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let begins = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
-        // A record of TLS: a handshake, version 3.
-        let hint = if bytes.starts_with(&[0x16, 3]) { "; it looks like TLS" } else { "" };
-        info!(
-            peer,
-            reason = why.as_str(),
-            begins = Some(&*begins).filter(|begins| !begins.is_empty()),
-            "a request was refused before it could be read{hint}{}",
-            turn.in_words()
-        );
-    }
-}
-
-/// Who is told of what a connection's client did wrong.
-#[derive(Clone, Debug)]
-pub struct Witness {
-    /// Those of this listener.
-    pub refusals: Arc<Refusals>,
-    /// The client's address; `None`: it came over a unix socket.
-    pub peer: Option<IpAddr>,
 }
 
 /// The stream that hyper reads and writes.

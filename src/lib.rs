@@ -20,6 +20,7 @@ pub mod log;
 pub mod passes;
 pub mod proxy;
 pub mod ready;
+pub mod refusals;
 pub mod request_body;
 pub mod respond;
 pub mod rfc9111;

@@ -23,11 +23,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::body::ResponseBody;
-use crate::client_io::{ClientIo, Connection, Patience, Refusals, Witness, conflicting_framing};
+use crate::client_io::{ClientIo, Connection, Patience, conflicting_framing};
 use crate::forwarding::Peer;
 use crate::interim::Open;
 pub use crate::listen::{Listen, Sockets};
 use crate::proxy::{Proxy, Reply};
+use crate::refusals::{Refusals, Witness};
 use crate::rfc9111::present::Present;
 use crate::telemetry::{Unparsed, WorkerMetrics};
 use crate::transport::Transport;

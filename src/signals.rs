@@ -1,7 +1,7 @@
 //! Signals: what ends Larder, what is only told, and what is left to the system.
 //!
 //! SIGTERM and SIGINT stop it in order. Another signal ends it at once if one of its own kind came at
-//! least [`PATIENCE`] before: a terminal, a container's runtime and a supervisor may each send theirs for
+//! least a second before: a terminal, a container's runtime and a supervisor may each send theirs for
 //! one stop, both kinds or one of them twice. Other signals that would kill by default, but have no meaning
 //! yet, are logged and have no effect. SIGPIPE is ignored by the standard library.
 

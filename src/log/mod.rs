@@ -1,6 +1,6 @@
 //! The log: lines on standard error that never block, fail or panic whoever writes one.
 //!
-//! A line goes into a [`Queue`] of bounded size, and a thread of its own writes what is there. Where
+//! A line goes into a queue of bounded size, and a thread of its own writes what is there. Where
 //! standard error takes nothing (a full disk, a pipe that nobody reads) lines are lost and counted, and
 //! that is told once it takes some again. Nothing in this program writes to standard error in another way
 //! once [`start`] was called.

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["stored"],
     &["fill", "telemetry", "passes", "ready", "searches", "interim", "breaker", "request_body"],
     &["store"],
-    &["rules", "upstream"],
+    &["refusals", "rules", "upstream"],
     &["flight", "body", "forwarding"],
     &["fetch", "access", "listen", "respond"],
     &["target"],
