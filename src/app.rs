@@ -20,12 +20,14 @@ use crate::fill::Budget;
 use crate::flight::Flights;
 use crate::forwarding::{Signature, Trust};
 use crate::hit_for_miss::HitForMiss;
-use crate::proxy::Proxy;
+use crate::listen::{self, Listen, ListenError, Sockets};
+use crate::proxy::{Failures, Proxy};
 use crate::recent::Recent;
+use crate::refusals::Refusals;
 use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;
-use crate::server::{self, Listen, Sockets, Worker};
+use crate::server::Worker;
 use crate::store::Store;
 use crate::store::backend::CheckFailure;
 use crate::store::durable::{self, Durable};
@@ -40,7 +42,7 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub enum StartError {
     /// An address can't be listened on.
-    Listen(io::Error),
+    Listen(ListenError),
     /// The durable tier can't be used.
     Durable(CheckFailure),
     /// A thread or runtime can't be made.
@@ -107,8 +109,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         durable.prepare(threads);
     }
     // Bound last: nobody connects to a Larder that may not come up.
-    let (sockets, addresses) = server::bind(&config.server.listen, threads).map_err(StartError::Listen)?;
-    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?;
+    let (sockets, addresses) = listen::bind("server.listen", &config.server.listen, threads, config.server.socket_mode)
+        .map_err(StartError::Listen)?;
+    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
     let store = Store::new(memory, durable, purges, clock.clone());
     let fetcher = Fetcher {
         store,
@@ -144,6 +147,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         cache: config.cache.clone(),
         metrics,
         access_log: config.log.access,
+        failures: Failures::new(),
         upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
         max_buffered: usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX),
     });
@@ -151,8 +155,11 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let stop = CancellationToken::new();
     let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
     let mut admin_address = None;
+    let server_config = Arc::new(config.server);
+    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), proxy.fetcher.clock.clone()));
     if let Some((sockets, bound)) = admin {
-        let admin = Admin { proxy: Arc::clone(&proxy), token: config.admin.token.clone(), stop: stop.clone() };
+        let (limits, refusals) = (Arc::clone(&server_config), Arc::clone(&refusals));
+        let admin = Admin::new(Arc::clone(&proxy), &config.admin, limits, refusals, stop.clone());
         let _guard = control.enter();
         control.spawn(async move {
             if let Err(why) = admin.run(sockets).await {
@@ -161,13 +168,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         });
         admin_address = Some(bound);
     }
-    let server_config = Arc::new(config.server);
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let worker = Worker {
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server_config),
             metrics: proxy.metrics.worker(index),
+            refusals: Arc::clone(&refusals),
             stop: stop.clone(),
         };
         workers.push(start_worker(index, worker, sockets).map_err(StartError::Runtime)?);

@@ -2,13 +2,15 @@
 //! (`share`); what no stored response may answer is passed on (`forward`).
 
 mod explain;
+mod failures;
 mod forward;
 mod purge;
 mod reply;
 mod share;
 
 pub use self::explain::Question;
-pub use self::purge::{PurgeError, What};
+pub use self::failures::Failures;
+pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
 
 use std::borrow::Cow;
@@ -19,6 +21,7 @@ use http::{Method, Request, Version};
 use hyper::body::Incoming;
 
 use self::reply::Step;
+use crate::access::Line;
 use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
@@ -54,6 +57,8 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     /// Whether every request is logged.
     pub access_log: bool,
+    /// The failures that were logged lately.
+    pub failures: Failures,
     /// What a request's body may be.
     pub upload_limits: Limits,
     /// The bytes that fetches under way may hold before requests that need another are refused.
@@ -87,7 +92,7 @@ impl Proxy {
         } else {
             Original::of_peer()
         };
-        let access = self.access_log.then(|| Box::new(crate::access::Line::begin(peer, &request)));
+        let access = self.access_log.then(|| Box::new(Line::begin(&self.trust, peer, &request)));
         if present.has(Present::VIA) && self.fetcher.signature.is_in(request.headers()) {
             return Reply::new(worker, outlet, access, self.labelled(refused(&LOOP), None));
         }
@@ -222,6 +227,7 @@ impl Proxy {
 
     fn label_answer(&self, (status, response): &mut Answer, target: Option<&Target<'_>>) {
         self.put_label(target, status, response.headers_mut());
+        self.tell_failure(target, response);
     }
 
     /// A step that is an answer of our own.

@@ -15,7 +15,7 @@ use crate::fetch::{Fetched, ForLeader, Plan};
 use crate::fill::FillReader;
 use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
 use crate::hit_for_miss::{Pass, Selection};
-use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unavailable};
+use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::storage::{self, NotStorable};
@@ -140,7 +140,7 @@ impl Proxy {
                     selection = own;
                 }
                 Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || left(patience).is_zero() => {
-                    return failed(&unavailable(&error), plan.fwd);
+                    return unanswered(&error, plan.fwd);
                 }
                 Outcome::Failed(_) => {}
             }
@@ -250,7 +250,7 @@ impl Proxy {
                 add_age(response.headers_mut());
                 (CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) }, response)
             }
-            Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
+            Fetched::Failed(error, fwd) => unanswered(&error, fwd),
             // Those go through `answer_found`.
             Fetched::Apart(..) => {
                 failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss)

@@ -18,6 +18,7 @@ mod hostile;
 mod large;
 mod layers;
 mod levers;
+mod operator;
 mod places;
 mod properties;
 mod purging;
