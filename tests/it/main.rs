@@ -8,6 +8,7 @@
 mod binary;
 mod caching;
 mod cancellation;
+mod capacity;
 mod conformance;
 mod corpus;
 mod faults;
@@ -21,8 +22,10 @@ mod properties;
 mod purging;
 mod regressions;
 mod resilience;
+mod rights;
 mod s3;
 mod sharing;
 mod support;
 mod tiers;
 mod upkeep;
+mod writes;
