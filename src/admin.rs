@@ -230,11 +230,6 @@ impl Admin {
                 "Whether the durable tier is known to be down, or not to take writes.",
                 u64::from(fetcher.store.durable().is_some_and(crate::store::durable::Durable::is_down)),
             ),
-            gauge(
-                "larder_durable_writes_waiting",
-                "Whether the durable tier is known not to take writes, so that they wait.",
-                u64::from(fetcher.store.durable().is_some_and(crate::store::durable::Durable::are_writes_waiting)),
-            ),
             gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
             gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
             gauge(

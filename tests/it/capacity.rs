@@ -49,7 +49,7 @@ fn used(directory: &Path) -> u64 {
         .sum()
 }
 
-/// Whether `name` is there after all that waits was written.
+/// What a sweep would remove.
 fn bodies_without_heads(url: &str) -> String {
     let swept = larder(&[]).args(["sweep", "--dry-run", "--min-age", "0s", "--set", url]).output().expect("it runs");
     String::from_utf8_lossy(&swept.stdout).into_owned()
@@ -89,7 +89,7 @@ fn a_flood_never_takes_the_directory_past_its_capacity() {
         assert!(larder.metric("larder_durable_bytes") <= CAPACITY);
         assert_eq!(larder.metric("larder_durable_lost_total{why=\"no-room\"}"), 0, "{}", larder.log());
         // What came last is there; what is not there is known not to be.
-        let newest = format!("/{}", count - 1);
+        let newest = format!("/{}", (0..count).rfind(|n| n % 3 > 0).expect("a number"));
         assert_eq!(client.get(&newest, "").hit(), Some("durable"));
         let not_found = || larder.metric("larder_durable_operations_total{op=\"get\",outcome=\"not-found\"}");
         let before = not_found();
@@ -199,9 +199,6 @@ fn a_full_disk_is_the_capacity_and_fails_nobody() {
         assert_eq!(larder.metric("larder_durable_down "), 0);
         let lost = larder.metric("larder_durable_lost_total{why=\"no-room\"}");
         assert!(lost < 40, "{lost}");
-        // Nothing of ours is in the way of what fills it now.
-        let files: Vec<PathBuf> = files(&directory.path().join("larder-1/o"));
-        drop(files);
         assert_eq!(larder.purge("http://site.example/399").status(), 200, "the journal finds room");
         assert_eq!(client.get("/399", "").hit(), None);
     });

@@ -129,7 +129,9 @@ fn a_sweep_of_what_is_no_cache_is_an_error_and_makes_nothing() {
     let refused = run(&place, &["sweep"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("nothing lies below \"any/prefix/larder-1/\""), "{}", said(&refused));
-    let refused = run(&place, &["sweep", "--set", "durable.url=s3://no-such-bucket"]);
+    let sets = place.sets.iter().map(|set| set.replace("s3://larder-bucket", "s3://no-such-bucket"));
+    let sets: Vec<String> = sets.flat_map(|set| ["--set".to_owned(), set]).collect();
+    let refused = larder(&[]).arg("sweep").args(sets).output().expect("it runs");
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("there is no bucket \"no-such-bucket\""), "{}", said(&refused));
 }

@@ -119,6 +119,17 @@ impl Flow {
 }
 
 impl Inner {
+    /// Writes the probe, which shows whether the place takes writes.
+    pub(super) async fn write_probe(&self) -> Result<(), BackendError> {
+        let probe = [Bytes::from_static(PROBE)];
+        match tokio::time::timeout(PROBE_TIMEOUT, self.backend.put(&self.probe, &probe)).await {
+            // A full disk takes what it is given once something was evicted.
+            Ok(Err(error)) if error.trouble == Trouble::Full => Ok(()),
+            Ok(written) => written,
+            Err(_) => Err(BackendError::new(Trouble::Unreachable, "the probe is not written in time")),
+        }
+    }
+
     /// A write, or a deletion, failed: after so many on end nothing is written until the probe is.
     pub(super) fn write_failed(self: &Arc<Self>, error: &BackendError) {
         if error.trouble == Trouble::Unreachable {
@@ -153,16 +164,9 @@ impl Inner {
                     break;
                 }
                 pause = pause.mul_f64(1.25).min(first * MOST_PAUSES);
-                let probe = [Bytes::from_static(PROBE)];
-                match tokio::time::timeout(PROBE_TIMEOUT, this.backend.put(&this.probe, &probe)).await {
-                    // A full disk takes what it is given once something was evicted.
-                    Ok(Ok(())) => break,
-                    Ok(Err(error)) if error.trouble == Trouble::Full => break,
-                    Ok(Err(error)) => this.say_error(DurableOp::Put, &error),
-                    Err(_) => this.say_error(
-                        DurableOp::Put,
-                        &BackendError::new(Trouble::Unreachable, "it does not answer in time"),
-                    ),
+                match this.write_probe().await {
+                    Ok(()) => break,
+                    Err(error) => this.say_error(DurableOp::Put, &error),
                 }
             }
             this.flow.succeeded();

@@ -519,12 +519,7 @@ impl Durable {
 
     /// Whether the tier is known to be down, or not to take writes.
     pub fn is_down(&self) -> bool {
-        self.inner.breaker.is_open() || self.are_writes_waiting()
-    }
-
-    /// Whether the tier is known not to take writes, so that they wait.
-    pub fn are_writes_waiting(&self) -> bool {
-        !self.inner.flow.is_flowing()
+        self.inner.breaker.is_open() || !self.inner.flow.is_flowing()
     }
 
     /// See [`Config::poll_interval`].

@@ -172,6 +172,17 @@ impl Inner {
             self.write_failed(&error);
             if self.flow.is_flowing() {
                 self.back_off(attempts.made).await;
+                self.tell_whose_failure(&attempts).await;
+            }
+        }
+    }
+
+    /// Where nothing else is written that would show whether the place takes writes, the probe is.
+    async fn tell_whose_failure(self: &Arc<Self>, attempts: &Attempts) {
+        if attempts.made > 1 && self.flow.done() == attempts.done && self.flow.is_flowing() {
+            match self.write_probe().await {
+                Ok(()) => self.flow.succeeded(),
+                Err(error) => self.write_failed(&error),
             }
         }
     }
