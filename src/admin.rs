@@ -254,6 +254,7 @@ impl Admin {
         let (queued, queued_bytes) =
             fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::queue_depth);
         let gauge = |name, help, value| Gauge { name, help, value };
+        let (held, capacity) = fetcher.store.durable().map_or((0, 0), crate::store::durable::Durable::held);
         let index = |of: fn(&Index) -> u64| fetcher.store.durable().map_or(0, |durable| of(durable.index()));
         let text = self.proxy.metrics.render(&[
             gauge("larder_memory_objects", "Objects in the memory tier.", objects),
@@ -285,9 +286,11 @@ impl Admin {
                 fetcher.store.durable().map_or(0, crate::store::durable::Durable::uploads),
             ),
             gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
+            gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
+            gauge("larder_durable_capacity_bytes", "Bytes that it may hold; 0: any number.", capacity),
             gauge(
                 "larder_durable_down",
-                "Whether the durable tier is known to be down.",
+                "Whether the durable tier is known to be down, or not to take writes.",
                 u64::from(fetcher.store.durable().is_some_and(crate::store::durable::Durable::is_down)),
             ),
             gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),

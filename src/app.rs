@@ -239,8 +239,8 @@ impl Running {
             let _ = worker.join();
         }
         if let Some(durable) = self.proxy.fetcher.store.durable() {
-            let left = self.control.block_on(durable.drain(durable.drain_timeout()));
-            durable::report_drain(left);
+            let drained = self.control.block_on(durable.drain(durable.drain_timeout()));
+            durable::report_drain(&drained, durable.drain_timeout());
         }
         for path in &self.unix_sockets {
             let _ = std::fs::remove_file(path);

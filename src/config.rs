@@ -233,6 +233,7 @@ fn read_durable(r: &mut Reader, d: &store::durable::Config) -> store::durable::C
     store::durable::Config {
         location,
         required: r.flag("durable.required", d.required),
+        capacity: r.size("durable.capacity", d.capacity, 0, 1 << 50),
         lookup_timeout: r.duration("durable.lookup_timeout", d.lookup_timeout),
         min_lifetime: r.duration_or_zero("durable.min_lifetime", d.min_lifetime),
         retain: r.duration_or_zero("durable.retain", d.retain),

@@ -146,6 +146,31 @@ pub enum DurableOp {
     Delete,
 }
 
+impl DurableOp {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
+/// Why a response that was to be written to the durable tier was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The queue was full.
+    QueueFull,
+    /// The tier takes others, but not this one.
+    NotTaken,
+    /// There was no room, also after something was evicted.
+    NoRoom,
+    /// Its writing as it came in failed, or too many were written so.
+    Upload,
+}
+
+const LOST: [(Lost, &str); 4] = [
+    (Lost::QueueFull, "queue-full"),
+    (Lost::NotTaken, "not-taken"),
+    (Lost::NoRoom, "no-room"),
+    (Lost::Upload, "upload"),
+];
+
 /// How it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DurableOutcome {
@@ -159,7 +184,7 @@ pub enum DurableOutcome {
     TimedOut,
     /// The object could not be read as one of ours: truncated, corrupt, foreign, or unknown.
     Unreadable,
-    /// The write queue was full, or closed.
+    /// Given up: the queue was full, or the tier did not take it.
     Dropped,
 }
 
@@ -290,6 +315,11 @@ pub struct Metrics {
     requests: [Counter; CLASSES.len()],
     prices: OnceLock<Prices>,
     saved: [Counter; SAVED.len()],
+    lost: [Counter; LOST.len()],
+    /// What was evicted from a directory to keep it to its capacity: objects, and their bytes on disk.
+    pub durable_evicted_objects: Counter,
+    /// See `durable_evicted_objects`.
+    pub durable_evicted_bytes: Counter,
     /// Times that the durable tier became known to be down.
     pub durable_downs: Counter,
     /// Records that were read from the journal, and those that could not be.
@@ -325,6 +355,9 @@ impl Metrics {
             requests: Default::default(),
             prices: OnceLock::new(),
             saved: Default::default(),
+            lost: Default::default(),
+            durable_evicted_objects: Counter::default(),
+            durable_evicted_bytes: Counter::default(),
             durable_downs: Counter::default(),
             journal_read: Counter::default(),
             journal_unreadable: Counter::default(),
@@ -415,6 +448,17 @@ impl Metrics {
             let value: u64 = self.workers.iter().map(|worker| worker.not_stored[why as usize].value()).sum();
             let _ = writeln!(out, "larder_not_stored_total{{reason=\"{}\"}} {value}", why.as_str());
         }
+    }
+
+    /// Counts a response that was to be written to the durable tier and was not.
+    pub fn lost(&self, why: Lost) {
+        self.lost[why as usize].add_one();
+    }
+
+    /// Why such responses were not written, with their number: those reasons that there were.
+    pub fn losses(&self) -> Vec<(Lost, u64)> {
+        let all = LOST.iter().map(|(why, _)| (*why, self.lost[*why as usize].value()));
+        all.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Writes every counter as Prometheus text. `gauges` are the numbers that others keep.
@@ -548,6 +592,27 @@ impl Metrics {
         for (why, word) in SAVED {
             let value = self.saved[why as usize].value();
             let _ = writeln!(out, "larder_durable_saved_total{{why=\"{word}\"}} {value}");
+        }
+        header(
+            out,
+            "larder_durable_lost_total",
+            "counter",
+            "Responses that were to be written to the durable tier and were not, and why.",
+        );
+        for (why, word) in LOST {
+            let value = self.lost[why as usize].value();
+            let _ = writeln!(out, "larder_durable_lost_total{{why=\"{word}\"}} {value}");
+        }
+        for (name, help, value) in [
+            (
+                "larder_durable_evicted_objects_total",
+                "Objects evicted to keep the directory to its capacity.",
+                self.durable_evicted_objects.value(),
+            ),
+            ("larder_durable_evicted_bytes_total", "Their bytes.", self.durable_evicted_bytes.value()),
+        ] {
+            header(out, name, "counter", help);
+            let _ = writeln!(out, "{name} {value}");
         }
         header(
             out,

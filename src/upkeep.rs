@@ -8,14 +8,14 @@ use bytes::Bytes;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::rfc9111::freshness::{HEURISTIC_MAX, LifetimePolicy};
+use crate::rfc9111::freshness::HEURISTIC_MAX;
 use crate::rfc9111::vary::Nominated;
 use crate::rules::Rules;
-use crate::store::backend::{Backend, BackendError};
-use crate::store::durable::{MAX_HEAD, place};
+use crate::store::backend::{Backend, BackendError, Trouble};
+use crate::store::durable::{MAX_HEAD, body_of, place};
 use crate::store::names::{Kind, Names};
 use crate::store::s3::Lifecycle;
-use crate::stored::encoding::{DecodeError, DurableBody, Object, decode, key_of};
+use crate::stored::encoding::{DecodeError, Object, decode, key_of};
 use crate::telemetry::Metrics;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -33,10 +33,8 @@ pub fn days(config: &Config, longest: Option<Duration>) -> i32 {
 
 async fn open(config: &Config) -> Result<(Backend, Names), String> {
     let metrics = Metrics::new(1);
-    let place = place(&config.durable.location, &config.cache.key_prefix, &metrics, &Clock::system()).await;
-    let (backend, names) = place.ok_or("durable.url is \"off\": there is nothing to keep up")?;
-    backend.check().await.map_err(|failure| failure.to_string())?;
-    Ok((backend, names))
+    let place = place(&config.durable, &config.cache.key_prefix, &metrics, &Clock::system()).await;
+    place.ok_or_else(|| "durable.url is \"off\": there is nothing to keep up".into())
 }
 
 /// The bucket's lifecycle rules that fit the configuration: printed, or installed; one line each, for people.
@@ -46,22 +44,25 @@ pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) 
         return Err("a directory has no lifecycle rules: run \"larder sweep\" from time to time".into());
     };
     let wanted = Lifecycle { root: names.root().to_owned(), days: days(config, longest) };
-    let text = |error: BackendError| error.to_string();
     if apply {
-        let mut lines = store.install_lifecycle(&wanted).await.map_err(text)?;
+        let mut lines = store.install_lifecycle(&wanted).await.map_err(|error| error.to_string())?;
         lines.push("installed".into());
         return Ok(lines);
     }
     let mut lines = vec![format!("{:#}", wanted.to_json())];
     match store.compare_lifecycle(&wanted).await {
         Ok(changes) => lines.extend(changes),
-        Err(error) => lines.push(format!("what the bucket has now can't be read: {error}")),
+        // They can be printed for somebody who has the right to install them.
+        Err(error) if error.trouble == Trouble::Refused && store.is_there(names.root()).await => {
+            lines.push(format!("what the bucket has now can't be read: {error}"));
+        }
+        Err(error) => return Err(error.to_string()),
     }
     Ok(lines)
 }
 
 /// What a sweep found, and removed unless it was told not to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swept {
     /// Separate bodies that were looked at.
     pub bodies: u64,
@@ -69,8 +70,8 @@ pub struct Swept {
     pub orphans: u64,
     /// Responses past their retention, in a directory.
     pub expired: u64,
-    /// What was left of writing that was interrupted.
-    pub unfinished: u64,
+    /// What was left of writing that was interrupted; why it is not known, where it may not be looked for.
+    pub unfinished: Result<u64, String>,
 }
 
 impl Swept {
@@ -78,8 +79,12 @@ impl Swept {
     pub fn in_words(&self, is_dry: bool) -> String {
         let Self { bodies, orphans, expired, unfinished } = self;
         let word = if is_dry { "to be removed" } else { "removed" };
+        let unfinished = match unfinished {
+            Ok(unfinished) => format!("{unfinished} unfinished writes"),
+            Err(why) => format!("and unfinished writes left to the bucket's lifecycle rules: {why}"),
+        };
         format!(
-            "of {bodies} separate bodies {orphans} that nothing leads to {word}, {expired} expired responses, {unfinished} unfinished writes"
+            "of {bodies} separate bodies {orphans} that nothing leads to {word}, {expired} expired responses, {unfinished}"
         )
     }
 }
@@ -96,6 +101,7 @@ pub struct Sweep {
 /// Removes what nothing leads to any more.
 pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Swept, String> {
     let (backend, names) = open(config).await?;
+    backend.look_for_cache(names.root()).await.map_err(|failure| format!("durable.url: {failure}"))?;
     let rules = Rules::new(&config.cache, config.rules.clone(), Nominated::default());
     let sweeper = Sweeper { backend: &backend, names: &names, config, rules, sweep, clock };
     sweeper.run().await.map_err(|error| error.to_string())
@@ -112,18 +118,24 @@ struct Sweeper<'a> {
 
 impl Sweeper<'_> {
     async fn run(&self) -> Result<Swept, BackendError> {
-        let mut swept = Swept::default();
+        let mut swept = Swept { bodies: 0, orphans: 0, expired: 0, unfinished: Ok(0) };
         let age = i64::try_from(self.sweep.min_age.as_millis()).unwrap_or(i64::MAX);
         // By the clock of the place, which dates its objects.
         let before = self.clock.now().plus_millis(self.backend.clock_offset()).plus_millis(-age);
         for first in 0..=u8::MAX {
             self.sweep_shard(first, before, &mut swept).await?;
         }
-        swept.unfinished = match self.backend {
-            Backend::S3(store) => store.end_uploads(self.names.root(), before, self.sweep.is_dry).await?,
-            Backend::File(store) => store.remove_unfinished(self.names.root(), before, self.sweep.is_dry).await?,
+        let (root, is_dry) = (self.names.root(), self.sweep.is_dry);
+        let unfinished = match self.backend {
+            Backend::S3(store) => store.end_uploads(root, before, is_dry).await,
+            Backend::File(store) => store.remove_unfinished(root, before, is_dry).await,
             #[cfg(test)]
-            Backend::Simulated(_) => 0,
+            Backend::Simulated(_) => Ok(0),
+        };
+        // The right to list uploads can't be narrowed to a prefix, so that there may be none.
+        swept.unfinished = match unfinished {
+            Err(error) if error.trouble == Trouble::Refused => Err(error.to_string()),
+            unfinished => Ok(unfinished?),
         };
         Ok(swept)
     }
@@ -195,15 +207,6 @@ impl Sweeper<'_> {
 
 fn half(hash: u128) -> u64 {
     u64::try_from(hash >> 64).unwrap_or(u64::MAX)
-}
-
-/// The separate body that an object leads to.
-fn body_of(object: &Bytes) -> Option<u128> {
-    let key = key_of(object).ok()?;
-    match decode(object, &key, &LifetimePolicy::default()).ok()? {
-        Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id()),
-        Object::Response { .. } | Object::Vary(_) => None,
-    }
 }
 
 /// Runs one of these on a runtime of its own.

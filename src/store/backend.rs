@@ -10,6 +10,9 @@ use crate::clock::Timestamp;
 use super::file::{FilePieces, FileStore, FileUpload};
 use super::s3::{S3Pieces, S3Store, S3Upload};
 
+/// What the object says that is written to find out whether that is allowed.
+pub const PROBE: &[u8] = b"Larder writes this to find out whether it may.\n";
+
 /// A place for durable objects. Names are relative, with slashes, and never empty.
 #[derive(Debug)]
 pub enum Backend {
@@ -40,13 +43,55 @@ pub struct Page {
     pub is_last: bool,
 }
 
+/// What kind of trouble an operation met, by what is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The place does not answer, or not in time: it is tried again.
+    Unreachable,
+    /// The place answers that it can't, or makes no sense: it is tried again.
+    Failing,
+    /// The place does not allow it (rights, keys, a lock, a wrong bucket or clock): it is tried again, seldom, until
+    /// somebody changes that.
+    Refused,
+    /// The place does not take this one object, and takes others: it is not tried again.
+    Unacceptable,
+    /// There is no room, also after what could be evicted was.
+    Full,
+}
+
+impl Trouble {
+    /// How many kinds there are.
+    pub const COUNT: usize = 5;
+}
+
 /// An operation failed. The caller counts it and goes on without the durable tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendError(pub String);
+pub struct BackendError {
+    /// What kind of trouble it is.
+    pub trouble: Trouble,
+    text: String,
+}
+
+impl BackendError {
+    /// One of a kind, with a sentence that names the object.
+    pub fn new(trouble: Trouble, text: impl Into<String>) -> Self {
+        Self { trouble, text: text.into() }
+    }
+
+    /// One that may be over the next time.
+    pub fn failing(text: impl Into<String>) -> Self {
+        Self::new(Trouble::Failing, text)
+    }
+
+    /// The sentence.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
 
 impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -65,13 +110,31 @@ impl fmt::Display for CheckFailure {
 impl std::error::Error for CheckFailure {}
 
 impl Backend {
-    /// Whether the place is there and may be used.
-    pub async fn check(&self) -> Result<(), CheckFailure> {
+    /// Whether the place is there and may be used, also to write: the object `probe` is written and read again. It has
+    /// the same name always, and stays.
+    pub async fn check(&self, root: &str, probe: &str) -> Result<(), CheckFailure> {
         match self {
-            Self::File(store) => store.check().await,
-            Self::S3(store) => store.check().await,
+            Self::File(store) => store.check(probe).await,
+            Self::S3(store) => store.check(root, probe).await,
             #[cfg(test)]
             Self::Simulated(store) => store.check().await,
+        }
+    }
+
+    /// Whether there is a cache below `root`, for whoever keeps it up. Nothing is made or written.
+    pub async fn look_for_cache(&self, root: &str) -> Result<(), CheckFailure> {
+        match self {
+            Self::File(store) => store.look_for_cache(root).await,
+            Self::S3(store) => store.look_for_cache(root).await,
+            #[cfg(test)]
+            Self::Simulated(store) => store.check().await,
+        }
+    }
+
+    /// Notes that the object `name` was used, where that decides on what is evicted.
+    pub fn note_use(&self, name: &str) {
+        if let Self::File(store) = self {
+            store.room().note_use(name);
         }
     }
 
@@ -160,7 +223,7 @@ impl Backend {
             Self::File(store) => store.begin(name).await.map(Upload::File),
             Self::S3(store) => Ok(Upload::S3(store.begin(name))),
             #[cfg(test)]
-            Self::Simulated(_) => Err(BackendError(format!("{name}: large bodies are not simulated"))),
+            Self::Simulated(_) => Err(BackendError::failing(format!("{name}: large bodies are not simulated"))),
         }
     }
 

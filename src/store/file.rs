@@ -2,48 +2,106 @@
 //! a whole object or none, also after `kill -9`.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tracing::warn;
 
-use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
-use crate::clock::Timestamp;
+use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
+use super::room::{Content, NoRoom, Patience, Reserved, Room};
+use crate::clock::{Clock, Timestamp};
 
 /// How much is read from a file at a time.
 const PIECE: usize = 256 * 1024;
+
+/// Files and directories that are made here are for their owner alone.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// A file that is read is dated anew when that was last done so long ago: what is evicted goes by that.
+const DATED_EVERY: Duration = Duration::from_secs(3600);
+
+/// So often a write to a full disk is tried, each time after something was evicted.
+const ATTEMPTS: u32 = 3;
 
 /// A directory of objects.
 #[derive(Debug)]
 pub struct FileStore {
     root: PathBuf,
+    /// What all names begin with.
+    base: String,
+    room: Arc<Room>,
 }
 
 impl FileStore {
-    /// A store in `root`, which [`FileStore::check`] makes.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root }
+    /// A store in `root`, which [`FileStore::check`] makes, of names that begin with `base`. It may take `capacity`
+    /// bytes; 0: any number.
+    pub fn new(root: PathBuf, base: &str, capacity: u64) -> Self {
+        Self { root, base: base.to_owned(), room: Room::new(capacity) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// Makes the directory and tries to write to it.
-    pub async fn check(&self) -> Result<(), CheckFailure> {
-        let attempt = async {
-            fs::create_dir_all(&self.root).await?;
-            let probe = self.root.join(format!(".probe-{:016x}", fastrand::u64(..)));
-            fs::write(&probe, b"").await?;
-            fs::remove_file(&probe).await
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// How much of it is used.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+
+    fn content(&self, name: &str) -> Content {
+        match name.strip_prefix(&self.base).map(|rest| rest.get(..2)) {
+            Some(Some("o/")) => Content::Object,
+            Some(Some("b/")) => Content::Body,
+            Some(_) | None => Content::Journal,
+        }
+    }
+
+    /// Makes the directory and writes the object `probe` in it. A full disk is no failure: what it holds is of use.
+    pub async fn check(&self, probe: &str) -> Result<(), CheckFailure> {
+        let root = self.root.clone();
+        let made = on_a_thread("the directory", move || make_directory(&root)).await;
+        let written = match made {
+            Ok(()) => self.put(probe, &[Bytes::from_static(PROBE)]).await,
+            failed => failed,
         };
-        attempt.await.map_err(|error| {
-            CheckFailure(format!(
+        match written {
+            Err(error) if error.trouble == Trouble::Full => {
+                warn!("the disk of the directory {} is full: {error}", self.root.display());
+                Ok(())
+            }
+            Err(error) => Err(CheckFailure(format!(
                 "the directory {} can't be written to ({error}); make it writable, or set durable.url",
                 self.root.display()
-            ))
-        })
+            ))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Whether a Larder keeps its objects here, below `base`.
+    pub async fn look_for_cache(&self, base: &str) -> Result<(), CheckFailure> {
+        let (root, below) = (self.root.clone(), self.path(base));
+        let seen = on_a_thread("the directory", move || Ok((root.is_dir(), below.is_dir()))).await;
+        let why = match seen {
+            Ok((true, true)) => return Ok(()),
+            Ok((true, false)) => format!("is not one that Larder keeps objects in: it has no directory {base}"),
+            Ok((false, _)) => "does not exist".to_owned(),
+            Err(error) => format!("can't be looked at ({error})"),
+        };
+        Err(CheckFailure(format!(
+            "the directory {} {why}; check durable.url and cache.key_prefix, which have to be those that Larder runs with",
+            self.root.display()
+        )))
     }
 
     /// The object `name`, if there is one of at most `limit` bytes.
@@ -55,24 +113,35 @@ impl FileStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let len = file.metadata()?.len();
+            let metadata = file.metadata()?;
+            let len = metadata.len();
             if len > limit {
                 return Ok(Some(Err(len)));
+            }
+            let now = Clock::system().now();
+            let age = metadata.modified().map_or(0, |modified| now.millis_since(modified.into()));
+            if Duration::from_millis(u64::try_from(age).unwrap_or(0)) > DATED_EVERY {
+                // Else it is evicted earlier than it should be.
+                let _ = file.set_modified(now.into());
             }
             let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
             file.read_to_end(&mut bytes)?;
             Ok(Some(Ok(Bytes::from(bytes))))
         });
         let too_large =
-            |len| BackendError(format!("{name} has {len} bytes, more than the {limit} of any object of ours"));
-        read.await?.transpose().map_err(too_large)
+            |len| BackendError::failing(format!("{name} has {len} bytes, more than the {limit} of any object of ours"));
+        let found = read.await?.transpose().map_err(too_large)?;
+        if found.is_some() {
+            self.room.note_use(name);
+        }
+        Ok(found)
     }
 
     /// The object `name`, piece by piece, if there is one of `len` bytes.
     pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
         let Some((file, actual)) = self.open(name).await? else { return Ok(None) };
         if actual != len {
-            return Err(BackendError(format!("{name} has {actual} bytes instead of {len}")));
+            return Err(BackendError::failing(format!("{name} has {actual} bytes instead of {len}")));
         }
         Ok(Some(Pieces::File(FilePieces { file, left: len, name: name.to_owned() })))
     }
@@ -81,7 +150,7 @@ impl FileStore {
     pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
         let Some((mut file, actual)) = self.open(name).await? else { return Ok(None) };
         if actual < end {
-            return Err(BackendError(format!("{name} has {actual} bytes, less than {end}")));
+            return Err(BackendError::failing(format!("{name} has {actual} bytes, less than {end}")));
         }
         file.seek(io::SeekFrom::Start(first)).await.map_err(|error| fault(name, &error))?;
         Ok(Some(Pieces::File(FilePieces { file, left: end.saturating_sub(first), name: name.to_owned() })))
@@ -93,8 +162,23 @@ impl FileStore {
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let aside = name_aside(&directory);
         let (into, path) = (directory.clone(), aside.clone());
+        let reserved = self.reserve(name, 0).await?;
         let file = on_a_thread(name, move || create(&into, &path)).await?;
-        Ok(FileUpload { file: file.into(), aside: Some(aside), target, directory, unsynced: 0, name: name.to_owned() })
+        Ok(FileUpload {
+            file: file.into(),
+            aside: Some(aside),
+            target,
+            directory,
+            unsynced: 0,
+            name: name.to_owned(),
+            reserved: Some(reserved),
+        })
+    }
+
+    async fn reserve(&self, name: &str, len: u64) -> Result<Reserved, BackendError> {
+        let content = self.content(name);
+        let how = if content == Content::Journal { Patience::AtOnce } else { Patience::Waits };
+        self.room.reserve(content, len, how).await.map_err(|NoRoom| no_room(name))
     }
 
     async fn open(&self, name: &str) -> Result<Option<(fs::File, u64)>, BackendError> {
@@ -110,6 +194,25 @@ impl FileStore {
 
     /// Writes the object `name`.
     pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+        let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let reserved = self.reserve(name, len).await?;
+        let mut attempt = 1;
+        loop {
+            match self.try_put(name, pieces).await {
+                Ok(replaced) => {
+                    reserved.settle(replaced);
+                    return Ok(());
+                }
+                Err(error) if error.trouble == Trouble::Full && attempt < ATTEMPTS && self.room.press(len).await => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes an object; the length of the one that it took the place of.
+    async fn try_put(&self, name: &str, pieces: &[Bytes]) -> Result<Option<u64>, BackendError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let pieces = pieces.to_vec();
@@ -186,11 +289,27 @@ impl FileStore {
 
     /// Deletes the object `name`; it is no error if there is none.
     pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
-        match fs::remove_file(self.path(name)).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(name, &error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        let (path, content, room) = (self.path(name), self.content(name), Arc::clone(&self.room));
+        on_a_thread(name, move || remove(&path, content, &room).map(|_| ())).await
     }
+}
+
+/// Removes a file, and the directories of its own that are empty without it; how long it was. It is no error if it is
+/// gone.
+pub fn remove(path: &Path, content: Content, room: &Room) -> io::Result<Option<u64>> {
+    let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let len = match std::fs::symlink_metadata(path).and_then(|found| std::fs::remove_file(path).map(|()| found.len())) {
+        Ok(len) => len,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    room.removed(content, len);
+    if content != Content::Journal {
+        // Those with something in them stay.
+        let mut directories = path.ancestors().skip(1).take(2);
+        while directories.next().is_some_and(|directory| std::fs::remove_dir(directory).is_ok()) {}
+    }
+    Ok(Some(len))
 }
 
 /// Lists the files below `directory`, a path with a slash at its end, but for those that are being written.
@@ -251,15 +370,26 @@ fn name_aside(directory: &Path) -> PathBuf {
     directory.join(format!(".{:016x}.tmp", fastrand::u64(..)))
 }
 
+/// Makes a directory, and those that it is in.
+fn make_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+}
+
 /// A new file, in a directory that may have to be made.
 fn create(directory: &Path, path: &Path) -> io::Result<std::fs::File> {
-    match std::fs::File::create_new(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(directory)?;
-            std::fs::File::create_new(path)
+    let open = || std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
+    let mut opened = open();
+    // One that is empty may be removed at any time.
+    for _ in 0..8 {
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_directory(directory)?;
+                opened = open();
+            }
+            opened => return opened,
         }
-        opened => opened,
     }
+    opened
 }
 
 fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<()> {
@@ -270,10 +400,13 @@ fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<(
     file.sync_all()
 }
 
-/// Puts a file that is written in its place in `directory`, so that it lasts through a loss of power.
-fn put_in_place(aside: &Path, target: &Path, directory: &Path) -> io::Result<()> {
+/// Puts a file that is written in its place in `directory`, so that it lasts through a loss of power. The length of
+/// the one that was there.
+fn put_in_place(aside: &Path, target: &Path, directory: &Path) -> io::Result<Option<u64>> {
+    let replaced = std::fs::symlink_metadata(target).ok().map(|metadata| metadata.len());
     std::fs::rename(aside, target)?;
-    std::fs::File::open(directory)?.sync_all()
+    std::fs::File::open(directory)?.sync_all()?;
+    Ok(replaced)
 }
 
 /// Does all of `work` on one thread that may wait for the disk: to hand each call over by itself costs as much
@@ -284,12 +417,25 @@ async fn on_a_thread<T: Send + 'static>(
 ) -> Result<T, BackendError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| fault(name, &error)),
-        Err(_) => Err(BackendError(format!("{name}: given up, since this process ends"))),
+        Err(_) => Err(BackendError::failing(format!("{name}: given up, since this process ends"))),
     }
 }
 
 fn fault(name: &str, error: &io::Error) -> BackendError {
-    BackendError(format!("{name}: {error}"))
+    use io::ErrorKind::{
+        FileTooLarge, InvalidFilename, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    let trouble = match error.kind() {
+        StorageFull | QuotaExceeded => Trouble::Full,
+        PermissionDenied | ReadOnlyFilesystem => Trouble::Refused,
+        FileTooLarge | InvalidFilename => Trouble::Unacceptable,
+        _ => Trouble::Failing,
+    };
+    BackendError::new(trouble, format!("{name}: {error}"))
+}
+
+fn no_room(name: &str) -> BackendError {
+    BackendError::new(Trouble::Full, format!("{name}: durable.capacity has no room for it"))
 }
 
 /// So many bytes are written between two syncs, so that the last one is not of gigabytes.
@@ -305,12 +451,25 @@ pub struct FileUpload {
     directory: PathBuf,
     unsynced: usize,
     name: String,
+    /// Taken when it is in its place.
+    reserved: Option<Reserved>,
 }
 
 impl FileUpload {
     /// Appends a piece.
     pub async fn write(&mut self, piece: &[u8]) -> Result<(), BackendError> {
-        self.try_write(piece).await.map_err(|error| fault(&self.name, &error))
+        if let Some(reserved) = &mut self.reserved {
+            let taken = reserved.grow(piece.len() as u64, Patience::Waits).await;
+            taken.map_err(|NoRoom| no_room(&self.name))?;
+        }
+        let written = self.try_write(piece).await.map_err(|error| fault(&self.name, &error));
+        if let (Err(error), Some(reserved)) = (&written, &self.reserved)
+            && error.trouble == Trouble::Full
+        {
+            // Too late for this one, of which nobody knows how much is written; the next one has room.
+            reserved.press().await;
+        }
+        written
     }
 
     async fn try_write(&mut self, piece: &[u8]) -> io::Result<()> {
@@ -329,8 +488,11 @@ impl FileUpload {
         self.try_sync().await.map_err(|error| fault(&self.name, &error))?;
         let Some(aside) = self.aside.clone() else { return Ok(()) };
         let (target, directory) = (self.target.clone(), self.directory.clone());
-        on_a_thread(&self.name, move || put_in_place(&aside, &target, &directory)).await?;
+        let replaced = on_a_thread(&self.name, move || put_in_place(&aside, &target, &directory)).await?;
         self.aside = None;
+        if let Some(reserved) = self.reserved.take() {
+            reserved.settle(replaced);
+        }
         Ok(())
     }
 

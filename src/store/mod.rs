@@ -11,7 +11,9 @@ pub mod memory;
 pub mod names;
 pub mod purge;
 pub mod queue;
+pub mod room;
 pub mod s3;
+pub mod seldom;
 #[cfg(test)]
 mod simulated;
 

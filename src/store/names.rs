@@ -7,6 +7,7 @@
 //! | `b/aa/bb/…` | a separate body |
 //! | `j/<time>-<maker>` | a record of the journal |
 //! | `s/<time>-<maker>` | a snapshot |
+//! | `probe` | written to find out whether that is allowed |
 //!
 //! All lie below `<prefix of the URL>/<key prefix>/larder-1/`.
 
@@ -81,6 +82,11 @@ impl Names {
     /// What the names of the journal's records begin with.
     pub fn journal(&self) -> String {
         format!("{}j/", self.root)
+    }
+
+    /// What is written to find out whether that is allowed.
+    pub fn probe(&self) -> String {
+        format!("{}probe", self.root)
     }
 
     /// What the names of snapshots begin with.

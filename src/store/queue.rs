@@ -80,6 +80,11 @@ impl Op {
         }
     }
 
+    /// Whether it writes a response.
+    pub fn is_put(&self) -> bool {
+        matches!(self, Self::Put { .. })
+    }
+
     /// The bytes it holds.
     pub fn bytes(&self) -> u64 {
         match self {
@@ -117,6 +122,8 @@ pub enum Waiting {
 pub struct Queue {
     objects: AtomicU64,
     bytes: AtomicU64,
+    /// Those of the operations that write a response.
+    puts: AtomicU64,
     /// What is outstanding and about no response.
     others: AtomicU64,
     /// Guarded by its lock: what is outstanding, by the key's hash.
@@ -125,6 +132,8 @@ pub struct Queue {
     retried: Mutex<HashSet<u128>>,
     /// The number of outstanding operations, for whoever waits for none.
     idle: watch::Sender<u64>,
+    /// The key that something of is being evicted. Set under the lock of `pending`.
+    evicting: watch::Sender<Option<u128>>,
 }
 
 impl Default for Queue {
@@ -132,10 +141,12 @@ impl Default for Queue {
         Self {
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            puts: AtomicU64::new(0),
             others: AtomicU64::new(0),
             pending: Mutex::default(),
             retried: Mutex::default(),
             idle: watch::Sender::new(0),
+            evicting: watch::Sender::new(None),
         }
     }
 }
@@ -144,6 +155,34 @@ impl Queue {
     /// Operations and bytes in the queue.
     pub fn depth(&self) -> (u64, u64) {
         (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// How many responses wait to be written.
+    pub fn puts(&self) -> u64 {
+        self.puts.load(Ordering::Relaxed)
+    }
+
+    /// Keeps operations on the key with this hash from being carried out, until [`Queue::end_evicting`]; `false` when
+    /// one is outstanding. One key at a time.
+    pub fn begin_evicting(&self, hash: u128) -> bool {
+        let pending = self.pending.lock();
+        if pending.contains_key(&hash) {
+            return false;
+        }
+        self.evicting.send_replace(Some(hash));
+        true
+    }
+
+    /// It is done.
+    pub fn end_evicting(&self) {
+        self.evicting.send_replace(None);
+    }
+
+    /// Waits while something of the key with this hash is evicted.
+    pub async fn until_evicted(&self, hash: u128) {
+        if *self.evicting.borrow() == Some(hash) {
+            let _ = self.evicting.subscribe().wait_for(|evicting| *evicting != Some(hash)).await;
+        }
     }
 
     /// What is outstanding for a key, as `request` would find it.
@@ -207,6 +246,7 @@ impl Queue {
             }
         }
         self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
+        self.puts.fetch_add(u64::from(op.is_put()), Ordering::Relaxed);
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.tell();
     }
@@ -248,8 +288,9 @@ impl Queue {
         }
     }
 
-    /// One operation of `bytes` has left the queue.
-    pub fn leave(&self, bytes: u64) {
+    /// One operation of `bytes` has left the queue, which wrote a response or not.
+    pub fn leave(&self, bytes: u64, is_put: bool) {
+        self.puts.fetch_sub(u64::from(is_put), Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.objects.fetch_sub(1, Ordering::Relaxed);
         self.tell();

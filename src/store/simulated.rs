@@ -205,5 +205,5 @@ impl Simulated {
 const PAGE: usize = 7;
 
 fn fault(name: &str) -> BackendError {
-    BackendError(format!("{name}: simulated"))
+    BackendError::failing(format!("{name}: simulated"))
 }

@@ -8,6 +8,7 @@
 mod binary;
 mod caching;
 mod cancellation;
+mod capacity;
 mod claims;
 mod conformance;
 mod corpus;
@@ -25,8 +26,10 @@ mod purging;
 mod reasons;
 mod regressions;
 mod resilience;
+mod rights;
 mod s3;
 mod sharing;
 mod support;
 mod tiers;
 mod upkeep;
+mod writes;

@@ -58,6 +58,11 @@ impl Place {
         Process::start(upstream, &sets)
     }
 
+    /// Where it keeps its files, if it does.
+    pub fn directory(&self) -> std::path::PathBuf {
+        self.directory.as_ref().expect("it keeps files").path().to_owned()
+    }
+
     /// Whether nothing in it changes but by what is asked of it here.
     pub fn is_directory(&self) -> bool {
         self.name == "file"

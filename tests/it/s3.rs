@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -28,7 +29,11 @@ pub struct S3 {
     pub seen: Arc<Mutex<Vec<(String, String, String)>>>,
     /// What goes wrong with its answers.
     pub fault: Arc<Mutex<Fault>>,
+    refusal: Arc<Mutex<Option<Refusal>>>,
 }
+
+/// What is answered instead, by method, path and query: status, code and message.
+type Refusal = Box<dyn Fn(&str, &str) -> Option<(u16, &'static str, &'static str)> + Send>;
 
 impl S3 {
     pub fn start(root: &Path, port: u16) -> Self {
@@ -43,18 +48,27 @@ impl S3 {
         let noted = Arc::clone(&seen);
         let fault = Arc::new(Mutex::new(Fault::None));
         let current = Arc::clone(&fault);
+        let refusal: Arc<Mutex<Option<Refusal>>> = Arc::default();
+        let refusing = Arc::clone(&refusal);
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 let (service, noted, current) = (service.clone(), Arc::clone(&noted), Arc::clone(&current));
+                let refusing = Arc::clone(&refusing);
                 let noting = service_fn(move |request: Request<Incoming>| {
                     let range = request.headers().get("range").map_or("", |range| range.to_str().unwrap_or("?"));
                     let what = (request.method().to_string(), request.uri().to_string(), range.to_owned());
                     let is_object = what.0 == "GET" && (what.1.contains("/o/") || what.1.contains("/b/"));
+                    let refused = refusing.lock().unwrap().as_ref().and_then(|refuse| refuse(&what.0, &what.1));
                     noted.lock().unwrap().push(what);
-                    let (answered, fault) =
-                        (hyper::service::Service::call(&service, request), *current.lock().unwrap());
-                    async move { Ok::<_, s3s::HttpError>(fault.spoil(is_object, answered.await?).await) }
+                    let fault = *current.lock().unwrap();
+                    let answered = hyper::service::Service::call(&service, request);
+                    async move {
+                        if let Some((status, code, message)) = refused {
+                            return Ok(refuse(status, code, message));
+                        }
+                        Ok::<_, s3s::HttpError>(fault.spoil(is_object, answered.await?).await)
+                    }
                 });
                 tokio::spawn(async move {
                     let _ =
@@ -62,12 +76,27 @@ impl S3 {
                 });
             }
         });
-        Self { address, root: root.to_owned(), runtime: Some(runtime), seen, fault }
+        Self { address, root: root.to_owned(), runtime: Some(runtime), seen, fault, refusal }
     }
 
     /// From now on this goes wrong.
     pub fn set_fault(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
+    }
+
+    /// From now on requests are refused for which `refuse` has an answer.
+    pub fn refuse(&self, refuse: impl Fn(&str, &str) -> Option<(u16, &'static str, &'static str)> + Send + 'static) {
+        *self.refusal.lock().unwrap() = Some(Box::new(refuse));
+    }
+
+    /// From now on none is.
+    pub fn allow(&self) {
+        *self.refusal.lock().unwrap() = None;
+    }
+
+    /// How many requests of this method there were for names with `part` in them.
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.seen.lock().unwrap().iter().filter(|(seen, path, _)| seen == method && path.contains(part)).count()
     }
 
     /// How many requests for an object there were.
@@ -99,6 +128,15 @@ impl S3 {
             "durable.lookup_timeout=20s".into(),
         ]
     }
+}
+
+/// An answer as S3 refuses.
+fn refuse(status: u16, code: &str, message: &str) -> hyper::Response<faults::AnyBody> {
+    let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    let body = http_body_util::Full::new(bytes::Bytes::from(text)).map_err(|never| match never {});
+    let mut answer = hyper::Response::new(body.boxed_unsync());
+    *answer.status_mut() = hyper::StatusCode::from_u16(status).expect("a status");
+    answer
 }
 
 impl Drop for S3 {

@@ -502,7 +502,7 @@ impl Larder {
     pub fn settle(&self) {
         let running = self.running();
         let durable = running.proxy().fetcher.store.durable().expect("a durable tier");
-        assert_eq!(running.control().block_on(durable.drain(PATIENCE)), 0);
+        assert_eq!(running.control().block_on(durable.drain(PATIENCE)).left(), 0);
     }
 
     /// The same, where there is a durable tier.

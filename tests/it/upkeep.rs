@@ -109,6 +109,34 @@ fn a_sweep_of_a_directory_removes_what_expired_and_what_was_not_finished() {
 }
 
 #[test]
+fn a_sweep_of_what_is_no_cache_is_an_error_and_makes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let missing = directory.path().join("mistyped");
+    std::fs::create_dir(directory.path().join("other")).expect("it is made");
+    for (path, word) in
+        [(missing.clone(), "does not exist"), (directory.path().join("other"), "is not one that Larder")]
+    {
+        let url = crate::binary::file_url(&path);
+        let swept = larder(&[]).args(["sweep", "--set", &url]).output().expect("it runs");
+        let told = said(&swept);
+        assert_eq!(swept.status.code(), Some(1), "{told}");
+        assert!(told.contains(word) && told.contains(&path.display().to_string()), "{told}");
+        assert!(told.contains("check durable.url"), "{told}");
+        assert_eq!(std::fs::read_dir(directory.path().join("other")).expect("it is there").count(), 0);
+    }
+    assert!(!missing.exists());
+    let place = Place::s3();
+    let refused = run(&place, &["sweep"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("nothing lies below \"any/prefix/larder-1/\""), "{}", said(&refused));
+    let sets = place.sets.iter().map(|set| set.replace("s3://larder-bucket", "s3://no-such-bucket"));
+    let sets: Vec<String> = sets.flat_map(|set| ["--set".to_owned(), set]).collect();
+    let refused = larder(&[]).arg("sweep").args(sets).output().expect("it runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("there is no bucket \"no-such-bucket\""), "{}", said(&refused));
+}
+
+#[test]
 fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
     let refused = run(&Place::file(), &["lifecycle"]);
     assert_eq!(refused.status.code(), Some(1));
@@ -117,13 +145,21 @@ fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
     // The longest rule and retain: 30 + 7 days, and one more.
     let rule = ["--set", "rule=[{path=\"/a\", timeout=\"720h\"}]"];
     let printed = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
-    for word in ["\"Days\": 38", "\"Prefix\": \"p/larder-1/o/\"", "new: \"larder objects p/larder-1/\""] {
+    for word in [
+        "\"NoncurrentDays\": 1",
+        "\"ExpiredObjectDeleteMarker\": true",
+        "\"Days\": 38",
+        "\"Prefix\": \"p/larder-1/o/\"",
+        "new: \"larder objects p/larder-1/\"",
+    ] {
         assert!(printed.contains(word), "{word} in {printed}");
     }
     let applied = run(&place, &[&["lifecycle", "--apply"][..], &rule].concat());
     assert!(applied.status.success() && said(&applied).contains("installed"), "{}", said(&applied));
     let again = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
     assert!(again.contains("as it is: \"larder objects p/larder-1/\"") && !again.contains("new:"), "{again}");
+    assert!(again.contains("as it is: \"larder leftovers p/larder-1/\""), "{again}");
+    assert!(again.contains("noncurrent versions deleted after 1 days, delete markers removed"), "{again}");
     let other = said(&run(&place, &["lifecycle", "--apply", "--longest", "100d"]));
     assert!(other.contains("instead of: \"larder objects p/larder-1/\""), "{other}");
     let elsewhere = said(&run(&place, &["lifecycle", "--apply", "--set", "cache.key_prefix=site"]));

@@ -94,7 +94,7 @@ impl Apart {
             while left > 0 {
                 let mut piece = match reader.next().await {
                     Ok(Some(piece)) => piece,
-                    Ok(None) => return self.fail(BackendError("the body ended early".into()), sender).await,
+                    Ok(None) => return self.fail(BackendError::failing("the body ended early"), sender).await,
                     Err(error) => return self.fail(error, sender).await,
                 };
                 piece = piece.split_off(usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len()));
@@ -124,7 +124,7 @@ impl Apart {
     }
 
     async fn fail(&self, error: BackendError, sender: &mpsc::Sender<Result<Bytes, BackendError>>) {
-        self.inner.unreadable(&self.name, &error.0);
+        self.inner.unreadable(&self.name, error.text());
         let _ = sender.send(Err(error)).await;
     }
 
@@ -134,7 +134,7 @@ impl Apart {
         let start = first / CHUNK * CHUNK;
         let stop = end.div_ceil(CHUNK).saturating_mul(CHUNK).min(self.len);
         let pieces = self.inner.backend.read_range(&self.name, start, stop).await?;
-        let pieces = pieces.ok_or_else(|| BackendError("its body is missing".into()))?;
+        let pieces = pieces.ok_or_else(|| BackendError::failing("its body is missing"))?;
         let next = usize::try_from(first / CHUNK).unwrap_or(usize::MAX);
         let checksums = Arc::clone(&self.checksums);
         Ok(BodyReader { pieces, pending: BytesMut::new(), left: stop.saturating_sub(start), checksums, next })
@@ -171,12 +171,12 @@ impl BodyReader {
         while self.pending.len() < want {
             match self.pieces.next().await? {
                 Some(piece) => self.pending.extend_from_slice(&piece),
-                None => return Err(BackendError("the body ended early".into())),
+                None => return Err(BackendError::failing("the body ended early")),
             }
         }
         let chunk = self.pending.split_to(want).freeze();
         if self.checksums.get(self.next) != Some(&encoding::chunk_checksum(&chunk)) {
-            return Err(BackendError("the body's checksum does not hold".into()));
+            return Err(BackendError::failing("the body's checksum does not hold"));
         }
         self.next += 1;
         self.left -= want as u64;
@@ -207,7 +207,7 @@ impl Inner {
             Ok(Some(first)) => Some(FoundBody::Streamed(first, reader)),
             Ok(None) => Some(FoundBody::Whole(Body::default())),
             Err(error) => {
-                self.unreadable(&name, &error.0);
+                self.unreadable(&name, error.text());
                 self.forget_head(head);
                 None
             }

@@ -163,6 +163,9 @@ impl Inner {
             if let Some(Object::Response { head, body }) =
                 self.object(&self.names.variant(key, hash), key, policy).await
             {
+                if is_known {
+                    self.backend.note_use(&self.names.primary(key));
+                }
                 // One that came from memory may have been removed there since: it does not go back.
                 let record = (!is_known).then_some(record);
                 return self.found(*head, body, looked, record).await;

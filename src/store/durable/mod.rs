@@ -10,13 +10,18 @@
 //!   deleted.
 
 mod body;
+mod drain;
+mod evict;
 mod examine;
+mod flow;
 mod lookup;
 mod upload;
 mod write;
 
 pub use self::body::{Apart, BodyReader, Wanted};
+pub use self::drain::{Drained, report_drain};
 pub use self::examine::Examined;
+use self::flow::Flow;
 pub use self::lookup::{Found, FoundBody, FoundResponse, Opening};
 pub use self::upload::Leave;
 
@@ -26,13 +31,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use super::admission::{Admission, Verdict};
-use super::backend::{Backend, BackendError, CheckFailure};
+use super::backend::{Backend, BackendError, CheckFailure, PROBE, Trouble};
 use super::file::FileStore;
 use super::index::Index;
 use super::journal::{Journal, Timing, Urgency};
@@ -41,11 +47,14 @@ use super::names::Names;
 use super::purge::Purges;
 use super::queue::{Op, Put, Queue};
 use super::s3::{S3Config, S3Store};
+use super::seldom::Seldom;
 use crate::breaker::Breaker;
 use crate::clock::{Clock, Stopwatch};
+use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
+use crate::stored::encoding::{DurableBody, Object, decode, key_of};
 use crate::stored::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
-use crate::telemetry::{DurableOp, DurableOutcome, Metrics, Prices, Saved};
+use crate::telemetry::{DurableOp, DurableOutcome, Lost, Metrics, Prices, Saved};
 
 /// `[durable]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +63,8 @@ pub struct Config {
     pub location: Location,
     /// Whether Larder refuses to start without the tier.
     pub required: bool,
+    /// The bytes that a directory may take; 0: any number. A bucket is not held to it.
+    pub capacity: u64,
     /// How long a lookup may take before the origin is asked instead.
     pub lookup_timeout: Duration,
     /// Responses fresh for less than this stay in memory only.
@@ -113,6 +124,7 @@ impl Default for Config {
         Self {
             location: Location::File("./larder-cache".into()),
             required: true,
+            capacity: 10 << 30,
             lookup_timeout: Duration::from_millis(500),
             min_lifetime: Duration::from_secs(30),
             retain: Duration::from_secs(7 * 24 * 3600),
@@ -144,17 +156,17 @@ pub const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
 /// Deletions are small and must not be lost easily: the queue holds this many times more of them.
 const DELETES_PER_PUT: u64 = 16;
 
+/// So many deletions that failed are tried again at once.
+const DELETING: usize = 4;
+
 /// So many objects that can't be read are said once each.
 const MAX_SAID: usize = 4096;
 
 /// How long the tier may take to answer when Larder starts.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest pause between two attempts to delete an object.
+/// The longest pause between two attempts to write or delete an object.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-
-/// How often an operation is tried before it is given up; the S3 client retries within each.
-const ATTEMPTS: u32 = 3;
 
 /// The durable tier.
 #[derive(Debug)]
@@ -171,7 +183,10 @@ struct Inner {
     backend: Arc<Backend>,
     config: Config,
     names: Names,
+    /// The object that is written to find out whether that is allowed.
+    probe: String,
     purges: Arc<Purges>,
+    memory: Arc<Memory>,
     metrics: Arc<Metrics>,
     writers: Vec<mpsc::UnboundedSender<Op>>,
     queue: Queue,
@@ -180,29 +195,57 @@ struct Inner {
     breaker: Arc<Breaker>,
     /// Whether the breaker is closed, for those who wait until it is.
     is_up: watch::Sender<bool>,
+    flow: Flow,
+    /// Held while a deletion is tried again: a few at once are.
+    deleting: Semaphore,
     admission: Admission,
-    /// Guarded by its lock: the names of objects that were said not to be readable.
-    said: Mutex<HashSet<String>>,
+    said: Said,
     /// Guarded by its lock: the keys that a large body is being written for.
     uploading: Mutex<HashSet<u128>>,
 }
 
+/// What is said seldom.
+#[derive(Debug, Default)]
+struct Said {
+    /// By operation and kind of trouble.
+    errors: [[Seldom; Trouble::COUNT]; DurableOp::COUNT],
+    lost: Seldom,
+    stops: Seldom,
+    downs: Seldom,
+    full: Seldom,
+    evicting: Seldom,
+    /// Guarded by its lock: the names of objects that were said not to be readable.
+    unreadable: Mutex<HashSet<String>>,
+}
+
 /// The place that the configuration names, and the names in it. `None` when there is none.
 pub async fn place(
-    location: &Location,
+    config: &Config,
     key_prefix: &str,
     metrics: &Arc<Metrics>,
     clock: &Clock,
 ) -> Option<(Backend, Names)> {
-    let (backend, url_prefix) = match location {
-        Location::Off => return None,
-        Location::File(root) => (Backend::File(FileStore::new(root.clone())), ""),
+    match &config.location {
+        Location::Off => None,
+        Location::File(root) => {
+            let names = Names::new("", key_prefix);
+            let store = FileStore::new(root.clone(), names.root(), config.capacity);
+            Some((Backend::File(store), names))
+        }
         Location::S3 { config, prefix } => {
             let store = S3Store::connect(config.clone(), Arc::clone(metrics), clock.clone()).await;
-            (Backend::S3(store), &prefix[..])
+            Some((Backend::S3(store), Names::new(prefix, key_prefix)))
         }
-    };
-    Some((backend, Names::new(url_prefix, key_prefix)))
+    }
+}
+
+/// The separate body that an object leads to.
+pub fn body_of(object: &Bytes) -> Option<u128> {
+    let key = key_of(object).ok()?;
+    match decode(object, &key, &LifetimePolicy::default()).ok()? {
+        Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id()),
+        Object::Response { .. } | Object::Vary(_) => None,
+    }
 }
 
 impl Durable {
@@ -215,12 +258,13 @@ impl Durable {
         memory: Arc<Memory>,
         metrics: Arc<Metrics>,
     ) -> Result<Option<Self>, CheckFailure> {
-        let place = place(&config.location, key_prefix, &metrics, purges.clock()).await;
+        let place = place(config, key_prefix, &metrics, purges.clock()).await;
         let Some((backend, names)) = place else { return Ok(None) };
         let this = Self::over(Arc::new(backend), config, names, purges, memory, metrics);
         let inner = &this.inner;
         let watch = Stopwatch::start();
-        let checked = tokio::time::timeout(CHECK_TIMEOUT, inner.backend.check()).await.unwrap_or_else(|_| {
+        let checked = tokio::time::timeout(CHECK_TIMEOUT, inner.backend.check(inner.names.root(), &inner.probe));
+        let checked = checked.await.unwrap_or_else(|_| {
             Err(CheckFailure(format!("the durable tier does not answer within {} s", CHECK_TIMEOUT.as_secs())))
         });
         match checked {
@@ -234,9 +278,13 @@ impl Durable {
                 }
             }
             Err(failure) if config.required => return Err(failure),
-            // In service it fails open; the next lookup may find it there.
-            Err(failure) => warn!("the durable tier does not answer, going on without it: {failure}"),
+            // In service it fails open: the next lookup may find it there, and what is to be written waits.
+            Err(failure) => {
+                warn!("the durable tier can't be used, going on without it: {failure}");
+                inner.stop_writing(&failure);
+            }
         }
+        this.runtime.spawn(evict::keep_within(Arc::clone(inner)));
         this.runtime.spawn(Arc::clone(&inner.journal).follow());
         this.runtime.spawn(Arc::clone(&inner.journal).tend());
         this.runtime.spawn(say_prices(Arc::clone(&inner.metrics)));
@@ -262,7 +310,7 @@ impl Durable {
             names.clone(),
             Arc::clone(&purges),
             Arc::clone(&index),
-            memory,
+            Arc::clone(&memory),
             Arc::clone(&metrics),
             Timing { poll: config.poll_interval, announce: config.announce_interval },
         ));
@@ -270,8 +318,10 @@ impl Durable {
             runtime: runtime.clone(),
             backend,
             config: config.clone(),
+            probe: names.probe(),
             names,
             purges,
+            memory,
             metrics,
             writers: senders,
             queue: Queue::default(),
@@ -279,8 +329,10 @@ impl Durable {
             journal,
             breaker: Breaker::new(config.breaker_failures, config.breaker_pause),
             is_up: watch::Sender::new(true),
+            flow: Flow::new(config.breaker_failures),
+            deleting: Semaphore::new(DELETING),
             admission: Admission::new(config.after_hits, config.monthly_writes),
-            said: Mutex::default(),
+            said: Said::default(),
             uploading: Mutex::default(),
         });
         for receiver in receivers {
@@ -334,7 +386,7 @@ impl Durable {
     pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
         let queue = &self.inner.queue;
         if !self.has_room(stored.weight()) {
-            self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+            self.inner.lost(Lost::QueueFull, &stored.head.key, &"the queue is full");
             return false;
         }
         if queue.outranks(&stored.head, self.inner.purges.time()) {
@@ -348,6 +400,10 @@ impl Durable {
     /// Has the head of a response written whose body is there already. What can't be kept is deleted.
     pub fn put_apart(&self, stored: Arc<StoredApart>, record: Option<Arc<VaryRecord>>) {
         if self.inner.queue.outranks(&stored.head, self.inner.purges.time()) {
+            return self.forget_body(stored.head.body_id());
+        }
+        if !self.has_room(stored.head.weight()) {
+            self.inner.lost(Lost::QueueFull, &stored.head.key, &"the queue is full");
             return self.forget_body(stored.head.body_id());
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
@@ -367,7 +423,17 @@ impl Durable {
 
     /// See [`Config::max_object_size`].
     pub fn max_object_size(&self) -> u64 {
-        self.inner.config.max_object_size
+        self.inner.max_object_size()
+    }
+
+    /// The bytes that the directory holds, and may hold; 0: any number. A bucket's are not counted.
+    pub fn held(&self) -> (u64, u64) {
+        match &*self.inner.backend {
+            Backend::File(store) => (store.room().bytes(), self.inner.config.capacity),
+            Backend::S3(_) => (0, 0),
+            #[cfg(test)]
+            Backend::Simulated(_) => (0, 0),
+        }
     }
 
     /// See [`Config::min_upload_rate`].
@@ -390,18 +456,32 @@ impl Durable {
         if let Backend::File(store) = &*self.inner.backend {
             store.put_out_of_reach(&self.inner.names.primary(key));
         }
-        if self.inner.queue.depth().0 >= (self.inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT) {
-            self.inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
-            warn!("the durable queue is full: what was invalidated stays there, and counts as purged");
+        if !self.has_room_to_delete() {
             return;
         }
         self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body });
+    }
+
+    /// Whether the queue takes another deletion.
+    fn has_room_to_delete(&self) -> bool {
+        let inner = &self.inner;
+        let has_room = inner.queue.depth().0 < (inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT);
+        if !has_room {
+            inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
+            if let Some(left_out) = inner.said.full.is_due() {
+                warn!("the durable queue is full: what was invalidated stays there, and counts as purged{left_out}");
+            }
+        }
+        has_room
     }
 
     /// Has one variant of `key` deleted, the one with this name.
     pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant, body: Option<Arc<BodyObject>>) {
         if let Backend::File(store) = &*self.inner.backend {
             store.put_out_of_reach(&self.inner.names.variant(key, name));
+        }
+        if !self.has_room_to_delete() {
+            return;
         }
         self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), body });
     }
@@ -437,9 +517,9 @@ impl Durable {
         &self.inner.index
     }
 
-    /// Whether the tier is known to be down.
+    /// Whether the tier is known to be down, or not to take writes.
     pub fn is_down(&self) -> bool {
-        self.inner.breaker.is_open()
+        self.inner.breaker.is_open() || !self.inner.flow.is_flowing()
     }
 
     /// See [`Config::poll_interval`].
@@ -451,23 +531,6 @@ impl Durable {
     pub fn queue_depth(&self) -> (u64, u64) {
         let (objects, bytes) = self.inner.queue.depth();
         (objects + self.inner.journal.outstanding(), bytes)
-    }
-
-    /// Waits until nothing is outstanding, at most `deadline`; how many operations were left.
-    pub async fn drain(&self, deadline: Duration) -> u64 {
-        let emptied = tokio::time::timeout(deadline, async {
-            self.inner.queue.empty().await;
-            while let Err(error) = self.inner.journal.write().await {
-                warn!("the journal can't be written: {error}");
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        })
-        .await;
-        let undeleted = self.inner.queue.retrying();
-        match emptied {
-            Ok(()) => undeleted,
-            Err(_) => self.queue_depth().0 + self.inner.queue.others() + undeleted,
-        }
     }
 
     /// How long [`Durable::drain`] may take when Larder stops.
@@ -492,9 +555,27 @@ fn millis(duration: Duration) -> i64 {
 }
 
 impl Inner {
-    /// Waits while the tier is known to be down.
-    async fn is_up(&self) {
-        let _ = self.is_up.subscribe().wait_for(|is_up| *is_up).await;
+    /// Waits while the tier is known to be down, or not to take writes.
+    async fn takes_writes(&self) {
+        let is_up = async {
+            let _ = self.is_up.subscribe().wait_for(|is_up| *is_up).await;
+        };
+        tokio::select! {
+            () = is_up => {}
+            // There is time to try once more.
+            () = self.flow.ends() => {}
+        }
+        self.flow.wait().await;
+    }
+
+    /// See [`Config::max_object_size`]. One that would take the place of half of all is not kept either.
+    fn max_object_size(&self) -> u64 {
+        match &*self.backend {
+            Backend::File(store) => self.config.max_object_size.min(store.room().largest()),
+            Backend::S3(_) => self.config.max_object_size,
+            #[cfg(test)]
+            Backend::Simulated(_) => self.config.max_object_size,
+        }
     }
 
     /// A request failed, slowly or at once. After so many on end the tier counts as down, and is tried
@@ -505,18 +586,31 @@ impl Inner {
         }
         self.metrics.durable_downs.add_one();
         self.is_up.send_replace(false);
-        warn!("the durable tier counts as down until it answers: {why}");
+        let is_said = self.said.downs.is_due();
+        if let Some(left_out) = is_said {
+            warn!("the durable tier counts as down until it answers: {why}{left_out}");
+        }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            let name = format!("{}probe", this.names.root());
             loop {
-                tokio::time::sleep(this.config.breaker_pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-                let answer =
-                    tokio::time::timeout(this.config.lookup_timeout, this.backend.get(&name, HEAD_LIMIT)).await;
-                if matches!(answer, Ok(Ok(_))) {
+                this.flow.pause(this.config.breaker_pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                let look = || this.backend.get(&this.probe, HEAD_LIMIT);
+                let answer = tokio::time::timeout(this.config.lookup_timeout, async {
+                    match look().await {
+                        // Who may not list is told so of what is not there as well.
+                        Err(error) if error.trouble == Trouble::Refused => {
+                            this.backend.put(&this.probe, &[Bytes::from_static(PROBE)]).await?;
+                            look().await
+                        }
+                        answer => answer,
+                    }
+                });
+                if matches!(answer.await, Ok(Ok(_))) {
                     this.breaker.succeeded();
                     this.is_up.send_replace(true);
-                    info!("the durable tier answers again");
+                    if is_said.is_some() {
+                        info!("the durable tier answers again");
+                    }
                     return;
                 }
             }
@@ -525,7 +619,7 @@ impl Inner {
 
     fn unreadable(&self, name: &str, why: &str) {
         self.metrics.durable(DurableOp::Get, DurableOutcome::Unreadable);
-        let mut said = self.said.lock();
+        let mut said = self.said.unreadable.lock();
         if said.len() >= MAX_SAID {
             said.clear();
         }
@@ -545,7 +639,24 @@ impl Inner {
 
     fn note_error(&self, op: DurableOp, error: &BackendError) {
         self.metrics.durable(op, DurableOutcome::Error);
-        warn!(op = ?op, "the durable tier failed: {error}");
+        self.say_error(op, error);
+    }
+
+    /// Says what failed, once a minute for each operation and kind of trouble.
+    fn say_error(&self, op: DurableOp, error: &BackendError) {
+        if let Some(left_out) = self.said.errors[op as usize][error.trouble as usize].is_due() {
+            warn!(op = ?op, "the durable tier failed: {error}{left_out}");
+        }
+    }
+
+    /// A response that was to be written will not be.
+    fn lost(&self, lost: Lost, key: &CacheKey, why: &dyn std::fmt::Display) {
+        self.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+        self.metrics.lost(lost);
+        if let Some(left_out) = self.said.lost.is_due() {
+            let url = key.parts().map_or_else(String::new, |parts| format!("{}{}", parts.authority, parts.path));
+            warn!(url, "a response is not written to the durable tier: {why}{left_out}");
+        }
     }
 }
 
@@ -556,14 +667,5 @@ async fn say_prices(metrics: Arc<Metrics>) {
         if let Some(bill) = metrics.bill() {
             info!("the durable tier so far: {bill}");
         }
-    }
-}
-
-/// Says at a stop what became of the queue.
-pub fn report_drain(left: u64) {
-    if left == 0 {
-        info!("every stored response is in the durable tier");
-    } else {
-        warn!("{left} writes to the durable tier were dropped: the deadline had passed");
     }
 }

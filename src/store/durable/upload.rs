@@ -7,7 +7,7 @@ use crate::fill::FillReader;
 use crate::store::backend::BackendError;
 use crate::stored::encoding::Checksums;
 use crate::stored::{BodyObject, StoredApart, StoredHead};
-use crate::telemetry::{DurableOp, DurableOutcome};
+use crate::telemetry::{DurableOp, DurableOutcome, Lost};
 
 /// Leave to write a large body.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ impl Durable {
         if uploading.len() >= self.inner.config.uploads || !uploading.insert(hash) {
             drop(uploading);
             self.inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+            self.inner.metrics.lost(Lost::Upload);
             return None;
         }
         self.inner.queue.enter_other();
@@ -61,6 +62,7 @@ impl Durable {
                 }
                 Err(error) => {
                     inner.note_error(DurableOp::Put, &error);
+                    inner.lost(Lost::Upload, &head.key, &error);
                     None
                 }
             }
@@ -80,7 +82,7 @@ impl Inner {
         while let Some(chunk) = reader.chunk().await {
             let Ok(chunk) = chunk else { return Ok(None) };
             checksums.update(&chunk);
-            if checksums.len() > self.config.max_object_size {
+            if checksums.len() > self.max_object_size() {
                 return Ok(None);
             }
             upload.write(chunk).await?;

@@ -1,29 +1,53 @@
 //! Writing behind: what waits in the queue is carried out, a key's operations in their order.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{ATTEMPTS, HEAD_LIMIT, Inner, MAX_PAUSE};
+use super::{HEAD_LIMIT, Inner, MAX_PAUSE};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
-use crate::store::backend::{Backend, BackendError};
+use crate::store::backend::{Backend, BackendError, Trouble};
 use crate::store::queue::{Op, Put};
 use crate::stored::encoding::{DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
 use crate::stored::seen::Covered;
 use crate::stored::{BodyObject, StoredHead, VaryRecord};
-use crate::telemetry::DurableOp;
+use crate::telemetry::{DurableOp, Lost};
 
 /// A key whose deletion failed, and has to be tried again.
 struct Undeleted(CacheKey, Option<u128>, Option<Arc<BodyObject>>);
+
+/// A write that fails so often while others succeed is not tried again: it is the object that is not taken.
+const OWN_FAILURES: u32 = 6;
+
+/// A deletion is tried so often before it is put aside.
+const ATTEMPTS: u32 = 3;
+
+/// The first pause between two attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause at a stop, where there is time for several.
+const LAST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How the attempts at one write went.
+#[derive(Debug, Default)]
+struct Attempts {
+    made: u32,
+    /// Writes that had succeeded at the last one.
+    done: u64,
+    /// Those that failed while others succeeded.
+    own: u32,
+}
 
 /// Carries out operations in their order until the tier is dropped.
 pub(super) async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
     // The senders live in `inner`, which this task holds: it ends with the runtime.
     while let Some(op) = ops.recv().await {
-        let (hash, bytes) = (op.key().hash(), op.bytes());
+        let (hash, bytes, is_put) = (op.key().hash(), op.bytes(), op.is_put());
+        inner.queue.until_evicted(hash).await;
         let outcome = inner.carry_out(op).await;
         match outcome {
             // Not waited for, and no part of the queue, so that the tier's other work goes on; but
@@ -44,7 +68,16 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedRece
             }
             Err(_) | Ok(()) => inner.queue.settle(hash),
         }
-        inner.queue.leave(bytes);
+        inner.queue.leave(bytes, is_put);
+    }
+}
+
+impl Attempts {
+    /// Another one failed, and so many writes have succeeded so far.
+    fn note(&mut self, done: u64) {
+        self.own += u32::from(self.made > 0 && done > self.done);
+        self.made = self.made.saturating_add(1);
+        self.done = done;
     }
 }
 
@@ -56,31 +89,27 @@ impl Inner {
 
     pub(super) fn enqueue(&self, op: Op) {
         self.queue.enter(&op);
-        let (hash, bytes) = (op.key().hash(), op.bytes());
+        let (hash, bytes, is_put) = (op.key().hash(), op.bytes(), op.is_put());
         // By key, so that operations on one key keep their order.
         let writer = usize::try_from(hash % self.writers.len() as u128).unwrap_or(0);
         if self.writers[writer].send(op).is_err() {
             self.queue.settle(hash);
-            self.queue.leave(bytes);
+            self.queue.leave(bytes, is_put);
         }
     }
 
-    async fn carry_out(&self, op: Op) -> Result<(), Undeleted> {
+    async fn carry_out(self: &Arc<Self>, op: Op) -> Result<(), Undeleted> {
         match op {
             Op::Put { stored, record } => {
-                let head = stored.head();
-                if self.purges.covers(head, head.position) == Covered::No {
-                    self.is_up().await;
-                    let outcome = self.try_repeatedly(|| self.write(&stored, record.as_deref())).await;
-                    self.note(DurableOp::Put, &outcome);
-                    // An error may be that of an answer, and the object be written for all that.
-                    if outcome.is_ok() || !self.backend.is_near() {
-                        self.journal.announce(head.key.hash());
-                    }
-                    if outcome.is_ok() {
-                        return Ok(());
-                    }
+                let is_written = self.write_at_last(&stored, record.as_deref()).await;
+                // An error may be that of an answer, and the object be written for all that.
+                if is_written || !self.backend.is_near() {
+                    self.journal.announce(stored.head().key.hash());
                 }
+                if is_written {
+                    return Ok(());
+                }
+                stored.head().marks.is_durable.store(false, Ordering::Release);
                 if let Put::Apart(apart) = &stored {
                     // Nothing else leads to it.
                     self.forget_body(apart.head.body_id()).await;
@@ -93,10 +122,16 @@ impl Inner {
                     body.note(false);
                 }
                 let variant = variant.map(|(name, _)| name);
-                let outcome = self.try_repeatedly(|| self.delete_all(&key, variant)).await;
-                self.note(DurableOp::Delete, &outcome);
-                if outcome.is_err() {
-                    return Err(Undeleted(key, variant, body));
+                for attempt in 1.. {
+                    self.takes_writes().await;
+                    let outcome = self.delete_once(&key, variant).await;
+                    if outcome.is_ok() {
+                        break;
+                    }
+                    if attempt == ATTEMPTS {
+                        return Err(Undeleted(key, variant, body));
+                    }
+                    self.back_off(attempt).await;
                 }
                 if variant.is_none() {
                     self.index.remove(key.hash());
@@ -106,33 +141,78 @@ impl Inner {
         }
     }
 
-    /// Tries to delete until it is done: what was invalidated must not come back with the tier.
-    async fn delete_at_last(&self, key: &CacheKey, variant: Option<u128>) {
-        let mut pause = Duration::from_millis(500);
+    /// Writes a response, however long the place does not take it. `false` when it is purged meanwhile, and when it is
+    /// lost: there is no room for it, or the place takes others and not this one.
+    async fn write_at_last(self: &Arc<Self>, stored: &Put, record: Option<&VaryRecord>) -> bool {
+        let head = stored.head();
+        let mut attempts = Attempts::default();
         loop {
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-            let outcome = self.delete_all(key, variant).await;
-            self.note(DurableOp::Delete, &outcome);
-            if outcome.is_ok() {
-                return;
+            self.takes_writes().await;
+            if self.purges.covers(head, head.position) != Covered::No {
+                return false;
+            }
+            let outcome = self.write(stored, record).await;
+            self.note(DurableOp::Put, &outcome);
+            let Err(error) = outcome else {
+                self.flow.succeeded();
+                return true;
+            };
+            let lost = match error.trouble {
+                Trouble::Full => Some(Lost::NoRoom),
+                Trouble::Unacceptable => Some(Lost::NotTaken),
+                Trouble::Unreachable | Trouble::Failing | Trouble::Refused => {
+                    attempts.note(self.flow.done());
+                    (attempts.own >= OWN_FAILURES).then_some(Lost::NotTaken)
+                }
+            };
+            if let Some(lost) = lost {
+                self.lost(lost, &head.key, &error);
+                return false;
+            }
+            self.write_failed(&error);
+            if self.flow.is_flowing() {
+                self.back_off(attempts.made).await;
+                self.tell_whose_failure(&attempts).await;
             }
         }
     }
 
-    async fn try_repeatedly<F: Future<Output = Result<(), BackendError>>>(
-        &self,
-        operation: impl Fn() -> F,
-    ) -> Result<(), BackendError> {
-        let mut attempt = 1;
-        loop {
-            match operation().await {
-                Err(_) if attempt < ATTEMPTS => {
-                    let backoff = Duration::from_millis(50 << attempt);
-                    tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
-                    attempt += 1;
-                }
-                outcome => return outcome,
+    /// Where nothing else is written that would show whether the place takes writes, the probe is.
+    async fn tell_whose_failure(self: &Arc<Self>, attempts: &Attempts) {
+        if attempts.made > 1 && self.flow.done() == attempts.done && self.flow.is_flowing() {
+            match self.write_probe().await {
+                Ok(()) => self.flow.succeeded(),
+                Err(error) => self.write_failed(&error),
+            }
+        }
+    }
+
+    /// Waits before the next attempt, of which so many were made.
+    async fn back_off(&self, attempts: u32) {
+        let most = if self.flow.is_ending() { LAST_PAUSE } else { MAX_PAUSE };
+        let pause = FIRST_PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(most);
+        self.flow.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+
+    async fn delete_once(self: &Arc<Self>, key: &CacheKey, variant: Option<u128>) -> Result<(), BackendError> {
+        let outcome = self.delete_all(key, variant).await;
+        self.note(DurableOp::Delete, &outcome);
+        match &outcome {
+            // Who may not delete may write all the same.
+            Err(error) if matches!(error.trouble, Trouble::Unreachable | Trouble::Failing) => self.write_failed(error),
+            Ok(()) | Err(_) => {}
+        }
+        outcome
+    }
+
+    /// Tries to delete until it is done: what was invalidated must not come back with the tier.
+    async fn delete_at_last(self: &Arc<Self>, key: &CacheKey, variant: Option<u128>) {
+        for attempt in ATTEMPTS.. {
+            self.back_off(attempt).await;
+            self.takes_writes().await;
+            let Ok(_one_of_few) = self.deleting.acquire().await else { return };
+            if self.delete_once(key, variant).await.is_ok() {
+                return;
             }
         }
     }

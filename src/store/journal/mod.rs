@@ -33,6 +33,7 @@ use super::index::{Index, Print};
 use super::memory::Memory;
 use super::names::{Kind, Names};
 use super::purge::{Kept, Purge, Purges, Target};
+use super::seldom::Seldom;
 use crate::clock::Stopwatch;
 use crate::stored::seen::{HORIZON, JournalTime, TICK_BITS};
 use crate::telemetry::Metrics;
@@ -118,11 +119,20 @@ pub struct Journal {
     written: watch::Sender<u64>,
     /// Why the last attempt to write failed.
     trouble: Mutex<Option<String>>,
+    said: Said,
     /// Held while a record is written.
     writing: tokio::sync::Mutex<()>,
     /// Held while records are read.
     tail: tokio::sync::Mutex<Tail>,
     is_loaded: AtomicBool,
+}
+
+/// What is said seldom.
+#[derive(Debug, Default)]
+struct Said {
+    writing: Seldom,
+    listing: Seldom,
+    snapshot: Seldom,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +175,7 @@ impl Journal {
             wake: Notify::new(),
             written: watch::Sender::new(0),
             trouble: Mutex::default(),
+            said: Said::default(),
             writing: tokio::sync::Mutex::default(),
             tail: tokio::sync::Mutex::default(),
             is_loaded: AtomicBool::new(false),
@@ -211,7 +222,7 @@ impl Journal {
             Ok(_) => Ok(()),
             Err(_) => {
                 let trouble = self.trouble.lock().clone();
-                Err(BackendError(trouble.unwrap_or_else(|| "it does not answer in time".into())))
+                Err(BackendError::failing(trouble.unwrap_or_else(|| "it does not answer in time".into())))
             }
         }
     }
@@ -238,7 +249,7 @@ impl Journal {
             let object = Bytes::from(record.encode());
             let name = self.names.record(batch.time, record.maker);
             let written = tokio::time::timeout(WRITE_TIMEOUT, self.backend.put(&name, &[object])).await;
-            match written.unwrap_or_else(|_| Err(BackendError("it does not answer in time".into()))) {
+            match written.unwrap_or_else(|_| Err(BackendError::failing("it does not answer in time"))) {
                 Ok(()) => {
                     *self.trouble.lock() = None;
                     self.metrics.journal_written.add_one();
@@ -279,7 +290,9 @@ impl Journal {
             match self.write().await {
                 Ok(()) => pause = Duration::ZERO,
                 Err(error) => {
-                    warn!("the journal can't be written, which is tried again: {error}");
+                    if let Some(left_out) = self.said.writing.is_due() {
+                        warn!("the journal can't be written, which is tried again: {error}{left_out}");
+                    }
                     pause = (pause * 2).clamp(Duration::from_millis(250), MAX_PAUSE);
                     tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     self.urgency.fetch_max(urgency, Ordering::AcqRel);
@@ -321,7 +334,11 @@ impl Journal {
             if self.is_loaded() && !self.index.is_loaded() {
                 match self.list_objects().await {
                     Ok(()) => self.compact(!self.backend.is_near()).await,
-                    Err(error) => warn!("the index can't be made from a listing, which is tried again: {error}"),
+                    Err(error) => {
+                        if let Some(left_out) = self.said.listing.is_due() {
+                            warn!("the index can't be made from a listing, which is tried again: {error}{left_out}");
+                        }
+                    }
                 }
             } else if self.is_loaded() {
                 self.compact(false).await;
@@ -418,7 +435,7 @@ impl Journal {
             }
             let mut objects = Vec::new();
             while let Some(read) = reading.join_next().await {
-                let (index, object) = read.map_err(|_| BackendError("a record was not read".into()))?;
+                let (index, object) = read.map_err(|_| BackendError::failing("a record was not read"))?;
                 objects.push((index, object?));
             }
             objects.sort_unstable_by_key(|(index, _)| *index);
@@ -509,8 +526,10 @@ impl Journal {
         if !(now || since >= LONG) || !self.index.is_loaded() {
             return;
         }
-        if let Err(error) = self.write_snapshot(from, known, now).await {
-            warn!("no snapshot of the journal was written, which is tried again: {error}");
+        if let Err(error) = self.write_snapshot(from, known, now).await
+            && let Some(left_out) = self.said.snapshot.is_due()
+        {
+            warn!("no snapshot of the journal was written, which is tried again: {error}{left_out}");
         }
     }
 
@@ -589,7 +608,7 @@ async fn list_shard(backend: &Backend, names: &Names, index: &Index, first: u8) 
 fn settle(listed: Option<Result<Result<(), BackendError>, tokio::task::JoinError>>) -> Result<(), BackendError> {
     match listed {
         Some(Ok(outcome)) => outcome,
-        Some(Err(_)) => Err(BackendError("it was given up".into())),
+        Some(Err(_)) => Err(BackendError::failing("it was given up")),
         None => Ok(()),
     }
 }

@@ -470,11 +470,11 @@ impl World {
         self.pass(Duration::from_secs(10)).await;
         for node in 0..self.nodes.len() {
             // A deletion that has failed for long is tried again only after a while.
-            let mut left = self.nodes[node].durable().drain(Duration::from_secs(600)).await;
+            let mut left = self.nodes[node].durable().drain(Duration::from_secs(600)).await.left();
             for _ in 0..20 {
                 if left > 0 {
                     self.pass(Duration::from_secs(30)).await;
-                    left = self.nodes[node].durable().drain(Duration::from_secs(600)).await;
+                    left = self.nodes[node].durable().drain(Duration::from_secs(600)).await.left();
                 }
             }
             assert_eq!(left, 0);

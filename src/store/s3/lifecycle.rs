@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{
     AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, ExpirationStatus, LifecycleExpiration, LifecycleRule,
-    LifecycleRuleFilter,
+    LifecycleRuleFilter, NoncurrentVersionExpiration,
 };
 
 use super::S3Store;
+use super::explain::Asked;
 use crate::clock::Timestamp;
 use crate::store::backend::BackendError;
 
@@ -21,43 +22,64 @@ pub struct Lifecycle {
     pub days: i32,
 }
 
+/// What a rule has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// Objects of this age are deleted.
+    Expire(i32),
+    /// Uploads that were never finished are ended. In a versioned bucket, versions that were replaced or deleted go for
+    /// good, and then what marks them as deleted.
+    ClearUp,
+}
+
+/// After so many days what is left over goes.
+const LEFT_OVER: i32 = 1;
+
 impl Lifecycle {
-    /// What the names of each rule's objects begin with, and whether they expire. The journal does not: it is
-    /// kept short by those who write it.
-    fn parts(&self) -> [(String, String, bool); 3] {
-        let Self { root, .. } = self;
+    /// What the names of each rule's objects begin with, and what is done with them. The journal does not expire: it
+    /// is kept short by those who write it. What they delete of it in a versioned bucket does.
+    fn parts(&self) -> [(String, String, Action); 3] {
+        let Self { root, days } = self;
         [
-            (format!("larder objects {root}"), format!("{root}o/"), true),
-            (format!("larder bodies {root}"), format!("{root}b/"), true),
-            (format!("larder uploads {root}"), root.clone(), false),
+            (format!("larder objects {root}"), format!("{root}o/"), Action::Expire(*days)),
+            (format!("larder bodies {root}"), format!("{root}b/"), Action::Expire(*days)),
+            (format!("larder leftovers {root}"), root.clone(), Action::ClearUp),
         ]
     }
 
     fn rules(&self) -> Result<Vec<LifecycleRule>, BackendError> {
-        let rule = |(id, prefix, expires): (String, String, bool)| {
+        let rule = |(id, prefix, action): (String, String, Action)| {
             let rule = LifecycleRule::builder()
                 .id(id)
                 .filter(LifecycleRuleFilter::builder().prefix(prefix).build())
                 .status(ExpirationStatus::Enabled);
-            let rule = if expires {
-                rule.expiration(LifecycleExpiration::builder().days(self.days).build())
-            } else {
-                let abort = AbortIncompleteMultipartUpload::builder().days_after_initiation(1).build();
-                rule.abort_incomplete_multipart_upload(abort)
+            let rule = match action {
+                Action::Expire(days) => rule.expiration(LifecycleExpiration::builder().days(days).build()),
+                Action::ClearUp => rule
+                    .abort_incomplete_multipart_upload(
+                        AbortIncompleteMultipartUpload::builder().days_after_initiation(LEFT_OVER).build(),
+                    )
+                    .noncurrent_version_expiration(
+                        NoncurrentVersionExpiration::builder().noncurrent_days(LEFT_OVER).build(),
+                    )
+                    .expiration(LifecycleExpiration::builder().expired_object_delete_marker(true).build()),
             };
-            rule.build().map_err(|error| BackendError(error.to_string()))
+            rule.build().map_err(|error| BackendError::failing(error.to_string()))
         };
         self.parts().into_iter().map(rule).collect()
     }
 
     /// The rules as `aws s3api put-bucket-lifecycle-configuration` takes them.
     pub fn to_json(&self) -> serde_json::Value {
-        let rule = |(id, prefix, expires): (String, String, bool)| {
+        let rule = |(id, prefix, action): (String, String, Action)| {
             let mut rule = serde_json::json!({"ID": id, "Filter": {"Prefix": prefix}, "Status": "Enabled"});
-            if expires {
-                rule["Expiration"] = serde_json::json!({"Days": self.days});
-            } else {
-                rule["AbortIncompleteMultipartUpload"] = serde_json::json!({"DaysAfterInitiation": 1});
+            match action {
+                Action::Expire(days) => rule["Expiration"] = serde_json::json!({"Days": days}),
+                Action::ClearUp => {
+                    rule["AbortIncompleteMultipartUpload"] = serde_json::json!({"DaysAfterInitiation": LEFT_OVER});
+                    rule["NoncurrentVersionExpiration"] = serde_json::json!({"NoncurrentDays": LEFT_OVER});
+                    rule["Expiration"] = serde_json::json!({"ExpiredObjectDeleteMarker": true});
+                }
             }
             rule
         };
@@ -73,6 +95,11 @@ fn prefix_of(rule: &LifecycleRule) -> &str {
     rule.filter().and_then(LifecycleRuleFilter::prefix).or_else(and).or(older).unwrap_or_default()
 }
 
+/// Whether a rule deletes objects that nobody deleted.
+fn expires(rule: &LifecycleRule) -> bool {
+    rule.expiration().is_some_and(|expiration| expiration.days().is_some() || expiration.date().is_some())
+}
+
 fn in_words(rule: &LifecycleRule) -> String {
     let mut text = format!("\"{}\" for names that begin with \"{}\"", rule.id().unwrap_or_default(), prefix_of(rule));
     if let Some(days) = rule.expiration().and_then(LifecycleExpiration::days) {
@@ -81,6 +108,16 @@ fn in_words(rule: &LifecycleRule) -> String {
     let abort = rule.abort_incomplete_multipart_upload();
     if let Some(days) = abort.and_then(AbortIncompleteMultipartUpload::days_after_initiation) {
         let _ = write!(text, ", uploads ended after {days} days");
+    }
+    let noncurrent = rule.noncurrent_version_expiration().and_then(NoncurrentVersionExpiration::noncurrent_days);
+    if let Some(days) = noncurrent {
+        let _ = write!(text, ", noncurrent versions deleted after {days} days");
+    }
+    if rule.expiration().and_then(LifecycleExpiration::expired_object_delete_marker) == Some(true) {
+        text.push_str(", delete markers removed with the last version");
+    }
+    if *rule.status() != ExpirationStatus::Enabled {
+        text.push_str(", disabled");
     }
     text
 }
@@ -92,7 +129,7 @@ impl S3Store {
         let present = match asked {
             Ok(present) => present.rules.unwrap_or_default(),
             Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => Vec::new(),
-            Err(error) => return Err(self.config.fault("the lifecycle rules", &error)),
+            Err(error) => return Err(self.config.fault(Asked::ReadLifecycle, "the lifecycle rules", &error)),
         };
         let rules = wanted.rules()?;
         let mut lines = Vec::new();
@@ -110,7 +147,7 @@ impl S3Store {
             lines.push(format!("stays: {}", in_words(other)));
             let journal = format!("{}j/", wanted.root);
             let is_enabled = *other.status() == ExpirationStatus::Enabled;
-            if is_enabled && other.expiration().is_some() && journal.starts_with(prefix_of(other)) {
+            if is_enabled && expires(other) && journal.starts_with(prefix_of(other)) {
                 lines.push(format!(
                     "beware: \"{}\" deletes the journal as well, and with it what is known of purges; narrow it",
                     other.id().unwrap_or_default()
@@ -120,7 +157,7 @@ impl S3Store {
         Ok((others, lines))
     }
 
-    /// What installing the rules would change.
+    /// What installing the rules would change, a line each.
     pub async fn compare_lifecycle(&self, wanted: &Lifecycle) -> Result<Vec<String>, BackendError> {
         self.compare(wanted).await.map(|(_, lines)| lines)
     }
@@ -132,39 +169,52 @@ impl S3Store {
         let configuration = BucketLifecycleConfiguration::builder()
             .set_rules(Some(rules))
             .build()
-            .map_err(|error| BackendError(error.to_string()))?;
+            .map_err(|error| BackendError::failing(error.to_string()))?;
         self.client
             .put_bucket_lifecycle_configuration()
             .bucket(&self.config.bucket)
             .lifecycle_configuration(configuration)
             .send()
             .await
-            .map_err(|error| self.config.fault("the lifecycle rules", &error))?;
+            .map_err(|error| self.config.fault(Asked::WriteLifecycle, "the lifecycle rules", &error))?;
         Ok(lines)
     }
 
     /// Ends uploads of names below `root` that were begun before `before`; how many.
     pub async fn end_uploads(&self, root: &str, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
-        let listed = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(root).send().await;
-        let listed = match listed {
-            Ok(listed) => listed.uploads.unwrap_or_default(),
-            // Not every service has this: then its lifecycle rules end them.
-            Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 501) => Vec::new(),
-            Err(error) => return Err(self.config.fault("the uploads", &error)),
-        };
-        let mut ended = 0;
-        for upload in listed {
-            let begun =
-                upload.initiated.and_then(|time| std::time::SystemTime::try_from(time).ok()).map(Timestamp::from);
-            let (Some(key), Some(id), Some(begun)) = (upload.key, upload.upload_id, begun) else { continue };
-            if begun >= before || !key.starts_with(root) {
-                continue;
+        let (mut ended, mut after) = (0, None::<(String, String)>);
+        loop {
+            let listing = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(root);
+            let listing = match &after {
+                Some((key, id)) => listing.key_marker(key).upload_id_marker(id),
+                None => listing,
+            };
+            let page = match listing.send().await {
+                Ok(page) => page,
+                // Not every service has this: then its lifecycle rules end them.
+                Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 501) => break,
+                Err(error) => return Err(self.config.fault(Asked::ListUploads, root, &error)),
+            };
+            let next = page.next_key_marker.zip(page.next_upload_id_marker).filter(|_| page.is_truncated == Some(true));
+            for upload in page.uploads.unwrap_or_default() {
+                let begun =
+                    upload.initiated.and_then(|time| std::time::SystemTime::try_from(time).ok()).map(Timestamp::from);
+                let (Some(key), Some(id), Some(begun)) = (upload.key, upload.upload_id, begun) else { continue };
+                if begun >= before || !key.starts_with(root) {
+                    continue;
+                }
+                if !is_dry {
+                    let abort = self.client.abort_multipart_upload().bucket(&self.config.bucket).key(&key);
+                    let aborted = abort.upload_id(id).send().await;
+                    aborted.map_err(|error| self.config.fault(Asked::AbortUpload, &key, &error))?;
+                }
+                ended += 1;
             }
-            if !is_dry {
-                let abort = self.client.abort_multipart_upload().bucket(&self.config.bucket).key(&key).upload_id(id);
-                abort.send().await.map_err(|error| self.config.fault(&key, &error))?;
+            // A service that begins again from the start would never come to an end.
+            match next {
+                Some(next) if after.as_ref().is_none_or(|after| *after < next) => after = Some(next),
+                Some(_) | None => break,
             }
-            ended += 1;
         }
         Ok(ended)
     }

@@ -1,9 +1,11 @@
 //! Durable objects in an S3 bucket. The only folder that names the AWS SDK.
 
+mod explain;
 mod lifecycle;
 mod look;
 mod upload;
 
+use self::explain::Asked;
 pub use self::lifecycle::Lifecycle;
 use self::look::{Learning, Looked, Looker};
 pub use self::upload::S3Upload;
@@ -18,6 +20,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::endpoint::{DefaultResolver, Endpoint, EndpointFuture, Params, ResolveEndpoint};
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
@@ -25,12 +28,12 @@ use aws_sdk_s3::config::{
     Builder, ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
     StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
-use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
+use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
 use crate::clock::{Clock, Timestamp};
 use crate::stored::encoding::SMALL;
 use crate::telemetry::{Metrics, RequestClass};
@@ -59,6 +62,8 @@ pub struct S3Store {
     settings: Builder,
     config: S3Config,
     watcher: Arc<Watcher>,
+    /// An object that is there, once [`S3Store::check`] has written and read it.
+    probe: OnceLock<String>,
 }
 
 thread_local! {
@@ -197,7 +202,7 @@ impl S3Store {
             builder = builder.region(Region::new("us-east-1"));
         }
         let client = Client::from_conf(builder.clone().build());
-        Self { client, lookers: RwLock::default(), settings: builder, config, watcher }
+        Self { client, lookers: RwLock::default(), settings: builder, config, watcher, probe: OnceLock::new() }
     }
 
     /// Has so many threads look for objects that call [`look_from`].
@@ -243,7 +248,7 @@ impl S3Store {
     pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
         let listing = self.client.list_objects_v2().bucket(&self.config.bucket).prefix(prefix).max_keys(PAGE);
         let listing = if after.is_empty() { listing } else { listing.start_after(after) };
-        let page = listing.send().await.map_err(|error| self.config.fault(prefix, &error))?;
+        let page = listing.send().await.map_err(|error| self.config.fault(Asked::List, prefix, &error))?;
         let is_last = !page.is_truncated.unwrap_or(false);
         let listed = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
             let modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok()).map(Timestamp::from);
@@ -254,17 +259,47 @@ impl S3Store {
         Ok(Page { is_last: is_last || listed.is_empty(), listed })
     }
 
-    /// Asks the bucket for one name, which fails in the same ways as every later use would.
-    pub async fn check(&self) -> Result<(), CheckFailure> {
-        let asked = self.client.list_objects_v2().bucket(&self.config.bucket).max_keys(1).send().await;
-        asked.map(|_| ()).map_err(|error| CheckFailure(self.config.explain(&error)))
+    /// Whether names below `root` may be listed, and the object `probe` written and read: in that order, and nothing
+    /// outside `root` is asked for, since rights may end there.
+    pub async fn check(&self, root: &str, probe: &str) -> Result<(), CheckFailure> {
+        self.list_one(root).await?;
+        let text = |error: BackendError| CheckFailure(error.to_string());
+        self.put(probe, &[Bytes::from_static(PROBE)]).await.map_err(text)?;
+        let read = self.client.get_object().bucket(&self.config.bucket).key(probe).send().await;
+        read.map_err(|error| text(self.config.fault(Asked::Read, probe, &error)))?;
+        // From now on a refused read can be told from one of an object that is not there.
+        let _ = self.probe.set(probe.to_owned());
+        Ok(())
+    }
+
+    async fn list_one(&self, root: &str) -> Result<bool, CheckFailure> {
+        let listing = self.client.list_objects_v2().bucket(&self.config.bucket).prefix(root).max_keys(1);
+        let listed = listing.send().await;
+        let failure = |error| CheckFailure(self.config.fault(Asked::List, root, &error).to_string());
+        listed.map(|page| page.contents.is_some_and(|listed| !listed.is_empty())).map_err(failure)
+    }
+
+    /// Whether names below `root` can be listed.
+    pub async fn is_there(&self, root: &str) -> bool {
+        self.list_one(root).await.is_ok()
+    }
+
+    /// Whether anything lies below `root`.
+    pub async fn look_for_cache(&self, root: &str) -> Result<(), CheckFailure> {
+        if self.list_one(root).await? {
+            return Ok(());
+        }
+        Err(CheckFailure(format!(
+            "in the bucket \"{}\" nothing lies below \"{root}\": check durable.url and cache.key_prefix, which have to be those that Larder runs with",
+            self.config.bucket
+        )))
     }
 
     /// The object `name`, if there is one of at most `limit` bytes.
     pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
         let Some((mut pieces, len)) = self.look(name).await? else { return Ok(None) };
         if len.is_some_and(|len| len > limit) {
-            return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+            return Err(BackendError::failing(format!("{name} has more than the {limit} bytes of any object of ours")));
         }
         // What is large goes into a buffer of its own: a piece keeps all that was read from the network with it.
         let expected = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
@@ -273,7 +308,9 @@ impl S3Store {
         while let Some(piece) = pieces.next().await? {
             let total = small.len() + whole.len() + piece.len();
             if total as u64 > limit {
-                return Err(BackendError(format!("{name} has more than the {limit} bytes of any object of ours")));
+                return Err(BackendError::failing(format!(
+                    "{name} has more than the {limit} bytes of any object of ours"
+                )));
             }
             if whole.is_empty() && small.is_empty() && total <= SMALL {
                 small = piece;
@@ -284,7 +321,7 @@ impl S3Store {
         }
         let whole = if whole.is_empty() { small } else { whole.freeze() };
         if len.is_some_and(|len| len != whole.len() as u64) {
-            return Err(BackendError(format!("{name} ended after {} bytes", whole.len())));
+            return Err(BackendError::failing(format!("{name} ended after {} bytes", whole.len())));
         }
         Ok(Some(whole))
     }
@@ -294,7 +331,7 @@ impl S3Store {
         match self.open(&self.client, name, None).await? {
             None => Ok(None),
             Some((_, Some(actual))) if actual != len => {
-                Err(BackendError(format!("{name} has {actual} bytes instead of {len}")))
+                Err(BackendError::failing(format!("{name} has {actual} bytes instead of {len}")))
             }
             Some((pieces, _)) => Ok(Some(Pieces::S3(pieces))),
         }
@@ -307,7 +344,7 @@ impl S3Store {
             None => Ok(None),
             // A service that ignores the range sends the whole.
             Some((_, len)) if len.is_some_and(|len| len != end - first) => {
-                Err(BackendError(format!("{name} gave {} bytes instead of {}", len.unwrap_or(0), end - first)))
+                Err(BackendError::failing(format!("{name} gave {} bytes instead of {}", len.unwrap_or(0), end - first)))
             }
             Some((pieces, _)) => Ok(Some(Pieces::S3(pieces))),
         }
@@ -330,8 +367,26 @@ impl S3Store {
             {
                 Ok(None)
             }
-            Err(error) => Err(self.config.fault(name, &error)),
+            Err(SdkError::ServiceError(service)) if self.may_hide_a_missing(name, service.raw()) => {
+                // Whoever may not list without naming a prefix is told this of every name that there is not.
+                if self.is_readable().await {
+                    return Ok(None);
+                }
+                Err(self.config.fault(Asked::Read, name, &SdkError::ServiceError(service)))
+            }
+            Err(error) => Err(self.config.fault(Asked::Read, name, &error)),
         }
+    }
+
+    /// Whether an answer refuses to read an object, and may do so because there is none.
+    fn may_hide_a_missing(&self, name: &str, answer: &HttpResponse) -> bool {
+        answer.status().as_u16() == 403 && self.probe.get().is_some_and(|probe| probe != name)
+    }
+
+    /// Whether the object that is known to be there may be read.
+    async fn is_readable(&self) -> bool {
+        let Some(probe) = self.probe.get() else { return false };
+        self.client.get_object().bucket(&self.config.bucket).key(probe).send().await.is_ok()
     }
 
     /// Writes the object `name`.
@@ -347,63 +402,9 @@ impl S3Store {
     pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
         match self.client.delete_object().bucket(&self.config.bucket).key(name).send().await {
             Err(SdkError::ServiceError(service)) if service.err().code() == Some("NoSuchKey") => Ok(()),
-            Err(error) => Err(self.config.fault(name, &error)),
+            Err(error) => Err(self.config.fault(Asked::Delete, name, &error)),
             Ok(_) => Ok(()),
         }
-    }
-}
-
-impl S3Config {
-    /// What went wrong, in a sentence that says what to do.
-    fn explain<E: ProvideErrorMetadata + std::error::Error + 'static>(&self, error: &SdkError<E>) -> String {
-        let bucket = &self.bucket;
-        let endpoint = if self.endpoint_url.is_empty() { "AWS" } else { &self.endpoint_url };
-        match error {
-            SdkError::ServiceError(service) => {
-                let status = service.raw().status().as_u16();
-                let code = service.err().code().unwrap_or("no code");
-                match (code, status) {
-                    ("NoSuchBucket", _) | (_, 404) => {
-                        format!(
-                            "there is no bucket \"{bucket}\" at {endpoint}; create it, or name another in durable.url"
-                        )
-                    }
-                    (_, 401 | 403) => format!(
-                        "{endpoint} refuses these credentials for the bucket \"{bucket}\" ({code}); give Larder credentials that may list, read, write and delete there"
-                    ),
-                    ("PermanentRedirect" | "AuthorizationHeaderMalformed", _) | (_, 301) => {
-                        format!("the bucket \"{bucket}\" is in another region ({code}); set durable.region")
-                    }
-                    _ => format!("{endpoint} answers {status} ({code}) for the bucket \"{bucket}\""),
-                }
-            }
-            SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-                format!("{endpoint} can't be reached; check durable.endpoint_url and the network")
-            }
-            SdkError::TimeoutError(_) => {
-                format!("{endpoint} does not answer in time; check durable.endpoint_url and the network")
-            }
-            other => {
-                let text = DisplayErrorContext(other).to_string();
-                if text.contains("redentials") {
-                    return format!(
-                        "no credentials for the bucket \"{bucket}\" were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
-                    );
-                }
-                format!(
-                    "the bucket \"{bucket}\" at {endpoint} can't be used: {}",
-                    text.lines().next().unwrap_or_default()
-                )
-            }
-        }
-    }
-
-    fn fault<E: ProvideErrorMetadata + std::error::Error + 'static>(
-        &self,
-        name: &str,
-        error: &SdkError<E>,
-    ) -> BackendError {
-        BackendError(format!("{name}: {}", self.explain(error)))
     }
 }
 
@@ -420,7 +421,7 @@ async fn put(client: &Client, store: &S3Config, name: &str, body: Bytes) -> Resu
         .send()
         .await
         .map(|_| ())
-        .map_err(|error| store.fault(name, &error))
+        .map_err(|error| store.fault(Asked::Write, name, &error))
 }
 
 /// An object of the bucket, piece by piece.
@@ -436,7 +437,7 @@ impl S3Pieces {
         match self.stream.next().await {
             None => Ok(None),
             Some(Ok(piece)) => Ok(Some(piece)),
-            Some(Err(error)) => Err(BackendError(format!("{}: {error}", self.name))),
+            Some(Err(error)) => Err(BackendError::new(Trouble::Unreachable, format!("{}: {error}", self.name))),
         }
     }
 }

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use super::explain::Asked;
 use super::{CONNECT_TIMEOUT, S3Config, S3Store, put};
 use crate::store::backend::BackendError;
 
@@ -93,7 +94,7 @@ impl S3Upload {
                 .body(ByteStream::from(body))
                 .send()
                 .await
-                .map_err(|error| store.fault(&name, &error))?;
+                .map_err(|error| store.fault(Asked::Write, &name, &error))?;
             Ok(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build())
         });
         Ok(())
@@ -108,8 +109,8 @@ impl S3Upload {
             .content_type("application/octet-stream")
             .send()
             .await
-            .map_err(|error| self.store.fault(&self.name, &error))?;
-        let id = begun.upload_id.ok_or_else(|| BackendError(format!("{}: no upload id came", self.name)))?;
+            .map_err(|error| self.store.fault(Asked::Write, &self.name, &error))?;
+        let id = begun.upload_id.ok_or_else(|| BackendError::failing(format!("{}: no upload id came", self.name)))?;
         self.id = Some(id.clone());
         Ok(id)
     }
@@ -117,7 +118,7 @@ impl S3Upload {
     async fn settle_one(&mut self) -> Result<(), BackendError> {
         match self.sending.join_next().await {
             Some(Ok(part)) => self.parts.push(part?),
-            Some(Err(_)) => return Err(BackendError(format!("{}: a part was not sent", self.name))),
+            Some(Err(_)) => return Err(BackendError::failing(format!("{}: a part was not sent", self.name))),
             None => {}
         }
         Ok(())
@@ -153,7 +154,7 @@ impl S3Upload {
             .config_override(aws_sdk_s3::config::Builder::default().timeout_config(patient))
             .send()
             .await
-            .map_err(|error| self.store.fault(&self.name, &error))?;
+            .map_err(|error| self.store.fault(Asked::Write, &self.name, &error))?;
         self.id = None;
         Ok(())
     }

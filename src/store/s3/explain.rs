@@ -1,0 +1,307 @@
+//! What went wrong with a request to the service, in a sentence that says what to do: with the service's own words,
+//! and sorted by what the caller does about it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use super::S3Config;
+use crate::clock::{Clock, Timestamp};
+use crate::store::backend::{BackendError, Trouble};
+
+/// What the service was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    List,
+    Read,
+    Write,
+    Delete,
+    ListUploads,
+    AbortUpload,
+    ReadLifecycle,
+    WriteLifecycle,
+}
+
+impl Asked {
+    /// In words, after "may not", and the right that it takes.
+    fn in_words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::List => {
+                ("list names there", "s3:ListBucket, which a condition on s3:prefix may narrow to these names")
+            }
+            Self::Read => ("read there", "s3:GetObject for these names"),
+            Self::Write => ("write there", "s3:PutObject for these names, and those of the bucket's encryption key"),
+            Self::Delete => ("delete there", "s3:DeleteObject for these names"),
+            Self::ListUploads => ("list unfinished uploads", "s3:ListBucketMultipartUploads for the bucket"),
+            Self::AbortUpload => ("end unfinished uploads", "s3:AbortMultipartUpload for these names"),
+            Self::ReadLifecycle => ("read its lifecycle rules", "s3:GetLifecycleConfiguration for the bucket"),
+            Self::WriteLifecycle => ("change its lifecycle rules", "s3:PutLifecycleConfiguration for the bucket"),
+        }
+    }
+}
+
+/// Codes that say that a request is to be sent again, whatever their status.
+const AGAIN: &[&str] = &[
+    "RequestTimeout",
+    "IncompleteBody",
+    "BadDigest",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+];
+
+/// Codes that say that whoever asks has to change something, whatever their status.
+const REFUSED: &[&str] = &[
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "NoSuchBucket",
+    "InvalidBucketState",
+    "IllegalLocationConstraintException",
+    "MethodNotAllowed",
+    "NotImplemented",
+    "QuotaExceeded",
+];
+
+/// What is to be done about an answer with this status and code.
+fn trouble(status: u16, code: &str, message: &str) -> Trouble {
+    let is_lock = message.contains("Object Lock");
+    match status {
+        _ if AGAIN.contains(&code) => Trouble::Failing,
+        _ if REFUSED.contains(&code) || code.starts_with("KMS.") || is_lock => Trouble::Refused,
+        301 | 302 | 307 | 308 | 401 | 403 | 404 | 405 => Trouble::Refused,
+        408 | 425 | 429 => Trouble::Failing,
+        400..=499 => Trouble::Unacceptable,
+        _ => Trouble::Failing,
+    }
+}
+
+/// What a service that answers an error said.
+struct Said<'a> {
+    status: u16,
+    code: &'a str,
+    message: &'a str,
+}
+
+impl Said<'_> {
+    /// As it is told.
+    fn in_words(&self) -> String {
+        let Self { status, code, message } = self;
+        match (code.is_empty(), message.is_empty()) {
+            (true, true) => format!("it answers {status} and says no more"),
+            (true, false) => format!("it answers {status}: {message}"),
+            (false, true) => format!("it answers {status} {code}"),
+            (false, false) => format!("it answers {status} {code}: {message}"),
+        }
+    }
+}
+
+/// The most that is shown of what a service said.
+const MOST: usize = 500;
+
+/// What the element `name` of an error's XML holds.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once("</")?.0.trim())
+}
+
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(MOST).map_or(text, |(end, _)| &text[..end])
+}
+
+impl S3Config {
+    /// The error of a request about `what`, a name or what names begin with.
+    pub(super) fn fault<E: ProvideErrorMetadata + std::error::Error + 'static>(
+        &self,
+        asked: Asked,
+        what: &str,
+        error: &SdkError<E>,
+    ) -> BackendError {
+        let (trouble, text) = self.explain(asked, error);
+        BackendError::new(trouble, format!("{what}: {text}"))
+    }
+
+    fn endpoint(&self) -> &str {
+        if self.endpoint_url.is_empty() { "AWS" } else { &self.endpoint_url }
+    }
+
+    fn explain<E: ProvideErrorMetadata + std::error::Error + 'static>(
+        &self,
+        asked: Asked,
+        error: &SdkError<E>,
+    ) -> (Trouble, String) {
+        let endpoint = self.endpoint();
+        match error {
+            SdkError::ServiceError(service) => {
+                let raw = service.raw();
+                let body = raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
+                let code = service.err().code().or_else(|| element(&body, "Code")).unwrap_or_default();
+                let message = service.err().message().or_else(|| element(&body, "Message")).unwrap_or_default();
+                let said = Said { status: raw.status().as_u16(), code: cut(code), message: cut(message) };
+                (trouble(said.status, code, message), self.explain_answer(asked, &said, raw, &body))
+            }
+            SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+                let cause = DisplayErrorContext(error).to_string();
+                let why = if cause.contains("dns error") { " (its host name is not known)" } else { "" };
+                let text = format!("{endpoint} can't be reached{why}; check durable.endpoint_url and the network");
+                (Trouble::Unreachable, text + &self.hint())
+            }
+            SdkError::TimeoutError(_) => {
+                let text = format!("{endpoint} does not answer in time; check durable.endpoint_url and the network");
+                (Trouble::Unreachable, text + &self.hint())
+            }
+            other => {
+                let (text, bucket) = (DisplayErrorContext(other).to_string(), &self.bucket);
+                if text.contains("redentials") {
+                    let text = format!(
+                        "no credentials for the bucket \"{bucket}\" were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
+                    );
+                    return (Trouble::Refused, text);
+                }
+                let first = text.lines().next().unwrap_or_default();
+                let text = format!("the bucket \"{bucket}\" at {endpoint} can't be used: {}", cut(first));
+                (Trouble::Failing, text + &self.hint())
+            }
+        }
+    }
+
+    fn explain_answer(&self, asked: Asked, said: &Said<'_>, raw: &HttpResponse, body: &str) -> String {
+        let (endpoint, bucket, words) = (self.endpoint(), &self.bucket, said.in_words());
+        let hint = self.hint();
+        match (said.code, said.status) {
+            ("RequestTimeTooSkewed", _) => format!(
+                "this machine's clock is wrong{}: {endpoint} does not take its requests ({words}); set the clock, and keep it right by NTP",
+                raw.headers().get("date").map_or_else(String::new, by_how_much)
+            ),
+            ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+            | (_, 301 | 307) => {
+                let region = raw.headers().get("x-amz-bucket-region").or_else(|| element(body, "Region"));
+                let set = region.map_or_else(String::new, |region| format!(" = \"{}\"", cut(region)));
+                format!("the bucket \"{bucket}\" is in another region ({words}); set durable.region{set}{hint}")
+            }
+            ("NoSuchBucket", _) => format!(
+                "there is no bucket \"{bucket}\" at {endpoint} ({words}); create it, or name another in durable.url{hint}"
+            ),
+            ("" | "NotFound", 404) => format!(
+                "there is no bucket \"{bucket}\" at {endpoint}, or nothing that speaks S3 ({words}); create it, or check durable.url and durable.endpoint_url{hint}"
+            ),
+            (
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "RequestExpired",
+                _,
+            ) => format!(
+                "{endpoint} refuses these credentials for the bucket \"{bucket}\" ({words}); give Larder others"
+            ),
+            (_, 401 | 403) => {
+                let (verb, right) = asked.in_words();
+                format!(
+                    "{endpoint} refuses these credentials for the bucket \"{bucket}\": they may not {verb} ({words}); they need {right}"
+                )
+            }
+            (code, _) if code.starts_with("KMS.") => format!(
+                "the bucket \"{bucket}\" at {endpoint} can't use its encryption key ({words}); see to the key, or to the rights to it"
+            ),
+            (_, 400 | 405 | 501) => {
+                let (verb, _) = asked.in_words();
+                format!("{endpoint} does not let Larder {verb}, in the bucket \"{bucket}\" ({words}){hint}")
+            }
+            _ => format!("{endpoint} fails for the bucket \"{bucket}\": {words}"),
+        }
+    }
+
+    /// What is often the matter with services other than AWS, whose buckets have no host names.
+    fn hint(&self) -> String {
+        if self.path_style || self.endpoint_url.is_empty() {
+            return String::new();
+        }
+        let host = self.endpoint_url.split_once("://").map_or(&*self.endpoint_url, |(_, rest)| rest);
+        let host = host.split('/').next().unwrap_or_default();
+        format!(
+            "; it was asked at {}.{host}: if it does not know buckets by host names, as MinIO and most services do not, set durable.path_style = true",
+            self.bucket
+        )
+    }
+}
+
+/// How far this machine's clock is off, by the date of an answer.
+fn by_how_much(date: &str) -> String {
+    let Ok(date) = httpdate::parse_http_date(date) else { return String::new() };
+    let behind = Timestamp::from(date).millis_since(Clock::system().now());
+    let seconds = Duration::from_millis(behind.unsigned_abs()).as_secs();
+    let mut text = String::new();
+    if seconds > 0 {
+        let _ = write!(text, " by {seconds} s ({})", if behind > 0 { "behind" } else { "ahead" });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_sorted_by_what_is_to_be_done() {
+        for (status, code, message, expected) in [
+            (500, "InternalError", "", Trouble::Failing),
+            (503, "SlowDown", "", Trouble::Failing),
+            (502, "", "", Trouble::Failing),
+            (429, "", "", Trouble::Failing),
+            (400, "RequestTimeout", "", Trouble::Failing),
+            (409, "OperationAborted", "", Trouble::Failing),
+            (403, "AccessDenied", "", Trouble::Refused),
+            (403, "QuotaExceeded", "", Trouble::Refused),
+            (400, "ExpiredToken", "", Trouble::Refused),
+            (400, "KMS.DisabledException", "", Trouble::Refused),
+            (400, "InvalidRequest", "Content-MD5 is required with Object Lock parameters", Trouble::Refused),
+            (404, "NoSuchBucket", "", Trouble::Refused),
+            (301, "PermanentRedirect", "", Trouble::Refused),
+            (400, "InvalidRequest", "", Trouble::Unacceptable),
+            (400, "", "", Trouble::Unacceptable),
+            (413, "", "", Trouble::Unacceptable),
+            (400, "EntityTooLarge", "", Trouble::Unacceptable),
+        ] {
+            assert_eq!(trouble(status, code, message), expected, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_an_errors_xml_is_found() {
+        let xml = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-central-1</Region></Error>";
+        assert_eq!(element(xml, "Region"), Some("eu-central-1"));
+        assert_eq!(element(xml, "Message"), None);
+        assert_eq!(element("<Region>", "Region"), None);
+    }
+
+    #[test]
+    fn a_service_that_is_asked_by_host_name_is_hinted_at() {
+        let config = |endpoint: &str, path_style| S3Config {
+            bucket: "b".into(),
+            endpoint_url: endpoint.into(),
+            region: String::new(),
+            path_style,
+        };
+        assert!(config("http://localhost:9000/", false).hint().contains("b.localhost:9000: "));
+        assert!(config("http://localhost:9000", false).hint().contains("durable.path_style = true"));
+        for quiet in [config("http://localhost:9000", true), config("", false)] {
+            assert_eq!(quiet.hint(), "");
+        }
+    }
+}
