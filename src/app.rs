@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::Admin;
+use crate::buffers::Buffers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fetch::{Fetcher, MAX_UNATTENDED};
@@ -24,6 +25,7 @@ use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;
 use crate::server::{self, Listen, Sockets, Worker};
+use crate::spool::Spools;
 use crate::store::Store;
 use crate::store::backend::CheckFailure;
 use crate::store::durable::{self, Durable};
@@ -108,9 +110,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let (sockets, addresses) = server::bind(&config.server.listen, threads).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?;
     let store = Store::new(memory, durable, purges, clock.clone());
+    let budget = Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX));
+    let max_buffered = usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX);
+    let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
+    let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools);
     let fetcher = Fetcher {
         store,
-        upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),
+        upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers),
         clock,
         passes: Passes::new(config.cache.pass_memory),
         ranged: Recent::new(Duration::from_secs(60)),
@@ -118,7 +124,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         searches: Searches::default(),
         flights: Flights::new(config.cache.collapse_limit),
         unattended: Semaphore::new(MAX_UNATTENDED),
-        budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
+        budget,
         memory: config.memory.clone(),
         surrogate_control: config.cache.targets.surrogate_control,
         purge_expired_on_read: config.cache.purge_expired_on_read,
@@ -127,12 +133,16 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     };
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),
-        keys: Keys { rules: Rules::new(&config.cache, config.rules.clone()), prefix: config.cache.key_prefix.clone() },
+        keys: Keys {
+            rules: Rules::new(&config.cache, &config.transfer(), config.rules.clone()),
+            prefix: config.cache.key_prefix.clone(),
+        },
         cache: config.cache.clone(),
         metrics,
         access_log: config.log.access,
         upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
-        max_buffered: usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX),
+        max_buffered,
+        tunnel_timeout: config.server.tunnel_timeout,
     });
 
     let stop = CancellationToken::new();

@@ -11,6 +11,7 @@ use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
 use crate::store::Durability;
 use crate::stored::StoredHead;
+use crate::transfer::{Overrides, Transfer};
 
 /// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +123,8 @@ pub struct Rule {
     pub durability: Durability,
     /// What the responses can be purged by.
     pub tags: Vec<String>,
+    /// How the bytes of its requests and responses pass.
+    pub transfer: Overrides,
 }
 
 impl Default for Rule {
@@ -140,6 +143,7 @@ impl Default for Rule {
             query: QueryRules::default(),
             durability: Durability::Durable,
             tags: Vec::new(),
+            transfer: Overrides::default(),
         }
     }
 }
@@ -162,6 +166,8 @@ pub struct Resolved {
     pub rule: Rule,
     /// What it says of storing.
     pub policy: Arc<StoragePolicy>,
+    /// How bytes pass.
+    pub transfer: Arc<Transfer>,
 }
 
 impl Resolved {
@@ -187,8 +193,8 @@ impl Resolved {
 }
 
 impl Rules {
-    /// Resolves `rules` against the defaults of `[cache]`.
-    pub fn new(cache: &Config, rules: Vec<Rule>) -> Self {
+    /// Resolves `rules` against the defaults of `[cache]`, and against how bytes pass where no rule says.
+    pub fn new(cache: &Config, transfer: &Transfer, rules: Vec<Rule>) -> Self {
         let targets = Arc::new(cache.targets.clone());
         let tag_fields = Arc::new(cache.tag_fields.clone());
         let granted = |timeout: Duration| Some(timeout).filter(|timeout| !timeout.is_zero());
@@ -211,6 +217,7 @@ impl Rules {
                     lifetimes,
                     tag_fields: Arc::clone(&tag_fields),
                 }),
+                transfer: Arc::new(rule.transfer.of(transfer)),
                 rule,
             }
         };
@@ -317,7 +324,8 @@ mod tests {
         let rule = |path: &str, bypass| Rule { path: path.into(), bypass, ..Rule::default() };
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let listed = ["/static/*", "/my%20files/*", "/café/*", "/account*"].map(|path| rule(path, false));
-        let rules = Rules::new(&cache, listed.into_iter().chain([rule("/admin/*", true)]).collect());
+        let rules =
+            Rules::new(&cache, &Transfer::default(), listed.into_iter().chain([rule("/admin/*", true)]).collect());
         let strictest = "strictest";
         for (path, expected) in [
             ("/static/a.css", "/static/*"),
@@ -355,11 +363,18 @@ mod tests {
         let rule =
             |path: &str, secs| Rule { path: path.into(), timeout: Some(Duration::from_secs(secs)), ..Rule::default() };
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
-        let rules = Rules::new(&cache, vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)]);
+        let rules = Rules::new(
+            &cache,
+            &Transfer::default(),
+            vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)],
+        );
         let timeout = |path: &str| rules.matching(path).policy.lifetimes.default_timeout;
         assert_eq!(timeout("/static/big/x"), Some(1000));
         assert_eq!(timeout("/static"), Some(9000));
         assert_eq!(timeout("/a"), Some(0), "a rule can say zero");
-        assert_eq!(Rules::new(&Config::default(), vec![]).matching("/").policy.lifetimes.default_timeout, None);
+        assert_eq!(
+            Rules::new(&Config::default(), &Transfer::default(), vec![]).matching("/").policy.lifetimes.default_timeout,
+            None
+        );
     }
 }

@@ -63,6 +63,14 @@ pub struct Config {
     pub max_connections: u64,
     /// How long requests under way may take to finish when Larder stops.
     pub drain_timeout: Duration,
+    /// Bytes a second, averaged, below which a request's body is given up; 0: any rate will do.
+    pub min_body_rate: u64,
+    /// How long nothing may move in a tunnel.
+    pub tunnel_timeout: Duration,
+    /// The bytes that all temporary files may hold.
+    pub max_spooled: u64,
+    /// Where temporary files go; empty: where the system has them.
+    pub spool_dir: PathBuf,
 }
 
 impl Default for Config {
@@ -80,6 +88,10 @@ impl Default for Config {
             max_headers: 100,
             max_connections: 20_000,
             drain_timeout: Duration::from_secs(20),
+            min_body_rate: 500,
+            tunnel_timeout: Duration::from_secs(600),
+            max_spooled: 10 << 30,
+            spool_dir: PathBuf::new(),
         }
     }
 }

@@ -95,7 +95,7 @@ pub struct Sweep {
 /// Removes what nothing leads to any more.
 pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Swept, String> {
     let (backend, names) = open(config).await?;
-    let rules = Rules::new(&config.cache, config.rules.clone());
+    let rules = Rules::new(&config.cache, &config.transfer(), config.rules.clone());
     let sweeper = Sweeper { backend: &backend, names: &names, config, rules, sweep, clock };
     sweeper.run().await.map_err(|error| error.to_string())
 }

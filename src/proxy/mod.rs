@@ -6,6 +6,7 @@ mod forward;
 mod purge;
 mod reply;
 mod share;
+mod tunnel;
 
 pub use self::explain::Question;
 pub use self::purge::{PurgeError, What};
@@ -13,6 +14,7 @@ pub use self::reply::Reply;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Version};
@@ -57,6 +59,8 @@ pub struct Proxy {
     pub upload_limits: Limits,
     /// The bytes that fetches under way may hold before requests that need another are refused.
     pub max_buffered: usize,
+    /// How long nothing may move in a tunnel.
+    pub tunnel_timeout: Duration,
 }
 
 impl Proxy {
@@ -372,6 +376,7 @@ fn plan(
         method: request.method().clone(),
         uri: origin_form(request.uri()).into_owned(),
         policy: Arc::clone(&target.rule.policy),
+        transfer: Arc::clone(&target.rule.transfer),
         durability: rule.durability,
         collapse: rule.collapse,
         ranges: rule.ranges,

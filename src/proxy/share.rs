@@ -99,7 +99,8 @@ impl Proxy {
         variant: u128,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
-        let (watch, patience) = (Stopwatch::start(), self.fetcher.upstream.patience());
+        let (watch, patience) =
+            (Stopwatch::start(), self.fetcher.upstream.patience_for(plan.transfer.response_timeout));
         let mut promotions = 0;
         loop {
             let left = |limit: Duration| limit.saturating_sub(watch.elapsed());

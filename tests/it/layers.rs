@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module may use those on lines above its own; those on one line do not
 /// use each other, except for the parts of one folder.
 const LAYERS: &[&[&str]] = &[
-    &["clock", "transport", "units"],
+    &["clock", "transfer", "transport", "units"],
     &["rfc9111"],
     &["stored"],
-    &["fill", "telemetry", "passes", "ready", "searches", "interim", "breaker", "request_body"],
+    &["fill", "telemetry", "passes", "ready", "searches", "interim", "breaker", "spool", "origin_io"],
+    &["buffers"],
+    &["request_body"],
     &["store"],
     &["rules", "upstream"],
     &["flight", "body", "forwarding"],
