@@ -78,8 +78,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    // Two a client at the most: its own connection, and one to the origin or the durable tier.
-    if let Err(error) = rlimit::increase_nofile_limit(2 * config.server.max_connections + 1024) {
+    // Three a client at the most: its own connection, one to the origin or the durable tier, a temporary file.
+    if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
     let control = Builder::new_multi_thread()

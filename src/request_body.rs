@@ -183,19 +183,29 @@ impl RequestBody {
             let is_last = client.body.is_end_stream();
             if taken.is_empty() && is_last && taken.lease.try_add(data.len()) {
                 // Nearly every body: it came in one piece, and stays that.
-                let held = Held { memory: data, _lease: Some(taken.lease), ..Held::default() };
-                return Ok(Self::sending(Arc::new(held), None, upload));
+                taken.whole = data;
+                break;
             }
             if !taken.add(&data, client.body.size_hint().upper()).await {
                 let rest = Some(client).filter(|_| !is_last);
-                return Ok(Self::sending(taken.into_held(), rest, upload));
+                return Ok(Self::held(taken, rest, upload));
             }
             if is_last {
                 break;
             }
         }
-        upload.0.lock().moved = Stopwatch::start();
-        Ok(Self::sending(taken.into_held(), None, upload))
+        Ok(Self::held(taken, None, upload))
+    }
+
+    fn held(taken: Taken, rest: Option<Client>, upload: Upload) -> Self {
+        let held = taken.into_held();
+        {
+            let mut way = upload.0.lock();
+            way.moved = Stopwatch::start();
+            way.waits_for_client = false;
+            way.held = Some(Arc::clone(&held));
+        }
+        Self::sending(held, rest, upload)
     }
 
     /// What is known of the body's way.
@@ -234,6 +244,8 @@ impl From<Whole> for RequestBody {
 /// A body that is being taken in.
 #[derive(Debug)]
 struct Taken {
+    /// All of it, if it came in one piece.
+    whole: Bytes,
     memory: BytesMut,
     limit: usize,
     file: Option<(SpoolFile, u64)>,
@@ -249,6 +261,7 @@ const STAGE: usize = 64 << 10;
 impl Taken {
     fn new(transfer: &Transfer, buffers: &Arc<Buffers>) -> Self {
         Self {
+            whole: Bytes::new(),
             memory: BytesMut::new(),
             limit: usize::try_from(transfer.buffer_request).unwrap_or(usize::MAX),
             file: None,
@@ -306,7 +319,7 @@ impl Taken {
 
     fn into_held(self) -> Arc<Held> {
         Arc::new(Held {
-            memory: self.memory.freeze(),
+            memory: if self.whole.is_empty() { self.memory.freeze() } else { self.whole },
             file: self.file,
             tail: self.tail.freeze(),
             _lease: Some(self.lease),
@@ -324,11 +337,14 @@ struct Way {
     waits_for_client: bool,
     is_sent: bool,
     fault: Option<Fault>,
+    /// What was held when the origin was asked: it counts as long as somebody asks for the way, since the
+    /// connection may not have written it yet.
+    held: Option<Arc<Held>>,
 }
 
 impl Default for Way {
     fn default() -> Self {
-        Self { moved: Stopwatch::start(), waits_for_client: false, is_sent: false, fault: None }
+        Self { moved: Stopwatch::start(), waits_for_client: false, is_sent: false, fault: None, held: None }
     }
 }
 

@@ -325,9 +325,9 @@ impl Upstream {
         let begun = Stopwatch::start();
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
         let is_idempotent = is_idempotent(request.method);
-        let again = if is_idempotent { body.whole() } else { None };
+        let again = if is_idempotent { body.whole().map(Box::new) } else { None };
         let is_repeatable = again.is_some() || (is_idempotent && matches!(body, RequestBody::Empty));
-        let mut wait = Wait { since: begun, limit: request.transfer.response_timeout, upload: body.upload() };
+        let mut wait = Wait { since: begun, limit: &request.transfer.response_timeout, upload: body.upload() };
         let (mut body, mut may_be_kept) = (Some(body), true);
         let mut unsent: Option<Box<Request<RequestBody>>> = None;
         // One future, without others within it but for a connection's: a response is moved by each.
@@ -341,13 +341,14 @@ impl Upstream {
                     Err(error) => break (error, false),
                 },
             };
-            let mut message = match (unsent.take(), body.take()) {
+            let message = match (unsent.take(), body.take()) {
                 (Some(unsent), _) => *unsent,
                 (None, Some(body)) => request.message(body),
-                (None, None) => request.message(again.clone().map_or(RequestBody::Empty, RequestBody::from)),
+                (None, None) => request.message(again.clone().map_or(RequestBody::Empty, |again| (*again).into())),
             };
             link.begin(request.transfer);
-            message.body_mut().go_over(&link.wire);
+            // Changed elsewhere: what is lent here is carried along for as long as is waited.
+            let message = go_over(message, &link.wire);
             let mut answer = std::pin::pin!(link.sender.try_send_request(message));
             let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -368,7 +369,12 @@ impl Upstream {
                 Some(_) if is_kept => {}
                 // It may have got it. Once more, on a connection that nobody has used: a request that
                 // is itself what breaks connections must not go through all of them.
-                None if is_kept && is_repeatable && matches!(error, UpstreamError::Broken(_)) => may_be_kept = false,
+                None if is_kept
+                    && is_repeatable
+                    && matches!(error, UpstreamError::Broken(_) | UpstreamError::Malformed(_)) =>
+                {
+                    may_be_kept = false;
+                }
                 Some(_) | None => break (error, wait.is_sending(&link.wire)),
             }
             self.metrics.origin_retries.add_one();
@@ -553,13 +559,13 @@ fn is_our_own(error: &io::Error) -> bool {
 
 /// How long the head of a response is waited for. The origin has `limit` for it, counted from when the
 /// request's body last moved: an upload may take as long as it does.
-struct Wait {
+struct Wait<'a> {
     since: Stopwatch,
-    limit: Duration,
+    limit: &'a Duration,
     upload: Option<Upload>,
 }
 
-impl Wait {
+impl Wait<'_> {
     fn left(&self) -> Duration {
         self.limit.saturating_sub(self.since.elapsed())
     }
@@ -586,10 +592,10 @@ impl Wait {
     /// Ready when the origin has had its time.
     fn poll_end(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            ready!(timer.poll(cx, self.since, self.limit));
+            ready!(timer.poll(cx, self.since, *self.limit));
             let Some(upload) = &self.upload else { return Poll::Ready(()) };
             let moved = upload.moved();
-            if moved.elapsed() < self.limit {
+            if moved.elapsed() < *self.limit {
                 self.since = moved;
             } else if upload.waits_for_client() {
                 // A client that stands still is the body's own business: it ends it.
@@ -599,6 +605,12 @@ impl Wait {
             }
         }
     }
+}
+
+/// Has `message` go out over a connection.
+fn go_over(mut message: Request<RequestBody>, wire: &Arc<Wire>) -> Request<RequestBody> {
+    message.body_mut().go_over(wire);
+    message
 }
 
 fn is_idempotent(method: &Method) -> bool {
