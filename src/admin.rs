@@ -266,6 +266,12 @@ impl Admin {
                 fetcher.budget.held() as u64,
             ),
             gauge(
+                "larder_buffered_bytes",
+                "Bytes of uploads and of what is read ahead of clients, in memory.",
+                fetcher.upstream.buffers().used() as u64,
+            ),
+            gauge("larder_spooled_bytes", "The same in temporary files.", fetcher.upstream.buffers().spools.used()),
+            gauge(
                 "larder_flights",
                 "Fetches under way that can be shared.",
                 self.proxy.fetcher.flights.under_way() as u64,

@@ -13,12 +13,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::Admin;
+use crate::buffers::Buffers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fetch::{Fetcher, MAX_UNATTENDED};
 use crate::fill::Budget;
 use crate::flight::Flights;
-use crate::forwarding::{Signature, Trust};
+use crate::forwarding::Signature;
 use crate::hit_for_miss::HitForMiss;
 use crate::listen::{self, Listen, ListenError, Sockets};
 use crate::proxy::{Failures, Proxy};
@@ -28,6 +29,7 @@ use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;
 use crate::server::Worker;
+use crate::spool::Spools;
 use crate::store::Store;
 use crate::store::backend::CheckFailure;
 use crate::store::durable::{self, Durable};
@@ -80,8 +82,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    // Two a client at the most: its own connection, and one to the origin or the durable tier.
-    if let Err(error) = rlimit::increase_nofile_limit(2 * config.server.max_connections + 1024) {
+    // Three a client at the most: its own connection, one to the origin or the durable tier, a temporary file.
+    if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
     let control = Builder::new_multi_thread()
@@ -113,9 +115,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         .map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
     let store = Store::new(memory, durable, purges, clock.clone());
+    let budget = Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX));
+    let max_buffered = usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX);
+    let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
+    let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools);
     let fetcher = Fetcher {
         store,
-        upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics)),
+        upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers),
         clock,
         hit_for_miss: HitForMiss::new(config.cache.pass_memory),
         ranged: Recent::new(Duration::from_secs(60)),
@@ -124,7 +130,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         searches: Searches::default(),
         flights: Flights::new(config.cache.collapse_limit),
         unattended: Semaphore::new(MAX_UNATTENDED),
-        budget: Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX)),
+        budget,
         memory: config.memory.clone(),
         surrogate_control: config.cache.targets.surrogate_control,
         signature: Signature::random(),
@@ -132,15 +138,11 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         tasks: TaskTracker::new(),
         tunnels: TaskTracker::new(),
     };
-    let trust = Trust {
-        proxies: config.server.trusted_proxies.clone(),
-        fields: config.server.trusted_fields.clone(),
-        allowed: config.server.allowed_fields.clone(),
-    };
+    let trust = config.server.trust();
     let proxy = Arc::new(Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
-            rules: Rules::new(&config.cache, config.rules.clone(), trust.nominated()),
+            rules: Rules::new(&config.cache, &config.transfer(), config.rules.clone(), trust.nominated()),
             prefix: config.cache.key_prefix.clone(),
         },
         trust,
@@ -149,7 +151,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         access_log: config.log.access,
         failures: Failures::new(),
         upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
-        max_buffered: usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX),
+        max_buffered,
+        tunnel_timeout: config.server.tunnel_timeout,
     });
 
     let stop = CancellationToken::new();

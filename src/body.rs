@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::fill::FillReader;
 use crate::store::backend::BackendError;
 use crate::stored::{Body, StoredResponse};
-use crate::upstream::UpstreamBody;
+use crate::upstream::{Passing, UpstreamBody};
 
 /// What ends a body early. hyper then closes the connection, so that no client takes what it got
 /// for the whole.
@@ -57,7 +57,7 @@ enum Source {
         left: u64,
     },
     /// Straight from the origin.
-    Upstream(UpstreamBody),
+    Upstream(Passing),
 }
 
 /// Some bytes of a body.
@@ -172,9 +172,9 @@ impl ResponseBody {
         Self::from_source(Source::Fill { reader, skip: first, left: Some(end.saturating_sub(first)) })
     }
 
-    /// The origin's body, as it comes.
+    /// The origin's body, read ahead of the client where that is slower.
     pub fn upstream(body: UpstreamBody) -> Self {
-        Self::from_source(Source::Upstream(body))
+        Self::from_source(Source::Upstream(body.into()))
     }
 
     /// Has a client's connection learn when the body has ended or was given up.

@@ -2,7 +2,11 @@
 //!
 //! After so many failures on end the breaker is **open**: what can do without the place does, and of
 //! the rest a few are let through as probes. The first answer of any kind closes it.
+//!
+//! A failure that may be the fault of one thing that was asked for counts once for that thing, however often
+//! it is asked for: one slow page is not a place that is down.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -32,7 +36,12 @@ struct Probing {
     last: Option<Stopwatch>,
     /// What the last failure was like.
     was_slow: bool,
+    /// What was asked for by the failures that are counted, at most [`MAX_CULPRITS`], the newest last.
+    culprits: VecDeque<u64>,
 }
+
+/// How many different things are told apart; past them the oldest may count once more.
+const MAX_CULPRITS: usize = 64;
 
 /// What a breaker says to a request.
 #[derive(Debug)]
@@ -127,18 +136,38 @@ impl Breaker {
         if self.counted.load(Ordering::Acquire) == 0 && !self.is_open() {
             return false;
         }
-        let _lock = self.probing.lock();
+        let mut probing = self.probing.lock();
+        probing.culprits.clear();
         self.counted.store(0, Ordering::Release);
         self.is_open.swap(false, Ordering::AcqRel)
     }
 
     /// The place failed, slowly or at once. Whether that opened the breaker.
     pub fn failed(&self, was_slow: bool) -> bool {
+        self.note(was_slow, None)
+    }
+
+    /// The place failed when it was asked for `culprit`, which may be the reason. Whether that opened the
+    /// breaker.
+    pub fn failed_at(&self, was_slow: bool, culprit: u64) -> bool {
+        self.note(was_slow, Some(culprit))
+    }
+
+    fn note(&self, was_slow: bool, culprit: Option<u64>) -> bool {
         if self.failures == 0 {
             return false;
         }
         // Under the lock, so that an answer in between leaves it neither open nor half counted.
         let mut probing = self.probing.lock();
+        if let Some(culprit) = culprit {
+            if probing.culprits.contains(&culprit) {
+                return false;
+            }
+            if probing.culprits.len() == MAX_CULPRITS {
+                probing.culprits.pop_front();
+            }
+            probing.culprits.push_back(culprit);
+        }
         let counted = self.counted.fetch_add(1, Ordering::AcqRel).saturating_add(1);
         probing.was_slow = was_slow;
         if counted < self.failures || self.is_open.swap(true, Ordering::AcqRel) {
@@ -186,6 +215,23 @@ mod tests {
         assert!(matches!(breaker.admit(), Admission::Granted));
         let never = Breaker::new(0, PAUSE);
         assert!((0..100).all(|_| !never.failed(true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_thing_that_fails_counts_once_and_several_each() {
+        let breaker = Breaker::new(3, PAUSE);
+        assert!((0..100).all(|_| !breaker.failed_at(true, 1)));
+        assert!(!breaker.failed_at(true, 2));
+        assert!((0..100).all(|n| !breaker.failed_at(true, 1 + n % 2)) && !breaker.is_open());
+        breaker.succeeded();
+        for culprit in [1, 1, 2] {
+            assert!(!breaker.failed_at(false, culprit), "an answer lies between");
+        }
+        assert!(breaker.failed_at(false, 3));
+        let many = Breaker::new(1000, PAUSE);
+        assert!((0..999).all(|n| !many.failed_at(true, n)));
+        assert_eq!(many.probing.lock().culprits.len(), MAX_CULPRITS);
+        assert!(many.failed(true), "a failure of no one thing counts whatever the others were");
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ use crate::store::Durability;
 use crate::store::durable::Location;
 use crate::store::s3::S3Config;
 use crate::telemetry::Prices;
+use crate::transfer::{Overrides, Transfer};
 use crate::units::{format_size, parse_duration, parse_size};
 use crate::upstream::Address;
 use crate::{admin, log, rules, server, store, upstream};
@@ -84,6 +85,18 @@ enum Given {
 }
 
 impl Config {
+    /// How bytes pass where no rule says otherwise.
+    pub fn transfer(&self) -> Transfer {
+        Transfer {
+            buffer_request: self.upstream.buffer_request,
+            buffer_response: self.upstream.buffer_response,
+            spool: self.upstream.spool,
+            min_body_rate: self.server.min_body_rate,
+            response_timeout: self.upstream.response_timeout,
+            body_timeout: self.upstream.body_timeout,
+        }
+    }
+
     /// Reads the configuration from `file`, if there is one, `environment` and the `--set`
     /// options, each overriding the ones before.
     pub fn load(
@@ -139,18 +152,12 @@ impl Config {
                     as u64,
                 drain_timeout: r.duration("server.drain_timeout", d.server.drain_timeout),
                 socket_mode: r.one("server.socket_mode", d.server.socket_mode, socket_mode),
+                min_body_rate: r.size("server.min_body_rate", d.server.min_body_rate, 0, 1 << 40),
+                tunnel_timeout: r.duration("server.tunnel_timeout", d.server.tunnel_timeout),
+                max_spooled: r.size("server.max_spooled", d.server.max_spooled, 0, 1 << 60),
+                spool_dir: r.one("server.spool_dir", d.server.spool_dir.clone(), |text| Ok(text.into())),
             },
-            upstream: upstream::Config {
-                address: r.one("upstream.url", d.upstream.address.clone(), upstream_url),
-                connect_timeout: r.duration("upstream.connect_timeout", d.upstream.connect_timeout),
-                response_timeout: r.duration("upstream.response_timeout", d.upstream.response_timeout),
-                body_timeout: r.duration("upstream.body_timeout", d.upstream.body_timeout),
-                idle_timeout: r.duration("upstream.idle_timeout", d.upstream.idle_timeout),
-                max_idle: r.int("upstream.max_idle", d.upstream.max_idle, 0..=100_000),
-                host: r.one("upstream.host", d.upstream.host.clone(), upstream_host),
-                breaker_failures: u32_of(r.int("upstream.breaker_failures", 5, 0..=1_000_000)),
-                breaker_pause: r.duration("upstream.breaker_pause", d.upstream.breaker_pause),
-            },
+            upstream: read_upstream(r, &d.upstream),
             cache: rules::Config {
                 key_prefix: r.one("cache.key_prefix", d.cache.key_prefix.clone(), key_prefix),
                 default_timeout: r.duration_or_zero("cache.default_timeout", d.cache.default_timeout),
@@ -221,6 +228,25 @@ const REQUEST_DIRECTIVES: &[(&str, RequestDirectives)] = &[
     ("bound", RequestDirectives::Bound),
     ("ignore", RequestDirectives::Ignore),
 ];
+
+fn read_upstream(r: &mut Reader, d: &upstream::Config) -> upstream::Config {
+    upstream::Config {
+        address: r.one("upstream.url", d.address.clone(), upstream_url),
+        connect_timeout: r.duration("upstream.connect_timeout", d.connect_timeout),
+        response_timeout: r.duration("upstream.response_timeout", d.response_timeout),
+        body_timeout: r.duration("upstream.body_timeout", d.body_timeout),
+        idle_timeout: r.duration("upstream.idle_timeout", d.idle_timeout),
+        max_idle: r.int("upstream.max_idle", d.max_idle, 0..=100_000),
+        host: r.one("upstream.host", d.host.clone(), upstream_host),
+        breaker_failures: u32_of(r.int("upstream.breaker_failures", 5, 0..=1_000_000)),
+        breaker_pause: r.duration("upstream.breaker_pause", d.breaker_pause),
+        buffer_request: r.size("upstream.buffer_request", d.buffer_request, 0, 1 << 30),
+        buffer_response: r.size("upstream.buffer_response", d.buffer_response, 0, 1 << 30),
+        spool: r.size("upstream.spool", d.spool, 0, 1 << 50),
+        max_headers: r.int("upstream.max_headers", d.max_headers, 1..=10_000),
+        max_header_size: usize_of(r.size("upstream.max_header_size", d.max_header_size as u64, 1 << 10, 16 << 20)),
+    }
+}
 
 fn read_durable(r: &mut Reader, d: &store::durable::Config) -> store::durable::Config {
     let endpoint_url = r.one("durable.endpoint_url", String::new(), endpoint);
@@ -313,6 +339,14 @@ fn read_rule(r: &mut Reader, index: usize, table: Value, from: &str) -> Option<R
         },
         durability: if r.flag(&key("durable"), true) { Durability::Durable } else { Durability::MemoryOnly },
         tags: r.list(&key("tags"), &[], tag),
+        transfer: Overrides {
+            buffer_request: r.optional_size(&key("buffer_request"), 1 << 30),
+            buffer_response: r.optional_size(&key("buffer_response"), 1 << 30),
+            spool: r.optional_size(&key("spool"), 1 << 50),
+            min_body_rate: r.optional_size(&key("min_body_rate"), 1 << 40),
+            response_timeout: r.optional_timeout(&key("response_timeout")),
+            body_timeout: r.optional_timeout(&key("body_timeout")),
+        },
     })
 }
 
@@ -493,6 +527,21 @@ impl Reader {
     fn optional_duration(&mut self, key: &str) -> Option<Duration> {
         self.value(key, None, DURATION, |given| {
             parse_duration(given.text().ok_or_else(String::new)?).map(Some).ok_or_else(String::new)
+        })
+    }
+
+    /// One that is set is above zero.
+    fn optional_timeout(&mut self, key: &str) -> Option<Duration> {
+        self.settings.contains_key(key).then(|| self.duration(key, Duration::MAX)).or_else(|| {
+            self.known.push(key.to_owned());
+            None
+        })
+    }
+
+    fn optional_size(&mut self, key: &str, most: u64) -> Option<u64> {
+        self.settings.contains_key(key).then(|| self.size(key, 0, 0, most)).or_else(|| {
+            self.known.push(key.to_owned());
+            None
         })
     }
 

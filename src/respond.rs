@@ -316,6 +316,24 @@ fn unavailable(error: &UpstreamError) -> Refusal {
         UpstreamError::Broken(_) => {
             refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off")
         }
+        UpstreamError::Malformed(_) => {
+            refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer is not one that HTTP allows")
+        }
+        UpstreamError::TooLargeHead(_) => refuse(
+            StatusCode::BAD_GATEWAY,
+            "origin-head-too-large",
+            "the head of the application's answer is larger than this server takes",
+        ),
+        UpstreamError::TooManyFields(_) => refuse(
+            StatusCode::BAD_GATEWAY,
+            "origin-too-many-fields",
+            "the application's answer has more fields than this server takes",
+        ),
+        UpstreamError::InvalidLength => refuse(
+            StatusCode::BAD_GATEWAY,
+            "origin-broken",
+            "the Content-Length of the application's answer is not one number",
+        ),
         UpstreamError::Unsupported(why) => refuse(StatusCode::BAD_GATEWAY, "origin-unsupported", why),
         UpstreamError::RequestBody(fault) => refuse_body(*fault),
         UpstreamError::Down { was_slow: false } => {
@@ -344,6 +362,11 @@ pub const fn refuse_body(fault: Fault) -> Refusal {
             StatusCode::PAYLOAD_TOO_LARGE,
             "request-too-large",
             "the request's body is larger than this server takes",
+        ),
+        Fault::Lost => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "request-body-lost",
+            "the request's body can't be read back from its temporary file",
         ),
     };
     Refusal { ends_connection: true, ..refusal }

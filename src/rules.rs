@@ -15,6 +15,7 @@ use crate::rfc9111::targeted::Targets;
 use crate::rfc9111::vary::Nominated;
 use crate::store::Durability;
 use crate::stored::StoredHead;
+use crate::transfer::{Overrides, Transfer};
 
 /// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +148,8 @@ pub struct Rule {
     pub durability: Durability,
     /// What the responses can be purged by.
     pub tags: Vec<String>,
+    /// How the bytes of its requests and responses pass.
+    pub transfer: Overrides,
 }
 
 impl Rule {
@@ -175,6 +178,7 @@ impl Default for Rule {
             query: QueryRules::default(),
             durability: Durability::Durable,
             tags: Vec::new(),
+            transfer: Overrides::default(),
         }
     }
 }
@@ -201,6 +205,8 @@ pub struct Resolved {
     pub policy: Arc<StoragePolicy>,
     /// How far the directives of clients count.
     pub request_directives: RequestDirectives,
+    /// How bytes pass.
+    pub transfer: Arc<Transfer>,
 }
 
 impl Resolved {
@@ -236,8 +242,8 @@ impl Resolved {
 }
 
 impl Rules {
-    /// Resolves `rules` against the defaults of `[cache]`.
-    pub fn new(cache: &Config, rules: Vec<Rule>, nominated: Nominated) -> Self {
+    /// Resolves `rules` against the defaults of `[cache]`, and against how bytes pass where no rule says.
+    pub fn new(cache: &Config, transfer: &Transfer, rules: Vec<Rule>, nominated: Nominated) -> Self {
         let nominated = Arc::new(nominated);
         let targets = Arc::new(cache.targets.clone());
         let tag_fields = Arc::new(cache.tag_fields.clone());
@@ -263,6 +269,7 @@ impl Rules {
                     nominated: Arc::clone(&nominated),
                 }),
                 request_directives: rule.request_directives.unwrap_or(cache.request_directives),
+                transfer: Arc::new(rule.transfer.of(transfer)),
                 rule,
             }
         };
@@ -419,7 +426,7 @@ mod tests {
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let listed = ["/static/*", "/my%20files/*", "/café/*", "/account*"].map(|path| rule(path, false));
         let all = listed.into_iter().chain([rule("/admin/*", true)]).collect();
-        let rules = Rules::new(&cache, all, Nominated::default());
+        let rules = Rules::new(&cache, &Transfer::default(), all, Nominated::default());
         let strictest = "strictest";
         for (path, expected) in [
             ("/static/a.css", "/static/*"),
@@ -473,7 +480,7 @@ mod tests {
     fn what_ends_a_path_elsewhere_does_not_lend_it_an_extensions_rule() {
         let rules = |style: Rule| {
             let rule = |path: &str| Rule { path: path.into(), ..Rule::default() };
-            Rules::new(&Config::default(), vec![style, rule("/account*")], Nominated::default())
+            Rules::new(&Config::default(), &Transfer::default(), vec![style, rule("/account*")], Nominated::default())
         };
         let style = Rule { path: "*.css".into(), timeout: Some(Duration::from_secs(60)), ..Rule::default() };
         let granting = rules(style.clone());
@@ -497,6 +504,7 @@ mod tests {
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let rules = Rules::new(
             &cache,
+            &Transfer::default(),
             vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)],
             Nominated::default(),
         );
@@ -505,7 +513,11 @@ mod tests {
         assert_eq!(timeout("/static"), Some(9000));
         assert_eq!(timeout("/a"), Some(0), "a rule can say zero");
         assert_eq!(
-            Rules::new(&Config::default(), vec![], Nominated::default()).matching("/").policy.lifetimes.default_timeout,
+            Rules::new(&Config::default(), &Transfer::default(), vec![], Nominated::default())
+                .matching("/")
+                .policy
+                .lifetimes
+                .default_timeout,
             None
         );
     }

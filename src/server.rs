@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::body::ResponseBody;
 use crate::client_io::{ClientIo, Connection, Patience, conflicting_framing};
-use crate::forwarding::Peer;
+use crate::forwarding::{Peer, Trust};
 use crate::interim::Open;
 pub use crate::listen::{Listen, Sockets};
 use crate::proxy::{Proxy, Reply};
@@ -67,6 +68,25 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Who may connect to unix sockets: the mode of their files.
     pub socket_mode: u32,
+    /// Bytes a second, averaged, below which a request's body is given up; 0: any rate will do.
+    pub min_body_rate: u64,
+    /// How long nothing may move in a tunnel.
+    pub tunnel_timeout: Duration,
+    /// The bytes that all temporary files may hold.
+    pub max_spooled: u64,
+    /// Where temporary files go; empty: where the system has them.
+    pub spool_dir: PathBuf,
+}
+
+impl Config {
+    /// Whose word on a request counts, and in which fields.
+    pub fn trust(&self) -> Trust {
+        Trust {
+            proxies: self.trusted_proxies.clone(),
+            fields: self.trusted_fields.clone(),
+            allowed: self.allowed_fields.clone(),
+        }
+    }
 }
 
 impl Default for Config {
@@ -87,6 +107,10 @@ impl Default for Config {
             max_connections: 20_000,
             drain_timeout: Duration::from_secs(20),
             socket_mode: 0o660,
+            min_body_rate: 500,
+            tunnel_timeout: Duration::from_secs(600),
+            max_spooled: 10 << 30,
+            spool_dir: PathBuf::new(),
         }
     }
 }

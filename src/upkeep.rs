@@ -102,7 +102,7 @@ pub struct Sweep {
 pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Swept, String> {
     let (backend, names) = open(config).await?;
     backend.look_for_cache(names.root()).await.map_err(|failure| format!("durable.url: {failure}"))?;
-    let rules = Rules::new(&config.cache, config.rules.clone(), Nominated::default());
+    let rules = Rules::new(&config.cache, &config.transfer(), config.rules.clone(), Nominated::default());
     let sweeper = Sweeper { backend: &backend, names: &names, config, rules, sweep, clock };
     sweeper.run().await.map_err(|error| error.to_string())
 }

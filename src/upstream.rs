@@ -4,9 +4,12 @@
 //! has a pool as well; it does not tell whether a connection had been used before, which decides
 //! whether a request that failed may be sent again.
 
+mod ahead;
 mod body;
+mod framing;
 mod link;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -15,26 +18,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::header::HeaderValue;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
+use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::ahead::Passing;
 pub use self::body::{UpstreamBody, UpstreamBodyError};
+pub use self::framing::EndsWithConnection;
 use self::link::{Link, take_idle};
 use crate::breaker::{Admission, Breaker, Probe};
+use crate::buffers::Buffers;
 use crate::clock::{Stopwatch, Timer};
 pub use crate::interim::Interim;
+use crate::origin_io::{OriginIo, READ_AHEAD, Wire};
 use crate::request_body::Fault;
 pub use crate::request_body::RequestBody;
 use crate::request_body::Upload;
-use crate::rfc9111::fields;
 use crate::telemetry::{Metrics, OriginOutcome};
+use crate::transfer::Transfer;
 use crate::transport::{self, Transport};
 
 /// `[upstream]`
@@ -58,6 +68,16 @@ pub struct Config {
     pub breaker_failures: u32,
     /// How long lies between two attempts to find it up again, at the least.
     pub breaker_pause: Duration,
+    /// Bytes of a request's body that are taken in before the origin is asked.
+    pub buffer_request: u64,
+    /// Bytes of a response's body that are read ahead of its client.
+    pub buffer_response: u64,
+    /// Bytes of either that go to a temporary file past that.
+    pub spool: u64,
+    /// The most fields of a response.
+    pub max_headers: usize,
+    /// The largest response head, in bytes.
+    pub max_header_size: usize,
 }
 
 /// `upstream.url`
@@ -96,9 +116,17 @@ impl Default for Config {
             host: None,
             breaker_failures: 5,
             breaker_pause: Duration::from_secs(1),
+            buffer_request: 64 << 10,
+            buffer_response: 1 << 20,
+            spool: 1 << 30,
+            max_headers: MAX_HEADERS,
+            max_header_size: 256 << 10,
         }
     }
 }
+
+/// As many fields hyper has room for without being told; to be told costs it something.
+const MAX_HEADERS: usize = 100;
 
 /// Why there is no response from the origin.
 #[derive(Clone, Debug)]
@@ -109,8 +137,16 @@ pub enum UpstreamError {
     ConnectTimeout,
     /// No response head arrived in time.
     ResponseTimeout,
-    /// The connection broke before the head, or what came is not HTTP.
+    /// The connection broke before the head was there.
     Broken(Arc<hyper::Error>),
+    /// What came is not HTTP.
+    Malformed(Arc<hyper::Error>),
+    /// The head has more bytes than `upstream.max_header_size`, which is this.
+    TooLargeHead(usize),
+    /// The head has more fields than `upstream.max_headers`, which is this.
+    TooManyFields(usize),
+    /// What the head says of its body's length is none.
+    InvalidLength,
     /// The client's own request body ended early.
     RequestBody(Fault),
     /// The origin is known to be down, and was not asked; whether it was slow when it failed last,
@@ -130,6 +166,14 @@ impl fmt::Display for UpstreamError {
             Self::ConnectTimeout => f.write_str("no connection to the origin in time"),
             Self::ResponseTimeout => f.write_str("the origin did not answer in time"),
             Self::Broken(error) => write!(f, "the origin's answer broke off: {error}"),
+            Self::Malformed(error) => write!(f, "the origin's answer is not HTTP: {error}"),
+            Self::TooLargeHead(limit) => {
+                write!(f, "the head of the origin's answer has more than {limit} bytes (upstream.max_header_size)")
+            }
+            Self::TooManyFields(limit) => {
+                write!(f, "the origin's answer has more than {limit} fields (upstream.max_headers)")
+            }
+            Self::InvalidLength => f.write_str("the Content-Length of the origin's answer is not one number"),
             Self::RequestBody(fault) => fault.fmt(f),
             Self::Down { .. } => f.write_str("the origin is known to be down"),
             Self::Unsupported(why) => f.write_str(why),
@@ -142,9 +186,12 @@ impl std::error::Error for UpstreamError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Connect(error) => error.source(),
-            Self::Broken(error) => error.source(),
+            Self::Broken(error) | Self::Malformed(error) => error.source(),
             Self::ConnectTimeout
             | Self::ResponseTimeout
+            | Self::TooLargeHead(_)
+            | Self::TooManyFields(_)
+            | Self::InvalidLength
             | Self::RequestBody(_)
             | Self::Down { .. }
             | Self::Unsupported(_) => None,
@@ -165,15 +212,21 @@ pub struct OriginRequest<'a> {
     pub interim: Option<&'a Interim>,
     /// What for.
     pub errand: Errand,
+    /// How its bytes pass, and those of the response.
+    pub transfer: &'a Transfer,
 }
 
 impl OriginRequest<'_> {
     fn message(&self, body: RequestBody) -> Request<RequestBody> {
         let mut message = Request::new(body);
+        let framed = matches!(message.body(), RequestBody::Sending(_)).then(|| message.body().size_hint().exact());
         *message.method_mut() = self.method.clone();
         *message.uri_mut() = self.uri.clone();
         *message.headers_mut() = (self.fields)();
         *message.version_mut() = Version::HTTP_11;
+        if let Some(len) = framed {
+            self.frame(message.headers_mut(), len);
+        }
         if let Some(interim) = self.interim.cloned() {
             hyper::ext::on_informational(&mut message, move |response| {
                 interim.relay(response.status(), response.headers());
@@ -181,6 +234,28 @@ impl OriginRequest<'_> {
         }
         message
     }
+
+    /// Says how long the body is. hyper sends none with a GET whose length it does not know.
+    fn frame(&self, fields: &mut HeaderMap, len: Option<u64>) {
+        if let Some(len) = len {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+            // There are none behind a length.
+            fields.remove(header::TRAILER);
+        } else {
+            fields.remove(header::CONTENT_LENGTH);
+            fields.insert(header::TRANSFER_ENCODING, const { HeaderValue::from_static("chunked") });
+        }
+        if hardly_has_content(self.method) && len != Some(0) {
+            // Who does not expect content there would take it for the next request.
+            let options = if fields.contains_key(header::TE) { "te, close" } else { "close" };
+            fields.insert(header::CONNECTION, HeaderValue::from_static(options));
+        }
+    }
+}
+
+/// Whether the content of a request with such a method means nothing to most servers (RFC 9110 §9.3.1).
+fn hardly_has_content(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// What a request to the origin is for, as far as an origin that is known to be down goes.
@@ -195,9 +270,6 @@ pub enum Errand {
     Background,
 }
 
-/// The most bytes that are read of a response before they are passed on; its head has to fit.
-const READ_AHEAD: usize = 64 << 10;
-
 /// No origin closes a kept connection sooner than this.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 
@@ -208,14 +280,22 @@ pub struct Upstream {
     config: Config,
     metrics: Arc<Metrics>,
     breaker: Arc<Breaker>,
+    buffers: Arc<Buffers>,
+    /// The paths whose answers lately could not be taken, and when that was logged.
+    said: Mutex<VecDeque<(u64, Stopwatch)>>,
 }
+
+/// How often it is logged of one path that its answers can't be taken, and of how many paths that is known.
+const SAID: Duration = Duration::from_secs(60);
+const MAX_SAID: usize = 64;
 
 impl Upstream {
     /// An origin that no connection is made to yet.
-    pub fn new(config: Config, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(config: Config, metrics: Arc<Metrics>, buffers: Arc<Buffers>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let breaker = Breaker::new(config.breaker_failures, config.breaker_pause);
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), config, metrics, breaker })
+        let (id, said) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
+        Arc::new(Self { id, config, metrics, breaker, buffers, said })
     }
 
     /// The `[upstream]` it was made with.
@@ -228,9 +308,19 @@ impl Upstream {
         &self.breaker
     }
 
+    /// The memory and the files of bodies that pass.
+    pub fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
+    }
+
     /// The longest that a request waits for the head of its response, from connecting on.
     pub fn patience(&self) -> Duration {
-        self.config.connect_timeout + self.config.response_timeout
+        self.patience_for(self.config.response_timeout)
+    }
+
+    /// The same for a request whose `response_timeout` is its own.
+    pub fn patience_for(&self, response_timeout: Duration) -> Duration {
+        self.config.connect_timeout + response_timeout
     }
 
     /// Whether a connection can be made now.
@@ -250,53 +340,62 @@ impl Upstream {
         let _probe = self.admit(request.errand)?;
         let begun = Stopwatch::start();
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
-        let is_repeatable = matches!(body, RequestBody::Empty) && is_idempotent(request.method);
-        let mut wait = Wait { since: begun, limit: self.config.response_timeout, upload: body.upload() };
+        let is_idempotent = is_idempotent(request.method);
+        let again = if is_idempotent { body.whole().map(Box::new) } else { None };
+        let is_repeatable = again.is_some() || (is_idempotent && matches!(body, RequestBody::Empty));
+        let mut wait = Wait { since: begun, limit: &request.transfer.response_timeout, upload: body.upload() };
         let (mut body, mut may_be_kept) = (Some(body), true);
         let mut unsent: Option<Box<Request<RequestBody>>> = None;
         // One future, without others within it but for a connection's: a response is moved by each.
-        let error = loop {
+        let (error, was_sending) = loop {
             let kept = if may_be_kept { self.take_kept(begun, is_repeatable) } else { None };
             let is_kept = kept.is_some();
             let mut link = match kept {
                 Some(link) => link,
                 None => match Box::pin(self.connect(wait.left())).await {
                     Ok(link) => link,
-                    Err(error) => break error,
+                    Err(error) => break (error, false),
                 },
             };
-            link.is_in_use = true;
-            let message = match unsent.take() {
-                Some(unsent) => *unsent,
-                None => request.message(body.take().unwrap_or(RequestBody::Empty)),
+            let message = match (unsent.take(), body.take()) {
+                (Some(unsent), _) => *unsent,
+                (None, Some(body)) => request.message(body),
+                (None, None) => request.message(again.clone().map_or(RequestBody::Empty, |again| (*again).into())),
             };
+            link.begin(request.transfer);
+            // Changed elsewhere: what is lent here is carried along for as long as is waited.
+            let message = go_over(message, &link.wire);
             let mut answer = std::pin::pin!(link.sender.try_send_request(message));
             let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => wait.poll_end(&mut link.timer, cx).map(|()| None),
             });
             let mut failure = match answered.await {
-                Some(Ok(response)) => match unsupported(&response, || (request.fields)().contains_key(header::UPGRADE))
-                {
-                    None => return Ok(self.take(response, link, begun)),
-                    Some(why) => break UpstreamError::Unsupported(why),
+                Some(Ok(response)) => match self.take(response, link, begun, request, &mut wait.upload) {
+                    Ok(response) => return Ok(response),
+                    Err(error) => break (error, false),
                 },
                 Some(Err(failure)) => failure,
-                None => break UpstreamError::ResponseTimeout,
+                None => break (UpstreamError::ResponseTimeout, wait.is_sending(&link.wire)),
             };
             unsent = failure.take_message().map(Box::new);
-            let error = wait.error(failure.into_error());
+            let error = wait.error(failure.into_error(), &link.wire, &self.config);
             match &unsent {
                 // The origin had closed the kept connection, and did not get the request.
                 Some(_) if is_kept => {}
                 // It may have got it. Once more, on a connection that nobody has used: a request that
                 // is itself what breaks connections must not go through all of them.
-                None if is_kept && is_repeatable && matches!(error, UpstreamError::Broken(_)) => may_be_kept = false,
-                Some(_) | None => break error,
+                None if is_kept
+                    && is_repeatable
+                    && matches!(error, UpstreamError::Broken(_) | UpstreamError::Malformed(_)) =>
+                {
+                    may_be_kept = false;
+                }
+                Some(_) | None => break (error, wait.is_sending(&link.wire)),
             }
             self.metrics.origin_retries.add_one();
         };
-        self.learn_from(Some(&error));
+        self.learn_from(&error, was_sending, request.uri.path());
         Err(error)
     }
 
@@ -309,19 +408,41 @@ impl Upstream {
         take_idle(self.id, now, newer_than, limit)
     }
 
-    /// Takes a response that came over a connection.
-    fn take(&self, mut response: Response<Incoming>, mut link: Box<Link>, begun: Stopwatch) -> Response<UpstreamBody> {
-        self.learn_from(None);
+    /// Takes a response that came over a connection; an error where it can't be passed on.
+    fn take(
+        &self,
+        mut response: Response<Incoming>,
+        mut link: Box<Link>,
+        begun: Stopwatch,
+        request: &OriginRequest<'_>,
+        upload: &mut Option<Upload>,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !(request.fields)().contains_key(header::UPGRADE) {
+            const UNASKED: &str = "the application changed protocols although nobody asked it to";
+            return Err(UpstreamError::Unsupported(UNASKED));
+        }
+        link.may_be_kept = framing::settle(&mut response)?;
+        if let Some(upload) = upload.take() {
+            let is_sent = upload.is_sent() && link.wire.is_sent();
+            // What is left of a body in the origin's buffers would be its next request.
+            link.may_be_kept &= is_sent && !hardly_has_content(request.method);
+            link.upload = (!is_sent).then_some(upload);
+        }
+        self.metrics.origin(OriginOutcome::Answered);
+        self.note_answer();
         // RFC 9112 §2.3: an intermediary speaks its own version. The client's framing must not hang on
         // the origin's.
         *response.version_mut() = Version::HTTP_11;
-        if ends_with_connection(&response) {
-            response.extensions_mut().insert(EndsWithConnection);
-        }
         let now = Stopwatch::start();
         self.metrics.origin_latency.record(now.since(begun));
         link.heard = Some(now);
-        response.map(|body| UpstreamBody::new(body, link))
+        Ok(response.map(|body| UpstreamBody::new(body, link)))
+    }
+
+    fn note_answer(&self) {
+        if self.breaker.succeeded() {
+            info!("the application answers again");
+        }
     }
 
     /// Leave to ask an origin that may be known to be down.
@@ -342,36 +463,56 @@ impl Upstream {
         }
     }
 
-    /// What an outcome says of the origin. What went wrong here says nothing.
-    fn learn_from(&self, error: Option<&UpstreamError>) {
+    /// Learns what a failure says of the origin: what went wrong here says nothing, an answer that can't be
+    /// taken is the fault of its `path`, and one path counts once.
+    fn learn_from(&self, error: &UpstreamError, was_sending: bool, path: &str) {
         self.metrics.origin(match error {
-            None => OriginOutcome::Answered,
-            Some(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => OriginOutcome::ConnectFailed,
-            Some(UpstreamError::ResponseTimeout) => OriginOutcome::TimedOut,
-            Some(
-                UpstreamError::Broken(_)
-                | UpstreamError::RequestBody(_)
-                | UpstreamError::Unsupported(_)
-                | UpstreamError::Down { .. },
-            ) => OriginOutcome::Broken,
+            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => OriginOutcome::ConnectFailed,
+            UpstreamError::ResponseTimeout => OriginOutcome::TimedOut,
+            UpstreamError::Broken(_)
+            | UpstreamError::Malformed(_)
+            | UpstreamError::TooLargeHead(_)
+            | UpstreamError::TooManyFields(_)
+            | UpstreamError::InvalidLength
+            | UpstreamError::RequestBody(_)
+            | UpstreamError::Unsupported(_)
+            | UpstreamError::Down { .. } => OriginOutcome::Broken,
         });
         let has_failed = match error {
-            None | Some(UpstreamError::Unsupported(_)) => {
-                if self.breaker.succeeded() {
-                    info!("the application answers again");
-                }
+            UpstreamError::Malformed(_)
+            | UpstreamError::TooLargeHead(_)
+            | UpstreamError::TooManyFields(_)
+            | UpstreamError::InvalidLength
+            | UpstreamError::Unsupported(_) => {
+                self.note_answer();
+                self.say(error, path);
                 false
             }
-            Some(UpstreamError::Connect(error)) => !is_our_own(error) && self.breaker.failed(false),
-            Some(UpstreamError::ConnectTimeout | UpstreamError::ResponseTimeout | UpstreamError::Broken(_)) => {
-                self.breaker.failed(true)
+            UpstreamError::Connect(error) => !is_our_own(error) && self.breaker.failed(false),
+            UpstreamError::ConnectTimeout => self.breaker.failed(true),
+            UpstreamError::ResponseTimeout | UpstreamError::Broken(_) => {
+                !was_sending && self.breaker.failed_at(true, xxh3_64(path.as_bytes()))
             }
-            Some(UpstreamError::RequestBody(_) | UpstreamError::Down { .. }) => false,
+            UpstreamError::RequestBody(_) | UpstreamError::Down { .. } => false,
         };
-        if let (true, Some(error)) = (has_failed, error) {
+        if has_failed {
             self.metrics.origin_downs.add_one();
             warn!("the application counts as down until it answers: {error}");
         }
+    }
+
+    /// Logs why the answer for `path` could not be taken, once in a while.
+    fn say(&self, error: &UpstreamError, path: &str) {
+        let hash = xxh3_64(path.as_bytes());
+        {
+            let mut said = self.said.lock();
+            said.retain(|(_, at)| at.elapsed() < SAID);
+            if said.len() >= MAX_SAID || said.iter().any(|(of, _)| *of == hash) {
+                return;
+            }
+            said.push_back((hash, Stopwatch::start()));
+        }
+        warn!("no answer for {path}: {error}");
     }
 
     async fn connect(self: &Arc<Self>, left: Duration) -> Result<Box<Link>, UpstreamError> {
@@ -380,9 +521,14 @@ impl Upstream {
         let transport = in_time
             .map_err(|_| if limit <= left { UpstreamError::ConnectTimeout } else { UpstreamError::ResponseTimeout })?
             .map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(READ_AHEAD)
-            .handshake(TokioIo::new(transport))
+        let wire = Arc::new(Wire::default());
+        let mut http = http1::Builder::new();
+        http.max_buf_size(self.config.max_header_size.max(READ_AHEAD)).max_header_size(self.config.max_header_size);
+        if self.config.max_headers != MAX_HEADERS {
+            http.max_headers(self.config.max_headers);
+        }
+        let (sender, connection) = http
+            .handshake(TokioIo::new(OriginIo::new(transport, Arc::clone(&wire))))
             .await
             .map_err(|error| UpstreamError::Broken(Arc::new(error)))?;
         let task = tokio::spawn(async move {
@@ -396,7 +542,11 @@ impl Upstream {
             task,
             timer: Timer::default(),
             upstream,
+            wire,
+            transfer: Transfer::default(),
             is_in_use: false,
+            may_be_kept: true,
+            upload: None,
             heard: None,
             silent: None,
         }))
@@ -425,22 +575,32 @@ fn is_our_own(error: &io::Error) -> bool {
 
 /// How long the head of a response is waited for. The origin has `limit` for it, counted from when the
 /// request's body last moved: an upload may take as long as it does.
-struct Wait {
+struct Wait<'a> {
     since: Stopwatch,
-    limit: Duration,
+    limit: &'a Duration,
     upload: Option<Upload>,
 }
 
-impl Wait {
+impl Wait<'_> {
     fn left(&self) -> Duration {
         self.limit.saturating_sub(self.since.elapsed())
     }
 
+    /// Whether the origin has not taken all of the request's body.
+    fn is_sending(&self, wire: &Wire) -> bool {
+        self.upload.as_ref().is_some_and(|upload| !(upload.is_sent() && wire.is_sent()))
+    }
+
     /// Why there is no answer: the client's body goes before what hyper says of it.
-    fn error(&self, error: hyper::Error) -> UpstreamError {
+    fn error(&self, error: hyper::Error, wire: &Wire, config: &Config) -> UpstreamError {
         match self.upload.as_ref().and_then(Upload::fault) {
             Some(fault) => UpstreamError::RequestBody(fault),
             None if error.is_user() => UpstreamError::RequestBody(Fault::Broken),
+            None if error.is_parse_too_large() && wire.read() >= config.max_header_size as u64 => {
+                UpstreamError::TooLargeHead(config.max_header_size)
+            }
+            None if error.is_parse_too_large() => UpstreamError::TooManyFields(config.max_headers),
+            None if error.is_parse() => UpstreamError::Malformed(Arc::new(error)),
             None => UpstreamError::Broken(Arc::new(error)),
         }
     }
@@ -448,10 +608,10 @@ impl Wait {
     /// Ready when the origin has had its time.
     fn poll_end(&mut self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            ready!(timer.poll(cx, self.since, self.limit));
+            ready!(timer.poll(cx, self.since, *self.limit));
             let Some(upload) = &self.upload else { return Poll::Ready(()) };
             let moved = upload.moved();
-            if moved.elapsed() < self.limit {
+            if moved.elapsed() < *self.limit {
                 self.since = moved;
             } else if upload.waits_for_client() {
                 // A client that stands still is the body's own business: it ends it.
@@ -463,33 +623,10 @@ impl Wait {
     }
 }
 
-/// Marks a response whose body ends with its connection (RFC 9112 §6.3): cut short it looks the
-/// same.
-#[derive(Clone, Copy, Debug)]
-pub struct EndsWithConnection;
-
-fn ends_with_connection<B: Body>(response: &Response<B>) -> bool {
-    response.body().size_hint().exact().is_none()
-        && !fields::has_member(response.headers(), &header::TRANSFER_ENCODING, "chunked")
-}
-
-/// Why a response can't be passed on, if it can't.
-fn unsupported<B: Body>(response: &Response<B>, wants_upgrade: impl FnOnce() -> bool) -> Option<&'static str> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !wants_upgrade() {
-        return Some("the application changed protocols although nobody asked it to");
-    }
-    // RFC 9112 §7: compression for the way that is not undone would be taken for the content's own. Where
-    // the length is known none was applied.
-    let compresses = |coding: &[u8]| {
-        [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress"]
-            .iter()
-            .any(|known| coding.eq_ignore_ascii_case(known))
-    };
-    let has_length = response.body().size_hint().exact().is_some();
-    if !has_length && fields::members(response.headers(), &header::TRANSFER_ENCODING).any(compresses) {
-        return Some("the application compresses with Transfer-Encoding, which this server does not undo");
-    }
-    None
+/// Has `message` go out over a connection.
+fn go_over(mut message: Request<RequestBody>, wire: &Arc<Wire>) -> Request<RequestBody> {
+    message.body_mut().go_over(wire);
+    message
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -49,6 +49,12 @@ fn the_shipped_file_shows_every_key_with_its_default() {
         "stale_if_error",
         "stale_if_unreachable",
         "bypass",
+        "buffer_request",
+        "buffer_response",
+        "spool",
+        "min_body_rate",
+        "response_timeout",
+        "body_timeout",
         "ignore_query",
         "sort_query",
         "durable",
@@ -95,6 +101,12 @@ fn rules_are_read_whole() {
         sort_query = true
         durable = false
         tags = ["static"]
+        buffer_request = "0"
+        buffer_response = "5KiB"
+        spool = "6KiB"
+        min_body_rate = "7B"
+        response_timeout = "8s"
+        body_timeout = "9s"
 
         [[rule]]
         path = "/b"
@@ -116,6 +128,14 @@ fn rules_are_read_whole() {
         query: QueryRules { ignore: vec!["utm_*".into()], sort: true },
         durability: Durability::MemoryOnly,
         tags: vec!["static".into()],
+        transfer: Overrides {
+            buffer_request: Some(0),
+            buffer_response: Some(5 << 10),
+            spool: Some(6 << 10),
+            min_body_rate: Some(7),
+            response_timeout: Some(Duration::from_secs(8)),
+            body_timeout: Some(Duration::from_secs(9)),
+        },
     };
     assert_eq!(rules, [expected, Rule { path: "/b".into(), ..Rule::default() }]);
     let set = load("", &[], &["rule=[{path = \"/x\", bypass = true}]"]).expect("sound").rules;

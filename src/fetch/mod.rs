@@ -428,7 +428,8 @@ impl Fetcher {
         };
         let fields = || self.fields_for(plan, wish);
         let (method, uri, interim) = (&plan.method, &plan.uri, plan.interim.as_ref());
-        self.send(&OriginRequest { method, uri, fields: &fields, interim, errand }, RequestBody::Empty).await
+        let transfer = &plan.transfer;
+        self.send(&OriginRequest { method, uri, fields: &fields, interim, errand, transfer }, RequestBody::Empty).await
     }
 
     /// The fields to ask the origin with.

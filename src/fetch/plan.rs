@@ -16,6 +16,7 @@ use crate::rules::{Ranges, RequestDirectives};
 use crate::store::{Durability, Known};
 use crate::stored::seen::Seen;
 use crate::stored::{Replaced, StoredHead, StoredResponse};
+use crate::transfer::Transfer;
 use crate::upstream::{Errand, Interim};
 
 /// What a GET is to fetch, and what may be done with it.
@@ -43,6 +44,8 @@ pub struct Plan {
     pub uri: Uri,
     /// What the configuration says of storing.
     pub policy: Arc<StoragePolicy>,
+    /// How bytes pass.
+    pub transfer: Arc<Transfer>,
     /// Whether the durable tier may keep it.
     pub durability: Durability,
     /// Whether it may wait for another request's answer.

@@ -10,12 +10,12 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Caller, Proxy, plan};
+use super::{Caller, Proxy, plan, tunnel};
 use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fetch::clean_response;
 use crate::request_body::Fault;
-use crate::respond::{Answer, Asked, add_age, passed, refuse_body, refused, unanswered};
+use crate::respond::{Answer, Asked, add_age, overloaded, passed, refuse_body, refused, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
@@ -56,7 +56,8 @@ impl Proxy {
         let (method, uri) = (&request.method, &request.uri);
         let interim = caller.interim(request.version);
         let interim = interim.as_ref();
-        let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client };
+        let transfer = &target.rule.transfer;
+        let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client, transfer };
         // Not by `Fetcher::send`: what most requests that pass here wait in is no deeper than need be.
         let mut response = match fetcher.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
@@ -99,17 +100,28 @@ impl Proxy {
         body: Incoming,
         fwd: Fwd,
     ) -> Answer {
-        let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
-        let body = match RequestBody::client(body, self.upload_limits) {
+        let (transfer, buffers) = (&target.rule.transfer, self.fetcher.upstream.buffers());
+        let mut body = match RequestBody::client(body, self.upload_limits, transfer) {
             Ok(body) => body,
             Err(fault) => return refused(&refuse_body(fault)),
         };
+        if matches!(body, RequestBody::Sending(_)) && transfer.buffer_request > 0 {
+            if buffers.are_full() {
+                return overloaded();
+            }
+            // On the heap, and gone before the origin is asked.
+            body = match Box::pin(body.take_in(transfer, buffers)).await {
+                Ok(body) => body,
+                Err(fault) => return refused(&refuse_body(fault)),
+            };
+        }
+        let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
         let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
         let (uri, interim) = (origin_form(&parts.uri), caller.interim(parts.version));
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, interim) = (&parts.method, interim.as_ref());
-            let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client };
+            let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client, transfer };
             return match self.fetcher.send(&sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -159,10 +171,12 @@ impl Proxy {
         };
         let (mut sender, receiver) = oneshot::channel();
         let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
+        let transfer = Arc::clone(&target.rule.transfer);
         self.fetcher.tasks.spawn(async move {
             let (fields, interim) = (|| fields.clone(), interim.as_ref());
             let (method, uri) = (&method, &uri);
-            let request = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client };
+            let (errand, transfer) = (Errand::Client, &*transfer);
+            let request = OriginRequest { method, uri, fields: &fields, interim, errand, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -263,7 +277,8 @@ impl Proxy {
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let request = OriginRequest { method, uri, fields: &fields, interim: None, errand: Errand::Client };
+        let (errand, transfer) = (Errand::Client, &*target.rule.transfer);
+        let request = OriginRequest { method, uri, fields: &fields, interim: None, errand, transfer };
         let mut response = match self.fetcher.upstream.send(&request, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, Fwd::Bypass),
@@ -273,10 +288,10 @@ impl Proxy {
             return passed(response, Fwd::Bypass);
         }
         let origin = hyper::upgrade::on(&mut response);
+        let limit = self.tunnel_timeout;
         self.fetcher.tunnels.spawn(async move {
             let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
-            let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
-            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut origin).await {
+            if let Err(error) = tunnel::tie(TokioIo::new(client), TokioIo::new(origin), limit).await {
                 debug!("a tunnel ended: {error}");
             }
         });

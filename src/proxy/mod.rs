@@ -7,6 +7,7 @@ mod forward;
 mod purge;
 mod reply;
 mod share;
+mod tunnel;
 
 pub use self::explain::Question;
 pub use self::failures::Failures;
@@ -15,6 +16,7 @@ pub use self::reply::Reply;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Version};
@@ -63,6 +65,8 @@ pub struct Proxy {
     pub upload_limits: Limits,
     /// The bytes that fetches under way may hold before requests that need another are refused.
     pub max_buffered: usize,
+    /// How long nothing may move in a tunnel.
+    pub tunnel_timeout: Duration,
 }
 
 impl Proxy {
@@ -419,6 +423,7 @@ fn plan(
         uri: origin_form(request.uri()).into_owned(),
         policy: Arc::clone(&target.rule.policy),
         request_directives: target.rule.request_directives,
+        transfer: Arc::clone(&target.rule.transfer),
         durability: rule.durability,
         collapse: rule.collapse,
         ranges: rule.ranges,

@@ -92,7 +92,8 @@ impl Proxy {
         mut selection: Selection,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
-        let (watch, patience) = (Stopwatch::start(), self.fetcher.upstream.patience());
+        let (watch, patience) =
+            (Stopwatch::start(), self.fetcher.upstream.patience_for(plan.transfer.response_timeout));
         let mut joined_again = 0;
         loop {
             let left = |limit: Duration| limit.saturating_sub(watch.elapsed());

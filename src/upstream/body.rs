@@ -24,12 +24,15 @@ pub enum UpstreamBodyError {
     Broken(hyper::Error),
     /// Nothing came for longer than `upstream.body_timeout`.
     TimedOut,
+    /// What was put into a temporary file can't be read back.
+    Lost(std::io::Error),
 }
 
 impl fmt::Display for UpstreamBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Broken(error) => write!(f, "the origin's response broke off: {error}"),
+            Self::Lost(error) => write!(f, "the response can't be read back from its temporary file: {error}"),
             Self::TimedOut => f.write_str("the origin's response stalled"),
         }
     }
@@ -49,6 +52,11 @@ impl UpstreamBody {
         if self.body.is_end_stream() {
             self.give_back();
         }
+    }
+
+    /// The connection, while there is more to come.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.link.as_deref()
     }
 
     fn give_back(&mut self) {

@@ -10,7 +10,9 @@ use tokio::task::AbortHandle;
 
 use super::Upstream;
 use crate::clock::{Stopwatch, Timer};
-use crate::request_body::RequestBody;
+use crate::origin_io::Wire;
+use crate::request_body::{RequestBody, Upload};
+use crate::transfer::Transfer;
 
 /// A connection to the origin. It is boxed, since it goes with a response from hand to hand.
 #[derive(Debug)]
@@ -22,8 +24,16 @@ pub(super) struct Link {
     pub timer: Timer,
     /// The origin.
     pub upstream: Arc<Upstream>,
+    /// What is known of its bytes.
+    pub wire: Arc<Wire>,
+    /// How those of the request and its response pass.
+    pub transfer: Transfer,
     /// Whether a request was sent that is not answered to the end.
     pub is_in_use: bool,
+    /// Whether another request may follow.
+    pub may_be_kept: bool,
+    /// The request's body, if it was not sent completely when the response came.
+    pub upload: Option<Upload>,
     /// When it was last heard of, if nothing was waited for since.
     pub heard: Option<Stopwatch>,
     /// Since when the rest of a body is waited for, if it is.
@@ -35,7 +45,14 @@ impl Link {
     pub fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.heard = None;
         let silent = *self.silent.get_or_insert_with(Stopwatch::start);
-        self.timer.poll(cx, silent, self.upstream.config.body_timeout)
+        self.timer.poll(cx, silent, self.transfer.body_timeout)
+    }
+
+    /// Begins a request.
+    pub fn begin(&mut self, transfer: &Transfer) {
+        self.is_in_use = true;
+        self.transfer = *transfer;
+        self.wire.begin();
     }
 }
 
@@ -100,8 +117,34 @@ pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Du
     })
 }
 
-/// Keeps a connection for another request, among at most `upstream.max_idle`.
+/// An upload that goes on behind its response may stand still for so long.
+const UPLOAD_STALL: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Lets a client that is still sending go on as long as the origin takes it: many clients read no answer
+/// before they are done. The connection ends with it.
+async fn see_out(link: Box<Link>, upload: Upload) {
+    let is_over = || {
+        (upload.is_sent() && link.wire.is_sent())
+            || link.wire.is_broken()
+            || link.task.is_finished()
+            || upload.moved().elapsed() >= UPLOAD_STALL
+    };
+    while !is_over() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Keeps a connection for another request, among at most `upstream.max_idle`, where there may be one.
 pub(super) fn give_back(mut link: Box<Link>) {
+    if !link.may_be_kept {
+        if let Some(upload) = link.upload.take() {
+            tokio::spawn(see_out(link, upload));
+        }
+        return;
+    }
     let (id, max_idle) = (link.upstream.id, link.upstream.config.max_idle);
     link.is_in_use = false;
     if link.sender.is_closed() || max_idle == 0 {

@@ -105,7 +105,14 @@ fn request_bodies_stream_in_both_framings() {
     client
         .raw("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n");
     assert_eq!(client.answer().text(), "hello world");
-    assert_eq!(origin.last().head.get("transfer-encoding"), Some("chunked"));
+    let seen = origin.last().head;
+    assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (Some("11"), None), "many know no chunks");
+    let larder = Larder::new(&origin, "upstream.buffer_request=0");
+    let mut client = larder.client();
+    client.raw("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    assert_eq!(client.answer().text(), "hello");
+    let seen = origin.last().head;
+    assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (None, Some("chunked")));
 }
 
 #[test]
@@ -143,7 +150,8 @@ fn an_upload_goes_at_the_origins_pace() {
             let _ = stream.read_to_end(&mut block);
         }
     });
-    let larder = Larder::at(&upstream, "", larder::clock::Clock::manual(crate::support::START));
+    let config = "upstream.buffer_request=0";
+    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.raw(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 64 << 20));
     let stream = client.reader().get_ref().try_clone().expect("a stream");
@@ -188,7 +196,8 @@ fn an_early_refusal_of_an_upload_reaches_the_client() {
             while stream.read(&mut rest).is_ok_and(|n| n > 0) {}
         }
     });
-    let larder = Larder::at(&upstream, "", larder::clock::Clock::manual(crate::support::START));
+    let config = "upstream.buffer_request=0";
+    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.raw(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 1 << 30));
     client.raw("some of it");

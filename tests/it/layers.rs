@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module may use those on lines above its own; those on one line do not
 /// use each other, except for the parts of one folder.
 const LAYERS: &[&[&str]] = &[
-    &["clock", "log", "transport", "units"],
+    &["clock", "log", "transfer", "transport", "units"],
     &["rfc9111"],
     &["stored"],
     &["recent"],
-    &["fill", "telemetry", "hit_for_miss", "ready", "searches", "interim", "breaker", "request_body"],
+    &["fill", "telemetry", "hit_for_miss", "ready", "searches", "interim", "breaker", "spool", "origin_io"],
+    &["buffers"],
+    &["request_body"],
     &["store"],
     &["refusals", "rules", "upstream"],
     &["flight", "body", "forwarding"],

@@ -211,8 +211,8 @@ fn a_connection_whose_upload_still_goes_out_is_not_used_again() {
             });
         }
     });
-    let larder =
-        Larder::at(&upstream, "server.threads=1\nupstream.response_timeout=20s", larder::clock::Clock::manual(START));
+    let config = "server.threads=1\nupstream.response_timeout=20s\nupstream.buffer_request=0";
+    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
     let mut uploader = larder.client();
     uploader.raw("POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nsome");
     assert_eq!(uploader.answer().text(), "ok");
@@ -250,7 +250,7 @@ fn a_request_that_breaks_connections_goes_through_one_kept_one_at_most() {
 #[test]
 fn a_slow_upload_is_not_the_origins_silence() {
     let origin = Origin::new(|seen, reply| reply.send(200, "", &seen.body.len().to_string()));
-    let larder = Larder::new(&origin, "upstream.response_timeout=1500ms");
+    let larder = Larder::new(&origin, "upstream.response_timeout=1500ms\nupstream.buffer_request=0");
     let mut client = larder.client();
     client.raw("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n");
     for _ in 0..20 {
@@ -583,7 +583,7 @@ fn an_upload_that_nobody_wants_any_more_is_timed_out() {
             });
         }
     });
-    let config = "server.header_timeout=200ms\nserver.idle_timeout=300ms";
+    let config = "server.header_timeout=200ms\nserver.idle_timeout=300ms\nupstream.buffer_request=0";
     let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
     let mut client = larder.client();
     client.raw("POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nx");
@@ -598,7 +598,7 @@ fn an_upload_that_its_origin_does_not_read_ends_with_the_answer() {
     let upstream = format!("http://{}", listener.local_addr().expect("an address"));
     // Each connection is taken, and nothing of it read.
     let unread = std::thread::spawn(move || listener.incoming().take(1).collect::<Vec<_>>());
-    let config = "upstream.response_timeout=300ms\nserver.header_timeout=60s\nserver.idle_timeout=60s";
+    let config = "upstream.response_timeout=300ms\nserver.header_timeout=60s\nserver.idle_timeout=60s\nupstream.buffer_request=0";
     let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
     let mut client = larder.client();
     let mut sending = client.reader().get_ref().try_clone().expect("a stream");

@@ -498,6 +498,12 @@ impl Larder {
         self.running.as_ref().unwrap()
     }
 
+    /// Bytes of bodies that pass: in memory, and in temporary files.
+    pub fn buffered(&self) -> (usize, u64) {
+        let buffers = self.running().proxy().fetcher.upstream.buffers();
+        (buffers.used(), buffers.spools.used())
+    }
+
     /// Waits until the durable tier has carried out all that it was asked.
     pub fn settle(&self) {
         let running = self.running();
