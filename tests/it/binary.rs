@@ -104,6 +104,13 @@ impl Process {
         assert!(sent.success());
     }
 
+    /// Sends several at once, as far as one process can.
+    pub fn signals(&self, signals: &[&str]) {
+        let id = self.child.id();
+        let script: String = signals.iter().map(|signal| format!("kill {signal} {id};")).collect();
+        assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell is there").success());
+    }
+
     /// Waits for the end; its exit code.
     pub fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()

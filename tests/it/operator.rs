@@ -213,8 +213,7 @@ fn signals_that_come_together_drain_and_a_later_one_of_the_same_kind_ends_at_onc
         let mut busy = running.client();
         busy.ask("GET", "/slow", "");
         origin.requests.wait_for(1);
-        running.signal(first);
-        running.signal(second);
+        running.signals(&[first, second]);
         eventually("it stops", || running.log().contains("stopping: no new connections"));
         if let Some(later) = later {
             // A second has to pass; what ends it is the signal.
