@@ -1,29 +1,39 @@
 //! The admin listener: health, readiness, counters, and purges. Never on the public listeners.
 
+mod gate;
+mod purge;
+
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use crate::proxy::{Proxy, PurgeError, Question, What};
-use crate::server::{self, Listen, Sockets};
+use self::gate::Gate;
+use crate::body::ResponseBody;
+use crate::client_io::{ClientIo, Connection, Patience, conflicting_framing};
+use crate::listen::{Listen, ListenError, Sockets, bind};
+use crate::proxy::{Proxy, Question};
+use crate::refusals::{Refusals, Witness};
+use crate::rfc9111::present::Present;
+use crate::server;
 use crate::store::index::Index;
-use crate::telemetry::Gauge;
-use crate::units::parse_duration;
+use crate::telemetry::{Gauge, Unparsed};
+use crate::transport::Transport;
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,19 +42,28 @@ pub struct Config {
     pub listen: Option<Listen>,
     /// Who has it is let in; empty: everyone who can connect.
     pub token: String,
+    /// Names by which it may be asked besides `localhost`, in lower case.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: Some(Listen::Tcp("127.0.0.1:9090".into())), token: String::new() }
+        Self { listen: Some(Listen::Tcp("127.0.0.1:9090".into())), token: String::new(), hosts: Vec::new() }
     }
 }
 
-/// The longest that a purge may have its answer delayed.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The mode of its unix socket's file: it is the owner's.
+const SOCKET_MODE: u32 = 0o600;
 
 /// The largest request body that is read.
 const MAX_BODY: usize = 64 << 10;
+
+/// The most connections at once. More are told so, of which as many as [`MAX_TURNED_AWAY`] at once; others
+/// are closed without a word.
+const MAX_CONNECTIONS: usize = 256;
+
+/// See [`MAX_CONNECTIONS`].
+const MAX_TURNED_AWAY: usize = 32;
 
 type Reply = Response<Full<Bytes>>;
 
@@ -52,22 +71,15 @@ type Reply = Response<Full<Bytes>>;
 #[derive(Debug)]
 pub struct Admin {
     /// What is administered.
-    pub proxy: Arc<Proxy>,
-    /// See [`Config::token`].
-    pub token: String,
+    proxy: Arc<Proxy>,
+    gate: Gate,
+    /// Its limits hold for an operator as well.
+    limits: Arc<server::Config>,
+    refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
-    pub stop: CancellationToken,
-}
-
-/// `POST /purge`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PurgeRequest {
-    url: Option<String>,
-    prefix: Option<String>,
-    tag: Option<String>,
-    all: Option<bool>,
-    soft: Option<bool>,
+    stop: CancellationToken,
+    connections: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
 }
 
 /// `POST /explain`
@@ -82,11 +94,27 @@ struct ExplainRequest {
 
 impl Admin {
     /// Binds the listener, and says where that is.
-    pub fn bind(listen: &Listen) -> io::Result<(Sockets, Listen)> {
-        let (mut sockets, mut bound) = server::bind(std::slice::from_ref(listen), 1)?;
-        match (sockets.pop(), bound.pop()) {
-            (Some(sockets), Some(bound)) => Ok((sockets, bound)),
-            _ => Err(io::Error::other("no admin listener")),
+    pub fn bind(listen: &Listen) -> Result<Option<(Sockets, Listen)>, ListenError> {
+        let (mut sockets, mut bound) = bind("admin.listen", std::slice::from_ref(listen), 1, SOCKET_MODE)?;
+        Ok(sockets.pop().zip(bound.pop()))
+    }
+
+    /// A listener for `proxy` that ends when `stop` is cancelled.
+    pub fn new(
+        proxy: Arc<Proxy>,
+        config: &Config,
+        limits: Arc<server::Config>,
+        refusals: Arc<Refusals>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            proxy,
+            gate: Gate::new(config),
+            limits,
+            refusals,
+            stop,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
         }
     }
 
@@ -107,7 +135,7 @@ impl Admin {
     async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.serve(TokioIo::new(stream)),
+                Ok((stream, from)) => self.serve(Transport::Tcp(stream), Some(from.ip())),
                 Err(error) => server::rest_after(&error).await,
             }
         }
@@ -116,46 +144,91 @@ impl Admin {
     async fn accept_unix(self: Arc<Self>, listener: UnixListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.serve(TokioIo::new(stream)),
+                Ok((stream, _)) => self.serve(Transport::Unix(stream), None),
                 Err(error) => server::rest_after(&error).await,
             }
         }
     }
 
-    fn serve<S>(self: &Arc<Self>, io: TokioIo<S>)
-    where
-        S: Unpin + Send + 'static,
-        TokioIo<S>: hyper::rt::Read + hyper::rt::Write,
-    {
+    /// Serves a connection from `peer`; `None`: over a unix socket.
+    fn serve(self: &Arc<Self>, transport: Transport, peer: Option<IpAddr>) {
+        let Ok(open) = Arc::clone(&self.connections).try_acquire_owned() else {
+            self.refusals.note(Unparsed::TooManyConnections, peer, &[]);
+            if let Ok(turned_away) = Arc::clone(&self.turned_away).try_acquire_owned() {
+                tokio::spawn(async move {
+                    transport.refuse_for_load().await;
+                    drop(turned_away);
+                });
+            }
+            return;
+        };
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            let service = service_fn(|request| async { Ok::<_, Infallible>(this.answer(request).await) });
-            if let Err(error) = http1::Builder::new().serve_connection(io, service).await {
+            if let Err(error) = this.serve_connection(transport, peer).await {
                 debug!("an admin connection ended: {error}");
             }
+            drop(open);
         });
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    /// As a client's connection is served: with its limits of time and size, and its sentences for what
+    /// can't be read.
+    async fn serve_connection(&self, transport: Transport, peer: Option<IpAddr>) -> hyper::Result<()> {
+        let connection = Connection::new();
+        let patience = Patience {
+            header: self.limits.header_timeout,
+            idle: self.limits.idle_timeout,
+            body: self.limits.body_timeout,
+        };
+        let witness = Witness { refusals: Arc::clone(&self.refusals), peer };
+        let io = TokioIo::new(ClientIo::new(transport, Arc::clone(&connection), patience, witness));
+        let service = service_fn(|request| {
+            let is_framed_twice = connection.begin(&request, Present::of(request.headers()));
+            let connection = &connection;
+            async move {
+                let mut response = if is_framed_twice {
+                    self.refusals.note(Unparsed::Framing, peer, &[]);
+                    conflicting_framing()
+                } else {
+                    let (head, body) = self.answer(request, peer.is_none()).await.into_parts();
+                    let body = body.collect().await.map_or_else(|never| match never {}, Collected::to_bytes);
+                    Response::from_parts(head, ResponseBody::whole(body))
+                };
+                connection.track(&mut response);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        http1::Builder::new()
+            .max_header_size(self.limits.max_header_size)
+            .max_headers(self.limits.max_headers)
+            .serve_connection(io, service)
+            .await
+    }
+
+    async fn answer(&self, request: Request<Incoming>, is_unix: bool) -> Reply {
         let path = request.uri().path().to_owned();
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
             // Orchestrators ask these without a token, and learn nothing else.
-            "/healthz" if is_get => json_reply(StatusCode::OK, &json!({"status": "up"})),
-            "/readyz" if is_get => self.ready().await,
-            _ if !self.is_allowed(&request) => {
-                let mut reply =
-                    error(StatusCode::UNAUTHORIZED, "this needs the admin token: Authorization: Bearer <admin.token>");
+            "/healthz" if is_get => return json_reply(StatusCode::OK, &json!({"status": "up"})),
+            "/readyz" if is_get => return self.ready().await,
+            _ => {}
+        }
+        if let Err(denied) = self.gate.admit(&request, is_unix) {
+            let mut reply = error(denied.status, &denied.sentence);
+            if denied.status == StatusCode::UNAUTHORIZED {
                 reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                reply
             }
+            return reply;
+        }
+        match path.as_str() {
             _ if request.method().as_str() == "PURGE" => self.purge_by_method(&request).await,
             "/metrics" if is_get => self.metrics(),
             "/purge" if *request.method() == Method::POST => self.purge(request).await,
             "/explain" if is_get || *request.method() == Method::POST => self.explain(request).await,
-            "/healthz" | "/readyz" | "/metrics" | "/purge" | "/explain" => {
-                error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
-            }
+            "/healthz" | "/readyz" | "/metrics" => not_allowed("GET, HEAD"),
+            "/purge" => not_allowed("POST"),
+            "/explain" => not_allowed("GET, HEAD, POST"),
             _ => error(
                 StatusCode::NOT_FOUND,
                 "the admin listener has /healthz, /readyz, /metrics, /explain?url=… and POST /purge",
@@ -163,23 +236,13 @@ impl Admin {
         }
     }
 
-    fn is_allowed(&self, request: &Request<Incoming>) -> bool {
-        if self.token.is_empty() {
-            // Without a token a web page could ask through its visitor's browser, which says so.
-            return !request.headers().contains_key(header::ORIGIN);
-        }
-        let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
-        let given = if scheme.eq_ignore_ascii_case(b"bearer ") { given } else { b"" };
-        // In constant time, so that a token can't be guessed a byte at a time.
-        let differing = given.iter().zip(self.token.as_bytes()).fold(0, |acc, (a, b)| acc | (a ^ b));
-        given.len() == self.token.len() && differing == 0
-    }
-
     async fn ready(&self) -> Reply {
         let fetcher = &self.proxy.fetcher;
         let origin = if fetcher.upstream.is_reachable().await { "reachable" } else { "unreachable" };
         let (objects, _) = fetcher.store.memory().usage();
+        if self.stop.is_cancelled() {
+            return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "stopping": true}));
+        }
         let can_serve = origin == "reachable" || objects > 0 || fetcher.store.durable().is_some();
         let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
@@ -253,39 +316,19 @@ impl Admin {
         reply
     }
 
-    async fn purge(&self, request: Request<Incoming>) -> Reply {
-        let wait = match wait_of(request.uri().query()) {
-            Ok(wait) => wait,
-            Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
-        };
-        let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(_) => return error(StatusCode::PAYLOAD_TOO_LARGE, "a purge is at most 64 KiB of JSON"),
-        };
-        let asked: PurgeRequest = match serde_json::from_slice(&body) {
-            Ok(asked) => asked,
-            Err(why) => {
-                return error(
-                    StatusCode::BAD_REQUEST,
-                    &format!("a purge is JSON such as {{\"url\": \"http://host/path\"}}: {why}"),
-                );
-            }
-        };
-        let what = match &asked {
-            PurgeRequest { url: Some(url), prefix: None, tag: None, all: None | Some(false), .. } => What::Url(url),
-            PurgeRequest { url: None, prefix: Some(prefix), tag: None, all: None | Some(false), .. } => {
-                What::Prefix(prefix)
-            }
-            PurgeRequest { url: None, prefix: None, tag: Some(tag), all: None | Some(false), .. } => What::Tag(tag),
-            PurgeRequest { url: None, prefix: None, tag: None, all: Some(true), .. } => What::All,
-            _ => {
-                return error(
-                    StatusCode::BAD_REQUEST,
-                    "a purge has one of \"url\", \"prefix\", \"tag\" and \"all\": true",
-                );
-            }
-        };
-        self.carry_out(what, asked.soft.unwrap_or(false), wait).await
+    /// Reads a request's body; an error is the answer. What is too large is not read at all if it says so.
+    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Reply> {
+        let too_large = || error(StatusCode::PAYLOAD_TOO_LARGE, "this takes at most 64 KiB of JSON");
+        if request.body().size_hint().lower() > MAX_BODY as u64 {
+            return Err(too_large());
+        }
+        let read = Limited::new(request.into_body(), MAX_BODY).collect();
+        match tokio::time::timeout(self.limits.body_timeout, read).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(why)) if why.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the request's body broke off")),
+            Err(_) => Err(ending(error(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"))),
+        }
     }
 
     /// `GET /explain?url=…&header=Name:%20value`, or the same as JSON in a POST.
@@ -305,17 +348,18 @@ impl Admin {
             }
         }
         if *request.method() == Method::POST {
-            asked = match Limited::new(request.into_body(), MAX_BODY).collect().await {
-                Ok(body) => match serde_json::from_slice(&body.to_bytes()) {
-                    Ok(asked) => asked,
-                    Err(why) => {
-                        let text = format!(
-                            "a question is JSON such as {{\"url\": \"http://host/path\", \"fields\": [\"Accept: text/html\"]}}: {why}"
-                        );
-                        return error(StatusCode::BAD_REQUEST, &text);
-                    }
-                },
-                Err(_) => return error(StatusCode::PAYLOAD_TOO_LARGE, "a question is at most 64 KiB of JSON"),
+            let body = match self.body(request).await {
+                Ok(body) => body,
+                Err(reply) => return reply,
+            };
+            asked = match serde_json::from_slice(&body) {
+                Ok(asked) => asked,
+                Err(why) => {
+                    let text = format!(
+                        "a question is JSON such as {{\"url\": \"http://host/path\", \"fields\": [\"Accept: text/html\"]}}: {why}"
+                    );
+                    return error(StatusCode::BAD_REQUEST, &text);
+                }
             };
         }
         let Some(url) = &asked.url else {
@@ -331,77 +375,6 @@ impl Admin {
             Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
         }
     }
-
-    /// `PURGE URL`, as other caches take it: the URL as the target, or a path and `Host`; with a star at its end,
-    /// what begins so. A path is of both schemes.
-    async fn purge_by_method(&self, request: &Request<Incoming>) -> Reply {
-        let mut is_soft = false;
-        for value in ["soft-purge", "fastly-soft-purge"].iter().flat_map(|name| request.headers().get_all(*name)) {
-            match value.to_str().unwrap_or_default().to_ascii_lowercase().as_str() {
-                "1" | "true" | "yes" => is_soft = true,
-                "0" | "false" | "no" => {}
-                _ => return error(StatusCode::BAD_REQUEST, "Soft-Purge is 1 or 0"),
-            }
-        }
-        let uri = request.uri();
-        if uri.scheme().is_none() && !uri.path().starts_with('/') {
-            return error(StatusCode::BAD_REQUEST, "PURGE takes a URL, or a path and Host; /* is everything of a host");
-        }
-        let urls = if uri.scheme().is_some() {
-            vec![uri.to_string()]
-        } else {
-            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            ["http", "https"].map(|scheme| format!("{scheme}://{host}{uri}")).to_vec()
-        };
-        let mut reply = error(StatusCode::BAD_REQUEST, "nothing to purge");
-        for url in &urls {
-            let what = match url.strip_suffix('*') {
-                Some(prefix) => What::Prefix(prefix),
-                None => What::Url(url),
-            };
-            reply = self.carry_out(what, is_soft, Duration::ZERO).await;
-            if !reply.status().is_success() {
-                return reply;
-            }
-        }
-        if reply.status().is_success() && urls.len() > 1 {
-            reply = json_reply(StatusCode::OK, &json!({"purged": {"urls": urls}, "soft": is_soft}));
-        }
-        reply
-    }
-
-    async fn carry_out(&self, what: What<'_>, is_soft: bool, wait: Duration) -> Reply {
-        match self.proxy.purge(what, is_soft).await {
-            Ok(()) => {
-                tokio::time::sleep(wait).await;
-                // Other processes look that often.
-                let durable = self.proxy.fetcher.store.durable();
-                let elsewhere = durable.map_or(0, |durable| durable.poll_interval().as_millis());
-                json_reply(
-                    StatusCode::OK,
-                    &json!({"purged": what.to_json(), "soft": is_soft, "elsewhere_within_ms": u64::try_from(elsewhere).unwrap_or(0) }),
-                )
-            }
-            Err(PurgeError::Unclear(sentence)) => error(StatusCode::BAD_REQUEST, &sentence),
-            Err(PurgeError::NotRecorded(why)) => {
-                warn!("a purge is not in the journal yet: {why}");
-                let text = format!(
-                    "purged here, and not yet where other processes see it: {why}; that is tried again until it succeeds, or this process ends"
-                );
-                error(StatusCode::BAD_GATEWAY, &text)
-            }
-        }
-    }
-}
-
-/// `?wait=`: how long after it is recorded a purge is answered.
-fn wait_of(query: Option<&str>) -> Result<Duration, String> {
-    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(Duration::ZERO) };
-    let text = query.strip_prefix("wait=").ok_or_else(|| format!("\"{query}\": /purge takes ?wait=, and no more"))?;
-    match parse_duration(text) {
-        Some(wait) if wait <= MAX_WAIT => Ok(wait),
-        Some(_) | None => Err(format!("wait={text}: write a duration of at most 60s, such as 3s or 500ms")),
-    }
 }
 
 fn json_reply(status: StatusCode, value: &serde_json::Value) -> Reply {
@@ -413,4 +386,16 @@ fn json_reply(status: StatusCode, value: &serde_json::Value) -> Reply {
 
 fn error(status: StatusCode, sentence: &str) -> Reply {
     json_reply(status, &json!({"error": sentence}))
+}
+
+fn not_allowed(methods: &'static str) -> Reply {
+    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {methods}"));
+    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    reply
+}
+
+/// The same as the last answer of its connection.
+fn ending(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    reply
 }

@@ -10,19 +10,55 @@ use serde_json::{Value, json};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::admin::Config;
-use crate::proxy::What;
+use crate::proxy::{Manner, What};
 use crate::server::Listen;
 
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Has something purged, and waits for `wait` after that (see [`crate::units`]); an error is one sentence for
-/// the operator.
-pub fn purge(config: &Config, what: What<'_>, is_soft: bool, wait: &str) -> Result<(), String> {
+/// Has something purged, and waits for `wait` after that (see [`crate::units`]). Gives back what was held of it,
+/// in words; an error is one sentence for the operator.
+pub fn purge(config: &Config, what: What<'_>, manner: Manner, wait: &str) -> Result<String, String> {
     let path = if wait.is_empty() { "/purge".to_owned() } else { format!("/purge?wait={wait}") };
     let mut body = what.to_json();
-    body["soft"] = json!(is_soft);
-    ask(config, Method::POST, &path, &body).map(|_| ())
+    body["soft"] = json!(manner.is_soft);
+    let scheme = match what {
+        What::Url(url) | What::Prefix(url) => {
+            body["scheme"] = json!(manner.schemes.as_str());
+            url.split_once("://").map_or("", |(scheme, _)| scheme)
+        }
+        What::Tag(_) | What::All => "",
+    };
+    ask(config, Method::POST, &path, &body).map(|told| held_in_words(&told, scheme))
+}
+
+/// What the answer to the purge of a URL with `scheme` says was held.
+fn held_in_words(told: &Value, scheme: &str) -> String {
+    let Some(held) = told["held"].as_object() else {
+        return "not searched for: what it covers counts as gone from now on".to_owned();
+    };
+    let places = |tiers: &Value| -> Vec<&str> {
+        let memory = (tiers["memory"] == true).then_some("in memory");
+        let durable = match &tiers["durable"] {
+            Value::Bool(true) => Some("in the durable tier"),
+            Value::Null => Some("perhaps in the durable tier, whose index is not loaded yet"),
+            _ => None,
+        };
+        memory.into_iter().chain(durable).collect()
+    };
+    let by_scheme: Vec<(&String, String)> = held
+        .iter()
+        .map(|(under, tiers)| (under, places(tiers).join(" and ")))
+        .filter(|(_, places)| !places.is_empty())
+        .collect();
+    match &by_scheme[..] {
+        [] => "nothing was held".to_owned(),
+        [(under, places)] if under.eq_ignore_ascii_case(scheme) => format!("held {places}"),
+        all => {
+            let all: Vec<String> = all.iter().map(|(under, places)| format!("under {under} {places}")).collect();
+            format!("held {}", all.join(", and "))
+        }
+    }
 }
 
 /// Why a request is, or is not, a hit. `fields` are those of the request, `Name: value` each.
@@ -33,7 +69,7 @@ pub fn explain(config: &Config, url: &str, fields: &[String]) -> Result<Value, S
 fn ask(config: &Config, method: Method, path: &str, body: &Value) -> Result<Value, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, "larder");
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
     if !config.token.is_empty() {
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", config.token));
     }

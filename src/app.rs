@@ -12,18 +12,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::access::AccessLog;
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fetch::{Fetcher, MAX_UNATTENDED};
 use crate::fill::Budget;
 use crate::flight::Flights;
+use crate::listen::{self, Listen, ListenError, Sockets};
 use crate::passes::{Passes, Recent};
-use crate::proxy::Proxy;
+use crate::proxy::{Failures, Proxy};
+use crate::refusals::Refusals;
 use crate::request_body::Limits;
 use crate::rules::Rules;
 use crate::searches::Searches;
-use crate::server::{self, Listen, Sockets, Worker};
+use crate::server::Worker;
 use crate::store::Store;
 use crate::store::backend::CheckFailure;
 use crate::store::durable::{self, Durable};
@@ -38,7 +41,7 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub enum StartError {
     /// An address can't be listened on.
-    Listen(io::Error),
+    Listen(ListenError),
     /// The durable tier can't be used.
     Durable(CheckFailure),
     /// A thread or runtime can't be made.
@@ -105,8 +108,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         durable.prepare(threads);
     }
     // Bound last: nobody connects to a Larder that may not come up.
-    let (sockets, addresses) = server::bind(&config.server.listen, threads).map_err(StartError::Listen)?;
-    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?;
+    let (sockets, addresses) = listen::bind("server.listen", &config.server.listen, threads, config.server.socket_mode)
+        .map_err(StartError::Listen)?;
+    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
     let store = Store::new(memory, durable, purges, clock.clone());
     let fetcher = Fetcher {
         store,
@@ -130,7 +134,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         keys: Keys { rules: Rules::new(&config.cache, config.rules.clone()), prefix: config.cache.key_prefix.clone() },
         cache: config.cache.clone(),
         metrics,
-        access_log: config.log.access,
+        access_log: config.log.access.then(|| AccessLog::new(config.server.trusted_proxies.clone())),
+        failures: Failures::new(),
         upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
         max_buffered: usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX),
     });
@@ -138,8 +143,11 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let stop = CancellationToken::new();
     let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
     let mut admin_address = None;
+    let server_config = Arc::new(config.server);
+    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), proxy.fetcher.clock.clone()));
     if let Some((sockets, bound)) = admin {
-        let admin = Admin { proxy: Arc::clone(&proxy), token: config.admin.token.clone(), stop: stop.clone() };
+        let (limits, refusals) = (Arc::clone(&server_config), Arc::clone(&refusals));
+        let admin = Admin::new(Arc::clone(&proxy), &config.admin, limits, refusals, stop.clone());
         let _guard = control.enter();
         control.spawn(async move {
             if let Err(why) = admin.run(sockets).await {
@@ -148,13 +156,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         });
         admin_address = Some(bound);
     }
-    let server_config = Arc::new(config.server);
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let worker = Worker {
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server_config),
             metrics: proxy.metrics.worker(index),
+            refusals: Arc::clone(&refusals),
             stop: stop.clone(),
         };
         workers.push(start_worker(index, worker, sockets).map_err(StartError::Runtime)?);

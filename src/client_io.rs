@@ -31,7 +31,9 @@ use tokio::time::Sleep;
 use crate::body::{Carrier, ResponseBody};
 use crate::clock::Stopwatch;
 use crate::interim::Outlet;
+use crate::refusals::Witness;
 use crate::rfc9111::present::Present;
+use crate::telemetry::Unparsed;
 use crate::transport::Transport;
 
 /// The most bytes of a request head that are kept to look at.
@@ -296,6 +298,7 @@ pub struct ClientIo {
     transport: Option<Transport>,
     connection: Arc<Connection>,
     patience: Patience,
+    witness: Witness,
     /// Since the connection began to wait for a request, or for the rest of its head; `None`: since it was
     /// last looked at.
     since: Option<Stopwatch>,
@@ -312,11 +315,12 @@ pub struct ClientIo {
 
 impl ClientIo {
     /// Wraps a stream.
-    pub fn new(transport: Transport, connection: Arc<Connection>, patience: Patience) -> Self {
+    pub fn new(transport: Transport, connection: Arc<Connection>, patience: Patience, witness: Witness) -> Self {
         Self {
             transport: Some(transport),
             connection,
             patience,
+            witness,
             since: None,
             timer: None,
             stall: None,
@@ -341,6 +345,9 @@ impl ClientIo {
                 if self.timer.is_none() {
                     let limit = if self.connection.is_in_head() { self.patience.header } else { self.patience.idle };
                     if since.elapsed() >= limit {
+                        if self.connection.is_in_head() {
+                            self.note(Unparsed::HeadTimeout);
+                        }
                         return Poll::Ready(());
                     }
                 }
@@ -374,15 +381,26 @@ impl ClientIo {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    fn note(&self, why: Unparsed) {
+        let heads = self.connection.heads.lock();
+        let Witness { refusals, peer } = &self.witness;
+        refusals.note(why, *peer, heads.next());
+    }
+
     /// hyper answers by itself what it can't parse, with a status and nothing else.
     fn put_into_words(&mut self, theirs: &[u8]) {
         let status =
             theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
-        let sentence = match status {
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the request's head is larger than this server takes",
-            StatusCode::URI_TOO_LONG => "the request's target is longer than this server takes",
-            _ => "this is not a request that HTTP/1.1 allows",
+        let (why, sentence) = match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                (Unparsed::HeadTooLarge, "the request's head is larger than this server takes")
+            }
+            StatusCode::URI_TOO_LONG => {
+                (Unparsed::TargetTooLong, "the request's target is longer than this server takes")
+            }
+            _ => (Unparsed::Malformed, "this is not a request that HTTP/1.1 allows"),
         };
+        self.note(why);
         let text = format!(
             "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=bad-request\r\nContent-Length: {}\r\n\r\n{sentence}\n",
             status.as_u16(),

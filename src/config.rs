@@ -4,6 +4,9 @@
 //! default; what no line asked for is unknown. Nothing stops at the first mistake: all are told,
 //! one line each, with the key, the value and what is allowed.
 
+mod addresses;
+mod hints;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,8 @@ use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use toml::Value;
 
+use self::hints::{duplicate, line_of, nearest};
+use crate::log::LogFormat;
 use crate::rfc9111::key::{QueryRules, normal_authority};
 use crate::rfc9111::storage::SetCookie;
 use crate::rfc9111::tags::TagFields;
@@ -22,10 +27,10 @@ use crate::server::Listen;
 use crate::store::Durability;
 use crate::store::durable::Location;
 use crate::store::s3::S3Config;
-use crate::telemetry::{LogFormat, Prices};
+use crate::telemetry::Prices;
 use crate::units::{format_size, parse_duration, parse_size};
 use crate::upstream::Address;
-use crate::{admin, rules, server, store, telemetry, upstream};
+use crate::{admin, log, rules, server, store, upstream};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub struct Config {
     /// `[admin]`
     pub admin: admin::Config,
     /// `[log]`
-    pub log: telemetry::Config,
+    pub log: log::Config,
     /// `[[rule]]`
     pub rules: Vec<Rule>,
 }
@@ -128,6 +133,7 @@ impl Config {
                 max_connections: r.int("server.max_connections", usize_of(d.server.max_connections), 1..=10_000_000)
                     as u64,
                 drain_timeout: r.duration("server.drain_timeout", d.server.drain_timeout),
+                socket_mode: r.one("server.socket_mode", d.server.socket_mode, socket_mode),
             },
             upstream: upstream::Config {
                 address: r.one("upstream.url", d.upstream.address.clone(), upstream_url),
@@ -181,9 +187,10 @@ impl Config {
             durable: read_durable(r, &d.durable),
             admin: admin::Config {
                 listen: r.one("admin.listen", d.admin.listen.clone(), admin_listen),
-                token: r.one("admin.token", d.admin.token.clone(), |text| Ok(text.to_owned())),
+                token: r.one("admin.token", d.admin.token.clone(), admin_token),
+                hosts: r.list("admin.hosts", &d.admin.hosts, admin_host),
             },
-            log: telemetry::Config {
+            log: log::Config {
                 format: r.word("log.format", d.log.format, &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
                 level: r.one("log.level", d.log.level.clone(), log_level),
                 access: r.flag("log.access", d.log.access),
@@ -200,6 +207,7 @@ impl Config {
                 "admin.token: it is empty, and admin.listen = \"{listen}\" can be reached from other machines; set a token, or listen on a loopback address or a unix socket"
             ));
         }
+        r.errors.extend(config.address_clashes());
         config
     }
 }
@@ -319,8 +327,12 @@ impl Reader {
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
             Err(error) => {
-                let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-                self.errors.push(format!("{name}: line {line}: {}", error.message()));
+                let at = error.span().unwrap_or_default();
+                let why = match error.message() {
+                    "duplicate key" => duplicate(text, at.clone()),
+                    message => message.to_owned(),
+                };
+                self.errors.push(format!("{name}: line {}: {why}", line_of(text, at.start)));
                 return;
             }
         };
@@ -484,8 +496,8 @@ impl Reader {
     /// What is left was asked for by no one.
     fn finish(mut self, config: Config) -> Result<Config, ConfigErrors> {
         for (key, setting) in std::mem::take(&mut self.settings) {
-            let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &key));
-            let hint = nearest.map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
+            let hint = nearest(&self.known, &key)
+                .map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
             self.errors.push(format!("{}{key}: there is no such key{hint}", setting.from));
         }
         if self.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(self.errors)) }
@@ -508,12 +520,12 @@ impl Given {
             Self::Typed(Value::String(text)) => Some(vec![text.clone()]),
             Self::Typed(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
             Self::Typed(_) => None,
-            Self::Text(text) if text.starts_with('[') => {
-                let table: toml::Table = format!("list = {text}").parse().ok()?;
-                Self::Typed(table.get("list")?.clone()).strings()
-            }
             Self::Text(text) if text.is_empty() => Some(Vec::new()),
-            Self::Text(text) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            Self::Text(text) => match format!("list = {text}").parse::<toml::Table>() {
+                // An IPv6 address begins with a bracket, too.
+                Ok(table) if text.starts_with('[') => Self::Typed(table.get("list")?.clone()).strings(),
+                Ok(_) | Err(_) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            },
         }
     }
 }
@@ -542,6 +554,32 @@ fn listen(text: &str) -> Result<Listen, String> {
         return Err("is not host:port, such as \"127.0.0.1:8080\", or \"unix:/path\"".into());
     }
     Ok(Listen::Tcp(text.to_owned()))
+}
+
+fn socket_mode(text: &str) -> Result<u32, String> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if is_octal && mode <= 0o777 && mode & 0o222 != 0 => Ok(mode),
+        Ok(mode) if is_octal && mode <= 0o777 => Err("lets nobody connect: that takes the right to write".into()),
+        Ok(_) | Err(_) => Err("is not the mode of a file in octal, such as \"0660\" or \"0600\"".into()),
+    }
+}
+
+fn admin_token(text: &str) -> Result<String, String> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("has characters that a field can't carry: use letters, digits and signs, without white space".into())
+    }
+}
+
+fn admin_host(text: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !text.is_empty() && text.len() <= 253 && text.chars().all(is_name) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("is not the name of a host, without scheme and port, such as \"larder.internal\"".into())
+    }
 }
 
 fn admin_listen(text: &str) -> Result<Option<Listen>, String> {

@@ -1,5 +1,9 @@
 //! The command line: load the configuration, start, wait for a signal, stop, exit.
+//!
+//! Nothing here panics because standard output or standard error is closed or full.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,13 +11,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use larder::admin_client;
 use larder::clock::Clock;
-use larder::config::Config;
-use larder::proxy::What;
+use larder::config::{Config, ConfigErrors};
+use larder::proxy::{Manner, Schemes, What};
+use larder::signals::Signals;
 use larder::units::parse_duration;
 use larder::upkeep::{self, Sweep};
-use larder::{app, telemetry};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use larder::{app, log};
+use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,12 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_CONFIG: u8 = 2;
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "larder",
-    version,
-    about = "An HTTP caching reverse proxy with a durable tier",
-    args_conflicts_with_subcommands = true
-)]
+#[command(name = "larder", version, about = "An HTTP caching reverse proxy with a durable tier")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -98,6 +97,9 @@ struct PurgeArgs {
     /// Everything
     #[arg(long)]
     all: bool,
+    /// URLs and prefixes under their own scheme only, and not under both http and https
+    #[arg(long)]
+    exact_scheme: bool,
     /// Leave it stale: to be validated, and to stand in for an application that fails
     #[arg(long)]
     soft: bool,
@@ -117,95 +119,139 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<Config, ExitCode> {
+    /// These, which stand behind the subcommand, after those before it.
+    fn after(self, before: Self) -> Result<Self, ExitCode> {
+        if let (Some(one), Some(other)) = (&before.config, &self.config) {
+            complain(format!("--config is given twice, as {} and {}: give one", one.display(), other.display()));
+            return Err(ExitCode::from(EXIT_CONFIG));
+        }
+        let set = before.set.into_iter().chain(self.set).collect();
+        Ok(Self { config: before.config.or(self.config), set })
+    }
+
+    fn read(&self) -> Result<Config, ConfigErrors> {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::load(self.config.as_deref(), environment, &self.set).map_err(|errors| {
-            for error in errors.0 {
-                eprintln!("larder: {error}");
-            }
+        Config::load(self.config.as_deref(), environment, &self.set)
+    }
+
+    /// For a command that ends: mistakes go to standard error.
+    fn load(&self) -> Result<Config, ExitCode> {
+        self.read().map_err(|errors| {
+            errors.0.iter().for_each(complain);
             ExitCode::from(EXIT_CONFIG)
         })
     }
 }
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
-        None => run(&cli.config),
-        Some(Command::Run(config)) => run(&config),
-        Some(Command::Check(config)) => config.load().map(|_| {
-            println!("ok");
-            ExitCode::SUCCESS
-        }),
-        Some(Command::Purge { what, config }) => config.load().map(|config| purge(&config, &what)),
-        Some(Command::Lifecycle { apply, longest, config }) => {
-            config.load().map(|config| told(upkeep::block_on(upkeep::lifecycle(&config, longest, apply))))
+/// Says on standard error what is wrong. Where that takes nothing there is no one to be told.
+fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{}", escaped(&format!("larder: {what}")));
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    log::escape(text, &mut out);
+    out
+}
+
+/// What a command says on standard output.
+#[derive(Default)]
+struct Out {
+    error: Option<io::Error>,
+}
+
+impl Out {
+    fn say(&mut self, text: impl Display) {
+        if self.error.is_none() {
+            let mut out = io::stdout().lock();
+            self.error = writeln!(out, "{text}").and_then(|()| out.flush()).err();
         }
-        Some(Command::Sweep { min_age, dry_run, config }) => config.load().map(|config| {
+    }
+
+    /// The code of a command that would end with `code`. A reader who has read enough, as `head` does, is no
+    /// failure; that something could not be said is.
+    fn end(self, code: ExitCode) -> ExitCode {
+        match self.error {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(format!("standard output can't be written: {error}"));
+                ExitCode::FAILURE
+            }
+            Some(_) | None => code,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let Cli { command, config: before } = Cli::parse();
+    let outcome = match command {
+        None => run(&before),
+        Some(Command::Run(config)) => config.after(before).and_then(|config| run(&config)),
+        Some(Command::Check(config)) => loaded(config, before).map(|config| check(&config)),
+        Some(Command::Purge { what, config }) => loaded(config, before).map(|config| purge(&config, &what)),
+        Some(Command::Lifecycle { apply, longest, config }) => {
+            loaded(config, before).map(|config| told(upkeep::block_on(upkeep::lifecycle(&config, longest, apply))))
+        }
+        Some(Command::Sweep { min_age, dry_run, config }) => loaded(config, before).map(|config| {
             let sweep = Sweep { min_age, is_dry: dry_run };
             let swept = upkeep::block_on(upkeep::sweep(&config, sweep, &Clock::system()));
             told(swept.map(|swept| vec![swept.in_words(dry_run)]))
         }),
         Some(Command::Explain { url, fields, json, config }) => {
-            config.load().map(|config| explain(&config, &url, &fields, json))
+            loaded(config, before).map(|config| explain(&config, &url, &fields, json))
         }
     };
     outcome.unwrap_or_else(|code| code)
 }
 
+fn loaded(behind: ConfigArgs, before: ConfigArgs) -> Result<Config, ExitCode> {
+    behind.after(before)?.load()
+}
+
 fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
-    let config = args.load()?;
-    telemetry::init_logs(&config.log);
+    let failed = |what: &dyn Display, code: ExitCode| {
+        log::tell(&format!("larder: {what}"));
+        log::flush();
+        code
+    };
+    // First of all: from here on no signal ends the process without a word, and no word ends it either.
+    if let Err(error) = log::start() {
+        complain(format!("the thread of the log can't be started: {error}"));
+        return Err(ExitCode::FAILURE);
+    }
+    let signals = Signals::install()
+        .map_err(|error| failed(&format!("signals can't be waited for: {error}"), ExitCode::FAILURE))?;
+    let config = args.read().map_err(|errors| {
+        errors.0.iter().for_each(|error| log::tell(&format!("larder: {error}")));
+        log::flush();
+        ExitCode::from(EXIT_CONFIG)
+    })?;
+    log::configure(&config.log);
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let upstream = config.upstream.address.to_string();
-    let running = app::start(config, Clock::system()).map_err(|error| {
-        eprintln!("larder: {error}");
-        ExitCode::FAILURE
-    })?;
-    // Before anyone is told that it is up: from then on a signal means an orderly stop.
-    let signals = running.control().block_on(async { Signals::install() }).map_err(|error| {
-        eprintln!("larder: signals can't be waited for: {error}");
-        ExitCode::FAILURE
-    })?;
+    let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
+    signals.is_up();
     for address in running.addresses() {
         info!("listening on {address}, in front of {upstream}");
     }
     if let Some(address) = running.admin_address() {
         info!("admin on {address}");
     }
-    running.control().block_on(signals.stop());
+    signals.wait();
     running.stop();
+    log::flush();
     Ok(ExitCode::SUCCESS)
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+fn check(config: &Config) -> ExitCode {
+    let mut out = Out::default();
+    for warning in config.warnings() {
+        out.say(escaped(&format!("warning: {warning}")));
     }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Waits for the first. A second one ends the process at once.
-    async fn stop(mut self) {
-        self.next().await;
-        info!("stopping: no new connections, requests under way are finished");
-        tokio::spawn(async move {
-            self.next().await;
-            eprintln!("larder: stopped at once by a second signal");
-            std::process::exit(1);
-        });
-    }
+    out.say("ok");
+    out.end(ExitCode::SUCCESS)
 }
 
 fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
@@ -215,30 +261,35 @@ fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
     let purges = urls.chain(prefixes).chain(tags).chain(args.all.then_some(What::All));
     let mut purges = purges.peekable();
     if purges.peek().is_none() {
-        eprintln!("larder: what is to be purged? URLs, --prefix, --tag, or --all");
+        complain("what is to be purged? URLs, --prefix, --tag, or --all");
         return ExitCode::from(EXIT_CONFIG);
     }
-    let mut code = ExitCode::SUCCESS;
+    let schemes = if args.exact_scheme { Schemes::Exact } else { Schemes::Both };
+    let manner = Manner { is_soft: args.soft, schemes };
+    let (mut out, mut code) = (Out::default(), ExitCode::SUCCESS);
     for purge in purges {
-        match admin_client::purge(&config.admin, purge, args.soft, &args.wait) {
-            Ok(()) => println!("purged {purge}"),
+        match admin_client::purge(&config.admin, purge, manner, &args.wait) {
+            Ok(held) => out.say(escaped(&format!("purged {purge} ({held})"))),
             Err(why) => {
-                eprintln!("larder: {purge}: {why}");
+                complain(format!("{purge}: {why}"));
                 code = ExitCode::FAILURE;
             }
         }
     }
-    code
+    out.end(code)
 }
 
 fn told(outcome: Result<Vec<String>, String>) -> ExitCode {
     match outcome {
         Ok(lines) => {
-            println!("{}", lines.join("\n"));
-            ExitCode::SUCCESS
+            let mut out = Out::default();
+            for line in lines {
+                out.say(line);
+            }
+            out.end(ExitCode::SUCCESS)
         }
         Err(why) => {
-            eprintln!("larder: {why}");
+            complain(why);
             ExitCode::FAILURE
         }
     }
@@ -249,17 +300,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn explain(config: &Config, url: &str, fields: &[String], json: bool) -> ExitCode {
-    match admin_client::explain(&config.admin, url, fields) {
-        Ok(told) if json => println!("{told:#}"),
-        Ok(told) => {
-            for line in told["lines"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
-                println!("{line}");
-            }
-        }
+    let told = match admin_client::explain(&config.admin, url, fields) {
+        Ok(told) => told,
         Err(why) => {
-            eprintln!("larder: {url}: {why}");
+            complain(format!("{url}: {why}"));
             return ExitCode::FAILURE;
         }
+    };
+    let mut out = Out::default();
+    if json {
+        out.say(format!("{told:#}"));
+    } else {
+        for line in told["lines"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+            out.say(escaped(line));
+        }
     }
-    ExitCode::SUCCESS
+    out.end(ExitCode::SUCCESS)
 }

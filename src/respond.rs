@@ -308,7 +308,7 @@ pub fn not_cached() -> Answer {
 }
 
 /// The answer when there is none from the origin.
-pub fn unavailable(error: &UpstreamError) -> Refusal {
+fn unavailable(error: &UpstreamError) -> Refusal {
     match error {
         UpstreamError::Connect(_) => {
             refuse(StatusCode::BAD_GATEWAY, "connect-failed", "the application can't be reached")
@@ -361,9 +361,29 @@ pub fn refused(refusal: &Refusal) -> Answer {
     (CacheStatus::refused(refusal.detail), sentence(refusal))
 }
 
-/// The answer to a request that was forwarded because of `fwd`, and got none.
+/// Why an answer is a 502 or 504 of this proxy's own: goes with the response to whoever logs it.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// There is none from the origin.
+    Upstream(UpstreamError),
+    /// It was lost here.
+    Internal(&'static str),
+}
+
+/// The answer to a request that was forwarded because of `fwd`, and got none for want of something here.
 pub fn failed(refusal: &Refusal, fwd: Fwd) -> Answer {
-    (CacheStatus::forward(fwd).with_detail(refusal.detail), sentence(refusal))
+    failed_of(refusal, fwd, Cause::Internal(refusal.sentence))
+}
+
+/// The answer to a request that was forwarded because of `fwd`, and got none because of `error`.
+pub fn unanswered(error: &UpstreamError, fwd: Fwd) -> Answer {
+    failed_of(&unavailable(error), fwd, Cause::Upstream(error.clone()))
+}
+
+fn failed_of(refusal: &Refusal, fwd: Fwd, cause: Cause) -> Answer {
+    let mut response = sentence(refusal);
+    response.extensions_mut().insert(cause);
+    (CacheStatus::forward(fwd).with_detail(refusal.detail), response)
 }
 
 fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
@@ -374,6 +394,10 @@ fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(header::AGE, HeaderValue::from(0));
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        // RFC 9110 §15.5.6. Of what else there may be nobody knows here.
+        fields.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
     if refusal.ends_connection {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -124,6 +124,14 @@ pub struct Rule {
     pub tags: Vec<String>,
 }
 
+impl Rule {
+    /// Whether nothing is left for `later`, which comes after this one: this one's pattern matches all that
+    /// the other's does. A star of the other's is matched by stars alone.
+    pub fn hides(&self, later: &Self) -> bool {
+        glob(&unescape(&self.path), &unescape(&later.path))
+    }
+}
+
 impl Default for Rule {
     fn default() -> Self {
         Self {

@@ -5,10 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener, ToSocketAddrs};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,10 +26,12 @@ use crate::body::ResponseBody;
 use crate::client_io::{ClientIo, Connection, Patience, conflicting_framing};
 use crate::forwarding::Peer;
 use crate::interim::Open;
+pub use crate::listen::{Listen, Sockets};
 use crate::proxy::{Proxy, Reply};
+use crate::refusals::{Refusals, Witness};
 use crate::rfc9111::present::Present;
-use crate::telemetry::WorkerMetrics;
-use crate::transport::{self, Transport};
+use crate::telemetry::{Unparsed, WorkerMetrics};
+use crate::transport::Transport;
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +61,8 @@ pub struct Config {
     pub max_connections: u64,
     /// How long requests under way may take to finish when Larder stops.
     pub drain_timeout: Duration,
+    /// Who may connect to unix sockets: the mode of their files.
+    pub socket_mode: u32,
 }
 
 impl Default for Config {
@@ -80,24 +80,7 @@ impl Default for Config {
             max_headers: 100,
             max_connections: 20_000,
             drain_timeout: Duration::from_secs(20),
-        }
-    }
-}
-
-/// One address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// `host:port`
-    Tcp(String),
-    /// `unix:/path`
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Listen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => f.write_str(address),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            socket_mode: 0o660,
         }
     }
 }
@@ -105,89 +88,6 @@ impl std::fmt::Display for Listen {
 /// How many bytes a client's connection may hold that are not on their way yet. Room is told of when half of
 /// it is gone: with a client as slow as one may be while others wait for it, every two seconds.
 const UNSENT: u32 = 256 << 10;
-
-/// The sockets of one worker.
-#[derive(Debug)]
-pub struct Sockets {
-    tcp: Vec<StdTcpListener>,
-    unix: Vec<StdUnixListener>,
-}
-
-impl Sockets {
-    /// The listeners, by kind.
-    pub fn into_parts(self) -> (Vec<StdTcpListener>, Vec<StdUnixListener>) {
-        (self.tcp, self.unix)
-    }
-}
-
-/// Binds every address once for each of `workers`, and says where that is in the end.
-pub fn bind(listen: &[Listen], workers: usize) -> io::Result<(Vec<Sockets>, Vec<Listen>)> {
-    let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets { tcp: Vec::new(), unix: Vec::new() }).collect();
-    let mut bound = Vec::new();
-    for address in listen {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}"));
-        match address {
-            Listen::Tcp(text) => {
-                let wanted: Vec<SocketAddr> = text.to_socket_addrs().map_err(named)?.collect();
-                let first = *wanted.first().ok_or_else(|| named(io::Error::other("the name has no address")))?;
-                let actual = bind_tcp(first, &mut sockets).map_err(named)?;
-                bound.push(Listen::Tcp(actual.to_string()));
-            }
-            Listen::Unix(path) => {
-                let listener = bind_unix(path).map_err(named)?;
-                for worker in &mut sockets {
-                    worker.unix.push(listener.try_clone().map_err(named)?);
-                }
-                bound.push(address.clone());
-            }
-        }
-    }
-    Ok((sockets, bound))
-}
-
-fn bind_tcp(address: SocketAddr, workers: &mut [Sockets]) -> io::Result<SocketAddr> {
-    let shared = workers.len() > 1;
-    // Sockets that share a port also share it with another process that shares it. The first one
-    // is bound without, so that a port that is taken is an error.
-    let probe = tcp_socket(address, false)?;
-    let actual = probe.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no socket address"))?;
-    if !shared {
-        for worker in workers {
-            worker.tcp.push(probe.try_clone()?.into());
-        }
-        return Ok(actual);
-    }
-    drop(probe);
-    for worker in workers {
-        worker.tcp.push(tcp_socket(actual, true)?.into());
-    }
-    Ok(actual)
-}
-
-fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if share {
-        socket.set_reuse_port(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    transport::send_at_once(&SockRef::from(&socket), address.ip());
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(socket)
-}
-
-/// A socket file that nobody listens on is a leftover of a process that is gone.
-fn bind_unix(path: &PathBuf) -> io::Result<StdUnixListener> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refuses) {
-        std::fs::remove_file(path)?;
-    }
-    let listener = StdUnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
 
 /// One worker: its share of the listeners, until it is told to stop and its connections are done.
 #[derive(Debug)]
@@ -198,6 +98,8 @@ pub struct Worker {
     pub config: Arc<Config>,
     /// What this worker counts.
     pub metrics: Arc<WorkerMetrics>,
+    /// What it counts of requests that are none.
+    pub refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
     pub stop: CancellationToken,
 }
@@ -208,11 +110,12 @@ impl Worker {
         let this = Arc::new(self);
         let connections = Arc::new(Connections::default());
         let mut acceptors = Vec::new();
-        for listener in sockets.tcp {
+        let (tcp, unix) = sockets.into_parts();
+        for listener in tcp {
             let listener = TcpListener::from_std(listener)?;
             acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, Arc::clone(&connections))));
         }
-        for listener in sockets.unix {
+        for listener in unix {
             let listener = UnixListener::from_std(listener)?;
             acceptors.push(tokio::spawn(Arc::clone(&this).accept_unix(listener, Arc::clone(&connections))));
         }
@@ -281,6 +184,7 @@ impl Worker {
     async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
         let open = self.proxy.metrics.open_connections() + self.proxy.fetcher.tunnels.len() as u64;
         if open >= self.config.max_connections {
+            self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
             transport.refuse_for_load().await;
             return;
         }
@@ -292,15 +196,20 @@ impl Worker {
             idle: self.config.idle_timeout,
             body: self.config.body_timeout,
         };
-        let io = ClientIo::new(transport, Arc::clone(&connection), patience);
+        let witness = Witness { refusals: Arc::clone(&self.refusals), peer: peer.ip };
+        let io = ClientIo::new(transport, Arc::clone(&connection), patience, witness);
         let io = TokioIo::new(io);
         let service = service_fn(|request| {
             let present = Present::of(request.headers());
             let conflict = connection.begin(&request, present);
             let outlet = connection.outlet();
             let open = outlet.open();
-            let reply =
-                if conflict { None } else { Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present)) };
+            let reply = if conflict {
+                self.refusals.note(Unparsed::Framing, peer.ip, &[]);
+                None
+            } else {
+                Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present))
+            };
             Answering { connection: &connection, reply, _open: open }
         });
         let mut http = http1::Builder::new();
@@ -379,35 +288,4 @@ impl Drop for OpenConnection<'_> {
 pub async fn rest_after(error: &io::Error) {
     warn!("a connection was not accepted: {error}");
     tokio::time::sleep(Duration::from_millis(50)).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How a socket sends, as the system calls it.
-    fn congestion(socket: &SockRef<'_>) -> Vec<u8> {
-        let named = socket.tcp_congestion().expect("a TCP socket");
-        named.into_iter().take_while(|byte| *byte != 0).collect()
-    }
-
-    #[test]
-    fn what_is_for_this_machine_itself_is_sent_without_pacing() {
-        let plain = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-        let usual = congestion(&SockRef::from(&plain));
-        for (address, expected) in [("127.0.0.1:0", &b"reno"[..]), ("0.0.0.0:0", &usual)] {
-            for workers in [1, 2] {
-                let (sockets, _) = bind(&[Listen::Tcp(address.into())], workers).expect("a free port");
-                for socket in sockets.iter().flat_map(|worker| &worker.tcp) {
-                    assert_eq!(congestion(&SockRef::from(socket)), expected, "{address}, {workers}");
-                }
-            }
-        }
-        let listener = tcp_socket("127.0.0.1:0".parse().expect("an address"), false).expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let client = std::net::TcpStream::connect(address.as_socket().expect("TCP")).expect("a connection");
-        let accepted = std::iter::repeat_with(|| listener.accept()).find_map(Result::ok).expect("one was made").0;
-        assert_eq!(congestion(&SockRef::from(&accepted)), b"reno");
-        drop(client);
-    }
 }

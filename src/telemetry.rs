@@ -1,4 +1,4 @@
-//! Counters and logs, in the words of RFC 9211.
+//! Counters, in the words of RFC 9211.
 //!
 //! Counters are plain atomics. Those of the hit path come in one block a worker thread, so that
 //! no two threads write to one cache line; a scrape adds them up.
@@ -8,35 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
+use crate::log;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier};
-
-/// `[log]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// How a line looks.
-    pub format: LogFormat,
-    /// The least important level that is logged: error, warn, info, debug or trace.
-    pub level: String,
-    /// Whether every request gets a line.
-    pub access: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".into(), access: false }
-    }
-}
-
-/// `log.format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -91,6 +64,46 @@ impl WorkerMetrics {
                 }
             }
             Handling::Refused => self.refused.add_one(),
+        }
+    }
+}
+
+/// Why a client's request was refused before it was one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unparsed {
+    /// It is not HTTP/1.1.
+    Malformed,
+    /// Its head is larger than `server.max_header_size`, or has more fields than `server.max_headers`.
+    HeadTooLarge,
+    /// Its target is too long.
+    TargetTooLong,
+    /// It has both `Content-Length` and `Transfer-Encoding`.
+    Framing,
+    /// Its head did not arrive in time.
+    HeadTimeout,
+    /// There were as many connections as there may be.
+    TooManyConnections,
+}
+
+impl Unparsed {
+    const ALL: [Self; 6] = [
+        Self::Malformed,
+        Self::HeadTooLarge,
+        Self::TargetTooLong,
+        Self::Framing,
+        Self::HeadTimeout,
+        Self::TooManyConnections,
+    ];
+
+    /// As `/metrics` and the log call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::HeadTooLarge => "head-too-large",
+            Self::TargetTooLong => "target-too-long",
+            Self::Framing => "framing",
+            Self::HeadTimeout => "head-timeout",
+            Self::TooManyConnections => "too-many-connections",
         }
     }
 }
@@ -258,6 +271,7 @@ impl Histogram {
 #[derive(Debug)]
 pub struct Metrics {
     workers: Vec<Arc<WorkerMetrics>>,
+    unparsed: [Counter; Unparsed::ALL.len()],
     origin: [Counter; OriginOutcome::ALL.len()],
     /// Requests to the origin that were tried again on a new connection.
     pub origin_retries: Counter,
@@ -296,6 +310,7 @@ impl Metrics {
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            unparsed: Default::default(),
             origin: Default::default(),
             origin_retries: Counter::default(),
             origin_refused: Counter::default(),
@@ -327,6 +342,11 @@ impl Metrics {
         let sum =
             |pick: fn(&WorkerMetrics) -> &Counter| self.workers.iter().map(|worker| pick(worker).value()).sum::<u64>();
         sum(|worker| &worker.connections).saturating_sub(sum(|worker| &worker.connections_closed))
+    }
+
+    /// Counts a request that was refused before it was one.
+    pub fn unparsed(&self, why: Unparsed) {
+        self.unparsed[why as usize].add_one();
     }
 
     /// Counts one request to the origin.
@@ -433,6 +453,7 @@ impl Metrics {
                 self.invalidations.value(),
             ),
             ("larder_purges_total", "Purges taken by the admin listener.", self.purges.value()),
+            ("larder_log_lines_dropped_total", "Lines that standard error did not take.", log::lost()),
             (
                 "larder_durable_downs_total",
                 "Times that the durable tier became known to be down.",
@@ -453,6 +474,16 @@ impl Metrics {
         ] {
             header(&mut out, name, "counter", help);
             let _ = writeln!(out, "{name} {value}");
+        }
+        header(
+            &mut out,
+            "larder_requests_unparsed_total",
+            "counter",
+            "Requests refused before they could be read as such, by reason.",
+        );
+        for why in Unparsed::ALL {
+            let value = self.unparsed[why as usize].value();
+            let _ = writeln!(out, "larder_requests_unparsed_total{{reason=\"{}\"}} {value}", why.as_str());
         }
         header(&mut out, "larder_origin_requests_total", "counter", "Requests to the origin, by outcome.");
         for (outcome, word) in OriginOutcome::ALL {
@@ -527,18 +558,6 @@ pub struct Gauge {
 
 fn header(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-/// Sends logs to standard error in the configured format. `RUST_LOG` overrides the level.
-pub fn init_logs(config: &Config) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("larder={}", config.level)));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call (as in tests) finds a subscriber in place, and leaves it there.
-    let _ = match config.format {
-        LogFormat::Text => builder.with_ansi(false).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_target(false).try_init(),
-    };
 }
 
 #[cfg(test)]

@@ -137,7 +137,20 @@ impl fmt::Display for UpstreamError {
     }
 }
 
-impl std::error::Error for UpstreamError {}
+impl std::error::Error for UpstreamError {
+    /// What the error comes of that its own sentence has.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect(error) => error.source(),
+            Self::Broken(error) => error.source(),
+            Self::ConnectTimeout
+            | Self::ResponseTimeout
+            | Self::RequestBody(_)
+            | Self::Down { .. }
+            | Self::Unsupported(_) => None,
+        }
+    }
+}
 
 /// The head of a request to the origin: target in origin form, fields complete.
 pub struct OriginRequest<'a> {

@@ -194,13 +194,56 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ("[server\n", "", "f: line 1: "),
         ("", "nonsense", "--set nonsense: write it as section.key=value"),
     ] {
-        let sets: Vec<&str> = Some(sets).filter(|set| !set.is_empty()).into_iter().collect();
-        let errors = load(text, &[], &sets).expect_err("a mistake");
-        assert!(
-            errors.iter().any(|error| error.contains(expected)),
-            "{text} {sets:?}\nwanted: {expected}\ngot: {errors:#?}"
-        );
+        assert_told(text, sets, expected);
     }
+}
+
+#[test]
+fn a_key_that_is_given_twice_or_made_up_is_told_with_its_place() {
+    for (text, sets, expected) in [
+        (
+            "[server]\nlisten = \"a:1\"\nthreads = 1\nlisten = \"b:1\"\n",
+            "",
+            "f: line 4: server.listen is given twice, first on line 2; keep one of them",
+        ),
+        (
+            "[server]\nthreads = 1\n[log]\n[ server ] # again\nlisten = \"b:1\"\n",
+            "",
+            "f: line 4: [server] is there twice, first on line 1; put its keys under one of them",
+        ),
+        (
+            "[[rule]]\npath = \"/a\"\n\n[[rule]]\npath = \"/b\"\n\"path\" = \"/c\"\n",
+            "",
+            "f: line 6: rule[1].path is given twice, first on line 5; keep one of them",
+        ),
+        (
+            "[upstream]\nmax_ilde = 1",
+            "",
+            "f: upstream.max_ilde: there is no such key; the nearest key is \"upstream.max_idle\"",
+        ),
+        (
+            "[upstream]\nthreads = 1",
+            "",
+            "f: upstream.threads: there is no such key; the nearest key is \"server.threads\"",
+        ),
+        ("[server]\nsocket_mode = \"999\"", "", "f: server.socket_mode: \"999\" is not the mode of a file in octal"),
+        ("[server]\nsocket_mode = 660", "", "f: server.socket_mode: 660 is not a string"),
+        ("[server]\nsocket_mode = \"0440\"", "", "f: server.socket_mode: \"0440\" lets nobody connect"),
+        ("[admin]\nhosts = [\"http://a\"]", "", "has \"http://a\", which is not the name of a host"),
+        ("[admin]\ntoken = \"a b\"", "", "f: admin.token: \"a b\" has characters that a field can't carry"),
+    ] {
+        assert_told(text, sets, expected);
+    }
+}
+
+/// Whether the mistake in `text` and `sets` is told as `expected`.
+fn assert_told(text: &str, sets: &str, expected: &str) {
+    let sets: Vec<&str> = Some(sets).filter(|set| !set.is_empty()).into_iter().collect();
+    let errors = load(text, &[], &sets).expect_err("a mistake");
+    assert!(
+        errors.iter().any(|error| error.contains(expected)),
+        "{text} {sets:?}\nwanted: {expected}\ngot: {errors:#?}"
+    );
 }
 
 #[test]
@@ -253,5 +296,91 @@ fn a_token_is_needed_only_where_strangers_can_reach() {
         let sets = [format!("admin.listen={listen}"), format!("admin.token={token}")];
         let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
         assert_eq!(load("", &[], &sets).is_ok(), sound, "{listen} {token}");
+    }
+}
+
+/// Keys of one section go before those of others, whatever they are called.
+#[test]
+fn a_hint_is_of_the_same_section() {
+    let errors = load("[upstream]\nmax_header = 1\n[cache]\nmax_size = 1", &[], &[]).expect_err("mistakes");
+    for (error, section) in errors.iter().rev().zip(["upstream", "cache"]) {
+        let hint = error.split("nearest key is ").nth(1).expect("a hint");
+        assert!(hint.starts_with(&format!("\"{section}.")), "{error}");
+    }
+}
+
+#[test]
+fn an_address_used_twice_is_an_error_where_it_can_never_work() {
+    for (listen, admin, clashes) in [
+        ("127.0.0.1:80", "127.0.0.1:81", false),
+        ("127.0.0.1:80", "127.0.0.1:80", true),
+        ("0.0.0.0:80", "127.0.0.1:80", true),
+        ("127.0.0.1:80", "0.0.0.0:80", true),
+        ("[::]:80", "127.0.0.1:80", true),
+        ("[::]:80", "[::1]:80", true),
+        ("0.0.0.0:80", "[::1]:80", false),
+        ("127.0.0.1:80", "127.0.0.2:80", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("localhost:80", "LOCALHOST:80", true),
+        ("localhost:80", "127.0.0.1:80", false),
+        ("unix:/run/a", "unix:/run//a", true),
+        ("unix:/run/a", "unix:/run/b", false),
+    ] {
+        let admin_set = [format!("server.listen={listen}"), format!("admin.listen={admin}"), "admin.token=x".into()];
+        let twice = [format!("server.listen={listen},{admin}"), "admin.listen=off".into()];
+        for (sets, key) in [(&admin_set[..], "admin.listen: "), (&twice[..], "server.listen: ")] {
+            let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+            let errors = load("", &[], &sets).err().unwrap_or_default();
+            assert_eq!(!errors.is_empty(), clashes, "{sets:?} {errors:?}");
+            assert!(errors.iter().all(|error| error.starts_with(key) && error.contains("one address")), "{errors:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_most_likely_not_meant_is_a_warning() {
+    let warnings = |sets: &[&str]| load("", &[], sets).expect("sound").warnings();
+    for (listen, upstream, is_itself) in [
+        ("127.0.0.1:5000", "http://127.0.0.1:5000", true),
+        ("0.0.0.0:5000", "http://127.0.0.1:5000", true),
+        ("0.0.0.0:5000", "http://localhost:5000", true),
+        ("127.0.0.1:5000", "http://localhost:5000", true),
+        ("[::]:5000", "http://127.0.0.1:5000", true),
+        ("127.0.0.1:5000", "http://0.0.0.0:5000", true),
+        ("app:5000", "http://app:5000", true),
+        ("unix:/run/app", "unix:/run/app", true),
+        ("127.0.0.1:5001", "http://127.0.0.1:5000", false),
+        ("0.0.0.0:5000", "http://192.0.2.1:5000", false),
+        ("0.0.0.0:5000", "http://app:5000", false),
+        ("127.0.0.2:5000", "http://127.0.0.1:5000", false),
+        ("127.0.0.1:0", "http://127.0.0.1:5000", false),
+    ] {
+        let told = warnings(&[&format!("server.listen={listen}"), &format!("upstream.url={upstream}")]);
+        assert_eq!(told.len(), usize::from(is_itself), "{listen} {upstream}: {told:?}");
+        assert!(
+            told.iter().all(|told| told.starts_with("upstream.url: ") && told.contains("server.listen")),
+            "{told:?}"
+        );
+    }
+    assert_eq!(warnings(&["upstream.url=http://127.0.0.1:9090"]).len(), 1, "the admin listener's");
+    assert!(warnings(&["server.listen=localhost:90", "admin.listen=127.0.0.1:90"])[0].contains("may be one address"));
+    for (paths, hidden) in [
+        (&["/a", "/b"][..], None),
+        (&["/a", "/a"], Some(1)),
+        (&["*", "/b"], Some(1)),
+        (&["/b", "*"], None),
+        (&["/*", "/b/*"], Some(1)),
+        (&["/static/*", "/x", "/static/css/*"], Some(2)),
+        (&["/static/*", "/static*"], None),
+        (&["*.css", "/static/*.css"], Some(1)),
+        (&["/caf%C3%A9", "/café"], Some(1)),
+        (&["/a*b", "/a*c*b"], Some(1)),
+    ] {
+        let rules = paths.iter().map(|path| format!("{{path = \"{path}\"}}")).collect::<Vec<_>>().join(", ");
+        let told = warnings(&[&format!("rule=[{rules}]")]);
+        assert_eq!(told.len(), usize::from(hidden.is_some()), "{paths:?}: {told:?}");
+        if let Some(n) = hidden {
+            assert!(told[0].starts_with(&format!("rule[{n}].path: ")) && told[0].contains("never reached"), "{told:?}");
+        }
     }
 }

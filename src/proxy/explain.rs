@@ -21,7 +21,7 @@ use crate::rules::Resolved;
 use crate::store::Durability;
 use crate::store::durable::Examined;
 use crate::store::memory::Lookup;
-use crate::store::purge::{Mark, Target};
+use crate::store::purge::{EITHER, Mark, Target};
 use crate::stored::seen::Covered;
 use crate::stored::{StoredHead, VaryRecord};
 
@@ -414,7 +414,10 @@ fn in_words(target: &Target, mark: &Mark) -> String {
     let what = match target {
         Target::Url(_) => "its URL".to_owned(),
         Target::Prefix(prefix) if prefix.is_empty() => "a prefix that is no longer remembered".to_owned(),
-        Target::Prefix(prefix) => format!("the prefix {prefix}"),
+        Target::Prefix(prefix) => match prefix.strip_prefix(EITHER).and_then(|rest| rest.strip_prefix("://")) {
+            Some(rest) => format!("the prefix {rest} under both schemes"),
+            None => format!("the prefix {prefix}"),
+        },
         Target::Tag(tag) => format!("the tag {tag}"),
         Target::All => "everything".to_owned(),
     };

@@ -15,7 +15,7 @@ use crate::body::ResponseBody;
 use crate::clock::Timestamp;
 use crate::fetch::clean_response;
 use crate::request_body::Fault;
-use crate::respond::{Answer, Asked, add_age, failed, passed, refuse_body, refused, unavailable};
+use crate::respond::{Answer, Asked, add_age, passed, refuse_body, refused, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::groups;
 use crate::rfc9111::invalidation;
@@ -60,7 +60,7 @@ impl Proxy {
         // Not by `Fetcher::send`: what most requests that pass here wait in is no deeper than need be.
         let mut response = match fetcher.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
-            Err(error) => return failed(&unavailable(&error), fwd),
+            Err(error) => return unanswered(&error, fwd),
         };
         clean_response(response.headers_mut(), &fetcher.clock);
         let exchange = Exchange {
@@ -109,14 +109,14 @@ impl Proxy {
             let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client };
             return match self.fetcher.send(&sent, body).await {
                 Ok(response) => passed(response, fwd),
-                Err(error) => failed(&unavailable(&error), fwd),
+                Err(error) => unanswered(&error, fwd),
             };
         }
         // On the heap: few requests are.
         let fields = onward.fields(&parts.headers);
         let (response, own) = match Box::pin(self.send_unsafe(target, parts, fields, body, interim, position)).await {
             Ok(sent) => sent,
-            Err(error) => return failed(&unavailable(&error), fwd),
+            Err(error) => return unanswered(&error, fwd),
         };
         if let Some(own) = own
             && fwd == Fwd::Method
@@ -263,7 +263,7 @@ impl Proxy {
         let request = OriginRequest { method, uri, fields: &fields, interim: None, errand: Errand::Client };
         let mut response = match self.fetcher.upstream.send(&request, RequestBody::Empty).await {
             Ok(response) => response,
-            Err(error) => return failed(&unavailable(&error), Fwd::Bypass),
+            Err(error) => return unanswered(&error, Fwd::Bypass),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             clean_response(response.headers_mut(), &self.fetcher.clock);

@@ -2,13 +2,15 @@
 //! (`share`); what no stored response may answer is passed on (`forward`).
 
 mod explain;
+mod failures;
 mod forward;
 mod purge;
 mod reply;
 mod share;
 
 pub use self::explain::Question;
-pub use self::purge::{PurgeError, What};
+pub use self::failures::Failures;
+pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
 
 use std::borrow::Cow;
@@ -19,6 +21,7 @@ use http::{Method, Request, Version};
 use hyper::body::Incoming;
 
 use self::reply::Step;
+use crate::access::AccessLog;
 use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
@@ -51,8 +54,10 @@ pub struct Proxy {
     pub cache: crate::rules::Config,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Whether every request is logged.
-    pub access_log: bool,
+    /// Where every request is logged, if anywhere.
+    pub access_log: Option<AccessLog>,
+    /// The failures that were logged lately.
+    pub failures: Failures,
     /// What a request's body may be.
     pub upload_limits: Limits,
     /// The bytes that fetches under way may hold before requests that need another are refused.
@@ -78,7 +83,7 @@ impl Proxy {
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
         }
-        let access = self.access_log.then(|| Box::new(crate::access::Line::begin(peer, &request)));
+        let access = self.access_log.as_ref().map(|log| Box::new(log.begin(peer, &request)));
         let step = match self.keys.target(peer, &request, present) {
             Ok(target) => self.answer(Caller { peer, outlet }, target, request, present),
             Err(refusal) => self.labelled(refused(&refusal), None),
@@ -189,6 +194,7 @@ impl Proxy {
 
     fn label_answer(&self, (status, response): &mut Answer, target: Option<&Target<'_>>) {
         self.put_label(target, status, response.headers_mut());
+        self.tell_failure(target, response);
     }
 
     /// A step that is an answer of our own.

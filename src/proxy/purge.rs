@@ -9,7 +9,7 @@ use super::Proxy;
 use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::tags;
 use crate::store::backend::BackendError;
-use crate::store::purge::{Made, Purge, Target};
+use crate::store::purge::{EITHER, Made, Purge, Target};
 
 /// What is to be purged, as it is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,72 @@ impl fmt::Display for What<'_> {
     }
 }
 
+/// Whether a URL or prefix is purged under the scheme that it has, or under both.
+///
+/// A proxy in front that does not say that its client used https makes http of it: what an operator sees as
+/// https may be stored as http.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Schemes {
+    /// Under both.
+    #[default]
+    Both,
+    /// Under its own.
+    Exact,
+}
+
+impl Schemes {
+    /// As `POST /purge` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Exact => "exact",
+        }
+    }
+}
+
+/// How something is purged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// Whether it stays, stale.
+    pub is_soft: bool,
+    /// Under which schemes.
+    pub schemes: Schemes,
+}
+
+/// Where something was held for a URL when it was purged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held(Vec<(&'static str, Tiers)>);
+
+/// See [`Held`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tiers {
+    memory: bool,
+    /// `None`: the index of the durable tier is not loaded yet, and nobody knows.
+    durable: Option<bool>,
+}
+
+impl Held {
+    /// By scheme.
+    pub fn to_json(&self) -> Value {
+        let of = |tiers: &Tiers| json!({"memory": tiers.memory, "durable": tiers.durable});
+        self.0.iter().map(|(scheme, tiers)| ((*scheme).to_owned(), of(tiers))).collect()
+    }
+
+    fn add(&mut self, scheme: &'static str, found: Tiers) {
+        match self.0.iter_mut().find(|(known, _)| *known == scheme) {
+            Some((_, tiers)) => {
+                tiers.memory |= found.memory;
+                tiers.durable = match (tiers.durable, found.durable) {
+                    (Some(true), _) | (_, Some(true)) => Some(true),
+                    (Some(false), other) | (other, Some(false)) => other,
+                    (None, None) => None,
+                };
+            }
+            None => self.0.push((scheme, found)),
+        }
+    }
+}
+
 /// Why a purge was not done.
 #[derive(Debug)]
 pub enum PurgeError {
@@ -61,35 +127,28 @@ pub enum PurgeError {
 const MAX_PREFIX: usize = 8192;
 
 impl Proxy {
-    /// Purges. In force in this process, and in the journal, when it returns.
-    pub async fn purge(&self, what: What<'_>, is_soft: bool) -> Result<(), PurgeError> {
-        let purges = self.understand(what, is_soft)?;
-        self.metrics.purges.add_one();
-        let mut last: Option<Made> = None;
-        for (purge, key) in purges {
-            last = Some(self.fetcher.store.purge(purge, key.as_ref()));
-            match key {
-                Some(key) => {
-                    self.fetcher.flights.detach(key.hash());
-                    if !is_soft {
-                        self.forget_searched(&key);
-                    }
-                }
-                // What is under way was asked for before.
-                None => self.fetcher.flights.detach_all(),
+    /// Purges. In force in this process, and in the journal, when it returns; for a URL with what was held of
+    /// it. What else can be purged is not searched for.
+    pub async fn purge(&self, what: What<'_>, manner: Manner) -> Result<Option<Held>, PurgeError> {
+        let Manner { is_soft, schemes } = manner;
+        let purge = |target| Purge { target, is_soft };
+        let mut held = None;
+        let last = match what {
+            What::Url(url) => {
+                let url = Url::read(url).map_err(PurgeError::Unclear)?;
+                self.metrics.purges.add_one();
+                let (found, last) = self.purge_url(&url, manner);
+                held = Some(found);
+                last
             }
-        }
-        match last {
-            Some(last) => self.fetcher.store.recorded(last).await.map_err(PurgeError::NotRecorded),
-            None => Ok(()),
-        }
-    }
-
-    /// What a purge is made of. What is stored for several queries of a path goes with each of their URLs.
-    fn understand(&self, what: What<'_>, is_soft: bool) -> Result<Vec<(Purge, Option<CacheKey>)>, PurgeError> {
-        let purge = |target| (Purge { target, is_soft }, None);
-        Ok(match what {
-            What::All => vec![purge(Target::All)],
+            What::Prefix(text) => {
+                let prefixes = prefixes(text, schemes).ok_or_else(|| {
+                    PurgeError::Unclear(format!(
+                        "\"{text}\" is no prefix; write what URLs begin with, host and all: http://host/path, or a path of any host: /path (at most {MAX_PREFIX} bytes)"
+                    ))
+                })?;
+                self.purge_all(prefixes.into_iter().map(|prefix| purge(Target::Prefix(prefix))))
+            }
             What::Tag(tag) if tag.is_empty() || tag.len() > tags::MAX_LEN => {
                 return Err(PurgeError::Unclear(format!("a tag has 1 to {} bytes", tags::MAX_LEN)));
             }
@@ -98,24 +157,80 @@ impl Proxy {
                     "\"{tag}\" is no tag: one has no comma, and no white space at its ends; purge one at a time"
                 )));
             }
-            What::Tag(tag) => vec![purge(Target::Tag(tag.to_owned()))],
-            What::Url(url) => {
-                let Url { scheme, authority, path, query } = Url::read(url).map_err(PurgeError::Unclear)?;
-                let key = self.keys.key(scheme, &authority, &path, query.as_deref());
-                let searched = key.path_hash().map(|hash| purge(Target::Url(hash)));
-                let of_url = (Purge { target: Target::Url(key.hash()), is_soft }, Some(key));
-                searched.into_iter().chain([of_url]).collect()
-            }
-            What::Prefix(text) => {
-                let prefix = normal_prefix(text).ok_or_else(|| {
-                    PurgeError::Unclear(format!(
-                        "\"{text}\" is no prefix; write what URLs begin with, host and all: http://host/path, or a path of any host: /path (at most {MAX_PREFIX} bytes)"
-                    ))
-                })?;
-                vec![purge(Target::Prefix(prefix))]
-            }
-        })
+            What::Tag(tag) => self.purge_all([purge(Target::Tag(tag.to_owned()))]),
+            What::All => self.purge_all([purge(Target::All)]),
+        };
+        if let Some(last) = last {
+            self.fetcher.store.recorded(last).await.map_err(PurgeError::NotRecorded)?;
+        }
+        Ok(held)
     }
+
+    /// Purges a URL under each key that it may be stored under. What is stored for several queries of a path
+    /// goes with each of their URLs.
+    fn purge_url(&self, url: &Url, Manner { is_soft, schemes }: Manner) -> (Held, Option<Made>) {
+        let store = &self.fetcher.store;
+        let (mut held, mut last) = (Held::default(), None);
+        for (scheme, authority) in origins(url.scheme, &url.authority, schemes) {
+            let key = self.keys.key(scheme, &authority, &url.path, url.query.as_deref());
+            held.add(scheme, self.held(&key));
+            if let Some(path) = key.path_hash() {
+                store.purge(Purge { target: Target::Url(path), is_soft }, None);
+            }
+            last = Some(store.purge(Purge { target: Target::Url(key.hash()), is_soft }, Some(&key)));
+            self.fetcher.flights.detach(key.hash());
+            if is_soft {
+                // What is under way for several queries was asked for before, too.
+                if let Some(searched) = self.fetcher.searches.key(&key) {
+                    self.fetcher.flights.detach(searched.hash());
+                }
+            } else {
+                self.forget_searched(&key);
+            }
+        }
+        (held, last)
+    }
+
+    fn purge_all(&self, purges: impl IntoIterator<Item = Purge>) -> Option<Made> {
+        self.metrics.purges.add_one();
+        let last = purges.into_iter().map(|purge| self.fetcher.store.purge(purge, None)).last();
+        // What is under way was asked for before.
+        self.fetcher.flights.detach_all();
+        last
+    }
+
+    /// What there is for a key, or for those that it shares with others.
+    fn held(&self, key: &CacheKey) -> Tiers {
+        let store = &self.fetcher.store;
+        let searched = self.fetcher.searches.key(key);
+        let memory = [Some(key), searched.as_ref()].into_iter().flatten().any(|key| store.memory().holds(key.hash()));
+        let durable = match store.durable() {
+            Some(durable) if !durable.index().is_loaded() => None,
+            Some(durable) => Some(durable.may_hold(key.hash())),
+            None => Some(false),
+        };
+        Tiers { memory, durable }
+    }
+}
+
+/// The origins whose pages are one with those of `scheme` and `authority`, itself first.
+///
+/// With both schemes these are: the default port of one for that of the other, and the same port under both.
+/// A client of https may name its default port in `Host` where the proxy before this one does not say that it
+/// was https.
+fn origins(scheme: &'static str, authority: &str, schemes: Schemes) -> Vec<(&'static str, String)> {
+    let mut origins = vec![(scheme, authority.to_owned())];
+    if schemes == Schemes::Exact {
+        return origins;
+    }
+    let (other, default) = if scheme == "http" { ("https", 80) } else { ("http", 443) };
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    if has_port {
+        origins.extend(normal_authority(authority, other).map(|authority| (other, authority.into_owned())));
+    } else {
+        origins.extend([(other, authority.to_owned()), (other, format!("{authority}:{default}"))]);
+    }
+    origins
 }
 
 /// An absolute URL that an operator names, in the spelling of keys.
@@ -159,21 +274,32 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// A prefix in the spelling of keys. A star at its end says what it is anyway.
-fn normal_prefix(text: &str) -> Option<String> {
+/// Prefixes in the spelling of keys. A star at its end says what it is anyway.
+fn prefixes(text: &str, schemes: Schemes) -> Option<Vec<String>> {
     let text = &escaped(text.strip_suffix('*').unwrap_or(text));
     if text.len() > MAX_PREFIX || text.contains(|c: char| c.is_ascii_control() || c == ' ' || c == '#') {
         return None;
     }
     if text.starts_with('/') {
-        return Some(text.to_owned());
+        return Some(vec![text.to_owned()]);
     }
     let (scheme, rest) = text.split_once("://")?;
     let scheme = scheme_of(scheme)?;
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let authority = normal_authority(authority, scheme)?;
     let slash = if path.starts_with('/') { "" } else { "/" };
-    Some(format!("{scheme}://{authority}{slash}{path}"))
+    let origins = origins(scheme, &authority, schemes);
+    // What is the same under both schemes is one prefix.
+    let is_under_both = |authority: &str| origins.iter().filter(|(_, other)| other == authority).count() > 1;
+    let mut prefixes: Vec<String> = origins
+        .iter()
+        .map(|(scheme, authority)| {
+            let scheme = if is_under_both(authority) { EITHER } else { scheme };
+            format!("{scheme}://{authority}{slash}{path}")
+        })
+        .collect();
+    prefixes.dedup();
+    Some(prefixes)
 }
 
 #[cfg(test)]
@@ -191,13 +317,48 @@ mod tests {
             ("http://", None),
             ("host/a", None),
             ("ftp://host/a", None),
+            ("*://host/a", None),
             ("http://ho st/a", None),
             ("/a/*", Some("/a/")),
             ("/café", Some("/caf%C3%A9")),
             ("/a b", None),
             ("", None),
         ] {
-            assert_eq!(normal_prefix(text).as_deref(), expected, "{text}");
+            let expected = expected.map(|prefix| vec![prefix.to_owned()]);
+            assert_eq!(prefixes(text, Schemes::Exact), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_one_under_both_schemes_whichever_is_named() {
+        for (url, expected) in [
+            ("http://h/", &["http://h", "https://h", "https://h:80"][..]),
+            ("http://h:80/", &["http://h", "https://h", "https://h:80"]),
+            ("https://h/", &["https://h", "http://h", "http://h:443"]),
+            ("https://h:443/", &["https://h", "http://h", "http://h:443"]),
+            ("http://h:443/", &["http://h:443", "https://h"]),
+            ("https://h:80/", &["https://h:80", "http://h"]),
+            ("http://h:8080/", &["http://h:8080", "https://h:8080"]),
+            ("https://[::1]/", &["https://[::1]", "http://[::1]", "http://[::1]:443"]),
+            ("http://[::1]:8080/", &["http://[::1]:8080", "https://[::1]:8080"]),
+        ] {
+            let read = Url::read(url).expect("a URL");
+            let origins = |schemes| -> Vec<String> {
+                let origins = origins(read.scheme, &read.authority, schemes).into_iter();
+                origins.map(|(scheme, authority)| format!("{scheme}://{authority}")).collect()
+            };
+            assert_eq!(origins(Schemes::Both), expected, "{url}");
+            assert_eq!(origins(Schemes::Exact), expected[..1], "{url}");
+        }
+        for (prefix, expected) in [
+            ("http://h/a", &["*://h/a", "https://h:80/a"][..]),
+            ("https://h:443/a", &["*://h/a", "http://h:443/a"]),
+            ("http://h:443/a", &["http://h:443/a", "https://h/a"]),
+            ("https://h:8443/a", &["*://h:8443/a"]),
+            ("/a", &["/a"]),
+        ] {
+            let expected = expected.iter().map(|prefix| (*prefix).to_owned()).collect::<Vec<_>>();
+            assert_eq!(prefixes(prefix, Schemes::Both), Some(expected), "{prefix}");
         }
     }
 }

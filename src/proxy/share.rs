@@ -14,7 +14,7 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::fetch::{Fetched, ForLeader, Plan};
 use crate::fill::FillReader;
 use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
-use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unavailable};
+use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::rfc9111::storage::{self, NotStorable};
@@ -138,7 +138,7 @@ impl Proxy {
                         Joined::Follower(next) => follower = next,
                     }
                 }
-                Outcome::Failed(error) => return failed(&unavailable(&error), plan.fwd),
+                Outcome::Failed(error) => return unanswered(&error, plan.fwd),
             }
         }
     }
@@ -237,7 +237,7 @@ impl Proxy {
                 add_age(response.headers_mut());
                 (CacheStatus { handling, ttl: None, detail: None }, response)
             }
-            Fetched::Failed(error, fwd) => failed(&unavailable(&error), fwd),
+            Fetched::Failed(error, fwd) => unanswered(&error, fwd),
             // Those go through `answer_found`.
             Fetched::Apart(..) => {
                 failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss)

@@ -52,13 +52,16 @@ const LATE: u64 = HORIZON / 6;
 /// The most purges that wait to be written. Past it they become one of everything.
 const MAX_OUTGOING: usize = 65_536;
 
+/// In place of a scheme at the beginning of a prefix: whichever.
+pub const EITHER: &str = "*";
+
 /// What a purge is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// All that is stored under the key with this hash: every variant.
     Url(u128),
-    /// Every URL that begins with this: scheme, authority, path and query as they are in keys; or a path,
-    /// of whatever authority.
+    /// Every URL that begins with this: scheme ([`EITHER`] for whichever), authority, path and query as they
+    /// are in keys; or a path, of whatever authority.
     Prefix(String),
     /// All that has this tag, to the byte.
     Tag(String),
@@ -804,7 +807,7 @@ fn begins_with(key: &CacheKey, prefix: &str) -> bool {
     if !prefix.starts_with('/') {
         url.insert(0, parts.authority);
         url.insert(0, "://");
-        url.insert(0, parts.scheme);
+        url.insert(0, if prefix.starts_with(EITHER) { EITHER } else { parts.scheme });
     }
     let mut rest = prefix.as_bytes();
     for part in url {

@@ -33,7 +33,8 @@ pub fn larder(sets: &[&str]) -> Command {
 impl Process {
     pub fn start(upstream: &str, sets: &[&str]) -> Self {
         let upstream = format!("upstream.url={upstream}");
-        let mut all = vec!["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", &upstream];
+        let mut all =
+            vec!["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "admin.hosts=site.example", &upstream];
         all.extend(SOON);
         all.extend(sets);
         Self::spawn(larder(&all))
@@ -101,6 +102,13 @@ impl Process {
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill is there");
         assert!(sent.success());
+    }
+
+    /// Sends several at once, as far as one process can.
+    pub fn signals(&self, signals: &[&str]) {
+        let id = self.child.id();
+        let script: String = signals.iter().map(|signal| format!("kill {signal} {id};")).collect();
+        assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell is there").success());
     }
 
     /// Waits for the end; its exit code.
@@ -177,6 +185,8 @@ fn a_port_that_is_taken_is_one_clear_line() {
         let told = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert_eq!(ran.status.code(), Some(1), "{told}");
         assert!(told.starts_with("larder: can't listen on 127.0.0.1:"), "{told}");
+        assert!(told.contains("(server.listen)") && told.contains("choose another port"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
     }
 }
 
@@ -275,7 +285,8 @@ fn purge_from_the_command_line() {
         ]))
     };
     let purged = purge("http://site.example/a", &larder.admin.to_string());
-    assert_eq!((purged.status.code(), purged.stdout.as_slice()), (Some(0), &b"purged http://site.example/a\n"[..]));
+    let told = String::from_utf8_lossy(&purged.stdout).into_owned();
+    assert_eq!((purged.status.code(), told.as_str()), (Some(0), "purged http://site.example/a (held in memory)\n"));
     assert_eq!(larder.get("/a", "").hit(), None);
     let wrong = purge("nonsense", &larder.admin.to_string());
     assert_eq!(wrong.status.code(), Some(1));

@@ -41,7 +41,8 @@ fn a_trusted_proxy_is_believed_and_its_scheme_enters_the_key() {
     assert_eq!(origin.last().head.get("x-forwarded-for"), Some("9.9.9.9, 127.0.0.1"));
     assert_eq!(larder.get("/a", "").text(), "http");
     assert_eq!(larder.get("/a", https).hit(), Some("memory"));
-    assert_eq!(larder.purge("https://site.example/a").status(), 200);
+    let exact = r#"{"url": "https://site.example/a", "scheme": "exact"}"#;
+    assert_eq!(larder.purge_of(exact).status(), 200);
     assert_eq!(larder.get("/a", https).hit(), None);
     assert_eq!(larder.get("/a", "").hit(), Some("memory"));
 }

@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module may use those on lines above its own; those on one line do not
 /// use each other, except for the parts of one folder.
 const LAYERS: &[&[&str]] = &[
-    &["clock", "transport", "units"],
+    &["clock", "log", "transport", "units"],
     &["rfc9111"],
     &["stored"],
     &["fill", "telemetry", "passes", "ready", "searches", "interim", "breaker", "request_body"],
     &["store"],
-    &["rules", "upstream"],
+    &["refusals", "rules", "upstream"],
     &["flight", "body", "forwarding"],
-    &["fetch", "access", "respond"],
+    &["fetch", "access", "listen", "respond"],
     &["target"],
     &["proxy", "client_io"],
     &["server"],
     &["admin"],
-    &["admin_client", "config"],
+    &["admin_client", "config", "signals"],
     &["app", "upkeep"],
     &["lib", "main"],
 ];

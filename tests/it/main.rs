@@ -16,6 +16,7 @@ mod forwarding;
 mod hostile;
 mod large;
 mod layers;
+mod operator;
 mod places;
 mod properties;
 mod purging;

@@ -453,6 +453,10 @@ impl Larder {
         if !config.contains("durable.url") {
             sets.push("durable.url=off".into());
         }
+        if !config.contains("admin.hosts") {
+            // What a client here calls every server.
+            sets.push("admin.hosts=site.example".into());
+        }
         sets.extend(SOON.map(str::to_owned));
         // One dotted key a line, as `--set` takes them; rules come as one inline array.
         sets.extend(config.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
@@ -542,13 +546,13 @@ pub fn purge(admin: SocketAddr, url: &str) -> Answer {
 /// Posts JSON to the admin listener.
 pub fn post(admin: SocketAddr, path: &str, body: &str) -> Answer {
     let mut client = Client::connect(admin);
-    client.raw(format!("POST {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    client.raw(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     client.answer()
 }
 
 /// The number on the first line of `/metrics` that starts with `line_start`.
 pub fn metric(admin: SocketAddr, line_start: &str) -> u64 {
-    let metrics = Client::connect(admin).get("/metrics", "").text();
+    let metrics = Client::connect(admin).get("/metrics", "Host: localhost").text();
     let line = metrics
         .lines()
         .find(|line| line.starts_with(line_start))

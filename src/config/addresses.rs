@@ -1,0 +1,153 @@
+//! Which of the configured addresses are one, and which rules others hide: mistakes of two keys together.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Config;
+use crate::listen::Listen;
+use crate::rules::Rule;
+use crate::upstream::Address;
+
+/// How two addresses go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overlap {
+    None,
+    /// It is up to what a name stands for.
+    Perhaps,
+    /// Nobody can listen on both.
+    Certain,
+}
+
+/// A host and a port, as far as they say which socket is meant.
+struct Place<'a> {
+    host: &'a str,
+    port: u16,
+}
+
+impl<'a> Place<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        Some(Self { host: host.trim_matches(['[', ']']), port: port.parse().ok()? })
+    }
+
+    /// The address, unless it is a name.
+    fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+    }
+
+    fn is_loopback_or_its_name(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost") || self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+}
+
+/// Whether a listener on one excludes one on the other. A port of 0 is a free one.
+fn overlap(one: &Listen, other: &Listen) -> Overlap {
+    match (one, other) {
+        (Listen::Unix(one), Listen::Unix(other)) if one == other => Overlap::Certain,
+        (Listen::Tcp(one), Listen::Tcp(other)) => match (Place::read(one), Place::read(other)) {
+            (Some(one), Some(other)) if one.port == other.port && one.port != 0 => places_overlap(&one, &other),
+            _ => Overlap::None,
+        },
+        _ => Overlap::None,
+    }
+}
+
+fn places_overlap(one: &Place<'_>, other: &Place<'_>) -> Overlap {
+    // Linux gives a listener on :: the IPv4 addresses as well, unless it is told otherwise.
+    let takes = |all: IpAddr, ip: IpAddr| match all {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4() || ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+        all => all == ip,
+    };
+    match (one.ip(), other.ip()) {
+        (Some(one), Some(other)) if takes(one, other) || takes(other, one) => Overlap::Certain,
+        (Some(_), Some(_)) => Overlap::None,
+        _ if one.host.eq_ignore_ascii_case(other.host) => Overlap::Certain,
+        (Some(ip), None) | (None, Some(ip)) if ip.is_unspecified() => Overlap::Certain,
+        _ if one.is_loopback_or_its_name() && other.is_loopback_or_its_name() => Overlap::Perhaps,
+        _ => Overlap::None,
+    }
+}
+
+/// Whether what is sent to `upstream` comes to `listen`.
+fn leads_to(upstream: &Address, listen: &Listen) -> bool {
+    match (upstream, listen) {
+        (Address::Unix(upstream), Listen::Unix(listen)) => upstream == listen,
+        (Address::Tcp { host, port }, Listen::Tcp(listen)) => {
+            let (upstream, Some(listen)) = (Place { host, port: *port }, Place::read(listen)) else { return false };
+            // To connect to an address of all is to connect to this machine. Whose address another one is,
+            // nobody knows here.
+            let is_here = upstream.is_loopback_or_its_name() || upstream.ip().is_some_and(|ip| ip.is_unspecified());
+            let takes_all = listen.ip().is_some_and(|ip| ip.is_unspecified());
+            upstream.port == listen.port
+                && match (upstream.ip(), listen.ip()) {
+                    (Some(one), Some(other)) if one == other => true,
+                    (Some(one), Some(_)) if takes_all => is_here && (one.is_ipv4() || listen.host.contains(':')),
+                    (Some(_), Some(other)) => {
+                        upstream.ip().is_some_and(|ip| ip.is_unspecified()) && other.is_loopback()
+                    }
+                    _ if upstream.host.eq_ignore_ascii_case(listen.host) => true,
+                    _ => is_here && (takes_all || listen.is_loopback_or_its_name()),
+                }
+        }
+        _ => false,
+    }
+}
+
+impl Config {
+    /// Every listener, with its key.
+    fn listeners(&self) -> Vec<(&'static str, &Listen)> {
+        let public = self.server.listen.iter().map(|listen| ("server.listen", listen));
+        public.chain(self.admin.listen.iter().map(|listen| ("admin.listen", listen))).collect()
+    }
+
+    fn overlaps(&self, of: Overlap) -> Vec<[(&'static str, &Listen); 2]> {
+        let all = self.listeners();
+        let pairs = all.iter().enumerate().flat_map(|(n, one)| all[n + 1..].iter().map(|other| [*one, *other]));
+        pairs.filter(|[(_, one), (_, other)]| overlap(one, other) == of).collect()
+    }
+
+    /// Addresses that are to be listened on twice, which can't be.
+    pub(super) fn address_clashes(&self) -> Vec<String> {
+        let told = |[(key, one), (other_key, other)]: [(&str, &Listen); 2]| {
+            if key == other_key {
+                format!("{key}: \"{one}\" and \"{other}\" are one address, which can be listened on once: take one out")
+            } else {
+                format!(
+                    "{other_key}: \"{other}\" and {key} = \"{one}\" are one address, which can be listened on once: choose another port or path for one of them"
+                )
+            }
+        };
+        self.overlaps(Overlap::Certain).into_iter().map(told).collect()
+    }
+
+    /// What is allowed, and most likely not meant: one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for [(key, one), (other_key, other)] in self.overlaps(Overlap::Perhaps) {
+            told.push(format!(
+                "{other_key}: \"{other}\" and {key} = \"{one}\" may be one address, which can be listened on once"
+            ));
+        }
+        for (key, listen) in self.listeners() {
+            if leads_to(&self.upstream.address, listen) {
+                told.push(format!(
+                    "upstream.url: {} is Larder's own {key} = \"{listen}\": it would ask itself; name the application's address",
+                    self.upstream.address
+                ));
+            }
+        }
+        for (n, rule) in self.rules.iter().enumerate() {
+            if let Some((former, by)) = self.rules[..n].iter().enumerate().find(|(_, former)| former.hides(rule)) {
+                told.push(unreachable(n, rule, former, by));
+            }
+        }
+        told
+    }
+}
+
+fn unreachable(n: usize, rule: &Rule, former: usize, by: &Rule) -> String {
+    format!(
+        "rule[{n}].path: \"{}\" is never reached: rule[{former}].path = \"{}\" comes first and matches all of it; put the narrower rule first",
+        rule.path, by.path
+    )
+}

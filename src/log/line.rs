@@ -1,0 +1,226 @@
+//! A line of the log, as text or JSON. No value can end its line, begin another, or turn the direction
+//! in which it is read: control characters and those that set the direction of text are escaped.
+
+use std::fmt::{self, Write as _};
+
+use tracing::Level;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use super::LogFormat;
+
+/// Whether a character does something to those around it.
+fn is_escaped(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // Marks, embeddings, overrides and isolates of direction (Unicode UAX #9).
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+            // Ends of lines and paragraphs.
+            | '\u{2028}' | '\u{2029}')
+}
+
+/// Appends `text`, its control and direction characters escaped.
+pub fn escape(text: &str, out: &mut String) {
+    // Writing to a `String` does not fail.
+    let _ = Escaping { out, kind: Kind::Message }.write_str(text);
+}
+
+/// Begins a line: time and level.
+pub(super) fn begin(format: LogFormat, level: Level, out: &mut String) {
+    if format == LogFormat::Json {
+        out.push_str("{\"timestamp\":\"");
+    }
+    // A clock that can't be read leaves the time out.
+    let _ = SystemTime.format_time(&mut Writer::new(out));
+    let _ = match format {
+        LogFormat::Text => write!(out, " {level:>5}"),
+        LogFormat::Json => write!(out, "\",\"level\":\"{level}\""),
+    };
+}
+
+/// Ends it.
+pub(super) fn end(format: LogFormat, out: &mut String) {
+    out.push_str(match format {
+        LogFormat::Text => "\n",
+        LogFormat::Json => "}\n",
+    });
+}
+
+/// Appends fields to a line.
+pub(super) struct Fields<'a> {
+    format: LogFormat,
+    out: &'a mut String,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(format: LogFormat, out: &'a mut String) -> Self {
+        Self { format, out }
+    }
+
+    /// The message, as a field has it.
+    pub(super) fn message(&mut self, message: &str) {
+        self.text("message", &format_args!("{message}"));
+    }
+
+    /// A value that is not a number.
+    fn text(&mut self, name: &str, value: &dyn fmt::Display) {
+        if self.format == LogFormat::Json {
+            self.json_name(name);
+            self.out.push('"');
+            let _ = write!(Escaping { out: self.out, kind: Kind::Json }, "{value}");
+            self.out.push('"');
+            return;
+        }
+        self.out.push(' ');
+        if name == "message" {
+            let _ = write!(Escaping { out: self.out, kind: Kind::Message }, "{value}");
+            return;
+        }
+        self.out.push_str(name);
+        self.out.push('=');
+        let from = self.out.len();
+        let _ = write!(Escaping { out: self.out, kind: Kind::Quoted }, "{value}");
+        let written = &self.out[from..];
+        // One word stands by itself. What was escaped has a backslash.
+        if written.is_empty() || written.contains([' ', '\\', '=', ',']) {
+            self.out.insert(from, '"');
+            self.out.push('"');
+        }
+    }
+
+    /// A number, or true or false.
+    fn plain(&mut self, name: &str, value: &dyn fmt::Display) {
+        match self.format {
+            LogFormat::Json => self.json_name(name),
+            LogFormat::Text => {
+                self.out.push(' ');
+                self.out.push_str(name);
+                self.out.push('=');
+            }
+        }
+        let _ = write!(self.out, "{value}");
+    }
+
+    fn json_name(&mut self, name: &str) {
+        self.out.push_str(",\"");
+        self.out.push_str(name);
+        self.out.push_str("\":");
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.text(field.name(), &format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field.name(), &value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.plain(field.name(), &value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.plain(field.name(), &value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.plain(field.name(), &value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no infinities.
+        if value.is_finite() { self.plain(field.name(), &value) } else { self.text(field.name(), &value) }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing around it.
+    Message,
+    /// It may get quotation marks.
+    Quoted,
+    /// It is in a string of JSON.
+    Json,
+}
+
+/// Escapes what is written.
+struct Escaping<'a> {
+    out: &'a mut String,
+    kind: Kind,
+}
+
+impl fmt::Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let is_quoted = self.kind != Kind::Message;
+        let mut rest = text;
+        while let Some(at) = rest.find(|c| is_escaped(c) || (is_quoted && matches!(c, '"' | '\\'))) {
+            let (before, from) = rest.split_at(at);
+            self.out.push_str(before);
+            let mut chars = from.chars();
+            match chars.next() {
+                Some(c @ ('"' | '\\')) => self.out.extend(['\\', c]),
+                Some('\n') => self.out.push_str("\\n"),
+                Some('\r') => self.out.push_str("\\r"),
+                Some('\t') => self.out.push_str("\\t"),
+                Some(c) if self.kind == Kind::Json => write!(self.out, "\\u{:04x}", u32::from(c))?,
+                Some(c) => write!(self.out, "\\u{{{:x}}}", u32::from(c))?,
+                None => {}
+            }
+            rest = chars.as_str();
+        }
+        self.out.push_str(rest);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a\nb\r\t\u{1b}[31m\u{202e}gpj\u{2066}x\u{7f}\u{85}\u{2028}\"\\ é";
+
+    #[test]
+    fn no_value_forges_a_line_or_turns_one() {
+        let mut text = String::new();
+        let mut fields = Fields::new(LogFormat::Text, &mut text);
+        fields.message(HOSTILE);
+        fields.text("field", &HOSTILE);
+        assert!(!text.chars().any(is_escaped), "{text:?}");
+        assert!(text.contains("\\n") && text.contains("\\u{202e}") && text.contains("\\u{1b}[31m"), "{text}");
+        assert!(text.contains("field=\"") && text.ends_with("\\\"\\\\ é\""), "{text}");
+    }
+
+    #[test]
+    fn json_is_json_and_says_the_same() {
+        let mut text = String::new();
+        begin(LogFormat::Json, Level::INFO, &mut text);
+        let mut fields = Fields::new(LogFormat::Json, &mut text);
+        fields.message(HOSTILE);
+        fields.text("field", &HOSTILE);
+        fields.plain("number", &7);
+        end(LogFormat::Json, &mut text);
+        assert!(!text.trim_end().chars().any(is_escaped), "{text:?}");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((read["message"].as_str(), read["field"].as_str()), (Some(HOSTILE), Some(HOSTILE)));
+        assert_eq!((read["level"].as_str(), read["number"].as_u64()), (Some("INFO"), Some(7)));
+    }
+
+    #[test]
+    fn a_value_of_several_words_is_quoted_and_one_word_is_not() {
+        for (value, expected) in [
+            ("GET", " f=GET"),
+            ("", " f=\"\""),
+            ("a b", " f=\"a b\""),
+            ("x status=200", " f=\"x status=200\""),
+            ("say \"x\"", " f=\"say \\\"x\\\"\""),
+            ("/a?b=1", " f=\"/a?b=1\""),
+        ] {
+            let mut text = String::new();
+            Fields::new(LogFormat::Text, &mut text).text("f", &value);
+            assert_eq!(text, expected);
+        }
+    }
+}

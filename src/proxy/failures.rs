@@ -1,0 +1,65 @@
+//! Answers that are 502 or 504 because there is none from the application: what is logged of them.
+
+use std::error::Error;
+
+use http::{Response, StatusCode};
+use tracing::info;
+
+use super::Proxy;
+use crate::access::RequestId;
+use crate::body::ResponseBody;
+use crate::log::OncePerMinute;
+use crate::respond::Cause;
+use crate::target::Target;
+
+/// Which were logged lately, by key and status.
+pub type Failures = OncePerMinute<(u128, StatusCode)>;
+
+impl Proxy {
+    /// Logs why a response is a failure of the application's, if it is one: once a minute for each URL and
+    /// status.
+    pub(super) fn tell_failure(&self, target: Option<&Target<'_>>, response: &mut Response<ResponseBody>) {
+        let status = response.status();
+        if !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
+            return;
+        }
+        // One that the application itself gave has none.
+        let (Some(cause), Some(target)) = (response.extensions_mut().remove::<Cause>(), target) else { return };
+        let id = RequestId::random();
+        response.extensions_mut().insert(id);
+        let now = self.fetcher.clock.now().as_millis();
+        let Some(turn) = self.failures.turn((target.key.hash(), status), now) else { return };
+        info!(
+            request_id = %id,
+            status = status.as_u16(),
+            url = url_of(target),
+            cause = match cause {
+                Cause::Upstream(error) => with_sources(&error),
+                Cause::Internal(sentence) => sentence.to_owned(),
+            },
+            "a request got no answer from the application{}",
+            turn.in_words()
+        );
+    }
+}
+
+fn url_of(target: &Target<'_>) -> String {
+    let Some(parts) = target.key.parts() else { return String::new() };
+    let query = parts.query.map_or_else(String::new, |query| format!("?{query}"));
+    format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path)
+}
+
+/// An error, and what it says that it comes of.
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}
