@@ -403,7 +403,7 @@ fn a_failure_is_logged_with_its_cause_once_a_url_and_minute() {
     assert_eq!(failures.len(), 3, "{log}");
     for (line, (status, path, cause)) in failures.iter().zip([
         ("502", "/broken", "broke off: connection closed before message completed"),
-        ("502", "/nonsense", "broke off: "),
+        ("502", "/nonsense", "is not HTTP: "),
         ("504", "/slow", "did not answer in time"),
     ]) {
         let url = format!("url=http://site.example{path} ");
