@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tracing::warn;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
 use super::room::{Content, NoRoom, Patience, Reserved, Room};
@@ -36,13 +38,32 @@ pub struct FileStore {
     /// What all names begin with.
     base: String,
     room: Arc<Room>,
+    /// Each for some of the directories that names are spread over: held while a file takes the place of another, or is
+    /// evicted.
+    still: Arc<[Mutex<()>; STRIPES]>,
+}
+
+/// So many files can be put in their places at once.
+const STRIPES: usize = 64;
+
+fn stripe(path: &Path) -> usize {
+    // Objects and bodies of one key are in directories of the same two names.
+    let mut directories = path.ancestors().skip(1).take(2).filter_map(Path::file_name);
+    let hash = |name: Option<&std::ffi::OsStr>| name.map_or(0, |name| xxh3_64(name.as_encoded_bytes()));
+    let both = hash(directories.next()) ^ hash(directories.next()).rotate_left(1);
+    usize::try_from(both % STRIPES as u64).unwrap_or(0)
 }
 
 impl FileStore {
     /// A store in `root`, which [`FileStore::check`] makes, of names that begin with `base`. It may take `capacity`
     /// bytes; 0: any number.
     pub fn new(root: PathBuf, base: &str, capacity: u64) -> Self {
-        Self { root, base: base.to_owned(), room: Room::new(capacity) }
+        Self {
+            root,
+            base: base.to_owned(),
+            room: Room::new(capacity),
+            still: Arc::new([const { Mutex::new(()) }; STRIPES]),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -57,6 +78,17 @@ impl FileStore {
     /// How much of it is used.
     pub fn room(&self) -> &Arc<Room> {
         &self.room
+    }
+
+    /// While it is held, nothing takes the place of this file, nor of any of the same key.
+    pub fn keep_still(&self, path: &Path) -> MutexGuard<'_, ()> {
+        self.still[stripe(path)].lock()
+    }
+
+    /// Whether there is an object `name`.
+    pub async fn has(&self, name: &str) -> Result<bool, BackendError> {
+        let path = self.path(name);
+        on_a_thread(name, move || path.try_exists()).await
     }
 
     fn content(&self, name: &str) -> Content {
@@ -215,11 +247,11 @@ impl FileStore {
     async fn try_put(&self, name: &str, pieces: &[Bytes]) -> Result<Option<u64>, BackendError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
-        let pieces = pieces.to_vec();
+        let (pieces, still) = (pieces.to_vec(), Arc::clone(&self.still));
         on_a_thread(name, move || {
             let aside = name_aside(&directory);
-            let written =
-                write_aside(&directory, &aside, &pieces).and_then(|()| put_in_place(&aside, &target, &directory));
+            let written = write_aside(&directory, &aside, &pieces)
+                .and_then(|()| put_in_place(&aside, &target, &directory, &still[stripe(&target)]));
             if written.is_err() {
                 let _ = std::fs::remove_file(&aside);
             }
@@ -402,9 +434,13 @@ fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<(
 
 /// Puts a file that is written in its place in `directory`, so that it lasts through a loss of power. The length of
 /// the one that was there.
-fn put_in_place(aside: &Path, target: &Path, directory: &Path) -> io::Result<Option<u64>> {
-    let replaced = std::fs::symlink_metadata(target).ok().map(|metadata| metadata.len());
-    std::fs::rename(aside, target)?;
+fn put_in_place(aside: &Path, target: &Path, directory: &Path, still: &Mutex<()>) -> io::Result<Option<u64>> {
+    let replaced = {
+        let _still = still.lock();
+        let replaced = std::fs::symlink_metadata(target).ok().map(|metadata| metadata.len());
+        std::fs::rename(aside, target)?;
+        replaced
+    };
     std::fs::File::open(directory)?.sync_all()?;
     Ok(replaced)
 }
@@ -488,7 +524,9 @@ impl FileUpload {
         self.try_sync().await.map_err(|error| fault(&self.name, &error))?;
         let Some(aside) = self.aside.clone() else { return Ok(()) };
         let (target, directory) = (self.target.clone(), self.directory.clone());
-        let replaced = on_a_thread(&self.name, move || put_in_place(&aside, &target, &directory)).await?;
+        // Its name is new: nothing is in its place, and nothing evicts it yet.
+        let placed = on_a_thread(&self.name, move || put_in_place(&aside, &target, &directory, &Mutex::new(())));
+        let replaced = placed.await?;
         self.aside = None;
         if let Some(reserved) = self.reserved.take() {
             reserved.settle(replaced);

@@ -132,8 +132,6 @@ pub struct Queue {
     retried: Mutex<HashSet<u128>>,
     /// The number of outstanding operations, for whoever waits for none.
     idle: watch::Sender<u64>,
-    /// The key that something of is being evicted. Set under the lock of `pending`.
-    evicting: watch::Sender<Option<u128>>,
 }
 
 impl Default for Queue {
@@ -146,7 +144,6 @@ impl Default for Queue {
             pending: Mutex::default(),
             retried: Mutex::default(),
             idle: watch::Sender::new(0),
-            evicting: watch::Sender::new(None),
         }
     }
 }
@@ -160,29 +157,6 @@ impl Queue {
     /// How many responses wait to be written.
     pub fn puts(&self) -> u64 {
         self.puts.load(Ordering::Relaxed)
-    }
-
-    /// Keeps operations on the key with this hash from being carried out, until [`Queue::end_evicting`]; `false` when
-    /// one is outstanding. One key at a time.
-    pub fn begin_evicting(&self, hash: u128) -> bool {
-        let pending = self.pending.lock();
-        if pending.contains_key(&hash) {
-            return false;
-        }
-        self.evicting.send_replace(Some(hash));
-        true
-    }
-
-    /// It is done.
-    pub fn end_evicting(&self) {
-        self.evicting.send_replace(None);
-    }
-
-    /// Waits while something of the key with this hash is evicted.
-    pub async fn until_evicted(&self, hash: u128) {
-        if *self.evicting.borrow() == Some(hash) {
-            let _ = self.evicting.subscribe().wait_for(|evicting| *evicting != Some(hash)).await;
-        }
     }
 
     /// What is outstanding for a key, as `request` would find it.

@@ -5,8 +5,8 @@
 //!   at its end. So nothing is held in memory for each object, and a large directory is looked through once for many
 //!   evictions.
 //! * What memory has as well goes after what it has not: what is read there is not read here.
-//! * A separate body goes with its head, a variant by itself, a record with what it leads to. What an operation is
-//!   outstanding for stays. First goes what nothing leads to: bodies without a head, and what was left of writing.
+//! * A separate body goes with its head, a variant by itself, a record with what it leads to. First goes what nothing
+//!   leads to: bodies without a head, and what was left of writing.
 
 use std::cmp::Ordering as Order;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
@@ -209,58 +209,53 @@ impl Inner {
     /// Evicts one file and what goes with it, unless it was used since it was lined up; how many bytes that were.
     fn evict(&self, store: &FileStore, candidate: &Candidate) -> io::Result<u64> {
         let (path, room) = (store.root().join(&candidate.name), store.room());
-        let is_as_it_was = || match std::fs::symlink_metadata(&path) {
-            Ok(metadata) => Ok(modified(&metadata) == candidate.modified),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        };
         let Some((hash, is_variant)) = self.names.parse(Kind::Object, &candidate.name) else {
             let content = match self.names.parse(Kind::Body, &candidate.name) {
                 Some(_) => Content::Body,
                 None => Content::Object,
             };
-            return if is_as_it_was()? { Ok(remove(&path, content, room)?.map_or(0, size_of_file)) } else { Ok(0) };
+            let is_same = is_dated(&path, candidate.modified)?;
+            return if is_same { Ok(remove(&path, content, room)?.map_or(0, size_of_file)) } else { Ok(0) };
         };
         let is_used = room.last_use(&candidate.name).is_some_and(|used| used > candidate.used);
-        if is_used || (candidate.worth < Worth::InMemory && self.memory.holds(hash)) || !is_as_it_was()? {
+        if is_used || (candidate.worth < Worth::InMemory && self.memory.holds(hash)) {
             return Ok(0);
         }
-        if !self.queue.begin_evicting(hash) {
-            return Ok(0);
-        }
-        let evicted = self.evict_object(store, &path, hash, is_variant);
-        self.queue.end_evicting();
-        evicted
+        self.evict_object(store, &path, candidate.modified, hash, is_variant)
     }
 
-    /// Evicts an object: a variant, or a primary with all its variants. Its body after it, so that a process that is
-    /// killed in between leaves a body that nothing leads to.
-    fn evict_object(&self, store: &FileStore, path: &Path, hash: u128, is_variant: bool) -> io::Result<u64> {
-        let room = store.room();
-        let bodies = self.bodies_of(store, hash)?;
-        let family = family_of(path)?;
-        let mut freed = 0;
-        let mut remove = |path: &Path, content| -> io::Result<()> {
-            freed += remove(path, content, room)?.map_or(0, size_of_file);
-            Ok(())
-        };
-        if is_variant {
-            let body = if bodies.is_empty() { None } else { read(path)?.as_ref().and_then(body_of) };
-            remove(path, Content::Object)?;
-            if let Some(body) = body {
-                remove(&store.root().join(self.names.body(body)), Content::Body)?;
-            }
-            return Ok(freed);
+    /// Evicts an object: a variant, or a primary with all its variants. Each body after its head, so that a process that
+    /// is killed in between leaves a body that nothing leads to.
+    fn evict_object(
+        &self,
+        store: &FileStore,
+        path: &Path,
+        dated: Timestamp,
+        hash: u128,
+        is_variant: bool,
+    ) -> io::Result<u64> {
+        // Nothing takes the place of what is looked at meanwhile.
+        let _still = store.keep_still(path);
+        if !is_dated(path, dated)? {
+            return Ok(0);
         }
-        remove(path, Content::Object)?;
         // A record leads to its variants. It is written and used whenever one of them is.
-        for member in family {
-            remove(&member, Content::Object)?;
+        let mut heads = if is_variant { Vec::new() } else { family_of(path)? };
+        heads.insert(0, path.to_owned());
+        let has_bodies = !self.bodies_of(store, hash)?.is_empty();
+        if !is_variant {
+            // Whoever writes one now says so afterwards.
+            self.index.remove(hash);
         }
-        for body in bodies {
-            remove(&body, Content::Body)?;
+        let mut freed = 0;
+        for head in heads {
+            let body = if has_bodies { read(&head)?.as_ref().and_then(body_of) } else { None };
+            freed += remove(&head, Content::Object, store.room())?.map_or(0, size_of_file);
+            if let Some(body) = body {
+                let body = store.root().join(self.names.body(body));
+                freed += remove(&body, Content::Body, store.room())?.map_or(0, size_of_file);
+            }
         }
-        self.index.remove(hash);
         Ok(freed)
     }
 
@@ -272,6 +267,15 @@ impl Inner {
         };
         // Sixteen digits, of which four name directories.
         files_in(directory, name.get(..12).unwrap_or(name))
+    }
+}
+
+/// Whether a file is there and was last changed then.
+fn is_dated(path: &Path, dated: Timestamp) -> io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(modified(&metadata) == dated),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -163,7 +163,7 @@ impl Inner {
             if let Some(Object::Response { head, body }) =
                 self.object(&self.names.variant(key, hash), key, policy).await
             {
-                if is_known {
+                if is_known && self.backend.is_near() {
                     self.backend.note_use(&self.names.primary(key));
                 }
                 // One that came from memory may have been removed there since: it does not go back.

@@ -47,7 +47,6 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedRece
     // The senders live in `inner`, which this task holds: it ends with the runtime.
     while let Some(op) = ops.recv().await {
         let (hash, bytes, is_put) = (op.key().hash(), op.bytes(), op.is_put());
-        inner.queue.until_evicted(hash).await;
         let outcome = inner.carry_out(op).await;
         match outcome {
             // Not waited for, and no part of the queue, so that the tier's other work goes on; but
@@ -283,7 +282,9 @@ impl Inner {
         let object: Bytes = match put {
             Put::Whole(stored) => {
                 // A body that is too large to go with its head was given an object.
-                if let Some(object) = head.body_object.as_ref().filter(|object| !object.is_written()) {
+                if let Some(object) = &head.body_object
+                    && !self.has_body(object).await?
+                {
                     self.backend.put(&self.names.body(object.id), stored.body().segments()).await?;
                     object.note(true);
                 }
@@ -295,9 +296,28 @@ impl Inner {
             (Some(variant), Some(record)) => {
                 let name = self.names.variant(key, record.variant_hash(&variant.selector));
                 self.replace(&name, object, head).await?;
-                self.backend.put(&self.names.primary(key), &[encode_vary(record).into()]).await
+                self.backend.put(&self.names.primary(key), &[encode_vary(record).into()]).await?;
             }
-            _ => self.replace(&self.names.primary(key), object, head).await,
+            _ => self.replace(&self.names.primary(key), object, head).await?,
         }
+        // A body that was written before may have been evicted with the head that led to it.
+        match &head.body_object {
+            Some(object) if object.is_written() && !self.has_body(object).await? => Err(match put {
+                Put::Whole(_) => BackendError::failing("its body was evicted meanwhile"),
+                Put::Apart(_) => BackendError::new(Trouble::Full, "its body was evicted meanwhile"),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a body is there. In a bucket that is known; in a directory it may have been evicted.
+    async fn has_body(&self, object: &BodyObject) -> Result<bool, BackendError> {
+        if let Backend::File(store) = &*self.backend
+            && object.is_written()
+            && !store.has(&self.names.body(object.id)).await?
+        {
+            object.note(false);
+        }
+        Ok(object.is_written())
     }
 }
