@@ -230,8 +230,15 @@ impl Fill {
             writer: None,
         };
         let fill = Arc::new(Self { state: Mutex::new(state), limit, budget });
-        let held_up = HeldUp::default();
-        FillWriter { fill, finished: false, on_overflow: None, held_up, unread, unread_since: None }
+        FillWriter {
+            fill,
+            finished: false,
+            is_window: false,
+            on_overflow: None,
+            held_up: HeldUp::default(),
+            unread,
+            unread_since: None,
+        }
     }
 
     /// Joins as a reader from the first byte; `None` when that byte is no longer kept.
@@ -479,6 +486,7 @@ type OnOverflow = Box<dyn FnOnce(FillReader) + Send>;
 pub struct FillWriter {
     fill: Arc<Fill>,
     finished: bool,
+    is_window: bool,
     on_overflow: Option<(u64, OnOverflow)>,
     held_up: HeldUp,
     unread: Unread,
@@ -503,6 +511,11 @@ impl FillWriter {
         self.on_overflow = Some((rate, Box::new(take)));
     }
 
+    /// Whether the body is no longer kept whole: who appends may have to wait for readers.
+    pub fn is_window(&self) -> bool {
+        self.is_window
+    }
+
     /// Appends `bytes`; in a window, first waits for the slowest reader. `false`: the body is no
     /// longer kept whole and nobody reads it, or no client has for long, so there is no use in
     /// going on.
@@ -520,6 +533,7 @@ impl FillWriter {
                 let fits = state.kept + bytes.len() <= self.fill.limit;
                 if !fits || !self.fill.budget.reserve(bytes.len()) {
                     state.mode = Mode::Window;
+                    self.is_window = true;
                     if let Some((rate, take)) = self.on_overflow.take()
                         && let Some(slot) = state.join(Some(rate.max(1)))
                     {

@@ -30,7 +30,7 @@ use crate::store::backend::BackendError;
 use crate::store::durable::BodyReader;
 use crate::store::memory::Lookup;
 use crate::stored::{Body, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
-use crate::upstream::{EndsWithConnection, Errand, UpstreamBody};
+use crate::upstream::{EndsWithConnection, Errand, Passing, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Missing {
 #[derive(Debug)]
 struct Incoming {
     before: Vec<Bytes>,
-    body: UpstreamBody,
+    body: Passing,
     /// The bytes that have to come in between.
     len: Option<u64>,
     after: Vec<Bytes>,
@@ -81,7 +81,7 @@ impl Incoming {
 
 impl From<UpstreamBody> for Incoming {
     fn from(body: UpstreamBody) -> Self {
-        Self { before: Vec::new(), body, len: None, after: Vec::new() }
+        Self { before: Vec::new(), body: Passing::held(body), len: None, after: Vec::new() }
     }
 }
 
@@ -759,6 +759,10 @@ async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl
         if body.is_end_stream() {
             last = data;
             break;
+        }
+        if writer.is_window() {
+            // Readers that are slower than the origin are none of its business.
+            body.begin();
         }
         if !writer.push(data).await {
             return;

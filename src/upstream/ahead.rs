@@ -8,6 +8,8 @@
 //!   round, so that a response of any length takes no more;
 //! * past both at the pace of the client, as always.
 //!
+//! A body that is to be kept, and turns out too large for memory, is read ahead of its readers from then on.
+//!
 //! What comes is there for the client at once. A body that ends early breaks off, behind all that was read of
 //! it. When the client leaves, the task ends, and with it the connection to the origin.
 
@@ -59,6 +61,8 @@ enum State {
         passed: u32,
         pieces: u32,
     },
+    /// The same, until it is told otherwise.
+    Held(UpstreamBody),
     /// Read by a task.
     Ahead(Box<Reader>),
     Ended,
@@ -71,6 +75,19 @@ impl From<UpstreamBody> for Passing {
 }
 
 impl Passing {
+    /// A body that is not read ahead before [`Passing::begin`].
+    pub fn held(body: UpstreamBody) -> Self {
+        Self(State::Held(body))
+    }
+
+    /// Has a body that is held back read ahead from now on.
+    pub fn begin(&mut self) {
+        match std::mem::replace(&mut self.0, State::Ended) {
+            State::Held(body) => self.hand_over(body),
+            state => self.0 = state,
+        }
+    }
+
     /// Hands the body to a task, where there is more of it than a client's connection takes at once.
     fn read_ahead(&mut self) {
         let State::Direct { body, passed, pieces } = &self.0 else { return };
@@ -79,15 +96,27 @@ impl Passing {
             return;
         }
         let ends_soon = body.size_hint().upper().is_some_and(|left| passed.saturating_add(left) <= TAKEN_WHOLE);
-        let Some(link) = body.link() else { return };
-        if link.transfer.buffer_response == 0 || (ends_soon && pieces < PIECES_AT_ONCE) {
+        if ends_soon && pieces < PIECES_AT_ONCE {
             return;
         }
-        let ahead = Arc::new(Ahead::new(&link.transfer, Lease::new(link.upstream.buffers())));
-        if let State::Direct { body, .. } = std::mem::replace(&mut self.0, State::Ended) {
-            let task = tokio::spawn(Arc::clone(&ahead).read(body)).abort_handle();
-            self.0 = State::Ahead(Box::new(Reader { ahead, task, reading: None }));
+        match std::mem::replace(&mut self.0, State::Ended) {
+            State::Direct { body, .. } => self.hand_over(body),
+            state => self.0 = state,
         }
+    }
+
+    fn hand_over(&mut self, body: UpstreamBody) {
+        let ahead = match body.link() {
+            Some(link) if link.transfer.buffer_response > 0 => {
+                Arc::new(Ahead::new(&link.transfer, Lease::new(link.upstream.buffers())))
+            }
+            Some(_) | None => {
+                self.0 = State::Held(body);
+                return;
+            }
+        };
+        let task = tokio::spawn(Arc::clone(&ahead).read(body)).abort_handle();
+        self.0 = State::Ahead(Box::new(Reader { ahead, task, reading: None }));
     }
 }
 
@@ -108,6 +137,7 @@ impl Body for Passing {
                 }
                 Poll::Ready(frame)
             }
+            State::Held(body) => Pin::new(body).poll_frame(cx),
             State::Ahead(reader) => reader.poll_frame(cx),
             State::Ended => Poll::Ready(None),
         }
@@ -115,7 +145,7 @@ impl Body for Passing {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            State::Direct { body, .. } => body.is_end_stream(),
+            State::Direct { body, .. } | State::Held(body) => body.is_end_stream(),
             State::Ahead(reader) => reader.ahead.queue.lock().is_at_end(),
             State::Ended => true,
         }
@@ -123,7 +153,7 @@ impl Body for Passing {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            State::Direct { body, .. } => body.size_hint(),
+            State::Direct { body, .. } | State::Held(body) => body.size_hint(),
             // hyper has asked when it wrote the head.
             State::Ahead(_) | State::Ended => SizeHint::default(),
         }

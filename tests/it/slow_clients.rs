@@ -76,6 +76,38 @@ fn the_application_is_done_before_its_client_has_read_anything() {
 }
 
 #[test]
+fn nor_does_it_wait_for_who_reads_what_turns_out_too_large_to_be_kept() {
+    let body = text(8 * MIB);
+    let done = Count::default();
+    let origin = Origin::new({
+        let (body, done) = (body.clone(), done.clone());
+        move |_, reply| {
+            reply.begin("Cache-Control: max-age=60");
+            for piece in 0..body.len() / 4096 {
+                reply.chunk(&body[4096 * piece..4096 * (piece + 1)]);
+            }
+            reply.end();
+            done.add();
+        }
+    });
+    let larder = Larder::new(&origin, "memory.max_object_size=100KiB");
+    for _ in 0..2 {
+        let before = done.value();
+        let mut clients = [larder.client(), larder.client()];
+        for client in &mut clients {
+            client.ask("GET", "/large", "");
+        }
+        done.wait_for(before + 1);
+        for client in &mut clients {
+            client.head().expect("a head");
+        }
+        drop(clients);
+        eventually("nothing is held", || larder.buffered() == (0, 0) && larder.metric("larder_held_bytes") == 0);
+        assert!(larder.get("/large", "").text() == body);
+    }
+}
+
+#[test]
 fn what_is_too_large_for_the_buffers_goes_at_the_pace_of_its_client_and_arrives_whole() {
     let body = text(24 * MIB);
     let (origin, done) = sending(&body);
