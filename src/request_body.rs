@@ -422,7 +422,11 @@ impl Sending {
             self.upload.0.lock().is_sent = true;
             return Poll::Ready(None);
         };
-        let frame = ready!(client.poll_frame(cx));
+        let mut frame = ready!(client.poll_frame(cx));
+        // Trailers go no further: some applications take them for fields of the head, which claims could come in by.
+        while frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
+            frame = ready!(client.poll_frame(cx));
+        }
         if frame.is_none() || client.body.is_end_stream() {
             self.upload.0.lock().is_sent = true;
         }

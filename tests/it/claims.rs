@@ -183,3 +183,18 @@ fn options_heeds_max_forwards() {
     client.send("OPTIONS", "/a", "Max-Forwards: many");
     assert_eq!(origin.last().head.get("max-forwards"), Some("many"), "nonsense is nobody's business");
 }
+
+#[test]
+fn trailers_of_requests_go_no_further() {
+    for config in ["", "upstream.buffer_request=0\nupstream.spool=0"] {
+        let origin = Origin::new(|_, reply| reply.send(200, "", "taken"));
+        let larder = Larder::new(&origin, config);
+        let mut client = larder.client();
+        client.raw("POST /a HTTP/1.1\r\nHost: site.example\r\nTransfer-Encoding: chunked\r\nTrailer: X-Forwarded-For, Cookie\r\n\r\n");
+        client.raw("4\r\nbody\r\n0\r\nX-Forwarded-For: 6.6.6.6\r\nCookie: session=evil\r\n\r\n");
+        assert_eq!(client.answer().text(), "taken");
+        let seen = origin.last();
+        assert_eq!(seen.body, b"body");
+        assert_eq!((seen.head.get("trailer"), seen.trailers.as_slice()), (None, &[][..]), "{config}");
+    }
+}

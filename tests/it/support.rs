@@ -104,7 +104,11 @@ impl Head {
 }
 
 fn read_chunked(stream: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
-    let mut body = Vec::new();
+    read_chunked_with_trailers(stream).map(|(body, _)| body)
+}
+
+fn read_chunked_with_trailers(stream: &mut impl BufRead) -> std::io::Result<(Vec<u8>, Vec<String>)> {
+    let (mut body, mut trailers) = (Vec::new(), Vec::new());
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line)? == 0 {
@@ -117,9 +121,9 @@ fn read_chunked(stream: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
         let mut end = String::new();
         if len == 0 {
             while stream.read_line(&mut end)? > 2 {
-                end.clear();
+                trailers.push(std::mem::take(&mut end).trim_end().to_owned());
             }
-            return Ok(body);
+            return Ok((body, trailers));
         }
         stream.read_line(&mut end)?;
     }
@@ -130,6 +134,7 @@ fn read_chunked(stream: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
 pub struct Seen {
     pub head: Head,
     pub body: Vec<u8>,
+    pub trailers: Vec<String>,
 }
 
 impl Seen {
@@ -269,17 +274,17 @@ fn serve(stream: TcpStream, requests: &Count, seen: &Mutex<Vec<Seen>>, script: &
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut reply = Reply { stream, close: false };
     while let Some(head) = Head::read(&mut reader) {
-        let body = if head.get("transfer-encoding").is_some() {
-            read_chunked(&mut reader).unwrap_or_default()
+        let (body, trailers) = if head.get("transfer-encoding").is_some() {
+            read_chunked_with_trailers(&mut reader).unwrap_or_default()
         } else {
             let len = head.get("content-length").map_or(0, |len| len.parse().unwrap());
             let mut body = vec![0; len];
             if reader.read_exact(&mut body).is_err() {
                 return;
             }
-            body
+            (body, Vec::new())
         };
-        let request = Seen { head, body };
+        let request = Seen { head, body, trailers };
         seen.lock().unwrap().push(request.clone());
         requests.add();
         let script = Arc::clone(&script.lock().unwrap());
