@@ -36,7 +36,7 @@ fn a_length_that_is_none_is_never_passed_on() {
         for (method, status) in [("GET", "200 OK"), ("HEAD", "200 OK"), ("GET", "304 Not Modified")] {
             let body = if method == "GET" && status == "200 OK" { "abcd" } else { "" };
             let origin = odd(format!("HTTP/1.1 {status}\r\nCache-Control: max-age=60\r\n{lines}\r\n\r\n{body}"));
-            let larder = Larder::new(&origin, "");
+            let larder = Larder::new(&origin, "server.threads=1");
             for _ in 0..2 {
                 let mut client = larder.client();
                 client.ask(method, "/odd", "If-None-Match: \"x\"");
@@ -91,7 +91,7 @@ fn a_body_that_ends_with_its_connection_is_never_stored() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked", 502),
     ] {
         let origin = odd(format!("{head}\r\nCache-Control: max-age=60\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"));
-        let larder = Larder::new(&origin, "upstream.breaker_failures=2");
+        let larder = Larder::new(&origin, "server.threads=1\nupstream.breaker_failures=2");
         for n in 1..=6 {
             let answer = larder.get("/odd", "");
             assert_eq!((answer.status(), answer.hit()), (status, None), "{head}");
