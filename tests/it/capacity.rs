@@ -202,6 +202,21 @@ fn a_full_disk_is_the_capacity_and_fails_nobody() {
         assert!(lost < 40, "{lost}");
         assert_eq!(larder.purge("http://site.example/399").status(), 200, "the journal finds room");
         assert_eq!(client.get("/399", "").hit(), None);
+        larder.kill_9();
+        // All of the disk is somebody else's: nothing can be evicted, and nothing is said to be written.
+        std::fs::remove_dir_all(directory.path().join("larder-1")).expect("it is removed");
+        let mut brim = std::fs::File::create(directory.path().join("brim")).expect("it is made");
+        while std::io::Write::write_all(&mut brim, &[0; 4096]).is_ok() {}
+        let mut larder = start(&origin, directory.path(), &["durable.capacity=10GiB"]);
+        for n in 0..3 {
+            assert_eq!(larder.get(&format!("/{n}"), "").status(), 200);
+        }
+        eventually("they are given up", || larder.metric("larder_durable_lost_total{why=\"no-room\"}") == 3);
+        larder.signal("-TERM");
+        assert_eq!(larder.wait(), Some(0));
+        eventually("it has said that it stopped", || larder.log().contains("stopped"));
+        let log = larder.log();
+        assert!(log.contains("3 found no room") && !log.contains("every response"), "{log}");
     });
     let _ = mount(&["umount", "-l"]);
     outcome.expect("the above holds");
