@@ -117,9 +117,14 @@ enum Line {
 /// The first line in `read` that is not empty, if it holds signs that hyper takes in no target (RFC 9112 §3.2).
 fn line_with_unsafe_signs(read: &[u8]) -> Option<Range<usize>> {
     let start = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let end = start + memchr::memchr(b'\n', &read[start..]).unwrap_or(read.len() - start);
-    let line = &read[start..end];
-    (memchr::memchr3(b'"', b'<', b'>', line).is_some() || memchr::memchr(b'`', line).is_some()).then_some(start..end)
+    let rest = &read[start..];
+    // Two passes over a line that is nearly always sound, and short.
+    let first = memchr::memchr3(b'\n', b'"', b'<', rest).unwrap_or(rest.len());
+    if rest.get(first).is_none_or(|byte| *byte == b'\n') && memchr::memchr2(b'>', b'`', &rest[..first]).is_none() {
+        return None;
+    }
+    let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+    Some(start..start + end)
 }
 
 /// `read` with those signs escaped in the target that is in `line`. A head behind another one in the same read is

@@ -151,9 +151,7 @@ pub struct Original {
 
 impl Original {
     /// One that nobody describes: it is the peer's.
-    pub const fn of_peer() -> Self {
-        Self { scheme: "http", host: None }
-    }
+    pub const OF_PEER: Self = Self { scheme: "http", host: None };
 }
 
 /// Takes out of a request's fields every claim that `peer` may not make, and every name that an application
@@ -162,7 +160,7 @@ impl Original {
 /// A trusted peer is believed in `X-Forwarded-For`, `-Proto` and `-Host`, and in `server.trusted_fields`. An
 /// override of the method is taken out of safe requests: their answers are stored for the method that they name.
 pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut HeaderMap) -> Original {
-    let original = if peer.trusted { original(request) } else { Original::of_peer() };
+    let original = if peer.trusted { original(request) } else { Original::OF_PEER };
     let client = trust.addresses().next().and_then(|_| trust.client(peer, request));
     let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     let may_stay = |name: &HeaderName| {

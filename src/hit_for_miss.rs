@@ -40,6 +40,17 @@ impl Selection {
     }
 }
 
+/// What is known of a request for a key before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// How it asks.
+    pub selection: Selection,
+    /// Why nobody should wait for the response, if that is so.
+    pub pass: Option<Pass>,
+    /// Whether that is remembered for a while yet, and need not be noted again.
+    pub lasts: bool,
+}
+
 /// How widely a response that could not be shared speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -88,9 +99,11 @@ impl HitForMiss {
     }
 
     /// Tells how a request asks for the key with this hash, and whether nobody should wait for the response.
-    pub fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> (Selection, Option<Pass>) {
+    pub fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Looked {
         self.keys.with(key, now, |of_key| {
-            let Some(of_key) = of_key else { return (selection(key, None, request), None) };
+            let Some(of_key) = of_key else {
+                return Looked { selection: selection(key, None, request), pass: None, lasts: false };
+            };
             let selection = selection(key, of_key.names.as_deref(), request);
             let mut exact = None;
             let pass = of_key.passes.iter().find(|pass| {
@@ -100,7 +113,8 @@ impl HitForMiss {
                 };
                 pass.by == by && pass.until > now
             });
-            (selection, pass.map(|pass| pass.what))
+            let lasts = pass.is_some_and(|pass| pass.until.millis_since(now) > self.keep / 2);
+            Looked { selection, pass: pass.map(|pass| pass.what), lasts }
         })
     }
 
@@ -159,7 +173,7 @@ impl HitForMiss {
 
     /// Forgets that responses to requests like this one could not be shared.
     pub fn forget(&self, key: u128, request: &HeaderMap, now: Timestamp) {
-        if self.look(key, request, now).1.is_none() {
+        if self.look(key, request, now).pass.is_none() {
             return;
         }
         self.keys.change(key, now, |of_key| {
@@ -224,13 +238,13 @@ mod tests {
         let basic = map(&[("authorization", "Basic x")]);
         let memory = memory();
         memory.remember(KEY, &mine, FOR_ALIKE, NOW);
-        let pass = |request: &HeaderMap| memory.look(KEY, request, NOW).1.is_some();
+        let pass = |request: &HeaderMap| memory.look(KEY, request, NOW).pass.is_some();
         assert_eq!([&mine, &yours, &plain, &basic].map(pass), [true, true, false, false], "by presence");
         memory.divide(KEY, &[header::COOKIE], NOW);
         memory.remember(KEY, &mine, FOR_ALIKE, NOW);
         assert_eq!([&mine, &yours, &plain, &basic].map(pass), [true, false, false, false], "by value");
-        assert_eq!(memory.look(8, &mine, NOW).1, None, "of that key");
-        assert_eq!(memory.look(KEY, &mine, NOW.plus_millis(10_000)).1, None, "for a while");
+        assert_eq!(memory.look(8, &mine, NOW).pass, None, "of that key");
+        assert_eq!(memory.look(KEY, &mine, NOW.plus_millis(10_000)).pass, None, "for a while");
         memory.forget(KEY, &mine, NOW);
         assert!(!pass(&mine));
     }
@@ -240,10 +254,10 @@ mod tests {
         let memory = memory();
         let odd = map(&[("accept", "x/y"), ("user-agent", "a")]);
         memory.remember(KEY, &odd, (Pass::NotStorable, Reach::SameFields), NOW);
-        assert!(memory.look(KEY, &odd, NOW).1.is_some());
-        assert!(memory.look(KEY, &map(&[("user-agent", "a"), ("accept", "x/y")]), NOW).1.is_some(), "in any order");
-        assert!(memory.look(KEY, &map(&[("accept", "*/*"), ("user-agent", "a")]), NOW).1.is_none());
-        assert!(memory.look(KEY, &map(&[]), NOW).1.is_none());
+        assert!(memory.look(KEY, &odd, NOW).pass.is_some());
+        assert!(memory.look(KEY, &map(&[("user-agent", "a"), ("accept", "x/y")]), NOW).pass.is_some(), "in any order");
+        assert!(memory.look(KEY, &map(&[("accept", "*/*"), ("user-agent", "a")]), NOW).pass.is_none());
+        assert!(memory.look(KEY, &map(&[]), NOW).pass.is_none());
     }
 
     #[test]

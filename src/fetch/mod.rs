@@ -228,15 +228,18 @@ impl Fetcher {
     }
 
     /// Why a response for a `key` that is not worth waiting for may not be stored either, because of
-    /// what it says. That is remembered, then.
+    /// what it says. That is remembered, then, unless it `is_noted` already.
     pub fn still_not_storable(
         &self,
         key: &CacheKey,
         exchange: &Exchange<'_>,
         policy: &StoragePolicy,
+        is_noted: bool,
     ) -> Option<NotStorable> {
         let why = storable(exchange, policy).err().filter(|why| why.is_about_the_response())?;
-        self.note_not_storable(key, exchange, policy, why);
+        if !is_noted {
+            self.note_not_storable(key, exchange, policy, why);
+        }
         Some(why)
     }
 

@@ -202,7 +202,7 @@ impl Proxy {
             story.say(format!("its last response that was not stored ({ago}s ago): {}", why.in_words()));
             story.data["not_stored"] = json!({"why": why.as_str(), "seconds_ago": ago});
         }
-        match self.fetcher.hit_for_miss.look(looked_up.hash(), fields, now).1 {
+        match self.fetcher.hit_for_miss.look(looked_up.hash(), fields, now).pass {
             Some(Pass::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
             Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
             None => {}

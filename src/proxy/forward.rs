@@ -10,9 +10,8 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Caller, Proxy, plan, tunnel};
+use super::{Caller, Passed, Proxy, plan, tunnel};
 use crate::body::ResponseBody;
-use crate::clock::Timestamp;
 use crate::fetch::clean_response;
 use crate::request_body::Fault;
 use crate::respond::{Answer, Asked, add_age, overloaded, passed, refuse_body, refused, unanswered};
@@ -47,7 +46,7 @@ impl Proxy {
         target: &Target<'_>,
         key: Option<&CacheKey>,
         request: &http::request::Parts,
-        (fwd, now): (Fwd, Timestamp),
+        Passed { fwd, now, is_noted }: Passed,
     ) -> Answer {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
@@ -75,7 +74,7 @@ impl Proxy {
         // A part although the whole was asked for is the origin's word to this client, and no more.
         let why = match response.status() {
             StatusCode::PARTIAL_CONTENT => Some(NotStorable::Part),
-            _ => fetcher.still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy),
+            _ => fetcher.still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy, is_noted),
         };
         if let Some(why) = why {
             let (status, response) = passed(response, fwd);

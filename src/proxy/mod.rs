@@ -28,7 +28,7 @@ use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
 use crate::flight::Joined;
 use crate::forwarding::{self, Original, Peer, Trust};
-use crate::hit_for_miss::Pass;
+use crate::hit_for_miss::{Looked, Pass};
 use crate::interim::{Interim, Outlet};
 use crate::request_body::Limits;
 use crate::respond::{Answer, Asked, LOOP, Label, hit, not_cached, options, overloaded, refused};
@@ -88,19 +88,20 @@ impl Proxy {
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
         }
+        let received;
         let original = if present.has(Present::CLAIM) || self.trust.has_fields() {
             let method = request.method().clone();
-            let original = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
+            received = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
             present = Present::of(request.headers());
-            original
+            &received
         } else {
-            Original::of_peer()
+            &Original::OF_PEER
         };
         let access = self.access_log.then(|| Box::new(Line::begin(&self.trust, peer, &request)));
         if present.has(Present::VIA) && self.fetcher.signature.is_in(request.headers()) {
             return Reply::new(worker, outlet, access, self.labelled(refused(&LOOP), None));
         }
-        let step = match self.keys.target(&original, &request, present) {
+        let step = match self.keys.target(original, &request, present) {
             Ok(target) => self.answer(Caller { peer, outlet }, target, request, present),
             Err(refusal) => self.labelled(refused(&refusal), None),
         };
@@ -121,12 +122,12 @@ impl Proxy {
                 answer
             });
         }
-        if *request.method() == Method::OPTIONS
-            && let Some(answer) = max_forwards(request.headers_mut())
-        {
-            return self.labelled(answer, Some(&target));
-        }
         if let Some(fwd) = never_from_cache(&request, present, target.rule) {
+            if *request.method() == Method::OPTIONS
+                && let Some(answer) = max_forwards(request.headers_mut())
+            {
+                return self.labelled(answer, Some(&target));
+            }
             let (request, body) = request.into_parts();
             return Step::waits(async move {
                 let mut answer = self.forward(&caller, &target, &request, body, fwd).await;
@@ -178,7 +179,7 @@ impl Proxy {
             return self.labelled(overloaded(), Some(&target));
         }
         let looked_up = key.as_deref().unwrap_or(&target.key);
-        let (_, pass) = self.fetcher.hit_for_miss.look(looked_up.hash(), request.headers(), now);
+        let Looked { pass, lasts, .. } = self.fetcher.hit_for_miss.look(looked_up.hash(), request.headers(), now);
         let is_for_a_whole = *request.method() == Method::GET && !present.has(Present::RANGE);
         if pass == Some(Pass::NotStorable)
             && is_for_a_whole
@@ -191,7 +192,7 @@ impl Proxy {
                 request.uri = target;
             }
             return Step::waits(async move {
-                let since = (missed.fwd, now);
+                let since = Passed { fwd: missed.fwd, now, is_noted: lasts };
                 let mut answer = self.pass_on(&caller, &target, key.as_deref(), &request, since).await;
                 self.label_answer(&mut answer, Some(&target));
                 answer
@@ -340,7 +341,7 @@ impl Proxy {
     }
 
     async fn fly(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>) -> Answer {
-        let (selection, _) = self.selection_of(&plan);
+        let selection = self.selection_of(&plan).selection;
         match self.join(&plan, selection) {
             Joined::Leader(landing) => self.lead(request, plan, landing).await,
             Joined::Follower(follower) => Box::pin(self.follow(request, plan, follower, selection)).await,
@@ -362,7 +363,8 @@ impl Proxy {
         }
         let Some(validating) = Validating::begin(stored) else { return };
         let key = key.map_or_else(|| target.key.clone(), |key| *key);
-        let (selection, _) = self.fetcher.hit_for_miss.look(key.hash(), request.headers(), self.fetcher.clock.now());
+        let selection =
+            self.fetcher.hit_for_miss.look(key.hash(), request.headers(), self.fetcher.clock.now()).selection;
         if let Joined::Leader(mut landing) = self.fetcher.flights.join(key.hash(), selection.number()) {
             landing.hold(validating);
             let plan = plan(caller, target, &Arc::new(without_body(request)), directives.clone(), Fwd::Stale);
@@ -440,6 +442,16 @@ fn plan(
         tier: Tier::Memory,
         seen: Arc::default(),
     }
+}
+
+/// What is known of a request that is passed on because of what its like got.
+#[derive(Clone, Copy)]
+struct Passed {
+    fwd: Fwd,
+    /// When it began.
+    now: Timestamp,
+    /// Whether it is remembered for a while yet that the like is not stored.
+    is_noted: bool,
 }
 
 /// Why memory does not answer a request, and the stored response that is not enough.

@@ -14,7 +14,7 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::fetch::{Fetched, ForLeader, Plan};
 use crate::fill::FillReader;
 use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
-use crate::hit_for_miss::{Pass, Selection};
+use crate::hit_for_miss::{Looked, Selection};
 use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{self, Reuse, Why};
@@ -40,7 +40,7 @@ const MAX_JOINED_AGAIN: u32 = 2;
 impl Proxy {
     /// Tells how the plan's request asks for its key, as far as is known by now, and whether it should wait for
     /// nobody.
-    pub(super) fn selection_of(&self, plan: &Plan) -> (Selection, Option<Pass>) {
+    pub(super) fn selection_of(&self, plan: &Plan) -> Looked {
         self.fetcher.hit_for_miss.look(plan.key.hash(), plan.client_fields(), self.fetcher.clock.now())
     }
 
@@ -126,7 +126,7 @@ impl Proxy {
                     if let Some(variant) = shared.head().variant() {
                         self.fetcher.hit_for_miss.divide(plan.key.hash(), &variant.names, self.fetcher.clock.now());
                     }
-                    let (own, pass) = self.selection_of(&plan);
+                    let Looked { selection: own, pass, .. } = self.selection_of(&plan);
                     if own == selection || pass.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, plan)).await;
                     }
@@ -134,7 +134,7 @@ impl Proxy {
                 }
                 Outcome::NotShared => {
                     // That the leader's response was its own alone says nothing of who asks otherwise.
-                    let (own, pass) = self.selection_of(&plan);
+                    let Looked { selection: own, pass, .. } = self.selection_of(&plan);
                     if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, plan)).await;
                     }

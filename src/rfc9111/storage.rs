@@ -293,8 +293,6 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     )?;
     // "the response status code is final"
     require(status.as_u16() >= 200, NotStorable::Status)?;
-    // Each listener hears its own from here on; what others heard before is no answer.
-    require(!is_stream(exchange.response), NotStorable::Stream)?;
     // "if the response status code is 206 or 304, or the must-understand cache directive is
     // present: the cache understands the response status code"
     require(status != StatusCode::NOT_MODIFIED, NotStorable::Status)?;
@@ -311,6 +309,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     require(!CacheControl::of_request(exchange.request).no_store, NotStorable::RequestNoStore)?;
     // "if the cache is shared: the private response directive is … not present"
     require(!directives.private, NotStorable::Private)?;
+    // Each listener hears its own from here on; what others heard before is no answer.
+    require(!is_stream(exchange.response), NotStorable::Stream)?;
     // "if the cache is shared: the Authorization header field is not present in the request or a
     // response directive is present that explicitly allows shared caching" (§3.5)
     require(
