@@ -295,8 +295,13 @@ impl Connection {
     }
 
     /// What hyper is given instead of what was read, where that differs.
+    #[inline]
     fn instead_of(&self, read: &[u8]) -> Option<Vec<u8>> {
-        let line = line_with_unsafe_signs(read)?;
+        line_with_unsafe_signs(read).and_then(|line| self.escaped(read, line))
+    }
+
+    #[cold]
+    fn escaped(&self, read: &[u8], line: Range<usize>) -> Option<Vec<u8>> {
         if self.is_in(Phase::Tunnel) {
             return None;
         }
@@ -420,6 +425,7 @@ impl ClientIo {
         buf.put_slice(&given);
     }
 
+    #[inline]
     fn note_read(&mut self, bytes: &[u8]) {
         if self.connection.read(bytes) {
             self.since = None;

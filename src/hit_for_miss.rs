@@ -11,12 +11,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::clock::Timestamp;
 use crate::recent::Recent;
+use crate::rfc9111::present::Present;
 use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::vary::{self, MAX_NOMINATED};
 
@@ -100,11 +101,16 @@ impl HitForMiss {
 
     /// Tells how a request asks for the key with this hash, and whether nobody should wait for the response.
     pub fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Looked {
+        self.look_at(key, request, Present::of(request), now)
+    }
+
+    /// The same, with what is known of the request's fields.
+    pub fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Looked {
         self.keys.with(key, now, |of_key| {
             let Some(of_key) = of_key else {
-                return Looked { selection: selection(key, None, request), pass: None, lasts: false };
+                return Looked { selection: selection(key, None, request, present), pass: None, lasts: false };
             };
-            let selection = selection(key, of_key.names.as_deref(), request);
+            let selection = selection(key, of_key.names.as_deref(), request, present);
             let mut exact = None;
             let pass = of_key.passes.iter().find(|pass| {
                 let by = match pass.reach {
@@ -159,7 +165,7 @@ impl HitForMiss {
         self.keys.change(key, now, |of_key| {
             let mut of_key = of_key.unwrap_or_default();
             let by = match reach {
-                Reach::Selection => selection(key, of_key.names.as_deref(), request).0,
+                Reach::Selection => selection(key, of_key.names.as_deref(), request, Present::of(request)).0,
                 Reach::SameFields => all_fields(request),
             };
             of_key.passes.retain(|pass| pass.until > now && pass.by != by);
@@ -178,7 +184,8 @@ impl HitForMiss {
         }
         self.keys.change(key, now, |of_key| {
             let mut of_key = of_key.unwrap_or_default();
-            let (own, exact) = (selection(key, of_key.names.as_deref(), request).0, all_fields(request));
+            let own = selection(key, of_key.names.as_deref(), request, Present::of(request)).0;
+            let exact = all_fields(request);
             of_key.passes.retain(|pass| pass.by != own && pass.by != exact);
             of_key
         });
@@ -189,15 +196,9 @@ impl HitForMiss {
 const WITH_COOKIE: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb50;
 const WITH_AUTHORIZATION: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
-fn selection(key: u128, names: Option<&[HeaderName]>, request: &HeaderMap) -> Selection {
-    let (mut cookie, mut authorization) = (0, 0);
-    for name in request.keys() {
-        match *name {
-            header::COOKIE => cookie = WITH_COOKIE,
-            header::AUTHORIZATION => authorization = WITH_AUTHORIZATION,
-            _ => {}
-        }
-    }
+fn selection(key: u128, names: Option<&[HeaderName]>, request: &HeaderMap, present: Present) -> Selection {
+    let cookie = if present.has(Present::COOKIE) { WITH_COOKIE } else { 0 };
+    let authorization = if present.has(Present::AUTHORIZATION) { WITH_AUTHORIZATION } else { 0 };
     let selected = names.map_or(0, |names| xxh3_128(&vary::selector(names, request)));
     Selection(key ^ cookie ^ authorization ^ selected)
 }
@@ -216,6 +217,7 @@ fn all_fields(request: &HeaderMap) -> u128 {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use http::header;
 
     use super::*;
 

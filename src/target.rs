@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{Method, Request, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
@@ -94,8 +94,12 @@ impl Keys {
             Some(authority) => authority.as_str(),
             None => host,
         };
-        let told = original.host.as_ref().filter(|host| !host.is_empty()).map(HeaderValue::to_str).transpose();
-        let host = told.map_err(|_| bad("bad-host", "the X-Forwarded-Host field is not a host name"))?.unwrap_or(host);
+        let host = match &original.host {
+            Some(told) if !told.is_empty() => {
+                told.to_str().map_err(|_| bad("bad-host", "the X-Forwarded-Host field is not a host name"))?
+            }
+            Some(_) | None => host,
+        };
         let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
             "".into()
         } else {

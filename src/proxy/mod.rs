@@ -90,14 +90,12 @@ impl Proxy {
         }
         let received;
         let original = if present.has(Present::CLAIM) || self.trust.has_fields() {
-            let method = request.method().clone();
-            received = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
-            present = Present::of(request.headers());
+            (received, present) = self.receive(peer, &mut request);
             &received
         } else {
             &Original::OF_PEER
         };
-        let access = self.access_log.then(|| Box::new(Line::begin(&self.trust, peer, &request)));
+        let access = if self.access_log { Some(self.begin_line(peer, &request)) } else { None };
         if present.has(Present::VIA) && self.fetcher.signature.is_in(request.headers()) {
             return Reply::new(worker, outlet, access, self.labelled(refused(&LOOP), None));
         }
@@ -106,6 +104,19 @@ impl Proxy {
             Err(refusal) => self.labelled(refused(&refusal), None),
         };
         Reply::new(worker, outlet, access, step)
+    }
+
+    /// Takes out of a request what its sender may not say. Apart from the way of a request that says no such thing.
+    #[cold]
+    fn receive(&self, peer: &Peer, request: &mut Request<Incoming>) -> (Original, Present) {
+        let method = request.method().clone();
+        let original = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
+        (original, Present::of(request.headers()))
+    }
+
+    #[cold]
+    fn begin_line(&self, peer: &Peer, request: &Request<Incoming>) -> Box<Line> {
+        Box::new(Line::begin(&self.trust, peer, request))
     }
 
     fn answer<'a>(
@@ -179,7 +190,8 @@ impl Proxy {
             return self.labelled(overloaded(), Some(&target));
         }
         let looked_up = key.as_deref().unwrap_or(&target.key);
-        let Looked { pass, lasts, .. } = self.fetcher.hit_for_miss.look(looked_up.hash(), request.headers(), now);
+        let Looked { pass, lasts, .. } =
+            self.fetcher.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now);
         let is_for_a_whole = *request.method() == Method::GET && !present.has(Present::RANGE);
         if pass == Some(Pass::NotStorable)
             && is_for_a_whole

@@ -261,11 +261,11 @@ fn scheme_of(text: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme))
 }
 
-/// What is not ASCII as clients send it.
+/// `text` in the spelling of keys: what is not ASCII, and signs that no target may have, escaped.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii() {
+        if byte.is_ascii() && !matches!(byte, b'"' | b'<' | b'>' | b'`') {
             out.push(char::from(byte));
         } else {
             let _ = write!(out, "%{byte:02X}");
@@ -321,6 +321,7 @@ mod tests {
             ("http://ho st/a", None),
             ("/a/*", Some("/a/")),
             ("/café", Some("/caf%C3%A9")),
+            ("http://host/a\"<b>`", Some("http://host/a%22%3Cb%3E%60")),
             ("/a b", None),
             ("", None),
         ] {

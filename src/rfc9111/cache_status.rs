@@ -102,7 +102,7 @@ pub struct CacheStatus {
     /// What was done.
     pub handling: Handling,
     /// Remaining freshness in seconds, negative once stale (§2.4).
-    pub ttl: Option<i64>,
+    pub ttl: Option<i32>,
     /// What else is to be said, as a token (§2.8): the tier of a hit, or what failed.
     pub detail: Option<&'static str>,
     /// Why the response was not stored. It is told where the cache key is.
@@ -231,9 +231,9 @@ fn put_escaped(text: &mut BytesMut, part: &str) {
 
 /// Milliseconds as whole seconds: a fresh response never shows a negative ttl, nor a stale one
 /// a positive ttl.
-pub fn ttl_seconds(remaining: i64) -> i64 {
-    // Structured Field integers have at most 15 digits.
-    (remaining.div_euclid(1000)).clamp(-999_999_999_999_999, 999_999_999_999_999)
+pub fn ttl_seconds(remaining: i64) -> i32 {
+    let seconds = remaining.div_euclid(1000);
+    i32::try_from(seconds).unwrap_or(if seconds < 0 { i32::MIN } else { i32::MAX })
 }
 
 #[cfg(test)]

@@ -32,6 +32,10 @@ impl Present {
 
     /// `Via`
     pub const VIA: Self = Self(1 << 8);
+    /// `Cookie`
+    pub const COOKIE: Self = Self(1 << 9);
+    /// `Authorization`
+    pub const AUTHORIZATION: Self = Self(1 << 10);
     /// All of these but [`Present::CLAIM`].
     pub const ANY_BUT_CLAIMS: Self = Self(!Self::CLAIM.0);
 
@@ -60,6 +64,8 @@ impl Present {
             header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => Self::CONDITIONS,
             header::RANGE => Self::RANGE,
             header::VIA => Self::VIA,
+            header::COOKIE => Self::COOKIE,
+            header::AUTHORIZATION => Self::AUTHORIZATION,
             _ if claims::stands_out(name) => Self::CLAIM,
             _ => Self(0),
         }
@@ -88,8 +94,9 @@ mod tests {
             ("x-forwarded-prefix", Present::CLAIM),
             ("accept_language", Present::CLAIM),
             ("via", Present::VIA),
+            ("authorization", Present::AUTHORIZATION),
+            ("cookie", Present::COOKIE),
             ("host", Present(0)),
-            ("cookie", Present(0)),
             ("x-cache-control", Present(0)),
         ];
         for (name, expected) in all {

@@ -272,7 +272,12 @@ impl FileStore {
         let (root, directory, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
         on_a_thread(prefix, move || {
             let mut listed = Vec::new();
-            walk(&root, &directory, &mut listed)?;
+            each_file(&root, &directory, &mut |name, metadata| {
+                // But for those that are being written.
+                if !name.rsplit('/').next().is_some_and(|file| file.starts_with('.')) {
+                    listed.push(Listed { name, modified: modified(metadata) });
+                }
+            })?;
             listed.retain(|listed| listed.name > after);
             listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             Ok(Page { listed, is_last: true })
@@ -344,8 +349,13 @@ pub fn remove(path: &Path, content: Content, room: &Room) -> io::Result<Option<u
     Ok(Some(len))
 }
 
-/// Lists the files below `directory`, a path with a slash at its end, but for those that are being written.
-fn walk(root: &Path, directory: &str, listed: &mut Vec<Listed>) -> io::Result<()> {
+/// When a file was written, or used, as its date has it.
+pub fn modified(metadata: &std::fs::Metadata) -> Timestamp {
+    metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from)
+}
+
+/// Calls `with` for each file below `directory`, a name with a slash at its end.
+pub fn each_file(root: &Path, directory: &str, with: &mut dyn FnMut(String, &std::fs::Metadata)) -> io::Result<()> {
     let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let entries = match std::fs::read_dir(root.join(directory)) {
         Ok(entries) => entries,
@@ -354,18 +364,11 @@ fn walk(root: &Path, directory: &str, listed: &mut Vec<Listed>) -> io::Result<()
     };
     for entry in entries {
         let entry = entry?;
-        // No name of ours is anything else.
         let Ok(file_name) = entry.file_name().into_string() else { continue };
-        if file_name.starts_with('.') {
-            continue;
-        }
         let name = format!("{directory}{file_name}");
         match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => walk(root, &format!("{name}/"), listed)?,
-            Ok(metadata) => listed.push(Listed {
-                name,
-                modified: metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from),
-            }),
+            Ok(metadata) if metadata.is_dir() => each_file(root, &format!("{name}/"), with)?,
+            Ok(metadata) => with(name, &metadata),
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }

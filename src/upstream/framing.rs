@@ -39,6 +39,9 @@ enum Framing {
 
 /// `len` is that of the body as hyper reads it, if that is known.
 fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -> Result<Framing, UpstreamError> {
+    if len.is_some() && is_plain(fields) && !status.is_informational() && status != StatusCode::NO_CONTENT {
+        return Ok(Framing::Plain);
+    }
     let has_codings = len != Some(0) || status.is_informational() || status == StatusCode::NO_CONTENT;
     let has_codings = has_codings && fields.contains_key(TRANSFER_ENCODING);
     if status.is_informational() || status == StatusCode::NO_CONTENT {
@@ -81,16 +84,25 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
     })
 }
 
+/// Whether the fields say no more than one length, as nearly all do. One pass, without hashing.
+fn is_plain(fields: &HeaderMap) -> bool {
+    let mut lengths = 0;
+    fields.iter().all(|(name, value)| match *name {
+        TRANSFER_ENCODING => false,
+        CONTENT_LENGTH => {
+            lengths += 1;
+            lengths == 1 && (1..20).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit)
+        }
+        _ => true,
+    })
+}
+
 /// RFC 9110 §8.6: the same length said several times is said once; anything else is no length.
 fn settle_length(fields: &mut HeaderMap) -> Result<(), UpstreamError> {
     let mut values = fields.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return Ok(()) };
-    let is_short = (1..20).contains(&first.len());
-    if is_short && values.next().is_none() && first.as_bytes().iter().all(u8::is_ascii_digit) {
-        return Ok(());
-    }
     let mut stated = None;
-    for value in fields.get_all(CONTENT_LENGTH) {
+    for value in std::iter::once(first).chain(values) {
         for member in value.as_bytes().split(|byte| *byte == b',') {
             let len = length(fields::trim(member)).ok_or(UpstreamError::InvalidLength)?;
             if stated.replace(len).is_some_and(|other| other != len) {

@@ -321,3 +321,47 @@ fn targets_with_signs_that_browsers_send_are_answered_under_one_key() {
     assert_eq!(client.answer().status(), 200);
     assert_eq!(origin.last().body, b"\"<\n>\"` ");
 }
+
+#[test]
+fn no_spelling_of_a_private_page_gets_another_pages_terms() {
+    // Says nothing of its lifetime, as pages of one user often do.
+    let origin = Origin::new(|_, reply| reply.send(200, "", "mine"));
+    let rules = "rule=[{path=\"/static/*\", timeout=\"1h\"}, {path=\"*.css\", override_timeout=\"1h\"}, {path=\"/admin*\", bypass=true}]";
+    let larder = Larder::new(&origin, rules);
+    for path in [
+        "/static/../account",
+        "/static/%2e%2e/account",
+        "/static/..%2faccount",
+        "/static/..;/account",
+        "/static/..;a=b/account",
+        "/static/..%3b/account",
+        "/static/%252e%252e/account",
+        "/static/..%00/account",
+        "/static/.%2e/account",
+        "/static/..%5caccount",
+        "/account;x.css",
+        "/account%3bx.css",
+        "/account%00.css",
+        "/account%23.css",
+        "/account%3f.css",
+        "/account%253f.css",
+        "/account%0a.css",
+        "/account%0d.css",
+        "/static/..%2fadmin/x",
+        "/static/..;/admin/x",
+        "/admin%00/../static/x",
+    ] {
+        for _ in 0..2 {
+            assert_eq!(larder.get(path, "").hit(), None, "{path}");
+        }
+    }
+    for path in ["/static/a.js", "/static/a;v=1.js", "/static/a%20b", "/a.css", "/caf%C3%A9.css"] {
+        larder.get(path, "");
+        assert_eq!(larder.get(path, "").hit(), Some("memory"), "{path}");
+    }
+    // A parameter that another one may hide in is part of the key.
+    let larder = Larder::new(&origin, "cache.default_timeout=1h\nrule=[{path=\"/*\", ignore_query=[\"utm_*\"]}]");
+    larder.get("/a?utm_source=x", "");
+    assert_eq!(larder.get("/a?utm_medium=y", "").hit(), Some("memory"));
+    assert_eq!(larder.get("/a?utm_source=x;admin=1", "").hit(), None);
+}

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use super::{Inner, MAX_HEAD, body_of};
 use crate::clock::{Clock, Stopwatch, Timestamp};
 use crate::store::backend::Backend;
-use crate::store::file::{FileStore, remove};
+use crate::store::file::{FileStore, each_file, modified, remove};
 use crate::store::names::Kind;
 use crate::store::room::{Content, Found, size_of_file};
 
@@ -326,30 +326,4 @@ fn keep(pool: &mut BinaryHeap<Candidate>, candidate: Candidate) {
     if pool.len() > POOL {
         pool.pop();
     }
-}
-
-fn modified(metadata: &std::fs::Metadata) -> Timestamp {
-    metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from)
-}
-
-/// Calls `with` for each file below `directory`, a name with a slash at its end.
-fn each_file(root: &Path, directory: &str, with: &mut dyn FnMut(String, &std::fs::Metadata)) -> io::Result<()> {
-    let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    let entries = match std::fs::read_dir(root.join(directory)) {
-        Ok(entries) => entries,
-        Err(error) if is_gone(&error) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let Ok(file_name) = entry.file_name().into_string() else { continue };
-        let name = format!("{directory}{file_name}");
-        match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => each_file(root, &format!("{name}/"), with)?,
-            Ok(metadata) => with(name, &metadata),
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
