@@ -114,17 +114,38 @@ enum Line {
     Target,
 }
 
-/// The first line in `read` that is not empty, if it holds signs that hyper takes in no target (RFC 9112 §3.2).
+/// Whether the first line in `read` may hold signs that hyper takes in no target (RFC 9112 §3.2). It nearly never
+/// does, and is short: eight bytes at a time, and what is behind it in the last of them counts as well.
+#[inline]
+fn may_hold_unsafe_signs(read: &[u8]) -> bool {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    // Whether any byte of a word is zero.
+    let has_zero = |word: u64| word.wrapping_sub(each(1)) & !word & each(0x80) != 0;
+    let Some(start) = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) else { return false };
+    let (words, rest) = read[start..].as_chunks::<8>();
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        // `<` and `>` differ in one bit.
+        let has_sign =
+            has_zero(word ^ each(b'"')) | has_zero(word ^ each(b'`')) | has_zero(word & !each(2) ^ each(b'<'));
+        if has_sign || has_zero(word ^ each(b'\n')) {
+            return has_sign;
+        }
+    }
+    rest.iter().any(|byte| is_unsafe_sign(*byte))
+}
+
+const fn is_unsafe_sign(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`')
+}
+
+/// The first line in `read` that is not empty, if it holds such signs.
 fn line_with_unsafe_signs(read: &[u8]) -> Option<Range<usize>> {
     let start = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let rest = &read[start..];
-    // Two passes over a line that is nearly always sound, and short.
-    let first = memchr::memchr3(b'\n', b'"', b'<', rest).unwrap_or(rest.len());
-    if rest.get(first).is_none_or(|byte| *byte == b'\n') && memchr::memchr2(b'>', b'`', &rest[..first]).is_none() {
-        return None;
-    }
-    let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-    Some(start..start + end)
+    let end = start + memchr::memchr(b'\n', &read[start..]).unwrap_or(read.len() - start);
+    read[start..end].iter().any(|byte| is_unsafe_sign(*byte)).then_some(start..end)
 }
 
 /// `read` with those signs escaped in the target that is in `line`. A head behind another one in the same read is
@@ -135,12 +156,11 @@ fn escaped(read: &[u8], line: Range<usize>, from: Line) -> Option<Vec<u8>> {
         Line::Method => start + memchr::memchr(b' ', &read[start..end])?,
         Line::Target => start,
     };
-    let is_unsafe = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'`');
     let line = &read[target..end];
     let mut bytes = Vec::with_capacity(read.len() + 64);
     bytes.extend_from_slice(&read[..target]);
     for byte in line {
-        if is_unsafe(byte) {
+        if is_unsafe_sign(*byte) {
             bytes.push(b'%');
             bytes.extend([byte >> 4, byte & 15].map(|digit| b"0123456789ABCDEF"[usize::from(digit)]));
         } else {
@@ -297,11 +317,12 @@ impl Connection {
     /// What hyper is given instead of what was read, where that differs.
     #[inline]
     fn instead_of(&self, read: &[u8]) -> Option<Vec<u8>> {
-        line_with_unsafe_signs(read).and_then(|line| self.escaped(read, line))
+        if may_hold_unsafe_signs(read) { self.escaped(read) } else { None }
     }
 
     #[cold]
-    fn escaped(&self, read: &[u8], line: Range<usize>) -> Option<Vec<u8>> {
+    fn escaped(&self, read: &[u8]) -> Option<Vec<u8>> {
+        let line = line_with_unsafe_signs(read)?;
         if self.is_in(Phase::Tunnel) {
             return None;
         }
@@ -658,6 +679,7 @@ mod tests {
             ("", Line::Method, None),
         ] {
             assert_eq!(escape(read, from).as_deref(), expected, "{read}");
+            assert!(may_hold_unsafe_signs(read.as_bytes()) || expected.is_none(), "{read}");
         }
     }
 }

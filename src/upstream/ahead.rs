@@ -124,6 +124,8 @@ impl Body for Passing {
     type Data = Bytes;
     type Error = UpstreamBodyError;
 
+    // Apart from the ways of other bodies, which are sent more often.
+    #[inline(never)]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
         let this = self.get_mut();
         match &mut this.0 {
@@ -143,6 +145,7 @@ impl Body for Passing {
         }
     }
 
+    #[inline(never)]
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             State::Direct { body, .. } | State::Held(body) => body.is_end_stream(),
@@ -151,6 +154,7 @@ impl Body for Passing {
         }
     }
 
+    #[inline(never)]
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             State::Direct { body, .. } | State::Held(body) => body.size_hint(),
