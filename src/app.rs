@@ -115,10 +115,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         .map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
     let store = Store::new(memory, durable, purges, clock.clone());
-    let budget = Budget::new(usize::try_from(config.memory.fill_budget).unwrap_or(usize::MAX));
-    let max_buffered = usize::try_from(config.server.max_buffered).unwrap_or(usize::MAX);
-    let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
-    let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools);
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
+    let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools(&config));
     let fetcher = Fetcher {
         store,
         upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers),
@@ -131,6 +130,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         flights: Flights::new(config.cache.collapse_limit),
         unattended: Semaphore::new(MAX_UNATTENDED),
         budget,
+        max_buffered,
         memory: config.memory.clone(),
         surrogate_control: config.cache.targets.surrogate_control,
         signature: Signature::random(),
@@ -201,6 +201,10 @@ fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<Jo
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
     })
+}
+
+fn spools(config: &Config) -> Arc<Spools> {
+    Spools::new(config.server.spool_dir.clone(), config.server.max_spooled)
 }
 
 fn unix_paths<'a>(addresses: impl Iterator<Item = &'a Listen>) -> Vec<std::path::PathBuf> {

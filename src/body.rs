@@ -185,7 +185,13 @@ impl ResponseBody {
     /// Has `ending` called with the number of bytes sent, when the body has ended.
     #[must_use]
     pub fn on_end(mut self, ending: impl FnOnce(u64) + Send + Sync + 'static) -> Self {
-        self.ending = Some(Box::new(Ending(Box::new(ending))));
+        let before = self.ending.take();
+        self.ending = Some(Box::new(Ending(Box::new(move |sent| {
+            ending(sent);
+            if let Some(before) = before {
+                (before.0)(sent);
+            }
+        }))));
         self
     }
 }

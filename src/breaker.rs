@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,6 +25,8 @@ pub struct Breaker {
     /// Failures on end, up to now.
     counted: AtomicU32,
     is_open: AtomicBool,
+    /// Answers, up to now.
+    answers: AtomicU64,
     /// Guarded by its lock, which is taken while it is open, or about to be.
     probing: Mutex<Probing>,
 }
@@ -82,6 +84,7 @@ impl Breaker {
             pause,
             counted: AtomicU32::new(0),
             is_open: AtomicBool::new(false),
+            answers: AtomicU64::new(0),
             probing: Mutex::default(),
         })
     }
@@ -131,8 +134,14 @@ impl Breaker {
         Admission::Probe(Probe(Arc::clone(self)))
     }
 
+    /// How often the place answered, to be compared.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
     /// The place answered. Whether the breaker was open.
     pub fn succeeded(&self) -> bool {
+        self.answers.fetch_add(1, Ordering::Relaxed);
         if self.counted.load(Ordering::Acquire) == 0 && !self.is_open() {
             return false;
         }

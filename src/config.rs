@@ -109,7 +109,7 @@ impl Config {
             reader.read_file(path);
         }
         for (name, value) in environment {
-            reader.read_variable(&name, value);
+            reader.read_variable(&name, &value);
         }
         for set in sets {
             reader.read_set(set);
@@ -398,16 +398,16 @@ impl Reader {
 
     /// `LARDER_SECTION__KEY`. Other variables that begin with `LARDER_` are left alone: container
     /// platforms make them up for services of that name.
-    fn read_variable(&mut self, name: &str, value: String) {
+    fn read_variable(&mut self, name: &str, value: &str) {
         let Some((section, key)) = name.strip_prefix("LARDER_").and_then(|rest| rest.split_once("__")) else { return };
         let key = format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase());
-        self.set(key, Given::Text(value), format!("{name}: "));
+        self.set(key, Given::Text(unquoted(value)), format!("{name}: "));
     }
 
     fn read_set(&mut self, set: &str) {
         match set.split_once('=') {
             Some((key, value)) => {
-                self.set(key.trim().to_owned(), Given::Text(value.trim().to_owned()), "--set ".into());
+                self.set(key.trim().to_owned(), Given::Text(unquoted(value.trim())), "--set ".into());
             }
             None => self.errors.push(format!("--set {set}: write it as section.key=value")),
         }
@@ -572,6 +572,16 @@ impl Reader {
 }
 
 const DURATION: &str = "is not a duration, such as \"0s\", \"250ms\", \"30s\", \"5m\", \"1h\" or \"7d\"";
+
+/// A value that is quoted as in the file, without its quotation marks.
+fn unquoted(value: &str) -> String {
+    let is_quoted = value.len() > 1 && value.starts_with('"') && value.ends_with('"');
+    let parsed = is_quoted.then(|| format!("value = {value}").parse::<toml::Table>().ok()).flatten();
+    match parsed.as_ref().and_then(|table| table.get("value")) {
+        Some(Value::String(text)) => text.clone(),
+        Some(_) | None => value.to_owned(),
+    }
+}
 
 impl Given {
     fn text(&self) -> Option<&str> {

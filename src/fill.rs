@@ -18,7 +18,7 @@
 //!
 //! Every byte that a fill keeps is counted in its [`Budget`] until it is freed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clock::Stopwatch;
-use crate::stored::Body;
+use crate::stored::{Body, StoredResponse};
 
 /// Bytes a second below which a reader of a window may not hold others.
 pub const LEAST_RATE: u64 = 64 * 1024;
@@ -80,13 +80,42 @@ pub struct Budget {
     used: AtomicUsize,
     /// Bytes of complete bodies that clients of their fills still read.
     lingering: AtomicUsize,
+    /// The large stored bodies that clients read, by where they are, and how many do. Its lock is held for a look-up.
+    read: Mutex<HashMap<usize, usize>>,
     limit: usize,
+}
+
+/// Up to so many bytes a stored body that is read is not counted.
+const SMALL: usize = 256 << 10;
+
+/// Held while a client reads a stored body.
+#[derive(Debug)]
+pub struct Reading {
+    budget: Arc<Budget>,
+    stored: Arc<StoredResponse>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let key = Arc::as_ptr(&self.stored).addr();
+        let mut read = self.budget.read.lock();
+        let readers = read.get_mut(&key).map(|readers| {
+            *readers -= 1;
+            *readers
+        });
+        if readers == Some(0) {
+            read.remove(&key);
+            self.budget
+                .lingering
+                .fetch_sub(usize::try_from(self.stored.len()).unwrap_or(usize::MAX), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), lingering: AtomicUsize::new(0), limit })
+        Arc::new(Self { used: AtomicUsize::new(0), lingering: AtomicUsize::new(0), read: Mutex::default(), limit })
     }
 
     /// Bytes that fills keep now. Windows are counted, and may exceed the limit: each by itself is
@@ -99,6 +128,23 @@ impl Budget {
     /// were. Memory may have those as well, or have given them up.
     pub fn held(&self) -> usize {
         self.used().saturating_add(self.lingering.load(Ordering::Relaxed))
+    }
+
+    /// Counts a large stored body for as long as a client reads it: memory may have given it up meanwhile. One that
+    /// several read counts once.
+    pub fn reading(self: &Arc<Self>, stored: &Arc<StoredResponse>) -> Option<Reading> {
+        let len = usize::try_from(stored.len()).unwrap_or(usize::MAX);
+        if len <= SMALL {
+            return None;
+        }
+        let mut read = self.read.lock();
+        let readers = read.entry(Arc::as_ptr(stored).addr()).or_insert(0);
+        *readers += 1;
+        if *readers == 1 {
+            self.lingering.fetch_add(len, Ordering::Relaxed);
+        }
+        drop(read);
+        Some(Reading { budget: Arc::clone(self), stored: Arc::clone(stored) })
     }
 
     /// Counts `bytes` in, if that stays within the limit.

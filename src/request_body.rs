@@ -45,6 +45,8 @@ pub enum Fault {
     TooLarge,
     /// What was put into a temporary file can't be read back.
     Lost,
+    /// There is no room to take it in: for all temporary files, or on their disk.
+    NoRoom,
 }
 
 impl fmt::Display for Fault {
@@ -54,6 +56,7 @@ impl fmt::Display for Fault {
             Self::TooSlow => "the request's body did not arrive in time",
             Self::TooLarge => "the request's body is larger than this server takes",
             Self::Lost => "the request's body can't be read back from its temporary file",
+            Self::NoRoom => "there is no room for the request's body",
         })
     }
 }
@@ -188,6 +191,10 @@ impl RequestBody {
             }
             if !taken.add(&data, client.body.size_hint().upper()).await {
                 let rest = Some(client).filter(|_| !is_last);
+                // It would hold the application at its client's pace, which nobody bounds.
+                if taken.found_no_room && rest.is_some() {
+                    return Err(Fault::NoRoom);
+                }
                 return Ok(Self::held(taken, rest, upload));
             }
             if is_last {
@@ -252,6 +259,8 @@ struct Taken {
     spool: u64,
     /// On its way to the file.
     tail: BytesMut,
+    /// Whether it could not be put into a file although it might be that long.
+    found_no_room: bool,
     lease: Lease,
 }
 
@@ -267,6 +276,7 @@ impl Taken {
             file: None,
             spool: transfer.spool,
             tail: BytesMut::new(),
+            found_no_room: false,
             lease: Lease::new(buffers),
         }
     }
@@ -296,7 +306,9 @@ impl Taken {
         if in_file + self.tail.len() as u64 > self.spool {
             return false;
         }
-        (has_room && self.tail.len() < STAGE) || self.write().await
+        let is_taken = (has_room && self.tail.len() < STAGE) || self.write().await;
+        self.found_no_room |= !is_taken;
+        is_taken
     }
 
     /// Writes the tail to the file.

@@ -358,6 +358,10 @@ pub const fn refuse_body(fault: Fault) -> Refusal {
         Fault::TooSlow => {
             refuse(StatusCode::REQUEST_TIMEOUT, "request-timeout", "the request's body did not arrive in time")
         }
+        Fault::NoRoom => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "this server has no room for the request's body now")
+                .until(1)
+        }
         Fault::TooLarge => refuse(
             StatusCode::PAYLOAD_TOO_LARGE,
             "request-too-large",

@@ -354,8 +354,10 @@ fn readings(path: &str) -> Vec<String> {
         let cut = whole.split(|c: char| c.is_control() || matches!(c, '#' | '?')).next().unwrap_or_default().to_owned();
         let without: String = whole.chars().filter(|c| !c.is_control()).collect();
         for text in [whole, cut, without] {
-            note(resolved(&without_parameters(&text)));
-            note(resolved(&text));
+            for text in [without_parameters(&text), text] {
+                note(resolved(&text, Empty::Dropped));
+                note(resolved(&text, Empty::Kept));
+            }
         }
         let next = decode(&decoded, |_| true);
         if next == decoded {
@@ -393,15 +395,26 @@ fn decode(path: &str, is_undone: impl Fn(u8) -> bool) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// `path` with dot segments and empty ones resolved.
-fn resolved(path: &str) -> String {
+/// The fate of empty segments where dot segments are resolved: RFC 3986 and browsers keep them, servers do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Empty {
+    Kept,
+    Dropped,
+}
+
+/// `path` with dot segments resolved, and empty ones kept or not.
+fn resolved(path: &str, empty: Empty) -> String {
     let mut kept: Vec<&str> = Vec::new();
-    for segment in path.split('/') {
+    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
         match segment {
-            "" | "." => {}
+            "." => {}
+            "" if empty == Empty::Dropped => {}
             ".." => drop(kept.pop()),
             segment => kept.push(segment),
         }
+    }
+    if empty == Empty::Kept {
+        return format!("/{}", kept.join("/"));
     }
     let ends_in_directory = path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
     let end = if ends_in_directory && !kept.is_empty() { "/" } else { "" };
@@ -465,6 +478,8 @@ mod tests {
             ("/static/..;/admin/x", "/admin/*"),
             ("/static/%252e%252e/admin/x", "/admin/*"),
             ("/admin/x%00/../../static/x", "/admin/*"),
+            ("/./admin/x//../../plain", "/admin/*"),
+            ("/static/./x//../y", "/static/*"),
         ] {
             let resolved = rules.matching(path);
             if expected == strictest {

@@ -84,8 +84,9 @@ fn path_of(exact: &CacheKey) -> Option<u128> {
     Some(CacheKey::new(KeyParts { query: None, ..parts }).hash())
 }
 
+/// `None` for a query with semicolons: some applications find parameters behind those that are not told apart here.
 fn searched_key(exact: &CacheKey, learnt: &Learnt) -> Option<CacheKey> {
-    let parts = exact.parts()?;
+    let parts = exact.parts().filter(|parts| parts.query.is_none_or(|query| !query.contains(';')))?;
     let query = format!("{}\0g{}", learnt.variance.key(parts.query), learnt.generation);
     Some(CacheKey::new(KeyParts { query: Some(&query), ..parts }))
 }

@@ -10,7 +10,7 @@ use crate::forwarding::Original;
 use crate::respond::{Refusal, refuse};
 use crate::rfc9111::cache_status::Fwd;
 use crate::rfc9111::fields;
-use crate::rfc9111::key::{CacheKey, KeyParts, normal_authority};
+use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
 use crate::rfc9111::present::Present;
 use crate::rules::{Resolved, Rules};
 
@@ -65,14 +65,14 @@ impl Keys {
                 "purges are taken on the admin listener, and not here",
             ));
         }
-        let is_unknown = |coding: &[u8]| !coding.eq_ignore_ascii_case(b"chunked");
+        let is_other = |(n, coding): (usize, &[u8])| n > 0 || !coding.eq_ignore_ascii_case(b"chunked");
         if present.has(Present::TRANSFER_ENCODING)
-            && fields::members(request.headers(), &header::TRANSFER_ENCODING).any(is_unknown)
+            && fields::members(request.headers(), &header::TRANSFER_ENCODING).enumerate().any(is_other)
         {
             return Err(refuse(
                 StatusCode::NOT_IMPLEMENTED,
                 "transfer-coding",
-                "this server knows no transfer coding other than chunked",
+                "this server knows no transfer coding other than chunked, once",
             ));
         }
         let is_in_form = match request.uri().path() {
@@ -158,6 +158,18 @@ pub fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
         && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {
             protocol.to_ascii_lowercase().starts_with(b"h2")
         })
+}
+
+/// The target as the origin is asked for it on behalf of everybody: without the parameters that the key leaves
+/// out. An application that saw them could repeat them in a page that others get.
+pub fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> {
+    let uri = origin_form(uri);
+    let Some((query, kept)) = uri.query().map(|query| (query, rules.without_ignored(query))) else { return uri };
+    if kept.as_deref() == Some(query) {
+        return uri;
+    }
+    let target = kept.map_or_else(|| uri.path().to_owned(), |kept| format!("{}?{kept}", uri.path()));
+    target.parse().map_or(uri, Cow::Owned)
 }
 
 /// The target as the origin is asked for it.

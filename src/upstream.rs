@@ -245,7 +245,7 @@ impl OriginRequest<'_> {
             fields.remove(header::CONTENT_LENGTH);
             fields.insert(header::TRANSFER_ENCODING, const { HeaderValue::from_static("chunked") });
         }
-        if hardly_has_content(self.method) && len != Some(0) {
+        if !expects_content(self.method) && len != Some(0) {
             // Who does not expect content there would take it for the next request.
             let options = if fields.contains_key(header::TE) { "te, close" } else { "close" };
             fields.insert(header::CONNECTION, HeaderValue::from_static(options));
@@ -253,9 +253,10 @@ impl OriginRequest<'_> {
     }
 }
 
-/// Whether the content of a request with such a method means nothing to most servers (RFC 9110 §9.3.1).
-fn hardly_has_content(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
+/// Whether applications read the content of requests with such a method. That of others means nothing to most
+/// (RFC 9110 §9.3.1, §9.3.5, §9.3.7).
+fn expects_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// What a request to the origin is for, as far as an origin that is known to be down goes.
@@ -342,6 +343,7 @@ impl Upstream {
         // RFC 9110 §9.2.2: only an idempotent request may be repeated, and only when its body can be.
         let is_idempotent = is_idempotent(request.method);
         let again = if is_idempotent { body.whole().map(Box::new) } else { None };
+        let answers = self.breaker.answers();
         let is_repeatable = again.is_some() || (is_idempotent && matches!(body, RequestBody::Empty));
         let mut wait = Wait { since: begun, limit: &request.transfer.response_timeout, upload: body.upload() };
         let (mut body, mut may_be_kept) = (Some(body), true);
@@ -395,7 +397,9 @@ impl Upstream {
             }
             self.metrics.origin_retries.add_one();
         };
-        self.learn_from(&error, was_sending, request.uri.path());
+        // A place that answers others meanwhile is not down, however many of its pages are slow or broken.
+        let is_excused = was_sending || self.breaker.answers() != answers;
+        self.learn_from(&error, is_excused, request.uri.path());
         Err(error)
     }
 
@@ -424,8 +428,10 @@ impl Upstream {
         link.may_be_kept = framing::settle(&mut response)?;
         if let Some(upload) = upload.take() {
             let is_sent = upload.is_sent() && link.wire.is_sent();
-            // What is left of a body in the origin's buffers would be its next request.
-            link.may_be_kept &= is_sent && !hardly_has_content(request.method);
+            // What an application left unread of a body would be its next request. Those that answer an error
+            // often do not read it.
+            let was_read = response.status().is_success() || response.status() == StatusCode::SEE_OTHER;
+            link.may_be_kept &= is_sent && was_read && expects_content(request.method);
             link.upload = (!is_sent).then_some(upload);
         }
         self.metrics.origin(OriginOutcome::Answered);
@@ -465,7 +471,7 @@ impl Upstream {
 
     /// Learns what a failure says of the origin: what went wrong here says nothing, an answer that can't be
     /// taken is the fault of its `path`, and one path counts once.
-    fn learn_from(&self, error: &UpstreamError, was_sending: bool, path: &str) {
+    fn learn_from(&self, error: &UpstreamError, is_excused: bool, path: &str) {
         self.metrics.origin(match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => OriginOutcome::ConnectFailed,
             UpstreamError::ResponseTimeout => OriginOutcome::TimedOut,
@@ -491,7 +497,7 @@ impl Upstream {
             UpstreamError::Connect(error) => !is_our_own(error) && self.breaker.failed(false),
             UpstreamError::ConnectTimeout => self.breaker.failed(true),
             UpstreamError::ResponseTimeout | UpstreamError::Broken(_) => {
-                !was_sending && self.breaker.failed_at(true, xxh3_64(path.as_bytes()))
+                !is_excused && self.breaker.failed_at(true, xxh3_64(path.as_bytes()))
             }
             UpstreamError::RequestBody(_) | UpstreamError::Down { .. } => false,
         };

@@ -6,7 +6,7 @@ fn load(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Confi
     let mut reader = Reader::default();
     reader.read_text("f", text);
     for (name, value) in environment {
-        reader.read_variable(name, (*value).to_owned());
+        reader.read_variable(name, value);
     }
     for set in sets {
         reader.read_set(set);

@@ -113,6 +113,13 @@ impl Fetcher {
             if answer.extensions().get::<EndsWithConnection>().is_some() {
                 return Err(NotStorable::Unframed);
             }
+            // Nor does an error take the place of a page that is fresh: one client's fields may have caused it.
+            let is_fresh = |stored: &Arc<StoredResponse>| {
+                stored.head.status.is_success() && stored.head.freshness.is_fresh(response_time)
+            };
+            if plan.validate.as_ref().is_some_and(is_fresh) && !storage::speaks_of_the_page(answer.status()) {
+                return Err(NotStorable::Status);
+            }
             let tags = plan.tags_of(answer.headers()).map_err(|TooManyTags| NotStorable::Tags)?;
             // A part of what memory does not take would stand in the way of the whole.
             let is_of_large = storable.part().is_some_and(|part| part.complete > self.memory.max_object_size);
@@ -230,11 +237,16 @@ impl Fetcher {
         }
     }
 
-    /// Forgets the stored response that one which may not be stored would have replaced, if that is history
-    /// now for everybody: alone where it is a variant, otherwise what is stored for the URL.
+    /// Has the stored response that one which may not be stored would have replaced count as history, if it is
+    /// that for everybody. It is stale from then on, and may stand in for an origin that fails; a page that is
+    /// gone (404, 410), and what is in the durable tier alone, is forgotten.
     fn outdate(&self, plan: &Plan, stored: &Replaced, why: NotStorable, status: StatusCode) {
         let names = stored.variant.as_ref().map(|variant| &variant.names[..]);
-        if why.outdates(status, plan.client_fields(), names) {
+        if !why.outdates(status, plan.client_fields(), names) {
+            return;
+        }
+        let is_gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        if is_gone || !self.store.outdate(stored, plan.known.as_ref()) {
             self.forget_outdated(plan, stored);
         }
     }
@@ -318,7 +330,8 @@ impl Fetcher {
         large: Option<Place>,
     ) -> Fetched {
         let status = status.map(|status| status.as_u16());
-        let source = Source::Origin { fwd: plan.fwd, status, stored: true };
+        let stored = large.is_some() || body.len().is_none_or(|len| len <= self.largest_kept());
+        let source = Source::Origin { fwd: plan.fwd, status, stored };
         let (this, place) = (Arc::clone(self), plan.place());
         let keep = move |stored: &Arc<StoredResponse>| {
             this.insert(&place, stored);
@@ -582,8 +595,10 @@ impl Fetcher {
             }
             HeadOutcome::Outdates => {
                 let names = stored.head.variant().map(|variant| &variant.names[..]);
-                if storage::is_word_for_all(plan.client_fields(), names) {
-                    self.forget_outdated(plan, &Replaced::response(stored));
+                let replaced = Replaced::response(stored);
+                let speaks = storage::is_word_for_all(plan.client_fields(), names);
+                if speaks && !self.store.outdate(&replaced, plan.known.as_ref()) {
+                    self.forget_outdated(plan, &replaced);
                 }
                 None
             }

@@ -113,6 +113,8 @@ pub struct Fetcher {
     pub unattended: Semaphore,
     /// The memory that fetches under way may take.
     pub budget: Arc<Budget>,
+    /// The bytes that fetches under way, and clients that still read, may hold before bodies are kept no more.
+    pub max_buffered: usize,
     /// `[memory]`
     pub memory: memory::Config,
     /// Whether the origin is told that `Surrogate-Control` is listened to.
@@ -538,21 +540,30 @@ impl Fetcher {
     }
 
     /// Whether it is time to validate a stored response in the background (again), for a client like `who`:
-    /// whatever came of the last try, at most once in a `breaker_pause`.
+    /// whatever came of the last try, at most once in a `breaker_pause`, or four times for clients that ask in
+    /// other ways.
     pub fn may_validate(&self, stored: &StoredHead, who: Who) -> bool {
         let pause = millis(self.upstream.config().breaker_pause);
-        stored.marks.tried(pause.saturating_sub(1), who, self.clock.now()).is_none()
-            && self.upstream.breaker().is_probe_due()
+        stored.marks.is_due(pause, who, self.clock.now()) && self.upstream.breaker().is_probe_due()
+    }
+
+    /// The largest body that is kept whole now: where clients hold as much as they may, others pass.
+    fn largest_kept(&self) -> u64 {
+        let largest = self.memory.max_object_size;
+        if self.budget.held() < self.max_buffered { largest } else { largest.min(KEPT_WHEN_FULL) }
     }
 
     /// A fill for a body of `len` bytes, if that is known: what can't be kept whole is not begun to be.
     fn start_fill(&self, len: Option<u64>) -> FillWriter {
-        let limit =
-            if len.is_some_and(|len| len > self.memory.max_object_size) { 0 } else { self.memory.max_object_size };
+        let largest = self.largest_kept();
+        let limit = if len.is_some_and(|len| len > largest) { 0 } else { largest };
         let unread = if len.is_some() { Unread::Finite } else { Unread::PerhapsEndless };
         Fill::start(usize::try_from(limit).unwrap_or(usize::MAX), unread, Arc::clone(&self.budget))
     }
 }
+
+/// Small bodies are kept however much clients hold.
+const KEPT_WHEN_FULL: u64 = 64 << 10;
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)

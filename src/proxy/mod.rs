@@ -26,6 +26,7 @@ use self::reply::Step;
 use crate::access::Line;
 use crate::clock::Timestamp;
 use crate::fetch::{Fetcher, Plan};
+use crate::fill::Reading;
 use crate::flight::Joined;
 use crate::forwarding::{self, Original, Peer, Trust};
 use crate::hit_for_miss::{Looked, Pass};
@@ -40,7 +41,7 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::reuse::{self, Reuse, Why};
 use crate::store::memory::Lookup;
 use crate::stored::{StoredResponse, Validating, Who};
-use crate::target::{Keys, Target, is_upgrade, never_from_cache, origin_form};
+use crate::target::{Keys, Target, is_upgrade, never_from_cache, shared_form};
 use crate::telemetry::{Metrics, WorkerMetrics};
 use crate::upstream::Errand;
 
@@ -163,7 +164,7 @@ impl Proxy {
                     if target.rule.is_due_early(&stored.head, now) {
                         self.revalidate_behind(&caller, &target, key, &request, &directives, &stored);
                     }
-                    return Step::answered(hit(Asked::noted(&request, present), stored, now, self.label(&target)));
+                    return self.hit(Asked::noted(&request, present), stored, now, &target);
                 }
                 Reuse::GatewayTimeout => return self.labelled(not_cached(), Some(&target)),
                 reuse @ (Reuse::StaleWhileRevalidate | Reuse::Validate(_))
@@ -171,7 +172,7 @@ impl Proxy {
                         && self.may_wait(reuse, &directives, &stored, request.headers(), now) =>
                 {
                     self.revalidate_behind(&caller, &target, key, &request, &directives, &stored);
-                    return Step::answered(hit(Asked::noted(&request, present), stored, now, self.label(&target)));
+                    return self.hit(Asked::noted(&request, present), stored, now, &target);
                 }
                 Reuse::StaleWhileRevalidate | Reuse::Validate(Why::Stale) => {
                     Missed { fwd: Fwd::Stale, stored: Some(stored) }
@@ -186,7 +187,8 @@ impl Proxy {
             }
             Lookup::Nothing => Missed { fwd: Fwd::UriMiss, stored: None },
         };
-        if self.fetcher.budget.held() >= self.max_buffered {
+        // Past `max_buffered` bodies pass without being kept; that takes memory as well.
+        if self.fetcher.budget.held() >= self.max_buffered.saturating_mul(2) {
             return self.labelled(overloaded(), Some(&target));
         }
         let looked_up = key.as_deref().unwrap_or(&target.key);
@@ -200,8 +202,8 @@ impl Proxy {
             && !self.fetcher.store.may_be_durable(&target.key)
         {
             let (mut request, _) = request.into_parts();
-            if let Cow::Owned(target) = origin_form(&request.uri) {
-                request.uri = target;
+            if let Cow::Owned(asked) = shared_form(&request.uri, &target.rule.rule.query) {
+                request.uri = asked;
             }
             return Step::waits(async move {
                 let since = Passed { fwd: missed.fwd, now, is_noted: lasts };
@@ -225,6 +227,11 @@ impl Proxy {
             self.label_answer(&mut answer, Some(&target));
             answer
         })
+    }
+
+    fn hit<'a>(&self, asked: Asked<'_>, stored: Arc<StoredResponse>, now: Timestamp, target: &Target<'_>) -> Step<'a> {
+        let reading = self.fetcher.budget.reading(&stored);
+        Step::answered(held_by(hit(asked, stored, now, self.label(target)), reading))
     }
 
     /// What a response says of what was done, and what of it clients do not see.
@@ -434,7 +441,7 @@ fn plan(
         peer: caller.peer.clone(),
         directives,
         method: request.method().clone(),
-        uri: origin_form(request.uri()).into_owned(),
+        uri: shared_form(request.uri(), &rule.query).into_owned(),
         policy: Arc::clone(&target.rule.policy),
         request_directives: target.rule.request_directives,
         transfer: Arc::clone(&target.rule.transfer),
@@ -453,6 +460,14 @@ fn plan(
         errand: Errand::Client,
         tier: Tier::Memory,
         seen: Arc::default(),
+    }
+}
+
+/// An answer that keeps `reading` until its body has ended.
+fn held_by((status, response): Answer, reading: Option<Reading>) -> Answer {
+    match reading {
+        Some(reading) => (status, response.map(|body| body.on_end(move |_| drop(reading)))),
+        None => (status, response),
     }
 }
 

@@ -8,7 +8,7 @@ use http::header;
 use http::{Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::Proxy;
+use super::{Proxy, held_by};
 use crate::body::ResponseBody;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::fetch::{Fetched, ForLeader, Plan};
@@ -280,7 +280,11 @@ impl Proxy {
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
         };
+        let reading = match &shared.response {
+            SharedResponse::Stored(stored) => self.fetcher.budget.reading(stored),
+            SharedResponse::Filling(..) => None,
+        };
         let response = build(request, &shared.response, reader, now)?;
-        Some((status, response))
+        Some(held_by((status, response), reading))
     }
 }

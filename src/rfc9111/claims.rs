@@ -31,17 +31,31 @@ pub fn claim(name: &str) -> Option<Claim> {
     let found = match name.as_bytes() {
         [b'x', b'-', ..] => return claim_of_x(name),
         [b'f', ..] => match name {
-            "forwarded" | "front-end-https" => Claim::Other,
+            "front-end-https" | "fastly-ssl" => Claim::Other,
             "fastly-client-ip" | "fly-client-ip" => Claim::Address,
+            _ if name.starts_with("forwarded") => Claim::Other,
             _ => return None,
         },
         [b'c', ..] => match name {
-            "client-ip" | "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-pseudo-ipv4" | "cdn-src-ip" => Claim::Address,
+            "client-ip" | "cluster-client-ip" | "cf-connecting-ip" | "cf-connecting-ipv6" | "cf-pseudo-ipv4"
+            | "cdn-src-ip" => Claim::Address,
+            "cf-visitor" => Claim::Other,
+            _ if name.starts_with("cf-access-") || name.starts_with("cloudfront-") => Claim::Other,
             // RFC 9440 §2: a proxy removes these from what clients send.
             "client-cert" | "client-cert-chain" => Claim::Other,
             _ => return None,
         },
-        [b't', ..] if name == "true-client-ip" => Claim::Address,
+        [b't', ..] => match name {
+            "true-client-ip" => Claim::Address,
+            _ if name.starts_with("tls-client-") || name.starts_with("tailscale-") => Claim::Other,
+            _ => return None,
+        },
+        [b'h' | b'm' | b'o', ..] => match name {
+            "http-method-override" | "method-override" => Claim::Method,
+            "https" | "http-host" => Claim::Other,
+            _ if name.starts_with("oidc-") => Claim::Other,
+            _ => return None,
+        },
         [b'r', ..] => match name {
             "remote-addr" => Claim::Address,
             "remote-user" | "remote-host" | "remote-groups" | "remote-name" | "remote-email" | "request-uri" => {
@@ -55,14 +69,15 @@ pub fn claim(name: &str) -> Option<Claim> {
             "proxy-client-ip" => Claim::Address,
             _ => return None,
         },
-        [b's', b's' | b'c' | b'm', ..] => match name {
-            "script-name" | "script-filename" | "sm-user" => Claim::Other,
-            _ if name.starts_with("ssl-") => Claim::Other,
+        [b's', b's' | b'c' | b'm' | b'h', ..] => match name {
+            "ssl" | "script-name" | "script-filename" | "sm-user" => Claim::Other,
+            _ if name.starts_with("ssl-") || name.starts_with("shib-") => Claim::Other,
             _ => return None,
         },
         [b'a' | b'b' | b'd' | b'i' | b'w', ..] => match name {
             "ali-cdn-real-ip" | "do-connecting-ip" | "incap-client-ip" | "wl-proxy-client-ip" => Claim::Address,
             "base-url" | "auth-user" => Claim::Other,
+            _ if name.starts_with("wl-proxy-") => Claim::Other,
             _ => return None,
         },
         _ => return None,
@@ -72,17 +87,36 @@ pub fn claim(name: &str) -> Option<Claim> {
 
 /// The same for a name that begins with `x-`.
 fn claim_of_x(name: &str) -> Option<Claim> {
-    const PREFIXES: [&str; 10] = [
-        "x-forwarded",
+    const PREFIXES: [&str; 28] = [
+        "x-forward",
         "x-envoy-",
-        "x-ssl-",
+        "x-ssl",
+        "x-tls-client-",
         "x-client-cert",
         "x-client-verify",
         "x-auth-request-",
-        "x-authenticated-",
+        "x-authenti",
         "x-remote-",
         "x-webauth-",
+        "x-vouch-",
+        "x-consumer-",
+        "x-pomerium-",
+        "x-ms-client-principal",
+        "x-goog-authenticated-",
+        "x-amzn-oidc-",
+        "x-appengine-",
         "x-accel-",
+        "x-original-",
+        "x-rewrite-",
+        "x-rewritten-",
+        "x-real-",
+        // Routing inside frameworks, which a proxy of theirs sets.
+        "x-middleware-",
+        "x-invoke-",
+        "x-now-",
+        "x-react-router-",
+        "x-astro-",
+        "x-matched-",
     ];
     let found = match name {
         "x-forwarded-for" => Claim::For,
@@ -109,43 +143,41 @@ fn claim_of_x(name: &str) -> Option<Claim> {
         | "x-vercel-ip"
         | "x-real-client-ip"
         | "x-true-client-ip" => Claim::Address,
-        "x-http-method-override" | "x-http-method" | "x-method-override" => Claim::Method,
+        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-tunneled-method" => Claim::Method,
         "x-host"
         | "x-host-override"
+        | "x-http-host"
         | "x-http-host-override"
-        | "x-original-host"
         | "x-backend-host"
-        | "x-original-url"
-        | "x-original-uri"
-        | "x-original-path"
-        | "x-original-method"
-        | "x-original-proto"
-        | "x-original-scheme"
-        | "x-original-prefix"
-        | "x-original-port"
-        | "x-rewrite-url"
-        | "x-rewrite-uri"
-        | "x-rewritten-url"
+        | "x-server-name"
+        | "x-server-port"
         | "x-request-uri"
         | "x-http-path-override"
         | "x-http-destinationurl"
+        | "x-path-info"
+        | "x-base-path"
+        | "x-ingress-path"
+        | "x-mount-path"
+        | "x-prefix"
         | "x-proxy-url"
         | "x-proxy-host"
         | "x-script-name"
         | "x-base-url"
         | "x-url-scheme"
         | "x-scheme"
-        | "x-real-port"
-        | "x-real-scheme"
-        | "x-real-proto"
-        | "x-real-host"
+        | "x-proto"
+        | "x-protocol"
+        | "x-https"
         | "x-arr-ssl"
         | "x-arr-clientcert"
         | "x-client-dn"
         | "x-client-port"
         | "x-client-scheme"
+        | "x-auth-user"
+        | "x-auth-username"
+        | "x-auth-email"
+        | "x-userinfo"
         | "x-sendfile-type"
-        | "x-middleware-subrequest"
         | "x-wap-profile" => Claim::Other,
         _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => Claim::Other,
         _ => return None,
@@ -205,6 +237,13 @@ mod tests {
             ("x-forwarded", Some(Claim::Other)),
             ("x-forwarded-prefix", Some(Claim::Other)),
             ("x-forwarded-anything-new", Some(Claim::Other)),
+            ("x-forward-for", Some(Claim::Other)),
+            ("forwarded-host", Some(Claim::Other)),
+            ("x-original-prefix", Some(Claim::Other)),
+            ("x-middleware-prefetch", Some(Claim::Other)),
+            ("x-authentik-username", Some(Claim::Other)),
+            ("https", Some(Claim::Other)),
+            ("x-auth-token", None),
             ("forwarded", Some(Claim::Other)),
             ("x-real-ip", Some(Claim::Address)),
             ("x-cluster-client-ip", Some(Claim::Address)),

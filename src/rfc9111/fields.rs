@@ -4,6 +4,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use super::claims;
+
 /// Splits `value` at the commas that stand outside quoted strings. Members come trimmed of
 /// optional white space; empty ones are left out, as RFC 9110 §5.6.1.2 asks of a recipient.
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -117,7 +119,7 @@ fn drop_listed(fields: &mut HeaderMap, connection: &HeaderValue) {
     }
 }
 
-/// Fields whose removal would change who may see a message or how it is framed.
+/// Fields whose removal would change who may see a message, how it is framed, or for whom a proxy says that it is.
 fn is_end_to_end(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -137,7 +139,8 @@ fn is_end_to_end(name: &HeaderName) -> bool {
             | header::RANGE
             | header::PRAGMA
             | header::VIA
-    ) || name.as_str().ends_with("-cache-control")
+    ) || claims::claim(name.as_str()).is_some()
+        || name.as_str().ends_with("-cache-control")
         || matches!(
             name.as_str(),
             "surrogate-control" | "x-accel-expires" | "cache-groups" | "cache-group-invalidation"

@@ -147,7 +147,7 @@ impl Freshness {
             source,
             initial_age: corrected_initial_age(fields, request_time, response_time),
             response_time,
-            no_cache: directives.no_cache && policy.override_timeout.is_none(),
+            no_cache: directives.no_cache && overridden(status, policy).is_none(),
             stale_use,
             stale_while_revalidate: Span::from_millis(stale_while_revalidate),
             stale_if_error: Span::from_millis(stale_if_error),
@@ -220,9 +220,7 @@ fn freshness_lifetime(
     policy: &LifetimePolicy,
 ) -> (i64, LifetimeSource) {
     let directives = &governing.directives;
-    if let Some(lifetime) =
-        policy.override_timeout.filter(|_| allows_heuristic(status, directives) || governing.states_lifetime(fields))
-    {
+    if let Some(lifetime) = overridden(status, policy) {
         return (lifetime, LifetimeSource::Configuration);
     }
     if let Some(delta) = directives.s_maxage.or(directives.max_age) {
@@ -240,7 +238,7 @@ fn freshness_lifetime(
     if !allows_heuristic(status, directives) {
         return (0, LifetimeSource::None);
     }
-    if let Some(lifetime) = policy.default_timeout {
+    if let Some(lifetime) = policy.default_timeout.filter(|_| takes_configured(status)) {
         return (lifetime, LifetimeSource::Configuration);
     }
     match date::field(fields, &header::LAST_MODIFIED, response_time) {
@@ -250,6 +248,17 @@ fn freshness_lifetime(
         }
         DateField::Absent | DateField::Invalid => (0, LifetimeSource::None),
     }
+}
+
+/// The lifetime that the configuration puts in place of whatever a response with this status says.
+fn overridden(status: StatusCode, policy: &LifetimePolicy) -> Option<i64> {
+    policy.override_timeout.filter(|_| takes_configured(status))
+}
+
+/// Whether responses with a status get lifetimes from the configuration: those that speak of the page. Errors do
+/// not, which one client's request may have caused, nor redirects that may be for one client.
+fn takes_configured(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 410)
 }
 
 /// §4.2.2: a cache may decide on a lifetime where the status is defined as heuristically cacheable
@@ -337,7 +346,10 @@ mod tests {
             (200, &[("cache-control", "max-age=5")], &configured, 5, Origin),
             (200, &[("cache-control", "max-age=5")], &overriding, 9, Configuration),
             (500, &[], &overriding, 0, None),
-            (500, &[("cache-control", "max-age=5")], &overriding, 9, Configuration),
+            (500, &[("cache-control", "max-age=5")], &overriding, 5, Origin),
+            (404, &[("cache-control", "max-age=5")], &overriding, 9, Configuration),
+            (414, &[], &configured, 0, None),
+            (302, &[("cache-control", "max-age=5")], &overriding, 5, Origin),
         ];
         for (status, list, policy, expected, source) in table {
             assert_eq!(lifetime(*status, list, policy), (*expected, *source), "{status} {list:?}");

@@ -156,15 +156,22 @@ impl QueryRules {
     /// Some applications separate parameters by semicolons as well: one that holds any is never left out, and
     /// among others it keeps its place.
     pub fn apply(&self, query: &str) -> Option<String> {
-        let mut kept: Vec<&str> = query.split('&').filter(|parameter| !self.ignores(parameter)).collect();
-        if kept.is_empty() {
-            return None;
+        let query = self.without_ignored(query)?;
+        let mut kept: Vec<&str> = query.split('&').collect();
+        // Two spellings of one name would be put in another order than the application finds them in.
+        let is_spelt_out = query.contains(';') || kept.iter().any(|parameter| name_of(parameter).contains(['%', '+']));
+        if !self.sort || is_spelt_out {
+            return Some(query);
         }
-        if self.sort && !query.contains(';') {
-            // By name only, and stably: the order of values under one name may mean something.
-            kept.sort_by_key(|parameter| name_of(parameter));
-        }
+        // By name only, and stably: the order of values under one name may mean something.
+        kept.sort_by_key(|parameter| name_of(parameter));
         Some(kept.join("&"))
+    }
+
+    /// The query without the parameters that are left out of the key; `None` when there are no others.
+    pub fn without_ignored(&self, query: &str) -> Option<String> {
+        let kept: Vec<&str> = query.split('&').filter(|parameter| !self.ignores(parameter)).collect();
+        if kept.is_empty() { None } else { Some(kept.join("&")) }
     }
 
     /// Whether the rules change anything.
@@ -337,6 +344,7 @@ mod tests {
             ("utm_source=x", None),
             ("", Some("")),
             ("a-b=1&a=2", Some("a=2&a-b=1")),
+            ("b=1&%61=2&a=1", Some("b=1&%61=2&a=1")),
             ("a=1&utm_source=x;admin=1", Some("a=1&utm_source=x;admin=1")),
             ("utm_source;a=1&b=2&a=1", Some("utm_source;a=1&b=2&a=1")),
         ] {

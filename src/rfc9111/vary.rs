@@ -305,23 +305,36 @@ fn normal_value(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
             let split = |line| fields::split_outside_quotes(line, b',').map(fields::trim);
             lines().flat_map(split).collect::<Vec<_>>().join(&b","[..])
         }
-        // More than anyone sends is not sorted for anyone.
-        Grammar::WeightedTokens if lines().flat_map(fields::list_members).nth(MAX_WEIGHTED).is_some() => {
-            lines().collect::<Vec<_>>().join(&b"\n"[..])
-        }
+        // More than anyone sends, and what is no plain list, is read by each application in its own way.
+        Grammar::WeightedTokens if !is_plain_list(name, request) => lines().collect::<Vec<_>>().join(&b"\n"[..]),
         Grammar::WeightedTokens => {
             let mut members: Vec<Vec<u8>> = lines().flat_map(fields::list_members).map(weighted_token).collect();
-            members.sort();
-            members.dedup();
+            // Codings are chosen among by the server; of languages of one weight some take the first (RFC 9110
+            // §12.5.4).
+            if *name == header::ACCEPT_ENCODING {
+                members.sort();
+                members.dedup();
+            }
             members.join(&b","[..])
         }
     }
 }
 
-/// `token;q=weight` in lower case, without white space, and without a weight of one.
+/// Whether a field is a list of plain members, at most [`MAX_WEIGHTED`], and none of them empty.
+fn is_plain_list(name: &HeaderName, request: &HeaderMap) -> bool {
+    let mut count = 0;
+    request.get_all(name).iter().all(|line| {
+        fields::split_outside_quotes(line.as_bytes(), b',').map(fields::trim).all(|member| {
+            count += 1;
+            count <= MAX_WEIGHTED && is_plain_member(name, member)
+        })
+    })
+}
+
+/// `token;q=weight` in lower case, without white space round the semicolon, and without a weight of one.
 fn weighted_token(member: &[u8]) -> Vec<u8> {
-    let mut text: Vec<u8> =
-        member.iter().filter(|byte| !matches!(byte, b' ' | b'\t')).map(u8::to_ascii_lowercase).collect();
+    let parts = member.split(|&byte| byte == b';').map(fields::trim);
+    let mut text = parts.collect::<Vec<_>>().join(&b";"[..]).to_ascii_lowercase();
     for suffix in [&b";q=1.000"[..], b";q=1.00", b";q=1.0", b";q=1.", b";q=1"] {
         if text.ends_with(suffix) {
             text.truncate(text.len() - suffix.len());
@@ -432,10 +445,21 @@ mod tests {
             ("foo", &[("foo", "\"a, b\"")], &[("foo", "\"a,b\"")], false),
             ("foo", &[], &[("foo", "")], false),
             ("foo", &[("bar", "1")], &[("bar", "2")], true),
-            ("accept-language", &[("accept-language", "en, de")], &[("accept-language", "DE,en")], true),
+            ("accept-language", &[("accept-language", "en, de")], &[("accept-language", "EN,de")], true),
+            ("accept-language", &[("accept-language", "en, de")], &[("accept-language", "de, en")], false),
+            ("accept-language", &[("accept-language", "d e")], &[("accept-language", "de")], false),
+            ("accept-language", &[("accept-language", ",de")], &[("accept-language", "de")], false),
+            ("accept-language", &[("accept-language", "de;q=1;x")], &[("accept-language", "de")], false),
+            ("accept-encoding", &[("accept-encoding", "g zip")], &[("accept-encoding", "gzip")], false),
+            (
+                "accept-encoding",
+                &[("accept-encoding", "gzip;q=0.5, evil")],
+                &[("accept-encoding", "evil, gzip;q=0.5")],
+                false,
+            ),
             ("accept-language", &[("accept-language", "en;q=1.0")], &[("accept-language", "en")], true),
             ("accept-language", &[("accept-language", "en;q=0.5")], &[("accept-language", "en")], false),
-            ("accept-language", &[("accept-language", "en;q=0.5, de")], &[("accept-language", "de, en; q=0.5")], true),
+            ("accept-language", &[("accept-language", "de, en;q=0.5")], &[("accept-language", "de, en; q=0.5")], true),
             ("accept-encoding", &[("accept-encoding", "gzip, br")], &[("accept-encoding", "br,gzip")], true),
             ("cookie", &[("cookie", "a=1,2")], &[("cookie", "a=1, 2")], false),
             ("cookie", &[("cookie", "s=a")], &[("cookie", "s=b")], false),

@@ -51,6 +51,10 @@ struct Times {
     fresh_until: AtomicI64,
 }
 
+/// How much longer than its variants are fresh a record's fields select: while they are validated, an answer that
+/// names fewer fields must not take their place.
+const GRACE: i64 = 600_000;
+
 /// How long the variants of a record are taken to be fresh that was read without them.
 const UNKNOWN_FRESHNESS: i64 = 3_600_000;
 
@@ -219,11 +223,12 @@ impl Memory {
     }
 
     /// The newest set of fields that select among the responses for `key`, while any of those whose `Vary` names
-    /// fields is fresh.
+    /// fields is fresh, or was within [`GRACE`].
     pub fn names_in_force(&self, key: &CacheKey, now: Timestamp) -> Option<Vec<HeaderName>> {
         match self.cache.get(&key.hash()) {
             Some(Entry::Vary(record, times))
-                if record.key == *key && times.fresh_until.load(Ordering::Acquire) > now.as_millis() =>
+                if record.key == *key
+                    && times.fresh_until.load(Ordering::Acquire).saturating_add(GRACE) > now.as_millis() =>
             {
                 record.sets.first().cloned()
             }
@@ -301,12 +306,14 @@ impl Memory {
         noted
     }
 
-    /// Puts `new` where `old` is, if it still is.
-    pub fn replace(&self, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) {
+    /// Puts `new` where `old` is, if it still is; whether it was.
+    pub fn replace(&self, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) -> bool {
         let _lock = self.lock(old.head.key.hash());
-        if let Some(slot) = self.slot_of(old) {
+        let slot = self.slot_of(old);
+        if let Some(slot) = slot {
             self.put(slot, Entry::Response(new));
         }
+        slot.is_some()
     }
 
     /// Forgets one response, if it is still there; other variants of its key stay.

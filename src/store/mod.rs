@@ -402,6 +402,32 @@ impl Store {
         self.memory.remove(old.key.hash(), || ());
     }
 
+    /// Has a response in memory count as stale from now on, and deletes it in the durable tier. `false` when memory
+    /// does not have it.
+    pub fn outdate(&self, old: &Replaced, known: Option<&Known>) -> bool {
+        let Some(stored) = old.response_itself() else { return false };
+        let mut head = stored.head.clone();
+        head.outlives(Covered::Softly(self.clock.now()));
+        head.marks.is_durable.store(false, Ordering::Release);
+        head.body_object = None;
+        let expired = Arc::new(StoredResponse::with_body_of(&stored, head));
+        if !self.memory.replace(&stored, expired) {
+            return false;
+        }
+        match (&old.variant, self.durable.as_ref().filter(|_| old.is_durable())) {
+            (Some(variant), Some(durable)) => {
+                let record = self.memory.record(&old.key, || ()).map(|(record, ())| record);
+                if let Some(record) = record.or_else(|| self.known_in_force(&old.key, known)) {
+                    let name = record.variant_hash(&variant.selector);
+                    durable.delete_variant(&old.key, name, variant, old.body_object.clone());
+                }
+            }
+            (None, Some(durable)) => durable.delete(&old.key, old.body_object.clone()),
+            (_, None) => {}
+        }
+        true
+    }
+
     /// Forgets one variant, wherever it is; the others for its URL stay. `known` is what is known of them, where
     /// memory has no record.
     pub fn forget_variant(&self, old: &Replaced, known: Option<&Known>) {

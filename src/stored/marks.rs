@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use http::header::{self, HeaderMap};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::StoredResponse;
 use crate::clock::Timestamp;
@@ -78,25 +79,38 @@ impl Marks {
 
     /// Notes that it was tried in vain to validate it for a client like `who`.
     pub fn note_tried(&self, how: Tried, who: Who, now: Timestamp) {
-        let noted = now.as_millis().saturating_mul(16) | i64::from(how.number()) << 2 | i64::from(who.0);
+        let noted = now.as_millis().saturating_mul(1 << TRIED_BITS) | i64::from(how.number()) << 16 | i64::from(who.0);
         self.tried.store(noted, Ordering::Relaxed);
+    }
+
+    /// Whether it is time to try again, for a client like `who`, where tries are `pause` milliseconds apart. A
+    /// client that asks otherwise than the one of the last try waits a quarter of that: who has each try fail
+    /// must not have all of them.
+    pub fn is_due(&self, pause: i64, who: Who, now: Timestamp) -> bool {
+        let tried = self.tried.load(Ordering::Relaxed);
+        let since = now.as_millis().saturating_sub(tried >> TRIED_BITS);
+        let wait = if tried & 0xffff == i64::from(who.0) { pause } else { pause / 4 };
+        tried == 0 || !(0..wait).contains(&since)
     }
 
     /// How it was tried in vain last to validate it for a client like `who`, if that is no longer ago than
     /// `within` milliseconds.
     pub fn tried(&self, within: i64, who: Who, now: Timestamp) -> Option<Tried> {
         let tried = self.tried.load(Ordering::Relaxed);
-        let since = now.as_millis().saturating_sub(tried >> 4);
-        if tried == 0 || tried & 3 != i64::from(who.0) || !(0..=within).contains(&since) {
+        let since = now.as_millis().saturating_sub(tried >> TRIED_BITS);
+        if tried == 0 || tried & 3 != i64::from(who.0 & 3) || !(0..=within).contains(&since) {
             return None;
         }
-        Some(match tried >> 2 & 3 {
+        Some(match tried >> 16 & 3 {
             0 => Tried::Failed(Failure::Unreachable),
             1 => Tried::Failed(Failure::Status),
             _ => Tried::NotStored,
         })
     }
 }
+
+/// The bits below the time in a mark: how it went, and for whom.
+const TRIED_BITS: u32 = 18;
 
 /// How a validation went that brought nothing to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,16 +132,20 @@ impl Tried {
 }
 
 /// For whom a response was validated, as far as one client's failure is told apart from another's: by the
-/// presence of `Cookie` and of `Authorization`.
+/// presence of `Cookie` and of `Authorization` (two bits), and for the pace by all fields (a hash in the others).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Who(u8);
+pub struct Who(u16);
 
 impl Who {
     /// Reads it off a request's fields.
     pub fn of(request: &HeaderMap) -> Self {
-        Self(
-            u8::from(request.contains_key(header::COOKIE)) | u8::from(request.contains_key(header::AUTHORIZATION)) << 1,
-        )
+        let has = |name| u16::from(request.contains_key(name));
+        let all = request.iter().fold(0_u64, |sum, (name, value)| {
+            let name = xxh3_64(name.as_str().as_bytes());
+            sum.wrapping_add(xxh3_64_with_seed(value.as_bytes(), name))
+        });
+        let hash = u16::try_from(all & 0xfffc).unwrap_or(0);
+        Self(hash | has(header::COOKIE) | has(header::AUTHORIZATION) << 1)
     }
 }
 

@@ -179,6 +179,11 @@ impl Replaced {
         }
     }
 
+    /// The response, if anybody has it still.
+    pub fn response_itself(&self) -> Option<Arc<StoredResponse>> {
+        self.response.upgrade()
+    }
+
     /// Whether the durable tier has it, or is about to.
     pub fn is_durable(&self) -> bool {
         self.response.upgrade().map_or(self.was_durable, |stored| stored.head.marks.is_durable.load(Ordering::Acquire))

@@ -62,7 +62,14 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
         return Ok(if len.is_none() { Framing::EndsWithConnection } else { Framing::Plain });
     }
     let mut ends_with_chunked = false;
-    for coding in fields::members(fields, &TRANSFER_ENCODING) {
+    let members = fields.get_all(TRANSFER_ENCODING).into_iter();
+    let members = members.flat_map(|line| fields::split_outside_quotes(line.as_bytes(), b',').map(fields::trim));
+    for coding in members {
+        // hyper reads to the end of the connection where nothing stands behind the last comma.
+        if coding.is_empty() {
+            ends_with_chunked = false;
+            continue;
+        }
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
         if is_chunked && ends_with_chunked {
             return Err(UpstreamError::Unsupported("the application's answer is chunked twice"));

@@ -252,16 +252,19 @@ fn a_request_body_past_the_limit_is_refused_and_never_read_as_a_request() {
 }
 
 #[test]
-fn past_what_may_be_buffered_only_what_is_stored_is_answered() {
+fn what_clients_hold_keeps_others_from_nothing_but_large_bodies_in_memory() {
     let gate = Gate::default();
     let origin = Origin::new({
         let gate = gate.clone();
         move |seen, reply| {
-            if seen.path() != "/large" {
+            if seen.path() == "/medium" {
+                return reply.send(200, "Cache-Control: max-age=60", &"x".repeat(100_000));
+            }
+            if !seen.path().starts_with("/large") {
                 return reply.send(200, "Cache-Control: max-age=60", "x");
             }
             reply.begin("Cache-Control: max-age=60");
-            reply.chunk(&"x".repeat(2 << 20));
+            reply.chunk(&"x".repeat(3 << 19));
             gate.wait();
             reply.end();
         }
@@ -272,15 +275,33 @@ fn past_what_may_be_buffered_only_what_is_stored_is_answered() {
     slow.ask("GET", "/large", "");
     slow.head().expect("a head");
     eventually("it holds much", || larder.metric("larder_fill_bytes") > 1 << 20);
+    // Small pages are kept as ever, larger ones pass, and nobody is told otherwise.
+    assert!(larder.get("/small", "").cache_status().contains("stored"));
+    assert_eq!(larder.get("/small", "").hit(), Some("memory"));
+    for _ in 0..2 {
+        let medium = larder.get("/medium", "");
+        assert_eq!((medium.body.len(), medium.hit(), medium.cache_status().contains("stored")), (100_000, None, false));
+    }
+    // At twice as much, those that need the application wait.
+    let mut another = larder.client();
+    another.ask("GET", "/large2", "");
+    another.head().expect("a head");
+    eventually("it holds too much", || larder.metric("larder_fill_bytes") >= 1 << 20);
+    let more: Vec<_> = (3..8)
+        .map(|n| {
+            let mut client = larder.client();
+            client.ask("GET", &format!("/large{n}"), "");
+            client
+        })
+        .collect();
+    eventually("it holds too much", || larder.metric("larder_held_bytes") >= 2 << 20);
     let refused = larder.get("/b", "");
     assert_eq!((refused.status(), refused.get("retry-after")), (503, Some("1")));
     assert!(refused.cache_status().contains("detail=overloaded"), "{}", refused.cache_status());
     assert_eq!(larder.get("/a", "").hit(), Some("memory"));
     assert_eq!(larder.client().send("POST", "/a", "Content-Length: 0").status(), 200, "nothing of it is kept");
     gate.open();
-    eventually("it is done", || larder.metric("larder_fill_bytes") == 0);
-    assert_eq!(larder.get("/b", "").status(), 503, "a client still reads it");
-    drop(slow);
+    drop((slow, another, more));
     eventually("nobody does", || larder.metric("larder_held_bytes") == 0);
     assert_eq!(larder.get("/b", "").status(), 200);
 }
@@ -364,4 +385,25 @@ fn no_spelling_of_a_private_page_gets_another_pages_terms() {
     larder.get("/a?utm_source=x", "");
     assert_eq!(larder.get("/a?utm_medium=y", "").hit(), Some("memory"));
     assert_eq!(larder.get("/a?utm_source=x;admin=1", "").hit(), None);
+}
+
+#[test]
+fn a_hit_that_nobody_reads_counts_until_it_is_over_whatever_memory_has_given_up() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=60", &"x".repeat(8 << 20)));
+    let larder = Larder::new(&origin, "memory.capacity=20MiB\nserver.max_buffered=24MiB");
+    let mut unread = Vec::new();
+    for n in 0..6 {
+        larder.get(&format!("/{n}"), "");
+        for _ in 0..2 {
+            let mut client = larder.client();
+            client.ask("GET", &format!("/{n}"), "");
+            assert!(client.head().is_some());
+            unread.push(client);
+        }
+    }
+    let held = larder.metric("larder_held_bytes");
+    assert!(held >= 24 << 20, "those that memory gave up are counted, each once: {held}");
+    assert!(held <= 40 << 20, "past that none is kept to be held: {held}");
+    drop(unread);
+    eventually("nobody reads any", || larder.metric("larder_held_bytes") == 0);
 }

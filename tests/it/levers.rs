@@ -241,7 +241,11 @@ fn once_no_variant_is_fresh_an_answer_without_vary_is_everybodys() {
     let larder = Larder::new(&origin, "");
     larder.get("/a", "X-Theme: dark");
     origin.script(|_, reply| reply.send(200, "Cache-Control: max-age=60", "for all"));
+    // For a while after they are stale, they are not given up.
     larder.advance(20);
+    assert_eq!(larder.get("/a", "X-Theme: dark").text(), "for all");
+    assert_eq!(larder.get("/a", "X-Theme: light").hit(), None);
+    larder.advance(700);
     assert_eq!(larder.get("/a", "X-Theme: dark").text(), "for all");
     assert_eq!(larder.get("/a", "X-Theme: light").hit(), Some("memory"));
 }
@@ -464,4 +468,107 @@ fn a_304_whose_tag_differs_in_weakness_alone_freshens() {
         assert!(answer.cache_status().contains("fwd-status=304"), "{}", answer.cache_status());
         assert_eq!(larder.get("/a", "").get("etag"), Some(stored), "the stored tag stays");
     }
+}
+
+#[test]
+fn ones_own_request_leaves_a_page_that_stands_in_for_an_error() {
+    const PAGE: &str = "Cache-Control: max-age=60, stale-if-error=600";
+    // Answers that say no, each to a request that no field of selects the page.
+    for (method, field, fields) in [
+        ("HEAD", "X-Odd: 1", "Cache-Control: max-age=60"),
+        ("GET", "X-Odd: 1", "Cache-Control: no-store"),
+        ("GET", "X-Odd: 1", "Cache-Control: max-age=60\nContent-Type: text/event-stream"),
+        ("GET", "X-Odd: 1", "Cache-Control: max-age=60\nVary: *"),
+        ("GET", "X-Odd: 1", "Location: /elsewhere"),
+    ] {
+        let origin = Origin::new(move |seen, reply| match (has(seen, field), seen.method()) {
+            (true, "HEAD") => reply.raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n{fields}\r\n\r\n")),
+            (true, _) => reply.send(200, fields, "own"),
+            (false, _) => reply.send(200, PAGE, "page"),
+        });
+        let larder = Larder::new(&origin, "");
+        larder.get("/a", "");
+        larder.client().send(method, "/a", &format!("{field}\nCache-Control: no-cache"));
+        // It is asked about, and stands in where that fails.
+        let down = origin.count();
+        origin.script(|_, reply| reply.send(503, "", "down"));
+        let stale = larder.get("/a", "");
+        assert_eq!((stale.text().as_str(), origin.count()), ("page", down + 1), "{method} {fields}");
+    }
+}
+
+#[test]
+fn no_error_takes_the_place_of_a_fresh_page_or_gets_a_configured_lifetime() {
+    for status in [400, 401, 403, 405, 406, 414, 416, 429, 500, 501, 502, 503] {
+        for fields in ["Cache-Control: max-age=300", "Cache-Control: no-cache, max-age=0", "Expires: 0", ""] {
+            let origin = Origin::new(move |seen, reply| match has(seen, "X-Odd: 1") {
+                true => reply.send(status, fields, "error"),
+                false => reply.send(200, "Cache-Control: max-age=60", "page"),
+            });
+            let rules = "rule=[{path=\"/o/*\", override_timeout=\"1h\"}, {path=\"/t/*\", timeout=\"1h\"}]";
+            let larder = Larder::new(&origin, rules);
+            for path in ["/a", "/o/a", "/t/a"] {
+                larder.get(path, "");
+                larder.get(path, "X-Odd: 1\nCache-Control: no-cache");
+                assert_eq!(larder.get(path, "").text(), "page", "{status} {fields} {path}");
+                // On a cold page only its own word has it stored.
+                let (cold, states) = (format!("{path}/cold"), fields.contains("300"));
+                larder.get(&cold, "X-Odd: 1");
+                assert_eq!(larder.get(&cold, "").text() == "error", states, "{status} {fields} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_key_leaves_out_does_not_reach_the_origin() {
+    let origin = Origin::new(|seen, reply| {
+        let path = seen.path().to_owned();
+        reply.send(200, "Cache-Control: max-age=60", &path);
+    });
+    let larder = Larder::new(&origin, "rule=[{path=\"/*\", ignore_query=[\"utm_*\"], sort_query=true}]");
+    for (asked, seen) in [
+        ("/a?utm_source=<script>", "/a"),
+        ("/b?x=1&utm_source=evil&y=2", "/b?x=1&y=2"),
+        ("/c?y=2&x=1", "/c?y=2&x=1"),
+        ("/d?utm_source=x;y=1", "/d?utm_source=x;y=1"),
+    ] {
+        assert_eq!(larder.get(asked, "").text(), seen);
+        // Also once it is known that it is not stored, and of what follows a miss.
+        origin.script(|seen, reply| {
+            let path = seen.path().to_owned();
+            reply.send(200, "Cache-Control: no-store", &path);
+        });
+        for _ in 0..2 {
+            assert_eq!(larder.get(&format!("/n{asked}"), "").text(), format!("/n{seen}"));
+        }
+        origin.script(|seen, reply| {
+            let path = seen.path().to_owned();
+            reply.send(200, "Cache-Control: max-age=60", &path);
+        });
+    }
+}
+
+#[test]
+fn lists_of_languages_that_applications_read_differently_are_variants_of_their_own() {
+    let origin = Origin::new(|seen, reply| {
+        let asked = seen.head.get("accept-language").unwrap_or_default().to_owned();
+        reply.send(200, "Cache-Control: max-age=60\nVary: Accept-Language", &asked);
+    });
+    let larder = Larder::new(&origin, "");
+    for asked in ["de", "d e", "de,fr", "fr,de", ",de", "de;q=1;x=y", "de;q=0.5, fr"] {
+        assert_eq!(larder.get("/a", &format!("Accept-Language: {asked}")).text(), asked);
+    }
+    assert_eq!(larder.get("/a", "Accept-Language: DE, fr").text(), "de,fr", "case and white space mean nothing");
+}
+
+#[test]
+fn a_field_that_connection_lists_is_still_what_a_trusted_proxy_said() {
+    let origin = Origin::new(|seen, reply| {
+        let told = ["x-forwarded-for", "x-forwarded-proto", "x-real-ip"].map(|name| seen.head.get(name).unwrap_or("-"));
+        reply.send(200, "", &told.join(" "));
+    });
+    let larder = Larder::new(&origin, "server.trusted_proxies=127.0.0.1\nserver.trusted_fields=X-Real-IP");
+    let fields = "X-Forwarded-For: 9.9.9.9\nX-Forwarded-Proto: https\nConnection: close, x-forwarded-for, x-forwarded-proto, x-real-ip";
+    assert_eq!(larder.get("/a", fields).text(), "9.9.9.9, 127.0.0.1 https 9.9.9.9");
 }

@@ -2,7 +2,7 @@
 //! learnt of the application from them.
 
 use crate::binary::Process;
-use crate::support::{Gate, Larder, Origin, eventually};
+use crate::support::{Client, Gate, Larder, Origin, eventually};
 
 /// An origin that answers `/odd` with some bytes, and hangs up behind them; anything else as usual.
 fn odd(bytes: impl Into<String>) -> Origin {
@@ -81,6 +81,9 @@ fn a_body_that_ends_with_its_connection_is_never_stored() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity", 200),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity", 200),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity", 200),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,", 200),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, ,", 200),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding:", 200),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 400", 200),
         ("HTTP/1.1 200 OK\r\nX: 1", 200),
         ("HTTP/1.0 200 OK\r\nX: 1", 200),
@@ -188,4 +191,30 @@ fn one_url_that_fails_is_not_an_application_that_is_down() {
     assert_eq!(larder.metric("larder_origin_downs_total"), 0);
     eventually("others are served", || larder.get("/a", "").text() == "fine");
     gate.open();
+}
+
+#[test]
+fn a_place_that_answers_others_is_not_down_however_many_of_its_pages_are_slow() {
+    let origin = Origin::new(|seen, reply| {
+        if seen.path().starts_with("/fast") {
+            reply.send(200, "Cache-Control: no-store", "x");
+        } else if seen.path().starts_with("/broken") {
+            reply.hang_up();
+        }
+    });
+    let larder = Larder::new(&origin, "upstream.response_timeout=300ms");
+    let address = larder.address;
+    let slow = std::thread::spawn(move || {
+        crate::support::at_once(30, move |n| {
+            let kind = if n % 2 == 0 { "slow" } else { "broken" };
+            Client::connect(address).get(&format!("/{kind}/{n}"), "").status()
+        })
+    });
+    origin.requests.wait_for(20);
+    let mut statuses = Vec::new();
+    while !slow.is_finished() {
+        statuses.push(larder.get(&format!("/fast/{}", statuses.len()), "").status());
+    }
+    assert!(slow.join().unwrap().iter().all(|status| matches!(status, 502 | 504)));
+    assert!(statuses.len() > 5 && statuses.iter().all(|status| *status == 200), "{statuses:?}");
 }

@@ -237,6 +237,34 @@ impl Origin {
         origin
     }
 
+    /// One that reads no bodies: what comes behind a head is the next one to it.
+    pub fn without_bodies(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = Self {
+            address: listener.local_addr().unwrap(),
+            requests: Count::default(),
+            connections: Count::default(),
+            seen: Arc::default(),
+            script: Arc::new(Mutex::new(Arc::new(script))),
+        };
+        let (requests, script) = (origin.requests.clone(), Arc::clone(&origin.script));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let (requests, script) = (requests.clone(), Arc::clone(&script.lock().unwrap()));
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.try_clone().unwrap());
+                    let mut reply = Reply { stream, close: false };
+                    while let Some(head) = Head::read(&mut reader) {
+                        requests.add();
+                        script(&Seen { head, body: Vec::new(), trailers: Vec::new() }, &mut reply);
+                    }
+                });
+            }
+        });
+        origin
+    }
+
     /// Answers by another script from now on.
     pub fn script(&self, script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) {
         *self.script.lock().unwrap() = Arc::new(script);

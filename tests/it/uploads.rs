@@ -411,3 +411,25 @@ fn a_get_with_content_ends_its_connection_to_the_application() {
     }
     assert!(origin.seen().iter().all(|seen| seen.path() == "/up"));
 }
+
+#[test]
+fn what_an_application_left_unread_of_a_body_is_nobodys_request() {
+    // Answers by the head alone and goes on to read whatever comes as the next request.
+    let origin = Origin::without_bodies(|seen, reply| {
+        let fields = if seen.method() == "GET" { "Cache-Control: max-age=60" } else { "" };
+        let status = if seen.method() == "POST" { 404 } else { 200 };
+        reply.send(status, fields, seen.path());
+    });
+    let larder = Larder::new(&origin, "server.threads=1");
+    let smuggled = "GET /evil HTTP/1.1\r\nHost: evil\r\nX: ";
+    for method in ["GET", "HEAD", "OPTIONS", "DELETE", "POST", "PROPFIND", "REPORT"] {
+        let mut client = larder.client();
+        client.ask(method, &format!("/{method}"), &format!("Content-Length: {}", smuggled.len()));
+        client.raw(smuggled);
+        client.answer();
+        for n in 0..2 {
+            let path = format!("/home/{method}/{n}");
+            assert_eq!(larder.get(&path, "").text(), path, "{method}");
+        }
+    }
+}
