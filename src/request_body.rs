@@ -259,7 +259,7 @@ struct Taken {
     spool: u64,
     /// On its way to the file.
     tail: BytesMut,
-    /// Whether it could not be put into a file although it might be that long.
+    /// Whether there is no room in its file: others have all that there is, or the disk is full.
     found_no_room: bool,
     lease: Lease,
 }
@@ -306,9 +306,7 @@ impl Taken {
         if in_file + self.tail.len() as u64 > self.spool {
             return false;
         }
-        let is_taken = (has_room && self.tail.len() < STAGE) || self.write().await;
-        self.found_no_room |= !is_taken;
-        is_taken
+        (has_room && self.tail.len() < STAGE) || self.write().await
     }
 
     /// Writes the tail to the file.
@@ -322,6 +320,7 @@ impl Taken {
         let bytes = tail.len();
         if !file.write(*len, vec![tail.clone()]).await {
             self.tail = BytesMut::from(tail);
+            self.found_no_room = true;
             return false;
         }
         *len += bytes as u64;

@@ -386,8 +386,9 @@ fn a_head_freshens_what_it_matches_and_invalidates_what_it_does_not() {
             if freshened {
                 assert_eq!((get.get("x"), get.get("content-length")), (Some("new"), Some("4")));
             } else {
+                // What is another by now is asked about, too, where it is kept to stand in.
                 let is_conditional = origin.last().head.get("if-none-match").is_some();
-                assert_eq!(is_conditional, !again, "{head}");
+                assert!(is_conditional || again, "{head}");
             }
         }
     });
@@ -947,8 +948,9 @@ fn the_language_that_a_client_prefers_selects_what_is_stored_in_it() {
             (answer.text(), is_hit(&answer))
         };
         assert_eq!(get("en, de"), ("de".into(), false));
-        assert_eq!(get("de, en"), ("de".into(), true), "the same, in another order");
+        assert_eq!(get("EN,  de"), ("de".into(), true), "case and white space mean nothing");
         assert_eq!(get("fr;q=0.5, de"), ("de".into(), true), "the one it prefers");
+        assert_eq!(get("de, en"), ("de".into(), false), "some applications take the first of one weight");
         assert_eq!(get("fr"), ("en".into(), false));
         assert_eq!(get("en"), ("en".into(), true));
         assert_eq!(get("en, fr"), ("en".into(), false), "no one is preferred");

@@ -501,9 +501,12 @@ fn ones_own_request_leaves_a_page_that_stands_in_for_an_error() {
 fn no_error_takes_the_place_of_a_fresh_page_or_gets_a_configured_lifetime() {
     for status in [400, 401, 403, 405, 406, 414, 416, 429, 500, 501, 502, 503] {
         for fields in ["Cache-Control: max-age=300", "Cache-Control: no-cache, max-age=0", "Expires: 0", ""] {
-            let origin = Origin::new(move |seen, reply| match has(seen, "X-Odd: 1") {
-                true => reply.send(status, fields, "error"),
-                false => reply.send(200, "Cache-Control: max-age=60", "page"),
+            let origin = Origin::new(move |seen, reply| {
+                if has(seen, "X-Odd: 1") {
+                    reply.send(status, fields, "error");
+                } else {
+                    reply.send(200, "Cache-Control: max-age=60", "page");
+                }
             });
             let rules = "rule=[{path=\"/o/*\", override_timeout=\"1h\"}, {path=\"/t/*\", timeout=\"1h\"}]";
             let larder = Larder::new(&origin, rules);

@@ -202,11 +202,9 @@ proptest! {
         );
         if !languages.is_empty() {
             let nominated = [header::ACCEPT_LANGUAGE];
-            let mut reversed = languages.clone();
-            reversed.reverse();
             let one = vary::selector(&nominated, &split(&header::ACCEPT_LANGUAGE, &languages));
             prop_assert_eq!(&one, &vary::selector(&nominated, &joined(&header::ACCEPT_LANGUAGE, &languages, upper)));
-            prop_assert_eq!(&one, &vary::selector(&nominated, &joined(&header::ACCEPT_LANGUAGE, &reversed, same)));
+            prop_assert_eq!(&one, &vary::selector(&nominated, &joined(&header::ACCEPT_LANGUAGE, &languages, same)));
         }
     }
 
