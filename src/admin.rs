@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -19,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -58,9 +59,19 @@ const SOCKET_MODE: u32 = 0o600;
 /// The largest request body that is read.
 const MAX_BODY: usize = 64 << 10;
 
-/// The most connections at once. More are told so, of which as many as [`MAX_TURNED_AWAY`] at once; others
-/// are closed without a word.
+/// The most connections at once. Past it as many as [`MAX_TURNED_AWAY`] at once are asked for their request, for a
+/// moment: health is told, and anything else that there are too many. Others are closed without a word.
 const MAX_CONNECTIONS: usize = 256;
+
+/// How long those are waited for.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Whether a connection is one of [`MAX_CONNECTIONS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crowd {
+    Within,
+    Past,
+}
 
 /// See [`MAX_CONNECTIONS`].
 const MAX_TURNED_AWAY: usize = 32;
@@ -155,30 +166,34 @@ impl Admin {
         let Ok(open) = Arc::clone(&self.connections).try_acquire_owned() else {
             self.refusals.note(Unparsed::TooManyConnections, peer, &[]);
             if let Ok(turned_away) = Arc::clone(&self.turned_away).try_acquire_owned() {
-                tokio::spawn(async move {
-                    transport.refuse_for_load().await;
-                    drop(turned_away);
-                });
+                self.spawn(transport, peer, Crowd::Past, turned_away);
             }
             return;
         };
+        self.spawn(transport, peer, Crowd::Within, open);
+    }
+
+    fn spawn(self: &Arc<Self>, transport: Transport, peer: Option<IpAddr>, crowd: Crowd, permit: OwnedSemaphorePermit) {
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = this.serve_connection(transport, peer).await {
+            if let Err(error) = this.serve_connection(transport, peer, crowd).await {
                 debug!("an admin connection ended: {error}");
             }
-            drop(open);
+            drop(permit);
         });
     }
 
     /// As a client's connection is served: with its limits of time and size, and its sentences for what
     /// can't be read.
-    async fn serve_connection(&self, transport: Transport, peer: Option<IpAddr>) -> hyper::Result<()> {
+    async fn serve_connection(&self, transport: Transport, peer: Option<IpAddr>, crowd: Crowd) -> hyper::Result<()> {
         let connection = Connection::new();
-        let patience = Patience {
-            header: self.limits.header_timeout,
-            idle: self.limits.idle_timeout,
-            body: self.limits.body_timeout,
+        let patience = match crowd {
+            Crowd::Within => Patience {
+                header: self.limits.header_timeout,
+                idle: self.limits.idle_timeout,
+                body: self.limits.body_timeout,
+            },
+            Crowd::Past => Patience { header: MOMENT, idle: MOMENT, body: MOMENT },
         };
         let witness = Witness { refusals: Arc::clone(&self.refusals), peer };
         let io = TokioIo::new(ClientIo::new(transport, Arc::clone(&connection), patience, witness));
@@ -190,7 +205,7 @@ impl Admin {
                     self.refusals.note(Unparsed::Framing, peer, &[]);
                     conflicting_framing()
                 } else {
-                    let (head, body) = self.answer(request, peer.is_none()).await.into_parts();
+                    let (head, body) = self.answer(request, peer.is_none(), crowd).await.into_parts();
                     let body = body.collect().await.map_or_else(|never| match never {}, Collected::to_bytes);
                     Response::from_parts(head, ResponseBody::whole(body))
                 };
@@ -199,19 +214,25 @@ impl Admin {
             }
         });
         http1::Builder::new()
+            .keep_alive(crowd == Crowd::Within)
             .max_header_size(self.limits.max_header_size)
             .max_headers(self.limits.max_headers)
             .serve_connection(io, service)
             .await
     }
 
-    async fn answer(&self, request: Request<Incoming>, is_unix: bool) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, is_unix: bool, crowd: Crowd) -> Reply {
         let path = request.uri().path().to_owned();
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
             // Orchestrators ask these without a token, and learn nothing else.
             "/healthz" if is_get => return json_reply(StatusCode::OK, &json!({"status": "up"})),
             "/readyz" if is_get => return self.ready().await,
+            _ if crowd == Crowd::Past => {
+                let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open here");
+                reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                return reply;
+            }
             _ => {}
         }
         if let Err(denied) = self.gate.admit(&request, is_unix) {

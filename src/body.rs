@@ -259,12 +259,15 @@ impl Source {
                     None => Poll::Ready(Some(Err(crate::fill::Incomplete.into()))),
                 }
             }
-            Self::Upstream(body) => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::from)).map_err(Into::into)))
-            }
+            Self::Upstream(body) => poll_upstream(body, cx),
         }
     }
+}
+
+#[inline(never)]
+fn poll_upstream(body: &mut Passing, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
+    let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+    Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::from)).map_err(Into::into)))
 }
 
 /// The part of `segment` that is wanted, if any of it is: `skip` bytes are left out first, and
@@ -284,6 +287,7 @@ impl HttpBody for ResponseBody {
     type Data = Piece;
     type Error = BodyError;
 
+    #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         let this = self.get_mut();
         let frame = std::task::ready!(this.source.poll_frame(cx));
@@ -295,6 +299,7 @@ impl HttpBody for ResponseBody {
         Poll::Ready(frame)
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
@@ -305,6 +310,7 @@ impl HttpBody for ResponseBody {
         }
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),

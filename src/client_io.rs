@@ -257,6 +257,7 @@ impl Connection {
 
     /// Notes that a request has come, with the fields that are `present`; whether its framing
     /// contradicts itself.
+    #[inline]
     pub fn begin(&self, request: &Request<Incoming>, present: Present) -> bool {
         self.enter(Phase::Answering);
         let mut heads = self.heads.lock();
@@ -265,10 +266,12 @@ impl Connection {
         conflict
     }
 
+    #[inline]
     fn is_in(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
+    #[inline]
     fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -279,6 +282,7 @@ impl Connection {
     }
 
     /// Has the connection wait again once `response` is out.
+    #[inline]
     pub fn track(self: &Arc<Self>, response: &mut Response<ResponseBody>) {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.enter(Phase::Tunnel);
@@ -287,6 +291,7 @@ impl Connection {
     }
 
     /// Notes that all that was written is out; whether the connection waits from now on.
+    #[inline]
     fn flushed(&self) -> bool {
         self.outlet.flushed();
         let waits = self.is_in(Phase::Flushing);
@@ -297,6 +302,7 @@ impl Connection {
     }
 
     /// Notes what was read; whether a head has begun with it.
+    #[inline]
     fn read(&self, bytes: &[u8]) -> bool {
         if self.is_in(Phase::Tunnel) {
             return false;

@@ -86,7 +86,7 @@ pub struct Budget {
 }
 
 /// Up to so many bytes a stored body that is read is not counted.
-const SMALL: usize = 256 << 10;
+const SMALL: u64 = 256 << 10;
 
 /// Held while a client reads a stored body.
 #[derive(Debug)]
@@ -132,11 +132,14 @@ impl Budget {
 
     /// Counts a large stored body for as long as a client reads it: memory may have given it up meanwhile. One that
     /// several read counts once.
+    #[inline]
     pub fn reading(self: &Arc<Self>, stored: &Arc<StoredResponse>) -> Option<Reading> {
+        if stored.len() <= SMALL { None } else { Some(self.begin_reading(stored)) }
+    }
+
+    #[cold]
+    fn begin_reading(self: &Arc<Self>, stored: &Arc<StoredResponse>) -> Reading {
         let len = usize::try_from(stored.len()).unwrap_or(usize::MAX);
-        if len <= SMALL {
-            return None;
-        }
         let mut read = self.read.lock();
         let readers = read.entry(Arc::as_ptr(stored).addr()).or_insert(0);
         *readers += 1;
@@ -144,7 +147,7 @@ impl Budget {
             self.lingering.fetch_add(len, Ordering::Relaxed);
         }
         drop(read);
-        Some(Reading { budget: Arc::clone(self), stored: Arc::clone(stored) })
+        Reading { budget: Arc::clone(self), stored: Arc::clone(stored) }
     }
 
     /// Counts `bytes` in, if that stays within the limit.

@@ -88,12 +88,16 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 /// The name by which this process signs what it forwards (RFC 9110 §7.6.3), so that it knows a request that comes
 /// round again. No other process, and no other Larder, has the same.
 #[derive(Clone, Copy, Debug)]
-pub struct Signature(&'static str);
+pub struct Signature(&'static HeaderValue);
 
 impl Signature {
     /// A new one. It lives as long as the process: to copy it with each request would cost a count.
     pub fn random() -> Self {
-        Self(Box::leak(format!("1.1 larder-{:08x}", fastrand::u32(..)).into_boxed_str()))
+        Self::named(Box::leak(format!("1.1 larder-{:08x}", fastrand::u32(..)).into_boxed_str()))
+    }
+
+    fn named(name: &'static str) -> Self {
+        Self(Box::leak(Box::new(HeaderValue::from_static(name))))
     }
 
     /// Whether a request with these fields was forwarded by this process before.
@@ -102,7 +106,7 @@ impl Signature {
     }
 
     fn to_value(self) -> HeaderValue {
-        HeaderValue::from_static(self.0)
+        self.0.clone()
     }
 }
 
@@ -329,7 +333,7 @@ mod tests {
     }
 
     fn onward<'a>(peer: &'a Peer, scheme: &'a str, authority: &'a str, host: Option<&'a str>) -> Onward<'a> {
-        Onward { peer, scheme, authority, host, surrogate_control: false, signature: Signature("1.1 larder-1") }
+        Onward { peer, scheme, authority, host, surrogate_control: false, signature: Signature::named("1.1 larder-1") }
     }
 
     const CLAIMS: &[(&str, &str)] = &[

@@ -61,6 +61,7 @@ impl OriginIo {
         Self { transport: transport.take(0), wire }
     }
 
+    #[inline]
     fn write(
         &mut self,
         len: impl FnOnce() -> usize,
@@ -84,6 +85,7 @@ impl OriginIo {
 }
 
 impl AsyncRead for OriginIo {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();

@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use tracing::{debug, warn};
 
 use crate::body::ResponseBody;
 use crate::client_io::{ClientIo, Connection, Patience, conflicting_framing};
+use crate::clock::Stopwatch;
 use crate::forwarding::{Peer, Trust};
 use crate::interim::Open;
 pub use crate::listen::{Listen, Sockets};
@@ -316,6 +318,12 @@ impl Drop for OpenConnection<'_> {
 
 /// Out of file descriptors, or the like: to try again at once would only burn the processor.
 pub async fn rest_after(error: &io::Error) {
-    warn!("a connection was not accepted: {error}");
+    // Once a minute: at the limit of open files this goes on for as long as clients like.
+    static TOLD: Mutex<Option<Stopwatch>> = Mutex::new(None);
+    let is_due = TOLD.lock().is_none_or(|told| told.elapsed() >= Duration::from_secs(60));
+    if is_due {
+        *TOLD.lock() = Some(Stopwatch::start());
+        warn!("connections are not accepted: {error}; this is told once a minute");
+    }
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

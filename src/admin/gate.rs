@@ -100,7 +100,8 @@ impl Gate {
         }
         let host = host_of(authority).to_ascii_lowercase();
         let name = host.strip_suffix('.').unwrap_or(&host);
-        let address = name.split('%').next().unwrap_or_default();
+        // A zone belongs to an address in brackets alone.
+        let address = if authority.starts_with('[') { name.split('%').next().unwrap_or_default() } else { name };
         if address.parse::<IpAddr>().is_ok() || name == "localhost" || self.hosts.iter().any(|host| host == name) {
             return Ok(());
         }

@@ -230,8 +230,10 @@ impl Proxy {
     }
 
     fn hit<'a>(&self, asked: Asked<'_>, stored: Arc<StoredResponse>, now: Timestamp, target: &Target<'_>) -> Step<'a> {
-        let reading = self.fetcher.budget.reading(&stored);
-        Step::answered(held_by(hit(asked, stored, now, self.label(target)), reading))
+        match self.fetcher.budget.reading(&stored) {
+            None => Step::answered(hit(asked, stored, now, self.label(target))),
+            Some(reading) => Step::answered(held_by(hit(asked, stored, now, self.label(target)), reading)),
+        }
     }
 
     /// What a response says of what was done, and what of it clients do not see.
@@ -464,11 +466,9 @@ fn plan(
 }
 
 /// An answer that keeps `reading` until its body has ended.
-fn held_by((status, response): Answer, reading: Option<Reading>) -> Answer {
-    match reading {
-        Some(reading) => (status, response.map(|body| body.on_end(move |_| drop(reading)))),
-        None => (status, response),
-    }
+#[cold]
+fn held_by((status, response): Answer, reading: Reading) -> Answer {
+    (status, response.map(|body| body.on_end(move |_| drop(reading))))
 }
 
 /// What is known of a request that is passed on because of what its like got.

@@ -285,6 +285,10 @@ impl Proxy {
             SharedResponse::Filling(..) => None,
         };
         let response = build(request, &shared.response, reader, now)?;
-        Some(held_by((status, response), reading))
+        let answer = (status, response);
+        Some(match reading {
+            Some(reading) => held_by(answer, reading),
+            None => answer,
+        })
     }
 }

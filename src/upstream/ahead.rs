@@ -124,8 +124,7 @@ impl Body for Passing {
     type Data = Bytes;
     type Error = UpstreamBodyError;
 
-    // Apart from the ways of other bodies, which are sent more often.
-    #[inline(never)]
+    #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
         let this = self.get_mut();
         match &mut this.0 {

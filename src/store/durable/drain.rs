@@ -82,7 +82,7 @@ pub fn report_drain(drained: &Drained, deadline: Duration) {
     }
     told.extend(drained.lost.iter().map(|(why, count)| match why {
         Lost::QueueFull => format!("{count} found the queue full (durable.queue_objects, durable.queue_bytes)"),
-        Lost::NotTaken => format!("{count} were not taken by the tier, which took others"),
+        Lost::NotTaken => format!("{count} were not taken by the tier"),
         Lost::NoRoom => format!("{count} found no room"),
         Lost::Upload => format!("{count} too large for memory could not be written as they came in"),
     }));
