@@ -118,6 +118,15 @@ impl Proxy {
         if rule.rule.durability == Durability::MemoryOnly {
             terms.push("memory only".into());
         }
+        if !rule.rule.collapse {
+            terms.push("collapse false".into());
+        }
+        if rule.rule.set_cookie.is_some() {
+            terms.push(format!("set_cookie {:?}", rule.policy.set_cookie).to_lowercase());
+        }
+        if rule.rule.request_directives.is_some() {
+            terms.push(format!("request_directives {:?}", rule.request_directives).to_lowercase());
+        }
         if !rule.rule.tags.is_empty() {
             terms.push(format!("tags {}", rule.rule.tags.join(", ")));
         }

@@ -142,7 +142,9 @@ impl NotStorable {
             Self::Authorization => {
                 "the request had Authorization, and the response does not say public, must-revalidate or s-maxage"
             }
-            Self::SetCookie => "the response sets a cookie, and cache.set_cookie does not let it be stored",
+            Self::SetCookie => {
+                "the response sets a cookie, and set_cookie does not let it be stored (\"strip\" and \"explicit\" never with Vary: Cookie)"
+            }
             Self::Vary => "its Vary is *, or names a field that can't select a response here",
             Self::NothingToReuse => {
                 "it states no lifetime (max-age, s-maxage, Expires) and has nothing to validate it by; a rule's timeout would grant one"
