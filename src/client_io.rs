@@ -115,23 +115,25 @@ enum Line {
 }
 
 /// Whether the first line in `read` may hold signs that hyper takes in no target (RFC 9112 §3.2). It nearly never
-/// does, and is short: 32 bytes at a time, for which the compiler has single instructions, and what is behind the
-/// line in the last of them counts as well.
+/// does, and is short: eight bytes at a time, and what is behind it in the last of them counts as well.
 #[inline]
 fn may_hold_unsafe_signs(read: &[u8]) -> bool {
-    let start = if matches!(read.first(), Some(b'\r' | b'\n')) {
-        read.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(read.len())
-    } else {
-        0
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    // Whether any byte of a word is zero.
+    let has_zero = |word: u64| word.wrapping_sub(each(1)) & !word & each(0x80) != 0;
+    let start = match read.first() {
+        Some(b'\r' | b'\n') => read.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(read.len()),
+        _ => 0,
     };
-    let (blocks, rest) = read[start..].as_chunks::<32>();
-    for block in blocks {
-        let (mut has_sign, mut has_end) = (false, false);
-        for byte in block {
-            has_sign |= is_unsafe_sign(*byte);
-            has_end |= *byte == b'\n';
-        }
-        if has_sign || has_end {
+    let (words, rest) = read[start..].as_chunks::<8>();
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        // `<` and `>` differ in one bit.
+        let has_sign =
+            has_zero(word ^ each(b'"')) | has_zero(word ^ each(b'`')) | has_zero(word & !each(2) ^ each(b'<'));
+        if has_sign || has_zero(word ^ each(b'\n')) {
             return has_sign;
         }
     }
