@@ -223,7 +223,7 @@ impl Memory {
     }
 
     /// The newest set of fields that select among the responses for `key`, while any of those whose `Vary` names
-    /// fields is fresh, or was within [`GRACE`].
+    /// fields is fresh, or was within the last ten minutes.
     pub fn names_in_force(&self, key: &CacheKey, now: Timestamp) -> Option<Vec<HeaderName>> {
         match self.cache.get(&key.hash()) {
             Some(Entry::Vary(record, times))
