@@ -63,10 +63,10 @@ const MAX_BODY: usize = 64 << 10;
 /// moment: health is told, and anything else that there are too many. Others are closed without a word.
 const MAX_CONNECTIONS: usize = 256;
 
-/// How long those are waited for.
+/// Wait limit for those connections.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// Whether a connection is one of [`MAX_CONNECTIONS`].
+/// Says which limit counts a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crowd {
     Within,

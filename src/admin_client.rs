@@ -32,7 +32,7 @@ pub fn purge(config: &Config, what: What<'_>, manner: Manner, wait: &str) -> Res
     ask(config, Method::POST, &path, &body).map(|told| held_in_words(&told, scheme))
 }
 
-/// What the answer to the purge of a URL with `scheme` says was held.
+/// Says in words what the purge of a URL with `scheme` found, from its answer.
 fn held_in_words(told: &Value, scheme: &str) -> String {
     let Some(held) = told["held"].as_object() else {
         return "not searched for: what it covers counts as gone from now on".to_owned();

@@ -38,11 +38,11 @@ struct Probing {
     last: Option<Stopwatch>,
     /// What the last failure was like.
     was_slow: bool,
-    /// What was asked for by the failures that are counted, at most [`MAX_CULPRITS`], the newest last.
+    /// Fingerprints of the requests whose failures count, at most [`MAX_CULPRITS`], the newest last.
     culprits: VecDeque<u64>,
 }
 
-/// How many different things are told apart; past them the oldest may count once more.
+/// Limit of different requests told apart; past it the oldest may count once more.
 const MAX_CULPRITS: usize = 64;
 
 /// What a breaker says to a request.
@@ -134,7 +134,7 @@ impl Breaker {
         Admission::Probe(Probe(Arc::clone(self)))
     }
 
-    /// How often the place answered, to be compared.
+    /// Returns how often the origin has answered, for comparing two moments.
     pub fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::fill::Budget;
 use crate::spool::Spools;
 
-/// What all bodies that pass may hold.
+/// Counts the memory that all passing bodies hold.
 #[derive(Debug)]
 pub struct Buffers {
     used: AtomicUsize,
@@ -33,7 +33,7 @@ impl Buffers {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether there is no room for another body.
+    /// Returns whether there is no room for another body.
     pub fn are_full(&self) -> bool {
         !self.may_hold(self.used().saturating_add(1))
     }
@@ -43,7 +43,7 @@ impl Buffers {
     }
 }
 
-/// What one body holds.
+/// Counts the memory that one body holds, and gives it back when dropped.
 #[derive(Debug)]
 pub struct Lease {
     buffers: Arc<Buffers>,

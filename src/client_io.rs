@@ -114,14 +114,14 @@ enum Line {
     Target,
 }
 
-/// Whether the first line in `read` may hold signs that hyper takes in no target (RFC 9112 §3.2). It nearly never
-/// does, and is short: eight bytes at a time, and what is behind it in the last of them counts as well.
+/// Returns whether the first line in `read` may hold signs that hyper takes in no target (RFC 9112 §3.2). It nearly
+/// never does, and is short: eight bytes at a time, and what is behind it in the last of them counts as well.
 #[inline]
 fn may_hold_unsafe_signs(read: &[u8]) -> bool {
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
-    // Whether any byte of a word is zero.
+    // Finds a zero byte in a word.
     let has_zero = |word: u64| word.wrapping_sub(each(1)) & !word & each(0x80) != 0;
     let start = match read.first() {
         Some(b'\r' | b'\n') => read.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(read.len()),
@@ -213,8 +213,7 @@ impl Heads {
         self.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Whether what is read next belongs to the first line of a head, and if so whether to its target or what
-    /// follows that rather than to its method.
+    /// Returns the part of the request line that the next bytes belong to, if they belong to one.
     fn line(&mut self) -> Option<Line> {
         self.forget_begun();
         if self.is_body {
@@ -323,7 +322,7 @@ impl Connection {
         begins
     }
 
-    /// What hyper is given instead of what was read, where that differs.
+    /// Returns the bytes for hyper to read in place of `read`, where they differ.
     #[inline]
     fn instead_of(&self, read: &[u8]) -> Option<Vec<u8>> {
         if may_hold_unsafe_signs(read) { self.escaped(read) } else { None }

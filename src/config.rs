@@ -85,7 +85,7 @@ enum Given {
 }
 
 impl Config {
-    /// How bytes pass where no rule says otherwise.
+    /// Returns how bytes pass where no rule says otherwise.
     pub fn transfer(&self) -> Transfer {
         Transfer {
             buffer_request: self.upstream.buffer_request,
@@ -711,7 +711,7 @@ fn allowed_field(text: &str) -> Result<HeaderName, String> {
     Ok(name)
 }
 
-/// Whether a field decides here about framing, connections, conditions, caching, or who is asked.
+/// Returns whether a field decides here about framing, connections, conditions, caching, or the origin asked.
 fn is_read_here(name: &HeaderName) -> bool {
     let mut fields = http::HeaderMap::new();
     fields.insert(name.clone(), http::HeaderValue::from_static("x"));

@@ -47,7 +47,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How many bytes a window holds before its writer waits.
 const WINDOW: usize = 256 * 1024;
 
-/// How long a body of known length is taken in that no client reads...
+/// Time for which a body of known length is still read when no client reads it...
 const UNREAD: Duration = Duration::from_secs(600);
 
 /// ...and a second more for each so many bytes of it.
@@ -56,7 +56,7 @@ const UNREAD_RATE: u64 = 1 << 20;
 /// The same for one of unknown length, which may have no end.
 const UNREAD_OF_UNKNOWN: Duration = Duration::from_secs(30);
 
-/// How long a body is taken in once no client reads it any more.
+/// Says how long a body is still read once no client reads it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// Its length is known: long enough for all of it to come.
@@ -560,7 +560,7 @@ impl FillWriter {
         self.on_overflow = Some((rate, Box::new(take)));
     }
 
-    /// Whether the body is no longer kept whole: who appends may have to wait for readers.
+    /// Returns whether the body is no longer kept whole: the writer may have to wait for readers.
     pub fn is_window(&self) -> bool {
         self.is_window
     }

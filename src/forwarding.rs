@@ -43,7 +43,7 @@ impl Trust {
         self.fields.iter().filter(|name| claims::claim(name.as_str()) == Some(Claim::Address))
     }
 
-    /// Whether further fields are believed of trusted proxies, so that every request has to be looked at.
+    /// Returns whether further fields are believed of trusted proxies, so that every request has to be looked at.
     pub fn has_fields(&self) -> bool {
         !self.fields.is_empty()
     }
@@ -100,7 +100,7 @@ impl Signature {
         Self(Box::leak(Box::new(HeaderValue::from_static(name))))
     }
 
-    /// Whether a request with these fields was forwarded by this process before.
+    /// Returns whether this process has forwarded a request with these fields before.
     pub fn is_in(self, request: &HeaderMap) -> bool {
         fields::members(request, &header::VIA).any(|member| member == self.0.as_bytes())
     }

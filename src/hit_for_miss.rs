@@ -30,7 +30,7 @@ pub enum Pass {
     EachValidates,
 }
 
-/// How a request asks for a key, as far as responses for it are known to differ by that.
+/// Identifies the variant that a request asks for, by the fields known to select responses for its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection(u128);
 
@@ -41,18 +41,18 @@ impl Selection {
     }
 }
 
-/// What is known of a request for a key before it is answered.
+/// Holds what is remembered for a request's key before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Looked {
-    /// How it asks.
+    /// Variant that the request asks for.
     pub selection: Selection,
     /// Why nobody should wait for the response, if that is so.
     pub pass: Option<Pass>,
-    /// Whether that is remembered for a while yet, and need not be noted again.
+    /// True if the memory lasts for a while yet and need not be renewed.
     pub lasts: bool,
 }
 
-/// How widely a response that could not be shared speaks.
+/// Says which requests a response that could not be shared speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// For everyone who asks alike.
@@ -64,7 +64,7 @@ pub enum Reach {
 /// At most so many passes of one key are remembered; the oldest give way.
 const MAX_OF_A_KEY: usize = 16;
 
-/// What is remembered of a key.
+/// Holds what is remembered of one key.
 #[derive(Clone, Debug, Default)]
 struct OfKey {
     /// Why a response for it was last not stored, and when.
@@ -89,8 +89,7 @@ pub struct HitForMiss {
     keep: i64,
 }
 
-/// What is no pass (the fields that keys are divided by, why a response was not stored) is known for at least as
-/// long.
+/// Keeps the rest (the fields that divide keys, the reason for not storing) for at least as long.
 const LONGER: Duration = Duration::from_secs(600);
 
 impl HitForMiss {

@@ -51,7 +51,7 @@ impl fmt::Display for ListenError {
 
 impl std::error::Error for ListenError {}
 
-/// What to do about it.
+/// Returns the advice that goes with the error.
 fn advice(address: &Listen, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
         (Listen::Tcp(_), ErrorKind::AddrInUse) => {
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// How a socket sends, as the system calls it.
+    /// Returns the name of a socket's congestion control, as the system calls it.
     fn congestion(socket: &SockRef<'_>) -> Vec<u8> {
         let named = socket.tcp_congestion().expect("a TCP socket");
         named.into_iter().take_while(|byte| *byte != 0).collect()

@@ -155,7 +155,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// What a command says on standard output.
+/// Collects the standard output of a command.
 #[derive(Default)]
 struct Out {
     error: Option<io::Error>,

@@ -18,7 +18,7 @@ use crate::transport::Transport;
 /// The most bytes that are read at once.
 pub const READ_AHEAD: usize = 64 << 10;
 
-/// What is known of a connection's bytes. Written by its task, read by whoever has a request on it.
+/// Holds the state of a connection's bytes. Written by its task, read by whoever has a request on it.
 #[derive(Debug, Default)]
 pub struct Wire {
     is_broken: AtomicBool,
@@ -27,12 +27,12 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Whether the origin takes nothing more.
+    /// Returns whether the origin takes nothing more.
     pub fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// Whether all that hyper has written is out.
+    /// Returns whether all that hyper has written has been sent.
     pub fn is_sent(&self) -> bool {
         !self.is_unsent.load(Ordering::Relaxed) && !self.is_broken()
     }

@@ -45,7 +45,7 @@ impl Refusals {
     }
 }
 
-/// Who is told of what a connection's client did wrong.
+/// Reports what a connection's client did wrong, to the counters and the log.
 #[derive(Clone, Debug)]
 pub struct Witness {
     /// Those of this listener.

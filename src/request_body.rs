@@ -43,7 +43,7 @@ pub enum Fault {
     TooSlow,
     /// It has more bytes than it may.
     TooLarge,
-    /// What was put into a temporary file can't be read back.
+    /// A temporary file with a part of the body can't be read back.
     Lost,
     /// There is no room to take it in: for all temporary files, or on their disk.
     NoRoom,
@@ -86,7 +86,7 @@ pub struct Sending {
     wire: Option<Arc<Wire>>,
 }
 
-/// What is held of a body, in this order.
+/// Holds the part of a body that was read, in this order.
 #[derive(Debug, Default)]
 struct Held {
     memory: Bytes,
@@ -127,7 +127,7 @@ struct Client {
     waiting: Option<Stopwatch>,
 }
 
-/// How long a client may be waited for in all.
+/// Limits how long a client may be waited for in all.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pace {
     /// Bytes a second; 0: as long as it likes.
@@ -136,11 +136,11 @@ struct Pace {
     waited: Duration,
 }
 
-/// What a client has whatever its rate: a handshake of its own, a look at a slow disk.
+/// Time that every client has, whatever its rate: for a handshake of its own, or a slow disk.
 const GRACE: Duration = Duration::from_secs(20);
 
 impl Pace {
-    /// What is left of the time that the client is waited for.
+    /// Returns the time left to wait for the client.
     fn left(&self) -> Duration {
         if self.rate == 0 {
             return Duration::MAX;
@@ -259,7 +259,7 @@ struct Taken {
     spool: u64,
     /// On its way to the file.
     tail: BytesMut,
-    /// Whether there is no room in its file: others have all that there is, or the disk is full.
+    /// True if its file has no room: others have all that there is, or the disk is full.
     found_no_room: bool,
     lease: Lease,
 }
@@ -348,7 +348,7 @@ struct Way {
     waits_for_client: bool,
     is_sent: bool,
     fault: Option<Fault>,
-    /// What was held when the origin was asked: it counts as long as somebody asks for the way, since the
+    /// Part that was held when the origin was asked: it counts as long as somebody asks for the way, since the
     /// connection may not have written it yet.
     held: Option<Arc<Held>>,
 }
@@ -370,7 +370,7 @@ impl Upload {
         self.0.lock().waits_for_client
     }
 
-    /// Whether all of it was handed to the connection.
+    /// Returns whether all of it was handed to the connection.
     pub fn is_sent(&self) -> bool {
         self.0.lock().is_sent
     }

@@ -148,12 +148,12 @@ pub struct Rule {
     pub durability: Durability,
     /// What the responses can be purged by.
     pub tags: Vec<String>,
-    /// How the bytes of its requests and responses pass.
+    /// Settings of the rule for how the bytes of its requests and responses pass.
     pub transfer: Overrides,
 }
 
 impl Rule {
-    /// Whether nothing is left for `later`, which comes after this one: this one's pattern matches all that
+    /// Returns whether nothing is left for `later`, which comes after this one: this one's pattern matches all that
     /// the other's does. A star of the other's is matched by stars alone.
     pub fn hides(&self, later: &Self) -> bool {
         glob(&unescape(&self.path), &unescape(&later.path))
@@ -203,9 +203,9 @@ pub struct Resolved {
     pub rule: Rule,
     /// What it says of storing.
     pub policy: Arc<StoragePolicy>,
-    /// How far the directives of clients count.
+    /// Says how far the directives of clients count.
     pub request_directives: RequestDirectives,
-    /// How bytes pass.
+    /// Says how bytes pass.
     pub transfer: Arc<Transfer>,
 }
 
@@ -215,7 +215,7 @@ impl Resolved {
         let all = CacheControl::of_request(request);
         match self.request_directives {
             RequestDirectives::Honour | RequestDirectives::Bound => all,
-            // What must never be stored is no one's to decide.
+            // Keeps `no-store`: no setting may store what must never be stored.
             RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
         }
     }
@@ -335,7 +335,7 @@ fn is_spelt_out(path: &str) -> bool {
     })
 }
 
-/// How often escapes of escapes are undone.
+/// Limit of the rounds in which escapes of escapes are undone.
 const MAX_DECODED: usize = 3;
 
 /// Everything that a server or application may take `path` for: with escapes undone once and more often,

@@ -68,15 +68,15 @@ pub struct Config {
     pub max_connections: u64,
     /// How long requests under way may take to finish when Larder stops.
     pub drain_timeout: Duration,
-    /// Who may connect to unix sockets: the mode of their files.
+    /// Mode of the files of unix sockets: it says who may connect.
     pub socket_mode: u32,
     /// Bytes a second, averaged, below which a request's body is given up; 0: any rate will do.
     pub min_body_rate: u64,
-    /// How long nothing may move in a tunnel.
+    /// Idle limit of a tunnel.
     pub tunnel_timeout: Duration,
     /// The bytes that all temporary files may hold.
     pub max_spooled: u64,
-    /// Where temporary files go; empty: where the system has them.
+    /// Directory of temporary files; empty: the system's.
     pub spool_dir: PathBuf,
 }
 
@@ -130,7 +130,7 @@ pub struct Worker {
     pub config: Arc<Config>,
     /// What this worker counts.
     pub metrics: Arc<WorkerMetrics>,
-    /// What it counts of requests that are none.
+    /// Counts what arrives and is no request.
     pub refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
     pub stop: CancellationToken,

@@ -20,10 +20,10 @@ use crate::log;
 /// A second signal of a kind that comes sooner belongs to the first.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the process exits with when a second signal ends it.
+/// Exit status when a second signal ends the process.
 const EXIT_AT_ONCE: i32 = 1;
 
-/// What ends Larder.
+/// Names the signals that end Larder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Terminate,
@@ -39,7 +39,7 @@ impl Ending {
     }
 }
 
-/// What is to be done about such a signal.
+/// Says how to react to such a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Stop in order.
@@ -50,7 +50,7 @@ enum Step {
     Now,
 }
 
-/// When the first of each kind came.
+/// Remembers when the first of each kind came.
 #[derive(Debug, Default)]
 struct Seen {
     terminate: Option<Duration>,
@@ -75,7 +75,7 @@ impl Seen {
     }
 }
 
-/// How far Larder is.
+/// Says whether Larder starts, runs or stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// There is nothing to be stopped in order.

@@ -25,16 +25,16 @@ use crate::clock::Stopwatch;
 /// The most bytes that are read from a file at once.
 pub const PIECE: usize = 64 << 10;
 
-/// How often it is said that no file can be made or written.
+/// Pause between two messages that no file can be made or written.
 const SAID: Duration = Duration::from_secs(60);
 
-/// Where temporary files go, and the bytes in all of them.
+/// Holds the directory of temporary files, and counts the bytes in all of them.
 #[derive(Debug)]
 pub struct Spools {
     directory: PathBuf,
     used: AtomicU64,
     limit: u64,
-    /// When a failure was last logged.
+    /// Time of the last logged failure.
     said: Mutex<Option<Stopwatch>>,
 }
 

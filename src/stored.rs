@@ -76,7 +76,7 @@ struct Rare {
     variant: Option<Variant>,
     parts: Option<Parts>,
     tags: Box<[String]>,
-    /// Whether the variant has fields that only other responses for the key name in their `Vary`.
+    /// True if the variant has fields that only other responses for the key name in their `Vary`.
     inherits_vary: bool,
 }
 
@@ -142,7 +142,7 @@ impl StoredHead {
         self.rare.as_ref()?.variant.as_ref()
     }
 
-    /// Whether its own `Vary` names all the fields that select it.
+    /// Returns whether its own `Vary` names all the fields that select it.
     pub fn states_vary(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.variant.is_some() && !rare.inherits_vary)
     }

@@ -147,7 +147,7 @@ pub enum DurableOp {
 }
 
 impl DurableOp {
-    /// How many there are.
+    /// Number of kinds.
     pub const COUNT: usize = 3;
 }
 
@@ -316,7 +316,7 @@ pub struct Metrics {
     prices: OnceLock<Prices>,
     saved: [Counter; SAVED.len()],
     lost: [Counter; LOST.len()],
-    /// What was evicted from a directory to keep it to its capacity: objects, and their bytes on disk.
+    /// Evictions from a directory to keep it to its capacity: objects, and their bytes on disk.
     pub durable_evicted_objects: Counter,
     /// See `durable_evicted_objects`.
     pub durable_evicted_bytes: Counter,

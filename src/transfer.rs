@@ -1,9 +1,9 @@
-//! How the bytes of one exchange pass: what is buffered of them, how slow they may come, how long the
+//! Holds the limits for the bytes of one exchange: what is buffered of them, how slow they may come, how long the
 //! application may take. Made of the configuration once for each rule, and shared by its requests.
 
 use std::time::Duration;
 
-/// How the bytes of one exchange pass.
+/// Holds the limits for the bytes of one exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// Bytes of a request's body that are taken into memory before the origin is asked; 0: the body passes

@@ -70,7 +70,7 @@ pub struct Swept {
     pub orphans: u64,
     /// Responses past their retention, in a directory.
     pub expired: u64,
-    /// What was left of writing that was interrupted; why it is not known, where it may not be looked for.
+    /// Number of files left by interrupted writes; the reason it is not known, where it may not be looked for.
     pub unfinished: Result<u64, String>,
 }
 

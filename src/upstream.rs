@@ -139,13 +139,13 @@ pub enum UpstreamError {
     ResponseTimeout,
     /// The connection broke before the head was there.
     Broken(Arc<hyper::Error>),
-    /// What came is not HTTP.
+    /// The origin's answer is not HTTP.
     Malformed(Arc<hyper::Error>),
     /// The head has more bytes than `upstream.max_header_size`, which is this.
     TooLargeHead(usize),
     /// The head has more fields than `upstream.max_headers`, which is this.
     TooManyFields(usize),
-    /// What the head says of its body's length is none.
+    /// The head states a length for the body that is none.
     InvalidLength,
     /// The client's own request body ended early.
     RequestBody(Fault),
@@ -182,7 +182,7 @@ impl fmt::Display for UpstreamError {
 }
 
 impl std::error::Error for UpstreamError {
-    /// What the error comes of that its own sentence has.
+    /// Returns the cause of the error that its own sentence already has.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Connect(error) => error.source(),
@@ -212,7 +212,7 @@ pub struct OriginRequest<'a> {
     pub interim: Option<&'a Interim>,
     /// What for.
     pub errand: Errand,
-    /// How its bytes pass, and those of the response.
+    /// Limits for its bytes, and for those of the response.
     pub transfer: &'a Transfer,
 }
 
@@ -246,14 +246,15 @@ impl OriginRequest<'_> {
             fields.insert(header::TRANSFER_ENCODING, const { HeaderValue::from_static("chunked") });
         }
         if !expects_content(self.method) && len != Some(0) {
-            // Who does not expect content there would take it for the next request.
+            // Closes the connection: an application that does not expect content there would take it for the next
+            // request.
             let options = if fields.contains_key(header::TE) { "te, close" } else { "close" };
             fields.insert(header::CONNECTION, HeaderValue::from_static(options));
         }
     }
 }
 
-/// Whether applications read the content of requests with such a method. That of others means nothing to most
+/// Returns whether applications read the content of requests with such a method. That of others means nothing to most
 /// (RFC 9110 §9.3.1, §9.3.5, §9.3.7).
 fn expects_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
@@ -286,7 +287,7 @@ pub struct Upstream {
     said: Mutex<VecDeque<(u64, Stopwatch)>>,
 }
 
-/// How often it is logged of one path that its answers can't be taken, and of how many paths that is known.
+/// Pause between two log lines that the answers of one path can't be taken, and limit of the paths remembered for it.
 const SAID: Duration = Duration::from_secs(60);
 const MAX_SAID: usize = 64;
 
@@ -428,8 +429,8 @@ impl Upstream {
         link.may_be_kept = framing::settle(&mut response)?;
         if let Some(upload) = upload.take() {
             let is_sent = upload.is_sent() && link.wire.is_sent();
-            // What an application left unread of a body would be its next request. Those that answer an error
-            // often do not read it.
+            // A body that an application left unread would be its next request. Those that answer an error often do
+            // not read it.
             let was_read = response.status().is_success() || response.status() == StatusCode::SEE_OTHER;
             link.may_be_kept &= is_sent && was_read && expects_content(request.method);
             link.upload = (!is_sent).then_some(upload);
@@ -592,7 +593,7 @@ impl Wait<'_> {
         self.limit.saturating_sub(self.since.elapsed())
     }
 
-    /// Whether the origin has not taken all of the request's body.
+    /// Returns whether the origin has not taken all of the request's body.
     fn is_sending(&self, wire: &Wire) -> bool {
         self.upload.as_ref().is_some_and(|upload| !(upload.is_sent() && wire.is_sent()))
     }

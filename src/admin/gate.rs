@@ -1,5 +1,5 @@
-//! Who is let in. A token is proof; without one the listener is for those who are on this machine, and
-//! not for web pages that ask through the browser of somebody who is.
+//! Decides which requests the admin listener answers. A token is proof; without one the listener is for those who are
+//! on this machine, and not for web pages that ask through the browser of somebody who is.
 //!
 //! A page of another site gives itself away by `Sec-Fetch-Site` or `Origin`. One whose name was made to
 //! stand for this machine (DNS rebinding) counts as of the same site, but its browser sends that name as
@@ -46,7 +46,7 @@ impl Gate {
         Self { token: config.token.clone(), hosts: config.hosts.iter().cloned().chain(own).collect() }
     }
 
-    /// Whether `request` is let in. Who reaches a unix socket was let in by the file system.
+    /// Returns whether `request` is admitted. Who reaches a unix socket was let in by the file system.
     pub(super) fn admit<B>(&self, request: &Request<B>, is_unix: bool) -> Result<(), Denied> {
         if !self.token.is_empty() {
             return if self.has_token(request.headers()) {

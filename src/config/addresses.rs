@@ -7,7 +7,7 @@ use crate::listen::Listen;
 use crate::rules::Rule;
 use crate::upstream::Address;
 
-/// How two addresses go together.
+/// Says how two addresses go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
     None,
@@ -39,7 +39,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Whether a listener on one excludes one on the other. A port of 0 is a free one.
+/// Compares two listeners: whether one excludes the other. A port of 0 is a free one.
 fn overlap(one: &Listen, other: &Listen) -> Overlap {
     match (one, other) {
         (Listen::Unix(one), Listen::Unix(other)) if one == other => Overlap::Certain,
@@ -68,7 +68,7 @@ fn places_overlap(one: &Place<'_>, other: &Place<'_>) -> Overlap {
     }
 }
 
-/// Whether what is sent to `upstream` comes to `listen`.
+/// Returns whether requests sent to `upstream` arrive at `listen`.
 fn leads_to(upstream: &Address, listen: &Listen) -> bool {
     match (upstream, listen) {
         (Address::Unix(upstream), Listen::Unix(listen)) => upstream == listen,
@@ -120,7 +120,7 @@ impl Config {
         self.overlaps(Overlap::Certain).into_iter().map(told).collect()
     }
 
-    /// What is allowed, and most likely not meant: one sentence each.
+    /// Returns a sentence for each setting that is allowed but most likely not meant.
     pub fn warnings(&self) -> Vec<String> {
         let mut told = Vec::new();
         for [(key, one), (other_key, other)] in self.overlaps(Overlap::Perhaps) {

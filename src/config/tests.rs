@@ -277,7 +277,7 @@ fn a_key_that_is_given_twice_or_made_up_is_told_with_its_place() {
     }
 }
 
-/// Whether the mistake in `text` and `sets` is told as `expected`.
+/// Asserts that the mistake in `text` and `sets` is reported as `expected`.
 fn assert_told(text: &str, sets: &str, expected: &str) {
     let sets: Vec<&str> = Some(sets).filter(|set| !set.is_empty()).into_iter().collect();
     let errors = load(text, &[], &sets).expect_err("a mistake");

@@ -722,7 +722,7 @@ struct Updated {
     fields: HeaderMap,
     /// Cookies that the newer one brought, for the client that asked and no one else.
     cookies: HeaderMap,
-    /// When the newer one was asked for, and when it came.
+    /// Times of the newer request and of its response.
     times: (Timestamp, Timestamp),
     /// The status that it is stored with.
     status: StatusCode,

@@ -332,7 +332,7 @@ impl Fetcher {
         landing: Option<Landing>,
     ) -> (Fetched, Option<Landing>) {
         if let Some(stored) = &plan.validate {
-            // Where validations lately came to nothing the whole is asked for at once.
+            // Asks for the whole at once where recent validations came to nothing.
             let is_in_vain = stored.head.parts().is_none()
                 && self.mismatched.get(stored.head.uses_hash(), self.clock.now()).is_some();
             let wish = if is_in_vain { Wish::Whole } else { Wish::Validation };
@@ -525,8 +525,8 @@ impl Fetcher {
         (may && plan.can_use(&stored.head, stored.len())).then_some(stored)
     }
 
-    /// How the origin failed lately to validate a stored response for clients like `who`, if it did: it is not
-    /// waited for again so soon.
+    /// Returns how the origin recently failed to validate a stored response for clients like `who`: it is not waited
+    /// for again so soon.
     pub fn known_failure(&self, stored: &StoredHead, who: Who) -> Option<Failure> {
         if self.upstream.breaker().is_open() {
             return Some(Failure::Unreachable);
@@ -539,9 +539,8 @@ impl Fetcher {
         }
     }
 
-    /// Whether it is time to validate a stored response in the background (again), for a client like `who`:
-    /// whatever came of the last try, at most once in a `breaker_pause`, or four times for clients that ask in
-    /// other ways.
+    /// Returns whether a stored response is due for background validation for a client like `who`: whatever came of
+    /// the last try, at most once in a `breaker_pause`, or four times for clients that ask in other ways.
     pub fn may_validate(&self, stored: &StoredHead, who: Who) -> bool {
         let pause = millis(self.upstream.config().breaker_pause);
         stored.marks.is_due(pause, who, self.clock.now()) && self.upstream.breaker().is_probe_due()

@@ -36,7 +36,7 @@ pub struct Plan {
     pub peer: Peer,
     /// The client's own directives, as far as they count.
     pub directives: CacheControl,
-    /// How far those count.
+    /// Says how far those directives count.
     pub request_directives: RequestDirectives,
     /// The method to ask with.
     pub method: Method,
@@ -44,7 +44,7 @@ pub struct Plan {
     pub uri: Uri,
     /// What the configuration says of storing.
     pub policy: Arc<StoragePolicy>,
-    /// How bytes pass.
+    /// Says how bytes pass.
     pub transfer: Arc<Transfer>,
     /// Whether the durable tier may keep it.
     pub durability: Durability,

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use parking_lot::Mutex;
 
-/// How long a line of one kind keeps others of its kind back, in milliseconds.
+/// Time for which a line of one kind suppresses others of its kind, in milliseconds.
 const PAUSE: i64 = 60_000;
 
 /// The most kinds that are remembered. Those past it are counted, and not told.
@@ -20,7 +20,7 @@ pub struct OncePerMinute<K> {
 
 #[derive(Debug)]
 struct State<K> {
-    /// When a line of each kind was told last, in milliseconds of some clock, and those kept back since.
+    /// Time of the last line of each kind, in milliseconds of some clock, and the number suppressed since.
     told: HashMap<K, (i64, u64)>,
     /// Lines of kinds for which there was no room.
     others: u64,

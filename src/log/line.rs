@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::LogFormat;
 
-/// Whether a character does something to those around it.
+/// Returns whether a character changes how those around it are shown.
 fn is_escaped(c: char) -> bool {
     c.is_control()
         || matches!(c,

@@ -30,11 +30,11 @@ use self::queue::Queue;
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How a line looks.
+    /// Format of a line.
     pub format: LogFormat,
     /// The least important level that is logged: error, warn, info, debug or trace.
     pub level: String,
-    /// Whether every request gets a line, whatever the level.
+    /// True if every request gets a line, whatever the level.
     pub access: bool,
 }
 
@@ -56,7 +56,7 @@ pub enum LogFormat {
 /// The target of the lines that `log.access` is about.
 pub const ACCESS: &str = "larder::access";
 
-/// How long the end of the process waits for what is still to be written.
+/// Limit of the wait, at the end of the process, for lines still to be written.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static QUEUE: Queue = Queue::new();
@@ -136,7 +136,7 @@ fn standard_error() -> io::Result<File> {
 struct ToQueue;
 
 thread_local! {
-    /// Where a thread puts its line together.
+    /// Holds the line that a thread is composing.
     static LINE: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 

@@ -16,10 +16,10 @@ use super::notice_line;
 /// The most bytes that wait.
 const LIMIT: usize = 1 << 20;
 
-/// How long nothing is written after that failed.
+/// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a standard error that somebody made not to block is left alone when it is full.
+/// Pause after a full standard error that somebody has set not to block.
 const FULL: Duration = Duration::from_millis(20);
 
 /// The queue.
@@ -60,7 +60,7 @@ impl Lost {
         why.clone_into(&mut self.why);
     }
 
-    /// What is told of it.
+    /// Returns the line that reports the loss.
     fn line(&self) -> Option<String> {
         let Self { lines, why } = self;
         let lines = match lines {
@@ -176,7 +176,7 @@ impl Queue {
     }
 }
 
-/// What is written to, and whether the last line of it is not whole.
+/// Holds the output, and remembers whether its last line is incomplete.
 struct Out<'a, W> {
     out: &'a mut W,
     is_cut: bool,
@@ -225,7 +225,7 @@ mod tests {
     struct Inner {
         text: Vec<u8>,
         is_held: bool,
-        /// How many bytes it takes before it fails.
+        /// Number of bytes that it takes before it fails.
         room: Option<usize>,
     }
 

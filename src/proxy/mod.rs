@@ -66,7 +66,7 @@ pub struct Proxy {
     pub upload_limits: Limits,
     /// The bytes that fetches under way may hold before requests that need another are refused.
     pub max_buffered: usize,
-    /// How long nothing may move in a tunnel.
+    /// Idle limit of a tunnel.
     pub tunnel_timeout: Duration,
 }
 
@@ -84,7 +84,7 @@ impl Proxy {
         mut request: Request<Incoming>,
         mut present: Present,
     ) -> Reply<'a> {
-        // What the origin will not see must not select a stored response either.
+        // A field that the origin will not see must not select a stored response either.
         if present.has(Present::CONNECTION) {
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
@@ -471,13 +471,13 @@ fn held_by((status, response): Answer, reading: Reading) -> Answer {
     (status, response.map(|body| body.on_end(move |_| drop(reading))))
 }
 
-/// What is known of a request that is passed on because of what its like got.
+/// Holds the reason for passing a request on: its like could not be stored.
 #[derive(Clone, Copy)]
 struct Passed {
     fwd: Fwd,
-    /// When it began.
+    /// Time at which it began.
     now: Timestamp,
-    /// Whether it is remembered for a while yet that the like is not stored.
+    /// True if the memory that its like is not stored lasts for a while yet.
     is_noted: bool,
 }
 

@@ -47,7 +47,7 @@ impl fmt::Display for What<'_> {
     }
 }
 
-/// Whether a URL or prefix is purged under the scheme that it has, or under both.
+/// Says whether a URL or prefix is purged under its own scheme, or under both.
 ///
 /// A proxy in front that does not say that its client used https makes http of it: what an operator sees as
 /// https may be stored as http.
@@ -70,16 +70,16 @@ impl Schemes {
     }
 }
 
-/// How something is purged.
+/// Says how something is purged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manner {
-    /// Whether it stays, stale.
+    /// True if it stays, stale.
     pub is_soft: bool,
     /// Under which schemes.
     pub schemes: Schemes,
 }
 
-/// Where something was held for a URL when it was purged.
+/// Lists where something was held for a URL when it was purged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held(Vec<(&'static str, Tiers)>);
 
@@ -180,7 +180,7 @@ impl Proxy {
             last = Some(store.purge(Purge { target: Target::Url(key.hash()), is_soft }, Some(&key)));
             self.fetcher.flights.detach(key.hash());
             if is_soft {
-                // What is under way for several queries was asked for before, too.
+                // A search under way for several queries was asked for before, too.
                 if let Some(searched) = self.fetcher.searches.key(&key) {
                     self.fetcher.flights.detach(searched.hash());
                 }
@@ -194,12 +194,12 @@ impl Proxy {
     fn purge_all(&self, purges: impl IntoIterator<Item = Purge>) -> Option<Made> {
         self.metrics.purges.add_one();
         let last = purges.into_iter().map(|purge| self.fetcher.store.purge(purge, None)).last();
-        // What is under way was asked for before.
+        // Fetches under way were asked for before.
         self.fetcher.flights.detach_all();
         last
     }
 
-    /// What there is for a key, or for those that it shares with others.
+    /// Returns the tiers that hold something for a key, or for those that it shares with others.
     fn held(&self, key: &CacheKey) -> Tiers {
         let store = &self.fetcher.store;
         let searched = self.fetcher.searches.key(key);
@@ -289,7 +289,7 @@ fn prefixes(text: &str, schemes: Schemes) -> Option<Vec<String>> {
     let authority = normal_authority(authority, scheme)?;
     let slash = if path.starts_with('/') { "" } else { "/" };
     let origins = origins(scheme, &authority, schemes);
-    // What is the same under both schemes is one prefix.
+    // A prefix that is the same under both schemes counts once.
     let is_under_both = |authority: &str| origins.iter().filter(|(_, other)| other == authority).count() > 1;
     let mut prefixes: Vec<String> = origins
         .iter()

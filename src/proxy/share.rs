@@ -33,8 +33,8 @@ fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
     wanted
 }
 
-/// How often one that waited joins, or begins, another flight: because the origin failed, or because what came
-/// was for the leader alone.
+/// Limit of the flights that one waiting request joins, or begins, after its first: because the origin failed, or
+/// because what came was for the leader alone.
 const MAX_JOINED_AGAIN: u32 = 2;
 
 impl Proxy {

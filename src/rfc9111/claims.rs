@@ -185,9 +185,9 @@ fn claim_of_x(name: &str) -> Option<Claim> {
     Some(found)
 }
 
-/// Whether a name consists of letters, digits and hyphens. CGI and WSGI make underscores of hyphens, and some
-/// applications of anything else, so that another name could pass there for one of these (RFC 9110 §5.1 would
-/// allow it). `name` is in lower case.
+/// Returns whether a name consists of letters, digits and hyphens. CGI and WSGI make underscores of hyphens, and some
+/// applications of anything else, so that another name could pass there for one of these (RFC 9110 §5.1 would allow
+/// it). `name` is in lower case.
 pub fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
@@ -197,7 +197,7 @@ pub fn twin(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-/// Whether requests with a field of this name have to be looked at. Names that most requests have are told
+/// Returns whether requests with a field of this name have to be looked at. Names that most requests have are told
 /// apart without looking at their letters.
 pub fn stands_out(name: &HeaderName) -> bool {
     match *name {

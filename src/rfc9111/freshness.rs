@@ -255,8 +255,8 @@ fn overridden(status: StatusCode, policy: &LifetimePolicy) -> Option<i64> {
     policy.override_timeout.filter(|_| takes_configured(status))
 }
 
-/// Whether responses with a status get lifetimes from the configuration: those that speak of the page. Errors do
-/// not, which one client's request may have caused, nor redirects that may be for one client.
+/// Returns whether responses with this status get configured lifetimes: those that speak of the page. Errors do not,
+/// which one client's request may have caused, nor redirects that may be for one client.
 fn takes_configured(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 410)
 }

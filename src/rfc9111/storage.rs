@@ -175,8 +175,7 @@ impl NotStorable {
         }
     }
 
-    /// Whether a response that may not be stored for this reason says that the stored one it would have
-    /// replaced is history, for everybody.
+    /// Returns whether a response that is not stored for this reason makes the stored one stale for everybody.
     ///
     /// It does not when it may be one client's alone: because it sets a cookie, because its request had a
     /// `Cookie` or `Authorization` that does not select it, or because it is an error, which one client's
@@ -189,15 +188,15 @@ impl NotStorable {
     }
 }
 
-/// Whether the answer to a request speaks for all who would get the stored response: not where the request had
-/// a `Cookie` or `Authorization` that is not among the fields that select that.
+/// Returns whether the answer to a request speaks for all who would get the stored response: not where the request
+/// had a `Cookie` or `Authorization` that is not among the fields that select that.
 pub fn is_word_for_all(request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
     [header::COOKIE, header::AUTHORIZATION]
         .iter()
         .all(|name| !request.contains_key(name) || stored.is_some_and(|names| names.contains(name)))
 }
 
-/// Whether a status says something of the page for everyone, rather than of one request or of a failure.
+/// Returns whether a status says something of the page for everyone, rather than of one request or of a failure.
 pub fn speaks_of_the_page(status: StatusCode) -> bool {
     (status.is_success() && status != StatusCode::PARTIAL_CONTENT)
         || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
@@ -225,7 +224,7 @@ impl Storable {
         &self.freshness
     }
 
-    /// Whether the response is stored without the cookies that it sets.
+    /// Returns whether the response is stored without the cookies that it sets.
     pub fn leaves_out_cookies(&self) -> bool {
         self.cookies == Cookies::LeftOut
     }
@@ -249,7 +248,7 @@ impl Storable {
         Self { vary: Vary::Fields(names), inherits_vary: true, ..self }
     }
 
-    /// Whether it varies by fields that only other responses for its key name.
+    /// Returns whether it varies by fields that only other responses for its key name.
     pub fn inherits_vary(&self) -> bool {
         self.inherits_vary
     }
@@ -365,7 +364,7 @@ pub fn forbids(newer: &HeaderMap, policy: &StoragePolicy, now: Timestamp) -> boo
     directives.no_store || directives.private
 }
 
-/// Whether a response is of a type that goes on for as long as somebody listens.
+/// Returns whether a response is of a type that goes on for as long as somebody listens.
 fn is_stream(response: &HeaderMap) -> bool {
     let Some(stated) = response.get(header::CONTENT_TYPE) else { return false };
     let essence = fields::trim(stated.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default());
@@ -382,7 +381,7 @@ fn cookies(response: &HeaderMap, governing: &Governing, vary: &Vary, policy: Set
     if !response.contains_key(header::SET_COOKIE) && !response.contains_key("set-cookie2") {
         return Cookies::Stored;
     }
-    // What depends on the client's cookies, and changes them, is that client's.
+    // A response that depends on the client's cookies, and changes them, is that client's.
     let is_of_a_client = matches!(vary, Vary::Fields(names) if names.contains(&header::COOKIE));
     match policy {
         SetCookie::Strip if !is_of_a_client => Cookies::LeftOut,

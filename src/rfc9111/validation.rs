@@ -29,7 +29,7 @@ pub fn outcome(status: StatusCode, answer: &HeaderMap, stored: &HeaderMap) -> Va
     if is_failure(status) { Validation::Failed } else { Validation::Replaced }
 }
 
-/// Whether a status says that the origin failed, so that a stale response may stand in (RFC 5861 §4).
+/// Returns whether a status says that the origin failed, so that a stale response may stand in (RFC 5861 §4).
 pub fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }

@@ -235,7 +235,7 @@ fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
     best.filter(|(weight, range)| !is_tied && *weight > 0 && *range != b"*").map(|(_, range)| canonical(name, range))
 }
 
-/// Whether `member` is a language range (RFC 4647 §2.1) or a coding that is known, with a weight or without.
+/// Returns whether `member` is a language range (RFC 4647 §2.1) or a coding that is known, with a weight or without.
 fn is_plain_member(name: &HeaderName, member: &[u8]) -> bool {
     let mut parts = member.split(|&byte| byte == b';').map(fields::trim);
     let range = parts.next().unwrap_or_default();
@@ -320,7 +320,7 @@ fn normal_value(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
     }
 }
 
-/// Whether a field is a list of plain members, at most [`MAX_WEIGHTED`], and none of them empty.
+/// Returns whether a field is a list of plain members, at most [`MAX_WEIGHTED`], and none of them empty.
 fn is_plain_list(name: &HeaderName, request: &HeaderMap) -> bool {
     let mut count = 0;
     request.get_all(name).iter().all(|line| {

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use super::file::{FilePieces, FileStore, FileUpload};
 use super::s3::{S3Pieces, S3Store, S3Upload};
 
-/// What the object says that is written to find out whether that is allowed.
+/// Content of the object that is written to find out whether that is allowed.
 pub const PROBE: &[u8] = b"Larder writes this to find out whether it may.\n";
 
 /// A place for durable objects. Names are relative, with slashes, and never empty.
@@ -43,7 +43,7 @@ pub struct Page {
     pub is_last: bool,
 }
 
-/// What kind of trouble an operation met, by what is to be done about it.
+/// Sorts the trouble that an operation met by what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// The place does not answer, or not in time: it is tried again.
@@ -60,14 +60,14 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// How many kinds there are.
+    /// Number of kinds.
     pub const COUNT: usize = 5;
 }
 
 /// An operation failed. The caller counts it and goes on without the durable tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendError {
-    /// What kind of trouble it is.
+    /// Kind of the trouble.
     pub trouble: Trouble,
     text: String,
 }
@@ -110,8 +110,8 @@ impl fmt::Display for CheckFailure {
 impl std::error::Error for CheckFailure {}
 
 impl Backend {
-    /// Whether the place is there and may be used, also to write: the object `probe` is written and read again. It has
-    /// the same name always, and stays.
+    /// Checks that the place is there and may be used, also to write: the object `probe` is written and read again.
+    /// It has the same name always, and stays.
     pub async fn check(&self, root: &str, probe: &str) -> Result<(), CheckFailure> {
         match self {
             Self::File(store) => store.check(probe).await,
@@ -121,7 +121,7 @@ impl Backend {
         }
     }
 
-    /// Whether there is a cache below `root`, for whoever keeps it up. Nothing is made or written.
+    /// Checks that there is a cache below `root`, for commands of upkeep. Nothing is made or written.
     pub async fn look_for_cache(&self, root: &str) -> Result<(), CheckFailure> {
         match self {
             Self::File(store) => store.look_for_cache(root).await,

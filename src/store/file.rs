@@ -35,7 +35,7 @@ const ATTEMPTS: u32 = 3;
 #[derive(Debug)]
 pub struct FileStore {
     root: PathBuf,
-    /// What all names begin with.
+    /// Prefix of all names.
     base: String,
     room: Arc<Room>,
     /// Each for some of the directories that names are spread over: held while a file takes the place of another, or is
@@ -75,7 +75,7 @@ impl FileStore {
         &self.root
     }
 
-    /// How much of it is used.
+    /// Returns the account of the space used.
     pub fn room(&self) -> &Arc<Room> {
         &self.room
     }
@@ -85,7 +85,7 @@ impl FileStore {
         self.still[stripe(path)].lock()
     }
 
-    /// Whether there is an object `name`.
+    /// Returns whether there is an object `name`.
     pub async fn has(&self, name: &str) -> Result<bool, BackendError> {
         let path = self.path(name);
         on_a_thread(name, move || path.try_exists()).await
@@ -120,7 +120,7 @@ impl FileStore {
         }
     }
 
-    /// Whether a Larder keeps its objects here, below `base`.
+    /// Checks that a Larder keeps its objects here, below `base`.
     pub async fn look_for_cache(&self, base: &str) -> Result<(), CheckFailure> {
         let (root, below) = (self.root.clone(), self.path(base));
         let seen = on_a_thread("the directory", move || Ok((root.is_dir(), below.is_dir()))).await;
@@ -349,7 +349,7 @@ pub fn remove(path: &Path, content: Content, room: &Room) -> io::Result<Option<u
     Ok(Some(len))
 }
 
-/// When a file was written, or used, as its date has it.
+/// Returns when a file was written or last used, from its date.
 pub fn modified(metadata: &std::fs::Metadata) -> Timestamp {
     metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from)
 }

@@ -45,17 +45,17 @@ enum Entry {
 /// Times of the variants that a record leads to, in milliseconds since the epoch.
 #[derive(Debug, Default)]
 struct Times {
-    /// When the newest was received.
+    /// Time at which the newest was received.
     newest: AtomicI64,
-    /// When the last of those whose own `Vary` says so ceases to be fresh.
+    /// Time at which the last of those whose own `Vary` says so ceases to be fresh.
     fresh_until: AtomicI64,
 }
 
-/// How much longer than its variants are fresh a record's fields select: while they are validated, an answer that
-/// names fewer fields must not take their place.
+/// Time for which a record's fields go on selecting after its variants are stale: while they are validated, an answer
+/// that names fewer fields must not take their place.
 const GRACE: i64 = 600_000;
 
-/// How long the variants of a record are taken to be fresh that was read without them.
+/// Assumed freshness of the variants of a record that was read without them.
 const UNKNOWN_FRESHNESS: i64 = 3_600_000;
 
 /// What a response would displace.
@@ -236,7 +236,7 @@ impl Memory {
         }
     }
 
-    /// Whether there is a record of the variants of `key`.
+    /// Returns whether there is a record of the variants of `key`.
     pub fn has_record(&self, key: &CacheKey) -> bool {
         matches!(self.cache.get(&key.hash()), Some(Entry::Vary(record, _)) if record.key == *key)
     }

@@ -133,7 +133,7 @@ impl Store {
         }
     }
 
-    /// Whether the durable tier may have something for `key`. `false` is certain; it costs no request.
+    /// Returns whether the durable tier may have something for `key`. `false` is certain; it costs no request.
     pub fn may_be_durable(&self, key: &CacheKey) -> bool {
         self.durable.as_ref().is_some_and(|durable| durable.may_hold(key.hash()))
     }

@@ -84,7 +84,7 @@ impl Names {
         format!("{}j/", self.root)
     }
 
-    /// What is written to find out whether that is allowed.
+    /// Returns the name of the object that is written to find out whether that is allowed.
     pub fn probe(&self) -> String {
         format!("{}probe", self.root)
     }

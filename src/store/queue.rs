@@ -80,7 +80,7 @@ impl Op {
         }
     }
 
-    /// Whether it writes a response.
+    /// Returns whether it writes a response.
     pub fn is_put(&self) -> bool {
         matches!(self, Self::Put { .. })
     }
@@ -154,7 +154,7 @@ impl Queue {
         (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
-    /// How many responses wait to be written.
+    /// Returns how many responses wait to be written.
     pub fn puts(&self) -> u64 {
         self.puts.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! How much of a directory is used, and how much may be.
+//! Counts the space that a directory uses, and bounds it.
 //!
 //! * Every write takes its room before it begins, and waits, for a bounded time, while what was least recently used
 //!   is evicted (`durable/evict.rs`). So one process never takes the directory past its capacity, but for the journal's
@@ -31,7 +31,7 @@ const MARGIN: u64 = 16;
 const SLACK: u64 = 64;
 const MAX_SLACK: u64 = 64 << 20;
 
-/// How long a write waits for room.
+/// Wait limit of a write for room.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For so long a full disk counts as the capacity.
@@ -44,7 +44,7 @@ const USES: usize = 1 << 18;
 const TIME_BITS: u32 = 40;
 const SINCE: i64 = 1_577_836_800_000;
 
-/// What a file is, as far as room goes.
+/// Sorts files by how their space is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// An object at a key.
@@ -55,7 +55,7 @@ pub enum Content {
     Journal,
 }
 
-/// Whether a write waits for room.
+/// Says whether a write waits for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// It does.
@@ -94,13 +94,13 @@ struct Held {
     /// Written since the directory was looked through.
     since_scan: u64,
     is_scanned: bool,
-    /// Whether anybody evicts.
+    /// True if a task evicts.
     is_tended: bool,
     /// The limit that a full disk has set, and when.
     ceiling: Option<(u64, Stopwatch)>,
 }
 
-/// How evicting went.
+/// Reports how evicting went.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     number: u64,
@@ -108,12 +108,12 @@ struct Round {
     is_exhausted: bool,
 }
 
-/// What a file of `len` bytes takes.
+/// Returns the space that a file of `len` bytes takes.
 pub fn size_of_file(len: u64) -> u64 {
     len.div_ceil(BLOCK) * BLOCK
 }
 
-/// What the directories of so many names take that are spread over 256 times 256 of them, at random.
+/// Estimates the space of the directories for so many names, spread at random over 256 times 256 of them.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -250,7 +250,7 @@ impl Room {
         slot.store(tag << TIME_BITS | time, Ordering::Relaxed);
     }
 
-    /// When the object `name` was last used by this process, if that is remembered.
+    /// Returns when this process last used the object `name`, if that is remembered.
     pub fn last_use(&self, name: &str) -> Option<Timestamp> {
         let (slot, tag) = self.slot(name);
         let noted = slot.load(Ordering::Relaxed);
@@ -274,7 +274,7 @@ impl Room {
         self.wake.notified().await;
     }
 
-    /// Whether the directory is to be looked through before anything else.
+    /// Returns whether the directory is to be looked through before anything else.
     pub fn needs_scan(&self) -> bool {
         let held = self.held.lock();
         !held.is_scanned || held.since_scan > self.capacity / MARGIN
@@ -292,7 +292,7 @@ impl Room {
         (held.objects, held.bodies, held.is_scanned) = (found.objects, found.bodies, true);
     }
 
-    /// How many bytes are to be evicted now.
+    /// Returns how many bytes are to be evicted now.
     pub fn excess(&self) -> u64 {
         let held = self.held.lock();
         let (used, limit) = (held.total().saturating_add(held.wanted), held.limit(self.capacity));
@@ -308,14 +308,14 @@ impl Room {
     }
 }
 
-/// What a look through the directory found.
+/// Reports what a look through the directory found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The bytes of all files.
     pub files: u64,
-    /// How many objects.
+    /// Number of objects.
     pub objects: u64,
-    /// How many separate bodies.
+    /// Number of separate bodies.
     pub bodies: u64,
 }
 
@@ -346,7 +346,7 @@ pub struct Reserved {
     content: Content,
     /// Of the file, so far.
     len: u64,
-    /// What that takes.
+    /// Space that they take.
     bytes: u64,
 }
 
@@ -444,7 +444,7 @@ mod tests {
         room.reserve(Content::Journal, 5 * BLOCK, Patience::AtOnce).await.expect("the journal does not wait");
     }
 
-    /// What a future has after one look.
+    /// Polls a future once.
     async fn futures_poll<F: Future>(future: F) -> Option<F::Output> {
         tokio::time::timeout(Duration::ZERO, future).await.ok()
     }

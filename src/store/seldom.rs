@@ -17,7 +17,7 @@ pub struct Seldom {
     state: Mutex<(Option<Stopwatch>, u64)>,
 }
 
-/// What was left out since the last line; shown at the end of the next.
+/// Counts the messages left out since the last line; shown at the end of the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut(u64);
 
@@ -32,7 +32,7 @@ impl fmt::Display for LeftOut {
 }
 
 impl Seldom {
-    /// Whether it is to be said now.
+    /// Returns whether the message is due now.
     pub fn is_due(&self) -> Option<LeftOut> {
         let mut state = self.state.lock();
         if state.0.is_some_and(|last| last.elapsed() < PAUSE) {

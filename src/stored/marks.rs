@@ -48,9 +48,9 @@ impl BodyObject {
 pub struct Marks {
     /// Whether the durable tier has this response, or is about to.
     pub is_durable: AtomicBool,
-    /// When it was last tried in vain to validate it, in milliseconds, how that went, and for whom; 0: never.
+    /// Time of the last validation in vain, in milliseconds, with its outcome and client; 0: never.
     tried: AtomicI64,
-    /// Whether it is being validated in the background.
+    /// True while it is being validated in the background.
     is_validating: AtomicBool,
     /// Whether it goes to the durable tier once it was used often enough.
     pub awaits_uses: AtomicBool,
@@ -83,9 +83,9 @@ impl Marks {
         self.tried.store(noted, Ordering::Relaxed);
     }
 
-    /// Whether it is time to try again, for a client like `who`, where tries are `pause` milliseconds apart. A
-    /// client that asks otherwise than the one of the last try waits a quarter of that: who has each try fail
-    /// must not have all of them.
+    /// Returns whether it is time to try again, for a client like `who`, where tries are `pause` milliseconds apart.
+    /// A client that asks otherwise than the one of the last try waits a quarter of that: who has each try fail must
+    /// not have all of them.
     pub fn is_due(&self, pause: i64, who: Who, now: Timestamp) -> bool {
         let tried = self.tried.load(Ordering::Relaxed);
         let since = now.as_millis().saturating_sub(tried >> TRIED_BITS);
@@ -93,8 +93,8 @@ impl Marks {
         tried == 0 || !(0..wait).contains(&since)
     }
 
-    /// How it was tried in vain last to validate it for a client like `who`, if that is no longer ago than
-    /// `within` milliseconds.
+    /// Returns how the last validation in vain for a client like `who` went, if that is no longer ago than `within`
+    /// milliseconds.
     pub fn tried(&self, within: i64, who: Who, now: Timestamp) -> Option<Tried> {
         let tried = self.tried.load(Ordering::Relaxed);
         let since = now.as_millis().saturating_sub(tried >> TRIED_BITS);
@@ -112,7 +112,7 @@ impl Marks {
 /// The bits below the time in a mark: how it went, and for whom.
 const TRIED_BITS: u32 = 18;
 
-/// How a validation went that brought nothing to store.
+/// Says how a validation went that brought nothing to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
     /// The origin failed.

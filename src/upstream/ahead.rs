@@ -10,8 +10,8 @@
 //!
 //! A body that is to be kept, and turns out too large for memory, is read ahead of its readers from then on.
 //!
-//! What comes is there for the client at once. A body that ends early breaks off, behind all that was read of
-//! it. When the client leaves, the task ends, and with it the connection to the origin.
+//! Hands the client at once what comes. A body that ends early breaks off, behind all that was read of it. When the
+//! client leaves, the task ends, and with it the connection to the origin.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,7 +40,7 @@ const PIECES_AT_ONCE: u32 = 8;
 /// A body that ends within so many bytes it takes whole.
 const TAKEN_WHOLE: u64 = 112 << 10;
 
-/// What each body may hold although the buffers are full.
+/// Memory that each body may hold although the buffers are full.
 const LEAST: usize = 64 << 10;
 
 /// Smaller pieces are put together.
@@ -207,7 +207,7 @@ impl Reader {
     }
 }
 
-/// What was read of a body and not yet handed on.
+/// Holds the part of a body that was read and not yet handed on.
 #[derive(Debug)]
 struct Ahead {
     queue: Mutex<Queue>,
@@ -227,9 +227,9 @@ struct Queue {
     /// Counts the bytes in memory and in the tail.
     lease: Lease,
     held: usize,
-    /// Whether the tail is being written to the file.
+    /// True while the tail is being written to the file.
     is_writing: bool,
-    /// Whether no more is written to a file.
+    /// True if no more is written to a file.
     is_without_file: bool,
     end: End,
     /// Woken when there is something to hand on.
@@ -266,7 +266,7 @@ enum Next {
     NotYet,
 }
 
-/// What the task does next.
+/// Names the task's next step.
 enum Step {
     /// There is room for another piece.
     Read,
@@ -382,7 +382,7 @@ impl Queue {
             None => None,
         };
         if self.tail.is_empty() {
-            // What is in memory came in large pieces. The newest goes to the file, so that the order holds.
+            // Moves the newest piece of memory to the file, so that the order holds: pieces in memory are large.
             let Some(piece) = self.memory.pop_back() else { return Step::Wait };
             self.tail.extend_from_slice(&piece);
         }

@@ -24,7 +24,7 @@ pub enum UpstreamBodyError {
     Broken(hyper::Error),
     /// Nothing came for longer than `upstream.body_timeout`.
     TimedOut,
-    /// What was put into a temporary file can't be read back.
+    /// A temporary file with a part of the body can't be read back.
     Lost(std::io::Error),
 }
 

@@ -1,5 +1,5 @@
-//! How the body of a response is framed (RFC 9112 §6), as far as hyper leaves that open: what is said of a
-//! length is one number, or the response is none.
+//! Checks how the body of a response is framed (RFC 9112 §6), as far as hyper leaves that open: the lengths it states
+//! are one number, or the response is refused.
 
 use hyper::body::{Body, Incoming};
 
@@ -48,7 +48,7 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
         // RFC 9110 §8.6: such a response has no length.
         let stated = fields.remove(CONTENT_LENGTH);
         let is_empty = !has_codings && stated.is_none_or(|len| len == "0");
-        // What follows a change of protocols is no HTTP in any case.
+        // Bytes after a change of protocols are no HTTP in any case.
         let is_plain = is_empty || status == StatusCode::SWITCHING_PROTOCOLS;
         return Ok(if is_plain { Framing::Plain } else { Framing::Contradictory });
     }
@@ -91,7 +91,7 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
     })
 }
 
-/// Whether the fields say no more than one length, as nearly all do. One pass, without hashing.
+/// Returns whether the fields state at most one length, as nearly all do. One pass, without hashing.
 fn is_plain(fields: &HeaderMap) -> bool {
     let mut lengths = 0;
     fields.iter().all(|(name, value)| match *name {

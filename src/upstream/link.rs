@@ -24,13 +24,13 @@ pub(super) struct Link {
     pub timer: Timer,
     /// The origin.
     pub upstream: Arc<Upstream>,
-    /// What is known of its bytes.
+    /// State of its bytes.
     pub wire: Arc<Wire>,
-    /// How those of the request and its response pass.
+    /// Limits for the bytes of the request and its response.
     pub transfer: Transfer,
     /// Whether a request was sent that is not answered to the end.
     pub is_in_use: bool,
-    /// Whether another request may follow.
+    /// True if another request may follow.
     pub may_be_kept: bool,
     /// The request's body, if it was not sent completely when the response came.
     pub upload: Option<Upload>,
@@ -120,7 +120,7 @@ pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Du
 /// An upload that goes on behind its response may stand still for so long.
 const UPLOAD_STALL: Duration = Duration::from_secs(10);
 
-/// How often that is looked at.
+/// Pause between two looks at that.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Lets a client that is still sending go on as long as the origin takes it: many clients read no answer

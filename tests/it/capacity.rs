@@ -49,7 +49,7 @@ fn used(directory: &Path) -> u64 {
         .sum()
 }
 
-/// What a sweep would remove.
+/// Returns what a sweep would remove.
 fn bodies_without_heads(url: &str) -> String {
     let swept = larder(&[]).args(["sweep", "--dry-run", "--min-age", "0s", "--set", url]).output().expect("it runs");
     String::from_utf8_lossy(&swept.stdout).into_owned()
@@ -88,7 +88,7 @@ fn a_flood_never_takes_the_directory_past_its_capacity() {
         assert_eq!(larder.metric("larder_durable_capacity_bytes"), CAPACITY);
         assert!(larder.metric("larder_durable_bytes") <= CAPACITY);
         assert_eq!(larder.metric("larder_durable_lost_total{why=\"no-room\"}"), 0, "{}", larder.log());
-        // What came last is there; what is not there is known not to be.
+        // The last response is there; the tier knows of the others that they are not.
         client.get("/last", "");
         larder.settle();
         assert_eq!(client.get("/last", "").hit(), Some("durable"));
@@ -143,7 +143,7 @@ fn a_capacity_that_was_lowered_is_kept_also_after_kill_9() {
         client.get(&format!("/{n}"), "");
     }
     larder.kill_9();
-    // What a process leaves that is killed: a body without a head, and one that is half written.
+    // Leaves what a killed process leaves: a body without a head, and one that is half written.
     let left = directory.path().join("larder-1/b/00/00/000000000000000000000000000f");
     let half = directory.path().join("larder-1/o/00/00/.0000000000000001.tmp");
     let long_ago = std::time::UNIX_EPOCH;
@@ -254,7 +254,7 @@ fn what_is_made_is_for_its_owner_alone_whatever_the_umask() {
             let made = files(&cache);
             assert!(made.len() > 10, "{made:?}");
             for path in made {
-                // What is being written may be gone again.
+                // A file that is being written may be gone again.
                 let Ok(found) = std::fs::metadata(&path) else { continue };
                 let expected = if found.is_dir() { 0o700 } else { 0o600 };
                 assert_eq!(found.permissions().mode() & 0o7777, expected, "{} with {umask}", path.display());

@@ -386,7 +386,7 @@ fn a_head_freshens_what_it_matches_and_invalidates_what_it_does_not() {
             if freshened {
                 assert_eq!((get.get("x"), get.get("content-length")), (Some("new"), Some("4")));
             } else {
-                // What is another by now is asked about, too, where it is kept to stand in.
+                // The client also asks about a response that is another by now, where it is kept to stand in.
                 let is_conditional = origin.last().head.get("if-none-match").is_some();
                 assert!(is_conditional || again, "{head}");
             }

@@ -18,7 +18,7 @@ const OWN_ANSWERS: [(&str, u16, &str); 9] = [
     ("User-Agent: crawler", 403, ""),
 ];
 
-/// Whether a request has the field, given as `Name: value`.
+/// Returns whether a request has the field, given as `Name: value`.
 fn has(seen: &Seen, field: &str) -> bool {
     let (name, value) = field.split_once(": ").expect("a field");
     seen.head.get(name) == Some(value)
@@ -59,7 +59,7 @@ fn ones_own_answer_stops_no_validation_in_the_background() {
         larder.get("/a", "");
         for _ in 0..3 {
             larder.advance(20);
-            // Whatever comes of the validation that this client starts...
+            // The page stays, whatever comes of the validation that this client starts...
             let asked = origin.count();
             assert_eq!(larder.get("/a", own.0).text(), "page", "{own:?}");
             origin.requests.wait_for(asked + 1);

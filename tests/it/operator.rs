@@ -1,4 +1,4 @@
-//! What an operator relies on, with the real binary: the log whatever becomes of standard error, signals,
+//! Tests what an operator relies on, with the real binary: the log whatever becomes of standard error, signals,
 //! sockets, the admin listener's door, messages, and the command line.
 
 use std::io::{Read, Write};
@@ -263,7 +263,7 @@ fn sockets_are_for_whom_they_are_configured() {
         eventually("it is up", || UnixStream::connect(path("admin")).is_ok());
         let mode_of = |name: &str| std::fs::metadata(path(name)).expect("it is there").permissions().mode() & 0o777;
         assert_eq!((mode_of("public"), mode_of("admin")), (expected, 0o600));
-        // Whoever reaches it is let in, by any name.
+        // The unix socket admits every client, by any name.
         let mut stream = UnixStream::connect(path("admin")).expect("it listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").expect("sent");
         let mut answer = String::new();

@@ -58,7 +58,7 @@ impl Place {
         Process::start(upstream, &sets)
     }
 
-    /// Where it keeps its files, if it does.
+    /// Returns the directory of its files, if it has one.
     pub fn directory(&self) -> std::path::PathBuf {
         self.directory.as_ref().expect("it keeps files").path().to_owned()
     }

@@ -1,4 +1,4 @@
-//! What a bucket does not allow, and what is said of it.
+//! Tests what a bucket does not allow, and what Larder says of it.
 
 use crate::binary::larder;
 use crate::places::Place;
@@ -54,7 +54,7 @@ fn no_right_outside_the_prefix_is_needed() {
         assert!(told.contains("s3:GetLifecycleConfiguration"), "{told}");
         assert_eq!(is_done, apply.len() == 1, "{told}");
     }
-    // What is refused in earnest counts as that.
+    // A refusal in earnest counts as one.
     place.s3.as_ref().expect("a server").refuse(|_, _| Some((403, "AccessDenied", "Not any more")));
     eventually("it is down", || {
         larder.get("/2", "");
@@ -68,7 +68,7 @@ fn larder_command(args: &[&str], sets: &[&str]) -> (bool, String) {
     (ran.status.success(), told)
 }
 
-/// What is said at a start, where every request is answered so.
+/// Returns what is logged at a start where every request is answered so.
 fn told_at_the_start(status: u16, code: &'static str, message: &'static str) -> String {
     let place = Place::s3();
     place.s3.as_ref().expect("a server").refuse(move |_, _| Some((status, code, message)));

@@ -32,7 +32,7 @@ pub struct S3 {
     refusal: Arc<Mutex<Option<Refusal>>>,
 }
 
-/// What is answered instead, by method, path and query: status, code and message.
+/// Chooses an error to answer instead, by method, path and query: status, code and message.
 type Refusal = Box<dyn Fn(&str, &str) -> Option<(u16, &'static str, &'static str)> + Send>;
 
 impl S3 {
@@ -94,7 +94,7 @@ impl S3 {
         *self.refusal.lock().unwrap() = None;
     }
 
-    /// How many requests of this method there were for names with `part` in them.
+    /// Returns how many requests of this method there were for names with `part` in them.
     pub fn count(&self, method: &str, part: &str) -> usize {
         self.seen.lock().unwrap().iter().filter(|(seen, path, _)| seen == method && path.contains(part)).count()
     }

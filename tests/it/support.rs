@@ -211,9 +211,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// `script` is called for each request, on the connection's own thread.
-    pub fn new(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
-        let script: Arc<Script> = Arc::new(script);
+    /// Binds a free port for an origin that nobody serves yet.
+    fn bound(script: Arc<Script>) -> (TcpListener, Self) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = Self {
             address: listener.local_addr().unwrap(),
@@ -222,6 +221,12 @@ impl Origin {
             seen: Arc::default(),
             script: Arc::new(Mutex::new(script)),
         };
+        (listener, origin)
+    }
+
+    /// `script` is called for each request, on the connection's own thread.
+    pub fn new(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
+        let (listener, origin) = Self::bound(Arc::new(script));
         let script = Arc::clone(&origin.script);
         let (requests, connections, seen) =
             (origin.requests.clone(), origin.connections.clone(), Arc::clone(&origin.seen));
@@ -239,14 +244,7 @@ impl Origin {
 
     /// One that reads no bodies: what comes behind a head is the next one to it.
     pub fn without_bodies(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let origin = Self {
-            address: listener.local_addr().unwrap(),
-            requests: Count::default(),
-            connections: Count::default(),
-            seen: Arc::default(),
-            script: Arc::new(Mutex::new(Arc::new(script))),
-        };
+        let (listener, origin) = Self::bound(Arc::new(script));
         let (requests, script) = (origin.requests.clone(), Arc::clone(&origin.script));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -492,7 +490,7 @@ impl Larder {
             sets.push("durable.url=off".into());
         }
         if !config.contains("admin.hosts") {
-            // What a client here calls every server.
+            // Clients in the tests call every server by this name.
             sets.push("admin.hosts=site.example".into());
         }
         sets.extend(SOON.map(str::to_owned));

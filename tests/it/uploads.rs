@@ -275,7 +275,7 @@ fn past_what_may_be_buffered_uploads_are_refused_and_nothing_else() {
     let refusal = at_once(1, {
         let address = larder.address;
         move |_| {
-            // What room is left is taken by the first few.
+            // The first few take the room that is left.
             let mut kept = Vec::new();
             loop {
                 let mut client = Client::connect(address);
@@ -398,7 +398,7 @@ fn interim_responses_to_an_upload_reach_its_client() {
 
 #[test]
 fn a_get_with_content_ends_its_connection_to_the_application() {
-    // Who does not read the content of a GET would take it for the next request.
+    // An application that does not read the content of a GET would take it for the next request.
     let origin = echoing();
     for config in ["", "upstream.buffer_request=0"] {
         let larder = Larder::new(&origin, &format!("server.threads=1\n{config}"));

@@ -31,7 +31,7 @@ fn waiting(larder: &Process) -> bool {
     larder.metric("larder_durable_down ") == 1
 }
 
-/// What another process finds, after this one's end by `kill -9`.
+/// Returns what another process finds, after this one's end by `kill -9`.
 fn found(place: &Place, count: usize) -> usize {
     let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
     eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);

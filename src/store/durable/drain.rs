@@ -9,7 +9,7 @@ use super::flow::AT_THE_END;
 use crate::store::seldom::Seldom;
 use crate::telemetry::Lost;
 
-/// What became of what was to be written.
+/// Reports what became of the operations that were outstanding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drained {
     /// Responses that still wait to be written.
@@ -23,7 +23,7 @@ pub struct Drained {
 }
 
 impl Drained {
-    /// How many operations are left.
+    /// Returns how many operations are left.
     pub fn left(&self) -> u64 {
         self.unwritten + self.undeleted + self.untold
     }
@@ -43,7 +43,7 @@ impl Durable {
             }
         };
         let emptied = tokio::time::timeout(deadline, async {
-            // What waits to be told does not wait for what can't be written.
+            // Waits for both at once: the journal does not wait for writes that can't succeed.
             tokio::join!(self.inner.queue.empty(), write_journal());
             write_journal().await;
         });
@@ -52,7 +52,7 @@ impl Durable {
         self.left()
     }
 
-    /// What is outstanding now.
+    /// Returns the operations that are outstanding now.
     fn left(&self) -> Drained {
         let (inner, queue) = (&self.inner, &self.inner.queue);
         let unwritten = queue.puts() + queue.others();

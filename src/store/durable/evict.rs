@@ -28,16 +28,16 @@ use crate::store::room::{Content, Found, size_of_file};
 /// The most files that are lined up to be evicted.
 const POOL: usize = 65_536;
 
-/// What nothing leads to is left alone so long: it may be that something is about to.
+/// Age under which an object that nothing leads to is left alone: something may be about to lead to it.
 const YOUNG: i64 = 60_000;
 
-/// What was begun to be written, and not gone on with for so long, was interrupted.
+/// Age at which an unfinished write that nobody continued counts as interrupted.
 const INTERRUPTED: i64 = 600_000;
 
 /// After so many evictions those who wait for room look whether there is enough.
 const ROUND: u32 = 16;
 
-/// How long to wait after the directory could not be looked through.
+/// Pause after a failed look through the directory.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// In this order files are evicted.
@@ -177,7 +177,7 @@ impl Inner {
                         let worth = if self.memory.holds(hash) { Worth::InMemory } else { Worth::Stored };
                         Candidate { worth, used, modified, name }
                     }
-                    // What is put out of reach is deleted at once, and what is written is renamed.
+                    // Takes any other old file as left over: removal deletes at once, and a finished write is renamed.
                     None if modified < if is_unfinished(&name) { interrupted } else { young } => {
                         Candidate { worth: Worth::None, used: modified, modified, name }
                     }
@@ -244,7 +244,7 @@ impl Inner {
         heads.insert(0, path.to_owned());
         let has_bodies = !self.bodies_of(store, hash)?.is_empty();
         if !is_variant {
-            // Whoever writes one now says so afterwards.
+            // A process that writes it from now on says so afterwards.
             self.index.remove(hash);
         }
         let mut freed = 0;
@@ -270,7 +270,7 @@ impl Inner {
     }
 }
 
-/// Whether a file is there and was last changed then.
+/// Returns whether a file is there and was last changed then.
 fn is_dated(path: &Path, dated: Timestamp) -> io::Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => Ok(modified(&metadata) == dated),
@@ -279,7 +279,7 @@ fn is_dated(path: &Path, dated: Timestamp) -> io::Result<bool> {
     }
 }
 
-/// Whether a file's name says that it is still being written.
+/// Returns whether a file's name says that it is still being written.
 fn is_unfinished(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|last| last.starts_with('.'))
 }

@@ -1,4 +1,4 @@
-//! Whether what works behind goes on, or waits until the place takes it again.
+//! Decides whether background work goes on, or waits until the place takes it again.
 //!
 //! After so many failed writes on end nothing is written. Then one small object, the probe, is written at the pace of
 //! the breaker until that succeeds; what waits goes on after it, each writer at another moment. So a place that is
@@ -16,7 +16,7 @@ use super::Inner;
 use crate::store::backend::{BackendError, PROBE, Trouble};
 use crate::telemetry::DurableOp;
 
-/// How long the probe may take to be written.
+/// Time limit for writing the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two probes grows to so many times the first.
@@ -92,7 +92,7 @@ impl Flow {
         self.limit > 0 && failures >= self.limit && self.stop()
     }
 
-    /// Whether it was not stopped before.
+    /// Stops the work, and returns whether it was not stopped before.
     fn stop(&self) -> bool {
         self.is_flowing.send_if_modified(|is_flowing| std::mem::replace(is_flowing, false))
     }

@@ -204,7 +204,7 @@ struct Inner {
     uploading: Mutex<HashSet<u128>>,
 }
 
-/// What is said seldom.
+/// Remembers which messages were logged recently.
 #[derive(Debug, Default)]
 struct Said {
     /// By operation and kind of trouble.
@@ -462,7 +462,7 @@ impl Durable {
         self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body });
     }
 
-    /// Whether the queue takes another deletion.
+    /// Returns whether the queue takes another deletion.
     fn has_room_to_delete(&self) -> bool {
         let inner = &self.inner;
         let has_room = inner.queue.depth().0 < (inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT);
@@ -517,7 +517,7 @@ impl Durable {
         &self.inner.index
     }
 
-    /// Whether the tier is known to be down, or not to take writes.
+    /// Returns whether the tier is known to be down, or not to take writes.
     pub fn is_down(&self) -> bool {
         self.inner.breaker.is_open() || !self.inner.flow.is_flowing()
     }
@@ -597,7 +597,7 @@ impl Inner {
                 let look = || this.backend.get(&this.probe, HEAD_LIMIT);
                 let answer = tokio::time::timeout(this.config.lookup_timeout, async {
                     match look().await {
-                        // Who may not list is told so of what is not there as well.
+                        // A caller without the right to list is refused what is not there as well.
                         Err(error) if error.trouble == Trouble::Refused => {
                             this.backend.put(&this.probe, &[Bytes::from_static(PROBE)]).await?;
                             look().await

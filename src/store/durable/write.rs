@@ -32,7 +32,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause at a stop, where there is time for several.
 const LAST_PAUSE: Duration = Duration::from_millis(250);
 
-/// How the attempts at one write went.
+/// Counts how the attempts at one write went.
 #[derive(Debug, Default)]
 struct Attempts {
     made: u32,
@@ -176,7 +176,7 @@ impl Inner {
         }
     }
 
-    /// Where nothing else is written that would show whether the place takes writes, the probe is.
+    /// Writes the probe where no other write would show whether the place takes writes.
     async fn tell_whose_failure(self: &Arc<Self>, attempts: &Attempts) {
         if attempts.made > 1 && self.flow.done() == attempts.done && self.flow.is_flowing() {
             match self.write_probe().await {
@@ -197,7 +197,7 @@ impl Inner {
         let outcome = self.delete_all(key, variant).await;
         self.note(DurableOp::Delete, &outcome);
         match &outcome {
-            // Who may not delete may write all the same.
+            // A caller without the right to delete may still have the right to write.
             Err(error) if matches!(error.trouble, Trouble::Unreachable | Trouble::Failing) => self.write_failed(error),
             Ok(()) | Err(_) => {}
         }
@@ -310,7 +310,7 @@ impl Inner {
         }
     }
 
-    /// Whether a body is there. In a bucket that is known; in a directory it may have been evicted.
+    /// Returns whether a body is there. In a bucket that is known; in a directory it may have been evicted.
     async fn has_body(&self, object: &BodyObject) -> Result<bool, BackendError> {
         if let Backend::File(store) = &*self.backend
             && object.is_written()

@@ -127,7 +127,7 @@ pub struct Journal {
     is_loaded: AtomicBool,
 }
 
-/// What is said seldom.
+/// Remembers which messages were logged recently.
 #[derive(Debug, Default)]
 struct Said {
     writing: Seldom,

@@ -1,5 +1,5 @@
-//! What went wrong with a request to the service, in a sentence that says what to do: with the service's own words,
-//! and sorted by what the caller does about it.
+//! Turns a failed request to the service into a sentence that says what to do: with the service's own words, and
+//! sorted by what the caller does about it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::S3Config;
 use crate::clock::{Clock, Timestamp};
 use crate::store::backend::{BackendError, Trouble};
 
-/// What the service was asked to do.
+/// Names the request to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     List,
@@ -77,7 +77,7 @@ const REFUSED: &[&str] = &[
     "QuotaExceeded",
 ];
 
-/// What is to be done about an answer with this status and code.
+/// Sorts an answer with this status and code by what to do about it.
 fn trouble(status: u16, code: &str, message: &str) -> Trouble {
     let is_lock = message.contains("Object Lock");
     match status {
@@ -90,7 +90,7 @@ fn trouble(status: u16, code: &str, message: &str) -> Trouble {
     }
 }
 
-/// What a service that answers an error said.
+/// Holds the words of a service that answered an error.
 struct Said<'a> {
     status: u16,
     code: &'a str,
@@ -113,7 +113,7 @@ impl Said<'_> {
 /// The most that is shown of what a service said.
 const MOST: usize = 500;
 
-/// What the element `name` of an error's XML holds.
+/// Returns the content of the element `name` in an error's XML.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     Some(rest.split_once("</")?.0.trim())
@@ -227,7 +227,7 @@ impl S3Config {
         }
     }
 
-    /// What is often the matter with services other than AWS, whose buckets have no host names.
+    /// Hints at the usual trouble with services other than AWS, whose buckets have no host names.
     fn hint(&self) -> String {
         if self.path_style || self.endpoint_url.is_empty() {
             return String::new();
@@ -241,7 +241,7 @@ impl S3Config {
     }
 }
 
-/// How far this machine's clock is off, by the date of an answer.
+/// Says how far this machine's clock is off, by the date of an answer.
 fn by_how_much(date: &str) -> String {
     let Ok(date) = httpdate::parse_http_date(date) else { return String::new() };
     let behind = Timestamp::from(date).millis_since(Clock::system().now());

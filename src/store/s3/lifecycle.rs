@@ -22,7 +22,7 @@ pub struct Lifecycle {
     pub days: i32,
 }
 
-/// What a rule has done.
+/// Says what a rule has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     /// Objects of this age are deleted.
@@ -36,8 +36,8 @@ enum Action {
 const LEFT_OVER: i32 = 1;
 
 impl Lifecycle {
-    /// What the names of each rule's objects begin with, and what is done with them. The journal does not expire: it
-    /// is kept short by those who write it. What they delete of it in a versioned bucket does.
+    /// Returns, for each rule, the prefix of its objects' names and what is done with them. The journal does not
+    /// expire: it is kept short by those who write it. What they delete of it in a versioned bucket does.
     fn parts(&self) -> [(String, String, Action); 3] {
         let Self { root, days } = self;
         [
@@ -95,7 +95,7 @@ fn prefix_of(rule: &LifecycleRule) -> &str {
     rule.filter().and_then(LifecycleRuleFilter::prefix).or_else(and).or(older).unwrap_or_default()
 }
 
-/// Whether a rule deletes objects that nobody deleted.
+/// Returns whether a rule deletes objects that nobody deleted.
 fn expires(rule: &LifecycleRule) -> bool {
     rule.expiration().is_some_and(|expiration| expiration.days().is_some() || expiration.date().is_some())
 }
@@ -157,7 +157,7 @@ impl S3Store {
         Ok((others, lines))
     }
 
-    /// What installing the rules would change, a line each.
+    /// Returns what installing the rules would change, a line each.
     pub async fn compare_lifecycle(&self, wanted: &Lifecycle) -> Result<Vec<String>, BackendError> {
         self.compare(wanted).await.map(|(_, lines)| lines)
     }

@@ -259,8 +259,8 @@ impl S3Store {
         Ok(Page { is_last: is_last || listed.is_empty(), listed })
     }
 
-    /// Whether names below `root` may be listed, and the object `probe` written and read: in that order, and nothing
-    /// outside `root` is asked for, since rights may end there.
+    /// Checks that names below `root` may be listed, and the object `probe` written and read: in that order, and
+    /// nothing outside `root` is asked for, since rights may end there.
     pub async fn check(&self, root: &str, probe: &str) -> Result<(), CheckFailure> {
         self.list_one(root).await?;
         let text = |error: BackendError| CheckFailure(error.to_string());
@@ -279,12 +279,12 @@ impl S3Store {
         listed.map(|page| page.contents.is_some_and(|listed| !listed.is_empty())).map_err(failure)
     }
 
-    /// Whether names below `root` can be listed.
+    /// Returns whether names below `root` can be listed.
     pub async fn is_there(&self, root: &str) -> bool {
         self.list_one(root).await.is_ok()
     }
 
-    /// Whether anything lies below `root`.
+    /// Checks that something lies below `root`.
     pub async fn look_for_cache(&self, root: &str) -> Result<(), CheckFailure> {
         if self.list_one(root).await? {
             return Ok(());
@@ -368,7 +368,7 @@ impl S3Store {
                 Ok(None)
             }
             Err(SdkError::ServiceError(service)) if self.may_hide_a_missing(name, service.raw()) => {
-                // Whoever may not list without naming a prefix is told this of every name that there is not.
+                // A caller who may not list without naming a prefix is told this of every missing name.
                 if self.is_readable().await {
                     return Ok(None);
                 }
@@ -378,12 +378,12 @@ impl S3Store {
         }
     }
 
-    /// Whether an answer refuses to read an object, and may do so because there is none.
+    /// Returns whether an answer refuses to read an object, and may do so because there is none.
     fn may_hide_a_missing(&self, name: &str, answer: &HttpResponse) -> bool {
         answer.status().as_u16() == 403 && self.probe.get().is_some_and(|probe| probe != name)
     }
 
-    /// Whether the object that is known to be there may be read.
+    /// Returns whether the object that is known to be there may be read.
     async fn is_readable(&self) -> bool {
         let Some(probe) = self.probe.get() else { return false };
         self.client.get_object().bucket(&self.config.bucket).key(probe).send().await.is_ok()
