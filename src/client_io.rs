@@ -194,23 +194,30 @@ impl Heads {
 
     /// Forgets heads whose requests are all answered, when hyper reads on: it does so once it has no whole
     /// head any more, so that behind an empty line there is nothing.
+    #[inline]
     fn forget_answered(&mut self) {
         if self.begun > 0 && !self.is_body && (self.recent.ends_with(b"\n\r\n") || self.recent.ends_with(b"\n\n")) {
             self.begun = 0;
             self.recent.clear();
-            self.recent.shrink_to(KEPT_RECENT);
+            if self.recent.capacity() > KEPT_RECENT {
+                self.recent.shrink_to(KEPT_RECENT);
+            }
         }
     }
 
-    /// Adds what was read. A head that began behind a body in one read with that is not looked at: where
-    /// its framing contradicts itself hyper ends the connection with it, and goes by `Transfer-Encoding`.
-    fn read(&mut self, bytes: &[u8]) {
+    /// Adds what was read, and returns whether a head begins with it. A head that began behind a body in one read
+    /// with that is not looked at: where its framing contradicts itself hyper ends the connection with it, and goes by
+    /// `Transfer-Encoding`.
+    #[inline]
+    fn read(&mut self, bytes: &[u8]) -> bool {
         self.forget_begun();
         if std::mem::take(&mut self.is_body) {
             self.recent.clear();
         }
+        let begins = self.recent.is_empty();
         let room = MAX_RECENT - self.recent.len();
         self.recent.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        begins
     }
 
     /// Returns the part of the request line that the next bytes belong to, if they belong to one.
@@ -233,10 +240,14 @@ impl Heads {
         !self.recent.is_empty() && !self.is_body
     }
 
+    #[inline]
     fn forget_begun(&mut self) {
-        if self.begun == 0 {
-            return;
+        if self.begun > 0 {
+            self.drop_begun();
         }
+    }
+
+    fn drop_begun(&mut self) {
         let end = self.recent.len() - self.next().len();
         self.begun = 0;
         self.recent.drain(..end);
@@ -317,9 +328,7 @@ impl Connection {
         if self.is_waiting() {
             heads.forget_answered();
         }
-        let begins = !heads.is_in_head();
-        heads.read(bytes);
-        begins
+        heads.read(bytes)
     }
 
     /// Returns the bytes for hyper to read in place of `read`, where they differ.
@@ -503,7 +512,9 @@ impl ClientIo {
     /// A client that takes nothing for too long is given up.
     fn poll_stall(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.stall = None;
+            if self.stall.is_some() {
+                self.stall = None;
+            }
             return written;
         }
         let limit = self.patience.body;
@@ -543,7 +554,15 @@ impl ClientIo {
     }
 
     /// Interim responses go out before what hyper writes of the response they announce.
+    #[inline]
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() && !self.connection.outlet.has_pending() {
+            return Poll::Ready(Ok(()));
+        }
+        self.write_interim(cx)
+    }
+
+    fn write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while !self.interim.is_empty() {
                 let bytes = self.interim.clone();

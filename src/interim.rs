@@ -61,9 +61,14 @@ impl Outlet {
         self.dirty.store(false, Ordering::Release);
     }
 
-    /// What is to be written now, if anything is.
+    /// Returns whether something is to be written.
+    pub fn has_pending(&self) -> bool {
+        self.has_pending.load(Ordering::Acquire)
+    }
+
+    /// Takes what is to be written now, if anything is.
     pub fn take(&self) -> Option<Vec<u8>> {
-        if !self.has_pending.load(Ordering::Acquire) {
+        if !self.has_pending() {
             return None;
         }
         let mut pending = self.pending.lock();

@@ -1,17 +1,23 @@
 //! A stream of bytes, to a client or to the origin: over TCP or a unix socket.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Up to so many bytes go out in one piece.
 const JOINED: usize = 4 << 10;
+
+thread_local! {
+    /// Holds those bytes while they are written. Used again for each write of the thread, whose connections write in
+    /// turn.
+    static JOIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What Linux always has and lets everyone choose, and what sends as soon as it may.
 const UNPACED: &[u8] = b"reno";
@@ -63,11 +69,13 @@ impl AsyncWrite for Transport {
         }
         if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
             // To copy so little costs less than to tell the kernel where each piece is.
-            let mut joined: SmallVec<[u8; JOINED]> = SmallVec::new();
-            for buf in bufs {
-                joined.extend_from_slice(buf);
-            }
-            return self.poll_write(cx, &joined);
+            return JOIN.with_borrow_mut(|joined| {
+                joined.clear();
+                for buf in bufs {
+                    joined.extend_from_slice(buf);
+                }
+                self.poll_write(cx, joined)
+            });
         }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

@@ -178,7 +178,7 @@ impl Fetcher {
                 (updated.unwrap_or(passed), landing)
             }
             Err(why) => {
-                self.note_not_storable(&plan.key, &exchange, &plan.policy, why);
+                self.note_not_storable(&plan.key, &exchange, &plan.policy, why, exchange.response_time);
                 if !validation::is_failure(answer.status()) {
                     self.note_not_stored(plan);
                 }
@@ -544,9 +544,9 @@ impl Fetcher {
                 // The origin took back its leave to store, for everybody or for this client.
                 self.note_not_stored(plan);
                 self.outdate(plan, &Replaced::response(stored), why, stored.head.status);
-                self.note_not_storable(&plan.key, &updated.exchange(plan), &plan.policy, why);
-                let mut head = stored.head.clone();
                 let (now, policy) = (self.clock.now(), &plan.policy.lifetimes);
+                self.note_not_storable(&plan.key, &updated.exchange(plan), &plan.policy, why, now);
+                let mut head = stored.head.clone();
                 head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
                 head.fields = crate::stored::fields::Fields::new(updated.fields.iter());
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());

@@ -229,8 +229,8 @@ impl Fetcher {
         }
     }
 
-    /// Why a response for a `key` that is not worth waiting for may not be stored either, because of
-    /// what it says. That is remembered, then, unless it `is_noted` already.
+    /// Returns why a response for a `key` that nobody waits for may not be stored, as far as the response
+    /// itself decides that. Remembers it, unless it `is_noted` already.
     pub fn still_not_storable(
         &self,
         key: &CacheKey,
@@ -240,14 +240,21 @@ impl Fetcher {
     ) -> Option<NotStorable> {
         let why = storable(exchange, policy).err().filter(|why| why.is_about_the_response())?;
         if !is_noted {
-            self.note_not_storable(key, exchange, policy, why);
+            self.note_not_storable(key, exchange, policy, why, self.clock.now());
         }
         Some(why)
     }
 
     /// Remembers that those who ask like this request should not wait for each other.
-    fn note_not_storable(&self, key: &CacheKey, exchange: &Exchange<'_>, policy: &StoragePolicy, why: NotStorable) {
-        let (hash, now) = (key.hash(), exchange.response_time);
+    fn note_not_storable(
+        &self,
+        key: &CacheKey,
+        exchange: &Exchange<'_>,
+        policy: &StoragePolicy,
+        why: NotStorable,
+        now: Timestamp,
+    ) {
+        let hash = key.hash();
         self.hit_for_miss.note_refused(hash, why, now);
         if !why.is_about_the_response() || keep::is_partial(exchange.status) {
             return;

@@ -69,7 +69,8 @@ impl Proxy {
             status: response.status(),
             response: response.headers(),
             request_time: now,
-            response_time: fetcher.clock.now(),
+            // Seldom decides, and never for storing alone: `keep_or_pass` reads the clock.
+            response_time: now,
         };
         // A part although the whole was asked for is the origin's word to this client, and no more.
         let why = match response.status() {
