@@ -9,14 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use larder::clock::{Clock, Stopwatch, Timestamp};
+use larder::base::clock::{Clock, Stopwatch};
+use larder::entry::{Body, NewHead, StoredHead, StoredResponse};
 use larder::rfc9111::key::{CacheKey, KeyParts};
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::tags::TagFields;
+use larder::rfc9111::timestamp::Timestamp;
 use larder::store::memory::{Config, Lookup, Memory};
 use larder::store::purge::{Purge, Purges, Target};
 use larder::store::{Durability, Store};
-use larder::stored::{Body, NewHead, StoredHead, StoredResponse};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

@@ -9,14 +9,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use larder::admin_client;
-use larder::clock::Clock;
+use larder::app;
+use larder::base::clock::Clock;
+use larder::base::log;
+use larder::base::units::parse_duration;
+use larder::cli::admin_client;
+use larder::cli::signals::Signals;
+use larder::cli::upkeep;
+use larder::cli::upkeep::Sweep;
 use larder::config::{Config, ConfigErrors};
 use larder::proxy::{Manner, Schemes, What};
-use larder::signals::Signals;
-use larder::units::parse_duration;
-use larder::upkeep::{self, Sweep};
-use larder::{app, log};
 use tracing::{info, warn};
 
 #[global_allocator]

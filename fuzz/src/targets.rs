@@ -7,18 +7,22 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use larder::clock::Timestamp;
+use larder::entry;
+use larder::entry::encoding;
 use larder::rfc9111::directives::CacheControl;
 use larder::rfc9111::freshness::{Freshness, LifetimePolicy};
 use larder::rfc9111::key::{CacheKey, KeyParts};
 use larder::rfc9111::partial::{Part, Parts};
-use larder::rfc9111::range::{self, RangeRequest};
-use larder::rfc9111::reuse::{self, Reuse};
+use larder::rfc9111::range;
+use larder::rfc9111::range::RangeRequest;
+use larder::rfc9111::reuse;
+use larder::rfc9111::reuse::Reuse;
 use larder::rfc9111::search::SearchVariance;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use larder::rfc9111::vary::{self, Nominated, Vary};
+use larder::rfc9111::timestamp::Timestamp;
+use larder::rfc9111::vary;
+use larder::rfc9111::vary::{Nominated, Vary};
 use larder::rfc9111::{conditional, date, groups, targeted, validation};
-use larder::stored::{self, encoding};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -171,7 +175,7 @@ pub fn object(data: &[u8]) {
             encoding::decode(&bytes, key, &LifetimePolicy::default())
         {
             // What is believed is written as it was read, in the newest version.
-            let response = stored::StoredResponse::new(*head, body.into());
+            let response = entry::StoredResponse::new(*head, body.into());
             let again = Bytes::from(encoding::encode_response(&response, true));
             assert!(encoding::decode(&again, key, &LifetimePolicy::default()).is_ok());
         }

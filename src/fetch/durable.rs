@@ -10,14 +10,14 @@ use tracing::warn;
 
 use super::keep::fill_from_durable;
 use super::{Fetched, Fetcher, ForLeader, Plan, shared};
-use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
+use crate::entry::{Body, Replaced, StoredResponse};
+use crate::fetch::flight::{Landing, Outcome, Shared, SharedResponse, Source};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
 use crate::rfc9111::validation;
 use crate::store::Known;
 use crate::store::backend::BackendError;
 use crate::store::durable::{Found, FoundBody, FoundResponse, Opening, Wanted};
-use crate::stored::{Body, Replaced, StoredResponse};
 
 impl Fetcher {
     /// What the durable tier has for a request that nobody shares, if it may be reused. If it may

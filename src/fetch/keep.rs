@@ -12,24 +12,26 @@ use tracing::debug;
 
 use super::plan::Place;
 use super::{Fetched, Fetcher, ForLeader, Plan, partial, shared};
-use crate::body::ResponseBody;
-use crate::clock::Timestamp;
-use crate::fill::FillWriter;
-use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
-use crate::hit_for_miss::{Pass, Reach};
+use crate::entry::fill::FillWriter;
+use crate::entry::{Body, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
+use crate::fetch::flight::{Landing, Outcome, Shared, SharedResponse, Source};
+use crate::fetch::hit_for_miss::{Pass, Reach};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::{Part, Parts};
 use crate::rfc9111::search::SearchVariance;
-use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
+use crate::rfc9111::storage;
+use crate::rfc9111::storage::{Exchange, NotStorable, Storable, storable};
 use crate::rfc9111::tags::{MAX_TAGS, TooManyTags};
-use crate::rfc9111::validation::{self, HeadOutcome};
-use crate::rfc9111::vary::{self, Vary};
+use crate::rfc9111::timestamp::Timestamp;
+use crate::rfc9111::validation;
+use crate::rfc9111::validation::HeadOutcome;
+use crate::rfc9111::vary;
+use crate::rfc9111::vary::Vary;
 use crate::store::Durability;
 use crate::store::backend::BackendError;
 use crate::store::durable::BodyReader;
 use crate::store::memory::Lookup;
-use crate::stored::{Body, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
 use crate::upstream::{EndsWithConnection, Errand, Passing, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
@@ -169,12 +171,8 @@ impl Fetcher {
             }
             Err(_) if plan.method == Method::HEAD => {
                 let updated = self.learn_from_head(plan, answer.status(), answer.headers(), request_time, position);
-                let passed = Fetched::Passed {
-                    response: answer.map(ResponseBody::upstream),
-                    why: NotStorable::Method,
-                    fwd: plan.fwd,
-                    fwd_status: None,
-                };
+                let passed =
+                    Fetched::Passed { response: answer, why: NotStorable::Method, fwd: plan.fwd, fwd_status: None };
                 (updated.unwrap_or(passed), landing)
             }
             Err(why) => {
@@ -185,12 +183,7 @@ impl Fetcher {
                 if let Some(stored) = plan.replaced() {
                     self.outdate(plan, &stored, why, answer.status());
                 }
-                let passed = Fetched::Passed {
-                    response: answer.map(ResponseBody::upstream),
-                    why,
-                    fwd: plan.fwd,
-                    fwd_status: None,
-                };
+                let passed = Fetched::Passed { response: answer, why, fwd: plan.fwd, fwd_status: None };
                 (passed, landing)
             }
         }
@@ -548,7 +541,7 @@ impl Fetcher {
                 self.note_not_storable(&plan.key, &updated.exchange(plan), &plan.policy, why, now);
                 let mut head = stored.head.clone();
                 head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
-                head.fields = crate::stored::fields::Fields::new(updated.fields.iter());
+                head.fields = crate::entry::fields::Fields::new(updated.fields.iter());
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
                     response: SharedResponse::Stored(Arc::new(StoredResponse::with_body_of(stored, head))),

@@ -6,8 +6,11 @@
 //! it. Whatever is stored carries the purge position at which its fetch began.
 
 mod durable;
+pub mod flight;
+pub mod hit_for_miss;
 mod keep;
-mod plan;
+pub mod plan;
+pub mod searches;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,25 +23,28 @@ use tracing::debug;
 
 pub use self::plan::Plan;
 
-use crate::body::ResponseBody;
-use crate::clock::{Clock, Timestamp};
-use crate::fill::{Budget, Fill, FillReader, FillWriter, Unread};
-use crate::flight::{Flights, Joined, Landing, Outcome, Shared, SharedResponse, Source, Watch};
-use crate::forwarding::{Onward, Peer, Signature};
-use crate::hit_for_miss::{HitForMiss, Pass, Reach};
-use crate::recent::Recent;
+use crate::base::clock::Clock;
+use crate::base::recent::Recent;
+use crate::entry::fill::{Budget, Fill, FillReader, FillWriter, Unread};
+use crate::entry::{StoredHead, StoredResponse, Tried, Who};
+use crate::fetch::flight::{Flights, Joined, Landing, Outcome, Shared, SharedResponse, Source, Watch};
+use crate::fetch::hit_for_miss::{HitForMiss, Pass, Reach};
+use crate::fetch::searches::Searches;
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::reuse::{self, Failure, Reuse};
+use crate::rfc9111::reuse;
+use crate::rfc9111::reuse::{Failure, Reuse};
 use crate::rfc9111::storage::{Exchange, NotStorable, StoragePolicy, speaks_of_the_page, storable};
-use crate::rfc9111::validation::{self, Validation};
+use crate::rfc9111::timestamp::Timestamp;
+use crate::rfc9111::validation;
+use crate::rfc9111::validation::Validation;
 use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{date, fields, partial};
-use crate::searches::Searches;
 use crate::store::Store;
 use crate::store::durable::{Apart, Opening};
-use crate::store::memory::{self, Lookup};
-use crate::stored::{StoredHead, StoredResponse, Tried, Who};
+use crate::store::memory;
+use crate::store::memory::Lookup;
+use crate::upstream::forwarding::{Onward, Peer, Signature};
 use crate::upstream::{Errand, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// What the origin is asked for.
@@ -66,7 +72,7 @@ pub enum Fetched {
     /// A response for the client that led.
     Passed {
         /// The response, without the fields of its connection.
-        response: Response<ResponseBody>,
+        response: Response<UpstreamBody>,
         /// Why it is not shared.
         why: NotStorable,
         /// Why the origin was asked.
@@ -582,7 +588,7 @@ fn shared(stored: &Arc<StoredResponse>, source: Source) -> Fetched {
 
 /// A part although the whole was asked for: it is the origin's word to this client, and no more.
 fn unasked_part(plan: &Plan, answer: Response<UpstreamBody>) -> Fetched {
-    let response = answer.map(ResponseBody::upstream);
+    let response = answer;
     Fetched::Passed { response, why: NotStorable::Part, fwd: plan.fwd, fwd_status: None }
 }
 

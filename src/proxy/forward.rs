@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::{Caller, Passed, Proxy, plan, tunnel};
-use crate::body::ResponseBody;
 use crate::fetch::clean_response;
-use crate::request_body::Fault;
+use crate::proxy::target::{Target, origin_form};
+use crate::respond::body::ResponseBody;
 use crate::respond::{Answer, Asked, add_age, overloaded, passed, refuse_body, refused, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::groups;
@@ -21,7 +21,7 @@ use crate::rfc9111::invalidation;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::targeted::governing;
-use crate::target::{Target, origin_form};
+use crate::upstream::request_body::Fault;
 use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
 /// How long an unsafe request is waited for after its client has left. It holds a connection to the

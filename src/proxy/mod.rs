@@ -1,12 +1,15 @@
 //! The life of a request, from top to bottom, as RFC 9111 §4 tells it. What is fetched is shared
 //! (`share`); what no stored response may answer is passed on (`forward`).
 
+pub mod access;
 mod explain;
 mod failures;
 mod forward;
 mod purge;
 mod reply;
+pub mod rules;
 mod share;
+pub mod target;
 mod tunnel;
 
 pub use self::explain::Question;
@@ -23,27 +26,29 @@ use http::{Method, Request, Version};
 use hyper::body::Incoming;
 
 use self::reply::Step;
-use crate::access::Line;
-use crate::clock::Timestamp;
+use crate::base::metrics::{Metrics, WorkerMetrics};
+use crate::entry::fill::Reading;
+use crate::entry::{StoredResponse, Validating, Who};
+use crate::fetch::flight::Joined;
+use crate::fetch::hit_for_miss::{Looked, Pass};
 use crate::fetch::{Fetcher, Plan};
-use crate::fill::Reading;
-use crate::flight::Joined;
-use crate::forwarding::{self, Original, Peer, Trust};
-use crate::hit_for_miss::{Looked, Pass};
-use crate::interim::{Interim, Outlet};
-use crate::request_body::Limits;
+use crate::proxy::access::Line;
+use crate::proxy::target::{Keys, Target, is_upgrade, never_from_cache, shared_form};
 use crate::respond::{Answer, Asked, LOOP, Label, hit, not_cached, options, overloaded, refused};
 use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
-use crate::rfc9111::reuse::{self, Reuse, Why};
+use crate::rfc9111::reuse;
+use crate::rfc9111::reuse::{Reuse, Why};
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::memory::Lookup;
-use crate::stored::{StoredResponse, Validating, Who};
-use crate::target::{Keys, Target, is_upgrade, never_from_cache, shared_form};
-use crate::telemetry::{Metrics, WorkerMetrics};
 use crate::upstream::Errand;
+use crate::upstream::forwarding;
+use crate::upstream::forwarding::{Original, Peer, Trust};
+use crate::upstream::informational::{Interim, Outlet};
+use crate::upstream::request_body::Limits;
 
 /// The proxy: everything that the workers share.
 #[derive(Debug)]
@@ -55,7 +60,7 @@ pub struct Proxy {
     /// What the configuration says of some paths, and the keys that come of it.
     pub keys: Keys,
     /// `[cache]`
-    pub cache: crate::rules::Config,
+    pub cache: crate::proxy::rules::Config,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Whether every request is logged.

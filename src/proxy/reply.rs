@@ -5,11 +5,11 @@ use std::task::{Context, Poll, ready};
 
 use http::Response;
 
-use crate::access::Line;
-use crate::body::ResponseBody;
-use crate::interim::Outlet;
+use crate::base::metrics::WorkerMetrics;
+use crate::proxy::access::Line;
 use crate::respond::Answer;
-use crate::telemetry::WorkerMetrics;
+use crate::respond::body::ResponseBody;
+use crate::upstream::informational::Outlet;
 
 /// A request that is being answered.
 pub struct Reply<'a> {

@@ -9,17 +9,20 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::{Proxy, held_by};
-use crate::body::ResponseBody;
-use crate::clock::{Stopwatch, Timestamp};
+use crate::base::clock::Stopwatch;
+use crate::entry::fill::FillReader;
+use crate::fetch::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
+use crate::fetch::hit_for_miss::{Looked, Selection};
 use crate::fetch::{Fetched, ForLeader, Plan};
-use crate::fill::FillReader;
-use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
-use crate::hit_for_miss::{Looked, Selection};
+use crate::respond::body::ResponseBody;
 use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
-use crate::rfc9111::reuse::{self, Reuse, Why};
-use crate::rfc9111::storage::{self, NotStorable};
+use crate::rfc9111::reuse;
+use crate::rfc9111::reuse::{Reuse, Why};
+use crate::rfc9111::storage;
+use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::targeted::governing;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::Wanted;
 use crate::upstream::UpstreamError;
 
@@ -249,7 +252,8 @@ impl Proxy {
             Fetched::Passed { mut response, fwd, fwd_status, why } => {
                 let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
                 add_age(response.headers_mut());
-                (CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) }, response)
+                let status = CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) };
+                (status, response.map(ResponseBody::upstream))
             }
             Fetched::Failed(error, fwd) => unanswered(&error, fwd),
             // Those go through `answer_found`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Stopwatch;
+use crate::base::clock::Stopwatch;
 
 /// Decides which responses are written.
 #[derive(Debug)]

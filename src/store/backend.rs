@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 use super::file::{FilePieces, FileStore, FileUpload};
 use super::s3::{S3Pieces, S3Store, S3Upload};

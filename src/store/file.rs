@@ -16,7 +16,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
 use super::room::{Content, NoRoom, Patience, Reserved, Room};
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::Clock;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// How much is read from a file at a time.
 const PIECE: usize = 256 * 1024;

@@ -29,13 +29,14 @@ use self::durable::{Durable, Found, Opening};
 use self::journal::Urgency;
 use self::memory::{Displaced, Kept, Lookup, Memory};
 use self::purge::{Made, Purge, Purges, Target};
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::Clock;
+use crate::base::metrics::Saved;
+use crate::entry::seen::Covered;
+use crate::entry::{BodyObject, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::seen::Covered;
-use crate::stored::{BodyObject, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
-use crate::telemetry::Saved;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// How long a purge waits to be written before it says that it is not yet.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);

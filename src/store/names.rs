@@ -11,8 +11,8 @@
 //!
 //! All lie below `<prefix of the URL>/<key prefix>/larder-1/`.
 
+use crate::entry::seen::JournalTime;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::seen::JournalTime;
 
 /// The names below one root.
 #[derive(Clone, Debug, PartialEq, Eq)]

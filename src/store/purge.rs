@@ -21,10 +21,11 @@ use smallvec::{SmallVec, smallvec};
 use tracing::warn;
 
 use super::index::{Print, Prints};
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::Clock;
+use crate::entry::StoredHead;
+use crate::entry::seen::{Covered, HORIZON, JournalTime, Seen, TICK_BITS};
 use crate::rfc9111::key::CacheKey;
-use crate::stored::StoredHead;
-use crate::stored::seen::{Covered, HORIZON, JournalTime, Seen, TICK_BITS};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The most purged URLs whose purges are remembered one by one.
 const MAX_URLS: usize = 262_144;

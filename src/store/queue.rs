@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-use crate::clock::Timestamp;
+use crate::entry::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The most variants of a key that are found while they wait.
 const MAX_FOUND: usize = 64;
@@ -301,7 +301,7 @@ fn record_of(pending: &Pending, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stored::tests::sample;
+    use crate::entry::tests::sample;
 
     #[test]
     fn what_a_burst_needed_room_for_is_given_back() {

@@ -19,7 +19,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::base::clock::{Clock, Stopwatch};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The unit that a file system gives room in.
 const BLOCK: u64 = 4096;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Stopwatch;
+use crate::base::clock::Stopwatch;
 
 /// Between two lines.
 const PAUSE: Duration = Duration::from_secs(60);

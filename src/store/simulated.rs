@@ -11,7 +11,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::Clock;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// What goes wrong, each in thousandths of the requests.
 #[derive(Clone, Copy, Debug, Default)]

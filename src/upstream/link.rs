@@ -9,10 +9,10 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::Upstream;
-use crate::clock::{Stopwatch, Timer};
-use crate::origin_io::Wire;
-use crate::request_body::{RequestBody, Upload};
-use crate::transfer::Transfer;
+use crate::base::clock::{Stopwatch, Timer};
+use crate::upstream::origin_io::Wire;
+use crate::upstream::request_body::{RequestBody, Upload};
+use crate::upstream::transfer::Transfer;
 
 /// A connection to the origin. It is boxed, since it goes with a response from hand to hand.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use larder::fill::{Budget, Fill, FillReader, FillWriter, Unread};
-use larder::flight::{Flights, Follower, Joined, Landing, Outcome, Watch};
+use larder::entry::fill::{Budget, Fill, FillReader, FillWriter, Unread};
+use larder::fetch::flight::{Flights, Follower, Joined, Landing, Outcome, Watch};
 use larder::upstream::UpstreamError;
 
 use crate::binary::file_url;

@@ -1,7 +1,7 @@
 //! Purges of every kind, here and on every other process of the same bucket; what a start knows of
 //! before; and what a miss costs.
 
-use larder::clock::Clock;
+use larder::base::clock::Clock;
 
 use crate::binary::{Process, file_url, larder};
 use crate::places::Place;

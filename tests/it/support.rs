@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use larder::app::{self, Running};
-use larder::clock::{Clock, Timestamp};
+use larder::app;
+use larder::app::Running;
+use larder::base::clock::Clock;
 use larder::config::Config;
-use larder::server::Listen;
+use larder::downstream::server::Listen;
+use larder::rfc9111::timestamp::Timestamp;
 
 /// Nobody waits longer than that for what processes tell each other.
 pub const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];

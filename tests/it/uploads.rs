@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use larder::clock::{Clock, Stopwatch};
+use larder::base::clock::{Clock, Stopwatch};
 
 use crate::support::{Client, Gate, Larder, Origin, START, at_once, eventually};
 

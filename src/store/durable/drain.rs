@@ -6,8 +6,8 @@ use tracing::{info, warn};
 
 use super::Durable;
 use super::flow::AT_THE_END;
+use crate::base::metrics::Lost;
 use crate::store::seldom::Seldom;
-use crate::telemetry::Lost;
 
 /// Reports what became of the operations that were outstanding.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,7 +19,8 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::{Inner, MAX_HEAD, body_of};
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::base::clock::{Clock, Stopwatch};
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::backend::Backend;
 use crate::store::file::{FileStore, each_file, modified, remove};
 use crate::store::names::Kind;

@@ -48,13 +48,13 @@ use super::purge::Purges;
 use super::queue::{Op, Put, Queue};
 use super::s3::{S3Config, S3Store};
 use super::seldom::Seldom;
-use crate::breaker::Breaker;
-use crate::clock::{Clock, Stopwatch};
+use crate::base::breaker::Breaker;
+use crate::base::clock::{Clock, Stopwatch};
+use crate::base::metrics::{DurableOp, DurableOutcome, Lost, Metrics, Prices, Saved};
+use crate::entry::encoding::{DurableBody, Object, decode, key_of};
+use crate::entry::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::encoding::{DurableBody, Object, decode, key_of};
-use crate::stored::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
-use crate::telemetry::{DurableOp, DurableOutcome, Lost, Metrics, Prices, Saved};
 
 /// `[durable]`
 #[derive(Clone, Debug, PartialEq, Eq)]

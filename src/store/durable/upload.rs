@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Durable, Inner};
-use crate::fill::FillReader;
+use crate::base::metrics::{DurableOp, DurableOutcome, Lost};
+use crate::entry::encoding::Checksums;
+use crate::entry::fill::FillReader;
+use crate::entry::{BodyObject, StoredApart, StoredHead};
 use crate::store::backend::BackendError;
-use crate::stored::encoding::Checksums;
-use crate::stored::{BodyObject, StoredApart, StoredHead};
-use crate::telemetry::{DurableOp, DurableOutcome, Lost};
 
 /// Leave to write a large body.
 #[derive(Debug)]

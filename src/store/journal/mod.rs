@@ -34,9 +34,9 @@ use super::memory::Memory;
 use super::names::{Kind, Names};
 use super::purge::{Kept, Purge, Purges, Target};
 use super::seldom::Seldom;
-use crate::clock::Stopwatch;
-use crate::stored::seen::{HORIZON, JournalTime, TICK_BITS};
-use crate::telemetry::Metrics;
+use crate::base::clock::Stopwatch;
+use crate::base::metrics::Metrics;
+use crate::entry::seen::{HORIZON, JournalTime, TICK_BITS};
 
 /// How far back a listing goes, in milliseconds: by so much may the clocks of two processes differ.
 const LOOK_BACK: u64 = HORIZON + 60_000;

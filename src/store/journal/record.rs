@@ -1,5 +1,5 @@
 //! What the journal's objects look like. They have the preamble of every durable object
-//! ([`crate::stored::wire`]), and then:
+//! ([`crate::entry::wire`]), and then:
 //!
 //! ```text
 //! kind 3, a record: maker u64, time u64,
@@ -17,8 +17,8 @@
 
 use bytes::BufMut;
 
-use crate::stored::seen::JournalTime;
-use crate::stored::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
+use crate::entry::seen::JournalTime;
+use crate::entry::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
 
 use crate::store::index::Print;
 use crate::store::purge::{Kept, Mark, Purge, Remembered, Target};

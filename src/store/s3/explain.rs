@@ -8,7 +8,8 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use super::S3Config;
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::Clock;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::backend::{BackendError, Trouble};
 
 /// Names the request to the service.

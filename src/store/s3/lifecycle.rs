@@ -10,7 +10,7 @@ use aws_sdk_s3::types::{
 
 use super::S3Store;
 use super::explain::Asked;
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::backend::BackendError;
 
 /// The rules of a deployment.
