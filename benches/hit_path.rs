@@ -9,8 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use larder::entry::encoding::{decode, encode_response};
-use larder::entry::fill::{Budget, Fill, Unread};
-use larder::entry::{Body, NewHead, StoredHead, StoredResponse};
+use larder::entry::{Body, Budget, Fill, NewHead, StoredHead, StoredResponse, Unread};
 use larder::rfc9111::cache_status::{CacheStatus, Tier};
 use larder::rfc9111::directives::CacheControl;
 use larder::rfc9111::freshness::LifetimePolicy;
@@ -19,7 +18,7 @@ use larder::rfc9111::reuse;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::tags::TagFields;
 use larder::rfc9111::timestamp::Timestamp;
-use larder::store::memory::{Config, Memory};
+use larder::store::{Memory, MemoryConfig};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -82,7 +81,7 @@ fn parts_of_a_hit(c: &mut Criterion) {
             })
         });
     });
-    let memory = Memory::new(&Config::default());
+    let memory = Memory::new(&MemoryConfig::default());
     for n in 0..1000 {
         memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024), &|| None, &|| true);
     }

@@ -1,7 +1,7 @@
 //! Larder: an HTTP caching reverse proxy that answers from memory, then from an S3 bucket, and only
 //! then asks the application.
 
-pub mod admin;
+mod admin;
 pub mod app;
 pub mod base;
 pub mod cli;
@@ -10,7 +10,7 @@ pub mod downstream;
 pub mod entry;
 pub mod fetch;
 pub mod proxy;
-pub mod respond;
+mod respond;
 pub mod rfc9111;
 pub mod store;
 pub mod upstream;

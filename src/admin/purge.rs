@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::warn;
 
-use super::{Admin, Reply, error, json_reply};
-use crate::base::units::parse_duration;
+use super::Admin;
+use super::api::{Reply, error, json_reply};
+use crate::base::parse_duration;
 use crate::proxy::{Held, Manner, PurgeError, Schemes, What};
 
 /// The longest that a purge may have its answer delayed.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::base::clock::Stopwatch;
+use crate::base::Stopwatch;
 
 /// A breaker, closed at first.
 #[derive(Debug)]

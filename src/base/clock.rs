@@ -81,7 +81,7 @@ impl Stopwatch {
 /// A timer that is used again and again for times that nearly always are not waited for to the end: to
 /// move it on is left until it goes off, so that each costs a look and no more.
 #[derive(Debug, Default)]
-pub struct Timer {
+pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
     /// Wakes the task that polled last: the timer knows it, and need not be told again.
     waker: Option<Waker>,
@@ -89,7 +89,7 @@ pub struct Timer {
 
 impl Timer {
     /// Ready `limit` after `since`.
-    pub fn poll(&mut self, cx: &mut Context<'_>, since: Stopwatch, limit: Duration) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, since: Stopwatch, limit: Duration) -> Poll<()> {
         // One that is too far off for the clock never comes.
         let Some(until) = since.0.checked_add(limit) else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));

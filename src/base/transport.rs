@@ -27,7 +27,7 @@ const UNPACED: &[u8] = b"reno";
 /// BBR, which some make the default, measures a connection's rate and keeps to it by a timer. That spares a
 /// network's queues; where there is no network it costs an interrupt for each 64 KiB. Those that a listener
 /// accepts are as it is. Where it can't be, nothing is lost.
-pub fn send_at_once(socket: &SockRef<'_>, address: IpAddr) {
+pub(crate) fn send_at_once(socket: &SockRef<'_>, address: IpAddr) {
     if address.is_loopback() {
         let _ = socket.set_tcp_congestion(UNPACED);
     }
@@ -35,7 +35,7 @@ pub fn send_at_once(socket: &SockRef<'_>, address: IpAddr) {
 
 /// The stream.
 #[derive(Debug)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// TCP.
     Tcp(TcpStream),
     /// A unix socket.

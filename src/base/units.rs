@@ -18,7 +18,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// `512`, `512KiB`, `64MiB`, `2GiB`, `1TiB`: a whole number and a unit, bytes without one.
-pub fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text)?;
     let shift = match unit {
         "" | "B" => 0,
@@ -32,7 +32,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A size in the largest unit that it is a multiple of.
-pub fn format_size(bytes: u64) -> String {
+pub(crate) fn format_size(bytes: u64) -> String {
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::admin::Config;
-use crate::downstream::server::Listen;
+use crate::downstream::Listen;
 use crate::proxy::{Manner, What};
 
 /// The largest answer that is read.

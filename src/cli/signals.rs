@@ -14,8 +14,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::base::clock::Stopwatch;
-use crate::base::log;
+use crate::base::{Stopwatch, log};
 
 /// A second signal of a kind that comes sooner belongs to the first.
 const PATIENCE: Duration = Duration::from_secs(1);

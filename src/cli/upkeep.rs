@@ -6,18 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::base::clock::Clock;
-use crate::base::metrics::Metrics;
+use crate::base::{Clock, Metrics};
 use crate::config::Config;
 use crate::entry::encoding::{DecodeError, Object, decode, key_of};
-use crate::proxy::rules::Rules;
+use crate::proxy::Rules;
 use crate::rfc9111::freshness::HEURISTIC_MAX;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary::Nominated;
-use crate::store::backend::{Backend, BackendError, Trouble};
-use crate::store::durable::{MAX_HEAD, body_of, place};
-use crate::store::names::{Kind, Names};
 use crate::store::s3::Lifecycle;
+use crate::store::{Backend, BackendError, Kind, MAX_HEAD, Names, Trouble, body_of, place};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -31,13 +31,11 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::base::clock::Stopwatch;
-use crate::base::metrics::Unparsed;
-use crate::base::transport::Transport;
-use crate::downstream::refusals::Witness;
-use crate::respond::body::{Carrier, ResponseBody};
+use crate::base::{Stopwatch, Transport, Unparsed};
+use crate::downstream::Witness;
+use crate::respond::{Carrier, ResponseBody};
 use crate::rfc9111::present::Present;
-use crate::upstream::informational::Outlet;
+use crate::upstream::Outlet;
 
 /// The most bytes of a request head that are kept to look at.
 const MAX_RECENT: usize = 128 << 10;
@@ -51,7 +49,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 impl Transport {
     /// Tells a client that there are too many, and closes.
-    pub async fn refuse_for_load(mut self) {
+    pub(crate) async fn refuse_for_load(mut self) {
         const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
         let _ = tokio::time::timeout(LINGER, async { self.write_all(BUSY).await }).await;
         self.hear_out().await;
@@ -76,7 +74,7 @@ impl Transport {
 
 /// What a connection's stream and its requests tell each other.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// A [`Phase`]. Read and written on one thread, that of the connection; it is atomic to be shared at all.
     phase: AtomicU8,
     /// Guarded by its lock, which nobody ever waits for, for the same reason: the heads as they were read.
@@ -264,14 +262,14 @@ impl Heads {
 
 impl Connection {
     /// A connection that waits for its first request.
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { phase: AtomicU8::new(Phase::Waiting as u8), heads: Mutex::default(), outlet: Arc::default() })
     }
 
     /// Notes that a request has come, with the fields that are `present`; whether its framing
     /// contradicts itself.
     #[inline]
-    pub fn begin(&self, request: &Request<Incoming>, present: Present) -> bool {
+    pub(crate) fn begin(&self, request: &Request<Incoming>, present: Present) -> bool {
         self.enter(Phase::Answering);
         let mut heads = self.heads.lock();
         let conflict = present.has(Present::TRANSFER_ENCODING) && has_content_length(heads.next(), request);
@@ -290,13 +288,13 @@ impl Connection {
     }
 
     /// Where the connection's interim responses go out.
-    pub fn outlet(&self) -> &Arc<Outlet> {
+    pub(crate) fn outlet(&self) -> &Arc<Outlet> {
         &self.outlet
     }
 
     /// Has the connection wait again once `response` is out.
     #[inline]
-    pub fn track(self: &Arc<Self>, response: &mut Response<ResponseBody>) {
+    pub(crate) fn track(self: &Arc<Self>, response: &mut Response<ResponseBody>) {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.enter(Phase::Tunnel);
         }
@@ -384,7 +382,7 @@ fn has_content_length(recent: &[u8], request: &Request<Incoming>) -> bool {
 }
 
 /// The answer to a request with two framings. Its connection ends with it: hyper sees to that.
-pub fn conflicting_framing() -> Response<ResponseBody> {
+pub(crate) fn conflicting_framing() -> Response<ResponseBody> {
     const SENTENCE: &str = "the request has both Content-Length and Transfer-Encoding\n";
     let mut response = Response::new(ResponseBody::whole(Bytes::from_static(SENTENCE.as_bytes())));
     *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -407,7 +405,7 @@ impl Carrier for Connection {
 
 /// How long a client may keep a connection waiting.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// For the rest of a request's head.
     pub header: Duration,
     /// For a request.
@@ -418,7 +416,7 @@ pub struct Patience {
 
 /// The stream that hyper reads and writes.
 #[derive(Debug)]
-pub struct ClientIo {
+pub(crate) struct ClientIo {
     transport: Option<Transport>,
     connection: Arc<Connection>,
     patience: Patience,
@@ -441,7 +439,7 @@ pub struct ClientIo {
 
 impl ClientIo {
     /// Wraps a stream.
-    pub fn new(transport: Transport, connection: Arc<Connection>, patience: Patience, witness: Witness) -> Self {
+    pub(crate) fn new(transport: Transport, connection: Arc<Connection>, patience: Patience, witness: Witness) -> Self {
         Self {
             transport: Some(transport),
             connection,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::base::transport;
+use crate::base::send_at_once;
 
 /// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,21 +80,21 @@ fn advice(address: &Listen, error: &io::Error) -> &'static str {
 
 /// The sockets of one worker.
 #[derive(Debug)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     tcp: Vec<StdTcpListener>,
     unix: Vec<StdUnixListener>,
 }
 
 impl Sockets {
     /// The listeners, by kind.
-    pub fn into_parts(self) -> (Vec<StdTcpListener>, Vec<StdUnixListener>) {
+    pub(crate) fn into_parts(self) -> (Vec<StdTcpListener>, Vec<StdUnixListener>) {
         (self.tcp, self.unix)
     }
 }
 
 /// Binds every address of `key` once for each of `workers`, and says where that is in the end. The files of
 /// unix sockets get `mode`.
-pub fn bind(
+pub(crate) fn bind(
     key: &'static str,
     listen: &[Listen],
     workers: usize,
@@ -149,7 +149,7 @@ fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
-    transport::send_at_once(&SockRef::from(&socket), address.ip());
+    send_at_once(&SockRef::from(&socket), address.ip());
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::base::clock::Clock;
 use crate::base::log::OncePerMinute;
-use crate::base::metrics::{Metrics, Unparsed};
+use crate::base::{Clock, Metrics, Unparsed};
 
 /// Counts and logs requests that are refused before they can be read as such.
 #[derive(Debug)]
-pub struct Refusals {
+pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
     clock: Clock,
     told: OncePerMinute<Unparsed>,
@@ -22,12 +21,12 @@ const SHOWN: usize = 80;
 
 impl Refusals {
     /// None yet.
-    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self { metrics, clock, told: OncePerMinute::new() }
     }
 
     /// Notes that a request of `peer` that begins with `bytes` was refused. One a minute and reason is logged.
-    pub fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
+    pub(crate) fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
         self.metrics.unparsed(why);
         let Some(turn) = self.told.turn(why, self.clock.now().as_millis()) else { return };
         let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
@@ -47,7 +46,7 @@ impl Refusals {
 
 /// Reports what a connection's client did wrong, to the counters and the log.
 #[derive(Clone, Debug)]
-pub struct Witness {
+pub(crate) struct Witness {
     /// Those of this listener.
     pub refusals: Arc<Refusals>,
     /// The client's address; `None`: it came over a unix socket.

@@ -24,17 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::base::clock::Stopwatch;
-use crate::base::metrics::{Unparsed, WorkerMetrics};
-use crate::base::transport::Transport;
-use crate::downstream::client_io::{ClientIo, Connection, Patience, conflicting_framing};
-pub use crate::downstream::listen::{Listen, Sockets};
-use crate::downstream::refusals::{Refusals, Witness};
+use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
+use crate::downstream::{ClientIo, Connection, Listen, Patience, Refusals, Sockets, Witness, conflicting_framing};
 use crate::proxy::{Proxy, Reply};
-use crate::respond::body::ResponseBody;
+use crate::respond::ResponseBody;
 use crate::rfc9111::present::Present;
+use crate::upstream::Open;
 use crate::upstream::forwarding::{Peer, Trust};
-use crate::upstream::informational::Open;
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +119,7 @@ const UNSENT: u32 = 256 << 10;
 
 /// One worker: its share of the listeners, until it is told to stop and its connections are done.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// What answers.
     pub proxy: Arc<Proxy>,
     /// `[server]`
@@ -138,7 +134,7 @@ pub struct Worker {
 
 impl Worker {
     /// Serves on the current runtime.
-    pub async fn run(self, sockets: Sockets) -> io::Result<()> {
+    pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
         let connections = Arc::new(Connections::default());
         let mut acceptors = Vec::new();
@@ -317,7 +313,7 @@ impl Drop for OpenConnection<'_> {
 }
 
 /// Out of file descriptors, or the like: to try again at once would only burn the processor.
-pub async fn rest_after(error: &io::Error) {
+pub(crate) async fn rest_after(error: &io::Error) {
     // Once a minute: at the limit of open files this goes on for as long as clients like.
     static TOLD: Mutex<Option<Stopwatch>> = Mutex::new(None);
     let is_due = TOLD.lock().is_none_or(|told| told.elapsed() >= Duration::from_secs(60));

@@ -36,10 +36,11 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::fields::Fields;
+use super::head::{Rare, took};
 use super::seen::Seen;
-pub use super::wire::DecodeError;
-use super::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
-use super::{BodyObject, Marks, Rare, StoredHead, StoredResponse, Variant, VaryRecord, took};
+use super::{BodyObject, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
+pub use crate::base::wire::DecodeError;
+use crate::base::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;

@@ -29,11 +29,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::base::clock::Stopwatch;
+use crate::base::Stopwatch;
 use crate::entry::{Body, StoredResponse};
 
 /// Bytes a second below which a reader of a window may not hold others.
-pub const LEAST_RATE: u64 = 64 * 1024;
+pub(super) const LEAST_RATE: u64 = 64 * 1024;
 
 /// How long a reader may keep others waiting beyond what [`LEAST_RATE`] allows.
 const STALL: Duration = Duration::from_secs(5);

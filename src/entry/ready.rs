@@ -95,7 +95,7 @@ mod tests {
     use http::header::{AGE, HeaderValue};
 
     use super::*;
-    use crate::entry::fields::Fields;
+    use crate::entry::Fields;
     use crate::entry::tests::sample;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);

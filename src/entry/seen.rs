@@ -8,19 +8,18 @@
 
 use bytes::BufMut;
 
+use crate::base::wire::{DecodeError, Reader, put_count16};
 use crate::rfc9111::timestamp::Timestamp;
 
-use super::wire::{DecodeError, Reader, put_count16};
-
 /// A time in the journal: milliseconds since 1970, shifted left by [`TICK_BITS`], and a count within.
-pub type JournalTime = u64;
+pub(crate) type JournalTime = u64;
 
 /// The bits of a [`JournalTime`] below the millisecond.
-pub const TICK_BITS: u32 = 10;
+pub(crate) const TICK_BITS: u32 = 10;
 
 /// How far back from the last look into the journal everything is known, in milliseconds. More than
 /// the clocks of two processes may differ by and a record may take to be written together.
-pub const HORIZON: u64 = 5 * 60_000;
+pub(crate) const HORIZON: u64 = 5 * 60_000;
 
 /// What purges make of a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::entry::fill::Fill;
-use crate::entry::{StoredHead, StoredResponse, Validating};
+use crate::entry::{Fill, StoredHead, StoredResponse, Validating};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::upstream::UpstreamError;
 

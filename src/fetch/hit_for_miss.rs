@@ -15,7 +15,7 @@ use http::header::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::base::recent::Recent;
+use crate::base::Recent;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::timestamp::Timestamp;

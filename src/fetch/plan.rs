@@ -5,19 +5,16 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Uri};
 
-use crate::entry::seen::Seen;
-use crate::entry::{Replaced, StoredHead, StoredResponse};
+use crate::entry::{Replaced, Seen, StoredHead, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::rfc9111::directives::CacheControl;
-use crate::rfc9111::directives::RequestDirectives;
+use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
 use crate::store::{Durability, Known};
 use crate::upstream::forwarding::Peer;
-use crate::upstream::transfer::Transfer;
-use crate::upstream::{Errand, Interim};
+use crate::upstream::{Errand, Interim, Transfer};
 
 /// What is asked of the origin for a range of what is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,9 +9,8 @@ use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tracing::info;
 
-use crate::base::clock::Stopwatch;
-use crate::base::log;
-use crate::respond::body::ResponseBody;
+use crate::base::{Stopwatch, log};
+use crate::respond::ResponseBody;
 use crate::rfc9111::cache_status::CacheStatus;
 use crate::rfc9111::storage::NotStorable;
 use crate::upstream::forwarding::{Peer, Trust};
@@ -21,11 +20,11 @@ const MAX_VALUE: usize = 1024;
 
 /// The number of a request, which its lines have in common. It is made when the first of them is.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestId(u128);
+pub(super) struct RequestId(u128);
 
 impl RequestId {
     /// One that no other request has.
-    pub fn random() -> Self {
+    pub(super) fn random() -> Self {
         Self(fastrand::u128(..))
     }
 }
@@ -38,7 +37,7 @@ impl fmt::Display for RequestId {
 
 /// A line that is being put together.
 #[derive(Debug)]
-pub struct Line {
+pub(super) struct Line {
     client: Option<IpAddr>,
     peer: Option<IpAddr>,
     method: Method,
@@ -51,7 +50,7 @@ pub struct Line {
 
 impl Line {
     /// Notes who asked for what, as far as trusted proxies say.
-    pub fn begin(trust: &Trust, peer: &Peer, request: &Request<Incoming>) -> Self {
+    pub(super) fn begin(trust: &Trust, peer: &Peer, request: &Request<Incoming>) -> Self {
         let fields = request.headers();
         Self {
             client: trust.client(peer, fields),
@@ -66,7 +65,7 @@ impl Line {
     }
 
     /// Has the line written once the response has been sent, or given up.
-    pub fn finish(self, response: Response<ResponseBody>, status: &CacheStatus) -> Response<ResponseBody> {
+    pub(super) fn finish(self, response: Response<ResponseBody>, status: &CacheStatus) -> Response<ResponseBody> {
         let code = response.status().as_u16();
         let (cache_status, not_stored) = (status.to_value(None), status.not_stored.map(NotStorable::as_str));
         // One that failed has one already, which is in the line that says why.

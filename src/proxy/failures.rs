@@ -9,8 +9,7 @@ use super::Proxy;
 use crate::base::log::OncePerMinute;
 use crate::proxy::access::RequestId;
 use crate::proxy::target::Target;
-use crate::respond::Cause;
-use crate::respond::body::ResponseBody;
+use crate::respond::{Cause, ResponseBody};
 
 /// Which were logged lately, by key and status.
 pub type Failures = OncePerMinute<(u128, StatusCode)>;

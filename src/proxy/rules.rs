@@ -6,9 +6,8 @@ use std::time::Duration;
 use http::header::HeaderMap;
 
 use crate::entry::StoredHead;
-use crate::fetch::plan::Ranges;
-use crate::rfc9111::directives::CacheControl;
-use crate::rfc9111::directives::RequestDirectives;
+use crate::fetch::Ranges;
+use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::{QueryRules, glob};
 use crate::rfc9111::storage::{SetCookie, StoragePolicy};
@@ -17,7 +16,7 @@ use crate::rfc9111::targeted::Targets;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary::Nominated;
 use crate::store::Durability;
-use crate::upstream::transfer::{Overrides, Transfer};
+use crate::upstream::{Overrides, Transfer};
 
 /// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]

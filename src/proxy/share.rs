@@ -8,22 +8,23 @@ use http::header;
 use http::{Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::{Proxy, held_by};
-use crate::base::clock::Stopwatch;
-use crate::entry::fill::FillReader;
-use crate::fetch::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
-use crate::fetch::hit_for_miss::{Looked, Selection};
-use crate::fetch::{Fetched, ForLeader, Plan};
-use crate::respond::body::ResponseBody;
-use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unanswered};
+use super::Proxy;
+use super::request::held_by;
+use crate::base::Stopwatch;
+use crate::entry::FillReader;
+use crate::fetch::{
+    Fetched, Follower, ForLeader, Joined, Landing, Looked, Outcome, Plan, Selection, Shared, SharedResponse, Source,
+};
+use crate::respond::{
+    Answer, Asked, Multipart, Part, ResponseBody, add_age, answer_head, build, failed, refuse, unanswered,
+};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
-use crate::rfc9111::reuse;
 use crate::rfc9111::reuse::{Reuse, Why};
-use crate::rfc9111::storage;
 use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::durable::Wanted;
+use crate::rfc9111::{reuse, storage};
+use crate::store::Wanted;
 use crate::upstream::UpstreamError;
 
 fn wanted_of(parts: &Multipart) -> Vec<Wanted> {

@@ -6,7 +6,8 @@ use http::header;
 use http::{Method, Request, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
-use crate::proxy::rules::{Resolved, Rules};
+use crate::proxy::Rules;
+use crate::proxy::rules::Resolved;
 use crate::respond::{Refusal, refuse};
 use crate::rfc9111::cache_status::Fwd;
 use crate::rfc9111::fields;
@@ -131,7 +132,7 @@ impl Keys {
 }
 
 /// Why a request goes to the origin whatever is stored, if it does.
-pub fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Resolved) -> Option<Fwd> {
+pub(super) fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Resolved) -> Option<Fwd> {
     if rule.rule.bypass {
         return Some(Fwd::Bypass);
     }
@@ -148,7 +149,7 @@ pub fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Re
 
 /// Whether the client asks to change protocols in a way that is passed on. Anything else that it
 /// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
-pub fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
+pub(super) fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
     present.has(Present::UPGRADE)
         && *request.method() == Method::GET
         && request.version() == Version::HTTP_11
@@ -162,7 +163,7 @@ pub fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
 
 /// The target as the origin is asked for it on behalf of everybody: without the parameters that the key leaves
 /// out. An application that saw them could repeat them in a page that others get.
-pub fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> {
+pub(super) fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> {
     let uri = origin_form(uri);
     let Some((query, kept)) = uri.query().map(|query| (query, rules.without_ignored(query))) else { return uri };
     if kept.as_deref() == Some(query) {
@@ -173,7 +174,7 @@ pub fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> {
 }
 
 /// The target as the origin is asked for it.
-pub fn origin_form(uri: &Uri) -> Cow<'_, Uri> {
+pub(super) fn origin_form(uri: &Uri) -> Cow<'_, Uri> {
     match uri.path_and_query() {
         Some(target) if uri.authority().is_some() => Cow::Owned(Uri::from(target.clone())),
         _ => Cow::Borrowed(uri),

@@ -8,14 +8,13 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use crate::entry::fill::FillReader;
-use crate::entry::{Body, StoredResponse};
-use crate::store::backend::BackendError;
+use crate::entry::{Body, FillReader, StoredResponse};
+use crate::store::BackendError;
 use crate::upstream::{Passing, UpstreamBody};
 
 /// What ends a body early. hyper then closes the connection, so that no client takes what it got
 /// for the whole.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response's body, and what is done when it ends.
 #[derive(Debug)]
@@ -236,7 +235,7 @@ impl Source {
                     }
                     Some(Err(incomplete)) => return Poll::Ready(Some(Err(incomplete.into()))),
                     None if left.is_some_and(|left| left > 0) => {
-                        return Poll::Ready(Some(Err(crate::entry::fill::Incomplete.into())));
+                        return Poll::Ready(Some(Err(crate::entry::Incomplete.into())));
                     }
                     None => return Poll::Ready(None),
                 }
@@ -256,7 +255,7 @@ impl Source {
                         Poll::Ready(Some(Ok(Frame::data(piece.into()))))
                     }
                     Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-                    None => Poll::Ready(Some(Err(crate::entry::fill::Incomplete.into()))),
+                    None => Poll::Ready(Some(Err(crate::entry::Incomplete.into()))),
                 }
             }
             Self::Upstream(body) => poll_upstream(body, cx),

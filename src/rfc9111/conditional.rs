@@ -3,8 +3,7 @@
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 
-use super::date;
-use super::fields;
+use super::{date, fields};
 use crate::rfc9111::timestamp::Timestamp;
 
 /// Every request field that makes a request conditional.

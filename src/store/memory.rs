@@ -376,7 +376,7 @@ impl Entry {
 }
 
 /// A random number that names something for good.
-pub fn random_u128() -> u128 {
+pub(super) fn random_u128() -> u128 {
     fastrand::u128(..)
 }
 

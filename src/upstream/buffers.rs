@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::entry::fill::Budget;
-use crate::upstream::spool::Spools;
+use crate::entry::Budget;
+use crate::upstream::Spools;
 
 /// Counts the memory that all passing bodies hold.
 #[derive(Debug)]
@@ -45,24 +45,24 @@ impl Buffers {
 
 /// Counts the memory that one body holds, and gives it back when dropped.
 #[derive(Debug)]
-pub struct Lease {
+pub(super) struct Lease {
     buffers: Arc<Buffers>,
     bytes: usize,
 }
 
 impl Lease {
     /// A body that holds nothing yet.
-    pub fn new(buffers: &Arc<Buffers>) -> Self {
+    pub(super) fn new(buffers: &Arc<Buffers>) -> Self {
         Self { buffers: Arc::clone(buffers), bytes: 0 }
     }
 
     /// The buffers that it is a part of.
-    pub fn buffers(&self) -> &Arc<Buffers> {
+    pub(super) fn buffers(&self) -> &Arc<Buffers> {
         &self.buffers
     }
 
     /// Counts `bytes` more in, if there is room.
-    pub fn try_add(&mut self, bytes: usize) -> bool {
+    pub(super) fn try_add(&mut self, bytes: usize) -> bool {
         let before = self.buffers.used.fetch_add(bytes, Ordering::Relaxed);
         let has_room = self.buffers.may_hold(before.saturating_add(bytes));
         if has_room {
@@ -74,13 +74,13 @@ impl Lease {
     }
 
     /// Counts `bytes` more in, whatever the limit: the little that each body needs in any case.
-    pub fn add(&mut self, bytes: usize) {
+    pub(super) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.buffers.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts `bytes` out.
-    pub fn release(&mut self, bytes: usize) {
+    pub(super) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         self.buffers.used.fetch_sub(bytes, Ordering::Relaxed);

@@ -12,10 +12,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use crate::rfc9111::claims;
 use crate::rfc9111::claims::Claim;
-use crate::rfc9111::fields;
 use crate::rfc9111::vary::Nominated;
+use crate::rfc9111::{claims, fields};
 
 /// The fields of requests that are believed, and from whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-use crate::base::transport::Transport;
+use crate::base::Transport;
 
 /// The most bytes that are read at once.
-pub const READ_AHEAD: usize = 64 << 10;
+pub(super) const READ_AHEAD: usize = 64 << 10;
 
 /// Holds the state of a connection's bytes. Written by its task, read by whoever has a request on it.
 #[derive(Debug, Default)]
@@ -50,14 +50,14 @@ impl Wire {
 
 /// The stream that hyper reads and writes.
 #[derive(Debug)]
-pub struct OriginIo {
+pub(super) struct OriginIo {
     transport: Take<Transport>,
     wire: Arc<Wire>,
 }
 
 impl OriginIo {
     /// Wraps a stream.
-    pub fn new(transport: Transport, wire: Arc<Wire>) -> Self {
+    pub(super) fn new(transport: Transport, wire: Arc<Wire>) -> Self {
         Self { transport: transport.take(0), wire }
     }
 

@@ -19,11 +19,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::base::clock::{Stopwatch, Timer};
-use crate::upstream::buffers::{Buffers, Lease};
+use crate::base::{Stopwatch, Timer};
+use crate::upstream::buffers::Lease;
 use crate::upstream::origin_io::Wire;
 use crate::upstream::spool::SpoolFile;
-use crate::upstream::transfer::Transfer;
+use crate::upstream::{Buffers, Transfer};
 
 /// What a client's request body may be.
 #[derive(Clone, Copy, Debug)]
@@ -515,8 +515,8 @@ mod tests {
     }
 
     fn buffers(total: usize, spooled: u64) -> Arc<Buffers> {
-        use crate::entry::fill::Budget;
-        use crate::upstream::spool::Spools;
+        use crate::entry::Budget;
+        use crate::upstream::Spools;
         Buffers::new(total, Budget::new(total), Spools::new(std::path::PathBuf::new(), spooled))
     }
 

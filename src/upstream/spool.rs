@@ -20,10 +20,10 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use crate::base::clock::Stopwatch;
+use crate::base::Stopwatch;
 
 /// The most bytes that are read from a file at once.
-pub const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// Pause between two messages that no file can be made or written.
 const SAID: Duration = Duration::from_secs(60);

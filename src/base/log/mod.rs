@@ -54,7 +54,7 @@ pub enum LogFormat {
 }
 
 /// The target of the lines that `log.access` is about.
-pub const ACCESS: &str = "larder::proxy::access";
+pub const ACCESS: &str = "larder::access";
 
 /// Limit of the wait, at the end of the process, for lines still to be written.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -190,7 +190,11 @@ mod tests {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
         for stderr in [Stdio::piped(), full().into()] {
             let child = Command::new(std::env::current_exe().expect("this"))
-                .args(["--exact", "log::tests::a_panic_is_one_line_of_the_log_and_never_another_panic", "--nocapture"])
+                .args([
+                    "--exact",
+                    "base::log::tests::a_panic_is_one_line_of_the_log_and_never_another_panic",
+                    "--nocapture",
+                ])
                 .env(CHILD, "1")
                 .stdout(Stdio::null())
                 .stderr(stderr)

@@ -7,8 +7,7 @@ use http::header::HeaderMap;
 use tokio::runtime::Handle;
 
 use super::{Apart, BodyReader, Durable, HEAD_LIMIT, Inner};
-use crate::base::clock::Stopwatch;
-use crate::base::metrics::{DurableOp, DurableOutcome, Saved};
+use crate::base::{DurableOp, DurableOutcome, Saved, Stopwatch};
 use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
 use crate::entry::{Body, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;

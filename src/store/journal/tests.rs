@@ -10,19 +10,14 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::*;
-use crate::base::clock::Clock;
-use crate::entry::seen::Seen;
-use crate::entry::{Body, NewHead, StoredHead, StoredResponse};
+use crate::base::Clock;
+use crate::entry::{Body, NewHead, Seen, StoredHead, StoredResponse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::durable;
-use crate::store::durable::{Durable, Found, FoundBody, Opening};
-use crate::store::memory;
-use crate::store::memory::Lookup;
 use crate::store::simulated::{Bucket, Faults, Simulated};
-use crate::store::{Durability, Known, Store};
+use crate::store::{Durability, Durable, Found, FoundBody, Known, Lookup, Opening, Store, durable, memory};
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -657,8 +652,8 @@ fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
         let after = response(&page, 0, 2, &world.nodes[0], world.nodes[0].now());
         for _ in 0..3 {
             let purges = world.nodes[0].store.purges();
-            assert_eq!(purges.covers_read(&before.head), crate::entry::seen::Covered::Wholly);
-            assert_eq!(purges.covers_read(&after.head), crate::entry::seen::Covered::No, "also after a restart");
+            assert_eq!(purges.covers_read(&before.head), crate::entry::Covered::Wholly);
+            assert_eq!(purges.covers_read(&after.head), crate::entry::Covered::No, "also after a restart");
             let started = world.start(0).await;
             world.nodes[0] = started;
         }
@@ -667,6 +662,6 @@ fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
             world.bucket.plant(&Names::new("", "").snapshot(now + n, 7), Bytes::from_static(b"nonsense"));
         }
         let started = world.start(0).await;
-        assert_eq!(started.store.purges().covers_read(&after.head), crate::entry::seen::Covered::Wholly);
+        assert_eq!(started.store.purges().covers_read(&after.head), crate::entry::Covered::Wholly);
     });
 }

@@ -11,7 +11,7 @@ use aws_sdk_s3::types::{
 use super::S3Store;
 use super::explain::Asked;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::backend::BackendError;
+use crate::store::BackendError;
 
 /// The rules of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]

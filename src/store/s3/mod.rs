@@ -34,8 +34,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
 use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
-use crate::base::clock::Clock;
-use crate::base::metrics::{Metrics, RequestClass};
+use crate::base::{Clock, Metrics, RequestClass};
 use crate::entry::encoding::SMALL;
 use crate::rfc9111::timestamp::Timestamp;
 

@@ -1,6 +1,7 @@
 //! Precedence, every default, and the sentence for every mistake.
 
 use super::*;
+use crate::config::settings::Reader;
 
 fn load(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Config, Vec<String>> {
     let mut reader = Reader::default();
@@ -30,7 +31,7 @@ fn set_goes_before_environment_before_file_before_default() {
 
 #[test]
 fn the_shipped_file_shows_every_key_with_its_default() {
-    let text = include_str!("../../config.toml");
+    let text = include_str!("../../../config.toml");
     let mut reader = Reader::default();
     reader.read_text("config.toml", text);
     let given: Vec<String> = reader.settings.keys().cloned().collect();

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::encoding::*;
-use super::response::COPIED;
-use super::seen::Seen;
-use super::wire::{PREAMBLE, frame, put_string};
 use super::*;
+use crate::base::wire::{PREAMBLE, frame, put_string};
+use crate::entry::encoding::*;
+use crate::entry::response::COPIED;
+use crate::entry::{Body, Replaced, SEGMENT, Seen, Tried, VaryRecord, Who};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::KeyParts;
 use crate::rfc9111::reuse::Failure;
