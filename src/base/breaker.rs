@@ -17,7 +17,7 @@ use crate::base::Stopwatch;
 
 /// A breaker, closed at first.
 #[derive(Debug)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     /// So many failures on end open it; 0: nothing does.
     failures: u32,
     /// At least this lies between two probes that are let through by time.
@@ -47,7 +47,7 @@ const MAX_CULPRITS: usize = 64;
 
 /// What a breaker says to a request.
 #[derive(Debug)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It may go.
     Granted,
     /// It may go, and shows whether the place is up again. To be held until that is known.
@@ -61,7 +61,7 @@ pub enum Admission {
 
 /// A probe under way.
 #[derive(Debug)]
-pub struct Probe(Arc<Breaker>);
+pub(crate) struct Probe(Arc<Breaker>);
 
 impl Drop for Probe {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ const PROBES_OF_SLOW: u32 = 16;
 impl Breaker {
     /// A breaker that opens after `failures` on end (0: never), and lets a probe through each
     /// `pause` at the least.
-    pub fn new(failures: u32, pause: Duration) -> Arc<Self> {
+    pub(crate) fn new(failures: u32, pause: Duration) -> Arc<Self> {
         Arc::new(Self {
             failures,
             pause,
@@ -90,12 +90,12 @@ impl Breaker {
     }
 
     /// Whether it is open.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
     }
 
     /// Whether a request that has nothing else may go.
-    pub fn admit(self: &Arc<Self>) -> Admission {
+    pub(crate) fn admit(self: &Arc<Self>) -> Admission {
         if !self.is_open() {
             return Admission::Granted;
         }
@@ -108,7 +108,7 @@ impl Breaker {
     }
 
     /// Whether a request that nobody waits for may go: one a pause.
-    pub fn admit_in_background(self: &Arc<Self>) -> Admission {
+    pub(crate) fn admit_in_background(self: &Arc<Self>) -> Admission {
         if !self.is_open() {
             return Admission::Granted;
         }
@@ -120,7 +120,7 @@ impl Breaker {
     }
 
     /// Whether [`Breaker::admit_in_background`] would let a request go.
-    pub fn is_probe_due(&self) -> bool {
+    pub(crate) fn is_probe_due(&self) -> bool {
         !self.is_open() || self.is_due(&self.probing.lock())
     }
 
@@ -135,12 +135,12 @@ impl Breaker {
     }
 
     /// Returns how often the origin has answered, for comparing two moments.
-    pub fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
     /// The place answered. Whether the breaker was open.
-    pub fn succeeded(&self) -> bool {
+    pub(crate) fn succeeded(&self) -> bool {
         self.answers.fetch_add(1, Ordering::Relaxed);
         if self.counted.load(Ordering::Acquire) == 0 && !self.is_open() {
             return false;
@@ -152,13 +152,13 @@ impl Breaker {
     }
 
     /// The place failed, slowly or at once. Whether that opened the breaker.
-    pub fn failed(&self, was_slow: bool) -> bool {
+    pub(crate) fn failed(&self, was_slow: bool) -> bool {
         self.note(was_slow, None)
     }
 
     /// The place failed when it was asked for `culprit`, which may be the reason. Whether that opened the
     /// breaker.
-    pub fn failed_at(&self, was_slow: bool, culprit: u64) -> bool {
+    pub(crate) fn failed_at(&self, was_slow: bool, culprit: u64) -> bool {
         self.note(was_slow, Some(culprit))
     }
 

@@ -153,9 +153,9 @@ impl Worker {
         }
         connections.end();
         // Bodies that are still coming in are stored, though their clients may be gone.
-        let fetches = &this.proxy.fetcher.tasks;
+        let fetches = this.proxy.fetches();
         fetches.close();
-        let tunnels = &this.proxy.fetcher.tunnels;
+        let tunnels = &this.proxy.tunnels;
         tunnels.close();
         let drained = async {
             connections.tasks.wait().await;
@@ -210,7 +210,7 @@ impl Worker {
     }
 
     async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
-        let open = self.proxy.metrics.open_connections() + self.proxy.fetcher.tunnels.len() as u64;
+        let open = self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64;
         if open >= self.config.max_connections {
             self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
             transport.refuse_for_load().await;

@@ -21,6 +21,6 @@ pub use self::explain::Question;
 pub use self::failures::Failures;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
-pub(crate) use self::request::Proxy;
+pub use self::request::{Proxy, Usage};
 pub(crate) use self::rules::{Config as CacheConfig, Rule, Rules};
 pub(crate) use self::target::Keys;

@@ -9,7 +9,6 @@ use hyper::body::{Body as _, Incoming};
 use crate::proxy::Rules;
 use crate::proxy::rules::Resolved;
 use crate::respond::{Refusal, refuse};
-use crate::rfc9111::cache_status::Fwd;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
 use crate::rfc9111::present::Present;
@@ -129,22 +128,6 @@ impl Keys {
             query => CacheKey::new(KeyParts { prefix, scheme, authority, path, query }),
         }
     }
-}
-
-/// Why a request goes to the origin whatever is stored, if it does.
-pub(super) fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Resolved) -> Option<Fwd> {
-    if rule.rule.bypass {
-        return Some(Fwd::Bypass);
-    }
-    if *request.method() != Method::GET && *request.method() != Method::HEAD {
-        return Some(Fwd::Method);
-    }
-    // Content in a GET may change the response, and is no part of the key. Conditions on the
-    // origin's state are for the origin.
-    if !request.body().is_end_stream() || present.has(Present::FOR_THE_ORIGIN) {
-        return Some(Fwd::Request);
-    }
-    None
 }
 
 /// Whether the client asks to change protocols in a way that is passed on. Anything else that it

@@ -45,7 +45,7 @@ pub(crate) const fn refuse(status: StatusCode, detail: &'static str, sentence: &
 
 /// What of a request an answer from the store depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct ClientRequest<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its fields.
@@ -54,7 +54,7 @@ pub(crate) struct Asked<'a> {
     pub present: Present,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ClientRequest<'a> {
     /// What `request` asks.
     pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
         Self::noted(request, Present::of(request.headers()))
@@ -81,7 +81,7 @@ pub(crate) struct Label<L> {
 
 /// A hit in memory, fresh or not, with its label.
 pub(crate) fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
-    asked: Asked<'_>,
+    asked: ClientRequest<'_>,
     stored: Arc<StoredResponse>,
     now: Timestamp,
     label: Label<L>,
@@ -119,7 +119,7 @@ fn of_stored(part: Part, stored: &Arc<StoredResponse>) -> ResponseBody {
 /// An answer from a stored response whose body may still be coming in; `None` when that needs a
 /// reader and there is none.
 pub(crate) fn build(
-    asked: Asked<'_>,
+    asked: ClientRequest<'_>,
     shared: &SharedResponse,
     reader: Option<FillReader>,
     now: Timestamp,
@@ -173,7 +173,7 @@ pub(crate) struct Multipart {
 }
 
 /// The response as it is stored, and its age.
-fn whole_of(asked: Asked<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
+fn whole_of(asked: ClientRequest<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
     let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
     *response.status_mut() = head.status;
     *response.headers_mut() = fields_of(head, now);
@@ -188,8 +188,13 @@ fn fields_of(head: &StoredHead, now: Timestamp) -> HeaderMap {
 
 /// The head of an answer from a stored response of `len` bytes, and what of its body goes with it: the
 /// whole, a range, several, or nothing (304, 416).
-pub(crate) fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
-    let Asked { method, fields, present } = asked;
+pub(crate) fn answer_head(
+    asked: ClientRequest<'_>,
+    head: &StoredHead,
+    len: Option<u64>,
+    now: Timestamp,
+) -> Response<Part> {
+    let ClientRequest { method, fields, present } = asked;
     // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if is_ok && present.has(Present::CONDITIONS) && is_not_modified(method, fields, head) {

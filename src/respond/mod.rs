@@ -10,7 +10,7 @@ mod answers;
 mod body;
 
 pub(crate) use self::answers::{
-    Answer, Asked, Cause, LOOP, Label, Multipart, Part, Refusal, add_age, answer_head, build, failed, hit, not_cached,
-    options, overloaded, passed, refuse, refuse_body, refused, unanswered,
+    Answer, Cause, ClientRequest, LOOP, Label, Multipart, Part, Refusal, add_age, answer_head, build, failed, hit,
+    not_cached, options, overloaded, passed, refuse, refuse_body, refused, unanswered,
 };
 pub(crate) use self::body::{Carrier, ResponseBody};

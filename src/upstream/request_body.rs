@@ -65,7 +65,7 @@ impl std::error::Error for Fault {}
 
 /// The body of a request to the origin.
 #[derive(Debug)]
-pub enum RequestBody {
+pub(crate) enum RequestBody {
     /// None.
     Empty,
     /// The client's.
@@ -74,7 +74,7 @@ pub enum RequestBody {
 
 /// A body on its way: what is held of it, and then what its client still sends.
 #[derive(Debug)]
-pub struct Sending {
+pub(crate) struct Sending {
     held: Arc<Held>,
     /// The bytes of it that were handed on.
     at: u64,
@@ -109,7 +109,7 @@ impl Held {
 
 /// A body that is held whole.
 #[derive(Clone, Debug)]
-pub struct Whole {
+pub(crate) struct Whole {
     held: Arc<Held>,
     upload: Upload,
 }
@@ -153,7 +153,7 @@ impl Pace {
 impl RequestBody {
     /// The body of a client's request, as it comes; an error when it says itself that it is too large.
     /// Nothing of it is read yet, so that a client that waits for leave to send does not get it.
-    pub fn client(body: Incoming, limits: Limits, transfer: &Transfer) -> Result<Self, Fault> {
+    pub(crate) fn client(body: Incoming, limits: Limits, transfer: &Transfer) -> Result<Self, Fault> {
         if body.is_end_stream() {
             return Ok(Self::Empty);
         }
@@ -171,7 +171,7 @@ impl RequestBody {
     }
 
     /// Takes the body in, as far as that is to be done before the origin is asked.
-    pub async fn take_in(self, transfer: &Transfer, buffers: &Arc<Buffers>) -> Result<Self, Fault> {
+    pub(crate) async fn take_in(self, transfer: &Transfer, buffers: &Arc<Buffers>) -> Result<Self, Fault> {
         let sending = match self {
             Self::Sending(sending) if transfer.buffer_request > 0 => sending,
             Self::Empty | Self::Sending(_) => return Ok(self),
@@ -216,7 +216,7 @@ impl RequestBody {
     }
 
     /// What is known of the body's way.
-    pub fn upload(&self) -> Option<Upload> {
+    pub(crate) fn upload(&self) -> Option<Upload> {
         match self {
             Self::Empty => None,
             Self::Sending(sending) => Some(sending.upload.clone()),
@@ -224,7 +224,7 @@ impl RequestBody {
     }
 
     /// The body, if all of it is held, to be sent again.
-    pub fn whole(&self) -> Option<Whole> {
+    pub(crate) fn whole(&self) -> Option<Whole> {
         match self {
             Self::Sending(sending) if sending.rest.is_none() => {
                 Some(Whole { held: Arc::clone(&sending.held), upload: sending.upload.clone() })
@@ -234,7 +234,7 @@ impl RequestBody {
     }
 
     /// Has the body end where its connection's `wire` takes nothing more.
-    pub fn go_over(&mut self, wire: &Arc<Wire>) {
+    pub(crate) fn go_over(&mut self, wire: &Arc<Wire>) {
         if let Self::Sending(sending) = self {
             sending.wire = Some(Arc::clone(wire));
         }
@@ -340,7 +340,7 @@ impl Taken {
 
 /// What is known of a body's way: the origin's time to answer begins when it has all of it.
 #[derive(Clone, Debug, Default)]
-pub struct Upload(Arc<Mutex<Way>>);
+pub(crate) struct Upload(Arc<Mutex<Way>>);
 
 #[derive(Debug)]
 struct Way {
@@ -361,22 +361,22 @@ impl Default for Way {
 
 impl Upload {
     /// When something of the body has moved last.
-    pub fn moved(&self) -> Stopwatch {
+    pub(crate) fn moved(&self) -> Stopwatch {
         self.0.lock().moved
     }
 
     /// Whether it is the client's turn.
-    pub fn waits_for_client(&self) -> bool {
+    pub(crate) fn waits_for_client(&self) -> bool {
         self.0.lock().waits_for_client
     }
 
     /// Returns whether all of it was handed to the connection.
-    pub fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.0.lock().is_sent
     }
 
     /// What was wrong with the body, if it ended early.
-    pub fn fault(&self) -> Option<Fault> {
+    pub(crate) fn fault(&self) -> Option<Fault> {
         self.0.lock().fault
     }
 

@@ -15,7 +15,7 @@ use crate::support::{Client, Head, Larder, Origin, Reply, Seen, eventually};
 use bytes::Bytes;
 use fastrand::Rng;
 use larder::entry::{Budget, Fill, FillReader, FillWriter, Unread};
-use larder::fetch::{Flights, Follower, Joined, Landing, Outcome, Watch};
+use larder::fetch::{Flights, Follower, Joined, Lease, Outcome, Watch};
 use larder::upstream::UpstreamError;
 
 fn seeds(count: u64) -> impl Iterator<Item = u64> {
@@ -34,9 +34,9 @@ fn poll<T>(step: &mut Step<T>) -> Option<T> {
 
 /// One who takes part, at whatever point it is.
 enum Part {
-    Pilot(Landing, Option<Watch>),
+    Pilot(Lease, Option<Watch>),
     Waits(Step<(Outcome, Follower)>),
-    Boards(Step<Landing>),
+    Boards(Step<Lease>),
     Writes(Step<Option<FillWriter>>),
     HasWriter(FillWriter),
     Reads(FillReader),
@@ -57,7 +57,7 @@ async fn nothing_is_left_of_flights_and_fills_wherever_one_leaves() {
                         let watch = rng.bool().then(|| landing.watch());
                         Part::Pilot(landing, watch)
                     }
-                    Joined::Follower(follower) if rng.u8(..) < 60 => Part::Boards(Box::pin(follower.seats().take())),
+                    Joined::Follower(follower) if rng.u8(..) < 60 => Part::Boards(Box::pin(follower.permits().take())),
                     Joined::Follower(follower) => Part::Waits(wait(follower)),
                 });
                 continue;
@@ -110,7 +110,7 @@ fn step(part: Part, rng: &mut Rng, budget: &Arc<Budget>, parts: &mut Vec<Part>) 
             }
         },
         Part::Waits(mut waits) => match poll(&mut waits) {
-            Some((_, follower)) if rng.bool() => parts.push(Part::Boards(Box::pin(follower.seats().take()))),
+            Some((_, follower)) if rng.bool() => parts.push(Part::Boards(Box::pin(follower.permits().take()))),
             Some(_) => {}
             None => parts.push(Part::Waits(waits)),
         },
@@ -239,18 +239,18 @@ fn nothing_is_left_of_requests_wherever_their_clients_leave() {
             larder.stop();
         } else {
             drop(clients);
-            eventually("all tasks end", || proxy.fetcher.tasks.is_empty());
+            eventually("all tasks end", || proxy.fetches().is_empty());
             // Nothing is in the way of anybody.
             origin.script(|_, reply| reply.send(200, "Cache-Control: no-store", "well"));
             for path in 0..4 {
                 let status = larder.get(&format!("/{path}"), "").status();
                 assert!(status == 200, "seed {seed}: {status}");
             }
-            eventually("all tasks end", || proxy.fetcher.tasks.is_empty());
+            eventually("all tasks end", || proxy.fetches().is_empty());
         }
-        let flights = &proxy.fetcher.flights;
-        assert_eq!((flights.under_way(), flights.waiting()), (0, 0), "seed {seed}");
-        eventually("nothing is held", || proxy.fetcher.budget.held() == 0);
-        assert_eq!(proxy.fetcher.unattended.available_permits(), larder::fetch::MAX_UNATTENDED, "seed {seed}");
+        let usage = proxy.usage();
+        assert_eq!((usage.flights, usage.waiting), (0, 0), "seed {seed}");
+        eventually("nothing is held", || proxy.usage().held == 0);
+        assert_eq!(proxy.usage().unattended_left, larder::fetch::MAX_UNATTENDED as u64, "seed {seed}");
     }
 }

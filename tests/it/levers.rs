@@ -92,7 +92,7 @@ fn ones_own_answer_does_not_keep_a_crowd_from_sharing() {
             at_once(20, move |_| crate::support::Client::connect(address).get("/a", "").text())
         });
         before.requests.wait_for(2);
-        eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 19);
+        eventually("all of them wait", || larder.running().proxy().usage().waiting >= 19);
         gate.open();
         assert!(crowd.join().unwrap().iter().all(|text| text == "page"), "{own:?}");
         assert_eq!(before.count(), 2, "{own:?}: one for the crowd");
@@ -116,7 +116,7 @@ fn a_leader_with_an_answer_of_its_own_hands_over_to_one_of_those_who_wait() {
         let crowd = std::thread::spawn(move || {
             at_once(20, move |_| crate::support::Client::connect(address).get("/a", "").text())
         });
-        eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 21);
+        eventually("all of them wait", || larder.running().proxy().usage().waiting >= 21);
         gate.open();
         assert_eq!(leader.join().unwrap(), "own");
         assert!(crowd.join().unwrap().iter().all(|text| text == "page"), "{own:?}");
@@ -139,7 +139,7 @@ fn a_leader_of_another_variant_hands_over_to_one_of_those_who_wait() {
     origin.requests.wait_for(1);
     let crowd =
         std::thread::spawn(move || at_once(20, move |_| crate::support::Client::connect(address).get("/a", "").text()));
-    eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 21);
+    eventually("all of them wait", || larder.running().proxy().usage().waiting >= 21);
     gate.open();
     assert_eq!(leader.join().unwrap(), "odd");
     assert!(crowd.join().unwrap().iter().all(|text| text == "none"));
@@ -312,7 +312,7 @@ fn a_stripped_cookie_is_for_the_client_that_led() {
     let crowd = std::thread::spawn(move || {
         at_once(10, move |_| crate::support::Client::connect(address).get("/a", "").get("set-cookie").is_some())
     });
-    eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 10);
+    eventually("all of them wait", || larder.running().proxy().usage().waiting >= 10);
     gate.open();
     assert_eq!(crowd.join().unwrap().into_iter().filter(|has_cookie| *has_cookie).count(), 1);
     assert_eq!(origin.count(), 1);

@@ -211,7 +211,7 @@ fn background_validations_keep_one_pace_whatever_they_come_to() {
             let before = origin.count();
             assert_eq!(larder.get("/a", "").text(), "page", "{status}");
             eventually("the validation ends", || {
-                origin.count() > before && larder.running().proxy().fetcher.flights.under_way() == 0
+                origin.count() > before && larder.running().proxy().usage().flights == 0
             });
             let asked = origin.count();
             larder.advance(4);

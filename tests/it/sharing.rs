@@ -272,8 +272,8 @@ fn ask_all(larder: &Arc<Larder>, n: usize) -> std::thread::JoinHandle<Vec<crate:
     std::thread::spawn(move || at_once(n, move |_| larder.get("/a", "")))
 }
 
-fn waiting(larder: &Larder) -> usize {
-    larder.running().proxy().fetcher.flights.waiting()
+fn waiting(larder: &Larder) -> u64 {
+    larder.running().proxy().usage().waiting
 }
 
 #[test]

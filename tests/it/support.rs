@@ -533,20 +533,20 @@ impl Larder {
 
     /// Bytes of bodies that pass: in memory, and in temporary files.
     pub(crate) fn buffered(&self) -> (usize, u64) {
-        let buffers = self.running().proxy().fetcher.upstream.buffers();
-        (buffers.used(), buffers.spools.used())
+        let usage = self.running().proxy().usage();
+        (usize::try_from(usage.buffered).unwrap_or(usize::MAX), usage.spooled)
     }
 
     /// Waits until the durable tier has carried out all that it was asked.
     pub(crate) fn settle(&self) {
         let running = self.running();
-        let durable = running.proxy().fetcher.store.durable().expect("a durable tier");
+        let durable = running.proxy().store().durable().expect("a durable tier");
         assert_eq!(running.control().block_on(durable.drain(PATIENCE)).left(), 0);
     }
 
     /// The same, where there is a durable tier.
     pub(crate) fn settle_if_durable(&self) {
-        if self.running().proxy().fetcher.store.durable().is_some() {
+        if self.running().proxy().store().durable().is_some() {
             self.settle();
         }
     }
