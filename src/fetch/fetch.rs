@@ -317,9 +317,9 @@ impl Fetch {
             order.errand
         };
         let fields = || self.fields_for(wish);
-        let (method, uri, interim) = (order.method(), &order.asked.uri, order.interim.as_ref());
+        let (method, uri, informational) = (order.method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
-        let request = OriginRequest { method, uri, fields: &fields, interim, errand, transfer };
+        let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
         self.fetcher.send(&request, RequestBody::Empty).await
     }
 

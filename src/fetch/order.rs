@@ -14,7 +14,7 @@ use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
 use crate::store::{Durability, Known};
 use crate::upstream::forwarding::Peer;
-use crate::upstream::{Errand, Interim, Transfer};
+use crate::upstream::{Errand, Informational, Transfer};
 
 /// What the origin is asked for where a client wants a range of what is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,20 +120,20 @@ pub(crate) struct Order {
     /// Says who waits for the fetch.
     pub(crate) errand: Errand,
     /// Takes informational responses to the client that led.
-    pub(crate) interim: Option<Interim>,
+    pub(crate) informational: Option<Informational>,
     /// The fields that select a variant and decide on storing, where the whole is fetched for a range.
     without_range: Option<Arc<HeaderMap>>,
 }
 
 impl Order {
     /// Orders what was asked, for a client that waits.
-    pub(crate) fn new(asked: Arc<Asked>, held: Holdings, interim: Option<Interim>) -> Self {
-        Self { asked, held, errand: Errand::Client, interim, without_range: None }
+    pub(crate) fn new(asked: Arc<Asked>, held: Holdings, informational: Option<Informational>) -> Self {
+        Self { asked, held, errand: Errand::Client, informational, without_range: None }
     }
 
     /// The same in the background: nobody waits, and informational responses go to nobody.
     pub(crate) fn in_background(self) -> Self {
-        Self { errand: Errand::Background, interim: None, ..self }
+        Self { errand: Errand::Background, informational: None, ..self }
     }
 
     /// Returns the client's fields as far as the cache goes: what selects a variant and decides on storing.

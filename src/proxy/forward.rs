@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::request::{Caller, asked};
+use super::client::{Client, informational};
+use super::request::asked;
 use super::{Proxy, tunnel};
 use crate::fetch::{Fetch, Holdings, Order, clean_response};
 use crate::proxy::target::{Target, origin_form};
@@ -23,7 +23,9 @@ use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
-use crate::upstream::{Errand, Fault, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+use crate::upstream::{
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
+};
 
 /// How long an unsafe request is waited for after its client has left. It holds a connection to the
 /// origin, and no one counts those.
@@ -53,7 +55,7 @@ impl Proxy {
     /// target is in origin form.
     pub(super) async fn pass_on(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
         key: Option<&CacheKey>,
         request: &http::request::Parts,
@@ -62,12 +64,13 @@ impl Proxy {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
         let seen = fetcher.store.purges().seen();
-        let fields = || fetcher.origin.onward(caller.peer, target.scheme, target.authority()).fields(&request.headers);
+        let fields =
+            || fetcher.origin.onward(caller.peer(), target.scheme, target.authority()).fields(&request.headers);
         let (method, uri) = (&request.method, &request.uri);
-        let interim = caller.interim(request.version);
-        let interim = interim.as_ref();
+        let informational = informational(caller, request.version);
+        let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client, transfer };
+        let sent = OriginRequest { method, uri, fields: &fields, informational, errand: Errand::Client, transfer };
         // Not by `Fetcher::send`: what most requests that pass here wait in is no deeper than need be.
         let mut response = match fetcher.origin.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
@@ -102,10 +105,10 @@ impl Proxy {
     /// Sends a request on that no stored response may answer, and invalidates what it changed.
     pub(super) async fn forward(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
         parts: &http::request::Parts,
-        body: Incoming,
+        body: ClientBody,
         fwd: Fwd,
     ) -> Answer {
         let (transfer, buffers) = (&target.rule.transfer, self.fetcher.origin.upstream.buffers());
@@ -124,12 +127,13 @@ impl Proxy {
             };
         }
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
-        let onward = self.fetcher.origin.onward(caller.peer, target.scheme, target.authority());
-        let (uri, interim) = (origin_form(&parts.uri), caller.interim(parts.version));
+        let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
+        let (uri, informational) = (origin_form(&parts.uri), informational(caller, parts.version));
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
-            let (method, interim) = (&parts.method, interim.as_ref());
-            let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client, transfer };
+            let (method, informational) = (&parts.method, informational.as_ref());
+            let sent =
+                OriginRequest { method, uri: &uri, fields: &fields, informational, errand: Errand::Client, transfer };
             return match self.fetcher.send(&sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -137,10 +141,11 @@ impl Proxy {
         }
         // On the heap: few requests are.
         let fields = onward.fields(&parts.headers);
-        let (response, own) = match Box::pin(self.send_unsafe(target, parts, fields, body, interim, position)).await {
-            Ok(sent) => sent,
-            Err(error) => return unanswered(&error, fwd),
-        };
+        let (response, own) =
+            match Box::pin(self.send_unsafe(target, parts, fields, body, informational, position)).await {
+                Ok(sent) => sent,
+                Err(error) => return unanswered(&error, fwd),
+            };
         if let Some(own) = own
             && fwd == Fwd::Method
             && self.is_for_get(target, parts, &response)
@@ -168,7 +173,7 @@ impl Proxy {
         parts: &http::request::Parts,
         fields: HeaderMap,
         body: RequestBody,
-        interim: Option<Interim>,
+        informational: Option<Informational>,
         position: u64,
     ) -> Result<(Response<UpstreamBody>, Option<u64>), UpstreamError> {
         let this = Arc::clone(self);
@@ -182,10 +187,10 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
         let transfer = Arc::clone(&target.rule.transfer);
         self.fetcher.tasks.spawn(async move {
-            let (fields, interim) = (|| fields.clone(), interim.as_ref());
+            let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
             let (errand, transfer) = (Errand::Client, &*transfer);
-            let request = OriginRequest { method, uri, fields: &fields, interim, errand, transfer };
+            let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -269,13 +274,13 @@ impl Proxy {
     /// Passes a request to change protocols on, and ties the two connections together.
     pub(super) async fn tunnel(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
     ) -> Answer {
-        let client = hyper::upgrade::on(&mut request);
+        let client = caller.upgraded(&mut request);
         let (parts, body) = request.into_parts();
-        let onward = self.fetcher.origin.onward(caller.peer, target.scheme, target.authority());
+        let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
         let mut fields = onward.fields(&parts.headers);
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
@@ -287,7 +292,7 @@ impl Proxy {
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
         let (errand, transfer) = (Errand::Client, &*target.rule.transfer);
-        let request = OriginRequest { method, uri, fields: &fields, interim: None, errand, transfer };
+        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, transfer };
         let mut response = match self.fetcher.origin.upstream.send(&request, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, Fwd::Bypass),
@@ -300,7 +305,7 @@ impl Proxy {
         let limit = self.tunnel_timeout;
         self.tunnels.spawn(async move {
             let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
-            if let Err(error) = tunnel::tie(TokioIo::new(client), TokioIo::new(origin), limit).await {
+            if let Err(error) = tunnel::tie(client, TokioIo::new(origin), limit).await {
                 debug!("a tunnel ended: {error}");
             }
         });

@@ -6,6 +6,7 @@
 //! May import: everything below it but sockets. Reads and writes no bytes.
 
 mod access;
+mod client;
 mod explain;
 mod failures;
 mod forward;
@@ -17,6 +18,7 @@ mod share;
 mod target;
 mod tunnel;
 
+pub(crate) use self::client::{Client, Stream, Upgraded};
 pub use self::explain::Question;
 pub use self::failures::Failures;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};

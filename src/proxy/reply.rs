@@ -5,15 +5,15 @@ use std::task::{Context, Poll, ready};
 
 use http::Response;
 
+use super::client::Client;
 use crate::base::WorkerMetrics;
 use crate::proxy::access::Line;
 use crate::respond::{Answer, ResponseBody};
-use crate::upstream::Outlet;
 
 /// A request that is being answered.
 pub struct Reply<'a> {
     worker: &'a WorkerMetrics,
-    outlet: &'a Outlet,
+    client: &'a dyn Client,
     access: Option<Box<Line>>,
     step: Step<'a>,
 }
@@ -41,11 +41,11 @@ impl<'a> Step<'a> {
 impl<'a> Reply<'a> {
     pub(super) fn new(
         worker: &'a WorkerMetrics,
-        outlet: &'a Outlet,
+        client: &'a dyn Client,
         access: Option<Box<Line>>,
         step: Step<'a>,
     ) -> Self {
-        Self { worker, outlet, access, step }
+        Self { worker, client, access, step }
     }
 }
 
@@ -59,7 +59,7 @@ impl Future for Reply<'_> {
             Step::Waits(waits) => {
                 let answer = waits.as_mut().poll(cx);
                 if answer.is_pending() {
-                    this.outlet.wake_for_interim(cx.waker());
+                    this.client.wake_on_informational(cx.waker());
                 }
                 Some(ready!(answer))
             }

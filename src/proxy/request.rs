@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Version};
-use hyper::body::{Body as _, Incoming};
+use http::{Method, Request};
 use tokio_util::task::TaskTracker;
 
 use super::access::Line;
+use super::client::{Client, informational};
 use super::failures::Failures;
 use super::forward::Passed;
 use super::reply::{Reply, Step};
@@ -37,7 +37,7 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{Lookup, Store};
 use crate::upstream::forwarding::{Original, Peer, Trust};
-use crate::upstream::{Interim, Limits, Outlet, Upstream, forwarding};
+use crate::upstream::{ClientBody, Limits, Upstream, forwarding};
 
 /// The proxy: everything that the workers share.
 #[derive(Debug)]
@@ -84,17 +84,15 @@ pub struct Usage {
 }
 
 impl Proxy {
-    /// Begins to answer a request, of whose fields those are `present`. Interim responses to it go out
-    /// through `outlet`.
+    /// Begins to answer a request of `client`, of whose fields those are `present`.
     ///
     /// A hit is answered here and now. What has to wait does so on the heap, so that nobody carries its
     /// state about who does not need it.
-    pub fn handle<'a>(
+    pub(crate) fn handle<'a>(
         self: &'a Arc<Self>,
         worker: &'a WorkerMetrics,
-        peer: &'a Peer,
-        outlet: &'a Arc<Outlet>,
-        mut request: Request<Incoming>,
+        client: &'a dyn Client,
+        mut request: Request<ClientBody>,
         mut present: Present,
     ) -> Reply<'a> {
         // A field that the origin will not see must not select a stored response either.
@@ -102,34 +100,34 @@ impl Proxy {
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
         }
-        let received;
         let original = if present.has(Present::CLAIM) || self.trust.has_fields() {
-            (received, present) = self.receive(peer, &mut request);
-            &received
+            let (received, now_present) = self.receive(client.peer(), &mut request);
+            present = now_present;
+            received
         } else {
-            &Original::OF_PEER
+            Original::of_peer(client.peer())
         };
-        let access = if self.access_log { Some(self.begin_line(peer, &request)) } else { None };
+        let access = if self.access_log { Some(self.begin_line(client.peer(), &request)) } else { None };
         if present.has(Present::VIA) && self.fetcher.origin.signature.is_in(request.headers()) {
-            return Reply::new(worker, outlet, access, self.labelled(refused(&LOOP), None));
+            return Reply::new(worker, client, access, self.labelled(refused(&LOOP), None));
         }
-        let step = match self.keys.target(original, &request, present) {
-            Ok(target) => self.answer(Caller { peer, outlet }, target, request, present),
+        let step = match self.keys.target(&original, &request, present) {
+            Ok(target) => self.answer(client, target, request, present),
             Err(refusal) => self.labelled(refused(&refusal), None),
         };
-        Reply::new(worker, outlet, access, step)
+        Reply::new(worker, client, access, step)
     }
 
     /// Takes out of a request what its sender may not say. Apart from the way of a request that says no such thing.
     #[cold]
-    fn receive(&self, peer: &Peer, request: &mut Request<Incoming>) -> (Original, Present) {
+    fn receive(&self, peer: &Peer, request: &mut Request<ClientBody>) -> (Original, Present) {
         let method = request.method().clone();
         let original = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
         (original, Present::of(request.headers()))
     }
 
     #[cold]
-    fn begin_line(&self, peer: &Peer, request: &Request<Incoming>) -> Box<Line> {
+    fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<Line> {
         Box::new(Line::begin(&self.trust, peer, request))
     }
 
@@ -165,19 +163,19 @@ impl Proxy {
 
     fn answer<'a>(
         self: &'a Arc<Self>,
-        caller: Caller<'a>,
+        caller: &'a dyn Client,
         target: Target<'a>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         present: Present,
     ) -> Step<'a> {
         if is_upgrade(&request, present) {
             return Step::waits(async move {
-                let mut answer = self.tunnel(&caller, &target, request).await;
+                let mut answer = self.tunnel(caller, &target, request).await;
                 self.label_answer(&mut answer, Some(&target));
                 answer
             });
         }
-        let (method, has_content) = (request.method(), !request.body().is_end_stream());
+        let (method, has_content) = (request.method(), !request.body().is_none());
         let inquiry = Inquiry { method, fields: request.headers(), present, has_content };
         if let Some(decision) = without_looking(inquiry, target.rule.rule.bypass) {
             return self.pass(caller, target, request, decision);
@@ -188,7 +186,7 @@ impl Proxy {
         match (decision, found) {
             (Decision::Answer(_, behind), Lookup::Found(stored)) => {
                 if is_due(behind) {
-                    self.validate_behind(&caller, &target, key, &request, directives, &stored);
+                    self.validate_behind(caller, &target, key, &request, directives, &stored);
                 }
                 self.hit(ClientRequest::noted(&request, present), stored, now, &target)
             }
@@ -236,9 +234,9 @@ impl Proxy {
     /// Passes on a request that no stored response may answer.
     fn pass<'a>(
         self: &'a Arc<Self>,
-        caller: Caller<'a>,
+        caller: &'a dyn Client,
         target: Target<'a>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
         decision: Decision,
     ) -> Step<'a> {
         let fwd = if let Decision::Pass(fwd) = decision { fwd } else { Fwd::Request };
@@ -249,7 +247,7 @@ impl Proxy {
         }
         let (request, body) = request.into_parts();
         Step::waits(async move {
-            let mut answer = self.forward(&caller, &target, &request, body, fwd).await;
+            let mut answer = self.forward(caller, &target, &request, body, fwd).await;
             self.label_answer(&mut answer, Some(&target));
             answer
         })
@@ -258,9 +256,9 @@ impl Proxy {
     /// Fetches for a request that memory does not answer.
     fn fetch<'a>(
         self: &'a Arc<Self>,
-        caller: Caller<'a>,
+        caller: &'a dyn Client,
         target: Target<'a>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         present: Present,
         missed: Missed,
     ) -> Step<'a> {
@@ -280,7 +278,7 @@ impl Proxy {
             }
             return Step::waits(async move {
                 let since = Passed { fwd, now, is_noted: lasts };
-                let mut answer = self.pass_on(&caller, &target, key.as_deref(), &request, since).await;
+                let mut answer = self.pass_on(caller, &target, key.as_deref(), &request, since).await;
                 self.label_answer(&mut answer, Some(&target));
                 answer
             });
@@ -292,8 +290,8 @@ impl Proxy {
             Fwd::Partial => held.part = stored,
             _ => held.validate = stored,
         }
-        let asked = asked(&caller, &target, &request, directives, key.map(|key| *key));
-        let order = Order::new(Arc::new(asked), held, caller.interim(request.version()));
+        let asked = asked(caller, &target, &request, directives, key.map(|key| *key));
+        let order = Order::new(Arc::new(asked), held, informational(caller, request.version()));
         Step::waits(async move {
             let mut answer = self.fetch_order(&request, order, pass).await;
             self.label_answer(&mut answer, Some(&target));
@@ -410,10 +408,10 @@ impl Proxy {
     /// Validates a stored response that has just been served, in the background and once.
     fn validate_behind(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
         key: Option<Box<CacheKey>>,
-        request: &Request<Incoming>,
+        request: &Request<ClientBody>,
         directives: CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
@@ -457,7 +455,7 @@ fn max_forwards(request: &mut HeaderMap) -> Option<Answer> {
 }
 
 /// The head of a request, as another one.
-fn without_body(request: &Request<Incoming>) -> Request<()> {
+fn without_body(request: &Request<ClientBody>) -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();
@@ -469,7 +467,7 @@ fn without_body(request: &Request<Incoming>) -> Request<()> {
 /// Says what is asked for: what a request asks, whose response is looked for under `key` (without one, under that of its
 /// URI), and the terms of its rule.
 pub(super) fn asked(
-    caller: &Caller<'_>,
+    caller: &dyn Client,
     target: &Target<'_>,
     request: &Arc<Request<()>>,
     directives: CacheControl,
@@ -481,7 +479,7 @@ pub(super) fn asked(
         exact: target.key.clone(),
         request: Arc::clone(request),
         uri: shared_form(request.uri(), &rule.query).into_owned(),
-        peer: caller.peer.clone(),
+        peer: caller.peer().clone(),
         directives,
         terms: Terms {
             request_directives: target.rule.request_directives,
@@ -512,18 +510,4 @@ struct Missed {
     directives: CacheControl,
     /// The time of the look-up.
     now: Timestamp,
-}
-
-/// Who asks, and where interim responses to it go.
-#[derive(Clone, Copy)]
-pub(super) struct Caller<'a> {
-    pub(super) peer: &'a Peer,
-    outlet: &'a Arc<Outlet>,
-}
-
-impl Caller<'_> {
-    /// Clients of HTTP/1.0 know no interim responses (RFC 9110 §15.2).
-    pub(super) fn interim(&self, version: Version) -> Option<Interim> {
-        (version >= Version::HTTP_11).then(|| self.outlet.interim())
-    }
 }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use http::header;
 use http::{Method, Request, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
 
 use crate::proxy::Rules;
 use crate::proxy::rules::Resolved;
@@ -12,11 +11,12 @@ use crate::respond::{Refusal, refuse};
 use crate::rfc9111::fields;
 use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
 use crate::rfc9111::present::Present;
+use crate::upstream::ClientBody;
 use crate::upstream::forwarding::Original;
 
 /// Where a request is headed, worked out once.
 #[derive(Debug)]
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// The scheme that the client used.
     pub scheme: &'static str,
     /// The key of its URI.
@@ -28,7 +28,7 @@ pub struct Target<'a> {
 impl Target<'_> {
     /// The host, as it is in the key, and as the origin is told: a spelling of one client's own must
     /// not come back in a page that others get.
-    pub fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         self.key.authority().unwrap_or_default()
     }
 }
@@ -44,10 +44,10 @@ pub struct Keys {
 
 impl Keys {
     /// Works out where a request is headed, or what is wrong with it.
-    pub fn target(
+    pub(crate) fn target(
         &self,
         original: &Original,
-        request: &Request<Incoming>,
+        request: &Request<ClientBody>,
         present: Present,
     ) -> Result<Target<'_>, Refusal> {
         let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
@@ -86,7 +86,9 @@ impl Keys {
         let host = match (hosts.next(), hosts.next()) {
             (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
             (Some(host), None) => host.to_str().map_err(|_| bad("bad-host", "the Host field is not a host name"))?,
+            // RFC 9113 §8.3.1: `:authority` stands for Host.
             (None, None) if request.version() == Version::HTTP_10 => "",
+            (None, None) if request.version() >= Version::HTTP_2 && request.uri().authority().is_some() => "",
             (None, None) => return Err(bad("bad-host", "the request has no Host field")),
         };
         // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
@@ -132,11 +134,11 @@ impl Keys {
 
 /// Whether the client asks to change protocols in a way that is passed on. Anything else that it
 /// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
-pub(super) fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
+pub(super) fn is_upgrade(request: &Request<ClientBody>, present: Present) -> bool {
     present.has(Present::UPGRADE)
         && *request.method() == Method::GET
         && request.version() == Version::HTTP_11
-        && request.body().is_end_stream()
+        && request.body().is_none()
         && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
         // HTTP/2 in clear text would make requests that never pass here again.
         && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {

@@ -21,7 +21,7 @@ pub(crate) type Answer = (CacheStatus, Response<ResponseBody>);
 
 /// A request that is refused: its status, and one plain sentence.
 #[derive(Clone, Copy, Debug)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     sentence: &'static str,
     detail: &'static str,

@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::UpstreamBody;
-use super::informational::Interim;
+use super::informational::{Informational, relay};
 use super::link::{Link, take_idle};
 use super::request_body::RequestBody;
 use crate::base::{Admission, Breaker, Metrics, OriginOutcome, Probe, Stopwatch, Timer, Transport, send_at_once};
@@ -197,8 +197,8 @@ pub(crate) struct OriginRequest<'a> {
     /// Makes its fields, `Host` among them, those of the client's connection not. Called again when it has
     /// to be sent a second time.
     pub fields: &'a (dyn Fn() -> HeaderMap + Sync),
-    /// Where interim responses to it go.
-    pub interim: Option<&'a Interim>,
+    /// Takes the informational responses to it.
+    pub informational: Option<&'a Informational>,
     /// What for.
     pub errand: Errand,
     /// Limits for its bytes, and for those of the response.
@@ -216,9 +216,9 @@ impl OriginRequest<'_> {
         if let Some(len) = framed {
             self.frame(message.headers_mut(), len);
         }
-        if let Some(interim) = self.interim.cloned() {
+        if let Some(sender) = self.informational.cloned() {
             hyper::ext::on_informational(&mut message, move |response| {
-                interim.relay(response.status(), response.headers());
+                relay(&*sender, response.status(), response.headers());
             });
         }
         message
