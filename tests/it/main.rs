@@ -12,6 +12,7 @@ mod capacity;
 mod claims;
 mod conformance;
 mod corpus;
+mod decisions;
 mod faults;
 mod flask;
 mod forwarding;
