@@ -86,7 +86,7 @@ deny:
 		echo "no cargo-deny here: the dependencies are not checked. To install it: cargo install cargo-deny --locked"; \
 	else \
 		cargo deny --locked check licenses sources bans || exit 1; \
-		if cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked check --disable-fetch advisories; \
+		if cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked check advisories; \
 		else echo "the advisory database can't be reached: known vulnerabilities are not looked for"; fi; \
 	fi
 
@@ -107,7 +107,7 @@ large: $(LARDER_QUICK)
 .PHONY: instructions
 instructions:
 	@command -v valgrind >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -q -y valgrind >/dev/null 2>&1; } || true
-	@if command -v valgrind >/dev/null; then $(MAKE) $(LARDER) && $(PYTHON) bench/instructions.py --larder $(LARDER) $(if $(RECORD),--record); \
+	@if command -v valgrind >/dev/null; then cargo build --release --locked && $(PYTHON) bench/instructions.py --larder $(LARDER) $(if $(RECORD),--record); \
 	else echo "no valgrind here: the instructions of a request are not counted"; fi
 
 # Micro-benchmarks, and CPU time a request beside the peers, which are installed where they can be.
