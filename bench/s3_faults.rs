@@ -12,7 +12,7 @@ use hyper::{Response, StatusCode};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     None,
     /// The connection breaks in the middle of the answer.
@@ -37,7 +37,7 @@ pub enum Fault {
 
 impl Fault {
     /// All but none.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub(crate) const ALL: [(&'static str, Self); 9] = [
         ("reset in mid-body", Self::Reset),
         ("500", Self::Status500),
         ("503 SlowDown", Self::SlowDown),
@@ -50,7 +50,7 @@ impl Fault {
     ];
 
     /// The fault of a name.
-    pub fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         Self::ALL.into_iter().find(|(known, _)| *known == name).map_or(Self::None, |(_, fault)| fault)
     }
 
@@ -66,7 +66,7 @@ impl Fault {
 
     /// Makes an answer worse. Only those to requests for objects are truncated, changed or slowed byte by
     /// byte.
-    pub async fn spoil<B>(self, is_object: bool, answer: Response<B>) -> Response<AnyBody>
+    pub(crate) async fn spoil<B>(self, is_object: bool, answer: Response<B>) -> Response<AnyBody>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
@@ -121,7 +121,7 @@ enum Ends {
 }
 
 /// A body as it is, or spoilt.
-pub type AnyBody = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type AnyBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// A body that may break, or take its time.
 struct Spoilt {

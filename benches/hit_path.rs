@@ -8,8 +8,8 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use larder::clock::Timestamp;
-use larder::fill::{Budget, Fill, Unread};
+use larder::entry::encoding::{decode, encode_response};
+use larder::entry::{Body, Budget, Fill, NewHead, StoredHead, StoredResponse, Unread};
 use larder::rfc9111::cache_status::{CacheStatus, Tier};
 use larder::rfc9111::directives::CacheControl;
 use larder::rfc9111::freshness::LifetimePolicy;
@@ -17,9 +17,8 @@ use larder::rfc9111::key::{CacheKey, KeyParts, normal_authority};
 use larder::rfc9111::reuse;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::tags::TagFields;
-use larder::store::memory::{Config, Memory};
-use larder::stored::encoding::{decode, encode_response};
-use larder::stored::{Body, NewHead, StoredHead, StoredResponse};
+use larder::rfc9111::timestamp::Timestamp;
+use larder::store::{Memory, MemoryConfig};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -82,7 +81,7 @@ fn parts_of_a_hit(c: &mut Criterion) {
             })
         });
     });
-    let memory = Memory::new(&Config::default());
+    let memory = Memory::new(&MemoryConfig::default());
     for n in 0..1000 {
         memory.insert(&response(&format!("/{n}"), n % 2 == 1, 1024), &|| None, &|| true);
     }
@@ -99,7 +98,7 @@ fn parts_of_a_hit(c: &mut Criterion) {
     let head = &stored.head;
     c.bench_function("response fields, ready", |b| {
         b.iter(|| {
-            larder::ready::fields(black_box(&stored), NOW, || {
+            larder::entry::ready::fields(black_box(&stored), NOW, || {
                 let mut fields = head.fields.to_map();
                 fields.insert("age", HeaderValue::from(head.freshness.age_seconds(NOW)));
                 fields.append("cache-status", CacheStatus::hit(Tier::Memory, 599_000).to_value(None));

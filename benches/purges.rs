@@ -9,14 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use larder::clock::{Clock, Stopwatch, Timestamp};
+use larder::base::{Clock, Stopwatch};
+use larder::entry::{Body, NewHead, StoredHead, StoredResponse};
 use larder::rfc9111::key::{CacheKey, KeyParts};
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::tags::TagFields;
-use larder::store::memory::{Config, Lookup, Memory};
-use larder::store::purge::{Purge, Purges, Target};
-use larder::store::{Durability, Store};
-use larder::stored::{Body, NewHead, StoredHead, StoredResponse};
+use larder::rfc9111::timestamp::Timestamp;
+use larder::store::{Durability, Lookup, Memory, MemoryConfig, Purge, Purges, Store, Target};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -24,7 +23,7 @@ fn main() {
     let entries = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
     let clock = Clock::manual(NOW);
     let purges = Arc::new(Purges::new(clock.clone(), 1));
-    let memory = Memory::new(&Config { capacity: 1 << 40, ..Config::default() });
+    let memory = Memory::new(&MemoryConfig { capacity: 1 << 40, ..MemoryConfig::default() });
     let store = Store::new(Arc::new(memory), None, purges, clock);
     let keys: Vec<CacheKey> = (0..entries).map(key).collect();
     for (n, key) in keys.iter().enumerate() {

@@ -121,15 +121,15 @@ def run(options: argparse.Namespace) -> int:
             return child
 
         larder = start_larder()
+        introduce(larder_binary, python, config, durable["url"])
         addresses = [
             ("Larder", f"http://127.0.0.1:{larder_port}/"),
-            ("application", f"http://127.0.0.1:{app_port}/", "what it counts: /count"),
+            ("application", f"http://127.0.0.1:{app_port}/", "its counter: /count"),
             ("admin", f"http://127.0.0.1:{admin_port}/metrics"),
         ]
         if s3:
             addresses.append(("S3 server", f"http://127.0.0.1:{s3_port}/{BUCKET}"))
         show_addresses(addresses)
-        say(f"  {'durable tier':<14}{durable['url']}")
 
         story = Story(app, larder, start_larder, app_port, larder_port, admin_port)
         story.tell()
@@ -162,6 +162,7 @@ class Story:
         self.misses = 0
         self.validations = 0
         self.wrong = 0
+        self.explained = set()
 
     def tell(self) -> None:
         self.headings()
@@ -201,14 +202,14 @@ class Story:
         self.ask("/hello", english, note="en", expect=["hit", "detail=memory"], same_as=in_english)
         self.ask("/hello", german, note="de", expect=["hit", "detail=memory"], same_as=in_german)
 
-        self.chapter("Larder is killed, and started again: memory is lost, the durable tier is not")
+        self.chapter("Larder is killed and started again: memory is lost, the rest is not")
         self.await_durable_writes()
         self.kill_and_restart()
         self.ask("/page", expect=["hit", "detail=durable"], same_as=page)
         self.ask("/page", expect=["hit", "detail=memory"], same_as=page)
         self.ask("/hello", german, note="de", expect=["hit", "detail=durable"], same_as=in_german)
 
-        self.chapter("A purge reaches both tiers, and no other page")
+        self.chapter("A purge removes one page everywhere, and no other page")
         self.purge("/page")
         again = self.ask("/page", expect=["fwd=uri-miss|fwd=miss", "stored"], application=1)
         self.ask("/page", expect=["hit", "detail=memory"], same_as=again)
@@ -268,7 +269,36 @@ class Story:
             self.misses += 1
         what = f"GET {path}" + (f"  ({note})" if note else "")
         self.line(what, str(answer.status), cache_status, age, answer.seconds, wrong)
+        self.explain(told)
         return answer
+
+    def explain(self, told: set[str]) -> None:
+        """Says what each part of a Cache-Status means, the first time that it appears."""
+        news = [
+            ("fwd=uri-miss", "there was no copy of this URL, so Larder asked the application."),
+            ("fwd=vary-miss", "there is a copy, but in another language."),
+            ("fwd=stale", "the copy was too old, so Larder asked whether it still holds."),
+            ("fwd-status=304", "the application answered that it does."),
+            ("hit", "answered from the copy; the application was not asked."),
+            ("detail=durable", "the copy came from the disk or the bucket."),
+        ]
+        if "ttl=0" in told:
+            news.append(
+                ("stored; ttl=0", "kept, though it is good for less than one more whole second:")
+            )
+        else:
+            news.append(("stored", "Larder kept a copy of the answer."))
+            seconds = next((part[4:] for part in told if part.startswith("ttl=")), "")
+            news.append((f"ttl={seconds}", f"the copy is good for {seconds} more whole seconds."))
+        for name, words in news:
+            kind = "ttl" if name.startswith("ttl=") else name
+            if kind in self.explained or not told.issuperset(name.split("; ")):
+                continue
+            self.explained.add(kind)
+            say(style(f"      {name}: {words}", "2"))
+            if name == "stored; ttl=0":
+                rest = "to ask later whether it still holds costs less than a new page."
+                say(style(f"      {rest}", "2"))
 
     def purge(self, path: str) -> None:
         url = f"http://127.0.0.1:{self.larder_port}{path}"
@@ -304,7 +334,7 @@ class Story:
                     f"after {QUEUE_DEADLINE} s\n{self.larder.last_output()}"
                 )
             time.sleep(0.05)
-        self.line("  durable writes done", seconds=time.monotonic() - start)
+        self.line("  copies are written", seconds=time.monotonic() - start)
 
     def gauge(self, name: str) -> float:
         metrics = self.larder.request(self.admin_port, "GET", "/metrics")
@@ -350,7 +380,7 @@ class Story:
     @staticmethod
     def columns(what, status, cache_status, age, milliseconds, count, verdict) -> None:
         say(
-            f"  {what:<24} {status:<6} {cache_status:<46} {age:>3} {milliseconds:>8} {count:>5}"
+            f"  {what:<24} {status:<6} {cache_status:<50} {age:>3} {milliseconds:>8} {count:>5}"
             f"  {verdict}".rstrip()
         )
 
@@ -418,6 +448,31 @@ def stay(children: Children, addresses: list[tuple[str, ...]], larder_port: int)
             children.check()
     except KeyboardInterrupt:
         say("\nStopping.")
+
+
+def introduce(larder: Path, python: Path, config: Path, cache: str) -> None:
+    """What is about to run, in words for somebody who sees it for the first time."""
+    say("Larder is a cache that stands in front of a web application. This demo starts a small")
+    say("Flask application and Larder in front of it, and then asks Larder for pages. Each line")
+    say("shows a request: what Larder did, how long it took, and how many requests have reached")
+    say("the application by then.")
+    asks = "import sys, importlib.metadata as m; print(sys.version.split()[0], m.version('flask'))"
+    python_version, flask_version = first_line([python, "-c", asks]).split()
+    say()
+    version = first_line([larder, "--version"])
+    versions = f"{version}, Python {python_version}, Flask {flask_version}"
+    say(f"  {'versions':<14}{versions}")
+    say(f"  {'configuration':<14}{config}")
+    say(f"  {'cache':<14}{cache.removeprefix('file:')}")
+    say(f"  {'':<14}(files of this demo are removed when it ends)")
+
+
+def first_line(command: list) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise Failure(f"{' '.join(words)}: failed.\n{done.stdout}")
+    return done.stdout.splitlines()[0]
 
 
 def show_addresses(addresses: list[tuple[str, ...]]) -> None:

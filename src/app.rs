@@ -13,32 +13,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::Admin;
-use crate::buffers::Buffers;
-use crate::clock::Clock;
+use crate::base::{Clock, Metrics, Recent};
 use crate::config::Config;
-use crate::fetch::{Fetcher, MAX_UNATTENDED};
-use crate::fill::Budget;
-use crate::flight::Flights;
-use crate::forwarding::Signature;
-use crate::hit_for_miss::HitForMiss;
-use crate::listen::{self, Listen, ListenError, Sockets};
-use crate::proxy::{Failures, Proxy};
-use crate::recent::Recent;
-use crate::refusals::Refusals;
-use crate::request_body::Limits;
-use crate::rules::Rules;
-use crate::searches::Searches;
-use crate::server::Worker;
-use crate::spool::Spools;
-use crate::store::Store;
-use crate::store::backend::CheckFailure;
-use crate::store::durable::{self, Durable};
-use crate::store::memory::Memory;
-use crate::store::purge::Purges;
-use crate::store::s3;
-use crate::target::Keys;
-use crate::telemetry::Metrics;
-use crate::upstream::Upstream;
+use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
+use crate::entry::Budget;
+use crate::fetch::{Fetcher, Flights, HitForMiss, MAX_UNATTENDED, Searches};
+use crate::proxy::{Failures, Keys, Proxy, Rules};
+use crate::store::{CheckFailure, Durable, Memory, Purges, Store, report_drain, s3};
+use crate::upstream::forwarding::Signature;
+use crate::upstream::{Buffers, Limits, Spools, Upstream};
 
 /// Why Larder did not start. Each says what to do.
 #[derive(Debug)]
@@ -111,8 +94,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         durable.prepare(threads);
     }
     // Bound last: nobody connects to a Larder that may not come up.
-    let (sockets, addresses) = listen::bind("server.listen", &config.server.listen, threads, config.server.socket_mode)
-        .map_err(StartError::Listen)?;
+    let (sockets, addresses) =
+        bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
     let store = Store::new(memory, durable, purges, clock.clone());
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -247,7 +230,7 @@ impl Running {
         }
         if let Some(durable) = self.proxy.fetcher.store.durable() {
             let drained = self.control.block_on(durable.drain(durable.drain_timeout()));
-            durable::report_drain(&drained, durable.drain_timeout());
+            report_drain(&drained, durable.drain_timeout());
         }
         for path in &self.unix_sockets {
             let _ = std::fs::remove_file(path);

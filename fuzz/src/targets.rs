@@ -7,18 +7,19 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use larder::clock::Timestamp;
+use larder::entry;
+use larder::entry::encoding;
 use larder::rfc9111::directives::CacheControl;
 use larder::rfc9111::freshness::{Freshness, LifetimePolicy};
 use larder::rfc9111::key::{CacheKey, KeyParts};
 use larder::rfc9111::partial::{Part, Parts};
-use larder::rfc9111::range::{self, RangeRequest};
-use larder::rfc9111::reuse::{self, Reuse};
+use larder::rfc9111::range::RangeRequest;
+use larder::rfc9111::reuse::Reuse;
 use larder::rfc9111::search::SearchVariance;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use larder::rfc9111::vary::{self, Nominated, Vary};
-use larder::rfc9111::{conditional, date, groups, targeted, validation};
-use larder::stored::{self, encoding};
+use larder::rfc9111::timestamp::Timestamp;
+use larder::rfc9111::vary::{Nominated, Vary};
+use larder::rfc9111::{conditional, date, groups, range, reuse, targeted, validation, vary};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -48,7 +49,7 @@ fn everything() -> LifetimePolicy {
 
 /// Directives of a request and a response: what may be stored, for how long it is fresh, and how it
 /// is reused.
-pub fn directives(data: &[u8]) {
+pub(super) fn directives(data: &[u8]) {
     let (request, response) = exchange(data);
     let request_directives = CacheControl::of_request(&request);
     let policy = StoragePolicy { lifetimes: everything(), ..StoragePolicy::default() };
@@ -81,7 +82,7 @@ pub fn directives(data: &[u8]) {
 }
 
 /// HTTP dates.
-pub fn dates(data: &[u8]) {
+pub(super) fn dates(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else { return };
     if let Some(moment) = date::parse(&value, NOW) {
         let written = date::format(moment);
@@ -100,7 +101,7 @@ pub fn dates(data: &[u8]) {
 }
 
 /// What selects a variant.
-pub fn vary(data: &[u8]) {
+pub(super) fn vary(data: &[u8]) {
     let (request, response) = exchange(data);
     let Vary::Fields(names) = Vary::of(&response, &Nominated::default()) else { return };
     let selector = vary::selector(&names, &request);
@@ -111,7 +112,7 @@ pub fn vary(data: &[u8]) {
 }
 
 /// Ranges of a whole, and of parts.
-pub fn ranges(data: &[u8]) {
+pub(super) fn ranges(data: &[u8]) {
     let (request, response) = exchange(data);
     for len in [0, 1, 10, u64::MAX] {
         match range::requested(&request, len) {
@@ -140,7 +141,7 @@ pub fn ranges(data: &[u8]) {
 }
 
 /// Structured fields.
-pub fn structured(data: &[u8]) {
+pub(super) fn structured(data: &[u8]) {
     let fields = message(data);
     let _ = targeted::governing(&fields, &targeted::Targets::default(), NOW);
     for group in groups::listed(&fields, &groups::CACHE_GROUP_INVALIDATION) {
@@ -164,14 +165,14 @@ thread_local! {
 }
 
 /// Objects of the durable tier.
-pub fn object(data: &[u8]) {
+pub(super) fn object(data: &[u8]) {
     KEY.with_borrow(|key| {
         let bytes = Bytes::copy_from_slice(data);
         if let Ok(encoding::Object::Response { head, body: encoding::DurableBody::Inline(body) }) =
             encoding::decode(&bytes, key, &LifetimePolicy::default())
         {
             // What is believed is written as it was read, in the newest version.
-            let response = stored::StoredResponse::new(*head, body.into());
+            let response = entry::StoredResponse::new(*head, body.into());
             let again = Bytes::from(encoding::encode_response(&response, true));
             assert!(encoding::decode(&again, key, &LifetimePolicy::default()).is_ok());
         }

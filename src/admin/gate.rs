@@ -12,7 +12,7 @@ use http::{Request, StatusCode};
 use subtle::ConstantTimeEq;
 
 use super::Config;
-use crate::listen::Listen;
+use crate::downstream::Listen;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::normal_authority;
 

@@ -9,9 +9,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::warn;
 
-use super::{Admin, Reply, error, json_reply};
+use super::Admin;
+use super::api::{Reply, error, json_reply};
+use crate::base::parse_duration;
 use crate::proxy::{Held, Manner, PurgeError, Schemes, What};
-use crate::units::parse_duration;
 
 /// The longest that a purge may have its answer delayed.
 const MAX_WAIT: Duration = Duration::from_secs(60);

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Config;
-use crate::listen::Listen;
-use crate::rules::Rule;
+use crate::downstream::Listen;
+use crate::proxy::Rule;
 use crate::upstream::Address;
 
 /// Says how two addresses go together.

@@ -8,16 +8,15 @@ use http::HeaderMap;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::fetcher::shared;
 use super::keep::fill_from_durable;
-use super::{Fetched, Fetcher, ForLeader, Plan, shared};
-use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
+use super::{Fetched, Fetcher, ForLeader, Plan};
+use crate::entry::{Body, Replaced, StoredResponse};
+use crate::fetch::{Landing, Outcome, Shared, SharedResponse, Source};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
 use crate::rfc9111::validation;
-use crate::store::Known;
-use crate::store::backend::BackendError;
-use crate::store::durable::{Found, FoundBody, FoundResponse, Opening, Wanted};
-use crate::stored::{Body, Replaced, StoredResponse};
+use crate::store::{BackendError, Found, FoundBody, FoundResponse, Known, Opening, Wanted};
 
 impl Fetcher {
     /// What the durable tier has for a request that nobody shares, if it may be reused. If it may

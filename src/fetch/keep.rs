@@ -10,31 +10,28 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tracing::debug;
 
+use super::fetcher::shared;
 use super::plan::Place;
-use super::{Fetched, Fetcher, ForLeader, Plan, partial, shared};
-use crate::body::ResponseBody;
-use crate::clock::Timestamp;
-use crate::fill::FillWriter;
-use crate::flight::{Landing, Outcome, Shared, SharedResponse, Source};
-use crate::hit_for_miss::{Pass, Reach};
+use super::{Fetched, Fetcher, ForLeader, Plan};
+use crate::entry::{Body, FillWriter, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
+use crate::fetch::hit_for_miss::Reach;
+use crate::fetch::{Landing, Outcome, Pass, Shared, SharedResponse, Source};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::partial::{Part, Parts};
+use crate::rfc9111::partial::{self, Part, Parts};
 use crate::rfc9111::search::SearchVariance;
-use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
+use crate::rfc9111::storage::{Exchange, NotStorable, Storable, storable};
 use crate::rfc9111::tags::{MAX_TAGS, TooManyTags};
-use crate::rfc9111::validation::{self, HeadOutcome};
-use crate::rfc9111::vary::{self, Vary};
-use crate::store::Durability;
-use crate::store::backend::BackendError;
-use crate::store::durable::BodyReader;
-use crate::store::memory::Lookup;
-use crate::stored::{Body, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
+use crate::rfc9111::timestamp::Timestamp;
+use crate::rfc9111::validation::HeadOutcome;
+use crate::rfc9111::vary::Vary;
+use crate::rfc9111::{storage, validation, vary};
+use crate::store::{BackendError, BodyReader, Durability, Lookup};
 use crate::upstream::{EndsWithConnection, Errand, Passing, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
 #[derive(Debug)]
-pub struct Missing {
+pub(super) struct Missing {
     stored: Arc<StoredResponse>,
     range: (u64, u64),
     complete: u64,
@@ -43,7 +40,7 @@ pub struct Missing {
 impl Missing {
     /// `None` when there is more than one, or the stored part is not what it says it is, or the whole
     /// would have more than `limit` bytes.
-    pub fn of(stored: &Arc<StoredResponse>, limit: u64) -> Option<Self> {
+    pub(super) fn of(stored: &Arc<StoredResponse>, limit: u64) -> Option<Self> {
         let parts = stored.head.parts().filter(|parts| parts.len() == stored.len())?;
         if parts.complete_len() > limit {
             return None;
@@ -52,7 +49,7 @@ impl Missing {
     }
 
     /// Makes `request` ask for it.
-    pub fn ask_for(&self, request: &mut HeaderMap) {
+    pub(super) fn ask_for(&self, request: &mut HeaderMap) {
         request.insert(header::RANGE, partial::range_of(self.range, self.complete));
         let head = &self.stored.head;
         if let Some(validator) = partial::if_range(&head.fields.to_map(), head.response_time()) {
@@ -86,7 +83,7 @@ impl From<UpstreamBody> for Incoming {
 }
 
 /// Whether a response is a part, or says that the client's own condition failed: nothing is known of the whole.
-pub fn is_partial(status: StatusCode) -> bool {
+pub(super) fn is_partial(status: StatusCode) -> bool {
     matches!(status.as_u16(), 206 | 304 | 412 | 416)
 }
 
@@ -169,28 +166,19 @@ impl Fetcher {
             }
             Err(_) if plan.method == Method::HEAD => {
                 let updated = self.learn_from_head(plan, answer.status(), answer.headers(), request_time, position);
-                let passed = Fetched::Passed {
-                    response: answer.map(ResponseBody::upstream),
-                    why: NotStorable::Method,
-                    fwd: plan.fwd,
-                    fwd_status: None,
-                };
+                let passed =
+                    Fetched::Passed { response: answer, why: NotStorable::Method, fwd: plan.fwd, fwd_status: None };
                 (updated.unwrap_or(passed), landing)
             }
             Err(why) => {
-                self.note_not_storable(&plan.key, &exchange, &plan.policy, why);
+                self.note_not_storable(&plan.key, &exchange, &plan.policy, why, exchange.response_time);
                 if !validation::is_failure(answer.status()) {
                     self.note_not_stored(plan);
                 }
                 if let Some(stored) = plan.replaced() {
                     self.outdate(plan, &stored, why, answer.status());
                 }
-                let passed = Fetched::Passed {
-                    response: answer.map(ResponseBody::upstream),
-                    why,
-                    fwd: plan.fwd,
-                    fwd_status: None,
-                };
+                let passed = Fetched::Passed { response: answer, why, fwd: plan.fwd, fwd_status: None };
                 (passed, landing)
             }
         }
@@ -544,11 +532,11 @@ impl Fetcher {
                 // The origin took back its leave to store, for everybody or for this client.
                 self.note_not_stored(plan);
                 self.outdate(plan, &Replaced::response(stored), why, stored.head.status);
-                self.note_not_storable(&plan.key, &updated.exchange(plan), &plan.policy, why);
-                let mut head = stored.head.clone();
                 let (now, policy) = (self.clock.now(), &plan.policy.lifetimes);
+                self.note_not_storable(&plan.key, &updated.exchange(plan), &plan.policy, why, now);
+                let mut head = stored.head.clone();
                 head.freshness = Freshness::of(head.status, &updated.fields, request_time, now, policy);
-                head.fields = crate::stored::fields::Fields::new(updated.fields.iter());
+                head.fields = crate::entry::Fields::new(updated.fields.iter());
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
                     response: SharedResponse::Stored(Arc::new(StoredResponse::with_body_of(stored, head))),

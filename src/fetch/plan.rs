@@ -5,19 +5,28 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Uri};
 
-use crate::forwarding::Peer;
+use crate::entry::{Replaced, Seen, StoredHead, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
-use crate::rules::{Ranges, RequestDirectives};
 use crate::store::{Durability, Known};
-use crate::stored::seen::Seen;
-use crate::stored::{Replaced, StoredHead, StoredResponse};
-use crate::transfer::Transfer;
-use crate::upstream::{Errand, Interim};
+use crate::upstream::forwarding::Peer;
+use crate::upstream::{Errand, Interim, Transfer};
+
+/// What is asked of the origin for a range of what is not stored: a rule's `ranges`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ranges {
+    /// The range; and the whole once it is known that memory takes it.
+    #[default]
+    Auto,
+    /// The whole: what follows is answered from it.
+    Whole,
+    /// The range.
+    Forward,
+}
 
 /// What a GET is to fetch, and what may be done with it.
 #[derive(Clone, Debug)]

@@ -9,22 +9,19 @@ use serde_json::{Value, json};
 
 use super::Proxy;
 use super::purge::Url;
-use crate::clock::Timestamp;
-use crate::forwarding::{self, Peer};
-use crate::hit_for_miss::Pass;
+use crate::entry::{Covered, StoredHead, VaryRecord, Who};
+use crate::fetch::Pass;
+use crate::proxy::rules::Resolved;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::freshness::{Freshness, LifetimeSource, StaleUse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::present::Present;
-use crate::rfc9111::reuse::{self, Reuse, Why};
-use crate::rfc9111::validation;
-use crate::rules::Resolved;
-use crate::store::Durability;
-use crate::store::durable::Examined;
-use crate::store::memory::Lookup;
-use crate::store::purge::{EITHER, Mark, Target};
-use crate::stored::seen::Covered;
-use crate::stored::{StoredHead, VaryRecord, Who};
+use crate::rfc9111::reuse::{Reuse, Why};
+use crate::rfc9111::timestamp::Timestamp;
+use crate::rfc9111::{reuse, validation};
+use crate::store::{Durability, EITHER, Examined, Lookup, Mark, Target};
+use crate::upstream::forwarding;
+use crate::upstream::forwarding::Peer;
 
 /// What is asked about.
 #[derive(Debug)]

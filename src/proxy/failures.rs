@@ -6,11 +6,10 @@ use http::{Response, StatusCode};
 use tracing::info;
 
 use super::Proxy;
-use crate::access::RequestId;
-use crate::body::ResponseBody;
-use crate::log::OncePerMinute;
-use crate::respond::Cause;
-use crate::target::Target;
+use crate::base::log::OncePerMinute;
+use crate::proxy::access::RequestId;
+use crate::proxy::target::Target;
+use crate::respond::{Cause, ResponseBody};
 
 /// Which were logged lately, by key and status.
 pub type Failures = OncePerMinute<(u128, StatusCode)>;

@@ -10,19 +10,17 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::{Caller, Passed, Proxy, plan, tunnel};
-use crate::body::ResponseBody;
+use super::request::{Caller, Passed, plan};
+use super::{Proxy, tunnel};
 use crate::fetch::clean_response;
-use crate::request_body::Fault;
-use crate::respond::{Answer, Asked, add_age, overloaded, passed, refuse_body, refused, unanswered};
+use crate::proxy::target::{Target, origin_form};
+use crate::respond::{Answer, Asked, ResponseBody, add_age, overloaded, passed, refuse_body, refused, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
-use crate::rfc9111::groups;
-use crate::rfc9111::invalidation;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::targeted::governing;
-use crate::target::{Target, origin_form};
-use crate::upstream::{Errand, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+use crate::rfc9111::{groups, invalidation};
+use crate::upstream::{Errand, Fault, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
 /// How long an unsafe request is waited for after its client has left. It holds a connection to the
 /// origin, and no one counts those.
@@ -69,7 +67,8 @@ impl Proxy {
             status: response.status(),
             response: response.headers(),
             request_time: now,
-            response_time: fetcher.clock.now(),
+            // Seldom decides, and never for storing alone: `keep_or_pass` reads the clock.
+            response_time: now,
         };
         // A part although the whole was asked for is the origin's word to this client, and no more.
         let why = match response.status() {

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use super::Proxy;
 use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::tags;
-use crate::store::backend::BackendError;
-use crate::store::purge::{EITHER, Made, Purge, Target};
+use crate::store::{BackendError, EITHER, Made, Purge, Target};
 
 /// What is to be purged, as it is asked for.
 #[derive(Clone, Copy, Debug)]

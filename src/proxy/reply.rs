@@ -5,11 +5,10 @@ use std::task::{Context, Poll, ready};
 
 use http::Response;
 
-use crate::access::Line;
-use crate::body::ResponseBody;
-use crate::interim::Outlet;
-use crate::respond::Answer;
-use crate::telemetry::WorkerMetrics;
+use crate::base::WorkerMetrics;
+use crate::proxy::access::Line;
+use crate::respond::{Answer, ResponseBody};
+use crate::upstream::Outlet;
 
 /// A request that is being answered.
 pub struct Reply<'a> {
@@ -29,12 +28,12 @@ pub(super) enum Step<'a> {
 
 impl<'a> Step<'a> {
     /// A step that is the answer.
-    pub fn answered(answer: Answer) -> Self {
+    pub(super) fn answered(answer: Answer) -> Self {
         Self::Answered(Some(answer))
     }
 
     /// One that is waited for, on the heap.
-    pub fn waits(answer: impl Future<Output = Answer> + Send + 'a) -> Self {
+    pub(super) fn waits(answer: impl Future<Output = Answer> + Send + 'a) -> Self {
         Self::Waits(Box::pin(answer))
     }
 }

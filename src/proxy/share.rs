@@ -8,19 +8,23 @@ use http::header;
 use http::{Request, Response, StatusCode};
 use tokio::sync::oneshot;
 
-use super::{Proxy, held_by};
-use crate::body::ResponseBody;
-use crate::clock::{Stopwatch, Timestamp};
-use crate::fetch::{Fetched, ForLeader, Plan};
-use crate::fill::FillReader;
-use crate::flight::{Follower, Joined, Landing, Outcome, Shared, SharedResponse, Source};
-use crate::hit_for_miss::{Looked, Selection};
-use crate::respond::{Answer, Asked, Multipart, Part, add_age, answer_head, build, failed, refuse, unanswered};
+use super::Proxy;
+use super::request::held_by;
+use crate::base::Stopwatch;
+use crate::entry::FillReader;
+use crate::fetch::{
+    Fetched, Follower, ForLeader, Joined, Landing, Looked, Outcome, Plan, Selection, Shared, SharedResponse, Source,
+};
+use crate::respond::{
+    Answer, Asked, Multipart, Part, ResponseBody, add_age, answer_head, build, failed, refuse, unanswered,
+};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
-use crate::rfc9111::reuse::{self, Reuse, Why};
-use crate::rfc9111::storage::{self, NotStorable};
+use crate::rfc9111::reuse::{Reuse, Why};
+use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::targeted::governing;
-use crate::store::durable::Wanted;
+use crate::rfc9111::timestamp::Timestamp;
+use crate::rfc9111::{reuse, storage};
+use crate::store::Wanted;
 use crate::upstream::UpstreamError;
 
 fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
@@ -249,7 +253,8 @@ impl Proxy {
             Fetched::Passed { mut response, fwd, fwd_status, why } => {
                 let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
                 add_age(response.headers_mut());
-                (CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) }, response)
+                let status = CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) };
+                (status, response.map(ResponseBody::upstream))
             }
             Fetched::Failed(error, fwd) => unanswered(&error, fwd),
             // Those go through `answer_found`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::clock::Stopwatch;
+use crate::base::Stopwatch;
 
 /// Passes bytes on in both directions until both have ended, one breaks, or nothing has moved in either for
 /// `limit`.

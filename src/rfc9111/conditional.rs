@@ -3,9 +3,8 @@
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 
-use super::date;
-use super::fields;
-use crate::clock::Timestamp;
+use super::{date, fields};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// Every request field that makes a request conditional.
 pub const PRECONDITIONS: [HeaderName; 5] =

@@ -5,7 +5,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// A date field as found in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

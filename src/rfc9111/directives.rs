@@ -7,6 +7,7 @@
 use http::header::{self, HeaderMap};
 
 use super::fields;
+use super::timestamp::Timestamp;
 
 /// The largest delta-seconds a cache has to tell apart (RFC 9111 §1.2.2); larger ones become it.
 pub const DELTA_MAX: u32 = 1 << 31;
@@ -169,6 +170,32 @@ pub fn parse_delta(digits: &[u8]) -> Option<u32> {
         digits.iter().fold(0_u64, |value, digit| (value * 10 + u64::from(digit - b'0')).min(u64::from(DELTA_MAX)));
     Some(u32::try_from(value).unwrap_or(DELTA_MAX))
 }
+
+/// `cache.request_directives`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestDirectives {
+    /// They count as RFC 9111 §5.2.1 has it.
+    Honour,
+    /// The same, but a response that was received or validated within the last
+    /// [`BOUND_PERIOD`] is not asked about again because of them.
+    Bound,
+    /// They are passed on and otherwise left alone.
+    Ignore,
+}
+
+impl RequestDirectives {
+    /// The directives of a request that count for a response that was received, or validated, at `received`.
+    pub fn bounded(self, directives: CacheControl, received: Timestamp, now: Timestamp) -> CacheControl {
+        let is_recent = (0..BOUND_PERIOD).contains(&now.millis_since(received));
+        if self == Self::Bound && is_recent {
+            return CacheControl { no_cache: false, max_age: None, min_fresh: None, ..directives };
+        }
+        directives
+    }
+}
+
+/// With `request_directives = "bound"` clients have a response validated at most once in so many milliseconds.
+pub const BOUND_PERIOD: i64 = 10_000;
 
 #[cfg(test)]
 mod tests {

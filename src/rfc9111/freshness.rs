@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap};
 use super::date::{self, DateField};
 use super::directives::{CacheControl, Delta, parse_delta};
 use super::targeted::{Governing, Targets, governing};
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The share of the time since the last modification that a response is fresh for when its origin
 /// does not say (RFC 9111 §4.2.2 suggests 10 %).

@@ -26,5 +26,6 @@ pub mod storage;
 pub mod structured;
 pub mod tags;
 pub mod targeted;
+pub mod timestamp;
 pub mod validation;
 pub mod vary;

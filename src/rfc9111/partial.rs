@@ -7,9 +7,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::conditional::{self, EntityTag};
-use super::date;
-use super::{fields, range};
-use crate::clock::Timestamp;
+use super::{date, fields, range};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// At most this many ranges of one representation are held; the next one takes their place.
 pub const MAX_RANGES: usize = 32;

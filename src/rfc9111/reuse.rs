@@ -2,7 +2,7 @@
 
 use super::directives::{CacheControl, MaxStale};
 use super::freshness::{Freshness, StaleUse};
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// What to do with a request for which a response is stored that its key and `Vary` select.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::partial::{Part, Parts};
 use super::tags::TagFields;
 use super::targeted::{Governing, governing};
 use super::vary::{MAX_NOMINATED, Nominated, Vary};
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// `cache.set_cookie`: storing a response that sets a cookie. The strictest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use super::directives::{CacheControl, Delta, parse_delta};
 use super::fields;
 use super::structured::{self, Bare, Member};
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// `Surrogate-Control`.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");

@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderName};
 
 use super::conditional::{self, EntityTag};
 use super::partial;
-use crate::clock::Timestamp;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// What became of a stored response that was validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

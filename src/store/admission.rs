@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Stopwatch;
+use crate::base::Stopwatch;
 
 /// Decides which responses are written.
 #[derive(Debug)]
-pub struct Admission {
+pub(super) struct Admission {
     /// Written on its n-th use.
     after_hits: u8,
     uses: Option<Sketch>,
@@ -31,7 +31,7 @@ pub enum Verdict {
 impl Admission {
     /// `after_hits`: on which use something is written, at the first if 0 or 1. `monthly_writes`: how many
     /// write requests a month are let through; 0: any number.
-    pub fn new(after_hits: u8, monthly_writes: u64) -> Self {
+    pub(super) fn new(after_hits: u8, monthly_writes: u64) -> Self {
         Self {
             after_hits,
             uses: (after_hits > 1).then(Sketch::default),
@@ -41,7 +41,7 @@ impl Admission {
 
     /// Counts a use of the key with this hash, and says whether it is the one that makes it worth `requests`
     /// writes.
-    pub fn admit(&self, hash: u128, requests: u32) -> Verdict {
+    pub(super) fn admit(&self, hash: u128, requests: u32) -> Verdict {
         if self.uses.as_ref().is_some_and(|uses| uses.count(hash) < self.after_hits) {
             return Verdict::TooFewUses;
         }
@@ -49,13 +49,6 @@ impl Admission {
             return Verdict::NoBudget;
         }
         Verdict::Admitted
-    }
-
-    /// Takes what has to be written whatever the budget says out of it.
-    pub fn spend(&self, requests: u32) {
-        if let Some(budget) = &self.budget {
-            budget.spend(requests);
-        }
     }
 }
 
@@ -132,13 +125,6 @@ impl Budget {
         is_enough
     }
 
-    fn spend(&self, requests: u32) {
-        let mut tokens = self.tokens.lock();
-        self.fill(&mut tokens);
-        // At most a day's worth of debt.
-        tokens.0 = (tokens.0 - f64::from(requests)).max(-self.most);
-    }
-
     fn fill(&self, tokens: &mut (f64, Stopwatch)) {
         let came = tokens.1.elapsed().as_secs_f64() * self.a_second;
         *tokens = ((tokens.0 + came).min(self.most), Stopwatch::start());
@@ -183,7 +169,6 @@ mod tests {
         for _ in 0..9 {
             assert_eq!(admission.admit(1, 1), Verdict::Admitted);
         }
-        admission.spend(50);
-        assert_eq!(admission.admit(1, 1), Verdict::NoBudget);
+        assert_eq!(admission.admit(1, 2), Verdict::NoBudget);
     }
 }

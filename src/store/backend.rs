@@ -5,17 +5,16 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::clock::Timestamp;
-
 use super::file::{FilePieces, FileStore, FileUpload};
 use super::s3::{S3Pieces, S3Store, S3Upload};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// Content of the object that is written to find out whether that is allowed.
-pub const PROBE: &[u8] = b"Larder writes this to find out whether it may.\n";
+pub(super) const PROBE: &[u8] = b"Larder writes this to find out whether it may.\n";
 
 /// A place for durable objects. Names are relative, with slashes, and never empty.
 #[derive(Debug)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// A directory.
     File(FileStore),
     /// A bucket.
@@ -112,7 +111,7 @@ impl std::error::Error for CheckFailure {}
 impl Backend {
     /// Checks that the place is there and may be used, also to write: the object `probe` is written and read again.
     /// It has the same name always, and stays.
-    pub async fn check(&self, root: &str, probe: &str) -> Result<(), CheckFailure> {
+    pub(crate) async fn check(&self, root: &str, probe: &str) -> Result<(), CheckFailure> {
         match self {
             Self::File(store) => store.check(probe).await,
             Self::S3(store) => store.check(root, probe).await,
@@ -122,7 +121,7 @@ impl Backend {
     }
 
     /// Checks that there is a cache below `root`, for commands of upkeep. Nothing is made or written.
-    pub async fn look_for_cache(&self, root: &str) -> Result<(), CheckFailure> {
+    pub(crate) async fn look_for_cache(&self, root: &str) -> Result<(), CheckFailure> {
         match self {
             Self::File(store) => store.look_for_cache(root).await,
             Self::S3(store) => store.look_for_cache(root).await,
@@ -132,14 +131,14 @@ impl Backend {
     }
 
     /// Notes that the object `name` was used, where that decides on what is evicted.
-    pub fn note_use(&self, name: &str) {
+    pub(crate) fn note_use(&self, name: &str) {
         if let Self::File(store) = self {
             store.room().note_use(name);
         }
     }
 
     /// The object `name`, whole; `None` if there is none. One larger than `limit` is an error.
-    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
+    pub(crate) async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
         match self {
             Self::File(store) => store.get(name, limit).await,
             Self::S3(store) => store.get(name, limit).await,
@@ -150,7 +149,7 @@ impl Backend {
 
     /// The object `name`, piece by piece; `None` if there is none. One that has not `len` bytes
     /// is an error.
-    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
+    pub(crate) async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
         match self {
             Self::File(store) => store.read(name, len).await,
             Self::S3(store) => store.read(name, len).await,
@@ -161,7 +160,7 @@ impl Backend {
 
     /// The bytes of the object `name` from `first` up to `end`, piece by piece; `None` if there is no such
     /// object. One that has not so many is an error.
-    pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
+    pub(crate) async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
         match self {
             Self::File(store) => store.read_range(name, first, end).await,
             Self::S3(store) => store.read_range(name, first, end).await,
@@ -172,7 +171,7 @@ impl Backend {
 
     /// The objects whose names begin with `prefix`, which ends in a slash, and come after `after`: the first
     /// thousand or so.
-    pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
+    pub(crate) async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
         match self {
             Self::File(store) => store.list(prefix, after).await,
             Self::S3(store) => store.list(prefix, after).await,
@@ -182,7 +181,7 @@ impl Backend {
     }
 
     /// All of them; an error when one page can't be had.
-    pub async fn list_all(&self, prefix: &str, after: &str) -> Result<Vec<Listed>, BackendError> {
+    pub(crate) async fn list_all(&self, prefix: &str, after: &str) -> Result<Vec<Listed>, BackendError> {
         let mut all: Vec<Listed> = Vec::new();
         loop {
             let last = all.last().map_or(after, |listed| &listed.name);
@@ -196,19 +195,19 @@ impl Backend {
     }
 
     /// Has so many threads look for objects, each of which calls [`super::s3::look_from`].
-    pub fn prepare(&self, threads: usize) {
+    pub(crate) fn prepare(&self, threads: usize) {
         if let Self::S3(store) = self {
             store.prepare(threads);
         }
     }
 
     /// Whether it is on this machine: quick, and free of charge.
-    pub fn is_near(&self) -> bool {
+    pub(crate) fn is_near(&self) -> bool {
         matches!(self, Self::File(_))
     }
 
     /// How far the clock of the place is ahead of this machine's, in milliseconds, as far as it said.
-    pub fn clock_offset(&self) -> i64 {
+    pub(crate) fn clock_offset(&self) -> i64 {
         match self {
             Self::S3(store) => store.clock_offset(),
             Self::File(_) => 0,
@@ -218,7 +217,7 @@ impl Backend {
     }
 
     /// Begins to write the object `name` piece by piece: it is there once [`Upload::finish`] says so.
-    pub async fn begin(&self, name: &str) -> Result<Upload, BackendError> {
+    pub(crate) async fn begin(&self, name: &str) -> Result<Upload, BackendError> {
         match self {
             Self::File(store) => store.begin(name).await.map(Upload::File),
             Self::S3(store) => Ok(Upload::S3(store.begin(name))),
@@ -228,7 +227,7 @@ impl Backend {
     }
 
     /// Writes the object `name`: whole or not at all.
-    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+    pub(crate) async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
         match self {
             Self::File(store) => store.put(name, pieces).await,
             Self::S3(store) => store.put(name, pieces).await,
@@ -238,7 +237,7 @@ impl Backend {
     }
 
     /// Deletes the object `name`, if there is one.
-    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), BackendError> {
         match self {
             Self::File(store) => store.delete(name).await,
             Self::S3(store) => store.delete(name).await,
@@ -250,7 +249,7 @@ impl Backend {
 
 /// An object that is written piece by piece. Dropped before it is finished, it leaves nothing behind.
 #[derive(Debug)]
-pub enum Upload {
+pub(crate) enum Upload {
     /// To a directory.
     File(FileUpload),
     /// To a bucket.
@@ -259,7 +258,7 @@ pub enum Upload {
 
 impl Upload {
     /// Appends a piece. Returns when it may be followed by another: only a few MiB are held.
-    pub async fn write(&mut self, piece: Bytes) -> Result<(), BackendError> {
+    pub(crate) async fn write(&mut self, piece: Bytes) -> Result<(), BackendError> {
         match self {
             Self::File(upload) => upload.write(&piece).await,
             Self::S3(upload) => upload.write(&piece).await,
@@ -267,7 +266,7 @@ impl Upload {
     }
 
     /// Puts the object in its place.
-    pub async fn finish(self) -> Result<(), BackendError> {
+    pub(crate) async fn finish(self) -> Result<(), BackendError> {
         match self {
             Self::File(upload) => upload.finish().await,
             Self::S3(upload) => upload.finish().await,

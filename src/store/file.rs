@@ -16,7 +16,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
 use super::room::{Content, NoRoom, Patience, Reserved, Room};
-use crate::clock::{Clock, Timestamp};
+use crate::base::Clock;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// How much is read from a file at a time.
 const PIECE: usize = 256 * 1024;
@@ -33,7 +34,7 @@ const ATTEMPTS: u32 = 3;
 
 /// A directory of objects.
 #[derive(Debug)]
-pub struct FileStore {
+pub(crate) struct FileStore {
     root: PathBuf,
     /// Prefix of all names.
     base: String,
@@ -57,7 +58,7 @@ fn stripe(path: &Path) -> usize {
 impl FileStore {
     /// A store in `root`, which [`FileStore::check`] makes, of names that begin with `base`. It may take `capacity`
     /// bytes; 0: any number.
-    pub fn new(root: PathBuf, base: &str, capacity: u64) -> Self {
+    pub(crate) fn new(root: PathBuf, base: &str, capacity: u64) -> Self {
         Self {
             root,
             base: base.to_owned(),
@@ -71,22 +72,22 @@ impl FileStore {
     }
 
     /// The directory.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// Returns the account of the space used.
-    pub fn room(&self) -> &Arc<Room> {
+    pub(crate) fn room(&self) -> &Arc<Room> {
         &self.room
     }
 
     /// While it is held, nothing takes the place of this file, nor of any of the same key.
-    pub fn keep_still(&self, path: &Path) -> MutexGuard<'_, ()> {
+    pub(crate) fn keep_still(&self, path: &Path) -> MutexGuard<'_, ()> {
         self.still[stripe(path)].lock()
     }
 
     /// Returns whether there is an object `name`.
-    pub async fn has(&self, name: &str) -> Result<bool, BackendError> {
+    pub(crate) async fn has(&self, name: &str) -> Result<bool, BackendError> {
         let path = self.path(name);
         on_a_thread(name, move || path.try_exists()).await
     }
@@ -100,7 +101,7 @@ impl FileStore {
     }
 
     /// Makes the directory and writes the object `probe` in it. A full disk is no failure: what it holds is of use.
-    pub async fn check(&self, probe: &str) -> Result<(), CheckFailure> {
+    pub(crate) async fn check(&self, probe: &str) -> Result<(), CheckFailure> {
         let root = self.root.clone();
         let made = on_a_thread("the directory", move || make_directory(&root)).await;
         let written = match made {
@@ -121,7 +122,7 @@ impl FileStore {
     }
 
     /// Checks that a Larder keeps its objects here, below `base`.
-    pub async fn look_for_cache(&self, base: &str) -> Result<(), CheckFailure> {
+    pub(crate) async fn look_for_cache(&self, base: &str) -> Result<(), CheckFailure> {
         let (root, below) = (self.root.clone(), self.path(base));
         let seen = on_a_thread("the directory", move || Ok((root.is_dir(), below.is_dir()))).await;
         let why = match seen {
@@ -137,7 +138,7 @@ impl FileStore {
     }
 
     /// The object `name`, if there is one of at most `limit` bytes.
-    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
+    pub(crate) async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
         let path = self.path(name);
         let read = on_a_thread(name, move || {
             let mut file = match std::fs::File::open(path) {
@@ -170,7 +171,7 @@ impl FileStore {
     }
 
     /// The object `name`, piece by piece, if there is one of `len` bytes.
-    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
+    pub(crate) async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
         let Some((file, actual)) = self.open(name).await? else { return Ok(None) };
         if actual != len {
             return Err(BackendError::failing(format!("{name} has {actual} bytes instead of {len}")));
@@ -179,7 +180,7 @@ impl FileStore {
     }
 
     /// The bytes of the object `name` from `first` up to `end`, if there is one that has them.
-    pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
+    pub(crate) async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
         let Some((mut file, actual)) = self.open(name).await? else { return Ok(None) };
         if actual < end {
             return Err(BackendError::failing(format!("{name} has {actual} bytes, less than {end}")));
@@ -189,7 +190,7 @@ impl FileStore {
     }
 
     /// Begins to write the object `name`.
-    pub async fn begin(&self, name: &str) -> Result<FileUpload, BackendError> {
+    pub(crate) async fn begin(&self, name: &str) -> Result<FileUpload, BackendError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let aside = name_aside(&directory);
@@ -225,7 +226,7 @@ impl FileStore {
     }
 
     /// Writes the object `name`.
-    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+    pub(crate) async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
         let len = pieces.iter().map(|piece| piece.len() as u64).sum();
         let reserved = self.reserve(name, len).await?;
         let mut attempt = 1;
@@ -263,12 +264,12 @@ impl FileStore {
     /// Puts the object `name` out of reach at once, if it can: for an invalidation that has to hold
     /// when the process is killed the moment after. An orderly deletion follows, and finds it among
     /// [`FileStore::family`].
-    pub fn put_out_of_reach(&self, name: &str) {
+    pub(crate) fn put_out_of_reach(&self, name: &str) {
         let _ = std::fs::rename(self.path(name), self.path(&format!("{name}.gone")));
     }
 
     /// The objects in the directory `prefix` and below it whose names come after `after`.
-    pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
+    pub(crate) async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
         let (root, directory, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
         on_a_thread(prefix, move || {
             let mut listed = Vec::new();
@@ -286,7 +287,12 @@ impl FileStore {
     }
 
     /// Removes files below `prefix` that were begun to be written, or put out of reach, before `before`; how many.
-    pub async fn remove_unfinished(&self, prefix: &str, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
+    pub(crate) async fn remove_unfinished(
+        &self,
+        prefix: &str,
+        before: Timestamp,
+        is_dry: bool,
+    ) -> Result<u64, BackendError> {
         let root = self.path(prefix);
         on_a_thread("unfinished files", move || {
             let mut found = Vec::new();
@@ -303,7 +309,7 @@ impl FileStore {
     }
 
     /// The object `name` and all whose names continue it with a dot.
-    pub async fn family(&self, name: &str) -> Result<Vec<String>, BackendError> {
+    pub(crate) async fn family(&self, name: &str) -> Result<Vec<String>, BackendError> {
         let (directory, stem) = name.rsplit_once('/').unwrap_or(("", name));
         let (path, directory, stem) = (self.path(directory), directory.to_owned(), stem.to_owned());
         on_a_thread(name, move || {
@@ -325,7 +331,7 @@ impl FileStore {
     }
 
     /// Deletes the object `name`; it is no error if there is none.
-    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), BackendError> {
         let (path, content, room) = (self.path(name), self.content(name), Arc::clone(&self.room));
         on_a_thread(name, move || remove(&path, content, &room).map(|_| ())).await
     }
@@ -333,7 +339,7 @@ impl FileStore {
 
 /// Removes a file, and the directories of its own that are empty without it; how long it was. It is no error if it is
 /// gone.
-pub fn remove(path: &Path, content: Content, room: &Room) -> io::Result<Option<u64>> {
+pub(super) fn remove(path: &Path, content: Content, room: &Room) -> io::Result<Option<u64>> {
     let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let len = match std::fs::symlink_metadata(path).and_then(|found| std::fs::remove_file(path).map(|()| found.len())) {
         Ok(len) => len,
@@ -350,12 +356,16 @@ pub fn remove(path: &Path, content: Content, room: &Room) -> io::Result<Option<u
 }
 
 /// Returns when a file was written or last used, from its date.
-pub fn modified(metadata: &std::fs::Metadata) -> Timestamp {
+pub(super) fn modified(metadata: &std::fs::Metadata) -> Timestamp {
     metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from)
 }
 
 /// Calls `with` for each file below `directory`, a name with a slash at its end.
-pub fn each_file(root: &Path, directory: &str, with: &mut dyn FnMut(String, &std::fs::Metadata)) -> io::Result<()> {
+pub(super) fn each_file(
+    root: &Path,
+    directory: &str,
+    with: &mut dyn FnMut(String, &std::fs::Metadata),
+) -> io::Result<()> {
     let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let entries = match std::fs::read_dir(root.join(directory)) {
         Ok(entries) => entries,
@@ -482,7 +492,7 @@ const SYNC_AFTER: usize = 64 << 20;
 
 /// A file that is written piece by piece, aside.
 #[derive(Debug)]
-pub struct FileUpload {
+pub(crate) struct FileUpload {
     file: fs::File,
     /// Taken when it is in its place.
     aside: Option<PathBuf>,
@@ -496,7 +506,7 @@ pub struct FileUpload {
 
 impl FileUpload {
     /// Appends a piece.
-    pub async fn write(&mut self, piece: &[u8]) -> Result<(), BackendError> {
+    pub(crate) async fn write(&mut self, piece: &[u8]) -> Result<(), BackendError> {
         if let Some(reserved) = &mut self.reserved {
             let taken = reserved.grow(piece.len() as u64, Patience::Waits).await;
             taken.map_err(|NoRoom| no_room(&self.name))?;
@@ -523,7 +533,7 @@ impl FileUpload {
     }
 
     /// Puts the file in its place.
-    pub async fn finish(mut self) -> Result<(), BackendError> {
+    pub(crate) async fn finish(mut self) -> Result<(), BackendError> {
         self.try_sync().await.map_err(|error| fault(&self.name, &error))?;
         let Some(aside) = self.aside.clone() else { return Ok(()) };
         let (target, directory) = (self.target.clone(), self.directory.clone());

@@ -1,7 +1,7 @@
 //! What the durable tier holds, in a few bytes an object, so that a miss pays no request to find out
 //! that there is nothing.
 //!
-//! It keeps [`BITS`] bits of the hash of each key. It is right when it says that there is nothing, but for
+//! It keeps 40 bits of the hash of each key. It is right when it says that there is nothing, but for
 //! what another process has just written and not announced yet; of a million absent keys it takes one for
 //! present, where a million are. The first costs a request to the origin, the second one to the bucket.
 
@@ -9,16 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-/// What is kept of a key's hash: its first bits, which names of objects begin with as well.
-pub const BITS: u32 = 40;
-
 /// The values of all keys with the same first two bytes, sorted.
 type Drawer = Vec<[u8; 3]>;
 
 /// The drawers of the same first byte, once there is anything in one.
 type Chest = Option<Box<[Drawer; 256]>>;
 
-/// The first [`BITS`] bits of a key's hash.
+/// The first 40 bits of a key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Print(pub [u8; 5]);
 
@@ -39,7 +36,7 @@ impl Print {
 
 /// A set of prints, in few bytes.
 #[derive(Debug)]
-pub struct Prints {
+pub(super) struct Prints {
     chests: [Chest; 256],
     len: u64,
 }
@@ -52,13 +49,13 @@ impl Default for Prints {
 
 impl Prints {
     /// Whether it has the print of a hash.
-    pub fn contains(&self, hash: u128) -> bool {
+    pub(super) fn contains(&self, hash: u128) -> bool {
         let (chest, drawer, value) = Print::of(hash).split();
         self.chests[chest].as_deref().is_some_and(|drawers| drawers[drawer].binary_search(&value).is_ok())
     }
 
     /// Puts one in.
-    pub fn insert(&mut self, print: Print) {
+    pub(super) fn insert(&mut self, print: Print) {
         let (chest, drawer, value) = print.split();
         let drawers = self.chests[chest].get_or_insert_with(|| Box::new([const { Drawer::new() }; 256]));
         let drawer = &mut drawers[drawer];
@@ -72,7 +69,7 @@ impl Prints {
     }
 
     /// Takes the print of a hash out.
-    pub fn remove(&mut self, hash: u128) {
+    pub(super) fn remove(&mut self, hash: u128) {
         let (chest, drawer, value) = Print::of(hash).split();
         let Some(drawers) = &mut self.chests[chest] else { return };
         if let Ok(at) = drawers[drawer].binary_search(&value) {
@@ -82,18 +79,13 @@ impl Prints {
     }
 
     /// The number of prints.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.len
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Takes over another's, as [`Prints::encode`] wrote them. `false` when they can't be read: then some may
     /// have been taken over.
-    pub fn take_over(&mut self, mut encoded: &[u8]) -> bool {
+    pub(super) fn take_over(&mut self, mut encoded: &[u8]) -> bool {
         while let Some(([a, b, count @ ..], rest)) = encoded.split_first_chunk::<6>() {
             let len = usize::try_from(u32::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(3));
             let Some((values, rest)) = len.and_then(|len| rest.split_at_checked(len)) else { return false };
@@ -107,7 +99,7 @@ impl Prints {
 
     /// For a snapshot: of each first two bytes that there are those, the number of prints, a little-endian
     /// u32, and the three other bytes of each.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut encoded = Vec::new();
         for (a, drawers) in (0..=u8::MAX).zip(&self.chests) {
             let drawers = drawers.iter().flat_map(|drawers| drawers.iter());
@@ -121,7 +113,7 @@ impl Prints {
     }
 
     /// The bytes that it takes in memory.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         // An allocation is rounded up to eight bytes, on the average by four.
         let held = |drawer: &Drawer| if drawer.capacity() == 0 { 0 } else { drawer.capacity() * 3 + 4 };
         let drawers = self.chests.iter().flatten().flat_map(|drawers| drawers.iter());

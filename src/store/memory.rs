@@ -13,9 +13,9 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::clock::Timestamp;
+use crate::entry::{StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{StoredHead, StoredResponse, VaryRecord};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// `[memory]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -376,7 +376,7 @@ impl Entry {
 }
 
 /// A random number that names something for good.
-pub fn random_u128() -> u128 {
+pub(super) fn random_u128() -> u128 {
     fastrand::u128(..)
 }
 
@@ -438,10 +438,10 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
+    use crate::entry::{Body, NewHead};
     use crate::rfc9111::key::KeyParts;
     use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
     use crate::rfc9111::tags::TagFields;
-    use crate::stored::{Body, NewHead};
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

@@ -11,18 +11,18 @@
 //!
 //! All lie below `<prefix of the URL>/<key prefix>/larder-1/`.
 
+use crate::entry::JournalTime;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::seen::JournalTime;
 
 /// The names below one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
+pub(crate) struct Names {
     root: String,
 }
 
 impl Names {
     /// Those for a URL's prefix and a key prefix.
-    pub fn new(url_prefix: &str, key_prefix: &str) -> Self {
+    pub(crate) fn new(url_prefix: &str, key_prefix: &str) -> Self {
         let mut root = String::new();
         for part in [url_prefix, &escape(key_prefix)] {
             if !part.is_empty() {
@@ -35,32 +35,32 @@ impl Names {
     }
 
     /// What all names begin with.
-    pub fn root(&self) -> &str {
+    pub(crate) fn root(&self) -> &str {
         &self.root
     }
 
     /// The object at a key: a response, or the record of one that varies.
-    pub fn primary(&self, key: &CacheKey) -> String {
+    pub(crate) fn primary(&self, key: &CacheKey) -> String {
         self.spread("o", key.hash())
     }
 
     /// A variant of what is at a key.
-    pub fn variant(&self, key: &CacheKey, variant: u128) -> String {
+    pub(crate) fn variant(&self, key: &CacheKey, variant: u128) -> String {
         format!("{}.{variant:032x}", self.primary(key))
     }
 
     /// A separate body.
-    pub fn body(&self, id: u128) -> String {
+    pub(crate) fn body(&self, id: u128) -> String {
         self.spread("b", id)
     }
 
     /// What the names of objects, or of bodies, whose hash begins with this byte begin with.
-    pub fn shard(&self, kind: Kind, first: u8) -> String {
+    pub(crate) fn shard(&self, kind: Kind, first: u8) -> String {
         format!("{}{}/{first:02x}/", self.root, kind.letter())
     }
 
     /// The hash that the name of an object or a separate body was made of, and whether it is a variant's.
-    pub fn parse(&self, kind: Kind, name: &str) -> Option<(u128, bool)> {
+    pub(crate) fn parse(&self, kind: Kind, name: &str) -> Option<(u128, bool)> {
         let rest = name.strip_prefix(&self.root)?.strip_prefix(kind.letter())?.strip_prefix('/')?;
         let (rest, is_variant) = match rest.split_once('.') {
             Some((rest, variant)) if variant.len() == 32 => (rest, true),
@@ -80,32 +80,32 @@ impl Names {
     }
 
     /// What the names of the journal's records begin with.
-    pub fn journal(&self) -> String {
+    pub(crate) fn journal(&self) -> String {
         format!("{}j/", self.root)
     }
 
     /// Returns the name of the object that is written to find out whether that is allowed.
-    pub fn probe(&self) -> String {
+    pub(crate) fn probe(&self) -> String {
         format!("{}probe", self.root)
     }
 
     /// What the names of snapshots begin with.
-    pub fn snapshots(&self) -> String {
+    pub(crate) fn snapshots(&self) -> String {
         format!("{}s/", self.root)
     }
 
     /// The record that `maker` wrote at `time`.
-    pub fn record(&self, time: JournalTime, maker: u64) -> String {
+    pub(crate) fn record(&self, time: JournalTime, maker: u64) -> String {
         format!("{}j/{time:016x}-{maker:016x}", self.root)
     }
 
     /// The snapshot that `maker` wrote of all until `time`.
-    pub fn snapshot(&self, time: JournalTime, maker: u64) -> String {
+    pub(crate) fn snapshot(&self, time: JournalTime, maker: u64) -> String {
         format!("{}s/{time:016x}-{maker:016x}", self.root)
     }
 
     /// Time and maker in the name of a record or a snapshot.
-    pub fn parse_timed(name: &str) -> Option<(JournalTime, u64)> {
+    pub(crate) fn parse_timed(name: &str) -> Option<(JournalTime, u64)> {
         let (time, maker) = name.rsplit('/').next()?.split_once('-')?;
         let hex = |text: &str| u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
         Some((hex(time)?, hex(maker)?))
@@ -114,7 +114,7 @@ impl Names {
 
 /// What lies under spread names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Objects.
     Object,
     /// Separate bodies.

@@ -21,10 +21,10 @@ use smallvec::{SmallVec, smallvec};
 use tracing::warn;
 
 use super::index::{Print, Prints};
-use crate::clock::{Clock, Timestamp};
+use crate::base::Clock;
+use crate::entry::{Covered, HORIZON, JournalTime, Seen, StoredHead, TICK_BITS};
 use crate::rfc9111::key::CacheKey;
-use crate::stored::StoredHead;
-use crate::stored::seen::{Covered, HORIZON, JournalTime, Seen, TICK_BITS};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The most purged URLs whose purges are remembered one by one.
 const MAX_URLS: usize = 262_144;
@@ -53,7 +53,7 @@ const LATE: u64 = HORIZON / 6;
 const MAX_OUTGOING: usize = 65_536;
 
 /// In place of a scheme at the beginning of a prefix: whichever.
-pub const EITHER: &str = "*";
+pub(crate) const EITHER: &str = "*";
 
 /// What a purge is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

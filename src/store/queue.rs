@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-use crate::clock::Timestamp;
+use crate::entry::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::rfc9111::key::CacheKey;
-use crate::stored::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The most variants of a key that are found while they wait.
 const MAX_FOUND: usize = 64;
@@ -25,7 +25,7 @@ const MAX_RETRIED: usize = 65_536;
 
 /// One operation.
 #[derive(Debug)]
-pub enum Op {
+pub(super) enum Op {
     /// Write a response, and the record that leads to it where it varies.
     Put {
         /// The response.
@@ -46,7 +46,7 @@ pub enum Op {
 
 /// A response to be written.
 #[derive(Clone, Debug)]
-pub enum Put {
+pub(super) enum Put {
     /// With its body.
     Whole(Arc<StoredResponse>),
     /// Its body is written already.
@@ -55,7 +55,7 @@ pub enum Put {
 
 impl Put {
     /// Its head.
-    pub fn head(&self) -> &StoredHead {
+    pub(super) fn head(&self) -> &StoredHead {
         match self {
             Self::Whole(stored) => &stored.head,
             Self::Apart(stored) => &stored.head,
@@ -63,7 +63,7 @@ impl Put {
     }
 
     /// The bytes that it holds in memory.
-    pub fn weight(&self) -> u64 {
+    pub(super) fn weight(&self) -> u64 {
         match self {
             Self::Whole(stored) => stored.weight() as u64,
             Self::Apart(stored) => (stored.head.weight() + stored.checksums.len() * 8) as u64,
@@ -73,7 +73,7 @@ impl Put {
 
 impl Op {
     /// The key it is about.
-    pub fn key(&self) -> &CacheKey {
+    pub(super) fn key(&self) -> &CacheKey {
         match self {
             Self::Put { stored, .. } => &stored.head().key,
             Self::Delete { key, .. } => key,
@@ -81,12 +81,12 @@ impl Op {
     }
 
     /// Returns whether it writes a response.
-    pub fn is_put(&self) -> bool {
+    pub(super) fn is_put(&self) -> bool {
         matches!(self, Self::Put { .. })
     }
 
     /// The bytes it holds.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Put { stored, .. } => stored.weight(),
             Self::Delete { key, .. } => key.as_bytes().len() as u64,
@@ -107,7 +107,7 @@ struct Pending {
 
 /// What the queue has for a request.
 #[derive(Debug)]
-pub enum Waiting {
+pub(super) enum Waiting {
     /// Nothing is outstanding for the key: the tier itself is to be asked.
     Nothing,
     /// The key is about to be gone, or to have something that does not answer the request: the record
@@ -119,7 +119,7 @@ pub enum Waiting {
 
 /// How full the queue is, and what is in it by key. The operations themselves go through channels.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     objects: AtomicU64,
     bytes: AtomicU64,
     /// Those of the operations that write a response.
@@ -150,17 +150,17 @@ impl Default for Queue {
 
 impl Queue {
     /// Operations and bytes in the queue.
-    pub fn depth(&self) -> (u64, u64) {
+    pub(super) fn depth(&self) -> (u64, u64) {
         (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
     /// Returns how many responses wait to be written.
-    pub fn puts(&self) -> u64 {
+    pub(super) fn puts(&self) -> u64 {
         self.puts.load(Ordering::Relaxed)
     }
 
     /// What is outstanding for a key, as `request` would find it.
-    pub fn look(&self, key: &CacheKey, request: &HeaderMap) -> Waiting {
+    pub(super) fn look(&self, key: &CacheKey, request: &HeaderMap) -> Waiting {
         let (puts, record) = {
             let pending = self.pending.lock();
             let Some(pending) = pending.get(&key.hash()) else { return Waiting::Nothing };
@@ -176,12 +176,12 @@ impl Queue {
 
     /// The newest record that waits to be written for `key`, and the purge position of the response
     /// that it goes with.
-    pub fn record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
+    pub(super) fn record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
         record_of(self.pending.lock().get(&key.hash())?, key)
     }
 
     /// Whether a response waits to be written that `stored` would not take the place of.
-    pub fn outranks(&self, stored: &StoredHead, now: Timestamp) -> bool {
+    pub(super) fn outranks(&self, stored: &StoredHead, now: Timestamp) -> bool {
         let pending = self.pending.lock();
         pending.get(&stored.key.hash()).is_some_and(|pending| {
             pending.puts.iter().map(|(other, _)| other.head()).any(|other| {
@@ -193,12 +193,12 @@ impl Queue {
     }
 
     /// Whether anything is outstanding for the key with this hash.
-    pub fn is_pending(&self, hash: u128) -> bool {
+    pub(super) fn is_pending(&self, hash: u128) -> bool {
         self.pending.lock().contains_key(&hash)
     }
 
     /// Counts an operation in.
-    pub fn enter(&self, op: &Op) {
+    pub(super) fn enter(&self, op: &Op) {
         {
             let mut pending = self.pending.lock();
             let pending = pending.entry(op.key().hash()).or_default();
@@ -226,19 +226,19 @@ impl Queue {
     }
 
     /// Counts something in that is about no response.
-    pub fn enter_other(&self) {
+    pub(super) fn enter_other(&self) {
         self.others.fetch_add(1, Ordering::Relaxed);
         self.tell();
     }
 
     /// It is done.
-    pub fn leave_other(&self) {
+    pub(super) fn leave_other(&self) {
         self.others.fetch_sub(1, Ordering::Relaxed);
         self.tell();
     }
 
     /// How much is outstanding that is about no response.
-    pub fn others(&self) -> u64 {
+    pub(super) fn others(&self) -> u64 {
         self.others.load(Ordering::Relaxed)
     }
 
@@ -247,7 +247,7 @@ impl Queue {
     }
 
     /// One operation on the key with this hash is no longer outstanding.
-    pub fn settle(&self, hash: u128) {
+    pub(super) fn settle(&self, hash: u128) {
         let mut all = self.pending.lock();
         if let Some(pending) = all.get_mut(&hash) {
             pending.operations -= 1;
@@ -263,7 +263,7 @@ impl Queue {
     }
 
     /// One operation of `bytes` has left the queue, which wrote a response or not.
-    pub fn leave(&self, bytes: u64, is_put: bool) {
+    pub(super) fn leave(&self, bytes: u64, is_put: bool) {
         self.puts.fetch_sub(u64::from(is_put), Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.objects.fetch_sub(1, Ordering::Relaxed);
@@ -271,24 +271,24 @@ impl Queue {
     }
 
     /// Notes a key whose deletion is tried again until it succeeds; `false` when it is already.
-    pub fn begin_retrying(&self, hash: u128) -> bool {
+    pub(super) fn begin_retrying(&self, hash: u128) -> bool {
         let mut retried = self.retried.lock();
         // What is left out counts as purged as long as its purge is remembered.
         retried.len() < MAX_RETRIED && retried.insert(hash)
     }
 
     /// It has succeeded.
-    pub fn end_retrying(&self, hash: u128) {
+    pub(super) fn end_retrying(&self, hash: u128) {
         self.retried.lock().remove(&hash);
     }
 
     /// The number of keys whose deletion is tried again.
-    pub fn retrying(&self) -> u64 {
+    pub(super) fn retrying(&self) -> u64 {
         self.retried.lock().len() as u64
     }
 
     /// Waits until no operation is outstanding.
-    pub async fn empty(&self) {
+    pub(super) async fn empty(&self) {
         let _ = self.idle.subscribe().wait_for(|count| *count == 0).await;
     }
 }
@@ -301,7 +301,7 @@ fn record_of(pending: &Pending, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stored::tests::sample;
+    use crate::entry::tests::sample;
 
     #[test]
     fn what_a_burst_needed_room_for_is_given_back() {

@@ -19,7 +19,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::base::{Clock, Stopwatch};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The unit that a file system gives room in.
 const BLOCK: u64 = 4096;
@@ -46,7 +47,7 @@ const SINCE: i64 = 1_577_836_800_000;
 
 /// Sorts files by how their space is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
+pub(crate) enum Content {
     /// An object at a key.
     Object,
     /// A separate body.
@@ -57,7 +58,7 @@ pub enum Content {
 
 /// Says whether a write waits for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub(crate) enum Patience {
     /// It does.
     Waits,
     /// It does not, and may go past the capacity.
@@ -66,11 +67,11 @@ pub enum Patience {
 
 /// There is no room, and none can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom;
+pub(crate) struct NoRoom;
 
 /// The room of one directory.
 #[derive(Debug)]
-pub struct Room {
+pub(crate) struct Room {
     capacity: u64,
     /// Guarded by its lock, which is held for arithmetic only.
     held: Mutex<Held>,
@@ -109,7 +110,7 @@ struct Round {
 }
 
 /// Returns the space that a file of `len` bytes takes.
-pub fn size_of_file(len: u64) -> u64 {
+pub(super) fn size_of_file(len: u64) -> u64 {
     len.div_ceil(BLOCK) * BLOCK
 }
 
@@ -155,7 +156,7 @@ impl Held {
 
 impl Room {
     /// The room of a directory that may take `capacity` bytes; 0: any number.
-    pub fn new(capacity: u64) -> Arc<Self> {
+    pub(crate) fn new(capacity: u64) -> Arc<Self> {
         Arc::new(Self {
             capacity: if capacity == 0 { u64::MAX } else { capacity },
             held: Mutex::default(),
@@ -166,17 +167,22 @@ impl Room {
     }
 
     /// Bytes that are held, as far as is known.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.held.lock().total()
     }
 
     /// The largest object that is kept: one half of the capacity, so that no single one takes the place of all.
-    pub fn largest(&self) -> u64 {
+    pub(crate) fn largest(&self) -> u64 {
         if self.capacity == u64::MAX { u64::MAX } else { self.capacity / 2 }
     }
 
     /// Takes room for a file of `len` bytes.
-    pub async fn reserve(self: &Arc<Self>, content: Content, len: u64, how: Patience) -> Result<Reserved, NoRoom> {
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
+        content: Content,
+        len: u64,
+        how: Patience,
+    ) -> Result<Reserved, NoRoom> {
         let mut reserved = Reserved { room: Arc::clone(self), content, len: 0, bytes: 0 };
         reserved.grow(len, how).await?;
         Ok(reserved)
@@ -216,7 +222,7 @@ impl Room {
     }
 
     /// The disk had no room for `bytes`, whatever the capacity is. Whether some was made.
-    pub async fn press(&self, bytes: u64) -> bool {
+    pub(crate) async fn press(&self, bytes: u64) -> bool {
         {
             let mut held = self.held.lock();
             if !held.is_tended {
@@ -234,7 +240,7 @@ impl Room {
     }
 
     /// A file of `len` bytes was removed.
-    pub fn removed(&self, content: Content, len: u64) {
+    pub(crate) fn removed(&self, content: Content, len: u64) {
         let mut held = self.held.lock();
         held.files = held.files.saturating_sub(size_of_file(len));
         if let Some(count) = held.count(content) {
@@ -243,7 +249,7 @@ impl Room {
     }
 
     /// Notes that the object `name` was used.
-    pub fn note_use(&self, name: &str) {
+    pub(crate) fn note_use(&self, name: &str) {
         let (slot, tag) = self.slot(name);
         let millis = Clock::system().now().as_millis().saturating_sub(SINCE);
         let time = u64::try_from(millis).unwrap_or(0) & ((1 << TIME_BITS) - 1);
@@ -251,7 +257,7 @@ impl Room {
     }
 
     /// Returns when this process last used the object `name`, if that is remembered.
-    pub fn last_use(&self, name: &str) -> Option<Timestamp> {
+    pub(crate) fn last_use(&self, name: &str) -> Option<Timestamp> {
         let (slot, tag) = self.slot(name);
         let noted = slot.load(Ordering::Relaxed);
         let time = i64::try_from(noted & ((1 << TIME_BITS) - 1)).unwrap_or(0);
@@ -265,35 +271,35 @@ impl Room {
     }
 
     /// From now on somebody evicts.
-    pub fn tend(&self) {
+    pub(crate) fn tend(&self) {
         self.held.lock().is_tended = true;
     }
 
     /// Waits until something may have to be evicted.
-    pub async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         self.wake.notified().await;
     }
 
     /// Returns whether the directory is to be looked through before anything else.
-    pub fn needs_scan(&self) -> bool {
+    pub(crate) fn needs_scan(&self) -> bool {
         let held = self.held.lock();
         !held.is_scanned || held.since_scan > self.capacity / MARGIN
     }
 
     /// A look through the directory begins.
-    pub fn begin_scan(&self) {
+    pub(crate) fn begin_scan(&self) {
         self.held.lock().since_scan = 0;
     }
 
     /// It has found so much. What was written meanwhile may be part of that, and is added to be sure.
-    pub fn end_scan(&self, found: &Found) {
+    pub(crate) fn end_scan(&self, found: &Found) {
         let mut held = self.held.lock();
         held.files = found.files + held.since_scan;
         (held.objects, held.bodies, held.is_scanned) = (found.objects, found.bodies, true);
     }
 
     /// Returns how many bytes are to be evicted now.
-    pub fn excess(&self) -> u64 {
+    pub(crate) fn excess(&self) -> u64 {
         let held = self.held.lock();
         let (used, limit) = (held.total().saturating_add(held.wanted), held.limit(self.capacity));
         if used <= limit {
@@ -303,14 +309,14 @@ impl Room {
     }
 
     /// Something was evicted, or nothing can be.
-    pub fn end_round(&self, is_exhausted: bool) {
+    pub(crate) fn end_round(&self, is_exhausted: bool) {
         self.rounds.send_modify(|round| *round = Round { number: round.number + 1, is_exhausted });
     }
 }
 
 /// Reports what a look through the directory found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// The bytes of all files.
     pub files: u64,
     /// Number of objects.
@@ -341,7 +347,7 @@ impl Drop for Wanted<'_> {
 
 /// Room that a write has taken. Dropped before the file is in its place, it is given back.
 #[derive(Debug)]
-pub struct Reserved {
+pub(crate) struct Reserved {
     room: Arc<Room>,
     content: Content,
     /// Of the file, so far.
@@ -352,7 +358,7 @@ pub struct Reserved {
 
 impl Reserved {
     /// Takes room for `more` bytes of the same file.
-    pub async fn grow(&mut self, more: u64, how: Patience) -> Result<(), NoRoom> {
+    pub(crate) async fn grow(&mut self, more: u64, how: Patience) -> Result<(), NoRoom> {
         let bytes = size_of_file(self.len + more) - self.bytes;
         if bytes > 0 {
             if self.bytes + bytes > self.room.largest() && how == Patience::Waits {
@@ -366,12 +372,12 @@ impl Reserved {
     }
 
     /// The disk had no room for as much as was taken last: see [`Room::press`].
-    pub async fn press(&self) -> bool {
+    pub(crate) async fn press(&self) -> bool {
         self.room.press(self.bytes).await
     }
 
     /// The file is in its place, where there was one of so many bytes before.
-    pub fn settle(mut self, replaced: Option<u64>) {
+    pub(crate) fn settle(mut self, replaced: Option<u64>) {
         let mut held = self.room.held.lock();
         held.reserved -= self.bytes;
         held.files = (held.files + self.bytes).saturating_sub(replaced.map_or(0, size_of_file));

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Stopwatch;
+use crate::base::Stopwatch;
 
 /// Between two lines.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// One thing that is said from time to time.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub(super) struct Seldom {
     /// Guarded by its lock: when it was last said, and how often it was not since.
     state: Mutex<(Option<Stopwatch>, u64)>,
 }
 
 /// Counts the messages left out since the last line; shown at the end of the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeftOut(u64);
+pub(super) struct LeftOut(u64);
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +33,7 @@ impl fmt::Display for LeftOut {
 
 impl Seldom {
     /// Returns whether the message is due now.
-    pub fn is_due(&self) -> Option<LeftOut> {
+    pub(super) fn is_due(&self) -> Option<LeftOut> {
         let mut state = self.state.lock();
         if state.0.is_some_and(|last| last.elapsed() < PAUSE) {
             state.1 += 1;

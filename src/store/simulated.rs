@@ -11,11 +11,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
-use crate::clock::{Clock, Timestamp};
+use crate::base::Clock;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// What goes wrong, each in thousandths of the requests.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Nothing is done, and that is said.
     pub fail: u32,
     /// It is done, and an error is the answer.
@@ -26,14 +27,14 @@ pub struct Faults {
 
 /// One process's way to the bucket.
 #[derive(Debug)]
-pub struct Simulated {
+pub(crate) struct Simulated {
     bucket: Arc<Bucket>,
     is_cut: AtomicBool,
 }
 
 /// The bucket.
 #[derive(Debug)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     clock: Clock,
     state: Mutex<State>,
 }
@@ -45,7 +46,6 @@ struct State {
     faults: Faults,
     /// Writes that land at some time.
     late: Vec<(Timestamp, String, Bytes)>,
-    requests: Vec<(&'static str, String)>,
 }
 
 /// So late a write may land, in milliseconds.
@@ -60,43 +60,36 @@ enum Fate {
 
 impl Bucket {
     /// An empty one. `clock` is the true time.
-    pub fn new(clock: Clock, seed: u64) -> Self {
+    pub(crate) fn new(clock: Clock, seed: u64) -> Self {
         let state = State {
             objects: BTreeMap::new(),
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
             late: Vec::new(),
-            requests: Vec::new(),
         };
         Self { clock, state: Mutex::new(state) }
     }
 
     /// From now on, this goes wrong.
-    pub fn set_faults(&self, faults: Faults) {
+    pub(crate) fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
     }
 
-    /// The requests that came since the last call: what and for which name.
-    pub fn take_requests(&self) -> Vec<(&'static str, String)> {
-        std::mem::take(&mut self.state.lock().requests)
-    }
-
     /// The names of all objects.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.state.lock().objects.keys().cloned().collect()
     }
 
     /// Puts an object in from outside.
-    pub fn plant(&self, name: &str, object: Bytes) {
+    pub(crate) fn plant(&self, name: &str, object: Bytes) {
         let now = self.clock.now();
         self.state.lock().objects.insert(name.to_owned(), (object, now));
     }
 
     /// A request comes in: late writes land, and its fate is decided.
-    fn begin(&self, what: &'static str, name: &str) -> (parking_lot::MutexGuard<'_, State>, Fate) {
+    fn begin(&self) -> (parking_lot::MutexGuard<'_, State>, Fate) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        state.requests.push((what, name.to_owned()));
         let (landing, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut state.late).into_iter().partition(|(at, ..)| *at <= now);
         state.late = later;
@@ -120,26 +113,26 @@ impl Bucket {
 
 impl Simulated {
     /// A way to `bucket`.
-    pub fn to(bucket: &Arc<Bucket>) -> Self {
+    pub(crate) fn to(bucket: &Arc<Bucket>) -> Self {
         Self { bucket: Arc::clone(bucket), is_cut: AtomicBool::new(false) }
     }
 
     /// From now on the process is dead, as far as the bucket can tell.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
-    fn begin(&self, what: &'static str, name: &str) -> (parking_lot::MutexGuard<'_, State>, Fate) {
-        let (state, fate) = self.bucket.begin(what, name);
+    fn begin(&self) -> (parking_lot::MutexGuard<'_, State>, Fate) {
+        let (state, fate) = self.bucket.begin();
         (state, if self.is_cut.load(Ordering::SeqCst) { Fate::Failed } else { fate })
     }
 
-    pub async fn check(&self) -> Result<(), CheckFailure> {
+    pub(crate) async fn check(&self) -> Result<(), CheckFailure> {
         Ok(())
     }
 
-    pub async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
-        let (state, fate) = self.begin("get", name);
+    pub(crate) async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
+        let (state, fate) = self.begin();
         match fate {
             Fate::Done => match state.objects.get(name) {
                 Some((object, _)) if object.len() as u64 > limit => Err(fault(name)),
@@ -149,19 +142,19 @@ impl Simulated {
         }
     }
 
-    pub async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
+    pub(crate) async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
         let object = self.get(name, len).await?;
         Ok(object.map(|object| Pieces::Simulated(Some(object))))
     }
 
-    pub async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
+    pub(crate) async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
         let (Ok(first), Ok(end)) = (usize::try_from(first), usize::try_from(end)) else { return Err(fault(name)) };
         let object = self.get(name, u64::MAX).await?;
         Ok(object.map(|object| Pieces::Simulated(Some(object.slice(first..end)))))
     }
 
-    pub async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
-        let (state, fate) = self.begin("list", prefix);
+    pub(crate) async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
+        let (state, fate) = self.begin();
         if !matches!(fate, Fate::Done) {
             return Err(fault(prefix));
         }
@@ -177,9 +170,9 @@ impl Simulated {
         Ok(Page { listed, is_last })
     }
 
-    pub async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+    pub(crate) async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
         let now = self.bucket.clock.now();
-        let (mut state, fate) = self.begin("put", name);
+        let (mut state, fate) = self.begin();
         let object = Bytes::from(pieces.concat());
         match fate {
             Fate::Done | Fate::DoneWithError => drop(state.objects.insert(name.to_owned(), (object, now))),
@@ -192,8 +185,8 @@ impl Simulated {
         if matches!(fate, Fate::Done) { Ok(()) } else { Err(fault(name)) }
     }
 
-    pub async fn delete(&self, name: &str) -> Result<(), BackendError> {
-        let (mut state, fate) = self.begin("delete", name);
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), BackendError> {
+        let (mut state, fate) = self.begin();
         if !matches!(fate, Fate::Failed) {
             state.objects.remove(name);
         }

@@ -3,7 +3,7 @@
 //! An application that serves one request at a time should not wait for a client that reads slowly. hyper
 //! takes the first 128 KiB of a response whoever reads them; where there is more, a task reads on:
 //!
-//! * up to `buffer_response` bytes into memory, counted in [`Buffers`](crate::buffers::Buffers);
+//! * up to `buffer_response` bytes into memory, counted in [`Buffers`](crate::upstream::Buffers);
 //! * what is behind them into a temporary file, up to `spool` bytes at a time. The file is written round and
 //!   round, so that a response of any length takes no more;
 //! * past both at the pace of the client, as always.
@@ -28,9 +28,9 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::UpstreamBodyError;
 use super::body::UpstreamBody;
-use crate::buffers::Lease;
-use crate::spool::{SpoolFile, Spools};
-use crate::transfer::Transfer;
+use crate::upstream::buffers::Lease;
+use crate::upstream::spool::SpoolFile;
+use crate::upstream::{Spools, Transfer};
 
 /// So many bytes, or pieces, a client's connection takes of a body without a task that reads ahead. hyper
 /// holds 128 KiB and 16 pieces for each.

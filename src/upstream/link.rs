@@ -9,10 +9,10 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::Upstream;
-use crate::clock::{Stopwatch, Timer};
-use crate::origin_io::Wire;
-use crate::request_body::{RequestBody, Upload};
-use crate::transfer::Transfer;
+use crate::base::{Stopwatch, Timer};
+use crate::upstream::Transfer;
+use crate::upstream::origin_io::Wire;
+use crate::upstream::request_body::{RequestBody, Upload};
 
 /// A connection to the origin. It is boxed, since it goes with a response from hand to hand.
 #[derive(Debug)]
@@ -42,14 +42,14 @@ pub(super) struct Link {
 
 impl Link {
     /// Ready when the rest of a body was waited for as long as it may be.
-    pub fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.heard = None;
         let silent = *self.silent.get_or_insert_with(Stopwatch::start);
         self.timer.poll(cx, silent, self.transfer.body_timeout)
     }
 
     /// Begins a request.
-    pub fn begin(&mut self, transfer: &Transfer) {
+    pub(super) fn begin(&mut self, transfer: &Transfer) {
         self.is_in_use = true;
         self.transfer = *transfer;
         self.wire.begin();

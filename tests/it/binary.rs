@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::support::{Answer, Client, Gate, Origin, SOON, eventually, metric};
 
 /// A running `larder`.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
@@ -17,7 +17,7 @@ pub struct Process {
 }
 
 /// Credentials for S3 servers on this machine, and nothing else of the environment.
-pub fn larder(sets: &[&str]) -> Command {
+pub(crate) fn larder(sets: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
     command
         .env_clear()
@@ -31,7 +31,7 @@ pub fn larder(sets: &[&str]) -> Command {
 }
 
 impl Process {
-    pub fn start(upstream: &str, sets: &[&str]) -> Self {
+    pub(crate) fn start(upstream: &str, sets: &[&str]) -> Self {
         let upstream = format!("upstream.url={upstream}");
         let mut all =
             vec!["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "admin.hosts=site.example", &upstream];
@@ -41,7 +41,7 @@ impl Process {
     }
 
     /// Starts `command` and waits until it says where it listens.
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped"));
@@ -68,56 +68,56 @@ impl Process {
         Self { child, address: address.expect("just seen"), admin: admin.expect("just seen"), log }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.address)
     }
 
-    pub fn get(&self, path: &str, fields: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str, fields: &str) -> Answer {
         self.client().get(path, fields)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    pub fn metric(&self, line_start: &str) -> u64 {
+    pub(crate) fn metric(&self, line_start: &str) -> u64 {
         metric(self.admin, line_start)
     }
 
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         eventually("the durable queue is empty", || {
             self.metric("larder_durable_uploads ") + self.metric("larder_durable_queue_objects") == 0
         });
     }
 
-    pub fn purge(&self, url: &str) -> Answer {
+    pub(crate) fn purge(&self, url: &str) -> Answer {
         crate::support::purge(self.admin, url)
     }
 
-    pub fn kill_9(mut self) {
+    pub(crate) fn kill_9(mut self) {
         self.child.kill().expect("it is there");
         self.child.wait().expect("it ends");
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill is there");
         assert!(sent.success());
     }
 
     /// Sends several at once, as far as one process can.
-    pub fn signals(&self, signals: &[&str]) {
+    pub(crate) fn signals(&self, signals: &[&str]) {
         let id = self.child.id();
         let script: String = signals.iter().map(|signal| format!("kill {signal} {id};")).collect();
         assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell is there").success());
     }
 
     /// Waits for the end; its exit code.
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
     }
 
     /// Bytes resident now, and at most so far.
-    pub fn resident(&self) -> (u64, u64) {
+    pub(crate) fn resident(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).expect("a field of status");
@@ -134,7 +134,7 @@ impl Drop for Process {
     }
 }
 
-pub fn file_url(directory: &Path) -> String {
+pub(crate) fn file_url(directory: &Path) -> String {
     format!("durable.url=file:{}", directory.display())
 }
 

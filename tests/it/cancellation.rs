@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use fastrand::Rng;
-use larder::fill::{Budget, Fill, FillReader, FillWriter, Unread};
-use larder::flight::{Flights, Follower, Joined, Landing, Outcome, Watch};
-use larder::upstream::UpstreamError;
-
 use crate::binary::file_url;
 use crate::support::{Client, Head, Larder, Origin, Reply, Seen, eventually};
+use bytes::Bytes;
+use fastrand::Rng;
+use larder::entry::{Budget, Fill, FillReader, FillWriter, Unread};
+use larder::fetch::{Flights, Follower, Joined, Landing, Outcome, Watch};
+use larder::upstream::UpstreamError;
 
 fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let first: u64 = std::env::var("LARDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);

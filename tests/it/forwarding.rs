@@ -152,7 +152,7 @@ fn an_upload_goes_at_the_origins_pace() {
         }
     });
     let config = "upstream.buffer_request=0";
-    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(crate::support::START));
+    let larder = Larder::at(&upstream, config, larder::base::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.raw(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 64 << 20));
     let stream = client.reader().get_ref().try_clone().expect("a stream");
@@ -198,7 +198,7 @@ fn an_early_refusal_of_an_upload_reaches_the_client() {
         }
     });
     let config = "upstream.buffer_request=0";
-    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(crate::support::START));
+    let larder = Larder::at(&upstream, config, larder::base::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.raw(format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 1 << 30));
     client.raw("some of it");
@@ -226,7 +226,7 @@ fn a_websocket_is_tunnelled_both_ways() {
         client.get_mut().write_all(&echo).expect("it writes");
         head
     });
-    let larder = Larder::at(&upstream, "", larder::clock::Clock::manual(crate::support::START));
+    let larder = Larder::at(&upstream, "", larder::base::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.ask(
         "GET",
@@ -276,7 +276,7 @@ fn unix_sockets_on_both_sides() {
     });
     let config = format!("server.listen=[\"127.0.0.1:0\", \"unix:{}\"]", front.display());
     let larder =
-        Larder::at(&format!("unix:{}", app.display()), &config, larder::clock::Clock::manual(crate::support::START));
+        Larder::at(&format!("unix:{}", app.display()), &config, larder::base::Clock::manual(crate::support::START));
     assert_eq!(larder.get("/a", "").fwd(), Some("uri-miss"));
     let mut stream = std::os::unix::net::UnixStream::connect(&front).expect("it listens");
     stream.write_all(b"GET /a HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n").expect("it writes");
@@ -289,7 +289,7 @@ fn unix_sockets_on_both_sides() {
 
 #[test]
 fn a_dead_or_slow_origin_is_502_or_504_and_is_not_remembered() {
-    let dead = Larder::at("http://127.0.0.1:1", "", larder::clock::Clock::manual(crate::support::START));
+    let dead = Larder::at("http://127.0.0.1:1", "", larder::base::Clock::manual(crate::support::START));
     let answer = dead.get("/a", "");
     assert_eq!((answer.status(), answer.cache_status()), (502, "larder; fwd=uri-miss; detail=connect-failed"));
     assert_eq!(answer.text(), "the application can't be reached\n");

@@ -1,28 +1,36 @@
 //! The shape of the sources: imports go strictly down, and some names stay in one file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// From the bottom up. A module may use those on lines above its own; those on one line do not
-/// use each other, except for the parts of one folder.
-const LAYERS: &[&[&str]] = &[
-    &["clock", "log", "transfer", "transport", "units"],
+/// From the bottom up. A room may import those above its own line; those on one line do not import each other.
+const ROOMS: &[&[&str]] = &[
     &["rfc9111"],
-    &["stored"],
-    &["recent"],
-    &["fill", "telemetry", "hit_for_miss", "ready", "searches", "interim", "breaker", "spool", "origin_io"],
-    &["buffers"],
-    &["request_body"],
-    &["store"],
-    &["refusals", "rules", "upstream"],
-    &["flight", "body", "forwarding"],
-    &["fetch", "access", "listen", "respond"],
-    &["target"],
-    &["proxy", "client_io"],
-    &["server"],
+    &["base"],
+    &["entry"],
+    &["store", "upstream"],
+    &["fetch"],
+    &["respond"],
+    &["proxy"],
+    &["downstream"],
     &["admin"],
-    &["admin_client", "config", "signals"],
-    &["app", "upkeep"],
-    &["lib", "main"],
+    &["config"],
+    &["app"],
+    &["cli"],
+    &["main"],
+];
+
+/// The modules that rooms show as they are: their functions are called by the module's name. All others are private,
+/// so that the compiler lets nobody past the door. The rules have a module each.
+const NAMESPACES: &[&str] = &[
+    "base/log",
+    "base/wire",
+    "cli/admin_client",
+    "cli/upkeep",
+    "entry/encoding",
+    "entry/ready",
+    "store/s3",
+    "upstream/forwarding",
 ];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -38,14 +46,11 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn layer(module: &str) -> usize {
-    LAYERS
-        .iter()
-        .position(|names| names.contains(&module))
-        .unwrap_or_else(|| panic!("{module} has no layer; give it one"))
+fn layer(room: &str) -> usize {
+    ROOMS.iter().position(|rooms| rooms.contains(&room)).unwrap_or_else(|| panic!("{room} has no layer; give it one"))
 }
 
-fn module_of(path: &Path, root: &Path) -> String {
+fn room_of(path: &Path, root: &Path) -> String {
     let first = path.strip_prefix(root).expect("below src").components().next().expect("a name");
     first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
 }
@@ -60,16 +65,55 @@ fn code(path: &Path) -> String {
 #[test]
 fn imports_go_strictly_down() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for path in sources(&root).iter().filter(|path| !path.ends_with("tests.rs")) {
-        let own = module_of(path, &root);
-        for used in code(path).split("crate::").skip(1).flat_map(used_modules) {
-            if used != own && layer(&used) >= layer(&own) {
+    for path in sources(&root).iter().filter(|path| !path.ends_with("tests.rs") && !path.ends_with("lib.rs")) {
+        let own = room_of(path, &root);
+        let code = code(path);
+        let used = code.split(if own == "main" { "larder::" } else { "crate::" }).skip(1).flat_map(used_modules);
+        for used in used.filter(|used| *used != own) {
+            if layer(&used) >= layer(&own) {
                 wrong.push(format!("{} uses {used}", path.display()));
+            }
+            arrows.entry(own.clone()).or_default().insert(used);
+        }
+    }
+    for room in ROOMS.iter().rev().flat_map(|rooms| rooms.iter()) {
+        let below = arrows.get(*room).map(|below| below.iter().cloned().collect::<Vec<_>>().join(" "));
+        println!("{room:>10} -> {}", below.unwrap_or_default());
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_room_has_one_door() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut shown = Vec::new();
+    let rooms = ROOMS.iter().flat_map(|rooms| rooms.iter()).filter(|room| !["app", "main"].contains(room));
+    let mut folders = 0;
+    for room in rooms {
+        folders += 1;
+        let door = root.join(room).join("mod.rs");
+        let text = std::fs::read_to_string(&door).unwrap_or_else(|_| panic!("{room} has no mod.rs"));
+        assert!(*room == "rfc9111" || text.contains("//! May import: "), "{room} does not say what it may import");
+        let code = code(&door);
+        for line in code.lines().filter(|line| line.starts_with(char::is_alphabetic)) {
+            let is_door = ["mod ", "pub mod ", "pub(crate) mod ", "use ", "pub use ", "pub(crate) use "];
+            assert!(is_door.iter().any(|kind| line.starts_with(kind)), "{room}/mod.rs is more than a door: {line}");
+        }
+        for module in
+            code.lines().filter_map(|line| line.strip_prefix("pub mod ").or(line.strip_prefix("pub(crate) mod ")))
+        {
+            if *room != "rfc9111" {
+                shown.push(format!("{room}/{}", module.trim_end_matches(';')));
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    shown.sort();
+    assert_eq!(shown, NAMESPACES);
+    assert!(folders <= 12, "{folders} rooms");
+    let manifest = std::fs::read_to_string(root.join("../Cargo.toml")).expect("the manifest");
+    assert!(manifest.contains("unreachable_pub = \"warn\""));
 }
 
 /// The first segments of what follows `crate::`: one name, or those of a braced list.
@@ -89,9 +133,9 @@ fn some_names_stay_in_one_file() {
     for (name, home) in [
         ("aws_", "store/s3/"),
         ("moka", "store/memory.rs"),
-        ("toml", "config.rs"),
-        ("SystemTime::now", "clock.rs"),
-        ("Instant::now", "clock.rs"),
+        ("toml", "config/"),
+        ("SystemTime::now", "base/clock.rs"),
+        ("Instant::now", "base/clock.rs"),
         ("sfv::", "rfc9111/structured.rs"),
     ] {
         for path in sources(&root) {
@@ -141,7 +185,7 @@ fn conformance_names_what_is_there() {
         let is_there = match name.split("::").collect::<Vec<_>>()[..] {
             ["it", module, item] => defines(&read(&root.join(format!("tests/it/{module}.rs"))), item),
             [file, item] if file.starts_with("src/") => defines(&read(&root.join(file)), item),
-            ["clock", item] => defines(&read(&root.join("src/clock.rs")), item),
+            ["clock", item] => defines(&read(&root.join("src/base/clock.rs")), item),
             [module, item] => defines(&read(&root.join(format!("src/rfc9111/{module}.rs"))), item),
             [item] if item.len() > 10 && item.contains('_') && !item.contains(['.', '"', ' ']) => defines(&all, item),
             _ => true,

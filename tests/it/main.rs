@@ -24,6 +24,7 @@ mod origin_answers;
 mod places;
 mod properties;
 mod purging;
+mod readme;
 mod reasons;
 mod regressions;
 mod resilience;

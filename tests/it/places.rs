@@ -8,7 +8,7 @@ use crate::s3::{S3, bucket};
 use crate::support::{Client, Origin, eventually};
 
 /// A place.
-pub struct Place {
+pub(crate) struct Place {
     pub name: &'static str,
     /// What the configuration says of it.
     pub sets: Vec<String>,
@@ -18,13 +18,13 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn file() -> Self {
+    pub(crate) fn file() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let sets = vec![file_url(directory.path()), "durable.lookup_timeout=20s".into()];
         Self { name: "file", sets, directory: Some(directory), s3: None, _moto: None }
     }
 
-    pub fn s3() -> Self {
+    pub(crate) fn s3() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         bucket(directory.path());
         let s3 = S3::start(directory.path(), 0);
@@ -32,7 +32,7 @@ impl Place {
     }
 
     /// `None` where there is no `moto_server`.
-    pub fn moto() -> Option<Self> {
+    pub(crate) fn moto() -> Option<Self> {
         let moto = Moto::start()?;
         let sets = vec![
             "durable.url=s3://larder-bucket/p".to_owned(),
@@ -45,31 +45,31 @@ impl Place {
     }
 
     /// All that there are.
-    pub fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         [Self::file(), Self::s3()].into_iter().chain(Self::moto()).collect()
     }
 
-    pub fn start(&self, origin: &Origin, more: &[&str]) -> Process {
+    pub(crate) fn start(&self, origin: &Origin, more: &[&str]) -> Process {
         self.start_before(&format!("http://{}", origin.address), more)
     }
 
-    pub fn start_before(&self, upstream: &str, more: &[&str]) -> Process {
+    pub(crate) fn start_before(&self, upstream: &str, more: &[&str]) -> Process {
         let sets: Vec<&str> = self.sets.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Process::start(upstream, &sets)
     }
 
     /// Returns the directory of its files, if it has one.
-    pub fn directory(&self) -> std::path::PathBuf {
+    pub(crate) fn directory(&self) -> std::path::PathBuf {
         self.directory.as_ref().expect("it keeps files").path().to_owned()
     }
 
     /// Whether nothing in it changes but by what is asked of it here.
-    pub fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         self.name == "file"
     }
 
     /// Files of which the names say that they are bodies, or not finished. Of those that are kept as files.
-    pub fn left_over(&self) -> Vec<String> {
+    pub(crate) fn left_over(&self) -> Vec<String> {
         let mut found = Vec::new();
         let Some(root) = &self.directory else { return found };
         let mut directories = vec![root.path().to_owned()];

@@ -2,16 +2,15 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use larder::clock::Timestamp;
 use larder::rfc9111::directives::{CacheControl, MaxStale};
 use larder::rfc9111::freshness::{Freshness, LifetimePolicy};
-use larder::rfc9111::groups;
-use larder::rfc9111::reuse::{self, Failure, Reuse};
+use larder::rfc9111::reuse::{Failure, Reuse};
 use larder::rfc9111::search::{NO_VARY_SEARCH, SearchVariance};
 use larder::rfc9111::storage::{Exchange, SetCookie, StoragePolicy, storable};
 use larder::rfc9111::targeted::{Targets, governing};
-use larder::rfc9111::vary::{self, Nominated, Vary};
-use larder::rfc9111::{conditional, partial, range, validation};
+use larder::rfc9111::timestamp::Timestamp;
+use larder::rfc9111::vary::{Nominated, Vary};
+use larder::rfc9111::{conditional, groups, partial, range, reuse, validation, vary};
 use proptest::prelude::*;
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);

@@ -1,12 +1,11 @@
 //! Purges of every kind, here and on every other process of the same bucket; what a start knows of
 //! before; and what a miss costs.
 
-use larder::clock::Clock;
-
 use crate::binary::{Process, file_url, larder};
 use crate::places::Place;
 use crate::s3::{S3, bucket};
 use crate::support::{Answer, Client, Larder, Origin, START, eventually};
+use larder::base::Clock;
 
 /// Every page has a validator, and the tags of its path's first segment.
 fn tagged() -> Origin {

@@ -212,11 +212,11 @@ fn a_connection_whose_upload_still_goes_out_is_not_used_again() {
         }
     });
     let config = "server.threads=1\nupstream.response_timeout=20s\nupstream.buffer_request=0";
-    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
+    let larder = Larder::at(&upstream, config, larder::base::Clock::manual(START));
     let mut uploader = larder.client();
     uploader.raw("POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nsome");
     assert_eq!(uploader.answer().text(), "ok");
-    let watch = larder::clock::Stopwatch::start();
+    let watch = larder::base::Stopwatch::start();
     assert_eq!(larder.get("/next", "").text(), "ok");
     assert!(watch.elapsed().as_secs() < 10, "it waited for the upload");
 }
@@ -584,7 +584,7 @@ fn an_upload_that_nobody_wants_any_more_is_timed_out() {
         }
     });
     let config = "server.header_timeout=200ms\nserver.idle_timeout=300ms\nupstream.buffer_request=0";
-    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
+    let larder = Larder::at(&upstream, config, larder::base::Clock::manual(START));
     let mut client = larder.client();
     client.raw("POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nx");
     assert_eq!(client.answer().text(), "ok");
@@ -599,7 +599,7 @@ fn an_upload_that_its_origin_does_not_read_ends_with_the_answer() {
     // Each connection is taken, and nothing of it read.
     let unread = std::thread::spawn(move || listener.incoming().take(1).collect::<Vec<_>>());
     let config = "upstream.response_timeout=300ms\nserver.header_timeout=60s\nserver.idle_timeout=60s\nupstream.buffer_request=0";
-    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(START));
+    let larder = Larder::at(&upstream, config, larder::base::Clock::manual(START));
     let mut client = larder.client();
     let mut sending = client.reader().get_ref().try_clone().expect("a stream");
     let sender = std::thread::spawn(move || {

@@ -115,7 +115,7 @@ fn an_origin_that_refuses_connections_is_down_until_one_is_made() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
-    let larder = Larder::at(&format!("http://{address}"), "", larder::clock::Clock::manual(crate::support::START));
+    let larder = Larder::at(&format!("http://{address}"), "", larder::base::Clock::manual(crate::support::START));
     for _ in 0..10 {
         assert_eq!(larder.get("/a", "").status(), 502);
     }

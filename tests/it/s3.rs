@@ -18,10 +18,10 @@ use crate::support::eventually;
 
 #[allow(dead_code, reason = "measurements use the rest")]
 #[path = "../../bench/s3_faults.rs"]
-pub mod faults;
+pub(crate) mod faults;
 
 /// An S3 server in this process, over a directory: the protocol is real, the storage is files.
-pub struct S3 {
+pub(crate) struct S3 {
     pub address: SocketAddr,
     root: PathBuf,
     runtime: Option<tokio::runtime::Runtime>,
@@ -36,7 +36,7 @@ pub struct S3 {
 type Refusal = Box<dyn Fn(&str, &str) -> Option<(u16, &'static str, &'static str)> + Send>;
 
 impl S3 {
-    pub fn start(root: &Path, port: u16) -> Self {
+    pub(crate) fn start(root: &Path, port: u16) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", port))).expect("a port");
@@ -80,46 +80,49 @@ impl S3 {
     }
 
     /// From now on this goes wrong.
-    pub fn set_fault(&self, fault: Fault) {
+    pub(crate) fn set_fault(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
     }
 
     /// From now on requests are refused for which `refuse` has an answer.
-    pub fn refuse(&self, refuse: impl Fn(&str, &str) -> Option<(u16, &'static str, &'static str)> + Send + 'static) {
+    pub(crate) fn refuse(
+        &self,
+        refuse: impl Fn(&str, &str) -> Option<(u16, &'static str, &'static str)> + Send + 'static,
+    ) {
         *self.refusal.lock().unwrap() = Some(Box::new(refuse));
     }
 
     /// From now on none is.
-    pub fn allow(&self) {
+    pub(crate) fn allow(&self) {
         *self.refusal.lock().unwrap() = None;
     }
 
     /// Returns how many requests of this method there were for names with `part` in them.
-    pub fn count(&self, method: &str, part: &str) -> usize {
+    pub(crate) fn count(&self, method: &str, part: &str) -> usize {
         self.seen.lock().unwrap().iter().filter(|(seen, path, _)| seen == method && path.contains(part)).count()
     }
 
     /// How many requests for an object there were.
-    pub fn looked_for(&self) -> usize {
+    pub(crate) fn looked_for(&self) -> usize {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|(method, path, _)| method == "GET" && path.contains("/o/")).count()
     }
 
     /// Ends it with every connection, as if the machine were gone.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 
     /// Starts it again where it was.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let port = self.address.port();
         eventually("the port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
         *self = Self::start(&self.root, port);
     }
 
-    pub fn sets(&self, bucket: &str) -> Vec<String> {
+    pub(crate) fn sets(&self, bucket: &str) -> Vec<String> {
         vec![
             format!("durable.url=s3://{bucket}/any/prefix"),
             format!("durable.endpoint_url=http://{}", self.address),
@@ -145,6 +148,6 @@ impl Drop for S3 {
     }
 }
 
-pub fn bucket(root: &Path) {
+pub(crate) fn bucket(root: &Path) {
     std::fs::create_dir_all(root.join("larder-bucket")).expect("a bucket");
 }

@@ -228,7 +228,7 @@ fn a_client_that_leaves_takes_what_was_read_for_it_along() {
         }
         sent
     });
-    let larder = Larder::at(&upstream, "upstream.spool=16MiB", larder::clock::Clock::manual(crate::support::START));
+    let larder = Larder::at(&upstream, "upstream.spool=16MiB", larder::base::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.ask("GET", "/endless", "");
     client.head().expect("a head");
@@ -251,7 +251,7 @@ fn a_tunnel_in_which_nothing_moves_ends() {
         stream.read(&mut block)
     });
     let config = "server.tunnel_timeout=300ms";
-    let larder = Larder::at(&upstream, config, larder::clock::Clock::manual(crate::support::START));
+    let larder = Larder::at(&upstream, config, larder::base::Clock::manual(crate::support::START));
     let mut client = larder.client();
     client.ask("GET", "/ws", "Connection: Upgrade\nUpgrade: websocket");
     let head = client.head().expect("a head");

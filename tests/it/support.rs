@@ -7,28 +7,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use larder::app::{self, Running};
-use larder::clock::{Clock, Timestamp};
+use larder::app;
+use larder::app::Running;
+use larder::base::Clock;
 use larder::config::Config;
-use larder::server::Listen;
+use larder::downstream::Listen;
+use larder::rfc9111::timestamp::Timestamp;
 
 /// Nobody waits longer than that for what processes tell each other.
-pub const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];
+pub(crate) const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];
 
 /// Long enough that only something that never happens takes it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A point that threads wait at until it is opened.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
 
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let open = self.0.0.lock().unwrap();
         let (open, _) = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
         assert!(*open, "a gate was never opened");
@@ -37,19 +39,19 @@ impl Gate {
 
 /// A count that can be waited for.
 #[derive(Clone, Default)]
-pub struct Count(Arc<(Mutex<usize>, Condvar)>);
+pub(crate) struct Count(Arc<(Mutex<usize>, Condvar)>);
 
 impl Count {
-    pub fn add(&self) {
+    pub(crate) fn add(&self) {
         *self.0.0.lock().unwrap() += 1;
         self.0.1.notify_all();
     }
 
-    pub fn value(&self) -> usize {
+    pub(crate) fn value(&self) -> usize {
         *self.0.0.lock().unwrap()
     }
 
-    pub fn wait_for(&self, n: usize) {
+    pub(crate) fn wait_for(&self, n: usize) {
         let count = self.0.0.lock().unwrap();
         let (count, _) = self.0.1.wait_timeout_while(count, PATIENCE, |count| *count < n).unwrap();
         assert!(*count >= n, "only {} of {n} happened", *count);
@@ -57,7 +59,7 @@ impl Count {
 }
 
 /// Asks until it is so. For what has no event of its own, such as another process's state.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if is_so() {
             return;
@@ -69,17 +71,17 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// The head of a message, as it was on the wire.
 #[derive(Clone, Debug, Default)]
-pub struct Head {
+pub(crate) struct Head {
     pub line: String,
     pub fields: Vec<(String, String)>,
 }
 
 impl Head {
-    pub fn all(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
     }
 
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).first().copied()
     }
 
@@ -131,60 +133,60 @@ fn read_chunked_with_trailers(stream: &mut impl BufRead) -> std::io::Result<(Vec
 
 /// A request as the origin saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub head: Head,
     pub body: Vec<u8>,
     pub trailers: Vec<String>,
 }
 
 impl Seen {
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.head.line.split(' ').nth(1).unwrap()
     }
 
-    pub fn method(&self) -> &str {
+    pub(crate) fn method(&self) -> &str {
         self.head.line.split(' ').next().unwrap()
     }
 }
 
 /// The origin's end of a connection, for a script to answer on.
-pub struct Reply {
+pub(crate) struct Reply {
     stream: TcpStream,
     close: bool,
 }
 
 impl Reply {
-    pub fn raw(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn raw(&mut self, bytes: impl AsRef<[u8]>) {
         // A client that is gone is the test's own doing.
         let _ = self.stream.write_all(bytes.as_ref());
         let _ = self.stream.flush();
     }
 
     /// A whole response with `Content-Length`.
-    pub fn send(&mut self, status: u16, fields: &str, body: &str) {
+    pub(crate) fn send(&mut self, status: u16, fields: &str, body: &str) {
         self.raw(format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n{}\r\n{body}", body.len(), lines(fields)));
     }
 
     /// The head of a chunked response; [`Reply::chunk`] and [`Reply::end`] follow.
-    pub fn begin(&mut self, fields: &str) {
+    pub(crate) fn begin(&mut self, fields: &str) {
         self.raw(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{}\r\n", lines(fields)));
     }
 
-    pub fn chunk(&mut self, data: &str) {
+    pub(crate) fn chunk(&mut self, data: &str) {
         self.raw(format!("{:x}\r\n{data}\r\n", data.len()));
     }
 
     /// A chunk; `false` once nobody takes it.
-    pub fn try_chunk(&mut self, data: &str) -> bool {
+    pub(crate) fn try_chunk(&mut self, data: &str) -> bool {
         self.stream.write_all(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes()).is_ok()
     }
 
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.raw("0\r\n\r\n");
     }
 
     /// Ends the connection now, in the middle of whatever it is in.
-    pub fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
         self.close = true;
     }
@@ -202,7 +204,7 @@ fn lines(fields: &str) -> String {
 type Script = dyn Fn(&Seen, &mut Reply) + Send + Sync;
 
 /// An origin that answers by a script, on a port of its own.
-pub struct Origin {
+pub(crate) struct Origin {
     pub address: SocketAddr,
     pub requests: Count,
     pub connections: Count,
@@ -225,7 +227,7 @@ impl Origin {
     }
 
     /// `script` is called for each request, on the connection's own thread.
-    pub fn new(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
         let (listener, origin) = Self::bound(Arc::new(script));
         let script = Arc::clone(&origin.script);
         let (requests, connections, seen) =
@@ -243,7 +245,7 @@ impl Origin {
     }
 
     /// One that reads no bodies: what comes behind a head is the next one to it.
-    pub fn without_bodies(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
+    pub(crate) fn without_bodies(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
         let (listener, origin) = Self::bound(Arc::new(script));
         let (requests, script) = (origin.requests.clone(), Arc::clone(&origin.script));
         std::thread::spawn(move || {
@@ -264,18 +266,18 @@ impl Origin {
     }
 
     /// Answers by another script from now on.
-    pub fn script(&self, script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) {
+    pub(crate) fn script(&self, script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) {
         *self.script.lock().unwrap() = Arc::new(script);
     }
 
     /// Answers by the script of another origin from now on.
-    pub fn script_of(&self, other: &Self) {
+    pub(crate) fn script_of(&self, other: &Self) {
         let script = Arc::clone(&other.script.lock().unwrap());
         *self.script.lock().unwrap() = script;
     }
 
     /// Answers the n-th request with the n-th of `answers`, and the last one ever after.
-    pub fn answers(answers: Vec<(u16, &'static str, &'static str)>) -> Self {
+    pub(crate) fn answers(answers: Vec<(u16, &'static str, &'static str)>) -> Self {
         let next = AtomicUsize::new(0);
         Self::new(move |_, reply| {
             let (status, fields, body) = answers[next.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1)];
@@ -283,15 +285,15 @@ impl Origin {
         })
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    pub fn last(&self) -> Seen {
+    pub(crate) fn last(&self) -> Seen {
         self.seen().pop().expect("the origin was asked")
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.requests.value()
     }
 }
@@ -323,35 +325,35 @@ fn serve(stream: TcpStream, requests: &Count, seen: &Mutex<Vec<Seen>>, script: &
 
 /// What the client got.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub head: Head,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.head.line.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.head.get(name)
     }
 
-    pub fn cache_status(&self) -> &str {
+    pub(crate) fn cache_status(&self) -> &str {
         self.get("cache-status").expect("every response has a Cache-Status")
     }
 
     /// What Larder said, after other caches.
-    pub fn cache_status_of_larder(&self) -> &str {
+    pub(crate) fn cache_status_of_larder(&self) -> &str {
         self.head.all("cache-status").last().expect("every response has a Cache-Status")
     }
 
     /// Whether it was answered from a tier: `memory`, `durable`, or `None`.
-    pub fn hit(&self) -> Option<&'static str> {
+    pub(crate) fn hit(&self) -> Option<&'static str> {
         let status = self.cache_status();
         if !status.contains("; hit") {
             return None;
@@ -360,32 +362,32 @@ impl Answer {
     }
 
     /// Why it went to the origin.
-    pub fn fwd(&self) -> Option<&str> {
+    pub(crate) fn fwd(&self) -> Option<&str> {
         self.cache_status().split("; ").find_map(|part| part.strip_prefix("fwd="))
     }
 }
 
 /// One connection of a client.
-pub struct Client {
+pub(crate) struct Client {
     reader: BufReader<TcpStream>,
     /// The methods of requests whose answers were not read yet.
     asked: VecDeque<String>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { reader: BufReader::new(stream), asked: VecDeque::new() }
     }
 
-    pub fn raw(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn raw(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.reader.get_mut().write_all(bytes.as_ref());
     }
 
     /// Sends a request without a body; `fields` as one field a line.
-    pub fn ask(&mut self, method: &str, path: &str, fields: &str) {
+    pub(crate) fn ask(&mut self, method: &str, path: &str, fields: &str) {
         let names_host = fields.lines().any(|line| line.trim().to_ascii_lowercase().starts_with("host:"));
         let host = if names_host { "" } else { "Host: site.example\r\n" };
         self.asked.push_back(method.to_owned());
@@ -393,19 +395,19 @@ impl Client {
     }
 
     /// Reads a head; `None` when the connection ends instead.
-    pub fn head(&mut self) -> Option<Head> {
+    pub(crate) fn head(&mut self) -> Option<Head> {
         Head::read(&mut self.reader)
     }
 
     /// Reads exactly `len` bytes of a body.
-    pub fn bytes(&mut self, len: usize) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn bytes(&mut self, len: usize) -> std::io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.reader.read_exact(&mut bytes)?;
         Ok(bytes)
     }
 
     /// Reads one chunk of a chunked body.
-    pub fn chunk(&mut self) -> Option<String> {
+    pub(crate) fn chunk(&mut self) -> Option<String> {
         let mut line = String::new();
         self.reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
         let len = usize::from_str_radix(line.trim(), 16).ok()?;
@@ -414,7 +416,7 @@ impl Client {
     }
 
     /// Reads a final answer, whole. An error when the body breaks off.
-    pub fn try_answer(&mut self) -> std::io::Result<Answer> {
+    pub(crate) fn try_answer(&mut self) -> std::io::Result<Answer> {
         let method = self.asked.pop_front().unwrap_or_else(|| "GET".into());
         let head = self.head().ok_or(std::io::ErrorKind::UnexpectedEof)?;
         let mut answer = Answer { head, body: Vec::new() };
@@ -432,21 +434,21 @@ impl Client {
         Ok(answer)
     }
 
-    pub fn answer(&mut self) -> Answer {
+    pub(crate) fn answer(&mut self) -> Answer {
         self.try_answer().expect("a whole answer")
     }
 
-    pub fn get(&mut self, path: &str, fields: &str) -> Answer {
+    pub(crate) fn get(&mut self, path: &str, fields: &str) -> Answer {
         self.send("GET", path, fields)
     }
 
-    pub fn send(&mut self, method: &str, path: &str, fields: &str) -> Answer {
+    pub(crate) fn send(&mut self, method: &str, path: &str, fields: &str) -> Answer {
         self.ask(method, path, fields);
         self.answer()
     }
 
     /// Whether the server ends the connection without another byte.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Ok(_) => rest.is_empty(),
@@ -454,13 +456,13 @@ impl Client {
         }
     }
 
-    pub fn reader(&mut self) -> &mut BufReader<TcpStream> {
+    pub(crate) fn reader(&mut self) -> &mut BufReader<TcpStream> {
         &mut self.reader
     }
 }
 
 /// The proxy under test, in this process, with a clock that the test moves.
-pub struct Larder {
+pub(crate) struct Larder {
     pub clock: Clock,
     pub address: SocketAddr,
     pub admin: SocketAddr,
@@ -469,16 +471,16 @@ pub struct Larder {
 }
 
 /// When tests begin: a moment like any other.
-pub const START: Timestamp = Timestamp::from_secs(1_790_000_000);
+pub(crate) const START: Timestamp = Timestamp::from_secs(1_790_000_000);
 
 impl Larder {
     /// In front of `origin`, with `config` (TOML) on top of defaults for a test: no durable tier,
     /// ports of its own, two workers.
-    pub fn new(origin: &Origin, config: &str) -> Self {
+    pub(crate) fn new(origin: &Origin, config: &str) -> Self {
         Self::at(&format!("http://{}", origin.address), config, Clock::manual(START))
     }
 
-    pub fn at(upstream: &str, config: &str, clock: Clock) -> Self {
+    pub(crate) fn at(upstream: &str, config: &str, clock: Clock) -> Self {
         let sets = [
             "server.listen=127.0.0.1:0".to_owned(),
             "server.threads=2".to_owned(),
@@ -507,7 +509,7 @@ impl Larder {
         Self { clock, address, admin, running: Some(running), settles: false }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         if self.settles {
             self.settle();
         }
@@ -515,58 +517,58 @@ impl Larder {
     }
 
     /// Before each client the durable tier has carried out all that it was asked.
-    pub fn settling(mut self) -> Self {
+    pub(crate) fn settling(mut self) -> Self {
         self.settles = true;
         self
     }
 
     /// One GET on a connection of its own.
-    pub fn get(&self, path: &str, fields: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str, fields: &str) -> Answer {
         self.client().get(path, fields)
     }
 
-    pub fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
 
     /// Bytes of bodies that pass: in memory, and in temporary files.
-    pub fn buffered(&self) -> (usize, u64) {
+    pub(crate) fn buffered(&self) -> (usize, u64) {
         let buffers = self.running().proxy().fetcher.upstream.buffers();
         (buffers.used(), buffers.spools.used())
     }
 
     /// Waits until the durable tier has carried out all that it was asked.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let running = self.running();
         let durable = running.proxy().fetcher.store.durable().expect("a durable tier");
         assert_eq!(running.control().block_on(durable.drain(PATIENCE)).left(), 0);
     }
 
     /// The same, where there is a durable tier.
-    pub fn settle_if_durable(&self) {
+    pub(crate) fn settle_if_durable(&self) {
         if self.running().proxy().fetcher.store.durable().is_some() {
             self.settle();
         }
     }
 
-    pub fn metric(&self, line_start: &str) -> u64 {
+    pub(crate) fn metric(&self, line_start: &str) -> u64 {
         metric(self.admin, line_start)
     }
 
-    pub fn purge(&self, url: &str) -> Answer {
+    pub(crate) fn purge(&self, url: &str) -> Answer {
         purge(self.admin, url)
     }
 
     /// Asks for a purge of something else than a URL.
-    pub fn purge_of(&self, what: &str) -> Answer {
+    pub(crate) fn purge_of(&self, what: &str) -> Answer {
         post(self.admin, "/purge", what)
     }
 
-    pub fn advance(&self, seconds: u64) {
+    pub(crate) fn advance(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
         }
@@ -581,19 +583,19 @@ impl Drop for Larder {
     }
 }
 
-pub fn purge(admin: SocketAddr, url: &str) -> Answer {
+pub(crate) fn purge(admin: SocketAddr, url: &str) -> Answer {
     post(admin, "/purge", &format!("{{\"url\": \"{url}\"}}"))
 }
 
 /// Posts JSON to the admin listener.
-pub fn post(admin: SocketAddr, path: &str, body: &str) -> Answer {
+pub(crate) fn post(admin: SocketAddr, path: &str, body: &str) -> Answer {
     let mut client = Client::connect(admin);
     client.raw(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     client.answer()
 }
 
 /// The number on the first line of `/metrics` that starts with `line_start`.
-pub fn metric(admin: SocketAddr, line_start: &str) -> u64 {
+pub(crate) fn metric(admin: SocketAddr, line_start: &str) -> u64 {
     let metrics = Client::connect(admin).get("/metrics", "Host: localhost").text();
     let line = metrics
         .lines()
@@ -603,7 +605,7 @@ pub fn metric(admin: SocketAddr, line_start: &str) -> u64 {
 }
 
 /// Runs `f` on `n` threads at once and gives back what each came to.
-pub fn at_once<T: Send + 'static>(n: usize, f: impl Fn(usize) -> T + Send + Sync + 'static) -> Vec<T> {
+pub(crate) fn at_once<T: Send + 'static>(n: usize, f: impl Fn(usize) -> T + Send + Sync + 'static) -> Vec<T> {
     let f = Arc::new(f);
     let threads: Vec<_> = (0..n).map(|i| (i, Arc::clone(&f))).map(|(i, f)| std::thread::spawn(move || f(i))).collect();
     threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()

@@ -118,7 +118,7 @@ fn an_expired_object_is_deleted_where_configured() {
     for (purge, left) in [(false, 1), (true, 0)] {
         let sets = format!("cache.purge_expired_on_read={purge}\ncache.stale_if_unreachable=0s");
         let config = format!("{}\n{sets}", file_url(directory.path()));
-        let larder = Larder::at(offline, &config, larder::clock::Clock::manual(START));
+        let larder = Larder::at(offline, &config, larder::base::Clock::manual(START));
         larder.advance(700);
         assert_eq!(larder.get("/a", "").status(), 502);
         larder.settle();

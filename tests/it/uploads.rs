@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use larder::clock::{Clock, Stopwatch};
-
 use crate::support::{Client, Gate, Larder, Origin, START, at_once, eventually};
+use larder::base::{Clock, Stopwatch};
 
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|n| b'a' + u8::try_from((n * 7 + n / 251) % 26).expect("a letter")).collect()

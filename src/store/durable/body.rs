@@ -7,10 +7,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{FoundBody, Inner};
-use crate::store::backend::{BackendError, Pieces};
-use crate::stored::encoding::{self, BODY_CHUNK};
-use crate::stored::{Body, StoredHead};
-use crate::telemetry::{DurableOp, DurableOutcome};
+use crate::base::{DurableOp, DurableOutcome};
+use crate::entry::encoding::BODY_CHUNK;
+use crate::entry::{Body, StoredHead, encoding};
+use crate::store::BackendError;
+use crate::store::backend::Pieces;
 
 /// A separate body, to be read in part.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use tracing::{info, warn};
 
 use super::Durable;
 use super::flow::AT_THE_END;
+use crate::base::Lost;
 use crate::store::seldom::Seldom;
-use crate::telemetry::Lost;
 
 /// Reports what became of the operations that were outstanding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Durable {
 }
 
 /// Says at a stop what became of what was to be written.
-pub fn report_drain(drained: &Drained, deadline: Duration) {
+pub(crate) fn report_drain(drained: &Drained, deadline: Duration) {
     let lost: u64 = drained.lost.iter().map(|(_, count)| count).sum();
     if lost + drained.left() == 0 {
         info!("every response that was to be written to the durable tier is written");

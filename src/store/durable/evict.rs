@@ -19,11 +19,11 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::{Inner, MAX_HEAD, body_of};
-use crate::clock::{Clock, Stopwatch, Timestamp};
-use crate::store::backend::Backend;
+use crate::base::{Clock, Stopwatch};
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::file::{FileStore, each_file, modified, remove};
-use crate::store::names::Kind;
 use crate::store::room::{Content, Found, size_of_file};
+use crate::store::{Backend, Kind};
 
 /// The most files that are lined up to be evicted.
 const POOL: usize = 65_536;

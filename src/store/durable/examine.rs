@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::header::HeaderMap;
 
 use super::{Durable, HEAD_LIMIT, Inner};
+use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
+use crate::entry::{StoredHead, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
-use crate::stored::encoding::{DecodeError, DurableBody, Object, decode};
-use crate::stored::{StoredHead, VaryRecord};
 
 /// What the tier has for a request.
 #[derive(Debug)]

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Inner;
-use crate::store::backend::{BackendError, PROBE, Trouble};
-use crate::telemetry::DurableOp;
+use crate::base::DurableOp;
+use crate::store::backend::PROBE;
+use crate::store::{BackendError, Trouble};
 
 /// Time limit for writing the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,14 +7,13 @@ use http::header::HeaderMap;
 use tokio::runtime::Handle;
 
 use super::{Apart, BodyReader, Durable, HEAD_LIMIT, Inner};
-use crate::clock::Stopwatch;
+use crate::base::{DurableOp, DurableOutcome, Saved, Stopwatch};
+use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
+use crate::entry::{Body, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::store::queue::{Put, Waiting};
-use crate::stored::encoding::{DecodeError, DurableBody, Object, decode};
-use crate::stored::{Body, StoredHead, StoredResponse, VaryRecord};
-use crate::telemetry::{DurableOp, DurableOutcome, Saved};
 use bytes::Bytes;
 
 /// What the tier has for a request.

@@ -18,12 +18,11 @@ mod lookup;
 mod upload;
 mod write;
 
-pub use self::body::{Apart, BodyReader, Wanted};
-pub use self::drain::{Drained, report_drain};
-pub use self::examine::Examined;
+pub(crate) use self::body::{Apart, BodyReader, Wanted};
+pub(crate) use self::drain::report_drain;
+pub(crate) use self::examine::Examined;
 use self::flow::Flow;
-pub use self::lookup::{Found, FoundBody, FoundResponse, Opening};
-pub use self::upload::Leave;
+pub(crate) use self::lookup::{Found, FoundBody, FoundResponse, Opening};
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -48,13 +47,11 @@ use super::purge::Purges;
 use super::queue::{Op, Put, Queue};
 use super::s3::{S3Config, S3Store};
 use super::seldom::Seldom;
-use crate::breaker::Breaker;
-use crate::clock::{Clock, Stopwatch};
+use crate::base::{Breaker, Clock, DurableOp, DurableOutcome, Lost, Metrics, Prices, Saved, Stopwatch};
+use crate::entry::encoding::{DurableBody, Object, decode, key_of};
+use crate::entry::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
-use crate::stored::encoding::{DurableBody, Object, decode, key_of};
-use crate::stored::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
-use crate::telemetry::{DurableOp, DurableOutcome, Lost, Metrics, Prices, Saved};
 
 /// `[durable]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +148,7 @@ impl Default for Config {
 const HEAD_LIMIT: u64 = 1 << 20;
 
 /// No object that leads to a response is larger, whatever the configuration was when it was written.
-pub const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
+pub(crate) const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
 
 /// Deletions are small and must not be lost easily: the queue holds this many times more of them.
 const DELETES_PER_PUT: u64 = 16;
@@ -219,7 +216,7 @@ struct Said {
 }
 
 /// The place that the configuration names, and the names in it. `None` when there is none.
-pub async fn place(
+pub(crate) async fn place(
     config: &Config,
     key_prefix: &str,
     metrics: &Arc<Metrics>,
@@ -240,7 +237,7 @@ pub async fn place(
 }
 
 /// The separate body that an object leads to.
-pub fn body_of(object: &Bytes) -> Option<u128> {
+pub(crate) fn body_of(object: &Bytes) -> Option<u128> {
     let key = key_of(object).ok()?;
     match decode(object, &key, &LifetimePolicy::default()).ok()? {
         Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id()),

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::{Durable, Inner};
-use crate::fill::FillReader;
-use crate::store::backend::BackendError;
-use crate::stored::encoding::Checksums;
-use crate::stored::{BodyObject, StoredApart, StoredHead};
-use crate::telemetry::{DurableOp, DurableOutcome, Lost};
+use crate::base::{DurableOp, DurableOutcome, Lost};
+use crate::entry::encoding::Checksums;
+use crate::entry::{BodyObject, FillReader, StoredApart, StoredHead};
+use crate::store::BackendError;
 
 /// Leave to write a large body.
 #[derive(Debug)]

@@ -8,14 +8,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{HEAD_LIMIT, Inner, MAX_PAUSE};
+use crate::base::{DurableOp, Lost};
+use crate::entry::encoding::{DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
+use crate::entry::{BodyObject, Covered, StoredHead, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
-use crate::store::backend::{Backend, BackendError, Trouble};
 use crate::store::queue::{Op, Put};
-use crate::stored::encoding::{DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
-use crate::stored::seen::Covered;
-use crate::stored::{BodyObject, StoredHead, VaryRecord};
-use crate::telemetry::{DurableOp, Lost};
+use crate::store::{Backend, BackendError, Trouble};
 
 /// A key whose deletion failed, and has to be tried again.
 struct Undeleted(CacheKey, Option<u128>, Option<Arc<BodyObject>>);

@@ -14,7 +14,7 @@
 //!   and the records since the older one, and at least those of the last hour.
 //! * In what can't be read a purge may have been: then everything counts as purged.
 
-pub mod record;
+pub(super) mod record;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,9 +34,8 @@ use super::memory::Memory;
 use super::names::{Kind, Names};
 use super::purge::{Kept, Purge, Purges, Target};
 use super::seldom::Seldom;
-use crate::clock::Stopwatch;
-use crate::stored::seen::{HORIZON, JournalTime, TICK_BITS};
-use crate::telemetry::Metrics;
+use crate::base::{Metrics, Stopwatch};
+use crate::entry::{HORIZON, JournalTime, TICK_BITS};
 
 /// How far back a listing goes, in milliseconds: by so much may the clocks of two processes differ.
 const LOOK_BACK: u64 = HORIZON + 60_000;
@@ -91,7 +90,7 @@ pub enum Urgency {
 
 /// How often the journal is read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
+pub(super) struct Timing {
     /// Between two looks for new records.
     pub poll: Duration,
     /// How long a newly stored key may wait to be announced.
@@ -100,7 +99,7 @@ pub struct Timing {
 
 /// One process's end of the journal.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     backend: Arc<Backend>,
     names: Names,
     purges: Arc<Purges>,
@@ -151,7 +150,7 @@ struct Tail {
 
 impl Journal {
     /// The journal of a place. Nothing is read or written yet.
-    pub fn new(
+    pub(super) fn new(
         backend: Arc<Backend>,
         names: Names,
         purges: Arc<Purges>,
@@ -183,19 +182,19 @@ impl Journal {
     }
 
     /// Whether the purges of before are known: until then, nothing that the tier has can be served.
-    pub fn is_loaded(&self) -> bool {
+    pub(super) fn is_loaded(&self) -> bool {
         self.is_loaded.load(Ordering::Acquire)
     }
 
     /// What waits to be written, and would be lost with the process: purges, and in a bucket keys. A directory is
     /// listed at every start.
-    pub fn outstanding(&self) -> u64 {
+    pub(super) fn outstanding(&self) -> u64 {
         let keys = if self.backend.is_near() { 0 } else { self.unannounced.lock().len() as u64 };
         keys + self.purges.outgoing() as u64 + self.under_way.load(Ordering::Acquire)
     }
 
     /// Something was stored for the key with this hash.
-    pub fn announce(&self, hash: u128) {
+    pub(super) fn announce(&self, hash: u128) {
         self.index.insert(hash);
         let mut unannounced = self.unannounced.lock();
         // What nobody hears of costs a request to the application.
@@ -207,7 +206,7 @@ impl Journal {
     }
 
     /// Something waits to be written.
-    pub fn hurry(&self, urgency: Urgency) {
+    pub(super) fn hurry(&self, urgency: Urgency) {
         let before = self.urgency.fetch_max(urgency as u8, Ordering::AcqRel);
         if before < urgency as u8 {
             self.wake.notify_one();
@@ -216,7 +215,7 @@ impl Journal {
 
     /// Waits until the purge with this number is in the journal. An error says what keeps it from being
     /// written, after `within`; it will be, if it can be at all.
-    pub async fn wait_for(&self, arrival: u64, within: Duration) -> Result<(), BackendError> {
+    pub(super) async fn wait_for(&self, arrival: u64, within: Duration) -> Result<(), BackendError> {
         let mut written = self.written.subscribe();
         match tokio::time::timeout(within, written.wait_for(|written| *written >= arrival)).await {
             Ok(_) => Ok(()),
@@ -228,7 +227,7 @@ impl Journal {
     }
 
     /// Writes down what waits until nothing does. At most one record is on its way at any time.
-    pub async fn write(&self) -> Result<(), BackendError> {
+    pub(super) async fn write(&self) -> Result<(), BackendError> {
         let _one = self.writing.lock().await;
         loop {
             self.purges.set_clock_offset(self.backend.clock_offset());
@@ -273,7 +272,7 @@ impl Journal {
     }
 
     /// Writes when there is something to write, for good.
-    pub async fn write_behind(self: Arc<Self>) {
+    pub(super) async fn write_behind(self: Arc<Self>) {
         let mut pause = Duration::ZERO;
         loop {
             self.wake.notified().await;
@@ -311,7 +310,7 @@ impl Journal {
     }
 
     /// Reads what is new, for good. Nothing else delays it.
-    pub async fn follow(self: Arc<Self>) {
+    pub(super) async fn follow(self: Arc<Self>) {
         let mut is_failing = false;
         loop {
             let outcome = if self.is_loaded() { self.read().await } else { self.load().await };
@@ -329,7 +328,7 @@ impl Journal {
 
     /// Fills the index by a listing, where no snapshot did, and writes a snapshot when the journal is long,
     /// for good.
-    pub async fn tend(self: Arc<Self>) {
+    pub(super) async fn tend(self: Arc<Self>) {
         loop {
             if self.is_loaded() && !self.index.is_loaded() {
                 match self.list_objects().await {
@@ -348,7 +347,7 @@ impl Journal {
     }
 
     /// Reads the last snapshot, and what was written since.
-    pub async fn load(&self) -> Result<(), BackendError> {
+    pub(super) async fn load(&self) -> Result<(), BackendError> {
         let watch = Stopwatch::start();
         {
             let mut tail = self.tail.lock().await;
@@ -404,7 +403,7 @@ impl Journal {
     }
 
     /// Reads what is new.
-    pub async fn read(&self) -> Result<(), BackendError> {
+    pub(super) async fn read(&self) -> Result<(), BackendError> {
         let mut tail = self.tail.lock().await;
         let now = self.purges.journal_now();
         if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
@@ -534,7 +533,12 @@ impl Journal {
     }
 
     /// Writes one of all until `from`, unless there is one that is newer than what this process `known`.
-    pub async fn write_snapshot(&self, from: JournalTime, known: JournalTime, now: bool) -> Result<(), BackendError> {
+    pub(super) async fn write_snapshot(
+        &self,
+        from: JournalTime,
+        known: JournalTime,
+        now: bool,
+    ) -> Result<(), BackendError> {
         let listed = self.backend.list_all(&self.names.snapshots(), "").await?;
         let times: Vec<JournalTime> =
             listed.iter().filter_map(|listed| Names::parse_timed(&listed.name)).map(|(time, _)| time).collect();

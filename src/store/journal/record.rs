@@ -1,5 +1,5 @@
 //! What the journal's objects look like. They have the preamble of every durable object
-//! ([`crate::stored::wire`]), and then:
+//! ([`crate::base::wire`]), and then:
 //!
 //! ```text
 //! kind 3, a record: maker u64, time u64,
@@ -9,7 +9,7 @@
 //!         makers (u32 count, each: maker u64, last time u64),
 //!         marks (u32 count, each: time u64, maker u64, soft u8, target),
 //!         the URLs of purges that are not remembered one by one (a string, as the index),
-//!         1u8 and the index (a string, see [`crate::store::index::Index::encode`]), or 0u8
+//!         1u8 and the index (a string, see [`crate::store::Index::encode`]), or 0u8
 //! target: u8 0 and the key's hash u128; 1 and a prefix, a string; 2 and a tag, a string; 3 for all;
 //!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for forgotten URLs, tags, prefixes,
 //!         8 for URLs that are not remembered one by one
@@ -17,18 +17,18 @@
 
 use bytes::BufMut;
 
-use crate::stored::seen::JournalTime;
-use crate::stored::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
-
+use crate::base::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
+use crate::entry::JournalTime;
 use crate::store::index::Print;
-use crate::store::purge::{Kept, Mark, Purge, Remembered, Target};
+use crate::store::purge::{Kept, Remembered};
+use crate::store::{Mark, Purge, Target};
 
 const KIND_RECORD: u8 = 3;
 const KIND_SNAPSHOT: u8 = 4;
 
 /// What one process tells the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Who tells it.
     pub maker: u64,
     /// The time in its name.
@@ -41,7 +41,7 @@ pub struct Record {
 
 /// All that the journal told until some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Everything of before is in it.
     pub until: JournalTime,
     /// The purges.
@@ -52,7 +52,7 @@ pub struct Snapshot {
 
 impl Record {
     /// Writes it.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.purges.len() * 32 + self.stored.len() * 5);
         out.put_u64_le(self.maker);
         out.put_u64_le(self.time);
@@ -75,7 +75,7 @@ impl Record {
     }
 
     /// Reads it back.
-    pub fn decode(object: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(object: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = head_of(object, KIND_RECORD)?;
         let (maker, time) = (reader.u64()?, reader.u64()?);
         let mut purges = Vec::new();
@@ -101,7 +101,7 @@ impl Record {
 
 impl Snapshot {
     /// Writes it.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let remembered = &self.remembered;
         let index_len = self.index.as_ref().map_or(0, Vec::len);
         let mut out = Vec::with_capacity(64 + remembered.marks.len() * 40 + remembered.makers.len() * 16 + index_len);
@@ -137,7 +137,7 @@ impl Snapshot {
     }
 
     /// Reads it back.
-    pub fn decode(object: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(object: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = head_of(object, KIND_SNAPSHOT)?;
         let until = reader.u64()?;
         let mut remembered = Remembered { latest: reader.u64()?, ..Remembered::default() };

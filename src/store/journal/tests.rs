@@ -10,16 +10,14 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::*;
-use crate::clock::{Clock, Timestamp};
+use crate::base::Clock;
+use crate::entry::{Body, NewHead, Seen, StoredHead, StoredResponse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
-use crate::store::durable::{self, Durable, Found, FoundBody, Opening};
-use crate::store::memory::{self, Lookup};
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::simulated::{Bucket, Faults, Simulated};
-use crate::store::{Durability, Known, Store};
-use crate::stored::seen::Seen;
-use crate::stored::{Body, NewHead, StoredHead, StoredResponse};
+use crate::store::{Durability, Durable, Found, FoundBody, Known, Lookup, Opening, Store, durable, memory};
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -518,13 +516,13 @@ impl World {
         let name = Names::new("", "").primary(&page.key);
         let object = self.nodes[0].way.get(&name, u64::MAX).await.expect("no faults")?;
         let policy = crate::rfc9111::freshness::LifetimePolicy::default();
-        match crate::stored::encoding::decode(&object, &page.key, &policy).expect("an object of ours") {
-            crate::stored::encoding::Object::Response { body, .. } => match body {
-                crate::stored::encoding::DurableBody::Inline(text) => std::str::from_utf8(&text).ok()?.parse().ok(),
-                crate::stored::encoding::DurableBody::Separate { .. } => None,
+        match crate::entry::encoding::decode(&object, &page.key, &policy).expect("an object of ours") {
+            crate::entry::encoding::Object::Response { body, .. } => match body {
+                crate::entry::encoding::DurableBody::Inline(text) => std::str::from_utf8(&text).ok()?.parse().ok(),
+                crate::entry::encoding::DurableBody::Separate { .. } => None,
             },
             // Whether a variant is lost is another matter: its record names another generation, perhaps.
-            crate::stored::encoding::Object::Vary(_) => None,
+            crate::entry::encoding::Object::Vary(_) => None,
         }
     }
 }
@@ -654,8 +652,8 @@ fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
         let after = response(&page, 0, 2, &world.nodes[0], world.nodes[0].now());
         for _ in 0..3 {
             let purges = world.nodes[0].store.purges();
-            assert_eq!(purges.covers_read(&before.head), crate::stored::seen::Covered::Wholly);
-            assert_eq!(purges.covers_read(&after.head), crate::stored::seen::Covered::No, "also after a restart");
+            assert_eq!(purges.covers_read(&before.head), crate::entry::Covered::Wholly);
+            assert_eq!(purges.covers_read(&after.head), crate::entry::Covered::No, "also after a restart");
             let started = world.start(0).await;
             world.nodes[0] = started;
         }
@@ -664,6 +662,6 @@ fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
             world.bucket.plant(&Names::new("", "").snapshot(now + n, 7), Bytes::from_static(b"nonsense"));
         }
         let started = world.start(0).await;
-        assert_eq!(started.store.purges().covers_read(&after.head), crate::stored::seen::Covered::Wholly);
+        assert_eq!(started.store.purges().covers_read(&after.head), crate::entry::Covered::Wholly);
     });
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::*;
+use crate::entry::NewHead;
 use crate::rfc9111::key::KeyParts;
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
-use crate::stored::NewHead;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 

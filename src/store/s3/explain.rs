@@ -8,8 +8,9 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use super::S3Config;
-use crate::clock::{Clock, Timestamp};
-use crate::store::backend::{BackendError, Trouble};
+use crate::base::Clock;
+use crate::rfc9111::timestamp::Timestamp;
+use crate::store::{BackendError, Trouble};
 
 /// Names the request to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use aws_sdk_s3::types::{
 
 use super::S3Store;
 use super::explain::Asked;
-use crate::clock::Timestamp;
-use crate::store::backend::BackendError;
+use crate::rfc9111::timestamp::Timestamp;
+use crate::store::BackendError;
 
 /// The rules of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]

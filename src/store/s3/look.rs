@@ -31,7 +31,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use parking_lot::Mutex;
 
 use super::{CONNECT_TIMEOUT, Watcher};
-use crate::telemetry::RequestClass;
+use crate::base::RequestClass;
 
 /// What one thread looks for objects with.
 #[derive(Clone, Debug)]

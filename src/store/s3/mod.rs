@@ -34,9 +34,9 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
 use super::backend::{BackendError, CheckFailure, Listed, PROBE, Page, Pieces, Trouble};
-use crate::clock::{Clock, Timestamp};
-use crate::stored::encoding::SMALL;
-use crate::telemetry::{Metrics, RequestClass};
+use crate::base::{Clock, Metrics, RequestClass};
+use crate::entry::encoding::SMALL;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// How an S3 bucket is reached. Credentials come from the SDK's usual chain.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::explain::Asked;
 use super::{CONNECT_TIMEOUT, S3Config, S3Store, put};
-use crate::store::backend::BackendError;
+use crate::store::BackendError;
 
 /// The size of a part of a large object: what is sent at once.
 const PART: usize = 8 << 20;

@@ -1,0 +1,426 @@
+//! The admin listener: its connections, its paths, and what they answer.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::gate::Gate;
+use crate::base::{Gauge, Transport, Unparsed};
+use crate::downstream::{
+    ClientIo, Connection, Listen, ListenError, Patience, Refusals, ServerConfig, Sockets, Witness, bind,
+    conflicting_framing, rest_after,
+};
+use crate::proxy::{Proxy, Question};
+use crate::respond::ResponseBody;
+use crate::rfc9111::present::Present;
+use crate::store::Index;
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the operator connects; `None`: nowhere.
+    pub listen: Option<Listen>,
+    /// Who has it is let in; empty: everyone who can connect.
+    pub token: String,
+    /// Names by which it may be asked besides `localhost`, in lower case.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: Some(Listen::Tcp("127.0.0.1:9090".into())), token: String::new(), hosts: Vec::new() }
+    }
+}
+
+/// The mode of its unix socket's file: it is the owner's.
+const SOCKET_MODE: u32 = 0o600;
+
+/// The largest request body that is read.
+const MAX_BODY: usize = 64 << 10;
+
+/// The most connections at once. Past it as many as [`MAX_TURNED_AWAY`] at once are asked for their request, for a
+/// moment: health is told, and anything else that there are too many. Others are closed without a word.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Wait limit for those connections.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Says which limit counts a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crowd {
+    Within,
+    Past,
+}
+
+/// See [`MAX_CONNECTIONS`].
+const MAX_TURNED_AWAY: usize = 32;
+
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// The admin listener.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    /// What is administered.
+    pub(super) proxy: Arc<Proxy>,
+    gate: Gate,
+    /// Its limits hold for an operator as well.
+    limits: Arc<ServerConfig>,
+    refusals: Arc<Refusals>,
+    /// Cancelled when Larder stops.
+    stop: CancellationToken,
+    connections: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+}
+
+/// `POST /explain`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainRequest {
+    url: Option<String>,
+    method: Option<String>,
+    #[serde(default)]
+    fields: Vec<String>,
+}
+
+impl Admin {
+    /// Binds the listener, and says where that is.
+    pub(crate) fn bind(listen: &Listen) -> Result<Option<(Sockets, Listen)>, ListenError> {
+        let (mut sockets, mut bound) = bind("admin.listen", std::slice::from_ref(listen), 1, SOCKET_MODE)?;
+        Ok(sockets.pop().zip(bound.pop()))
+    }
+
+    /// A listener for `proxy` that ends when `stop` is cancelled.
+    pub(crate) fn new(
+        proxy: Arc<Proxy>,
+        config: &Config,
+        limits: Arc<ServerConfig>,
+        refusals: Arc<Refusals>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            proxy,
+            gate: Gate::new(config),
+            limits,
+            refusals,
+            stop,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
+        }
+    }
+
+    /// Serves on the current runtime until told to stop.
+    pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
+        let this = Arc::new(self);
+        let (tcp, unix) = sockets.into_parts();
+        for listener in tcp {
+            tokio::spawn(Arc::clone(&this).accept_tcp(TcpListener::from_std(listener)?));
+        }
+        for listener in unix {
+            tokio::spawn(Arc::clone(&this).accept_unix(UnixListener::from_std(listener)?));
+        }
+        this.stop.cancelled().await;
+        Ok(())
+    }
+
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => self.serve(Transport::Tcp(stream), Some(from.ip())),
+                Err(error) => rest_after(&error).await,
+            }
+        }
+    }
+
+    async fn accept_unix(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.serve(Transport::Unix(stream), None),
+                Err(error) => rest_after(&error).await,
+            }
+        }
+    }
+
+    /// Serves a connection from `peer`; `None`: over a unix socket.
+    fn serve(self: &Arc<Self>, transport: Transport, peer: Option<IpAddr>) {
+        let Ok(open) = Arc::clone(&self.connections).try_acquire_owned() else {
+            self.refusals.note(Unparsed::TooManyConnections, peer, &[]);
+            if let Ok(turned_away) = Arc::clone(&self.turned_away).try_acquire_owned() {
+                self.spawn(transport, peer, Crowd::Past, turned_away);
+            }
+            return;
+        };
+        self.spawn(transport, peer, Crowd::Within, open);
+    }
+
+    fn spawn(self: &Arc<Self>, transport: Transport, peer: Option<IpAddr>, crowd: Crowd, permit: OwnedSemaphorePermit) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = this.serve_connection(transport, peer, crowd).await {
+                debug!("an admin connection ended: {error}");
+            }
+            drop(permit);
+        });
+    }
+
+    /// As a client's connection is served: with its limits of time and size, and its sentences for what
+    /// can't be read.
+    async fn serve_connection(&self, transport: Transport, peer: Option<IpAddr>, crowd: Crowd) -> hyper::Result<()> {
+        let connection = Connection::new();
+        let patience = match crowd {
+            Crowd::Within => Patience {
+                header: self.limits.header_timeout,
+                idle: self.limits.idle_timeout,
+                body: self.limits.body_timeout,
+            },
+            Crowd::Past => Patience { header: MOMENT, idle: MOMENT, body: MOMENT },
+        };
+        let witness = Witness { refusals: Arc::clone(&self.refusals), peer };
+        let io = TokioIo::new(ClientIo::new(transport, Arc::clone(&connection), patience, witness));
+        let service = service_fn(|request| {
+            let is_framed_twice = connection.begin(&request, Present::of(request.headers()));
+            let connection = &connection;
+            async move {
+                let mut response = if is_framed_twice {
+                    self.refusals.note(Unparsed::Framing, peer, &[]);
+                    conflicting_framing()
+                } else {
+                    let (head, body) = self.answer(request, peer.is_none(), crowd).await.into_parts();
+                    let body = body.collect().await.map_or_else(|never| match never {}, Collected::to_bytes);
+                    Response::from_parts(head, ResponseBody::whole(body))
+                };
+                connection.track(&mut response);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        http1::Builder::new()
+            .keep_alive(crowd == Crowd::Within)
+            .max_header_size(self.limits.max_header_size)
+            .max_headers(self.limits.max_headers)
+            .serve_connection(io, service)
+            .await
+    }
+
+    async fn answer(&self, request: Request<Incoming>, is_unix: bool, crowd: Crowd) -> Reply {
+        let path = request.uri().path().to_owned();
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path.as_str() {
+            // Orchestrators ask these without a token, and learn nothing else.
+            "/healthz" if is_get => return json_reply(StatusCode::OK, &json!({"status": "up"})),
+            "/readyz" if is_get => return self.ready().await,
+            _ if crowd == Crowd::Past => {
+                let mut reply = error(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open here");
+                reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                return reply;
+            }
+            _ => {}
+        }
+        if let Err(denied) = self.gate.admit(&request, is_unix) {
+            let mut reply = error(denied.status, &denied.sentence);
+            if denied.status == StatusCode::UNAUTHORIZED {
+                reply.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            return reply;
+        }
+        match path.as_str() {
+            _ if request.method().as_str() == "PURGE" => self.purge_by_method(&request).await,
+            "/metrics" if is_get => self.metrics(),
+            "/purge" if *request.method() == Method::POST => self.purge(request).await,
+            "/explain" if is_get || *request.method() == Method::POST => self.explain(request).await,
+            "/healthz" | "/readyz" | "/metrics" => not_allowed("GET, HEAD"),
+            "/purge" => not_allowed("POST"),
+            "/explain" => not_allowed("GET, HEAD, POST"),
+            _ => error(
+                StatusCode::NOT_FOUND,
+                "the admin listener has /healthz, /readyz, /metrics, /explain?url=… and POST /purge",
+            ),
+        }
+    }
+
+    async fn ready(&self) -> Reply {
+        let fetcher = &self.proxy.fetcher;
+        let origin = if fetcher.upstream.is_reachable().await { "reachable" } else { "unreachable" };
+        let (objects, _) = fetcher.store.memory().usage();
+        if self.stop.is_cancelled() {
+            return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "stopping": true}));
+        }
+        let can_serve = origin == "reachable" || objects > 0 || fetcher.store.durable().is_some();
+        let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
+    }
+
+    fn metrics(&self) -> Reply {
+        let fetcher = &self.proxy.fetcher;
+        let (objects, bytes) = fetcher.store.memory().usage();
+        let (queued, queued_bytes) = fetcher.store.durable().map_or((0, 0), crate::store::Durable::queue_depth);
+        let gauge = |name, help, value| Gauge { name, help, value };
+        let (held, capacity) = fetcher.store.durable().map_or((0, 0), crate::store::Durable::held);
+        let index = |of: fn(&Index) -> u64| fetcher.store.durable().map_or(0, |durable| of(durable.index()));
+        let text = self.proxy.metrics.render(&[
+            gauge("larder_memory_objects", "Objects in the memory tier.", objects),
+            gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
+            gauge("larder_fill_bytes", "Bytes held by fetches under way.", fetcher.budget.used() as u64),
+            gauge(
+                "larder_held_bytes",
+                "Those, and what clients of fetches that are done still read: what server.max_buffered is about.",
+                fetcher.budget.held() as u64,
+            ),
+            gauge(
+                "larder_buffered_bytes",
+                "Bytes of uploads and of what is read ahead of clients, in memory.",
+                fetcher.upstream.buffers().used() as u64,
+            ),
+            gauge("larder_spooled_bytes", "The same in temporary files.", fetcher.upstream.buffers().spools.used()),
+            gauge(
+                "larder_flights",
+                "Fetches under way that can be shared.",
+                self.proxy.fetcher.flights.under_way() as u64,
+            ),
+            gauge(
+                "larder_origin_down",
+                "Whether the origin is known to be down.",
+                u64::from(fetcher.upstream.breaker().is_open()),
+            ),
+            gauge(
+                "larder_durable_queue_objects",
+                "Writes and deletions that the durable tier has yet to carry out.",
+                queued,
+            ),
+            gauge(
+                "larder_durable_uploads",
+                "Bodies too large for memory that are written as they come in, now.",
+                fetcher.store.durable().map_or(0, crate::store::Durable::uploads),
+            ),
+            gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
+            gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
+            gauge("larder_durable_capacity_bytes", "Bytes that it may hold; 0: any number.", capacity),
+            gauge(
+                "larder_durable_down",
+                "Whether the durable tier is known to be down, or not to take writes.",
+                u64::from(fetcher.store.durable().is_some_and(crate::store::Durable::is_down)),
+            ),
+            gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
+            gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
+            gauge(
+                "larder_index_loaded",
+                "Whether the index is complete, so that a miss asks the bucket for nothing.",
+                index(|index| u64::from(index.is_loaded())),
+            ),
+            gauge(
+                "larder_index_listed",
+                "Objects that the listing that fills the index has seen.",
+                index(Index::listed),
+            ),
+            gauge(
+                "larder_purge_position",
+                "The number of the last purge that this process knows of, its own and others'.",
+                fetcher.store.purges().position(),
+            ),
+            gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
+        ]);
+        let mut reply = Response::new(Full::from(text));
+        reply
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        reply
+    }
+
+    /// Reads a request's body; an error is the answer. What is too large is not read at all if it says so.
+    pub(super) async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Reply> {
+        let too_large = || error(StatusCode::PAYLOAD_TOO_LARGE, "this takes at most 64 KiB of JSON");
+        if request.body().size_hint().lower() > MAX_BODY as u64 {
+            return Err(too_large());
+        }
+        let read = Limited::new(request.into_body(), MAX_BODY).collect();
+        match tokio::time::timeout(self.limits.body_timeout, read).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(why)) if why.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the request's body broke off")),
+            Err(_) => Err(ending(error(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"))),
+        }
+    }
+
+    /// `GET /explain?url=…&header=Name:%20value`, or the same as JSON in a POST.
+    async fn explain(&self, request: Request<Incoming>) -> Reply {
+        let mut asked = ExplainRequest::default();
+        for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+            match &*name {
+                "url" => asked.url = Some(value.into_owned()),
+                "method" => asked.method = Some(value.into_owned()),
+                "header" | "field" => asked.fields.push(value.into_owned()),
+                _ => {
+                    return error(
+                        StatusCode::BAD_REQUEST,
+                        "/explain takes url, method, and header (Name: value), the last repeatedly",
+                    );
+                }
+            }
+        }
+        if *request.method() == Method::POST {
+            let body = match self.body(request).await {
+                Ok(body) => body,
+                Err(reply) => return reply,
+            };
+            asked = match serde_json::from_slice(&body) {
+                Ok(asked) => asked,
+                Err(why) => {
+                    let text = format!(
+                        "a question is JSON such as {{\"url\": \"http://host/path\", \"fields\": [\"Accept: text/html\"]}}: {why}"
+                    );
+                    return error(StatusCode::BAD_REQUEST, &text);
+                }
+            };
+        }
+        let Some(url) = &asked.url else {
+            return error(StatusCode::BAD_REQUEST, "which URL? /explain?url=http://host/path");
+        };
+        let method = asked.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
+        let fields = match Question::fields(&asked.fields) {
+            Ok(fields) => fields,
+            Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
+        };
+        match self.proxy.explain(Question { url, method: &method, fields }).await {
+            Ok(told) => json_reply(StatusCode::OK, &told),
+            Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
+        }
+    }
+}
+
+pub(super) fn json_reply(status: StatusCode, value: &serde_json::Value) -> Reply {
+    let mut reply = Response::new(Full::from(format!("{value}\n")));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+pub(super) fn error(status: StatusCode, sentence: &str) -> Reply {
+    json_reply(status, &json!({"error": sentence}))
+}
+
+fn not_allowed(methods: &'static str) -> Reply {
+    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {methods}"));
+    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    reply
+}
+
+/// The same as the last answer of its connection.
+fn ending(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    reply
+}

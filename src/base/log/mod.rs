@@ -1,0 +1,217 @@
+//! The log: lines on standard error that never block, fail or panic whoever writes one.
+//!
+//! A line goes into a queue of bounded size, and a thread of its own writes what is there. Where
+//! standard error takes nothing (a full disk, a pipe that nobody reads) lines are lost and counted, and
+//! that is told once it takes some again. Nothing in this program writes to standard error in another way
+//! once [`start`] was called.
+
+mod limit;
+mod line;
+mod queue;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing::field::Visit;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+pub use self::limit::{OncePerMinute, Turn};
+pub use self::line::escape;
+use self::line::{Fields, begin};
+use self::queue::Queue;
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Format of a line.
+    pub format: LogFormat,
+    /// The least important level that is logged: error, warn, info, debug or trace.
+    pub level: String,
+    /// True if every request gets a line, whatever the level.
+    pub access: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into(), access: false }
+    }
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The target of the lines that `log.access` is about.
+pub const ACCESS: &str = "larder::access";
+
+/// Limit of the wait, at the end of the process, for lines still to be written.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+static QUEUE: Queue = Queue::new();
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+fn format() -> LogFormat {
+    FORMAT.get().copied().unwrap_or(LogFormat::Text)
+}
+
+/// Starts the thread that writes, and has panics of all threads logged. A second call does nothing.
+///
+/// Until [`configure`] is called there are only the lines of [`tell`] and those of panics.
+pub fn start() -> io::Result<()> {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    if STARTED.set(()).is_err() {
+        return Ok(());
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        // Not by way of `tracing`: it may be what panicked.
+        notice(Level::ERROR, &format!("the thread {} {panic}", thread.name().unwrap_or("without a name")));
+    }));
+    let mut out = standard_error()?;
+    std::thread::Builder::new().name("larder-log".into()).spawn(move || QUEUE.write_to(&mut out))?;
+    Ok(())
+}
+
+/// Sets the format and the level, and has what the program logs written from now on.
+pub fn configure(config: &Config) {
+    // The first word counts, as it does for the subscriber.
+    let _ = FORMAT.set(config.format);
+    let level = config.level.parse().unwrap_or(LevelFilter::INFO);
+    let access = if config.access { LevelFilter::INFO } else { LevelFilter::OFF };
+    let targets = Targets::new().with_target("larder", level).with_target(ACCESS, access);
+    // A second call (as in tests) finds a subscriber in place, and leaves it there.
+    let _ = Registry::default().with(targets).with(ToQueue).try_init();
+}
+
+/// Writes a line as it is, without time and level: what a command says of why it can't run.
+pub fn tell(line: &str) {
+    let mut text = String::with_capacity(line.len() + 1);
+    escape(line, &mut text);
+    text.push('\n');
+    QUEUE.push(text.as_bytes());
+}
+
+/// Waits until everything is written, for [`FLUSH_TIMEOUT`] at most.
+pub fn flush() {
+    QUEUE.flush(FLUSH_TIMEOUT);
+}
+
+/// The lines that were lost so far.
+pub fn lost() -> u64 {
+    QUEUE.lost()
+}
+
+/// Writes a line that is no event of `tracing`.
+fn notice(level: Level, message: &str) {
+    QUEUE.push(notice_line(level, message).as_bytes());
+}
+
+fn notice_line(level: Level, message: &str) -> String {
+    let mut line = String::new();
+    begin(format(), level, &mut line);
+    Fields::new(format(), &mut line).message(message);
+    line::end(format(), &mut line);
+    line
+}
+
+/// Standard error by a descriptor of its own: that of the standard library has a lock, which a write that
+/// does not come back would keep.
+fn standard_error() -> io::Result<File> {
+    io::stderr().as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Makes a line of each event.
+struct ToQueue;
+
+thread_local! {
+    /// Holds the line that a thread is composing.
+    static LINE: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
+/// A thread keeps room for a line of so many bytes.
+const KEPT: usize = 4 << 10;
+
+impl<S: Subscriber> Layer<S> for ToQueue {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let write = |line: &mut String| {
+            line.clear();
+            let format = format();
+            begin(format, *event.metadata().level(), line);
+            let mut fields = Fields::new(format, line);
+            event.record(&mut fields as &mut dyn Visit);
+            line::end(format, line);
+            QUEUE.push(line.as_bytes());
+            if line.capacity() > KEPT {
+                line.clear();
+                line.shrink_to(KEPT);
+            }
+        };
+        LINE.with(|line| match line.try_borrow_mut() {
+            Ok(mut line) => write(&mut line),
+            // A value that is being written logs something itself.
+            Err(_) => write(&mut String::new()),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const CHILD: &str = "LARDER_TEST_PANICS";
+
+    /// In a process of its own, since it is the whole process's log.
+    #[test]
+    fn a_panic_is_one_line_of_the_log_and_never_another_panic() {
+        if std::env::var_os(CHILD).is_some() {
+            start().expect("a thread");
+            configure(&Config::default());
+            let panicked =
+                std::thread::Builder::new().name("larder-x".into()).spawn(|| panic!("a\nb")).expect("a thread");
+            assert!(panicked.join().is_err());
+            tracing::info!("it goes on");
+            flush();
+            std::process::exit(7);
+        }
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        for stderr in [Stdio::piped(), full().into()] {
+            let child = Command::new(std::env::current_exe().expect("this"))
+                .args([
+                    "--exact",
+                    "base::log::tests::a_panic_is_one_line_of_the_log_and_never_another_panic",
+                    "--nocapture",
+                ])
+                .env(CHILD, "1")
+                .stdout(Stdio::null())
+                .stderr(stderr)
+                .spawn()
+                .expect("it starts");
+            let ended = child.wait_with_output().expect("it ends");
+            assert_eq!(ended.status.code(), Some(7));
+            let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+            let lines: Vec<&str> = told.lines().collect();
+            if !lines.is_empty() {
+                assert_eq!(lines.len(), 2, "{told}");
+                assert!(
+                    lines[0].contains(" ERROR the thread larder-x panicked at ") && lines[0].ends_with(":\\na\\nb"),
+                    "{told}"
+                );
+                assert!(lines[1].ends_with(" INFO it goes on"), "{told}");
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What every room may use: clocks, units, counters, the log, sockets, a circuit breaker, checked encoding.
+//!
+//! * Only `clock` reads the machine's clocks; everything else is given a time or a [`Clock`].
+//! * Logging never blocks, fails or panics: lines wait in a bounded queue, and what is dropped is counted.
+//! * Nothing here knows a request, an origin or a tier. The counters are named here, and counted where things happen.
+//!
+//! May import: `rfc9111` (for [`Timestamp`](crate::rfc9111::timestamp::Timestamp) and the words of the counters).
+
+mod breaker;
+mod clock;
+pub mod log;
+mod metrics;
+mod recent;
+mod transport;
+mod units;
+pub mod wire;
+
+pub(crate) use self::breaker::{Admission, Breaker, Probe};
+pub(crate) use self::clock::Timer;
+pub use self::clock::{Clock, Stopwatch};
+pub(crate) use self::metrics::{
+    DurableOp, DurableOutcome, Gauge, Lost, Metrics, OriginOutcome, Prices, RequestClass, Saved, Unparsed,
+    WorkerMetrics,
+};
+pub(crate) use self::recent::Recent;
+pub(crate) use self::transport::{Transport, send_at_once};
+pub use self::units::parse_duration;
+pub(crate) use self::units::{format_size, parse_size};

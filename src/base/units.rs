@@ -1,0 +1,48 @@
+//! Durations and sizes as people write them.
+
+use std::time::Duration;
+
+/// `250ms`, `30s`, `5m`, `1h`, `7d`: a whole number and a unit.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_number(text)?;
+    let millis = match unit {
+        "ms" => number,
+        "s" => number.checked_mul(1000)?,
+        "m" => number.checked_mul(60_000)?,
+        "h" => number.checked_mul(3_600_000)?,
+        "d" => number.checked_mul(86_400_000)?,
+        _ => return None,
+    };
+    // A hundred years are long enough, and keep every sum of milliseconds within its integer.
+    (millis <= 100 * 366 * 86_400_000).then(|| Duration::from_millis(millis))
+}
+
+/// `512`, `512KiB`, `64MiB`, `2GiB`, `1TiB`: a whole number and a unit, bytes without one.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_number(text)?;
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
+
+/// A size in the largest unit that it is a multiple of.
+pub(crate) fn format_size(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes > 0 && bytes.is_multiple_of(1 << shift) {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+fn split_number(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
+}

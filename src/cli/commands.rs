@@ -1,0 +1,318 @@
+//! Parses the command line and carries the commands out: `run` loads the configuration, starts, waits for a signal,
+//! stops, and exits.
+//!
+//! Nothing here panics because standard output or standard error is closed or full.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::{info, warn};
+
+use super::signals::Signals;
+use super::upkeep::Sweep;
+use super::{admin_client, upkeep};
+use crate::app;
+use crate::base::{Clock, log, parse_duration};
+use crate::config::{Config, ConfigErrors};
+use crate::proxy::{Manner, Schemes, What};
+
+/// What a mistake in the configuration or on the command line exits with.
+const EXIT_CONFIG: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, about = "An HTTP caching reverse proxy with a durable tier")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy (the default)
+    Run(ConfigArgs),
+    /// Say what is wrong with the configuration, one line each, and exit
+    Check(ConfigArgs),
+    /// Say that stored responses are no longer to be served, through the admin listener of a running Larder
+    Purge {
+        #[command(flatten)]
+        what: PurgeArgs,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Print the bucket's lifecycle rules that fit the configuration, and what they would replace
+    Lifecycle {
+        /// Install them
+        #[arg(long)]
+        apply: bool,
+        /// The longest lifetime that the application grants, where that is more than the configuration does
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        longest: Option<Duration>,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Remove from the durable tier what nothing leads to any more; safe beside running Larders
+    Sweep {
+        /// What is younger is left alone
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1d")]
+        min_age: Duration,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Say why a request is, or is not, a hit, through the admin listener; the application is not asked
+    Explain {
+        /// An absolute URL, as clients see it
+        url: String,
+        /// A field of the request, "Name: value"; repeatable
+        #[arg(short = 'H', long = "header", value_name = "FIELD")]
+        fields: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PurgeArgs {
+    /// Absolute URLs, as clients see them: every variant of each
+    urls: Vec<String>,
+    /// What URLs begin with, host and all; or a path, of any host; repeatable
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Vec<String>,
+    /// What is tagged so, to the byte; repeatable
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Everything
+    #[arg(long)]
+    all: bool,
+    /// URLs and prefixes under their own scheme only, and not under both http and https
+    #[arg(long)]
+    exact_scheme: bool,
+    /// Leave it stale: to be validated, and to stand in for an application that fails
+    #[arg(long)]
+    soft: bool,
+    /// Wait so long after the purge is recorded, as "3s", until other processes have it as well
+    #[arg(long, value_name = "DURATION", default_value = "")]
+    wait: String,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file; without one the defaults hold
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides one key, as in upstream.url=http://127.0.0.1:5000; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// These, which stand behind the subcommand, after those before it.
+    fn after(self, before: Self) -> Result<Self, ExitCode> {
+        if let (Some(one), Some(other)) = (&before.config, &self.config) {
+            complain(format!("--config is given twice, as {} and {}: give one", one.display(), other.display()));
+            return Err(ExitCode::from(EXIT_CONFIG));
+        }
+        let set = before.set.into_iter().chain(self.set).collect();
+        Ok(Self { config: before.config.or(self.config), set })
+    }
+
+    fn read(&self) -> Result<Config, ConfigErrors> {
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Config::load(self.config.as_deref(), environment, &self.set)
+    }
+
+    /// For a command that ends: mistakes go to standard error.
+    fn load(&self) -> Result<Config, ExitCode> {
+        self.read().map_err(|errors| {
+            errors.0.iter().for_each(complain);
+            ExitCode::from(EXIT_CONFIG)
+        })
+    }
+}
+
+/// Says on standard error what is wrong. Where that takes nothing there is no one to be told.
+fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{}", escaped(&format!("larder: {what}")));
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    log::escape(text, &mut out);
+    out
+}
+
+/// Collects the standard output of a command.
+#[derive(Default)]
+struct Out {
+    error: Option<io::Error>,
+}
+
+impl Out {
+    fn say(&mut self, text: impl Display) {
+        if self.error.is_none() {
+            let mut out = io::stdout().lock();
+            self.error = writeln!(out, "{text}").and_then(|()| out.flush()).err();
+        }
+    }
+
+    /// The code of a command that would end with `code`. A reader who has read enough, as `head` does, is no
+    /// failure; that something could not be said is.
+    fn end(self, code: ExitCode) -> ExitCode {
+        match self.error {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(format!("standard output can't be written: {error}"));
+                ExitCode::FAILURE
+            }
+            Some(_) | None => code,
+        }
+    }
+}
+
+/// Runs the command that the arguments of the process name, and returns its exit code.
+pub fn main() -> ExitCode {
+    let Cli { command, config: before } = Cli::parse();
+    let outcome = match command {
+        None => run(&before),
+        Some(Command::Run(config)) => config.after(before).and_then(|config| run(&config)),
+        Some(Command::Check(config)) => loaded(config, before).map(|config| check(&config)),
+        Some(Command::Purge { what, config }) => loaded(config, before).map(|config| purge(&config, &what)),
+        Some(Command::Lifecycle { apply, longest, config }) => {
+            loaded(config, before).map(|config| told(upkeep::block_on(upkeep::lifecycle(&config, longest, apply))))
+        }
+        Some(Command::Sweep { min_age, dry_run, config }) => loaded(config, before).map(|config| {
+            let sweep = Sweep { min_age, is_dry: dry_run };
+            let swept = upkeep::block_on(upkeep::sweep(&config, sweep, &Clock::system()));
+            told(swept.map(|swept| vec![swept.in_words(dry_run)]))
+        }),
+        Some(Command::Explain { url, fields, json, config }) => {
+            loaded(config, before).map(|config| explain(&config, &url, &fields, json))
+        }
+    };
+    outcome.unwrap_or_else(|code| code)
+}
+
+fn loaded(behind: ConfigArgs, before: ConfigArgs) -> Result<Config, ExitCode> {
+    behind.after(before)?.load()
+}
+
+fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
+    let failed = |what: &dyn Display, code: ExitCode| {
+        log::tell(&format!("larder: {what}"));
+        log::flush();
+        code
+    };
+    // First of all: from here on no signal ends the process without a word, and no word ends it either.
+    if let Err(error) = log::start() {
+        complain(format!("the thread of the log can't be started: {error}"));
+        return Err(ExitCode::FAILURE);
+    }
+    let signals = Signals::install()
+        .map_err(|error| failed(&format!("signals can't be waited for: {error}"), ExitCode::FAILURE))?;
+    let config = args.read().map_err(|errors| {
+        errors.0.iter().for_each(|error| log::tell(&format!("larder: {error}")));
+        log::flush();
+        ExitCode::from(EXIT_CONFIG)
+    })?;
+    log::configure(&config.log);
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let upstream = config.upstream.address.to_string();
+    let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
+    signals.is_up();
+    for address in running.addresses() {
+        info!("listening on {address}, in front of {upstream}");
+    }
+    if let Some(address) = running.admin_address() {
+        info!("admin on {address}");
+    }
+    signals.wait();
+    running.stop();
+    log::flush();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(config: &Config) -> ExitCode {
+    let mut out = Out::default();
+    for warning in config.warnings() {
+        out.say(escaped(&format!("warning: {warning}")));
+    }
+    out.say("ok");
+    out.end(ExitCode::SUCCESS)
+}
+
+fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
+    let urls = args.urls.iter().map(|url| What::Url(url));
+    let prefixes = args.prefix.iter().map(|prefix| What::Prefix(prefix));
+    let tags = args.tag.iter().map(|tag| What::Tag(tag));
+    let purges = urls.chain(prefixes).chain(tags).chain(args.all.then_some(What::All));
+    let mut purges = purges.peekable();
+    if purges.peek().is_none() {
+        complain("what is to be purged? URLs, --prefix, --tag, or --all");
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    let schemes = if args.exact_scheme { Schemes::Exact } else { Schemes::Both };
+    let manner = Manner { is_soft: args.soft, schemes };
+    let (mut out, mut code) = (Out::default(), ExitCode::SUCCESS);
+    for purge in purges {
+        match admin_client::purge(&config.admin, purge, manner, &args.wait) {
+            Ok(held) => out.say(escaped(&format!("purged {purge} ({held})"))),
+            Err(why) => {
+                complain(format!("{purge}: {why}"));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    out.end(code)
+}
+
+fn told(outcome: Result<Vec<String>, String>) -> ExitCode {
+    match outcome {
+        Ok(lines) => {
+            let mut out = Out::default();
+            for line in lines {
+                out.say(line);
+            }
+            out.end(ExitCode::SUCCESS)
+        }
+        Err(why) => {
+            complain(why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a duration such as 12h or 7d".into())
+}
+
+fn explain(config: &Config, url: &str, fields: &[String], json: bool) -> ExitCode {
+    let told = match admin_client::explain(&config.admin, url, fields) {
+        Ok(told) => told,
+        Err(why) => {
+            complain(format!("{url}: {why}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut out = Out::default();
+    if json {
+        out.say(format!("{told:#}"));
+    } else {
+        for line in told["lines"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+            out.say(escaped(line));
+        }
+    }
+    out.end(ExitCode::SUCCESS)
+}

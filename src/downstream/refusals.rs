@@ -1,0 +1,54 @@
+//! Requests that are refused before they can be read as such: counted by reason, and logged now and then.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::base::log::OncePerMinute;
+use crate::base::{Clock, Metrics, Unparsed};
+
+/// Counts and logs requests that are refused before they can be read as such.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    told: OncePerMinute<Unparsed>,
+}
+
+/// So much of the beginning of such a request is logged.
+const SHOWN: usize = 80;
+
+impl Refusals {
+    /// None yet.
+    pub(crate) fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self { metrics, clock, told: OncePerMinute::new() }
+    }
+
+    /// Notes that a request of `peer` that begins with `bytes` was refused. One a minute and reason is logged.
+    pub(crate) fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
+        self.metrics.unparsed(why);
+        let Some(turn) = self.told.turn(why, self.clock.now().as_millis()) else { return };
+        let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let begins = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
+        // A record of TLS: a handshake, version 3.
+        let hint = if bytes.starts_with(&[0x16, 3]) { "; it looks like TLS" } else { "" };
+        info!(
+            peer,
+            reason = why.as_str(),
+            begins = Some(&*begins).filter(|begins| !begins.is_empty()),
+            "a request was refused before it could be read{hint}{}",
+            turn.in_words()
+        );
+    }
+}
+
+/// Reports what a connection's client did wrong, to the counters and the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Witness {
+    /// Those of this listener.
+    pub refusals: Arc<Refusals>,
+    /// The client's address; `None`: it came over a unix socket.
+    pub peer: Option<IpAddr>,
+}

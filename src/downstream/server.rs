@@ -1,0 +1,325 @@
+//! The public listeners: worker threads, connections, limits, and the drain at the end.
+//!
+//! Each worker is a thread with a runtime of its own and its own sockets (`SO_REUSEPORT`), so that
+//! a connection, the requests on it and the origin connections they use stay on one core.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{HeaderName, Response};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
+use crate::downstream::{ClientIo, Connection, Listen, Patience, Refusals, Sockets, Witness, conflicting_framing};
+use crate::proxy::{Proxy, Reply};
+use crate::respond::ResponseBody;
+use crate::rfc9111::present::Present;
+use crate::upstream::Open;
+use crate::upstream::forwarding::{Peer, Trust};
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<Listen>,
+    /// Worker threads; 0: one a core.
+    pub threads: usize,
+    /// Proxies in front of this one whose `X-Forwarded` fields count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Further fields that those are believed in, each part of every key.
+    pub trusted_fields: Vec<HeaderName>,
+    /// Names with other characters than letters, digits and hyphens that reach the origin all the same.
+    pub allowed_fields: Vec<HeaderName>,
+    /// From a request's first byte to the end of its head.
+    pub header_timeout: Duration,
+    /// How long a connection may stay without a request.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of what is written to it, or send nothing of its request's
+    /// body.
+    pub body_timeout: Duration,
+    /// The largest request body, in bytes; 0: any.
+    pub max_body_size: u64,
+    /// The bytes that fetches under way may hold before requests that need another are refused.
+    pub max_buffered: u64,
+    /// The largest request head, in bytes.
+    pub max_header_size: usize,
+    /// The most fields of a request.
+    pub max_headers: usize,
+    /// The most connections at once.
+    pub max_connections: u64,
+    /// How long requests under way may take to finish when Larder stops.
+    pub drain_timeout: Duration,
+    /// Mode of the files of unix sockets: it says who may connect.
+    pub socket_mode: u32,
+    /// Bytes a second, averaged, below which a request's body is given up; 0: any rate will do.
+    pub min_body_rate: u64,
+    /// Idle limit of a tunnel.
+    pub tunnel_timeout: Duration,
+    /// The bytes that all temporary files may hold.
+    pub max_spooled: u64,
+    /// Directory of temporary files; empty: the system's.
+    pub spool_dir: PathBuf,
+}
+
+impl Config {
+    /// Whose word on a request counts, and in which fields.
+    pub fn trust(&self) -> Trust {
+        Trust {
+            proxies: self.trusted_proxies.clone(),
+            fields: self.trusted_fields.clone(),
+            allowed: self.allowed_fields.clone(),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen::Tcp("127.0.0.1:8080".into())],
+            threads: 0,
+            trusted_proxies: Vec::new(),
+            trusted_fields: Vec::new(),
+            allowed_fields: Vec::new(),
+            header_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            max_body_size: 0,
+            max_buffered: 1 << 30,
+            max_header_size: 64 << 10,
+            max_headers: 100,
+            max_connections: 20_000,
+            drain_timeout: Duration::from_secs(20),
+            socket_mode: 0o660,
+            min_body_rate: 500,
+            tunnel_timeout: Duration::from_secs(600),
+            max_spooled: 10 << 30,
+            spool_dir: PathBuf::new(),
+        }
+    }
+}
+
+/// How many bytes a client's connection may hold that are not on their way yet. Room is told of when half of
+/// it is gone: with a client as slow as one may be while others wait for it, every two seconds.
+const UNSENT: u32 = 256 << 10;
+
+/// One worker: its share of the listeners, until it is told to stop and its connections are done.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// What answers.
+    pub proxy: Arc<Proxy>,
+    /// `[server]`
+    pub config: Arc<Config>,
+    /// What this worker counts.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Counts what arrives and is no request.
+    pub refusals: Arc<Refusals>,
+    /// Cancelled when Larder stops.
+    pub stop: CancellationToken,
+}
+
+impl Worker {
+    /// Serves on the current runtime.
+    pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
+        let this = Arc::new(self);
+        let connections = Arc::new(Connections::default());
+        let mut acceptors = Vec::new();
+        let (tcp, unix) = sockets.into_parts();
+        for listener in tcp {
+            let listener = TcpListener::from_std(listener)?;
+            acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, Arc::clone(&connections))));
+        }
+        for listener in unix {
+            let listener = UnixListener::from_std(listener)?;
+            acceptors.push(tokio::spawn(Arc::clone(&this).accept_unix(listener, Arc::clone(&connections))));
+        }
+        for acceptor in acceptors {
+            // They end when told to stop; one that panicked has ended as well.
+            let _ = acceptor.await;
+        }
+        connections.end();
+        // Bodies that are still coming in are stored, though their clients may be gone.
+        let fetches = &this.proxy.fetcher.tasks;
+        fetches.close();
+        let tunnels = &this.proxy.fetcher.tunnels;
+        tunnels.close();
+        let drained = async {
+            connections.tasks.wait().await;
+            fetches.wait().await;
+            tunnels.wait().await;
+        };
+        if tokio::time::timeout(this.config.drain_timeout, drained).await.is_err() {
+            let (connections, fetches, tunnels) = (connections.tasks.len(), fetches.len(), tunnels.len());
+            warn!(
+                "the drain's deadline has passed: {connections} connections, {fetches} fetches, {tunnels} tunnels end now"
+            );
+        }
+        Ok(())
+    }
+
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: Arc<Connections>) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, from)) => {
+                    let _ = stream.set_nodelay(true);
+                    // So that a slow client's progress shows while it reads, and not only once it
+                    // has emptied a third of a large send buffer.
+                    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+                    let peer = Peer::new(Some(from.ip()), &self.config.trusted_proxies);
+                    let transport = Transport::Tcp(stream);
+                    connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
+                }
+                Err(error) => rest_after(&error).await,
+            }
+        }
+    }
+
+    async fn accept_unix(self: Arc<Self>, listener: UnixListener, connections: Arc<Connections>) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let peer = Peer::new(None, &self.config.trusted_proxies);
+                    let transport = Transport::Unix(stream);
+                    connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
+                }
+                Err(error) => rest_after(&error).await,
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
+        let open = self.proxy.metrics.open_connections() + self.proxy.fetcher.tunnels.len() as u64;
+        if open >= self.config.max_connections {
+            self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
+            transport.refuse_for_load().await;
+            return;
+        }
+        self.metrics.connections.add_one();
+        let _open = OpenConnection(&self.metrics);
+        let connection = Connection::new();
+        let patience = Patience {
+            header: self.config.header_timeout,
+            idle: self.config.idle_timeout,
+            body: self.config.body_timeout,
+        };
+        let witness = Witness { refusals: Arc::clone(&self.refusals), peer: peer.ip };
+        let io = ClientIo::new(transport, Arc::clone(&connection), patience, witness);
+        let io = TokioIo::new(io);
+        let service = service_fn(|request| {
+            let present = Present::of(request.headers());
+            let conflict = connection.begin(&request, present);
+            let outlet = connection.outlet();
+            let open = outlet.open();
+            let reply = if conflict {
+                self.refusals.note(Unparsed::Framing, peer.ip, &[]);
+                None
+            } else {
+                Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present))
+            };
+            Answering { connection: &connection, reply, _open: open }
+        });
+        let mut http = http1::Builder::new();
+        http.max_header_size(self.config.max_header_size)
+            .max_headers(self.config.max_headers)
+            .max_buf_size((2 * self.config.max_header_size).max(128 << 10));
+        let mut serving = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
+        let mut ended = std::pin::pin!(connections.end.cancelled());
+        let mut is_told = false;
+        // To be woken at the end.
+        let _ = std::future::poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
+        let outcome = std::future::poll_fn(|cx| {
+            if !is_told && connections.is_ending.load(Ordering::Relaxed) {
+                is_told = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await;
+        if let Err(error) = outcome {
+            debug!("a client's connection ended: {error}");
+        }
+    }
+}
+
+/// A request of a connection that is being answered; `None`: its framing contradicts itself.
+struct Answering<'a> {
+    connection: &'a Arc<Connection>,
+    reply: Option<Reply<'a>>,
+    /// Interim responses to it go out until then.
+    _open: Open<'a>,
+}
+
+impl Future for Answering<'_> {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut response = match &mut this.reply {
+            Some(reply) => ready!(Pin::new(reply).poll(cx)),
+            None => conflicting_framing(),
+        };
+        this.connection.track(&mut response);
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// The connections of a worker, and how they learn that it ends.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: TaskTracker,
+    /// Looked at whenever a connection wakes: to ask `end` each time would take a lock.
+    is_ending: AtomicBool,
+    /// Cancelled once that is set, which wakes all of them.
+    end: CancellationToken,
+}
+
+impl Connections {
+    /// There are no more, and those that there are finish what is under way.
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+        self.end.cancel();
+        self.tasks.close();
+    }
+}
+
+struct OpenConnection<'a>(&'a WorkerMetrics);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connections_closed.add_one();
+    }
+}
+
+/// Out of file descriptors, or the like: to try again at once would only burn the processor.
+pub(crate) async fn rest_after(error: &io::Error) {
+    // Once a minute: at the limit of open files this goes on for as long as clients like.
+    static TOLD: Mutex<Option<Stopwatch>> = Mutex::new(None);
+    let is_due = TOLD.lock().is_none_or(|told| told.elapsed() >= Duration::from_secs(60));
+    if is_due {
+        *TOLD.lock() = Some(Stopwatch::start());
+        warn!("connections are not accepted: {error}; this is told once a minute");
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}

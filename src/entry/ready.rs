@@ -1,0 +1,194 @@
+//! Heads of answers that a worker gives over and over, ready to be sent.
+//!
+//! What a hit's head says changes once a second, with its `Age` and the `ttl` of its `Cache-Status`. To
+//! put the fields together for each hit anew is most of what a hit costs; to copy them is a fraction of
+//! it. So each worker keeps those of the responses that it has just used, as they were made last.
+//!
+//! Whether a response may be used is never decided here: what is kept is found by the stored response
+//! that was looked up, and by nothing else. It can't be another's: while it is kept no other response is at
+//! the same place in memory.
+//!
+//! Bounds: 1,024 heads a thread, each of at most 6 KiB. It keeps the place of its response, 192 bytes, and
+//! nothing else of that. One that is used less often than another in its slot is not kept.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Weak};
+
+use http::header::HeaderMap;
+
+use crate::entry::StoredResponse;
+use crate::rfc9111::timestamp::Timestamp;
+
+/// The heads that a thread keeps.
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 10;
+
+/// The most bytes that a stored response's head takes, key and tags included, whose fields are kept.
+const MAX_WEIGHT: usize = 6 << 10;
+
+/// How often in a row others may be asked for in vain before one of them has the slot.
+const PATIENCE: u8 = 3;
+
+thread_local! {
+    static READY: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One kept head.
+#[derive(Default)]
+struct Slot {
+    /// Whose fields they are.
+    response: Weak<StoredResponse>,
+    /// They hold from the first moment up to the second.
+    from: Timestamp,
+    until: Timestamp,
+    fields: HeaderMap,
+    /// How often another one was asked for since this one was.
+    passed_over: u8,
+}
+
+/// The fields of an answer from `stored` at `now`, which `make` makes, and which depend on nothing but those
+/// two; from one moment to the next only as `Age` and `ttl` do.
+pub fn fields(stored: &Arc<StoredResponse>, now: Timestamp, make: impl FnOnce() -> HeaderMap) -> HeaderMap {
+    READY.with_borrow_mut(|slots| {
+        if slots.is_empty() {
+            slots.resize_with(SLOTS, Slot::default);
+        }
+        let Some(slot) = slots.get_mut(place(stored)) else { return make() };
+        if !std::ptr::eq(slot.response.as_ptr(), Arc::as_ptr(stored)) {
+            slot.pass_over(stored);
+            return make();
+        }
+        slot.passed_over = 0;
+        if !(slot.from <= now && now < slot.until) {
+            slot.fields = make();
+            slot.from = now;
+            slot.until = stored.head.freshness.steady_until(now);
+        }
+        slot.fields.clone()
+    })
+}
+
+impl Slot {
+    /// Notes that `stored` was asked for, which has the slot from now on if this happens often. Its fields
+    /// are kept when it is asked for again.
+    fn pass_over(&mut self, stored: &Arc<StoredResponse>) {
+        self.passed_over += 1;
+        let is_free = self.response.strong_count() == 0;
+        if (is_free || self.passed_over > PATIENCE) && stored.head.weight() <= MAX_WEIGHT {
+            *self = Self { response: Arc::downgrade(stored), ..Self::default() };
+        }
+        self.passed_over = self.passed_over.min(PATIENCE);
+    }
+}
+
+/// Where the fields of `stored` are kept, if they are.
+fn place(stored: &Arc<StoredResponse>) -> usize {
+    let address = Arc::as_ptr(stored).addr() as u64;
+    // What is allocated in a row differs in the middle bits only: all of them have a say in the upper ones.
+    usize::try_from(address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOT_BITS)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use http::header::{AGE, HeaderValue};
+
+    use super::*;
+    use crate::entry::Fields;
+    use crate::entry::tests::sample;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn made(times: &Cell<u32>, stored: &Arc<StoredResponse>, now: Timestamp) -> HeaderMap {
+        fields(stored, now, || {
+            times.set(times.get() + 1);
+            let mut made = stored.head.fields.to_map();
+            made.insert(AGE, HeaderValue::from(stored.head.freshness.age_seconds(now)));
+            made
+        })
+    }
+
+    /// A response with one field more.
+    fn with(name: &'static str, value: &str) -> Arc<StoredResponse> {
+        let mut stored = sample();
+        let mut fields = stored.head.fields.to_map();
+        fields.insert(name, HeaderValue::from_str(value).expect("a value"));
+        stored.head.fields = Fields::new(fields.iter());
+        Arc::new(stored)
+    }
+
+    #[test]
+    fn what_is_asked_for_again_is_made_once_for_each_second_and_always_right() {
+        let (stored, times) = (Arc::new(sample()), Cell::new(0));
+        for millis in (0..5000).chain([4000, 10_000, 0]) {
+            let now = stored.head.response_time().plus_millis(millis);
+            let fields = made(&times, &stored, now);
+            assert_eq!(fields[AGE], stored.head.freshness.age_seconds(now).to_string(), "{millis}");
+        }
+        // Age and ttl each change once a second; then come three jumps, and the first one is not kept yet.
+        assert!(times.get() <= 2 * 6 + 3 + 1, "{} times", times.get());
+    }
+
+    #[test]
+    fn nobody_gets_anothers() {
+        let times = Cell::new(0);
+        let all: Vec<_> = (0..4 * SLOTS).map(|n| with("x-number", &n.to_string())).collect();
+        for round in 0..6 {
+            for (n, stored) in all.iter().enumerate() {
+                assert_eq!(made(&times, stored, NOW.plus_millis(round))["x-number"], n.to_string());
+            }
+        }
+        // Those that were dropped would make room for others at the same addresses.
+        for n in 0..100 {
+            let mut stored = sample();
+            stored.head.freshness.response_time = NOW.plus_millis(n * 1000);
+            let stored = Arc::new(stored);
+            for _ in 0..8 {
+                let now = stored.head.response_time().plus_millis(500);
+                assert_eq!(made(&times, &stored, now)[AGE], stored.head.freshness.age_seconds(now).to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_holds_no_body() {
+        let (stored, times) = (Arc::new(sample()), Cell::new(0));
+        for _ in 0..3 {
+            made(&times, &stored, NOW);
+        }
+        assert_eq!((times.get(), Arc::strong_count(&stored)), (2, 1));
+        // Nor does it stand in the way of the next one.
+        let address = place(&stored);
+        drop(stored);
+        let next = Arc::new(sample());
+        READY.with_borrow_mut(|slots| {
+            slots[address].pass_over(&next);
+            assert!(std::ptr::eq(slots[address].response.as_ptr(), Arc::as_ptr(&next)));
+        });
+    }
+
+    #[test]
+    fn one_that_is_used_stays_and_large_ones_are_not_kept() {
+        let (stored, times) = (Arc::new(sample()), Cell::new(0));
+        for _ in 0..3 {
+            made(&times, &stored, NOW);
+        }
+        assert_eq!(times.replace(0), 2, "for the first time, and to be kept");
+        let rare = Arc::new(sample());
+        READY.with_borrow_mut(|slots| {
+            for _ in 0..100 {
+                slots[place(&stored)].pass_over(&rare);
+                slots[place(&stored)].passed_over = 0;
+            }
+        });
+        made(&times, &stored, NOW);
+        assert_eq!(times.get(), 0);
+
+        let large = with("x-large", &"x".repeat(MAX_WEIGHT));
+        for _ in 0..10 {
+            made(&times, &large, NOW);
+        }
+        assert_eq!(times.get(), 10);
+    }
+}

@@ -1,0 +1,122 @@
+//! The access log: one line a request, written when its response has ended.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use tracing::info;
+
+use crate::base::{Stopwatch, log};
+use crate::respond::ResponseBody;
+use crate::rfc9111::cache_status::CacheStatus;
+use crate::rfc9111::storage::NotStorable;
+use crate::upstream::forwarding::{Peer, Trust};
+
+/// The most bytes of a field's value, and of a target, that a line has.
+const MAX_VALUE: usize = 1024;
+
+/// The number of a request, which its lines have in common. It is made when the first of them is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestId(u128);
+
+impl RequestId {
+    /// One that no other request has.
+    pub(super) fn random() -> Self {
+        Self(fastrand::u128(..))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A line that is being put together.
+#[derive(Debug)]
+pub(super) struct Line {
+    client: Option<IpAddr>,
+    peer: Option<IpAddr>,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    watch: Stopwatch,
+}
+
+impl Line {
+    /// Notes who asked for what, as far as trusted proxies say.
+    pub(super) fn begin(trust: &Trust, peer: &Peer, request: &Request<Incoming>) -> Self {
+        let fields = request.headers();
+        Self {
+            client: trust.client(peer, fields),
+            peer: peer.ip,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            host: fields.get(header::HOST).cloned(),
+            user_agent: fields.get(header::USER_AGENT).cloned(),
+            referer: fields.get(header::REFERER).cloned(),
+            watch: Stopwatch::start(),
+        }
+    }
+
+    /// Has the line written once the response has been sent, or given up.
+    pub(super) fn finish(self, response: Response<ResponseBody>, status: &CacheStatus) -> Response<ResponseBody> {
+        let code = response.status().as_u16();
+        let (cache_status, not_stored) = (status.to_value(None), status.not_stored.map(NotStorable::as_str));
+        // One that failed has one already, which is in the line that says why.
+        let id = response.extensions().get::<RequestId>().copied().unwrap_or_else(RequestId::random);
+        response.map(|body| {
+            body.on_end(move |bytes| {
+                let ip = |ip: Option<IpAddr>| ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_string());
+                let uri = self.uri.to_string();
+                info!(
+                    target: log::ACCESS,
+                    request_id = %id,
+                    client = ip(self.client),
+                    peer = ip(self.peer),
+                    method = %self.method,
+                    host = text(self.host.as_ref()).as_deref(),
+                    uri = &*cut(Cow::Borrowed(&uri)),
+                    status = code,
+                    bytes,
+                    duration_us = u64::try_from(self.watch.elapsed().as_micros()).unwrap_or(u64::MAX),
+                    cache_status = cache_status.to_str().unwrap_or_default(),
+                    not_stored,
+                    user_agent = text(self.user_agent.as_ref()).as_deref(),
+                    referer = text(self.referer.as_ref()).as_deref(),
+                    "request"
+                );
+            })
+        })
+    }
+}
+
+/// A field's value as text. What of it is not UTF-8 is replaced.
+fn text(value: Option<&HeaderValue>) -> Option<Cow<'_, str>> {
+    value.map(|value| cut(String::from_utf8_lossy(value.as_bytes())))
+}
+
+fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.len() <= MAX_VALUE {
+        return text;
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(MAX_VALUE)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_cut_at_a_character() {
+        let long = "é".repeat(MAX_VALUE);
+        let short = cut(Cow::Borrowed(&long));
+        assert!(short.len() <= MAX_VALUE + '…'.len_utf8() && short.ends_with("é…"), "{}", short.len());
+        assert_eq!(cut(Cow::Borrowed("a")), "a");
+    }
+}

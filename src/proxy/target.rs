@@ -1,0 +1,182 @@
+//! Where a request is headed, and whether the cache has a part in it.
+
+use std::borrow::Cow;
+
+use http::header;
+use http::{Method, Request, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+
+use crate::proxy::Rules;
+use crate::proxy::rules::Resolved;
+use crate::respond::{Refusal, refuse};
+use crate::rfc9111::cache_status::Fwd;
+use crate::rfc9111::fields;
+use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
+use crate::rfc9111::present::Present;
+use crate::upstream::forwarding::Original;
+
+/// Where a request is headed, worked out once.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The scheme that the client used.
+    pub scheme: &'static str,
+    /// The key of its URI.
+    pub key: CacheKey,
+    /// What the configuration says of its path.
+    pub rule: &'a Resolved,
+}
+
+impl Target<'_> {
+    /// The host, as it is in the key, and as the origin is told: a spelling of one client's own must
+    /// not come back in a page that others get.
+    pub fn authority(&self) -> &str {
+        self.key.authority().unwrap_or_default()
+    }
+}
+
+/// Makes keys.
+#[derive(Debug)]
+pub struct Keys {
+    /// What the configuration says of some paths.
+    pub rules: Rules,
+    /// `cache.key_prefix`
+    pub prefix: String,
+}
+
+impl Keys {
+    /// Works out where a request is headed, or what is wrong with it.
+    pub fn target(
+        &self,
+        original: &Original,
+        request: &Request<Incoming>,
+        present: Present,
+    ) -> Result<Target<'_>, Refusal> {
+        let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return Err(refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "this server does not answer CONNECT or TRACE",
+            ));
+        }
+        if request.method().as_str() == "PURGE" {
+            return Err(refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "purges are taken on the admin listener, and not here",
+            ));
+        }
+        let is_other = |(n, coding): (usize, &[u8])| n > 0 || !coding.eq_ignore_ascii_case(b"chunked");
+        if present.has(Present::TRANSFER_ENCODING)
+            && fields::members(request.headers(), &header::TRANSFER_ENCODING).enumerate().any(is_other)
+        {
+            return Err(refuse(
+                StatusCode::NOT_IMPLEMENTED,
+                "transfer-coding",
+                "this server knows no transfer coding other than chunked, once",
+            ));
+        }
+        let is_in_form = match request.uri().path() {
+            "*" => *request.method() == Method::OPTIONS,
+            path => path.starts_with('/') || (path.is_empty() && request.uri().scheme().is_some()),
+        };
+        if !is_in_form {
+            return Err(bad("bad-target", "the request's target is neither a path nor a URL"));
+        }
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
+            (Some(host), None) => host.to_str().map_err(|_| bad("bad-host", "the Host field is not a host name"))?,
+            (None, None) if request.version() == Version::HTTP_10 => "",
+            (None, None) => return Err(bad("bad-host", "the request has no Host field")),
+        };
+        // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
+        let host = match request.uri().authority() {
+            Some(authority) => authority.as_str(),
+            None => host,
+        };
+        let host = match &original.host {
+            Some(told) if !told.is_empty() => {
+                told.to_str().map_err(|_| bad("bad-host", "the X-Forwarded-Host field is not a host name"))?
+            }
+            Some(_) | None => host,
+        };
+        let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
+            "".into()
+        } else {
+            normal_authority(host, original.scheme)
+                .ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
+        };
+        let path = request.uri().path();
+        let rule = self.rules.matching(path);
+        let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
+        Ok(Target { scheme: original.scheme, key, rule })
+    }
+
+    /// The key of a URI.
+    pub fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
+        self.key_with(self.rules.matching(path), scheme, authority, path, query)
+    }
+
+    fn key_with(&self, rule: &Resolved, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
+        let rules = &rule.rule.query;
+        let prefix = &self.prefix;
+        match query {
+            Some(query) if !rules.is_empty() => {
+                let query = rules.apply(query);
+                CacheKey::new(KeyParts { prefix, scheme, authority, path, query: query.as_deref() })
+            }
+            query => CacheKey::new(KeyParts { prefix, scheme, authority, path, query }),
+        }
+    }
+}
+
+/// Why a request goes to the origin whatever is stored, if it does.
+pub(super) fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Resolved) -> Option<Fwd> {
+    if rule.rule.bypass {
+        return Some(Fwd::Bypass);
+    }
+    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        return Some(Fwd::Method);
+    }
+    // Content in a GET may change the response, and is no part of the key. Conditions on the
+    // origin's state are for the origin.
+    if !request.body().is_end_stream() || present.has(Present::FOR_THE_ORIGIN) {
+        return Some(Fwd::Request);
+    }
+    None
+}
+
+/// Whether the client asks to change protocols in a way that is passed on. Anything else that it
+/// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
+pub(super) fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
+    present.has(Present::UPGRADE)
+        && *request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
+        // HTTP/2 in clear text would make requests that never pass here again.
+        && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {
+            protocol.to_ascii_lowercase().starts_with(b"h2")
+        })
+}
+
+/// The target as the origin is asked for it on behalf of everybody: without the parameters that the key leaves
+/// out. An application that saw them could repeat them in a page that others get.
+pub(super) fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> {
+    let uri = origin_form(uri);
+    let Some((query, kept)) = uri.query().map(|query| (query, rules.without_ignored(query))) else { return uri };
+    if kept.as_deref() == Some(query) {
+        return uri;
+    }
+    let target = kept.map_or_else(|| uri.path().to_owned(), |kept| format!("{}?{kept}", uri.path()));
+    target.parse().map_or(uri, Cow::Owned)
+}
+
+/// The target as the origin is asked for it.
+pub(super) fn origin_form(uri: &Uri) -> Cow<'_, Uri> {
+    match uri.path_and_query() {
+        Some(target) if uri.authority().is_some() => Cow::Owned(Uri::from(target.clone())),
+        _ => Cow::Borrowed(uri),
+    }
+}

@@ -1,0 +1,117 @@
+//! The memory of bodies that pass: uploads before the origin is asked, responses ahead of their clients.
+//!
+//! * Buffers hold at most half of `server.max_buffered`, and with what fetches hold no more than all of it.
+//! * Each byte is counted until it is freed.
+//! * Past that uploads are refused, and what is read ahead shrinks. No GET is refused because of buffers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::entry::Budget;
+use crate::upstream::Spools;
+
+/// Counts the memory that all passing bodies hold.
+#[derive(Debug)]
+pub struct Buffers {
+    used: AtomicUsize,
+    limit: usize,
+    /// `server.max_buffered`, and what fetches hold of it.
+    total: usize,
+    fills: Arc<Budget>,
+    /// The temporary files.
+    pub spools: Arc<Spools>,
+}
+
+impl Buffers {
+    /// Buffers of half of `total` bytes, beside what is counted in `fills`.
+    pub fn new(total: usize, fills: Arc<Budget>, spools: Arc<Spools>) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), limit: total / 2, total, fills, spools })
+    }
+
+    /// Bytes that are held now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether there is no room for another body.
+    pub fn are_full(&self) -> bool {
+        !self.may_hold(self.used().saturating_add(1))
+    }
+
+    fn may_hold(&self, bytes: usize) -> bool {
+        bytes <= self.limit && bytes.saturating_add(self.fills.held()) <= self.total
+    }
+}
+
+/// Counts the memory that one body holds, and gives it back when dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    buffers: Arc<Buffers>,
+    bytes: usize,
+}
+
+impl Lease {
+    /// A body that holds nothing yet.
+    pub(super) fn new(buffers: &Arc<Buffers>) -> Self {
+        Self { buffers: Arc::clone(buffers), bytes: 0 }
+    }
+
+    /// The buffers that it is a part of.
+    pub(super) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
+    }
+
+    /// Counts `bytes` more in, if there is room.
+    pub(super) fn try_add(&mut self, bytes: usize) -> bool {
+        let before = self.buffers.used.fetch_add(bytes, Ordering::Relaxed);
+        let has_room = self.buffers.may_hold(before.saturating_add(bytes));
+        if has_room {
+            self.bytes += bytes;
+        } else {
+            self.buffers.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// Counts `bytes` more in, whatever the limit: the little that each body needs in any case.
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.buffers.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts `bytes` out.
+    pub(super) fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.buffers.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.release(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_take_half_and_with_fetches_no_more_than_all() {
+        let fills = Budget::new(1000);
+        let buffers = Buffers::new(100, Arc::clone(&fills), Spools::new(std::path::PathBuf::new(), 0));
+        let (mut a, mut b) = (Lease::new(&buffers), Lease::new(&buffers));
+        assert!(a.try_add(30) && b.try_add(20));
+        assert!(!a.try_add(1) && buffers.are_full());
+        a.add(10);
+        assert_eq!(buffers.used(), 60);
+        drop(a);
+        assert_eq!(buffers.used(), 20);
+        fills.add(75);
+        assert!(b.try_add(5));
+        assert!(!b.try_add(1), "fetches hold the rest");
+        drop(b);
+        assert_eq!(buffers.used(), 0);
+    }
+}

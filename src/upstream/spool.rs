@@ -1,0 +1,185 @@
+//! Temporary files for bodies that are too large for memory.
+//!
+//! A file has no name from the moment it is made, so that nothing is left of it whenever the process ends.
+//! Reading and writing are done on the runtime's blocking threads, at most one operation a file at a time.
+//! A full disk, or a directory that can't be written to, is no error of any request: there is no file then.
+//!
+//! * All files together hold at most `server.max_spooled` bytes; a file counts until it is closed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::warn;
+
+use crate::base::Stopwatch;
+
+/// The most bytes that are read from a file at once.
+pub(super) const PIECE: usize = 64 << 10;
+
+/// Pause between two messages that no file can be made or written.
+const SAID: Duration = Duration::from_secs(60);
+
+/// Holds the directory of temporary files, and counts the bytes in all of them.
+#[derive(Debug)]
+pub struct Spools {
+    directory: PathBuf,
+    used: AtomicU64,
+    limit: u64,
+    /// Time of the last logged failure.
+    said: Mutex<Option<Stopwatch>>,
+}
+
+impl Spools {
+    /// Files in `directory` (empty: the system's for such) that together hold at most `limit` bytes.
+    pub fn new(directory: PathBuf, limit: u64) -> Arc<Self> {
+        let directory = if directory.as_os_str().is_empty() { std::env::temp_dir() } else { directory };
+        Arc::new(Self { directory, used: AtomicU64::new(0), limit, said: Mutex::default() })
+    }
+
+    /// Bytes in all files.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn reserve(&self, bytes: u64) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limit {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Makes an empty file; `None` where that can't be done.
+    pub async fn open(self: &Arc<Self>) -> Option<SpoolFile> {
+        if self.limit == 0 {
+            return None;
+        }
+        let directory = self.directory.clone();
+        // It is of mode 0600, and unlinked before anything is written to it.
+        let made = spawn_blocking(move || tempfile::tempfile_in(directory)).await;
+        match made.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(file) => {
+                Some(SpoolFile { file: Some(Arc::new(file)), len: AtomicU64::new(0), spools: Arc::clone(self) })
+            }
+            Err(error) => {
+                self.say(&error);
+                None
+            }
+        }
+    }
+
+    fn say(&self, error: &io::Error) {
+        let mut said = self.said.lock();
+        if said.is_none_or(|at| at.elapsed() >= SAID) {
+            *said = Some(Stopwatch::start());
+            warn!(
+                "a body could not be put into a temporary file in {} (server.spool_dir): {error}; it passes at the pace of the slower side",
+                self.directory.display()
+            );
+        }
+    }
+}
+
+/// A temporary file without a name.
+#[derive(Debug)]
+pub struct SpoolFile {
+    /// There until it is dropped.
+    file: Option<Arc<File>>,
+    /// The bytes that are counted for it: it has never been longer.
+    len: AtomicU64,
+    spools: Arc<Spools>,
+}
+
+impl SpoolFile {
+    /// Writes `pieces` at `at`. `false` where there is no room: what was written before is as it was.
+    pub async fn write(&self, at: u64, pieces: Vec<Bytes>) -> bool {
+        let Some(file) = self.file.clone() else { return false };
+        let end = pieces.iter().fold(at, |end, piece| end + piece.len() as u64);
+        // One task writes.
+        let grows = end.saturating_sub(self.len.load(Ordering::Relaxed));
+        if grows > 0 {
+            if !self.spools.reserve(grows) {
+                return false;
+            }
+            self.len.store(end, Ordering::Relaxed);
+        }
+        let write = move || {
+            let mut at = at;
+            for piece in &pieces {
+                file.write_all_at(piece, at)?;
+                at += piece.len() as u64;
+            }
+            Ok(())
+        };
+        match spawn_blocking(write).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(()) => true,
+            Err(error) => {
+                self.spools.say(&error);
+                false
+            }
+        }
+    }
+
+    /// Begins to read `len` bytes, at most [`PIECE`], at `at`.
+    pub fn read(&self, at: u64, len: u64) -> JoinHandle<io::Result<Bytes>> {
+        let file = self.file.clone();
+        let len = usize::try_from(len).unwrap_or(PIECE).min(PIECE);
+        spawn_blocking(move || {
+            let file = file.ok_or(io::ErrorKind::NotFound)?;
+            let mut bytes = vec![0; len];
+            file.read_exact_at(&mut bytes, at)?;
+            Ok(bytes.into())
+        })
+    }
+}
+
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        self.spools.used.fetch_sub(*self.len.get_mut(), Ordering::Relaxed);
+        // With its last user go its blocks, which takes a while for a large one.
+        if let (Some(file), Ok(runtime)) = (self.file.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(file));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_has_no_name_and_counts_until_it_is_closed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let spools = Spools::new(directory.path().into(), 100);
+        let file = spools.open().await.expect("a file");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 0);
+        assert!(file.write(0, vec![Bytes::from_static(b"01234"), Bytes::from_static(b"56789")]).await);
+        assert!(file.write(5, vec![Bytes::from_static(b"abcde")]).await, "over what is there");
+        assert_eq!(spools.used(), 10);
+        let read = file.read(3, 4).await.expect("no panic").expect("it is read");
+        assert_eq!(&read[..], b"34ab");
+        assert!(!file.write(10, vec![Bytes::from(vec![0; 91])]).await, "past the limit of all");
+        assert!(file.write(10, vec![Bytes::from(vec![0; 90])]).await);
+        let other = spools.open().await.expect("another");
+        assert!(!other.write(0, vec![Bytes::from_static(b"x")]).await);
+        drop(file);
+        assert_eq!(spools.used(), 0);
+        assert!(other.write(0, vec![Bytes::from_static(b"x")]).await);
+    }
+
+    #[tokio::test]
+    async fn there_is_no_file_where_none_can_be_made() {
+        assert!(Spools::new("/nowhere/at/all".into(), 100).open().await.is_none());
+        assert!(Spools::new(PathBuf::new(), 0).open().await.is_none());
+    }
+}

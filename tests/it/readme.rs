@@ -1,0 +1,376 @@
+//! What the documentation tells a reader to type is run as it stands there, and what it prints is compared.
+//!
+//! The commands of README.md form one story: the same directory, the same ports, jobs as a shell numbers them.
+//! `…` in an output stands for what varies; the numbers of `ttl` and `age` are not compared. Every command is
+//! run, or is in [`NOT_RUN`] with the reason.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Client, eventually};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const README: &str = "README.md";
+const PAGES: [&str; 3] = [README, "docs/reference.md", "docs/performance.md"];
+
+/// Commands that this test does not run, and why.
+const NOT_RUN: [(&str, &str); 17] = [
+    ("make demo", "builds with cargo; `make test` runs the demo"),
+    ("cargo build --release --locked", "builds with cargo"),
+    ("export PATH=\"$PWD/target/release:$PATH\"", "the test puts the binary under test there"),
+    ("export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…", "sets a reader's own secrets"),
+    (
+        "larder --set durable.url=s3://my-bucket/any/prefix --set durable.region=eu-central-1",
+        "needs the network and a bucket; tests/it/s3.rs has a bucket",
+    ),
+    ("make test", "runs cargo, and this test"),
+    ("make conformance", "needs the network, for node's packages"),
+    ("make check", "runs cargo, and this test"),
+    ("make bench", "runs cargo, and measures for minutes"),
+    ("make instructions", "builds with cargo, and needs valgrind"),
+    ("make large", "builds with cargo; `make test` runs it"),
+    ("bench/crowds.py --larder target/release/larder", "measures the release binary for minutes"),
+    ("bench/durable.py --larder target/release/larder", "measures the release binary for minutes"),
+    ("bench/scale.py --larder target/release/larder", "measures the release binary for minutes"),
+    ("nginx", "its configuration needs nginx and a certificate"),
+    ("caddy", "its configuration needs Caddy and a name in the DNS"),
+    ("text", "a diagram"),
+];
+
+/// What stands between two fences.
+struct Block {
+    page: &'static str,
+    line: usize,
+    language: String,
+    lines: Vec<String>,
+}
+
+impl Block {
+    fn text(&self) -> String {
+        self.lines.join("\n") + "\n"
+    }
+
+    /// The file that its first line names, as in `# app.py`.
+    fn file_name(&self) -> Option<&str> {
+        let name = self.lines.first()?.strip_prefix("# ")?;
+        let extension = Path::new(name).extension()?.to_str()?;
+        (["py", "toml"].contains(&extension) && !name.contains(' ')).then_some(name)
+    }
+
+    /// Its commands, each with the output that follows it; a block of `sh` shows none.
+    fn commands(&self) -> Vec<(String, Option<Vec<String>>)> {
+        let mut commands: Vec<(String, Option<Vec<String>>)> = Vec::new();
+        for line in &self.lines {
+            match (self.language.as_str(), line.strip_prefix("$ ")) {
+                ("console", Some(command)) => commands.push((without_comment(command), Some(Vec::new()))),
+                ("console", None) => {
+                    let (_, output) = commands.last_mut().expect("a console block begins with a command");
+                    output.as_mut().expect("a console block has outputs").push(line.clone());
+                }
+                _ if line.trim().is_empty() || line.starts_with('#') => {}
+                _ => commands.push((without_comment(line), None)),
+            }
+        }
+        commands
+    }
+}
+
+fn without_comment(command: &str) -> String {
+    command.split(" #").next().expect("there is a first part").trim().to_owned()
+}
+
+fn read(page: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join(page)).expect("the page is there")
+}
+
+fn blocks(page: &'static str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (number, line) in read(page).lines().enumerate() {
+        match (line.strip_prefix("```"), open) {
+            (Some(language), false) => {
+                blocks.push(Block { page, line: number + 1, language: language.to_owned(), lines: Vec::new() });
+                open = true;
+            }
+            (Some(_), true) => open = false,
+            (None, true) => blocks.last_mut().expect("it was opened").lines.push(line.to_owned()),
+            (None, false) => {}
+        }
+    }
+    assert!(!open, "{page}: a block is not closed");
+    blocks
+}
+
+fn is_listed(what: &str) -> bool {
+    NOT_RUN.iter().any(|(listed, _)| *listed == what)
+}
+
+/// The line with what varies from run to run made the same.
+fn plain(line: &str) -> String {
+    let mut plain = line.trim_end().to_owned();
+    for name in ["ttl=", "age: "] {
+        if let Some((before, after)) = plain.split_once(name) {
+            plain = format!("{before}{name}N{}", after.trim_start_matches(|c: char| c.is_ascii_digit()));
+        }
+    }
+    plain
+}
+
+/// Whether `line` is `pattern`, in which `…` stands for any characters.
+fn line_matches(pattern: &str, line: &str) -> bool {
+    match pattern.split_once('…') {
+        None => pattern == line,
+        Some((start, rest)) => line.strip_prefix(start).is_some_and(|line| {
+            line.char_indices().map(|(at, _)| at).chain([line.len()]).any(|at| line_matches(rest, &line[at..]))
+        }),
+    }
+}
+
+/// Whether `lines` are `patterns`, in which a line `…` stands for any lines.
+fn output_matches(patterns: &[String], lines: &[String]) -> bool {
+    match patterns.split_first() {
+        None => lines.is_empty(),
+        Some((any, rest)) if any == "…" => (0..=lines.len()).any(|skipped| output_matches(rest, &lines[skipped..])),
+        Some((pattern, rest)) => lines
+            .split_first()
+            .is_some_and(|(line, others)| line_matches(pattern, line) && output_matches(rest, others)),
+    }
+}
+
+/// A reader's shell: a directory, ports of its own in place of those in the text, and jobs.
+struct Shell {
+    directory: tempfile::TempDir,
+    path: String,
+    ports: [(&'static str, u16); 3],
+    jobs: BTreeMap<usize, (String, Child)>,
+}
+
+impl Shell {
+    /// `None` where Flask is not installed.
+    fn new() -> Option<Self> {
+        let Some(gunicorn) = std::env::var_os("LARDER_TEST_GUNICORN").map(PathBuf::from) else {
+            eprintln!("LARDER_TEST_GUNICORN does not name gunicorn; `make test` sets it");
+            return None;
+        };
+        let held = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [app, public, admin] = held.each_ref().map(|held| held.local_addr().expect("an address").port());
+        let larder = Path::new(env!("CARGO_BIN_EXE_larder")).parent().expect("it is in a directory");
+        let python = gunicorn.parent().expect("it is in a directory");
+        Some(Self {
+            directory: tempfile::tempdir().expect("a directory"),
+            path: format!("{}:{}:/usr/local/bin:/usr/bin:/bin", larder.display(), python.display()),
+            ports: [("5000", app), ("8080", public), ("9090", admin)],
+            jobs: BTreeMap::new(),
+        })
+    }
+
+    fn port(&self, of: &str) -> u16 {
+        self.ports.iter().find(|(written, _)| *written == of).expect("it is one of three").1
+    }
+
+    fn address(&self, of: &str) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.port(of)).into()
+    }
+
+    /// The text with the ports that are written in it replaced by free ones.
+    fn with_ports(&self, text: &str) -> String {
+        self.ports.iter().fold(text.to_owned(), |text, (written, port)| {
+            text.replace(&format!("127.0.0.1:{written}"), &format!("127.0.0.1:{port}"))
+                .replace(&format!("--port {written}"), &format!("--port {port}"))
+        })
+    }
+
+    fn save(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, self.with_ports(text)).expect("it is written");
+        path
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .current_dir(self.directory.path())
+            .env_clear()
+            .env("PATH", &self.path)
+            .env("HOME", self.directory.path())
+            .env("LANG", "C.UTF-8")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            // The defaults, on ports that are free.
+            .env("LARDER_SERVER__LISTEN", self.address("8080").to_string())
+            .env("LARDER_ADMIN__LISTEN", self.address("9090").to_string())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of the text; gives back what it printed.
+    fn run(&mut self, text: &str, at: &str) -> Vec<String> {
+        let script = self.with_ports(text);
+        if let Some(script) = script.strip_suffix(" &") {
+            self.start(script, at);
+            return Vec::new();
+        }
+        if let Some(number) = text.strip_prefix("kill %").and_then(|rest| rest.split_once("; wait %")?.1.parse().ok()) {
+            assert_eq!(text, format!("kill %{number}; wait %{number}"), "{at}");
+            self.stop(number, at);
+            return Vec::new();
+        }
+        let ran = self.command(&script).output().expect("a shell is there");
+        let told = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{at}: `{text}` ended with {}:\n{told}\n{errors}", ran.status);
+        told.lines().map(plain).collect()
+    }
+
+    /// Starts a job and waits until it serves.
+    fn start(&mut self, script: &str, at: &str) {
+        let number = self.jobs.last_key_value().map_or(1, |(last, _)| last + 1);
+        let log = std::fs::File::create(self.directory.path().join(format!("job-{number}.log"))).expect("a file");
+        let mut child = self
+            .command(&format!("exec {script}"))
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log)
+            .spawn()
+            .expect("a shell is there");
+        let name = script.split(' ').next().expect("a word").to_owned();
+        let (app, admin) = (self.address("5000"), self.address("9090"));
+        eventually(&format!("{at}: `{script}` serves"), || {
+            let ended = child.try_wait().expect("it is ours");
+            assert!(ended.is_none(), "{at}: `{script}` ended:\n{}", self.log(number));
+            match name.as_str() {
+                "flask" => std::net::TcpStream::connect(app).is_ok(),
+                "larder" => {
+                    std::net::TcpStream::connect(admin).is_ok()
+                        && Client::connect(admin).get("/readyz", "Host: localhost").status() == 200
+                }
+                _ => panic!("{at}: nobody knows when {name} serves"),
+            }
+        });
+        self.jobs.insert(number, (name, child));
+    }
+
+    fn log(&self, number: usize) -> String {
+        std::fs::read_to_string(self.directory.path().join(format!("job-{number}.log"))).unwrap_or_default()
+    }
+
+    fn stop(&mut self, number: usize, at: &str) {
+        let (name, mut child) = self.jobs.remove(&number).unwrap_or_else(|| panic!("{at}: there is no job {number}"));
+        let sent = Command::new("kill").arg(child.id().to_string()).status().expect("kill is there");
+        assert!(sent.success(), "{at}");
+        let ended = child.wait().expect("it is ours");
+        assert!(name != "larder" || ended.success(), "{at}: Larder ended with {ended}:\n{}", self.log(number));
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        for (_, child) in self.jobs.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_does_what_it_says() {
+    let Some(mut shell) = Shell::new() else { return };
+    let mut modules = Vec::new();
+    for block in PAGES.into_iter().flat_map(blocks) {
+        let at = format!("{}:{}", block.page, block.line);
+        match block.language.as_str() {
+            "python" | "toml" => {
+                if let Some(name) = block.file_name() {
+                    shell.save(name, &block.text());
+                    modules.extend(name.strip_suffix(".py").map(str::to_owned));
+                } else {
+                    assert_eq!(block.language, "toml", "{at}: the first line of a Python block names its file");
+                }
+            }
+            "sh" | "console" => {
+                for (command, output) in block.commands() {
+                    if is_listed(&command) {
+                        continue;
+                    }
+                    let told = shell.run(&command, &at);
+                    let Some(output) = output else { continue };
+                    let expected: Vec<_> = output.iter().map(|line| plain(&shell.with_ports(line))).collect();
+                    assert!(
+                        output_matches(&expected, &told),
+                        "{at}: `{command}` prints\n{}\nand not\n{}",
+                        told.join("\n"),
+                        expected.join("\n")
+                    );
+                }
+            }
+            other => assert!(is_listed(other), "{at}: a block of {other:?} is neither run nor listed"),
+        }
+    }
+    for module in modules {
+        shell.run(&format!("python3 -c 'import {module}'"), &module);
+    }
+}
+
+#[test]
+fn every_configuration_of_the_readme_is_sound() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for block in PAGES.into_iter().flat_map(blocks).filter(|block| block.language == "toml") {
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, block.text()).expect("it is written");
+        let checked = Command::new(env!("CARGO_BIN_EXE_larder"))
+            .env_clear()
+            .arg("check")
+            .arg("--config")
+            .arg(&file)
+            .output()
+            .expect("it runs");
+        let told = String::from_utf8_lossy(&checked.stderr);
+        assert_eq!(String::from_utf8_lossy(&checked.stdout), "ok\n", "{}:{}: {told}", block.page, block.line);
+    }
+}
+
+#[test]
+fn what_is_not_run_is_in_the_readme() {
+    let mut written: Vec<String> = Vec::new();
+    for block in PAGES.into_iter().flat_map(blocks) {
+        if ["sh", "console"].contains(&block.language.as_str()) {
+            written.extend(block.commands().into_iter().map(|(command, _)| command));
+        }
+        written.push(block.language);
+    }
+    for (listed, reason) in NOT_RUN {
+        assert!(written.iter().any(|written| written == listed), "{listed:?} ({reason}) is in no page any more");
+    }
+}
+
+#[test]
+fn the_readme_names_the_rust_that_it_needs() {
+    let needed = concat!("Rust ", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(read(README).contains(needed), "{needed}");
+}
+
+/// The name that a heading has in a link.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    for page in PAGES {
+        let from = Path::new(ROOT).join(page);
+        for target in read(page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, wanted) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { from.clone() } else { from.with_file_name("").join(file) };
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{page}: {target}: {error}"));
+            let headings = text.lines().filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#').trim()));
+            assert!(
+                wanted.is_empty() || headings.map(anchor).any(|heading| heading == wanted),
+                "{page}: {target}: there is no such heading"
+            );
+        }
+    }
+}
