@@ -33,7 +33,7 @@ impl Fetch {
             .await
         {
             Found::Response(found) if found.head.parts().is_some() => {
-                let Some(part) = self.whole_from_durable(*found).await else { return None };
+                let part = self.whole_from_durable(*found).await?;
                 self.fetcher.store.promote(&part, None);
                 if !self.order.is_answered_by(&part.head, part.len()) {
                     self.order.held.fwd = Fwd::Partial;

@@ -146,14 +146,14 @@ impl Fetch {
         {
             return fetched;
         }
-        self.from_origin().await
+        self.ask_the_origin().await
     }
 
     /// Fetches from the origin for a client that waits for nobody.
     pub(super) async fn alone(&mut self) -> Fetched {
         self.drop_covered();
         if self.order.held.validate.is_some() {
-            return Box::pin(self.from_origin()).await;
+            return Box::pin(self.ask_the_origin()).await;
         }
         self.ask(Wish::AsAsked).await
     }
@@ -184,7 +184,7 @@ impl Fetch {
     }
 
     /// Asks the origin: with the validators of a stored response, for what is missing of a part, or for the whole.
-    pub(super) async fn from_origin(&mut self) -> Fetched {
+    pub(super) async fn ask_the_origin(&mut self) -> Fetched {
         let (fetcher, held) = (&self.fetcher, &self.order.held);
         if let Some(stored) = &held.validate {
             // Asks for the whole at once where recent validations came to nothing.

@@ -1,6 +1,6 @@
 //! What all fetches share: both tiers, the origin, the flights under way, what is remembered of keys, and limits.
 //!
-//! A [`Fetch`](super::fetch::Fetch) is one fetch; it is begun here.
+//! A [`Fetch`] is one fetch; it is begun here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,7 +273,7 @@ impl Fetcher {
         self.tasks.spawn(async move {
             let Ok(_permit) = this.limits.unattended.try_acquire() else { return };
             let mut fetch = Box::new(fetch);
-            if let Fetched::Shared(shared, _) = &fetch.from_origin().await {
+            if let Fetched::Shared(shared, _) = &fetch.ask_the_origin().await {
                 this.memories.validated.remember(hash, shared.head().response_time(), this.clock.now());
             }
         });

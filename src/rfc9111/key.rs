@@ -101,7 +101,7 @@ impl CacheKey {
         take_part(rest).map(|(authority, _)| authority)
     }
 
-    /// Whether the key is one for several queries at once (see [`crate::fetch::searches`]): only those hold a NUL.
+    /// Whether the key is one for several queries at once (No-Vary-Search): only those hold a NUL.
     pub fn is_searched(&self) -> bool {
         self.parts().is_some_and(|parts| parts.query.is_some_and(|query| query.contains('\0')))
     }

@@ -60,7 +60,7 @@ pub(crate) const EITHER: &str = "*";
 pub enum Target {
     /// All that is stored under the key with this hash: every variant.
     Url(u128),
-    /// Every URL that begins with this: scheme ([`EITHER`] for whichever), authority, path and query as they
+    /// Every URL that begins with this: scheme (`EITHER` for whichever), authority, path and query as they
     /// are in keys; or a path, of whatever authority.
     Prefix(String),
     /// All that has this tag, to the byte.
