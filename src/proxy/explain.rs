@@ -12,7 +12,7 @@ use super::purge::Url;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
 use crate::fetch::{Behind, Decision, Inquiry, Pass, Use, with_nothing, with_stored, without_looking};
 use crate::proxy::rules::Resolved;
-use crate::respond::not_cached;
+use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::freshness::{Freshness, LifetimeSource, StaleUse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
@@ -331,8 +331,8 @@ fn status_of(
     now: Timestamp,
 ) -> CacheStatus {
     match decision {
-        Decision::NotCached => not_cached().0,
-        Decision::Fetch(_) if only_if_cached => not_cached().0,
+        Decision::NotCached => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(_) if only_if_cached => Refusal::OnlyIfCached.answer().0,
         Decision::Fetch(fwd) | Decision::Pass(fwd) => CacheStatus::forward(fwd),
         Decision::Answer(..) => match found {
             Some((tier, freshness)) => CacheStatus::hit(tier, freshness.remaining(now)),

@@ -14,9 +14,7 @@ use super::request::asked;
 use super::{Proxy, tunnel};
 use crate::fetch::{Fetch, Holdings, Order, clean_response};
 use crate::proxy::target::{Target, origin_form};
-use crate::respond::{
-    Answer, ClientRequest, ResponseBody, add_age, overloaded, passed, refuse_body, refused, unanswered,
-};
+use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, passed, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::{Exchange, NotStorable};
@@ -114,16 +112,16 @@ impl Proxy {
         let (transfer, buffers) = (&target.rule.transfer, self.fetcher.origin.upstream.buffers());
         let mut body = match RequestBody::client(body, self.upload_limits, transfer) {
             Ok(body) => body,
-            Err(fault) => return refused(&refuse_body(fault)),
+            Err(fault) => return Refusal::Body(fault).answer(),
         };
         if matches!(body, RequestBody::Sending(_)) && transfer.buffer_request > 0 {
             if buffers.are_full() {
-                return overloaded();
+                return Refusal::Overloaded.answer();
             }
             // On the heap, and gone before the origin is asked.
             body = match Box::pin(body.take_in(transfer, buffers)).await {
                 Ok(body) => body,
-                Err(fault) => return refused(&refuse_body(fault)),
+                Err(fault) => return Refusal::Body(fault).answer(),
             };
         }
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());

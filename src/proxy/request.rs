@@ -28,7 +28,7 @@ use crate::fetch::{
     Asked, Behind, Decision, Fetcher, Holdings, Inquiry, Joined, Looked, Order, Pass, Sharing, Terms, is_passed_on,
     sharing, with_nothing, with_stored, without_looking,
 };
-use crate::respond::{Answer, ClientRequest, LOOP, Label, hit, not_cached, options, overloaded, refused};
+use crate::respond::{Answer, ClientRequest, Label, Refusal, hit, options};
 use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Fwd, Handling};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -109,11 +109,11 @@ impl Proxy {
         };
         let access = if self.access_log { Some(self.begin_line(client.peer(), &request)) } else { None };
         if present.has(Present::VIA) && self.fetcher.origin.signature.is_in(request.headers()) {
-            return Reply::new(worker, client, access, self.labelled(refused(&LOOP), None));
+            return Reply::new(worker, client, access, self.labelled(Refusal::Loop.answer(), None));
         }
         let step = match self.keys.target(&original, &request, present) {
             Ok(target) => self.answer(client, target, request, present),
-            Err(refusal) => self.labelled(refused(&refusal), None),
+            Err(refusal) => self.labelled(refusal.answer(), None),
         };
         Reply::new(worker, client, access, step)
     }
@@ -190,7 +190,7 @@ impl Proxy {
                 }
                 self.hit(ClientRequest::noted(&request, present), stored, now, &target)
             }
-            (Decision::NotCached, _) => self.labelled(not_cached(), Some(&target)),
+            (Decision::NotCached, _) => self.labelled(Refusal::OnlyIfCached.answer(), Some(&target)),
             (Decision::Fetch(fwd), found) => {
                 let stored = if let Lookup::Found(stored) = found { Some(stored) } else { None };
                 self.fetch(caller, target, request, present, Missed { fwd, stored, key, directives, now })
@@ -263,7 +263,7 @@ impl Proxy {
         missed: Missed,
     ) -> Step<'a> {
         if self.fetcher.limits.are_overloaded() {
-            return self.labelled(overloaded(), Some(&target));
+            return self.labelled(Refusal::Overloaded.answer(), Some(&target));
         }
         let Missed { fwd, stored, key, directives, now } = missed;
         let looked_up = key.as_deref().unwrap_or(&target.key);
@@ -385,7 +385,7 @@ impl Proxy {
                 order.ask_for_the_whole();
                 self.fly(request, order).await
             }
-            Sharing::Alone if order.asked.directives.only_if_cached => not_cached(),
+            Sharing::Alone if order.asked.directives.only_if_cached => Refusal::OnlyIfCached.answer(),
             Sharing::Alone => {
                 if *request.method() != Method::GET {
                     let held = &mut order.held;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tokio::sync::oneshot;
 
 use super::Proxy;
@@ -16,7 +16,7 @@ use crate::fetch::{
     Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Selection, Shared, SharedResponse, Source,
 };
 use crate::respond::{
-    Answer, ClientRequest, Multipart, Part, ResponseBody, add_age, answer_head, build, failed, refuse, unanswered,
+    Answer, ClientRequest, Multipart, Part, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
 };
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{Reuse, Why};
@@ -79,10 +79,7 @@ impl Proxy {
                 Box::pin(self.alone(request, asked)).await
             }
             Ok(fetched) => self.answer_fetched(ClientRequest::of(request), fetched),
-            Err(_) => failed(
-                &refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"),
-                Fwd::Miss,
-            ),
+            Err(_) => Refusal::RequestLost.failed(Fwd::Miss),
         }
     }
 
@@ -248,7 +245,7 @@ impl Proxy {
             Fetched::Shared(shared, ForLeader { cookies, reader })
             | Fetched::Own(shared, ForLeader { cookies, reader }) => {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
-                    return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
+                    return Refusal::ResponseLost.failed(Fwd::Miss);
                 };
                 // In place of any that are stored.
                 for name in cookies.keys() {
@@ -267,9 +264,7 @@ impl Proxy {
             }
             Fetched::Failed(error, fwd) => unanswered(&error, fwd),
             // Those go through `answer_found`.
-            Fetched::Apart(..) => {
-                failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss)
-            }
+            Fetched::Apart(..) => Refusal::ResponseLost.failed(Fwd::Miss),
         }
     }
 
