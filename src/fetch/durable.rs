@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{Span, warn};
 
 use super::body::fill_from_durable;
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
@@ -102,7 +102,7 @@ impl Fetch {
                 let shared = Arc::new(Shared { response, source });
                 self.publish(&shared);
                 let (this, lease) = (Arc::clone(&self.fetcher), self.lease.take());
-                self.fetcher.tasks.spawn(async move {
+                self.fetcher.spawn(Span::current(), async move {
                     let key = head.key.clone();
                     let keep = |body| {
                         let stored = Arc::new(StoredResponse::new(Arc::unwrap_or_clone(head), body));
@@ -111,7 +111,10 @@ impl Fetch {
                     };
                     if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
                         // Whoever asks again gets it from the origin.
-                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
+                        warn!(
+                            url = key.to_url(),
+                            "a body from the durable tier broke off, and is deleted there: {error}"
+                        );
                         this.store.discard(&key, None);
                     }
                     drop(lease);
@@ -170,7 +173,10 @@ impl Fetch {
                 match fill_from_durable(self.fetcher.limits.start_fill(Some(len)), first, reader, keep).await {
                     Ok(()) => whole,
                     Err(error) => {
-                        warn!("a body from the durable tier broke off, and is deleted there: {error}");
+                        warn!(
+                            url = self.order.asked.exact.to_url(),
+                            "a body from the durable tier broke off, and is deleted there: {error}"
+                        );
                         self.fetcher.store.discard(&self.order.asked.exact, None);
                         None
                     }

@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap};
 use http::{Method, Response};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{Instrument as _, Span, debug, debug_span};
 
 use super::decide;
 use super::fetch::{Fetch, Fetched};
@@ -28,7 +28,7 @@ use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{date, fields};
 use crate::store::{Durability, MemoryConfig, Opening, Store};
 use crate::upstream::forwarding::{Onward, Peer, Signature};
-use crate::upstream::{OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
+use crate::upstream::{Errand, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
 /// The origin, and what it is told of this server.
 #[derive(Debug)]
@@ -197,7 +197,8 @@ impl Fetcher {
     /// its head has come, it goes on among at most [`MAX_UNATTENDED`].
     pub(crate) fn launch(self: &Arc<Self>, order: Order, lease: Lease, leader: Option<oneshot::Sender<Fetched>>) {
         let this = Arc::clone(self);
-        self.tasks.spawn(async move {
+        let span = span_of(&order);
+        self.spawn(span, async move {
             let watch = lease.watch();
             let mut fetch = Box::new(Fetch::begin(&this, order, Some(lease)));
             let fetched = tokio::select! {
@@ -217,6 +218,15 @@ impl Fetcher {
                 let _ = leader.send(fetched);
             }
         });
+    }
+
+    /// Spawns a task of a fetch within its span. Costs nothing more where the level is off.
+    pub(super) fn spawn(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
+        if span.is_disabled() {
+            self.tasks.spawn(task);
+        } else {
+            self.tasks.spawn(task.instrument(span));
+        }
     }
 
     /// Waits until nobody waits for a flight, and too many are such already.
@@ -270,7 +280,8 @@ impl Fetcher {
         // Held until what came is stored: who asks meanwhile begins no other.
         fetch.lease = Some(lease);
         let this = Arc::clone(self);
-        self.tasks.spawn(async move {
+        let span = span_of(&fetch.order);
+        self.spawn(span, async move {
             let Ok(_permit) = this.limits.unattended.try_acquire() else { return };
             let mut fetch = Box::new(fetch);
             if let Fetched::Shared(shared, _) = &fetch.ask_the_origin().await {
@@ -364,6 +375,13 @@ impl Fetcher {
         self.store.name_body(&mut head, body.len());
         StoredResponse::new(head, body)
     }
+}
+
+/// Begins the span of a fetch, where the level is on: it names the request that began it.
+fn span_of(order: &Order) -> Span {
+    let asked = &order.asked;
+    let authority = asked.exact.authority().unwrap_or_default();
+    debug_span!("fetch", host = authority, path = asked.uri.path(), background = order.errand == Errand::Background)
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
+use tracing::Span;
 
 use super::body::{Incoming, fill_from_origin};
 use super::decide::HeadDecision;
@@ -276,7 +277,7 @@ impl Fetch {
         let shared = Arc::new(Shared { response, source });
         self.publish(&shared);
         let (this, lease) = (Arc::clone(&self.fetcher), self.lease.take());
-        self.fetcher.tasks.spawn(async move {
+        self.fetcher.spawn(Span::current(), async move {
             let kept = |body: Body| {
                 if !head.is_of_length(body.len()) {
                     return body;

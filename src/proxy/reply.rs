@@ -5,6 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use http::Response;
 
+use tracing::{Instrument as _, Span, debug};
+
 use super::client::Client;
 use crate::base::WorkerMetrics;
 use crate::proxy::access::Line;
@@ -32,9 +34,19 @@ impl<'a> Step<'a> {
         Self::Answered(Some(answer))
     }
 
-    /// One that is waited for, on the heap.
-    pub(super) fn waits(answer: impl Future<Output = Answer> + Send + 'a) -> Self {
-        Self::Waits(Box::pin(answer))
+    /// One that is waited for, on the heap, within the request's span. Costs nothing more where the level is off.
+    pub(super) fn waits(span: Span, answer: impl Future<Output = Answer> + Send + 'a) -> Self {
+        if span.is_disabled() {
+            return Self::Waits(Box::pin(answer));
+        }
+        let record = span.clone();
+        let answered = async move {
+            let answer = answer.await;
+            record.record("cache_status", answer.0.to_value(None).to_str().unwrap_or_default());
+            debug!(status = answer.1.status().as_u16(), "answered");
+            answer
+        };
+        Self::Waits(Box::pin(answered.instrument(span)))
     }
 }
 

@@ -14,8 +14,10 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request};
 use tokio_util::task::TaskTracker;
+use tracing::field::Empty;
+use tracing::{Span, debug_span};
 
-use super::access::Line;
+use super::access::{Line, RequestId};
 use super::client::{Client, informational};
 use super::failures::Failures;
 use super::forward::Passed;
@@ -169,7 +171,8 @@ impl Proxy {
         present: Present,
     ) -> Step<'a> {
         if is_upgrade(&request, present) {
-            return Step::waits(async move {
+            let span = span_of(&request, &target);
+            return Step::waits(span, async move {
                 let mut answer = self.tunnel(caller, &target, request).await;
                 self.label_answer(&mut answer, Some(&target));
                 answer
@@ -245,8 +248,9 @@ impl Proxy {
         {
             return self.labelled(answer, Some(&target));
         }
+        let span = span_of(&request, &target);
         let (request, body) = request.into_parts();
-        Step::waits(async move {
+        Step::waits(span, async move {
             let mut answer = self.forward(caller, &target, &request, body, fwd).await;
             self.label_answer(&mut answer, Some(&target));
             answer
@@ -271,12 +275,13 @@ impl Proxy {
             self.fetcher.memories.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now);
         let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content: false };
         let may_be_durable = || self.fetcher.store.may_be_durable(&target.key);
+        let span = span_of(&request, &target);
         if is_passed_on(inquiry, &directives, pass, stored.is_some(), may_be_durable) {
             let (mut request, _) = request.into_parts();
             if let Cow::Owned(asked) = shared_form(&request.uri, &target.rule.rule.query) {
                 request.uri = asked;
             }
-            return Step::waits(async move {
+            return Step::waits(span, async move {
                 let since = Passed { fwd, now, is_noted: lasts };
                 let mut answer = self.pass_on(caller, &target, key.as_deref(), &request, since).await;
                 self.label_answer(&mut answer, Some(&target));
@@ -292,7 +297,7 @@ impl Proxy {
         }
         let asked = asked(caller, &target, &request, directives, key.map(|key| *key));
         let order = Order::new(Arc::new(asked), held, informational(caller, request.version()));
-        Step::waits(async move {
+        Step::waits(span, async move {
             let mut answer = self.fetch_order(&request, order, pass).await;
             self.label_answer(&mut answer, Some(&target));
             answer
@@ -430,6 +435,18 @@ impl Proxy {
             self.fetcher.launch(Order::new(Arc::new(asked), held, None).in_background(), lease, None);
         }
     }
+}
+
+/// Begins the span of a request that waits, where the level is on: every line below names the request.
+fn span_of<B>(request: &Request<B>, target: &Target<'_>) -> Span {
+    debug_span!(
+        "request",
+        id = %RequestId::random(),
+        method = %request.method(),
+        host = target.authority(),
+        path = request.uri().path(),
+        cache_status = Empty,
+    )
 }
 
 /// Draws the lot of a validation that is due with some probability.
