@@ -1,0 +1,4 @@
+//! The life of a request: its key, its rules, and how its answer is explained.
+
+mod explain;
+mod keys;
