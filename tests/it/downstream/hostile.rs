@@ -88,9 +88,7 @@ fn http_1_0_is_served() {
     });
     let larder = Larder::new(&origin, "");
     for _ in 0..2 {
-        let mut client = larder.client();
-        client.raw("GET /a HTTP/1.0\r\n\r\n");
-        let answer = client.answer();
+        let answer = larder.send_raw("GET /a HTTP/1.0\r\n\r\n");
         assert_eq!((answer.status(), answer.text().as_str(), answer.get("transfer-encoding")), (200, "hello", None));
     }
     assert_eq!(origin.count(), 1);
@@ -135,9 +133,7 @@ fn the_public_listener_says_what_it_takes_instead_of_what_it_does_not() {
     let origin = Origin::cacheable();
     let larder = Larder::new(&origin, "");
     for line in ["CONNECT a:80", "TRACE /", "PURGE /"] {
-        let mut client = larder.client();
-        client.raw(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let answer = client.answer();
+        let answer = larder.send_raw(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(answer.status(), 405, "{line}");
         let allow = answer.get("allow").expect("RFC 9110 15.5.6");
         assert!(allow.contains("GET") && !allow.contains(line.split(' ').next().unwrap()), "{allow}");

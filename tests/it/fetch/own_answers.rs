@@ -80,12 +80,11 @@ fn ones_own_answer_does_not_keep_a_crowd_from_sharing() {
             held.wait();
             answer(own, "Cache-Control: max-age=60", seen, reply);
         });
-        let address = larder.address;
-        let crowd = std::thread::spawn(move || at_once(20, move |_| Client::connect(address).get("/a", "").text()));
+        let crowd = larder.crowd(20, "/a");
         before.requests.wait_for(2);
-        eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 19);
+        larder.wait_for_waiting(19);
         gate.open();
-        assert!(crowd.join().unwrap().iter().all(|text| text == "page"), "{own:?}");
+        assert!(crowd.join().unwrap().iter().all(|answer| answer.text() == "page"), "{own:?}");
         assert_eq!(before.count(), 2, "{own:?}: one for the crowd");
     }
 }
@@ -104,11 +103,11 @@ fn a_leader_with_an_answer_of_its_own_hands_over_to_one_of_those_who_wait() {
         let address = larder.address;
         let leader = std::thread::spawn(move || Client::connect(address).get("/a", own.0).text());
         origin.requests.wait_for(1);
-        let crowd = std::thread::spawn(move || at_once(20, move |_| Client::connect(address).get("/a", "").text()));
-        eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 21);
+        let crowd = larder.crowd(20, "/a");
+        larder.wait_for_waiting(21);
         gate.open();
         assert_eq!(leader.join().unwrap(), "own");
-        assert!(crowd.join().unwrap().iter().all(|text| text == "page"), "{own:?}");
+        assert!(crowd.join().unwrap().iter().all(|answer| answer.text() == "page"), "{own:?}");
         assert_eq!(origin.count(), 2, "{own:?}: one for the leader, one for all others");
     }
 }
@@ -126,11 +125,11 @@ fn a_leader_of_another_variant_hands_over_to_one_of_those_who_wait() {
     let address = larder.address;
     let leader = std::thread::spawn(move || Client::connect(address).get("/a", "X-Theme: odd").text());
     origin.requests.wait_for(1);
-    let crowd = std::thread::spawn(move || at_once(20, move |_| Client::connect(address).get("/a", "").text()));
-    eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 21);
+    let crowd = larder.crowd(20, "/a");
+    larder.wait_for_waiting(21);
     gate.open();
     assert_eq!(leader.join().unwrap(), "odd");
-    assert!(crowd.join().unwrap().iter().all(|text| text == "none"));
+    assert!(crowd.join().unwrap().iter().all(|answer| answer.text() == "none"));
     assert_eq!(origin.count(), 2);
 }
 

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
-use crate::support::{Answer, Count, Gate, Larder, Origin, Reply, Seen, at_once, eventually};
+use crate::support::{Count, Gate, Larder, Origin, Reply, Seen, at_once, eventually};
 
 #[test]
 fn fifty_clients_of_a_cold_slow_url_are_one_request_and_see_bytes_as_they_arrive() {
@@ -21,8 +20,8 @@ fn fifty_clients_of_a_cold_slow_url_are_one_request_and_see_bytes_as_they_arrive
         }
     });
     let larder = Arc::new(Larder::new(&origin, ""));
-    let joined = crate::support::Count::default();
-    let seen_first = crate::support::Count::default();
+    let joined = Count::default();
+    let seen_first = Count::default();
     let clients = {
         let (larder, joined, seen_first, rest) =
             (Arc::clone(&larder), joined.clone(), seen_first.clone(), rest.clone());
@@ -269,15 +268,6 @@ fn gated(
     }
 }
 
-fn ask_all(larder: &Arc<Larder>, n: usize) -> JoinHandle<Vec<Answer>> {
-    let larder = Arc::clone(larder);
-    std::thread::spawn(move || at_once(n, move |_| larder.get("/a", "")))
-}
-
-fn waiting(larder: &Larder) -> usize {
-    larder.running().proxy().fetcher.flights.waiting()
-}
-
 #[test]
 fn when_a_leader_fails_one_of_those_who_wait_asks_again() {
     let gates = [Gate::default(), Gate::default()];
@@ -286,8 +276,8 @@ fn when_a_leader_fails_one_of_those_who_wait_asks_again() {
         _ => reply.send(200, "Cache-Control: max-age=60", "at last"),
     }));
     let larder = Arc::new(Larder::new(&origin, "upstream.max_idle=0"));
-    let clients = ask_all(&larder, 10);
-    eventually("ten clients wait", || waiting(&larder) == 10);
+    let clients = larder.crowd(10, "/a");
+    larder.wait_for_waiting(10);
     gates[0].open();
     origin.requests.wait_for(2);
     gates[1].open();
@@ -302,8 +292,8 @@ fn an_origin_that_keeps_failing_is_not_asked_by_everyone() {
     let gate = Gate::default();
     let origin = Origin::new(gated(std::slice::from_ref(&gate), |_, reply| reply.hang_up()));
     let larder = Arc::new(Larder::new(&origin, "upstream.max_idle=0"));
-    let clients = ask_all(&larder, 30);
-    eventually("thirty clients wait", || waiting(&larder) == 30);
+    let clients = larder.crowd(30, "/a");
+    larder.wait_for_waiting(30);
     gate.open();
     let answers = clients.join().expect("no panic");
     assert!(answers.iter().all(|answer| answer.status() == 502));
@@ -318,9 +308,9 @@ fn who_has_waited_for_long_asks_as_well_within_a_limit_and_for_all() {
         reply.send(200, "Cache-Control: max-age=60", &format!("the answer to request {call}"));
     }));
     let larder = Arc::new(Larder::new(&origin, "cache.collapse_timeout=50ms\ncache.collapse_limit=3"));
-    let clients = ask_all(&larder, 20);
+    let clients = larder.crowd(20, "/a");
     origin.requests.wait_for(3);
-    eventually("the rest wait", || waiting(&larder) >= 20);
+    larder.wait_for_waiting(20);
     assert_eq!(origin.count(), 3, "no more than three at once");
     gates[1].open();
     // One answer is everybody's, that of those who asked themselves among them.
@@ -342,7 +332,7 @@ fn a_follower_waits_no_longer_than_the_origin_may_take() {
     });
     let config = "upstream.connect_timeout=100ms\nupstream.response_timeout=200ms\ncache.collapse_limit=1";
     let larder = Arc::new(Larder::new(&origin, config));
-    for answer in ask_all(&larder, 5).join().expect("no panic") {
+    for answer in larder.crowd(5, "/a").join().expect("no panic") {
         assert_eq!(answer.status(), 504);
     }
     gate.open();
@@ -359,7 +349,7 @@ fn a_rule_can_have_everyone_ask_for_themselves() {
         }
     });
     let larder = Arc::new(Larder::new(&origin, "rule=[{path = \"/a\", collapse = false}]"));
-    let clients = ask_all(&larder, 5);
+    let clients = larder.crowd(5, "/a");
     origin.requests.wait_for(5);
     gate.open();
     assert!(clients.join().expect("no panic").iter().all(|answer| answer.text() == "x"));

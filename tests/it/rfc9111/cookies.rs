@@ -1,6 +1,6 @@
 //! Tests responses that set a cookie: whom the cookie reaches, and what is stored of the response.
 
-use crate::support::{Client, Gate, Larder, Origin, at_once, eventually};
+use crate::support::{Gate, Larder, Origin, eventually};
 
 #[test]
 fn cookies_are_stored_only_as_configured() {
@@ -91,12 +91,9 @@ fn a_stripped_cookie_is_for_the_client_that_led() {
         reply.send(200, "Cache-Control: max-age=60\nSet-Cookie: session=first", "page");
     });
     let larder = Larder::new(&origin, "cache.set_cookie=strip");
-    let address = larder.address;
-    let crowd = std::thread::spawn(move || {
-        at_once(10, move |_| Client::connect(address).get("/a", "").get("set-cookie").is_some())
-    });
-    eventually("all of them wait", || larder.running().proxy().fetcher.flights.waiting() >= 10);
+    let crowd = larder.crowd(10, "/a");
+    larder.wait_for_waiting(10);
     gate.open();
-    assert_eq!(crowd.join().unwrap().into_iter().filter(|has_cookie| *has_cookie).count(), 1);
+    assert_eq!(crowd.join().unwrap().iter().filter(|answer| answer.get("set-cookie").is_some()).count(), 1);
     assert_eq!(origin.count(), 1);
 }

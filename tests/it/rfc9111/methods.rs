@@ -14,9 +14,8 @@ fn methods_and_bodies_do_not_share_a_response() {
     let larder = Larder::new(&origin, "");
     assert_eq!(larder.client().send("POST", "/a", "Content-Length: 0").text(), "POST ");
     assert_eq!(larder.client().send("OPTIONS", "/a", "").text(), "OPTIONS ");
-    let mut client = larder.client();
-    client.raw("GET /a HTTP/1.1\r\nHost: site.example\r\nContent-Length: 4\r\n\r\nevil");
-    assert_eq!(client.answer().text(), "GET evil");
+    let answer = larder.send_raw("GET /a HTTP/1.1\r\nHost: site.example\r\nContent-Length: 4\r\n\r\nevil");
+    assert_eq!(answer.text(), "GET evil");
     assert_eq!(larder.get("/a", "").text(), "GET ", "a GET with content is no one else's GET");
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::support::durable::pages_of_every_kind;
-use crate::support::{Answer, Client, Origin, Place, Process, S3, at_once, bucket, eventually, larder};
+use crate::support::{Answer, Origin, Place, Process, S3, at_once, bucket, eventually, larder};
 
 fn with_s3(origin: &Origin, s3: &S3) -> Process {
     let sets = s3.sets("larder-bucket");
@@ -27,10 +27,7 @@ fn s3_survives_kill_9_and_the_loss_of_the_machine() {
         assert_eq!((after.hit(), &after.body), (Some("durable"), &before.body), "{path} {fields}");
     }
     assert_eq!(origin.count(), 4);
-    let mut admin = Client::connect(larder.admin);
-    let body = "{\"url\": \"http://site.example/a\"}";
-    admin.raw(format!("POST /purge HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-    assert_eq!(admin.answer().status(), 200);
+    assert_eq!(larder.purge("http://site.example/a").status(), 200);
     larder.kill_9();
     let larder = with_s3(&origin, &s3);
     assert_eq!(larder.get("/a", "").hit(), None);

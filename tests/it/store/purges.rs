@@ -148,7 +148,7 @@ fn a_follower_gets_nothing_that_was_purged_while_it_waited() {
             let larder = Arc::clone(&larder);
             std::thread::spawn(move || larder.get("/a", "").text())
         };
-        eventually("the follower waits", || larder.running().proxy().fetcher.flights.waiting() == 2);
+        larder.wait_for_waiting(2);
         assert_eq!(larder.purge("http://site.example/a").status(), 200);
         gate.open();
         assert_eq!(leader.answer().status(), 500);

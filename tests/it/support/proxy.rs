@@ -1,6 +1,7 @@
 //! The proxy under test, in this process, with a clock that the test moves.
 
 use std::net::SocketAddr;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use larder::app;
@@ -13,7 +14,7 @@ use larder::rfc9111::timestamp::Timestamp;
 use super::admin::{metric, post, purge};
 use super::client::{Answer, Client};
 use super::origin::Origin;
-use super::wait::PATIENCE;
+use super::wait::{PATIENCE, at_once, eventually};
 
 /// Nobody waits longer than that for what processes tell each other.
 pub(crate) const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];
@@ -87,6 +88,24 @@ impl Larder {
     /// One GET on a connection of its own.
     pub(crate) fn get(&self, path: &str, fields: &str) -> Answer {
         self.client().get(path, fields)
+    }
+
+    /// Sends `bytes` on a connection of its own and reads one answer.
+    pub(crate) fn send_raw(&self, bytes: impl AsRef<[u8]>) -> Answer {
+        let mut client = self.client();
+        client.raw(bytes);
+        client.answer()
+    }
+
+    /// Has `n` clients ask for `path` at once, each on a connection of its own.
+    pub(crate) fn crowd(&self, n: usize, path: &'static str) -> JoinHandle<Vec<Answer>> {
+        let address = self.address;
+        std::thread::spawn(move || at_once(n, move |_| Client::connect(address).get(path, "")))
+    }
+
+    /// Waits until at least `n` clients wait for the origin, those who lead among them.
+    pub(crate) fn wait_for_waiting(&self, n: usize) {
+        eventually(&format!("{n} clients wait"), || self.running().proxy().fetcher.flights.waiting() >= n);
     }
 
     pub(crate) fn running(&self) -> &Running {

@@ -110,9 +110,9 @@ fn request_bodies_stream_in_both_framings() {
     let seen = origin.last().head;
     assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (Some("11"), None), "many know no chunks");
     let larder = Larder::new(&origin, "upstream.buffer_request=0");
-    let mut client = larder.client();
-    client.raw("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
-    assert_eq!(client.answer().text(), "hello");
+    let answer =
+        larder.send_raw("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    assert_eq!(answer.text(), "hello");
     let seen = origin.last().head;
     assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (None, Some("chunked")));
 }

@@ -266,12 +266,9 @@ fn codings_and_protocols_that_nobody_asked_for_are_refused() {
     }
     let origin = Origin::answers(vec![(200, "", "x")]);
     let larder = Larder::new(&origin, "");
-    let mut client = larder.client();
-    client.raw("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n");
-    assert_eq!(client.answer().status(), 501);
-    let mut client = larder.client();
-    client.raw("GET * HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert_eq!(client.answer().status(), 400);
+    let answer = larder.send_raw("POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(answer.status(), 501);
+    assert_eq!(larder.send_raw("GET * HTTP/1.1\r\nHost: h\r\n\r\n").status(), 400);
     assert_eq!(origin.count(), 0);
 }
 

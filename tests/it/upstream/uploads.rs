@@ -130,9 +130,10 @@ fn a_body_that_breaks_off_never_counts_as_whole() {
                 client.raw(&message[..sent]);
                 drop(client);
             }
-            let mut client = larder.client();
-            client.raw("POST /up HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n");
-            assert_eq!(client.answer().status(), 400, "{config}");
+            let answer = larder.send_raw(
+                "POST /up HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n",
+            );
+            assert_eq!(answer.status(), 400, "{config}");
         }
         eventually("nothing is held", || larder.buffered() == (0, 0));
         eventually("nobody is there", || larder.metric("larder_connections ") == 0);
@@ -166,9 +167,7 @@ fn leave_to_send_is_given_when_larder_begins_to_take_and_not_to_who_is_refused()
         ("TRACE /up HTTP/1.1\r\nHost: h\r\nContent-Length: 5", 405),
         ("POST /up HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked", 501),
     ] {
-        let mut client = larder.client();
-        client.raw(format!("{head}\r\nExpect: 100-continue\r\n\r\n"));
-        assert_eq!(client.answer().status(), status, "{head}");
+        assert_eq!(larder.send_raw(format!("{head}\r\nExpect: 100-continue\r\n\r\n")).status(), status, "{head}");
     }
     let mut client = larder.client();
     client.raw("PUT /up HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
@@ -297,9 +296,7 @@ fn past_what_may_be_buffered_uploads_are_refused_and_nothing_else() {
     }
     drop(stalled);
     eventually("nothing is held", || larder.buffered() == (0, 0));
-    let mut client = larder.client();
-    client.raw(request("POST", b"hello", false));
-    assert_eq!(client.answer().text(), "hello");
+    assert_eq!(larder.send_raw(request("POST", b"hello", false)).text(), "hello");
 }
 
 #[test]
