@@ -1,4 +1,4 @@
-//! The shape of the sources: imports go strictly down, and some names stay in one file.
+//! Tests the shape of the sources: imports go strictly down, and some names stay in one file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

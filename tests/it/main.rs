@@ -1,4 +1,6 @@
-//! Larder over real sockets: a scripted origin, a byte-exact client, and the proxy between them.
+//! Larder over real sockets: a scripted origin, a byte-exact client, and the proxy between them (`support`).
+//!
+//! The folders are named as the rooms of `src`: a test is in the room that its subject is in.
 //!
 //! Nothing here sleeps to let something happen: tests wait on gates, on counters that they are
 //! told of, or on the end of what they started.

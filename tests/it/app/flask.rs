@@ -1,4 +1,4 @@
-//! The real binary in front of the real Flask application under gunicorn.
+//! Tests the real binary in front of the real Flask application under gunicorn.
 //!
 //! `make test` installs the application and sets `LARDER_TEST_GUNICORN`; without it these tests
 //! say so and do nothing.

@@ -76,7 +76,7 @@ fn a_log_that_cannot_be_written_harms_no_request_and_no_stop() {
         let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
         let sets = ["log.access=true", &format!("log.format={format}")];
         let (origin, gate) = Origin::gated();
-        let upstream = format!("http://{}", origin.address);
+        let upstream = origin.url();
         let larder = Mute::start(&upstream, full().into(), &sets);
         let admin = larder.admin;
         Client::connect(larder.address).get("/a", "");
@@ -85,14 +85,14 @@ fn a_log_that_cannot_be_written_harms_no_request_and_no_stop() {
 
         // A pipe whose reader is gone.
         let (origin, gate) = Origin::gated();
-        let upstream = format!("http://{}", origin.address);
+        let upstream = origin.url();
         let mut larder = Mute::start(&upstream, Stdio::piped(), &sets);
         drop(larder.child.stderr.take());
         serves_and_drains(larder, &origin, &gate);
 
         // A pipe that nobody reads, filled.
         let (origin, gate) = Origin::gated();
-        let upstream = format!("http://{}", origin.address);
+        let upstream = origin.url();
         let mut larder = Mute::start(&upstream, Stdio::piped(), &sets);
         let unread = larder.child.stderr.take();
         serves_and_drains(larder, &origin, &gate);
@@ -103,7 +103,7 @@ fn a_log_that_cannot_be_written_harms_no_request_and_no_stop() {
 #[test]
 fn lost_lines_are_told_once_somebody_reads_again() {
     let origin = Origin::cacheable();
-    let larder = &mut Mute::start(&format!("http://{}", origin.address), Stdio::piped(), &["log.access=true"]);
+    let larder = &mut Mute::start(&origin.url(), Stdio::piped(), &["log.access=true"]);
     let mut client = Client::connect(larder.address);
     let path = format!("/{}", "x".repeat(900));
     let dropped = || metric(larder.admin, "larder_log_lines_dropped_total");
@@ -140,7 +140,7 @@ fn a_failure_is_logged_with_its_cause_once_a_url_and_minute() {
         _ => {}
     });
     let sets = ["durable.url=off", "upstream.response_timeout=200ms", "upstream.breaker_failures=0"];
-    let running = Process::start(&format!("http://{}", origin.address), &sets);
+    let running = Process::start(&origin.url(), &sets);
     for (path, status) in [("/broken", 502), ("/nonsense", 502), ("/slow", 504), ("/own", 502)] {
         for method in ["GET", "GET", "POST"] {
             assert_eq!(running.client().send(method, path, "Content-Length: 0").status(), status, "{path}");
@@ -185,7 +185,7 @@ fn a_failure_is_logged_with_its_cause_once_a_url_and_minute() {
 fn what_is_no_request_is_counted_and_logged_once_a_minute_and_reason() {
     let origin = Origin::cacheable();
     let sets = ["durable.url=off", "server.header_timeout=100ms", "log.format=json"];
-    let running = Process::start(&format!("http://{}", origin.address), &sets);
+    let running = Process::start(&origin.url(), &sets);
     let large = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     let both = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     for (reason, bytes) in [
@@ -222,7 +222,7 @@ fn the_access_log_names_the_client_and_is_forged_by_nobody() {
     for (format, level) in [("text", "error"), ("json", "warn")] {
         let (format, level) = (format!("log.format={format}"), format!("log.level={level}"));
         let running = Mute::start(
-            &format!("http://{}", origin.address),
+            &origin.url(),
             Stdio::piped(),
             &["log.access=true", &format, &level, "server.trusted_proxies=127.0.0.0/8"],
         );
@@ -262,10 +262,7 @@ fn the_access_log_names_the_client_and_is_forged_by_nobody() {
 #[test]
 fn the_access_log_has_a_line_a_request() {
     let origin = Origin::cacheable();
-    let larder = Process::start(
-        &format!("http://{}", origin.address),
-        &["durable.url=off", "log.access=true", "log.format=json"],
-    );
+    let larder = Process::start(&origin.url(), &["durable.url=off", "log.access=true", "log.format=json"]);
     larder.get("/a?x=1", "");
     larder.get("/a?x=1", "");
     eventually("two lines", || larder.log().matches("\"uri\":\"/a?x=1\"").count() == 2);

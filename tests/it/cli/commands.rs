@@ -63,7 +63,7 @@ fn a_command_whose_output_or_error_is_closed_or_full_does_not_panic() {
 #[test]
 fn purge_from_the_command_line() {
     let origin = Origin::cacheable();
-    let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+    let larder = Process::start(&origin.url(), &["durable.url=off"]);
     larder.get("/a", "");
     let purge = |url: &str, admin: &str| {
         run(Command::new(env!("CARGO_BIN_EXE_larder")).env_clear().args([

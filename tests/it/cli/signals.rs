@@ -9,7 +9,7 @@ use crate::support::{Origin, Process, eventually, larder, out_of, signal_to};
 #[test]
 fn signals_without_a_meaning_are_told_and_have_no_effect() {
     let origin = Origin::cacheable();
-    let mut running = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+    let mut running = Process::start(&origin.url(), &["durable.url=off"]);
     for (signal, name) in [("-HUP", "SIGHUP"), ("-USR1", "SIGUSR1"), ("-USR2", "SIGUSR2")] {
         running.signal(signal);
         eventually("it is told", || running.log().contains(&format!("{name}: ")));
@@ -32,7 +32,7 @@ fn signals_that_come_together_drain_and_a_later_one_of_the_same_kind_ends_at_onc
         ("-TERM", "-INT", Some("-TERM"), 1),
     ] {
         let (origin, gate) = Origin::gated();
-        let mut running = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+        let mut running = Process::start(&origin.url(), &["durable.url=off"]);
         let mut busy = running.client();
         busy.ask("GET", "/slow", "");
         origin.requests.wait_for(1);

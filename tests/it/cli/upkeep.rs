@@ -1,4 +1,4 @@
-//! `larder sweep` and `larder lifecycle`, beside running Larders.
+//! Tests `larder sweep` and `larder lifecycle`, beside running Larders.
 
 use std::process::Output;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -43,7 +43,7 @@ fn the_environment_configures_too() {
     let origin = Origin::cacheable();
     let mut command =
         larder(&["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "durable.url=off", "log.format=json"]);
-    command.env("LARDER_UPSTREAM__URL", format!("http://{}", origin.address)).env("LARDER_CACHE__KEY_PREFIX", "x");
+    command.env("LARDER_UPSTREAM__URL", origin.url()).env("LARDER_CACHE__KEY_PREFIX", "x");
     let larder = Process::spawn(command);
     assert_eq!(larder.get("/a", "").text(), "/a");
     assert!(larder.log().lines().all(|line| line.starts_with('{')), "{}", larder.log());

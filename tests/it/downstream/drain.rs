@@ -16,7 +16,7 @@ fn sigterm_finishes_what_is_under_way_and_refuses_what_is_new() {
                 reply.end();
             }
         });
-        let mut larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+        let mut larder = Process::start(&origin.url(), &["durable.url=off"]);
         let mut idle = larder.client();
         let mut busy = larder.client();
         busy.ask("GET", "/a", "");
@@ -39,8 +39,7 @@ fn a_drain_ends_at_its_deadline() {
         let gate = gate.clone();
         move |_, _| gate.wait()
     });
-    let mut larder =
-        Process::start(&format!("http://{}", origin.address), &["durable.url=off", "server.drain_timeout=100ms"]);
+    let mut larder = Process::start(&origin.url(), &["durable.url=off", "server.drain_timeout=100ms"]);
     let mut client = larder.client();
     client.ask("GET", "/a", "");
     origin.requests.wait_for(1);
@@ -63,8 +62,7 @@ fn a_follower_on_another_thread_is_served_to_the_end_of_the_drain() {
                 reply.end();
             }
         });
-        let mut larder =
-            Process::start(&format!("http://{}", origin.address), &["durable.url=off", "server.threads=4"]);
+        let mut larder = Process::start(&origin.url(), &["durable.url=off", "server.threads=4"]);
         let mut leader = larder.client();
         leader.ask("GET", "/a", "");
         leader.head().expect("a head");

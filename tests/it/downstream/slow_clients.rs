@@ -1,4 +1,4 @@
-//! Clients that read slowly, or not at all, and what of that the application notices.
+//! Tests clients that read slowly or not at all: the application is done long before them, and nobody else waits.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

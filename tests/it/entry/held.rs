@@ -114,7 +114,7 @@ fn large_bodies_pass_in_little_memory() {
         }
         _ => reply.send(200, "", &seen.body.len().to_string()),
     });
-    let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+    let larder = Process::start(&origin.url(), &["durable.url=off"]);
     larder.get("/warm", "Range: bytes=0-0\nConnection: close");
     let (idle, _) = larder.resident();
     let mut client = larder.client();

@@ -1,4 +1,4 @@
-//! Leaving at every point: seeded interleavings of joining, leaving, failing, expiring, purging and
+//! Tests leaving at every point: seeded interleavings of joining, leaving, failing, expiring, purging and
 //! stopping. In the end there is no flight, no reader and no byte of budget left, and every page can
 //! still be asked for.
 //!

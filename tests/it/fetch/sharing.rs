@@ -1,4 +1,4 @@
-//! One fetch for many: flights, fills, and who may share what.
+//! Tests that those who ask for the same at once share one fetch, and who may share its answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! The fuzz targets, run on the corpora that are committed with them.
+//! Runs the fuzz targets (the rules, and the encoding of a stored response) on the corpora that are committed with
+//! them.
 
 use std::path::Path;
 

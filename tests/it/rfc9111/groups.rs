@@ -42,7 +42,7 @@ fn a_group_is_invalidated_as_one_on_its_own_origin() {
 fn a_groups_invalidation_survives_kill_9_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let origin = Origin::new(|seen, reply| reply.send(200, &grouped(seen), "x"));
-    let upstream = format!("http://{}", origin.address);
+    let upstream = origin.url();
     let url = file_url(directory.path());
     for _ in 0..3 {
         let larder = Process::start(&upstream, &[&url]);

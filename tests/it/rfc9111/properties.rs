@@ -1,4 +1,4 @@
-//! What holds for every message, not only for those in the tables.
+//! Tests what holds for every message, not only for those in the tables.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};

@@ -7,7 +7,7 @@ use crate::support::{Answer, Origin, Place, Process, S3, at_once, bucket, eventu
 
 fn with_s3(origin: &Origin, s3: &S3) -> Process {
     let sets = s3.sets("larder-bucket");
-    Process::start(&format!("http://{}", origin.address), &sets.iter().map(String::as_str).collect::<Vec<_>>())
+    Process::start(&origin.url(), &sets.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 #[test]
@@ -104,10 +104,7 @@ fn an_unusable_bucket_is_said_in_one_clear_line() {
 
     let origin = pages_of_every_kind();
     elsewhere.push("durable.required=false".into());
-    let larder = Process::start(
-        &format!("http://{}", origin.address),
-        &elsewhere.iter().map(String::as_str).collect::<Vec<_>>(),
-    );
+    let larder = Process::start(&origin.url(), &elsewhere.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(larder.get("/a", "").status(), 200);
 }
 

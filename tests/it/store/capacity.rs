@@ -1,4 +1,4 @@
-//! A directory that is kept to its capacity, and whose files are nobody else's.
+//! Tests that a directory is kept to its capacity, and that its files are their owner's alone.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ const SETS: &[&str] = &["durable.capacity=4MiB", "memory.capacity=0", "durable.l
 
 fn start(origin: &Origin, directory: &Path, more: &[&str]) -> Process {
     let url = file_url(directory);
-    Process::start(&format!("http://{}", origin.address), &[&[url.as_str()], SETS, more].concat())
+    Process::start(&origin.url(), &[&[url.as_str()], SETS, more].concat())
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

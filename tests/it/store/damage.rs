@@ -107,7 +107,7 @@ fn kill_9_at_any_moment_leaves_whole_responses_or_none() {
     let directory = tempfile::tempdir().expect("a directory");
     let body = |path: &str| format!("{path}:").repeat(40_000 / (path.len() + 1));
     let origin = Origin::new(move |seen, reply| reply.send(200, "Cache-Control: max-age=600", &body(seen.path())));
-    let upstream = format!("http://{}", origin.address);
+    let upstream = origin.url();
     let url = file_url(directory.path());
     let sets = [url.as_str(), "durable.inline_size=10KiB"];
     let mut stored = 0;

@@ -165,7 +165,7 @@ fn a_directory_that_cannot_be_used_is_said_at_the_start() {
     assert!(told.contains("durable.url: the directory") && told.contains("can't be written to"), "{told}");
 
     let origin = pages_of_every_kind();
-    let larder = Process::start(&format!("http://{}", origin.address), &[&url, "durable.required=false"]);
+    let larder = Process::start(&origin.url(), &[&url, "durable.required=false"]);
     assert_eq!(larder.get("/a", "").status(), 200);
     assert!(larder.log().contains("going on without it"), "{}", larder.log());
 }

@@ -1,19 +1,15 @@
-//! A bucket that fails in every way there is: no client sees anything of it, and it is used again when it
-//! is well.
+//! Tests a bucket that fails in every way there is: no client sees anything of it, and it is used again when it is
+//! well.
 
 use crate::support::s3::faults::Fault;
 use crate::support::{Origin, Place, eventually};
-
-fn origin() -> Origin {
-    Origin::new(|seen, reply| reply.send(200, "Cache-Control: max-age=6000", &seen.path().repeat(50)))
-}
 
 const SETS: &[&str] = &["memory.capacity=0", "durable.lookup_timeout=300ms", "durable.breaker_pause=50ms"];
 
 #[test]
 fn no_fault_of_the_bucket_is_seen_by_clients_and_each_ends_with_it() {
     for (name, fault) in Fault::ALL {
-        let (place, origin) = (Place::s3(), origin());
+        let (place, origin) = (Place::s3(), Origin::long_lived());
         let s3 = place.s3.as_ref().expect("a server");
         let larder = place.start(&origin, SETS);
         for n in 0..10 {
@@ -46,7 +42,7 @@ fn no_fault_of_the_bucket_is_seen_by_clients_and_each_ends_with_it() {
 
 #[test]
 fn small_objects_are_looked_for_by_requests_of_our_own() {
-    let (place, origin) = (Place::s3(), origin());
+    let (place, origin) = (Place::s3(), Origin::long_lived());
     let s3 = place.s3.as_ref().expect("a server");
     let larder = place.start(&origin, &[SETS, &["server.threads=1"]].concat());
     let ask = || {
@@ -78,7 +74,7 @@ fn small_objects_are_looked_for_by_requests_of_our_own() {
 
 #[test]
 fn a_bucket_that_is_down_is_not_asked_until_it_answers() {
-    let (place, origin) = (Place::s3(), origin());
+    let (place, origin) = (Place::s3(), Origin::long_lived());
     let s3 = place.s3.as_ref().expect("a server");
     let larder = place.start(&origin, &[SETS, &["durable.breaker_failures=3"]].concat());
     for n in 0..20 {
@@ -105,7 +101,7 @@ fn a_bucket_that_is_down_is_not_asked_until_it_answers() {
 
 #[test]
 fn an_object_that_cannot_be_believed_is_said_once_and_written_anew() {
-    let (place, origin) = (Place::s3(), origin());
+    let (place, origin) = (Place::s3(), Origin::long_lived());
     let s3 = place.s3.as_ref().expect("a server");
     let larder = place.start(&origin, SETS);
     larder.get("/a", "");
@@ -126,7 +122,7 @@ fn an_object_that_cannot_be_believed_is_said_once_and_written_anew() {
 /// What a process is told that comes to a journal that it can't read.
 #[test]
 fn a_record_that_cannot_be_read_counts_as_a_purge_of_everything() {
-    let (place, origin) = (Place::file(), origin());
+    let (place, origin) = (Place::file(), Origin::long_lived());
     let larder = place.start(&origin, &[]);
     larder.get("/a", "");
     larder.settle();

@@ -54,7 +54,7 @@ impl Node {
 
 /// Two on one place, where they are here with clocks ten seconds apart.
 fn two(origin: &Origin, config: &str) -> [Node; 2] {
-    let upstream = format!("http://{}", origin.address);
+    let upstream = origin.url();
     [5000, -5000].map(|skew| Node::start(&upstream, config, skew))
 }
 

@@ -1,4 +1,4 @@
-//! Ranges, and bodies that are too large for memory, on a directory and on a bucket.
+//! Tests ranges, and bodies that are too large for memory, on a directory and on a bucket.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ fn hold_ranges(larder: &Process, body: &str, tier: &str) {
 fn ranges_of_what_memory_has() {
     let body = text(700_000);
     let origin = Origin::new(sends(&body));
-    let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+    let larder = Process::start(&origin.url(), &["durable.url=off"]);
     larder.get("/a", "");
     hold_ranges(&larder, &body, "memory");
     assert_eq!(origin.count(), 1);

@@ -194,7 +194,7 @@ fn an_invalidation_survives_kill_9_at_once() {
         "GET" => reply.send(200, "Cache-Control: max-age=600", "page"),
         _ => reply.send(204, "", ""),
     });
-    let upstream = format!("http://{}", origin.address);
+    let upstream = origin.url();
     let url = file_url(directory.path());
     for _ in 0..5 {
         let larder = Process::start(&upstream, &[&url]);
@@ -215,7 +215,7 @@ fn a_purge_outlives_the_process_that_took_it() {
         let config = place.sets.join("\n");
         let origin = tagged();
         let sets: Vec<&str> = config.lines().collect();
-        let start = || Process::start(&format!("http://{}", origin.address), &sets);
+        let start = || Process::start(&origin.url(), &sets);
         for what in [r#"{"tag": "blog"}"#, r#"{"prefix": "/blog/"}"#, r#"{"all": true}"#, KINDS[0].0] {
             let larder = start();
             larder.get("/blog/1", "");

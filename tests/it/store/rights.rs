@@ -2,10 +2,6 @@
 
 use crate::support::{Origin, Place, eventually, larder};
 
-fn origin() -> Origin {
-    Origin::new(|seen, reply| reply.send(200, "Cache-Control: max-age=6000", &seen.path().repeat(50)))
-}
-
 /// As a policy has it that allows no more than it must: names below the prefix, and a condition on `s3:prefix`, which
 /// makes a missing object a refused one.
 fn least_privilege(place: &Place) {
@@ -25,7 +21,7 @@ fn least_privilege(place: &Place) {
 
 #[test]
 fn no_right_outside_the_prefix_is_needed() {
-    let (place, origin) = (Place::s3(), origin());
+    let (place, origin) = (Place::s3(), Origin::long_lived());
     least_privilege(&place);
     let sets = ["memory.capacity=0", "durable.breaker_failures=3", "durable.breaker_pause=50ms"];
     let larder = place.start(&origin, &sets);

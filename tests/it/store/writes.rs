@@ -1,10 +1,6 @@
-//! Writes that the durable tier does not take: they wait, are tried again, and what is lost is told.
+//! Tests writes that the durable tier does not take: they wait, are tried again, and what is lost is told.
 
 use crate::support::{Larder, Origin, Place, Process, eventually, file_url, larder};
-
-fn origin() -> Origin {
-    Origin::new(|seen, reply| reply.send(200, "Cache-Control: max-age=6000", &seen.path().repeat(50)))
-}
 
 const SETS: &[&str] = &["durable.breaker_pause=100ms", "durable.drain_timeout=1s"];
 
@@ -38,7 +34,7 @@ fn found(place: &Place, count: usize) -> usize {
 
 #[test]
 fn what_is_stored_while_the_bucket_is_away_is_written_when_it_is_back() {
-    let (mut place, origin) = (Place::s3(), origin());
+    let (mut place, origin) = (Place::s3(), Origin::long_lived());
     let larder = place.start(&origin, SETS);
     place.s3.as_mut().expect("a server").stop();
     store(&larder, 30);
@@ -57,7 +53,7 @@ fn what_is_stored_while_the_bucket_is_away_is_written_when_it_is_back() {
 #[test]
 fn what_still_waits_at_the_stop_is_told() {
     for what in ["away", "refuses", "fails"] {
-        let (mut place, origin) = (Place::s3(), origin());
+        let (mut place, origin) = (Place::s3(), Origin::long_lived());
         let larder = place.start(&origin, SETS);
         let s3 = place.s3.as_mut().expect("a server");
         match what {
@@ -78,7 +74,7 @@ fn what_still_waits_at_the_stop_is_told() {
 
 #[test]
 fn a_bucket_that_is_back_at_the_stop_gets_what_waits() {
-    let (mut place, origin) = (Place::s3(), origin());
+    let (mut place, origin) = (Place::s3(), Origin::long_lived());
     let sets = ["durable.breaker_pause=10m", "durable.drain_timeout=20s"];
     let larder = place.start(&origin, &sets);
     place.s3.as_mut().expect("a server").stop();
@@ -100,7 +96,7 @@ fn a_refused_write_is_found_at_the_start() {
             "Content-MD5 HTTP header is required for Put Object requests with Object Lock parameters",
         ),
     ] {
-        let (place, origin) = (Place::s3(), origin());
+        let (place, origin) = (Place::s3(), Origin::long_lived());
         let s3 = place.s3.as_ref().expect("a server");
         s3.refuse(move |method, _| (method == "PUT").then_some((status, code, message)));
         let sets: Vec<&str> = place.sets.iter().map(String::as_str).collect();
@@ -130,7 +126,7 @@ fn an_object_that_is_not_taken_is_dropped_alone() {
     for (status, code) in
         [(400, "InvalidRequest"), (413, "EntityTooLarge"), (500, "InternalError"), (403, "AccessDenied")]
     {
-        let (place, origin) = (Place::s3(), origin());
+        let (place, origin) = (Place::s3(), Origin::long_lived());
         let s3 = place.s3.as_ref().expect("a server");
         let larder = place.start(&origin, &[SETS, &["durable.writers=2"]].concat());
         larder.get("/bad", "");
@@ -155,7 +151,7 @@ fn an_object_that_is_not_taken_is_dropped_alone() {
 
 #[test]
 fn what_finds_the_queue_full_is_counted_and_told() {
-    let (mut place, origin) = (Place::s3(), origin());
+    let (mut place, origin) = (Place::s3(), Origin::long_lived());
     let larder = place.start(&origin, &[SETS, &["durable.queue_objects=5"]].concat());
     place.s3.as_mut().expect("a server").stop();
     store(&larder, 20);
@@ -170,7 +166,7 @@ fn what_finds_the_queue_full_is_counted_and_told() {
 
 #[test]
 fn what_waits_is_answered_for_purged_and_written_in_its_order() {
-    let (mut place, origin) = (Place::s3(), origin());
+    let (mut place, origin) = (Place::s3(), Origin::long_lived());
     let larder = place.start(&origin, &[SETS, &["memory.capacity=0"]].concat());
     place.s3.as_mut().expect("a server").stop();
     store(&larder, 4);
@@ -194,7 +190,7 @@ fn what_waits_is_answered_for_purged_and_written_in_its_order() {
 
 #[test]
 fn a_deletion_is_tried_until_it_succeeds_and_holds_up_nothing() {
-    let (place, origin) = (Place::s3(), origin());
+    let (place, origin) = (Place::s3(), Origin::long_lived());
     let s3 = place.s3.as_ref().expect("a server");
     let larder = place.start(&origin, &[SETS, &["durable.writers=1"]].concat());
     store(&larder, 5);

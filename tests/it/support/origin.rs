@@ -100,6 +100,11 @@ impl Origin {
         (listener, origin)
     }
 
+    /// The upstream URL that leads here.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// `script` is called for each request, on the connection's own thread.
     pub(crate) fn new(script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
         let (listener, origin) = Self::bound(Arc::new(script));
@@ -164,7 +169,12 @@ impl Origin {
         Self::new(|seen, reply| reply.send(200, "Cache-Control: max-age=600", seen.path()))
     }
 
-    /// The same, but `/slow` is answered once the gate is open.
+    /// Answers each path with itself fifty times over, fresh for a hundred minutes.
+    pub(crate) fn long_lived() -> Self {
+        Self::new(|seen, reply| reply.send(200, "Cache-Control: max-age=6000", &seen.path().repeat(50)))
+    }
+
+    /// Answers each path with itself, fresh for ten minutes, but `/slow` only once the gate is open.
     pub(crate) fn gated() -> (Self, Gate) {
         let gate = Gate::default();
         let held = gate.clone();

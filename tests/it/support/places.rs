@@ -50,7 +50,7 @@ impl Place {
     }
 
     pub(crate) fn start(&self, origin: &Origin, more: &[&str]) -> Process {
-        self.start_before(&format!("http://{}", origin.address), more)
+        self.start_before(&origin.url(), more)
     }
 
     pub(crate) fn start_before(&self, upstream: &str, more: &[&str]) -> Process {

@@ -35,7 +35,7 @@ impl Larder {
     /// In front of `origin`, with `config` (TOML) on top of defaults for a test: no durable tier,
     /// ports of its own, two workers.
     pub(crate) fn new(origin: &Origin, config: &str) -> Self {
-        Self::with_upstream(&format!("http://{}", origin.address), config)
+        Self::with_upstream(&origin.url(), config)
     }
 
     /// In front of an upstream that is given by its URL.

@@ -1,7 +1,7 @@
-//! Fields of requests that an application could take for somebody else's word: none reaches it from a client
-//! unless it is part of the key.
+//! Tests the fields that tell an application about its client (`Forwarded`, `X-Forwarded-…`): none reaches it from a
+//! client unless it is part of the key.
 
-use crate::support::{Larder, Origin};
+use crate::support::{Client, Larder, Origin};
 
 /// An origin that shows which fields it saw, as a WSGI application would name them.
 fn mirror(vary: &'static str) -> Origin {
@@ -156,7 +156,7 @@ fn a_request_that_comes_round_is_refused() {
     let address = larder.address;
     origin.script(move |seen, reply| {
         let fields: String = seen.head.fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
-        let answer = crate::support::Client::connect(address).send(seen.method(), seen.path(), &fields);
+        let answer = Client::connect(address).send(seen.method(), seen.path(), &fields);
         reply.send(answer.status(), "", &answer.text());
     });
     for method in ["GET", "POST", "OPTIONS"] {

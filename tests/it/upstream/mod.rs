@@ -2,6 +2,7 @@
 
 mod broken_uploads;
 mod claims;
+mod connections;
 mod forwarding;
 mod interim;
 mod origin_answers;

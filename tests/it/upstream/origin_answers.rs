@@ -1,5 +1,5 @@
-//! Answers of the application that are not as they should be: what clients get, what is stored, and what is
-//! learnt of the application from them.
+//! Tests answers of the application that are not as they should be: what clients get, what is stored, and whether the
+//! application counts as down.
 
 use crate::support::{Client, Gate, Larder, Origin, Process, at_once, eventually};
 
@@ -145,7 +145,7 @@ fn an_answer_that_cannot_be_taken_is_its_urls_fault_and_the_log_says_why() {
         let origin = odd(format!("HTTP/1.1 200 OK\r\n{head}\r\n"));
         let mut all = vec!["durable.url=off", "upstream.breaker_failures=3"];
         all.extend(sets);
-        let larder = Process::start(&format!("http://{}", origin.address), &all);
+        let larder = Process::start(&origin.url(), &all);
         for n in 0..10 {
             let mut client = larder.client();
             client.ask("GET", &format!("/odd/{n}"), "");

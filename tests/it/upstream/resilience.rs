@@ -1,4 +1,4 @@
-//! An origin that is slow, failing or gone, and pages about to expire: who waits, and for what.
+//! Tests an origin that is slow, failing or gone, and pages about to expire: who waits, and for what.
 
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ fn the_durable_tier_stands_in_for_an_origin_that_is_down() {
         let before = expired(&origin, &config, SIE);
         let clock = before.clock.clone();
         drop(before);
-        let larder = Larder::at(&format!("http://{}", origin.address), &config, clock);
+        let larder = Larder::at(&origin.url(), &config, clock);
         origin.script(|_, reply| reply.hang_up());
         for i in 0..5 {
             assert_eq!(larder.get(&format!("/other/{i}"), "").status(), 502);

@@ -1,4 +1,4 @@
-//! Request bodies: what is taken in before the application is asked, and how it is sent then.
+//! Tests request bodies: what is taken in before the application is asked, and how it is sent then.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
