@@ -1,0 +1,3 @@
+//! The configuration: where it is read from, and what is said of mistakes.
+
+mod check;
