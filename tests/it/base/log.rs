@@ -274,3 +274,47 @@ fn the_access_log_has_a_line_a_request() {
         assert!(line.contains(part), "{part} in {line}");
     }
 }
+
+/// At level debug each line of a request is told with its span, in the task of its fetch as well; at level info there
+/// are no spans.
+#[test]
+fn each_line_below_a_request_names_it() {
+    let origin = Origin::new(|request, reply| match request.path() {
+        "/broken" => {
+            reply.raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\nCache-Control: max-age=9\r\n\r\nabc");
+            reply.hang_up();
+        }
+        _ => reply.send(200, "Cache-Control: max-age=9", "a"),
+    });
+    for (format, names) in [
+        ("text", ["request.method=GET", "request.host=site.example", "fetch.path=/broken", "request.id="]),
+        (
+            "json",
+            [
+                "\"request.method\":\"GET\"",
+                "\"request.host\":\"site.example\"",
+                "\"fetch.path\":\"/broken\"",
+                "\"request.id\":\"",
+            ],
+        ),
+    ] {
+        let (format, level) = (format!("log.format={format}"), "log.level=debug");
+        let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off", &format, level]);
+        let mut client = larder.client();
+        client.ask("GET", "/broken", "");
+        assert!(client.try_answer().is_err(), "its body breaks off");
+        let line = |words: &str| larder.log().lines().find(|line| line.contains(words)).map(str::to_owned);
+        eventually("the fetch tells why", || line("a response is not stored").is_some());
+        let told = line("a response is not stored").expect("just seen");
+        for name in names {
+            assert!(told.contains(name), "{name} in {told}");
+        }
+        let answered = line("answered").expect("the answer is told before its body");
+        assert!(answered.contains("fwd=uri-miss"), "{answered}");
+        let id = |line: &str| line.split("request.id").nth(1).map(|rest| rest[..35].to_owned());
+        assert_eq!(id(&told), id(&answered));
+    }
+    let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
+    larder.get("/a", "");
+    assert!(!larder.log().contains("request.id"));
+}
