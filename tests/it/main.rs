@@ -10,6 +10,7 @@ mod caching;
 mod cancellation;
 mod capacity;
 mod claims;
+mod configuration;
 mod conformance;
 mod corpus;
 mod faults;
