@@ -38,7 +38,7 @@ enum Command {
     Run(ConfigArgs),
     /// Say what is wrong with the configuration, one line each, and exit
     Check(ConfigArgs),
-    /// Print the values that hold, and where each comes from
+    /// Print the effective values, and the source of each
     Config {
         /// Only these keys, section.key, with what each does and takes
         keys: Vec<String>,
@@ -137,7 +137,7 @@ impl ConfigArgs {
         Ok(Self { config: before.config.or(self.config), set })
     }
 
-    /// Reads what they name, and the environment.
+    /// Reads the file and the `--set` options that these name, and the environment.
     fn read(&self) -> Reading {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -258,7 +258,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what is wrong, and beside it what is most likely not meant.
+/// Prints the warnings, and the mistakes or `ok`.
 fn check(reading: &Reading) -> ExitCode {
     let mut out = Out::default();
     for warning in reading.warnings() {
@@ -272,7 +272,7 @@ fn check(reading: &Reading) -> ExitCode {
     out.end(ExitCode::SUCCESS)
 }
 
-/// Prints the values that hold, or those of `keys`.
+/// Prints the effective values, or those of `keys`.
 fn show(reading: &Reading, keys: &[String], json: bool) -> ExitCode {
     if !reading.errors().is_empty() {
         reading.errors().iter().for_each(complain);

@@ -1,4 +1,4 @@
-//! Shows the values that hold, and where each comes from, as TOML and as JSON. Shows no secret.
+//! Prints the effective values and the source of each, as TOML and as JSON. Prints no secret.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use super::reference::{self, comment};
 use super::table;
 use crate::base::log;
 
-/// One key, as it holds.
+/// The effective value of one key.
 struct Effective {
     name: &'static str,
     value: Value,
@@ -21,10 +21,10 @@ struct Effective {
 }
 
 impl Reading {
-    /// Returns the values that hold as a file that would set them: each with where it comes from behind it, and
-    /// secrets commented out.
+    /// Returns the effective values as a file that sets them. A comment behind each names its source; secrets are
+    /// commented out.
     pub(crate) fn to_text(&self) -> String {
-        let mut text = String::from("# The values that hold. Behind each: where it comes from.\n");
+        let mut text = String::from("# Effective values. The comment behind each names its source.\n");
         for (section, values) in self.sections() {
             text.push('\n');
             comment("#", section.about, &mut text);
@@ -35,7 +35,7 @@ impl Reading {
         if !rules.is_empty() {
             text.push('\n');
             comment("#", table::rule::ABOUT, &mut text);
-            text.push_str("# What a rule does not set holds as above, or by its default.\n");
+            text.push_str("# What a rule does not set it takes from the sections above, or from its defaults.\n");
         }
         for values in rules {
             text.push_str("\n[[rule]]\n");
@@ -44,8 +44,8 @@ impl Reading {
         text
     }
 
-    /// Returns for one key the value that holds, where that comes from, and what the key does and takes; or, if there
-    /// is no such key, a sentence that says so.
+    /// Returns the effective value of one key, its source, and what the key does and takes. The error is a sentence:
+    /// there is no such key.
     pub(crate) fn explain(&self, key: &str) -> Result<String, String> {
         let mut rows = reference::sections().into_iter().chain(reference::rule());
         let row = rows.find(|row| row.key() == key).ok_or_else(|| Self::unknown(key))?;
@@ -117,7 +117,7 @@ fn write_all<'a>(values: impl IntoIterator<Item = &'a Effective>, text: &mut Str
 }
 
 impl Effective {
-    /// In place of a secret.
+    /// Returns what is shown in place of a secret.
     fn is_set(&self) -> &'static str {
         if self.value.as_str() == Some("") { "(not set)" } else { "(set)" }
     }
@@ -218,7 +218,7 @@ bypass = true
         assert_eq!(why, "cache.setcookie: there is no such key; the nearest key is \"cache.set_cookie\"");
     }
 
-    /// No name of a file puts a line of its own into what is printed.
+    /// The name of a file can't add a line to what is printed.
     #[test]
     fn a_comment_ends_with_its_line() {
         let mut sources = crate::config::sources::Sources::default();

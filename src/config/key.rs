@@ -1,7 +1,6 @@
-//! The shape of a row of the table: a key, the field that it sets, and what it does.
+//! Types of the table's rows: a key, the field that it sets, and what it does.
 //!
-//! A row holds no default: the field has one, from the `Default` of its `Config`, and that is the one shown.
-//! What a value may be is its kind's to say (`kinds`).
+//! A row has no default: the `Default` of the room's `Config` has it. Its kind (`kinds`) decides what values it takes.
 
 use toml::Value;
 
@@ -43,19 +42,19 @@ impl Default for Draft {
     }
 }
 
-/// Where a key's value lies in `S`, and of what kind it is.
+/// A field of `S` that a key sets, and the kind of its value.
 pub(super) trait Field<S>: Sync {
     /// Writes the value that is given, or returns why it can't be one.
     fn read(&self, given: &Given, into: &mut S) -> Result<(), String>;
 
-    /// Returns the value as a file would give it; `None`: it is not set. Mutable, because a field is written once
-    /// as the way to its place, and that serves writing too.
+    /// Returns the value as a file would give it; `None`: it is not set. Takes `of` mutably because a row names its
+    /// field once, by a function that serves reading and writing.
     fn shown(&self, of: &mut S) -> Option<Value>;
 
     /// Returns what the value may be.
     fn described(&self) -> Described;
 
-    /// Returns the same setting in a rule, where rules have it.
+    /// Returns the field of a rule that overrides this one, if there is one.
     fn of_rule(&self) -> Option<&dyn Field<Rule>> {
         None
     }

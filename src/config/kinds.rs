@@ -1,7 +1,6 @@
-//! The kinds of values: how each is read, shown, described, and which sentence tells that a value is none.
+//! Kinds of values: each reads, shows and describes a value, and says why a setting is not one.
 //!
-//! A kind serves every key of its kind and knows none of them. What is particular to one key, as the form of an
-//! address, is a [`Text`] of `values`.
+//! A kind knows no key. Forms of one key's own, such as addresses, are a [`Text`] in `values`.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::base::{format_size, parse_duration, parse_size};
 
 /// Reads and shows the values of one kind.
 pub(super) trait Kind<T>: Sync {
-    /// Returns the value, or what follows "the value" in the sentence that says why it is none.
+    /// Returns the value. The error goes on after the key and the value: "is not a duration".
     fn read(&self, given: &Given) -> Result<T, String>;
 
     /// Returns the value as a file would give it; `None`: it is not set.
@@ -21,7 +20,7 @@ pub(super) trait Kind<T>: Sync {
     fn described(&self) -> Described;
 }
 
-/// What a reader of the documentation needs to know of a key's values.
+/// Describes the values of a key to a reader.
 pub(super) struct Described {
     /// Name of the kind.
     pub(super) kind: String,
@@ -29,7 +28,7 @@ pub(super) struct Described {
     pub(super) bounds: String,
     /// A value that may be given.
     pub(super) example: Value,
-    /// True if the value is shown to nobody.
+    /// True if the value must not be shown.
     pub(super) is_secret: bool,
 }
 
@@ -279,7 +278,7 @@ impl<T> Kind<T> for Text<T> {
     }
 }
 
-/// A string that is shown to nobody.
+/// A string that must not be shown.
 pub(super) struct Secret(pub(super) Text<String>);
 
 impl Kind<String> for Secret {

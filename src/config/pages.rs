@@ -1,5 +1,5 @@
-//! Writes `config.toml` and `docs/configuration.md` from the table, and holds the two files to it. With
-//! `LARDER_TEST_WRITE=1` in the environment the tests write the files.
+//! Writes `config.toml` and `docs/configuration.md` from the table, and holds the two files to it. If the
+//! environment has `LARDER_TEST_WRITE=1`, the tests write the files.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ const CONFIG_HEAD: &str = "\
 # Larder: every key with its default. Delete what you do not change.
 # Precedence: --set section.key=value, then LARDER_SECTION__KEY, then this file, then the default.
 # Durations: \"250ms\", \"30s\", \"5m\", \"1h\", \"7d\". Sizes: \"512KiB\", \"64MiB\", \"2GiB\".
-# \"larder check\" says what is wrong with this file, \"larder config\" which values hold and where each comes from.
+# \"larder check\" prints what is wrong with this file, \"larder config\" the effective values and the source of each.
 # This file is made from the table in src/config/table; docs/configuration.md has the bounds of each key.
 ";
 
@@ -38,18 +38,18 @@ timeout = \"1h\"
 ```sh
 larder --config larder.toml --set log.level=debug
 LARDER_UPSTREAM__URL=http://127.0.0.1:8000 larder --config larder.toml
-larder check --config larder.toml           # ok, or one line a mistake
-larder config --config larder.toml          # the values that hold, and where each comes from
-larder config cache.set_cookie              # what a key does, and what it takes
+larder check --config larder.toml           # prints ok, or one line for each mistake
+larder config --config larder.toml          # prints the effective values and the source of each
+larder config cache.set_cookie              # prints what a key does, and which values it takes
 ```
 
-* **Precedence.** `--set section.key=value` goes before the environment, the environment before the file, the file before the default.
+* **Precedence.** `--set section.key=value` overrides the environment, the environment overrides the file, and the file overrides the default.
 * **Environment.** `LARDER_SECTION__KEY` sets `section.key`: two underscores between section and key. `LARDER_UPSTREAM_URL`, with one, is a mistake. Other variables that begin with `LARDER_` set nothing, and Larder warns of them. It leaves alone what container platforms make up for a service of that name (`LARDER_SERVICE_HOST`, `LARDER_PORT_8080_TCP`).
 * **Durations** are a whole number and a unit: `\"250ms\"`, `\"30s\"`, `\"5m\"`, `\"1h\"`, `\"7d\"`.
 * **Sizes** are a whole number of bytes, or one with a unit: `\"512B\"`, `\"64KiB\"`, `\"64MiB\"`, `\"2GiB\"`, `\"1TiB\"`.
 * **Lists.** In the environment and behind `--set`, commas separate the items. One item needs no list.
 * **Mistakes.** Larder names every mistake at once, each with its key, and does not start. An unknown key is a mistake.
-* **Rules** can override what \"By rule\" marks, for the paths of the rule.
+* **Rules.** A `[[rule]]` can set the keys marked \"By rule\" for its own paths.
 
 ";
 

@@ -1,4 +1,4 @@
-//! Reads what was set into a [`Config`], key by key, as the table has them; what no key asked for is unknown.
+//! Reads the settings into a [`Config`], key by key of the table. A setting that no key takes is an unknown key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,16 +11,16 @@ use crate::proxy::Rule;
 use crate::store::Location;
 use crate::store::s3::S3Config;
 
-/// What was read, sound or not.
+/// Holds the configuration that was read, and the mistakes in it.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(super) draft: Draft,
-    /// Who set each key that was set.
+    /// The source of each key that was set.
     pub(super) origins: BTreeMap<String, Origin>,
     /// For each of `draft`'s rules, its number in the file.
     pub(super) rules: Vec<usize>,
     errors: Vec<String>,
-    /// Keys whose value is none: the default stands in its place.
+    /// Keys whose value could not be read; the draft has their defaults.
     mistaken: BTreeSet<String>,
     pub(super) known: Vec<String>,
 }
@@ -74,7 +74,7 @@ impl Reading {
         reading
     }
 
-    /// Reads `key`. A mistake is noted, and the default goes on in its place.
+    /// Reads `key` into its field. After a mistake the field keeps its default.
     fn read<S>(&mut self, sources: &mut Sources, key: String, field: &dyn Field<S>, into: &mut S) {
         self.known.push(key.clone());
         let Some(setting) = sources.settings.remove(&key) else { return };
@@ -104,12 +104,12 @@ impl Reading {
         self.errors.extend(told.into_iter().filter(|told| !self.is_of_a_mistaken_key(told)).collect::<Vec<_>>());
     }
 
-    /// Returns whether a sentence is about a key whose value is not the one that was meant.
+    /// Returns whether a sentence names a key whose value could not be read: it would be about the default.
     fn is_of_a_mistaken_key(&self, told: &str) -> bool {
         self.mistaken.iter().any(|key| told.contains(key.as_str()))
     }
 
-    /// What is left was asked for by no key.
+    /// Reports the settings and variables that no key takes.
     fn tell_unknown(&mut self, sources: Sources) {
         for (key, setting) in sources.settings {
             let hint = nearest(&self.known, &key)

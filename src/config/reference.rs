@@ -1,4 +1,4 @@
-//! What the table says of each key, as a reader wants it: for `larder config KEY`, and for the pages made from it.
+//! Describes each key of the table for a reader: for `larder config KEY`, `config.toml` and `docs/configuration.md`.
 
 use std::fmt::Write;
 
@@ -21,10 +21,10 @@ pub(super) struct Row {
     pub(super) is_by_rule: bool,
 }
 
-/// What holds where a key is not set.
+/// What applies if a key is not set.
 pub(super) enum Default {
     Value(Value),
-    /// For a rule: the value of the key of that name in this section.
+    /// A rule takes the value of the same key in this section.
     OfSection(&'static str),
     /// Nothing.
     Unset,
@@ -48,7 +48,7 @@ impl Row {
         }
     }
 
-    /// Says what the key takes, and what holds without it.
+    /// Says what values the key takes, and what applies if it is not set.
     pub(super) fn takes(&self) -> String {
         let Described { kind, bounds, example, .. } = &self.described;
         let bounds = if bounds.is_empty() { String::new() } else { format!(" ({bounds})") };

@@ -1,6 +1,6 @@
-//! What was set, to what, and by whom: a file, the environment and `--set`, later ones in place of earlier ones.
+//! Collects the settings of a file, the environment and `--set`. A later source replaces settings of an earlier one.
 //!
-//! Knows no key: what a value may be is the table's to say, and what no key asks for is left over.
+//! Knows no key and checks no value: `reading` does that with the table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,7 +35,7 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    /// What a sentence about the key begins with.
+    /// Returns the beginning of an error message about the key.
     pub(super) fn prefix(&self) -> String {
         match self {
             Self::File { name, .. } => format!("{name}: "),
@@ -55,7 +55,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The settings that were given, and what could not be read as settings.
+/// Holds the settings by key, and what could not be read as a setting.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) settings: BTreeMap<String, Setting>,
@@ -171,8 +171,8 @@ impl Sources {
     }
 }
 
-/// Returns whether container platforms make up such a variable, without its `LARDER_`, for a service that is called
-/// larder or larder-something: `SERVICE_HOST`, `PORT_8080_TCP_ADDR`. Also leaves alone what Larder's tests are told.
+/// Returns whether a container platform sets the variable `LARDER_<rest>` for a service called larder or
+/// larder-something, as it does `SERVICE_HOST` and `PORT_8080_TCP_ADDR`. `TEST_…` is for Larder's own tests.
 fn is_made_up(rest: &str) -> bool {
     let words: Vec<&str> = rest.split('_').collect();
     let is_port = |words: &[&str]| match words {
@@ -188,7 +188,7 @@ fn is_made_up(rest: &str) -> bool {
         || words.iter().enumerate().any(|(n, word)| *word == "PORT" && is_port(&words[n + 1..]))
 }
 
-/// The line of every key in a section, or in a rule.
+/// Returns the line of every section, and of every key in a section or a rule.
 fn lines(text: &str) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     let Ok(table) = DeTable::parse(text) else { return found };
@@ -257,7 +257,7 @@ impl Given {
         }
     }
 
-    /// The value as a sentence about it shows it.
+    /// Returns the value as an error message shows it.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Typed(value) => value.to_string(),

@@ -1,7 +1,8 @@
-//! Every key that there is, a file a section. To add one, add its field to the room's `Config` and its row here.
+//! Lists every key, in one file for each section. To add a key, add its field to the room's `Config` and its row here.
 //!
-//! * No row has a default: the field's own is shown.
-//! * Tests hold that every field of a `Config` has a row, and that every row says in sentences what it does.
+//! * No row has a default: the `Default` of the `Config` has it.
+//! * Tests check that every field has a row, and that every row says in sentences what its key does.
+//! * `LARDER_TEST_WRITE=1 cargo test --lib config::pages` then writes `config.toml` and `docs/configuration.md`.
 
 mod admin;
 mod cache;

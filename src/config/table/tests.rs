@@ -1,4 +1,4 @@
-//! No field without a key, no key without words, and no value that is shown in a way in which it can't be read.
+//! Checks that every field has a key, that every key says what it does, and that a value that is shown can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -94,10 +94,10 @@ fn every_field_has_a_key() {
             set_to_another(key.name, key.field, &base, &mut changed);
         }
     }
-    let unread = same(&base, &changed);
     // Where a bucket is, is in `durable.url`; rules and variables are no keys.
-    let expected = ["config.rules", "config.stray_variables", "s3.bucket"];
-    assert_eq!(unread, expected, "fields that no key of the table sets");
+    let no_keys = ["config.rules", "config.stray_variables", "s3.bucket"];
+    let unread: Vec<String> = same(&base, &changed).into_iter().filter(|at| !no_keys.contains(&at.as_str())).collect();
+    assert_eq!(unread, Vec::<String>::new(), "fields that no key of the table sets");
     let mut rule = Rule::default();
     for (name, field) in table::rule_fields() {
         set_to_another(name, field, &Rule::default(), &mut rule);
