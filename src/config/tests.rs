@@ -1,19 +1,31 @@
 //! Precedence, every default, and the sentence for every mistake.
 
-use super::*;
-use crate::config::settings::Reader;
+use std::time::Duration;
 
-fn load(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Config, Vec<String>> {
-    let mut reader = Reader::default();
-    reader.read_text("f", text);
+use super::sources::Sources;
+use super::{Config, Reading};
+use crate::base::{parse_duration, parse_size};
+use crate::downstream::Listen;
+use crate::fetch::Ranges;
+use crate::proxy::Rule;
+use crate::rfc9111::key::QueryRules;
+use crate::store::Durability;
+use crate::upstream::{Address, Overrides};
+
+pub(super) fn read(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Reading {
+    let mut sources = Sources::default();
+    sources.read_text("f", text);
     for (name, value) in environment {
-        reader.read_variable(name, value);
+        sources.read_variable(name, value);
     }
     for set in sets {
-        reader.read_set(set);
+        sources.read_set(set);
     }
-    let config = Config::read(&mut reader);
-    reader.finish(config).map_err(|errors| errors.0)
+    Reading::of(sources)
+}
+
+fn load(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Config, Vec<String>> {
+    read(text, environment, sets).finish().map_err(|errors| errors.0)
 }
 
 #[test]
@@ -27,45 +39,6 @@ fn set_goes_before_environment_before_file_before_default() {
     assert_eq!(address(file, &[], &[]), tcp("file", 1));
     assert_eq!(address(file, &environment, &[]), tcp("environment", 2));
     assert_eq!(address(file, &environment, &["upstream.url=unix:/run/x"]), Address::Unix("/run/x".into()));
-}
-
-#[test]
-fn the_shipped_file_shows_every_key_with_its_default() {
-    let text = include_str!("../../../config.toml");
-    let mut reader = Reader::default();
-    reader.read_text("config.toml", text);
-    let given: Vec<String> = reader.settings.keys().cloned().collect();
-    let mut config = Config::read(&mut reader);
-    let known = reader.known.clone();
-    assert_eq!(reader.errors, Vec::<String>::new());
-    assert_eq!(reader.settings.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "unknown keys");
-    for key in known.iter().filter(|key| !key.starts_with("rule")) {
-        assert!(given.contains(key), "config.toml does not show {key}");
-    }
-    let rule_keys = [
-        "path",
-        "timeout",
-        "override_timeout",
-        "stale_while_revalidate",
-        "stale_if_error",
-        "stale_if_unreachable",
-        "bypass",
-        "buffer_request",
-        "buffer_response",
-        "spool",
-        "min_body_rate",
-        "response_timeout",
-        "body_timeout",
-        "ignore_query",
-        "sort_query",
-        "durable",
-        "tags",
-    ];
-    for name in rule_keys {
-        assert!(text.contains(&format!("# {name} = ")), "config.toml does not show rule.{name}");
-    }
-    config.rules.clear();
-    assert_eq!(config, Config::default());
 }
 
 #[test]
@@ -114,8 +87,6 @@ fn rules_are_read_whole() {
     "#;
     let rules = load(text, &[], &[]).expect("sound").rules;
     let expected = Rule {
-        set_cookie: None,
-        request_directives: None,
         path: "/static/*".into(),
         timeout: Some(Duration::from_secs(3600)),
         override_timeout: Some(Duration::from_secs(7200)),
@@ -137,6 +108,7 @@ fn rules_are_read_whole() {
             response_timeout: Some(Duration::from_secs(8)),
             body_timeout: Some(Duration::from_secs(9)),
         },
+        ..Rule::default()
     };
     assert_eq!(rules, [expected, Rule { path: "/b".into(), ..Rule::default() }]);
     let set = load("", &[], &["rule=[{path = \"/x\", bypass = true}]"]).expect("sound").rules;
@@ -272,7 +244,7 @@ fn a_key_that_is_given_twice_or_made_up_is_told_with_its_place() {
         ("[server]\nsocket_mode = 660", "", "f: server.socket_mode: 660 is not a string"),
         ("[server]\nsocket_mode = \"0440\"", "", "f: server.socket_mode: \"0440\" lets nobody connect"),
         ("[admin]\nhosts = [\"http://a\"]", "", "has \"http://a\", which is not the name of a host"),
-        ("[admin]\ntoken = \"a b\"", "", "f: admin.token: \"a b\" has characters that a field can't carry"),
+        ("[admin]\ntoken = \"a b\"", "", "f: admin.token: the secret has characters that a field can't carry"),
     ] {
         assert_told(text, sets, expected);
     }
@@ -286,6 +258,51 @@ fn assert_told(text: &str, sets: &str, expected: &str) {
         errors.iter().any(|error| error.contains(expected)),
         "{text} {sets:?}\nwanted: {expected}\ngot: {errors:#?}"
     );
+}
+
+/// With one underscore it would pass without a word.
+#[test]
+fn a_variable_that_sets_nothing_is_told() {
+    for (name, meant) in [
+        ("LARDER_UPSTREAM_URL", "LARDER_UPSTREAM__URL"),
+        ("LARDER_ADMIN_TOKEN", "LARDER_ADMIN__TOKEN"),
+        ("LARDER_CACHE_DEFALT_TIMEOUT", "LARDER_CACHE__DEFAULT_TIMEOUT"),
+        ("LARDER_SERVER", "LARDER_SERVER__LISTEN"),
+    ] {
+        let errors = load("", &[(name, "hidden-word")], &[]).expect_err("a mistake");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let told = format!("{name}: a variable has two underscores between section and key, as {meant}; ");
+        assert!(errors[0].starts_with(&told) || name == "LARDER_SERVER", "{errors:?}");
+        assert!(!errors[0].contains("hidden-word"), "{errors:?}");
+    }
+    let warnings = load("", &[("LARDER_VERSION", "1")], &[]).expect("sound").warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("LARDER_VERSION: it sets nothing; "), "{warnings:?}");
+    for made_up in [
+        "LARDER_SERVICE_HOST",
+        "LARDER_SERVICE_PORT",
+        "LARDER_SERVICE_PORT_HTTP",
+        "LARDER_PORT",
+        "LARDER_PORT_8080_TCP",
+        "LARDER_PORT_8080_TCP_ADDR",
+        "LARDER_ADMIN_SERVICE_HOST",
+        "LARDER_ADMIN_PORT_9090_TCP_PROTO",
+        "LARDER_TEST_SEED",
+        "OTHER",
+    ] {
+        assert_eq!(load("", &[(made_up, "x")], &[]).expect("sound").warnings(), Vec::<String>::new(), "{made_up}");
+    }
+}
+
+#[test]
+fn warnings_stand_beside_mistakes_but_not_for_a_value_that_could_not_be_read() {
+    let itself = ["server.listen=127.0.0.1:5000", "upstream.url=http://127.0.0.1:5000"];
+    let reading = read("", &[], &[itself[0], itself[1], "log.level=loud"]);
+    assert_eq!((reading.errors().len(), reading.warnings().len()), (1, 1), "{reading:?}");
+    let reading = read("", &[], &[itself[0], "upstream.url=ftp://a"]);
+    assert_eq!((reading.errors().len(), reading.warnings().len()), (1, 0), "{reading:?}");
+    let reading = read("", &[], &["admin.listen=0.0.0.0:9090", "admin.token=a b"]);
+    assert_eq!(reading.errors().len(), 1, "{reading:?}");
 }
 
 #[test]
