@@ -45,12 +45,12 @@ impl Buffers {
 
 /// Counts the memory that one body holds, and gives it back when dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct BufferLease {
     buffers: Arc<Buffers>,
     bytes: usize,
 }
 
-impl Lease {
+impl BufferLease {
     /// A body that holds nothing yet.
     pub(super) fn new(buffers: &Arc<Buffers>) -> Self {
         Self { buffers: Arc::clone(buffers), bytes: 0 }
@@ -87,7 +87,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for BufferLease {
     fn drop(&mut self) {
         self.release(self.bytes);
     }
@@ -101,7 +101,7 @@ mod tests {
     fn buffers_take_half_and_with_fetches_no_more_than_all() {
         let fills = Budget::new(1000);
         let buffers = Buffers::new(100, Arc::clone(&fills), Spools::new(std::path::PathBuf::new(), 0));
-        let (mut a, mut b) = (Lease::new(&buffers), Lease::new(&buffers));
+        let (mut a, mut b) = (BufferLease::new(&buffers), BufferLease::new(&buffers));
         assert!(a.try_add(30) && b.try_add(20));
         assert!(!a.try_add(1) && buffers.are_full());
         a.add(10);

@@ -12,7 +12,8 @@ use super::Upstream;
 use crate::base::{Stopwatch, Timer};
 use crate::upstream::Transfer;
 use crate::upstream::origin_io::Wire;
-use crate::upstream::request_body::{RequestBody, Upload};
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::upload::Upload;
 
 /// A connection to the origin. It is boxed, since it goes with a response from hand to hand.
 #[derive(Debug)]

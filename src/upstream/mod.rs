@@ -7,25 +7,40 @@
 //! May import: `rfc9111`, `base`, `entry` (the memory that bodies share). Knows nothing of keys or tiers.
 
 mod ahead;
+mod ahead_queue;
+mod attempts;
 mod body;
+mod buffered;
 mod buffers;
+mod client_content;
+mod config;
+mod connect;
+mod error;
 pub mod forwarding;
 mod framing;
 mod informational;
+mod intake;
 mod link;
+mod message;
 mod origin;
 mod origin_io;
 mod request_body;
 mod spool;
 mod transfer;
+mod upload;
+mod wait;
 
 pub use self::ahead::Passing;
 pub use self::body::{UpstreamBody, UpstreamBodyError};
 pub(crate) use self::buffers::Buffers;
+pub(crate) use self::client_content::{ClientBody, Fault, UploadLimits};
+pub(crate) use self::config::Address;
+pub use self::config::Config;
+pub use self::error::UpstreamError;
 pub use self::framing::EndsWithConnection;
 pub(crate) use self::informational::{Informational, InformationalSender};
-pub(crate) use self::origin::{Address, Errand, OriginRequest, Upstream};
-pub use self::origin::{Config, UpstreamError};
-pub(crate) use self::request_body::{ClientBody, Fault, Limits, RequestBody};
+pub(crate) use self::message::{Errand, OriginRequest};
+pub(crate) use self::origin::Upstream;
+pub(crate) use self::request_body::RequestBody;
 pub(crate) use self::spool::Spools;
 pub(crate) use self::transfer::{Overrides, Transfer};
