@@ -1,8 +1,9 @@
-//! The origin: connections to it, what it is asked, and the bodies on their way to and from it.
+//! The origin: connections to it, requests to it, and the bodies that pass in both directions.
 //!
 //! * Every request has a deadline for its head. A message past its buffer goes to a temporary file.
-//! * An answer that can't be taken is the fault of its URL; only what says that the origin is down opens the breaker.
-//! * What the origin may believe about a client is set here (`forwarding`), or does not reach it.
+//! * An answer that can't be used counts against its URL. Only failures that mean that the origin is down open the
+//!   breaker.
+//! * Fields that tell the origin about the client are set here (`forwarding`), or do not reach the origin.
 //!
 //! May import: `rfc9111`, `base`, `entry` (the memory that bodies share). Knows nothing of keys or tiers.
 
