@@ -2,7 +2,7 @@
 //!
 //! * Buffers hold at most half of `server.max_buffered`. Buffers and fetches together hold at most all of it.
 //! * Each byte is counted until it is freed.
-//! * While the buffers are full, request bodies go to temporary files, and less is read ahead. A request without a body
+//! * While the buffers are full, request bodies go to temporary files or are refused, and less is read ahead. A request without a body
 //!   is never refused because of buffers.
 
 use std::sync::Arc;
