@@ -88,9 +88,9 @@ pub struct NewHead<'a> {
     pub status: StatusCode,
     /// The response's fields, without those of the connection.
     pub fields: &'a HeaderMap,
-    /// When the request was sent.
+    /// Time at which the request was sent.
     pub request_time: Timestamp,
-    /// When the response's head arrived.
+    /// Time at which the response's head arrived.
     pub response_time: Timestamp,
     /// See [`StoredHead::position`].
     pub position: u64,

@@ -24,7 +24,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::ahead_queue::{AheadQueue, BodyEnd, FilePlace, Next, Step};
+use super::ahead_queue::{AheadQueue, AheadStep, BodyEnd, FilePlace, NextPart};
 use super::body::UpstreamBody;
 use super::buffers::BufferLease;
 use super::{Spools, Transfer, UpstreamBodyError};
@@ -62,11 +62,11 @@ impl From<UpstreamBody> for Passing {
 
 impl Passing {
     /// Passes a body that is not read ahead before [`Passing::begin`].
-    pub fn held(body: UpstreamBody) -> Self {
+    pub fn on_demand(body: UpstreamBody) -> Self {
         Self(PassingState::OnDemand(body))
     }
 
-    /// Starts to read ahead a body made with [`Passing::held`].
+    /// Starts to read ahead a body made with [`Passing::on_demand`].
     pub fn begin(&mut self) {
         match std::mem::replace(&mut self.0, PassingState::Ended) {
             PassingState::OnDemand(body) => self.hand_over(body),
@@ -180,12 +180,12 @@ impl AheadReader {
             }
             let mut queue = self.ahead.queue.lock();
             match queue.next() {
-                Next::Piece(piece) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
-                Next::InFile(file, at, len) => self.reading = Some(file.read(at, len)),
-                Next::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                Next::Failed(error) => return Poll::Ready(Some(Err(error))),
-                Next::Ended => return Poll::Ready(None),
-                Next::NotYet => {
+                NextPart::Piece(piece) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                NextPart::InFile(file, at, len) => self.reading = Some(file.read(at, len)),
+                NextPart::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                NextPart::Failed(error) => return Poll::Ready(Some(Err(error))),
+                NextPart::Ended => return Poll::Ready(None),
+                NextPart::NotYet => {
                     queue.reader = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
@@ -253,7 +253,7 @@ impl Ahead {
             let step = std::future::poll_fn(|cx| {
                 let mut queue = self.queue.lock();
                 match queue.step(self.limit, self.spool) {
-                    Step::Wait => {
+                    AheadStep::Wait => {
                         queue.writer = Some(cx.waker().clone());
                         Poll::Pending
                     }
@@ -261,8 +261,8 @@ impl Ahead {
                 }
             });
             match step.await {
-                Step::Read | Step::Wait => return,
-                Step::Write(piece, place) => self.write(piece, place).await,
+                AheadStep::Read | AheadStep::Wait => return,
+                AheadStep::Write(piece, place) => self.write(piece, place).await,
             }
         }
     }

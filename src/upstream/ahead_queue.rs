@@ -70,7 +70,7 @@ pub(super) enum BodyEnd {
 }
 
 /// The thing that the client gets next.
-pub(super) enum Next {
+pub(super) enum NextPart {
     /// Bytes from memory.
     Piece(Bytes),
     /// Bytes of a file: where they begin, and how many there are.
@@ -86,7 +86,7 @@ pub(super) enum Next {
 }
 
 /// The next step of the task that reads ahead.
-pub(super) enum Step {
+pub(super) enum AheadStep {
     /// Reads another piece, for which there is room.
     Read,
     /// Writes a piece to a file. The place is the file, the offset and the length of the circle; `None`: a new file.
@@ -150,35 +150,35 @@ impl AheadQueue {
     }
 
     /// Takes the thing that the client gets next.
-    pub(super) fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self) -> NextPart {
         if let Some(piece) = self.memory.pop_front() {
             self.note_taken(piece.len());
-            return Next::Piece(piece);
+            return NextPart::Piece(piece);
         }
         if let Some(ring) = &self.ring
             && ring.left() > 0
         {
             let at = ring.read % ring.len;
-            return Next::InFile(Arc::clone(&ring.file), at, ring.left().min(ring.len - at));
+            return NextPart::InFile(Arc::clone(&ring.file), at, ring.left().min(ring.len - at));
         }
         if self.is_writing {
-            return Next::NotYet;
+            return NextPart::NotYet;
         }
         // Every byte in the file was read. The next write begins another file.
         self.ring = None;
         if !self.tail.is_empty() {
             let piece = self.tail.split().freeze();
             self.note_taken(piece.len());
-            return Next::Piece(piece);
+            return NextPart::Piece(piece);
         }
         match std::mem::replace(&mut self.end, BodyEnd::Complete) {
             BodyEnd::Open => {
                 self.end = BodyEnd::Open;
-                Next::NotYet
+                NextPart::NotYet
             }
-            BodyEnd::Complete => Next::Ended,
-            BodyEnd::Trailers(trailers) => Next::Trailers(trailers),
-            BodyEnd::Failed(error) => Next::Failed(error),
+            BodyEnd::Complete => NextPart::Ended,
+            BodyEnd::Trailers(trailers) => NextPart::Trailers(trailers),
+            BodyEnd::Failed(error) => NextPart::Failed(error),
         }
     }
 
@@ -204,7 +204,7 @@ impl AheadQueue {
     }
 
     /// Returns the next step of the task. At most `limit` bytes may be in memory, and `spool` in the file.
-    pub(super) fn step(&mut self, limit: usize, spool: u64) -> Step {
+    pub(super) fn step(&mut self, limit: usize, spool: u64) -> AheadStep {
         let may_write = spool > 0 && !self.has_given_up_file;
         let limit = if self.lease.buffers().are_full() { limit.min(LEAST) } else { limit };
         let slack = if may_write { STAGE } else { 0 };
@@ -214,26 +214,26 @@ impl AheadQueue {
             self.tail.len() < slack
         };
         if has_room {
-            return Step::Read;
+            return AheadStep::Read;
         }
         if !may_write {
-            return Step::Wait;
+            return AheadStep::Wait;
         }
         let place = match &self.ring {
-            Some(ring) if ring.left() + self.tail.len() as u64 > ring.len => return Step::Wait,
+            Some(ring) if ring.left() + self.tail.len() as u64 > ring.len => return AheadStep::Wait,
             Some(ring) => Some((Arc::clone(&ring.file), ring.written % ring.len, ring.len)),
             None => None,
         };
         if self.tail.is_empty() {
             // Moves the newest piece in memory to the file, which keeps the order. Pieces in memory are large.
-            let Some(piece) = self.memory.pop_back() else { return Step::Wait };
+            let Some(piece) = self.memory.pop_back() else { return AheadStep::Wait };
             self.tail.extend_from_slice(&piece);
         }
         if self.tail.len() as u64 > spool {
-            return Step::Wait;
+            return AheadStep::Wait;
         }
         self.is_writing = true;
-        Step::Write(self.tail.split().freeze(), place)
+        AheadStep::Write(self.tail.split().freeze(), place)
     }
 
     /// Notes that `bytes` were written to the file.

@@ -75,11 +75,11 @@ impl ClientBody {
 }
 
 /// The content of a client's request that has content.
-pub(super) struct Content(pub(super) BoxedBody);
+pub(super) struct ContentStream(pub(super) BoxedBody);
 
-impl fmt::Debug for Content {
+impl fmt::Debug for ContentStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Content").field(&self.0.size_hint()).finish()
+        f.debug_tuple("ContentStream").field(&self.0.size_hint()).finish()
     }
 }
 
@@ -87,7 +87,7 @@ impl fmt::Debug for Content {
 #[derive(Debug)]
 pub(super) struct ClientContent {
     /// The content.
-    pub body: Content,
+    pub body: ContentStream,
     limits: UploadLimits,
     pace: Pace,
     upload: Upload,
@@ -124,7 +124,7 @@ impl Pace {
 
 impl ClientContent {
     /// Begins to read `body`.
-    pub(super) fn new(body: Content, limits: UploadLimits, transfer: &Transfer, upload: Upload) -> Self {
+    pub(super) fn new(body: ContentStream, limits: UploadLimits, transfer: &Transfer, upload: Upload) -> Self {
         let pace = Pace { rate: transfer.min_body_rate, ..Pace::default() };
         Self { body, limits, pace, upload, timer: Timer::default(), waiting: None }
     }
@@ -136,16 +136,16 @@ impl ClientContent {
             Poll::Pending => {
                 let since = *self.waiting.get_or_insert_with(Stopwatch::start);
                 let limit = self.limits.patience.min(self.pace.left());
-                self.upload.waits();
+                self.upload.note_waiting();
                 ready!(self.timer.poll(cx, since, limit));
                 return Poll::Ready(Some(Err(self.upload.fail(Fault::TooSlow))));
             }
         };
         if let Some(since) = self.waiting.take() {
             self.pace.waited += since.elapsed();
-            self.upload.client_sent();
+            self.upload.note_received();
         } else {
-            self.upload.moves();
+            self.upload.note_moved();
         }
         Poll::Ready(match polled {
             None => None,

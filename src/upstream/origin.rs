@@ -104,8 +104,7 @@ impl Upstream {
         let answers = self.breaker.answers();
         let mut wait = HeadWait { since: begun, limit: &request.transfer.response_timeout, upload: body.upload() };
         let mut attempts = Attempts::new(request.method, body);
-        // All in one future: with each future around it, a response would be moved once more. Only connecting,
-        // which is rare, has one of its own.
+        // Everything but connecting, which is rare, is in one future: each further one would move the response once more.
         let (error, was_sending) = loop {
             let idle = if attempts.may_reuse { self.take_idle(begun, attempts.is_repeatable) } else { None };
             let is_reused = idle.is_some();
@@ -215,7 +214,7 @@ impl Upstream {
 
     /// Counts a failed request, and tells the breaker if it says something about the origin.
     ///
-    /// A failure on this side says nothing. An answer that can't be used is an answer, and the fault of its `path`. The
+    /// A failure on this side says nothing. An answer that can't be used shows that the origin is up. The
     /// timeouts and broken answers of one path count once.
     fn learn_from(&self, error: &UpstreamError, is_excused: bool, path: &str) {
         self.metrics.origin(match error {
@@ -268,7 +267,7 @@ impl Upstream {
     }
 }
 
-/// Has `message` end its body where `wire` takes nothing more.
+/// Makes the body of `message` stop once a write to `wire` has failed.
 fn bind_to_wire(mut message: Request<RequestBody>, wire: &Arc<Wire>) -> Request<RequestBody> {
     message.body_mut().bind_to_wire(wire);
     message

@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 use super::buffered::{Buffered, BufferedBody};
-use super::client_content::{ClientBody, ClientContent, Content, Fault, UploadLimits};
+use super::client_content::{ClientBody, ClientContent, ContentStream, Fault, UploadLimits};
 use super::intake::Intake;
 use super::origin_io::Wire;
 use super::upload::Upload;
@@ -55,7 +55,7 @@ impl RequestBody {
             return Err(Fault::TooLarge);
         }
         let upload = Upload::default();
-        let client = ClientContent::new(Content(body), limits, transfer, upload.clone());
+        let client = ClientContent::new(ContentStream(body), limits, transfer, upload.clone());
         Ok(Self::sending(Arc::default(), Some(client), upload))
     }
 
@@ -98,7 +98,7 @@ impl RequestBody {
 
     fn after_intake(intake: Intake, rest: Option<ClientContent>, upload: Upload) -> Self {
         let buffered = intake.into_buffered();
-        upload.has_buffered(&buffered);
+        upload.note_buffered(&buffered);
         Self::sending(buffered, rest, upload)
     }
 
@@ -120,7 +120,7 @@ impl RequestBody {
         }
     }
 
-    /// Makes the body end once the connection of `wire` takes nothing more.
+    /// Makes the body stop once a write to `wire`, the state of its connection, has failed.
     pub(crate) fn bind_to_wire(&mut self, wire: &Arc<Wire>) {
         if let Self::Sending(sending) = self {
             sending.wire = Some(Arc::clone(wire));
@@ -139,7 +139,7 @@ impl Sending {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if self.wire.as_ref().is_some_and(|wire| wire.is_broken()) {
             // The exchange waits for the origin's answer from here on.
-            self.upload.waits_no_more();
+            self.upload.note_not_waiting();
             return Poll::Pending;
         }
         if self.at < self.buffered.len() {
@@ -178,7 +178,7 @@ impl Sending {
         };
         self.at += piece.len() as u64;
         let is_last = self.rest.is_none() && self.at == buffered.len();
-        self.upload.hands_on(is_last);
+        self.upload.note_handed_on(is_last);
         Poll::Ready(Ok(piece))
     }
 }

@@ -54,29 +54,29 @@ impl Upload {
     }
 
     /// Notes that bytes moved.
-    pub(super) fn moves(&self) {
+    pub(super) fn note_moved(&self) {
         self.0.lock().moved = Stopwatch::start();
     }
 
     /// Notes that the client is to send the next byte.
-    pub(super) fn waits(&self) {
+    pub(super) fn note_waiting(&self) {
         self.0.lock().waits_for_client = true;
     }
 
     /// Notes that the body does not wait for its client any more.
-    pub(super) fn waits_no_more(&self) {
+    pub(super) fn note_not_waiting(&self) {
         self.0.lock().waits_for_client = false;
     }
 
     /// Notes that the client sent what it was waited for.
-    pub(super) fn client_sent(&self) {
+    pub(super) fn note_received(&self) {
         let mut progress = self.0.lock();
         progress.moved = Stopwatch::start();
         progress.waits_for_client = false;
     }
 
     /// Notes the part that was buffered before the origin is asked.
-    pub(super) fn has_buffered(&self, buffered: &Arc<Buffered>) {
+    pub(super) fn note_buffered(&self, buffered: &Arc<Buffered>) {
         let mut progress = self.0.lock();
         progress.moved = Stopwatch::start();
         progress.waits_for_client = false;
@@ -84,7 +84,7 @@ impl Upload {
     }
 
     /// Notes that a piece was handed to the connection, and whether it was the last.
-    pub(super) fn hands_on(&self, is_last: bool) {
+    pub(super) fn note_handed_on(&self, is_last: bool) {
         let mut progress = self.0.lock();
         progress.moved = Stopwatch::start();
         progress.is_sent |= is_last;

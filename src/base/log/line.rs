@@ -23,7 +23,7 @@ fn is_escaped(c: char) -> bool {
 /// Appends `text` to `out`, with its control and direction characters escaped.
 pub fn escape(text: &str, out: &mut String) {
     // Writing to a `String` never fails.
-    let _ = Escaping { out, kind: Kind::Message }.write_str(text);
+    let _ = Escaping { out, place: TextPlace::Message }.write_str(text);
 }
 
 /// Begins a line with its time and level.
@@ -86,18 +86,18 @@ impl<'a> Fields<'a> {
         if self.format == LogFormat::Json {
             self.json_name(name);
             self.out.push('"');
-            let _ = write!(Escaping { out: self.out, kind: Kind::Json }, "{value}");
+            let _ = write!(Escaping { out: self.out, place: TextPlace::Json }, "{value}");
             self.out.push('"');
             return;
         }
         self.out.push(' ');
         if name == "message" {
-            let _ = write!(Escaping { out: self.out, kind: Kind::Message }, "{value}");
+            let _ = write!(Escaping { out: self.out, place: TextPlace::Message }, "{value}");
             return;
         }
         self.text_name(name);
         let from = self.out.len();
-        let _ = write!(Escaping { out: self.out, kind: Kind::Quoted }, "{value}");
+        let _ = write!(Escaping { out: self.out, place: TextPlace::Quoted }, "{value}");
         let written = &self.out[from..];
         // Quotes everything but one plain word. Escaped characters contain a backslash.
         if written.is_empty() || written.contains([' ', '\\', '=', ',']) {
@@ -159,7 +159,7 @@ impl Visit for Fields<'_> {
 
 /// The place of an escaped text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TextPlace {
     /// A message, which is never quoted.
     Message,
     /// A field of a text line, which may be quoted.
@@ -171,12 +171,12 @@ enum Kind {
 /// Writes text to `out`, escaped for its place.
 struct Escaping<'a> {
     out: &'a mut String,
-    kind: Kind,
+    place: TextPlace,
 }
 
 impl fmt::Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let is_quoted = self.kind != Kind::Message;
+        let is_quoted = self.place != TextPlace::Message;
         let mut rest = text;
         while let Some(at) = rest.find(|c| is_escaped(c) || (is_quoted && matches!(c, '"' | '\\'))) {
             let (before, from) = rest.split_at(at);
@@ -187,7 +187,7 @@ impl fmt::Write for Escaping<'_> {
                 Some('\n') => self.out.push_str("\\n"),
                 Some('\r') => self.out.push_str("\\r"),
                 Some('\t') => self.out.push_str("\\t"),
-                Some(c) if self.kind == Kind::Json => write!(self.out, "\\u{:04x}", u32::from(c))?,
+                Some(c) if self.place == TextPlace::Json => write!(self.out, "\\u{:04x}", u32::from(c))?,
                 Some(c) => write!(self.out, "\\u{{{:x}}}", u32::from(c))?,
                 None => {}
             }

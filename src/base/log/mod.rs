@@ -20,7 +20,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::limit::{OncePerMinute, Turn};
@@ -173,7 +173,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToQueue {
             begin(format, *event.metadata().level(), line);
             let mut fields = Fields::new(format, line);
             event.record(&mut fields as &mut dyn Visit);
-            for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+            for span in context.event_scope(event).into_iter().flat_map(Scope::from_root) {
                 if let Some(SpanFields(text)) = span.extensions().get() {
                     line.push_str(text);
                 }

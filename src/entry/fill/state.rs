@@ -21,9 +21,9 @@ pub(super) struct FillState {
     pub kept: usize,
     /// Bytes appended so far.
     pub len: u64,
-    /// Whether the body is kept whole.
+    /// Says whether every chunk is kept.
     pub mode: FillMode,
-    /// Whether the body has ended.
+    /// Says whether the body has ended, and how.
     pub end: FillEnd,
     /// The stored body, once readers read it in place of the chunks.
     pub stored: Option<Body>,
@@ -71,7 +71,7 @@ pub(super) struct Cursor {
 pub(super) enum FillMode {
     /// Every chunk.
     Whole,
-    /// Those that some reader has not read.
+    /// Only the chunks that some reader has not read yet.
     Window,
 }
 
