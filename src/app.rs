@@ -20,7 +20,7 @@ use crate::fetch::{self, Fetcher, Flights, Memories, Origin};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
 use crate::store::{CheckFailure, Durable, Memory, Purges, Store, report_drain, s3};
 use crate::upstream::forwarding::Signature;
-use crate::upstream::{Buffers, Limits, Spools, Upstream};
+use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 
 /// Why Larder did not start. Each says what to do.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         metrics,
         access_log: config.log.access,
         failures: Failures::new(),
-        upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
+        upload_limits: UploadLimits { patience: config.server.body_timeout, size: config.server.max_body_size },
         tunnel_timeout: config.server.tunnel_timeout,
         tunnels: TaskTracker::new(),
     });

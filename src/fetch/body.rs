@@ -29,7 +29,7 @@ impl Incoming {
 
 impl From<UpstreamBody> for Incoming {
     fn from(body: UpstreamBody) -> Self {
-        Self { before: Vec::new(), body: Passing::held(body), len: None, after: Vec::new() }
+        Self { before: Vec::new(), body: Passing::on_demand(body), len: None, after: Vec::new() }
     }
 }
 

@@ -39,7 +39,7 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{Lookup, Store};
 use crate::upstream::forwarding::{Original, Peer, Trust};
-use crate::upstream::{ClientBody, Limits, Upstream, forwarding};
+use crate::upstream::{ClientBody, UploadLimits, Upstream, forwarding};
 
 /// The proxy: everything that the workers share.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct Proxy {
     /// The failures that were logged lately.
     pub failures: Failures,
     /// What a request's body may be.
-    pub upload_limits: Limits,
+    pub upload_limits: UploadLimits,
     /// Idle limit of a tunnel.
     pub tunnel_timeout: Duration,
     /// Connections that are no longer HTTP. They end when both sides have, or with the process.

@@ -1,7 +1,6 @@
-//! Informational responses (RFC 9110 §15.2: 103 Early Hints, 102 Processing) on their way to a client, whatever its
-//! version of HTTP.
+//! Passes informational responses (RFC 9110 §15.2: 103 Early Hints, 102 Processing) on to a client of any version of HTTP.
 //!
-//! They are never stored, and go to the one client whose request the origin was asked for.
+//! They are never stored. They go only to the client whose request was sent to the origin.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,24 +10,24 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 
 use crate::rfc9111::fields;
 
-/// Sends informational responses to the client of one request, as long as that is answered.
+/// Sends informational responses to the client of one request, until the final response begins.
 pub(crate) trait InformationalSender: fmt::Debug + Send + Sync {
-    /// Sends one, or drops it: any informational response may be dropped.
+    /// Sends an informational response, or drops it, as is allowed for any.
     fn send(&self, status: StatusCode, fields: &HeaderMap);
 }
 
-/// A sender that several may hold.
+/// A shared sender of informational responses.
 pub(crate) type Informational = Arc<dyn InformationalSender>;
 
-/// Passes an informational response on, without the fields of its connection. 100 answers an expectation that this
-/// server meets by itself, and 101 is not informational to a proxy.
+/// Passes an informational response on, without the fields of its connection. Drops 100, since this server answers
+/// `Expect` by itself, and 101, which a proxy treats as a final response.
 pub(super) fn relay(sender: &dyn InformationalSender, status: StatusCode, fields: &HeaderMap) {
     if !status.is_informational() || matches!(status.as_u16(), 100 | 101) {
         return;
     }
     let mut fields = fields.clone();
     fields::remove_hop_by_hop(&mut fields);
-    // RFC 9110 §8.6: there is no content to have a length.
+    // RFC 9110 §8.6: an informational response has no content.
     fields.remove(CONTENT_LENGTH);
     sender.send(status, &fields);
 }
