@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
 use tracing::info;
 
 use crate::base::log::OncePerMinute;
 use crate::base::{Clock, Metrics, Unparsed};
+use crate::respond::ResponseBody;
 
 /// Counts and logs requests that are refused before they can be read as such.
 #[derive(Debug)]
@@ -51,4 +55,18 @@ pub(crate) struct Witness {
     pub refusals: Arc<Refusals>,
     /// The client's address; `None`: it came over a unix socket.
     pub peer: Option<IpAddr>,
+}
+
+/// The answer to a request with two framings. Its connection ends with it: hyper sees to that.
+pub(crate) fn conflicting_framing() -> Response<ResponseBody> {
+    const SENTENCE: &str = "the request has both Content-Length and Transfer-Encoding\n";
+    let mut response = Response::new(ResponseBody::whole(Bytes::from_static(SENTENCE.as_bytes())));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let fields = response.headers_mut();
+    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from_static("0"));
+    fields.insert("cache-status", HeaderValue::from_static("larder; detail=bad-request"));
+    response
 }
