@@ -58,7 +58,7 @@ pub struct Running {
     unix_sockets: Vec<std::path::PathBuf>,
 }
 
-/// Starts Larder: binds its listeners, checks the durable tier, and serves.
+/// Starts Larder: checks the durable tier, binds the listeners, and serves.
 pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let threads = match config.server.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -68,17 +68,60 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
-    let control = Builder::new_multi_thread()
+    let control = control_runtime(config.durable.writers).map_err(StartError::Runtime)?;
+    let metrics = Metrics::new(threads);
+    let store = open_store(&config, &control, &metrics, threads, &clock)?;
+    // Binds last: nobody connects to a Larder that may not come up.
+    let (sockets, addresses) =
+        bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
+    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
+    let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
+    let proxy = Arc::new(make_proxy(&config, store, metrics, &clock));
+
+    let stop = CancellationToken::new();
+    let server = Arc::new(config.server);
+    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock));
+    let mut admin_address = None;
+    if let Some((sockets, bound)) = admin {
+        let (limits, refusals) = (Arc::clone(&server), Arc::clone(&refusals));
+        start_admin(&control, Admin::new(Arc::clone(&proxy), &config.admin, limits, refusals, stop.clone()), sockets);
+        admin_address = Some(bound);
+    }
+    let mut workers = Vec::new();
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let worker = Worker {
+            proxy: Arc::clone(&proxy),
+            config: Arc::clone(&server),
+            metrics: proxy.metrics.worker(index),
+            refusals: Arc::clone(&refusals),
+            stop: stop.clone(),
+        };
+        workers.push(start_worker(index, worker, sockets).map_err(StartError::Runtime)?);
+    }
+    Ok(Running { addresses, admin_address, proxy, stop, workers, control, unix_sockets })
+}
+
+/// Makes the runtime of everything but the workers: the durable tier with `writers`, the admin listener, signals.
+fn control_runtime(writers: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("larder-control")
-        // A write keeps one busy. Without a bound more are begun whenever all are.
-        .max_blocking_threads(config.durable.writers + SPARE_THREADS)
-        // With a thread goes what its allocator kept.
+        // Each write keeps a thread busy. Without a bound tokio begins another thread whenever all are busy.
+        .max_blocking_threads(writers + SPARE_THREADS)
+        // A thread that ends gives back what its allocator kept.
         .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()
-        .map_err(StartError::Runtime)?;
-    let metrics = Metrics::new(threads);
+}
+
+/// Opens both tiers, and checks that the durable one can be used.
+fn open_store(
+    config: &Config,
+    control: &Runtime,
+    metrics: &Arc<Metrics>,
+    threads: usize,
+    clock: &Clock,
+) -> Result<Store, StartError> {
     let purges = Arc::new(Purges::new(clock.clone(), fastrand::u64(1..)));
     let memory = Arc::new(Memory::new(&config.memory));
     let opened = Durable::open(
@@ -86,20 +129,21 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         &config.cache.key_prefix,
         Arc::clone(&purges),
         Arc::clone(&memory),
-        Arc::clone(&metrics),
+        Arc::clone(metrics),
     );
     let durable = control.block_on(opened).map_err(StartError::Durable)?;
     if let Some(durable) = &durable {
         durable.prepare(threads);
     }
-    // Bound last: nobody connects to a Larder that may not come up.
-    let (sockets, addresses) =
-        bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
-    let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
-    let store = Store::new(memory, durable, purges, clock.clone());
+    Ok(Store::new(memory, durable, purges, clock.clone()))
+}
+
+/// Makes the proxy that all workers share.
+fn make_proxy(config: &Config, store: Store, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
-    let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools(&config));
+    let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
+    let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools);
     let upstream = Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers);
     let surrogate_control = config.cache.targets.surrogate_control;
     let fetcher = Fetcher {
@@ -113,7 +157,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         tasks: TaskTracker::new(),
     };
     let trust = config.server.trust();
-    let proxy = Arc::new(Proxy {
+    Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
             rules: Rules::new(&config.cache, &config.transfer(), config.rules.clone(), trust.nominated()),
@@ -127,36 +171,17 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
         tunnel_timeout: config.server.tunnel_timeout,
         tunnels: TaskTracker::new(),
-    });
+    }
+}
 
-    let stop = CancellationToken::new();
-    let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
-    let mut admin_address = None;
-    let server_config = Arc::new(config.server);
-    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock));
-    if let Some((sockets, bound)) = admin {
-        let (limits, refusals) = (Arc::clone(&server_config), Arc::clone(&refusals));
-        let admin = Admin::new(Arc::clone(&proxy), &config.admin, limits, refusals, stop.clone());
-        let _guard = control.enter();
-        control.spawn(async move {
-            if let Err(why) = admin.run(sockets).await {
-                error!("the admin listener ended: {why}");
-            }
-        });
-        admin_address = Some(bound);
-    }
-    let mut workers = Vec::new();
-    for (index, sockets) in sockets.into_iter().enumerate() {
-        let worker = Worker {
-            proxy: Arc::clone(&proxy),
-            config: Arc::clone(&server_config),
-            metrics: proxy.metrics.worker(index),
-            refusals: Arc::clone(&refusals),
-            stop: stop.clone(),
-        };
-        workers.push(start_worker(index, worker, sockets).map_err(StartError::Runtime)?);
-    }
-    Ok(Running { addresses, admin_address, proxy, stop, workers, control, unix_sockets })
+/// Serves the admin listener on the control runtime.
+fn start_admin(control: &Runtime, admin: Admin, sockets: Sockets) {
+    let _guard = control.enter();
+    control.spawn(async move {
+        if let Err(why) = admin.run(sockets).await {
+            error!("the admin listener ended: {why}");
+        }
+    });
 }
 
 /// After so many turns of tasks a worker looks at its sockets again: often enough that none waits for more
@@ -175,10 +200,6 @@ fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<Jo
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
     })
-}
-
-fn spools(config: &Config) -> Arc<Spools> {
-    Spools::new(config.server.spool_dir.clone(), config.server.max_spooled)
 }
 
 fn unix_paths<'a>(addresses: impl Iterator<Item = &'a Listen>) -> Vec<std::path::PathBuf> {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::gate::Gate;
-use crate::base::{Gauge, Transport, Unparsed};
+use crate::base::{Transport, Unparsed};
 use crate::downstream::{
     ClientIo, Connection, Listen, ListenError, Patience, Refusals, ServerConfig, Sockets, Witness, bind,
     conflicting_framing, rest_after,
@@ -30,7 +30,6 @@ use crate::downstream::{
 use crate::proxy::{Proxy, Question};
 use crate::respond::ResponseBody;
 use crate::rfc9111::present::Present;
-use crate::store::Index;
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,79 +262,6 @@ impl Admin {
         let can_serve = origin == "reachable" || objects > 0 || store.durable().is_some();
         let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
-    }
-
-    fn metrics(&self) -> Reply {
-        let (store, upstream) = (self.proxy.store(), self.proxy.upstream());
-        let usage = self.proxy.usage();
-        let (objects, bytes) = store.memory().usage();
-        let (queued, queued_bytes) = store.durable().map_or((0, 0), crate::store::Durable::queue_depth);
-        let gauge = |name, help, value| Gauge { name, help, value };
-        let (held, capacity) = store.durable().map_or((0, 0), crate::store::Durable::held);
-        let index = |of: fn(&Index) -> u64| store.durable().map_or(0, |durable| of(durable.index()));
-        let text = self.proxy.metrics.render(&[
-            gauge("larder_memory_objects", "Objects in the memory tier.", objects),
-            gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
-            gauge("larder_fill_bytes", "Bytes held by fetches under way.", usage.filling),
-            gauge(
-                "larder_held_bytes",
-                "Those, and what clients of fetches that are done still read: what server.max_buffered is about.",
-                usage.held,
-            ),
-            gauge(
-                "larder_buffered_bytes",
-                "Bytes of uploads and of what is read ahead of clients, in memory.",
-                usage.buffered,
-            ),
-            gauge("larder_spooled_bytes", "The same in temporary files.", usage.spooled),
-            gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
-            gauge(
-                "larder_origin_down",
-                "Whether the origin is known to be down.",
-                u64::from(upstream.breaker().is_open()),
-            ),
-            gauge(
-                "larder_durable_queue_objects",
-                "Writes and deletions that the durable tier has yet to carry out.",
-                queued,
-            ),
-            gauge(
-                "larder_durable_uploads",
-                "Bodies too large for memory that are written as they come in, now.",
-                store.durable().map_or(0, crate::store::Durable::uploads),
-            ),
-            gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
-            gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
-            gauge("larder_durable_capacity_bytes", "Bytes that it may hold; 0: any number.", capacity),
-            gauge(
-                "larder_durable_down",
-                "Whether the durable tier is known to be down, or not to take writes.",
-                u64::from(store.durable().is_some_and(crate::store::Durable::is_down)),
-            ),
-            gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
-            gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
-            gauge(
-                "larder_index_loaded",
-                "Whether the index is complete, so that a miss asks the bucket for nothing.",
-                index(|index| u64::from(index.is_loaded())),
-            ),
-            gauge(
-                "larder_index_listed",
-                "Objects that the listing that fills the index has seen.",
-                index(Index::listed),
-            ),
-            gauge(
-                "larder_purge_position",
-                "The number of the last purge that this process knows of, its own and others'.",
-                store.purges().position(),
-            ),
-            gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
-        ]);
-        let mut reply = Response::new(Full::from(text));
-        reply
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-        reply
     }
 
     /// Reads a request's body; an error is the answer. What is too large is not read at all if it says so.

@@ -8,6 +8,7 @@
 
 mod api;
 mod gate;
+mod metrics;
 mod purge;
 
 pub(crate) use self::api::{Admin, Config};

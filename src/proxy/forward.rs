@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::client::{Client, informational};
-use super::request::asked;
+use super::share::asked;
 use super::{Proxy, tunnel};
 use crate::fetch::{Fetch, Holdings, Order, clean_response};
 use crate::proxy::target::{Target, origin_form};
-use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, passed, unanswered};
+use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, options, passed, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::{Exchange, NotStorable};
@@ -309,5 +309,18 @@ impl Proxy {
         });
         add_age(response.headers_mut());
         (CacheStatus::forward(Fwd::Bypass), response.map(|_: UpstreamBody| ResponseBody::empty()))
+    }
+}
+
+/// RFC 9110 §7.6.2: an OPTIONS request that may be forwarded no further is answered here, one that may has a
+/// step less left.
+pub(super) fn max_forwards(request: &mut HeaderMap) -> Option<Answer> {
+    let left = request.get(header::MAX_FORWARDS)?.to_str().ok()?.parse::<u64>().ok()?;
+    match left.checked_sub(1) {
+        Some(left) => {
+            request.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+            None
+        }
+        None => Some(options()),
     }
 }

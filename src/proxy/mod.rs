@@ -6,15 +6,18 @@
 //! May import: everything below it but sockets. Reads and writes no bytes.
 
 mod access;
+mod background;
 mod client;
 mod explain;
 mod failures;
 mod forward;
+mod label;
 mod purge;
 mod reply;
 mod request;
 mod rules;
 mod share;
+mod state;
 mod target;
 mod tunnel;
 
@@ -23,6 +26,6 @@ pub use self::explain::Question;
 pub use self::failures::Failures;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
-pub use self::request::{Proxy, Usage};
 pub(crate) use self::rules::{Config as CacheConfig, Rule, Rules};
+pub use self::state::{Proxy, Usage};
 pub(crate) use self::target::Keys;

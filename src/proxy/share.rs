@@ -5,20 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tokio::sync::oneshot;
 
 use super::Proxy;
-use super::request::held_by;
+use super::client::Client;
+use super::label::held_by;
+use super::target::{Target, shared_form};
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
 use crate::fetch::{
-    Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Selection, Shared, SharedResponse, Source,
+    Asked, Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Pass, Selection, Shared,
+    SharedResponse, Sharing, Source, Terms, sharing,
 };
 use crate::respond::{
     Answer, ClientRequest, Multipart, Part, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
 };
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
+use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{Reuse, Why};
 use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::targeted::governing;
@@ -41,21 +46,73 @@ fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
 /// because what came was for the leader alone.
 const MAX_JOINED_AGAIN: u32 = 2;
 
+/// What ends a follower's wait.
+enum Awaited {
+    /// The flight has ended, or taken too long.
+    Outcome(Outcome),
+    /// This follower asks the origin as well.
+    Lease(Lease),
+}
+
 impl Proxy {
+    /// Fetches what was ordered, as [`sharing`] says.
+    pub(super) async fn fetch_order(
+        self: &Arc<Self>,
+        request: &Request<()>,
+        mut order: Order,
+        pass: Option<Pass>,
+    ) -> Answer {
+        let sharing = sharing(&order, pass, self.fetcher.limits.memory.max_object_size);
+        let holds_nothing = order.held.validate.is_none() && order.held.part.is_none();
+        // The flight asks the durable tier for all who are in it.
+        if sharing != Sharing::Together
+            && holds_nothing
+            && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut order)).await
+            && let Some(answer) = self.answer_found(request, &order, fetched).await
+        {
+            return answer;
+        }
+        match sharing {
+            Sharing::Together => self.fly(request, order).await,
+            Sharing::Whole => {
+                // Asked alone after all, it asks for its range.
+                order.ask_for_the_whole();
+                self.fly(request, order).await
+            }
+            Sharing::Alone if order.asked.directives.only_if_cached => Refusal::OnlyIfCached.answer(),
+            Sharing::Alone => {
+                if *request.method() != Method::GET {
+                    let held = &mut order.held;
+                    let stored = held.validate.take().or_else(|| held.part.take());
+                    held.head_of = stored.or(held.head_of.take());
+                }
+                Box::pin(self.alone(request, order)).await
+            }
+        }
+    }
+
+    async fn fly(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
+        let selection = self.selection_of(&order).selection;
+        match self.join(&order, selection) {
+            Joined::Leader(lease) => self.lead(request, order, lease).await,
+            Joined::Follower(follower) => Box::pin(self.follow(request, order, follower, selection)).await,
+        }
+    }
+
     /// Tells how the order's request asks for its key, as far as is known by now, and whether it should wait for
     /// nobody.
-    pub(super) fn selection_of(&self, order: &Order) -> Looked {
+    fn selection_of(&self, order: &Order) -> Looked {
         self.fetcher.memories.hit_for_miss.look(order.asked.key.hash(), order.client_fields(), self.fetcher.clock.now())
     }
 
     /// Joins the flight of those who ask alike: the response to anyone else might not be theirs.
-    pub(super) fn join(&self, order: &Order, selection: Selection) -> Joined {
+    fn join(&self, order: &Order, selection: Selection) -> Joined {
         self.fetcher.flights.join(order.asked.key.hash(), selection.number())
     }
 
     /// Asks the origin for a flight. Another that does so as well may have its answer first: then
     /// that is this client's, too.
-    pub(super) async fn lead(self: &Arc<Self>, request: &Request<()>, order: Order, lease: Lease) -> Answer {
+    async fn lead(self: &Arc<Self>, request: &Request<()>, order: Order, lease: Lease) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
         let mut others = lease.others();
@@ -83,9 +140,9 @@ impl Proxy {
         }
     }
 
-    /// Waits for what another one fetches. Past `cache.collapse_timeout` the origin is asked as well,
-    /// for everyone who waits; when it failed, one of those who wait asks it again.
-    pub(super) async fn follow(
+    /// Waits for what another request's flight brings. Past `cache.collapse_timeout` one of those who wait asks the
+    /// origin as well, for all of them; when the flight failed, one of them asks again.
+    async fn follow(
         self: &Arc<Self>,
         request: &Request<()>,
         mut order: Order,
@@ -93,45 +150,18 @@ impl Proxy {
         mut selection: Selection,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
-        let (watch, patience) = (
-            Stopwatch::start(),
-            self.fetcher.origin.upstream.patience_for(order.asked.terms.transfer.response_timeout),
-        );
+        let patience = self.fetcher.origin.upstream.patience_for(order.asked.terms.transfer.response_timeout);
+        let watch = Stopwatch::start();
         let mut joined_again = 0;
         loop {
-            let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
-            let until_second = left(self.cache.collapse_timeout);
-            let permits = follower.permits();
-            let a_permit = async {
-                tokio::time::sleep(until_second).await;
-                permits.take().await
-            };
-            let outcome = tokio::select! {
-                biased;
-                outcome = follower.outcome() => outcome,
-                lease = a_permit => return self.lead(request, order, lease).await,
-                () = tokio::time::sleep(left(patience)) => Outcome::Failed(UpstreamError::ResponseTimeout),
+            let outcome = match self.wait(&mut follower, watch, patience).await {
+                Awaited::Outcome(outcome) => outcome,
+                Awaited::Lease(lease) => return self.lead(request, order, lease).await,
             };
             match outcome {
                 Outcome::Shared(shared) => {
-                    if let Some(answer) = self.answer_follower(request, &order, &shared, arrived) {
+                    if let Some(answer) = self.take_shared(request, &mut order, &shared, arrived).await {
                         return answer;
-                    }
-                    // What came is another's: another variant, or not to be shared with this client;
-                    // or its first bytes are gone, which the durable tier still has.
-                    if matches!(shared.source, Source::Tier(_))
-                        && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut order)).await
-                        && let Some(answer) = self.answer_found(request, &order, fetched).await
-                    {
-                        return answer;
-                    }
-                    // Those who ask as this client does may share another one.
-                    if let Some(variant) = shared.head().variant() {
-                        self.fetcher.memories.hit_for_miss.divide(
-                            order.asked.key.hash(),
-                            &variant.names,
-                            self.fetcher.clock.now(),
-                        );
                     }
                     let Looked { selection: own, pass, .. } = self.selection_of(&order);
                     if own == selection || pass.is_some() || joined_again == MAX_JOINED_AGAIN {
@@ -140,14 +170,14 @@ impl Proxy {
                     selection = own;
                 }
                 Outcome::NotShared => {
-                    // That the leader's response was its own alone says nothing of who asks otherwise.
+                    // The leader's response was its own alone. That says nothing of requests that select another one.
                     let Looked { selection: own, pass, .. } = self.selection_of(&order);
                     if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
                 }
-                Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || left(patience).is_zero() => {
+                Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || watch.elapsed() >= patience => {
                     return unanswered(&error, order.held.fwd);
                 }
                 Outcome::Failed(_) => {}
@@ -158,6 +188,53 @@ impl Proxy {
                 Joined::Follower(next) => follower = next,
             }
         }
+    }
+
+    /// Waits for a flight's outcome, and past `cache.collapse_timeout` for leave to ask the origin as well. Gives up
+    /// when `watch` shows `patience`.
+    async fn wait(&self, follower: &mut Follower, watch: Stopwatch, patience: Duration) -> Awaited {
+        let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
+        let until_second = left(self.cache.collapse_timeout);
+        let permits = follower.permits();
+        let a_permit = async {
+            tokio::time::sleep(until_second).await;
+            permits.take().await
+        };
+        tokio::select! {
+            biased;
+            outcome = follower.outcome() => Awaited::Outcome(outcome),
+            lease = a_permit => Awaited::Lease(lease),
+            () = tokio::time::sleep(left(patience)) => {
+                Awaited::Outcome(Outcome::Failed(UpstreamError::ResponseTimeout))
+            }
+        }
+    }
+
+    /// Answers a follower with what its flight brought, or with what the durable tier has. Otherwise notes which
+    /// fields select the response that came, so that those who ask alike can share another flight.
+    async fn take_shared(
+        self: &Arc<Self>,
+        request: &Request<()>,
+        order: &mut Order,
+        shared: &Shared,
+        arrived: Timestamp,
+    ) -> Option<Answer> {
+        if let Some(answer) = self.answer_follower(request, order, shared, arrived) {
+            return Some(answer);
+        }
+        // What came is another variant, or is not shared with this client; or memory no longer has its first bytes,
+        // which the durable tier still has.
+        if matches!(shared.source, Source::Tier(_))
+            && let Some(fetched) = Box::pin(self.fetcher.find_durable(order)).await
+            && let Some(answer) = self.answer_found(request, order, fetched).await
+        {
+            return Some(answer);
+        }
+        if let Some(variant) = shared.head().variant() {
+            let now = self.fetcher.clock.now();
+            self.fetcher.memories.hit_for_miss.divide(order.asked.key.hash(), &variant.names, now);
+        }
+        None
     }
 
     /// Gives a follower what its flight brought, if every rule lets it have that.
@@ -210,7 +287,7 @@ impl Proxy {
     }
 
     /// Asks the origin for this client only.
-    pub(super) async fn alone(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
+    async fn alone(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
         let fetched = self.fetcher.alone(order).await;
         self.answer_fetched(ClientRequest::of(request), fetched)
     }
@@ -299,5 +376,34 @@ impl Proxy {
             Some(reading) => held_by(answer, reading),
             None => answer,
         })
+    }
+}
+
+/// Says what is asked for: what a request asks, whose response is looked for under `key` (without one, under that of its
+/// URI), and the terms of its rule.
+pub(super) fn asked(
+    caller: &dyn Client,
+    target: &Target<'_>,
+    request: &Arc<Request<()>>,
+    directives: CacheControl,
+    key: Option<CacheKey>,
+) -> Asked {
+    let rule = &target.rule.rule;
+    Asked {
+        key: key.unwrap_or_else(|| target.key.clone()),
+        exact: target.key.clone(),
+        request: Arc::clone(request),
+        uri: shared_form(request.uri(), &rule.query).into_owned(),
+        peer: caller.peer().clone(),
+        directives,
+        terms: Terms {
+            request_directives: target.rule.request_directives,
+            policy: Arc::clone(&target.rule.policy),
+            transfer: Arc::clone(&target.rule.transfer),
+            durability: rule.durability,
+            collapse: rule.collapse,
+            ranges: rule.ranges,
+            tags: rule.tags.clone(),
+        },
     }
 }
