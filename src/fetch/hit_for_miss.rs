@@ -1,12 +1,12 @@
-//! Hit-for-miss: what is remembered for a short while of responses that could not be shared, so that clients who
-//! would get the like do not wait for each other.
+//! Hit-for-miss: remembers for a short while that responses could not be shared, so that requests which would get the
+//! like do not wait for each other.
 //!
-//! It is remembered of those who ask alike, not of the key: requests are told apart by the fields that `Vary`
-//! was seen to name for the key, by the presence of `Cookie` and of `Authorization`, and, where the response was
-//! an error that one client's fields may have caused, by all of their fields. Who asks otherwise is not touched.
+//! The memory is of requests that ask alike, not of the key. Requests are told apart by the fields that `Vary` was
+//! seen to name for the key, and by the presence of `Cookie` and of `Authorization`. After an error that one client's
+//! fields may have caused, all fields count. Requests that ask otherwise are not affected.
 //!
-//! It only says whom not to wait for. It stops no background validation, no look into the durable tier, and no
-//! stale response that may stand in for an error.
+//! The memory only decides who waits for whom. It stops no background validation, no look-up in the durable tier, and
+//! no stale response that stands in for an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary;
 use crate::rfc9111::vary::MAX_NOMINATED;
 
-/// Why nobody waits for a response.
+/// The reason why nobody waits for a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// It may not be stored.
+    /// The response may not be stored.
     NotStorable,
-    /// It is stored, and each request needs a validation of its own.
+    /// The response is stored, and each request needs a validation of its own.
     EachValidates,
 }
 
@@ -36,39 +36,39 @@ pub(crate) enum Pass {
 pub(crate) struct Selection(u128);
 
 impl Selection {
-    /// The number that stands for it.
+    /// Returns the number that stands for the selection.
     pub(crate) const fn number(self) -> u128 {
         self.0
     }
 }
 
-/// Holds what is remembered for a request's key before it is answered.
+/// What is remembered for a request before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Looked {
-    /// Variant that the request asks for.
+    /// The variant that the request asks for.
     pub selection: Selection,
-    /// Why nobody should wait for the response, if that is so.
+    /// The reason why nobody should wait for the response; `None`: requests may wait.
     pub pass: Option<Pass>,
     /// True if the memory lasts for a while yet and need not be renewed.
     pub lasts: bool,
 }
 
-/// Says which requests a response that could not be shared speaks for.
+/// Says which requests share the fate of a response that could not be shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// For everyone who asks alike.
+    /// Those that select the same variant.
     Selection,
-    /// For requests with the very same fields.
+    /// Those with exactly the same fields.
     SameFields,
 }
 
-/// At most so many passes of one key are remembered; the oldest give way.
+/// The most requests of one key that are remembered; the oldest give way.
 const MAX_OF_A_KEY: usize = 16;
 
-/// Holds what is remembered of one key.
+/// What is remembered of one key.
 #[derive(Clone, Debug, Default)]
 struct OfKey {
-    /// Why a response for it was last not stored, and when.
+    /// The reason why a response for it was last not stored, and the time.
     refused: Option<(NotStorable, Timestamp)>,
     /// The fields that responses for it were seen to vary by.
     names: Option<Arc<[HeaderName]>>,
@@ -83,28 +83,28 @@ struct Remembered {
     until: Timestamp,
 }
 
-/// The passes of all keys.
+/// The memories of all keys.
 #[derive(Debug)]
 pub(crate) struct HitForMiss {
     keys: Recent<OfKey>,
     keep: i64,
 }
 
-/// Keeps the rest (the fields that divide keys, the reason for not storing) for at least as long.
+/// The minimum time for which the rest is remembered: the fields that select variants, and the reason for not storing.
 const LONGER: Duration = Duration::from_secs(600);
 
 impl HitForMiss {
-    /// Remembers each pass for `keep`; none if that is zero.
+    /// Remembers that a response could not be shared for `keep`; never if that is zero.
     pub(crate) fn new(keep: Duration) -> Self {
         Self { keys: Recent::new(keep.max(LONGER)), keep: i64::try_from(keep.as_millis()).unwrap_or(i64::MAX) }
     }
 
-    /// Tells how a request asks for the key with this hash, and whether nobody should wait for the response.
+    /// Returns which variant of a key a request asks for, and whether nobody should wait for the response.
     pub(crate) fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Looked {
         self.look_at(key, request, Present::of(request), now)
     }
 
-    /// The same, with what is known of the request's fields.
+    /// Does the same as [`Self::look`], with `present` worked out already.
     pub(crate) fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Looked {
         self.keys.with(key, now, |of_key| {
             let Some(of_key) = of_key else {
@@ -146,12 +146,12 @@ impl HitForMiss {
         });
     }
 
-    /// Notes why a response for a key was not stored, for who asks about it.
+    /// Notes why a response for a key was not stored. `explain` shows it.
     pub(crate) fn note_refused(&self, key: u128, why: NotStorable, now: Timestamp) {
         self.keys.change(key, now, |of_key| OfKey { refused: Some((why, now)), ..of_key.unwrap_or_default() });
     }
 
-    /// Why a response for a key was last not stored, and when, as far as that is remembered.
+    /// Returns why a response for a key was last not stored, and when, if that is remembered.
     pub(crate) fn refused(&self, key: u128, now: Timestamp) -> Option<(NotStorable, Timestamp)> {
         self.keys.with(key, now, |of_key| of_key?.refused)
     }
@@ -192,7 +192,7 @@ impl HitForMiss {
     }
 }
 
-/// Tells apart the four ways to have a cookie, credentials, both, or neither.
+/// Constants that tell apart requests with a cookie, with credentials, with both, and with neither.
 const WITH_COOKIE: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb50;
 const WITH_AUTHORIZATION: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
@@ -203,7 +203,7 @@ fn selection(key: u128, names: Option<&[HeaderName]>, request: &HeaderMap, prese
     Selection(key ^ cookie ^ authorization ^ selected)
 }
 
-/// A hash of all fields of a request, whatever their order.
+/// Hashes all fields of a request, independent of their order.
 fn all_fields(request: &HeaderMap) -> u128 {
     request.iter().fold(1, |sum: u128, (name, value)| {
         let mut hash = Xxh3::new();

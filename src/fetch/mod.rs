@@ -1,7 +1,7 @@
-//! A fetch: one question to the durable tier and the origin for everybody who asks the same, and what is kept of the
+//! A fetch: asks the durable tier and the origin once for everybody who asks alike, and keeps what may be kept of the
 //! answer.
 //!
-//! * A fetch is its own task. No client's leaving or slowness touches it.
+//! * A fetch is its own task. A client that leaves, or reads slowly, does not affect it.
 //! * It knows at the response's head whether the response may be shared, and says so at once.
 //! * What it stores carries the purge position at which it began.
 //!

@@ -1,5 +1,5 @@
-//! What is known of the queries of each path: which differences an origin says do not matter
-//! (No-Vary-Search). Empty, and asked nothing, unless some origin sends that field.
+//! Remembers, by path, which differences between queries an origin says do not matter (No-Vary-Search). Costs one
+//! atomic load where no origin sends that field.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::rfc9111::search::SearchVariance;
 /// The most paths that are remembered; the oldest are forgotten first.
 const MAX_PATHS: usize = 8_192;
 
-/// The paths whose last response with the field said something.
+/// The paths whose last response had the field.
 #[derive(Debug, Default)]
 pub(crate) struct Searches {
     any: AtomicBool,
-    /// Guarded by its lock, which readers share: what is known, by the hash of the path's key.
+    /// Guarded by its lock, which readers share: the variances, by the hash of the path's key.
     known: RwLock<Known>,
 }
 
@@ -31,14 +31,14 @@ struct Known {
 #[derive(Clone, Debug)]
 struct Learnt {
     variance: Arc<SearchVariance>,
-    /// Part of the keys: what was stored under an older word of the origin, or before the path was
-    /// forgotten and learnt again, is not found, since no purge would have found it either.
+    /// Part of the keys. A response stored under an older variance, or before the path was forgotten and learnt again,
+    /// is not found by it: no purge would have found that response either.
     generation: u64,
 }
 
 impl Searches {
-    /// The key under which a response for the request with the key `exact` would be, if its path is
-    /// known to tell queries apart otherwise than by every byte.
+    /// Returns the key that the response for `exact` is stored under, if its path is known to ignore some differences
+    /// between queries.
     pub(crate) fn key(&self, exact: &CacheKey) -> Option<CacheKey> {
         if !self.any.load(Ordering::Acquire) {
             return None;
@@ -48,8 +48,8 @@ impl Searches {
         searched_key(exact, &learnt)
     }
 
-    /// Notes what the response to `exact` said; the key that it is to be stored under, and whether
-    /// that is the first word of its kind for the path.
+    /// Notes the variance in the response to `exact`. Returns the key to store it under, and whether this variance is
+    /// new for the path.
     pub(crate) fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<(CacheKey, bool)> {
         let path = path_of(exact)?;
         let (learnt, is_new) = {
@@ -78,13 +78,14 @@ impl Searches {
     }
 }
 
-/// The hash of the key without its query.
+/// Returns the hash of the key without its query.
 fn path_of(exact: &CacheKey) -> Option<u128> {
     let parts = exact.parts()?;
     Some(CacheKey::new(KeyParts { query: None, ..parts }).hash())
 }
 
-/// `None` for a query with semicolons: some applications find parameters behind those that are not told apart here.
+/// Returns the key under a variance. `None` for a query with semicolons: some applications split parameters there,
+/// which this does not.
 fn searched_key(exact: &CacheKey, learnt: &Learnt) -> Option<CacheKey> {
     let parts = exact.parts().filter(|parts| parts.query.is_none_or(|query| !query.contains(';')))?;
     let query = format!("{}\0g{}", learnt.variance.key(parts.query), learnt.generation);
