@@ -1,4 +1,4 @@
-//! Puts the parts together, runs them, and takes them down in order.
+//! Puts the parts together, runs them, and stops them in order.
 
 use std::fmt;
 use std::io;
@@ -22,7 +22,7 @@ use crate::store::{CheckFailure, Durable, Memory, Purges, Store, report_drain, s
 use crate::upstream::forwarding::Signature;
 use crate::upstream::{Buffers, Limits, Spools, Upstream};
 
-/// Why Larder did not start. Each says what to do.
+/// The reason why Larder did not start. Each says what to do.
 #[derive(Debug)]
 pub enum StartError {
     /// An address can't be listened on.
@@ -53,7 +53,7 @@ pub struct Running {
     proxy: Arc<Proxy>,
     stop: CancellationToken,
     workers: Vec<JoinHandle<()>>,
-    /// The threads of the durable tier, the admin listener and signals. Taken at the stop.
+    /// The runtime of the durable tier, the admin listener and signals. Ends in `stop`.
     control: Runtime,
     unix_sockets: Vec<std::path::PathBuf>,
 }
@@ -64,14 +64,14 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    // Three a client at the most: its own connection, one to the origin or the durable tier, a temporary file.
+    // Three for each client at most: its own connection, one to the origin or the durable tier, and a temporary file.
     if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
     let control = control_runtime(config.durable.writers).map_err(StartError::Runtime)?;
     let metrics = Metrics::new(threads);
     let store = open_store(&config, &control, &metrics, threads, &clock)?;
-    // Binds last: nobody connects to a Larder that may not come up.
+    // Bound last: nobody connects to a Larder that may not come up.
     let (sockets, addresses) =
         bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
@@ -184,11 +184,11 @@ fn start_admin(control: &Runtime, admin: Admin, sockets: Sockets) {
     });
 }
 
-/// After so many turns of tasks a worker looks at its sockets again: often enough that none waits for more
-/// than a few milliseconds, seldom enough that what is sent goes out in bunches, which costs the kernel less.
+/// The number of task polls after which a worker looks at its sockets again. It is small enough that no socket waits
+/// for more than a few milliseconds, and large enough that writes go out in bunches, which costs the kernel less.
 const TURNS: u32 = 128;
 
-/// The threads that may wait for the disk besides those that write: for the journal, listings, names.
+/// The blocking threads besides those that write: for the journal, listings and names.
 const SPARE_THREADS: usize = 32;
 
 fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
@@ -212,32 +212,31 @@ fn unix_paths<'a>(addresses: impl Iterator<Item = &'a Listen>) -> Vec<std::path:
 }
 
 impl Running {
-    /// Where clients connect, ports filled in.
+    /// Returns the addresses that clients connect to, with ports filled in.
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
     }
 
-    /// Where the operator connects, if anywhere.
+    /// Returns the address that the operator connects to, if there is one.
     pub fn admin_address(&self) -> Option<&Listen> {
         self.admin_address.as_ref()
     }
 
-    /// The proxy that is running.
+    /// Returns the proxy.
     pub fn proxy(&self) -> &Arc<Proxy> {
         &self.proxy
     }
 
-    /// The threads that are not workers, for whoever waits for a signal.
+    /// Returns the runtime of everything but the workers, on which signals are waited for.
     pub fn control(&self) -> &Runtime {
         &self.control
     }
 
-    /// Stops: no new connections, requests under way to their end or to the deadline, then the
-    /// durable tier's queue.
+    /// Stops: accepts no more, lets requests under way end until the deadline, then drains the durable tier's queue.
     pub fn stop(self) {
         self.stop.cancel();
         for worker in self.workers {
-            // One that panicked has ended as well.
+            // A worker that panicked has ended as well.
             let _ = worker.join();
         }
         if let Some(durable) = self.proxy.store().durable() {

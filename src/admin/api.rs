@@ -1,4 +1,4 @@
-//! The admin listener: its connections, its paths, and what they answer.
+//! The admin listener: its connections, its paths, and their answers.
 
 use std::convert::Infallible;
 use std::io;
@@ -34,11 +34,11 @@ use crate::rfc9111::present::Present;
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where the operator connects; `None`: nowhere.
+    /// The address that the operator connects to; `None`: no admin listener.
     pub listen: Option<Listen>,
-    /// Who has it is let in; empty: everyone who can connect.
+    /// The token that lets requests in; empty: none is needed.
     pub token: String,
-    /// Names by which it may be asked besides `localhost`, in lower case.
+    /// The host names that it answers to besides `localhost`, in lower case.
     pub hosts: Vec<String>,
 }
 
@@ -48,27 +48,27 @@ impl Default for Config {
     }
 }
 
-/// The mode of its unix socket's file: it is the owner's.
+/// The mode of its unix socket's file: only the owner may connect.
 const SOCKET_MODE: u32 = 0o600;
 
-/// The largest request body that is read.
+/// The most bytes of a request body that are read.
 const MAX_BODY: usize = 64 << 10;
 
-/// The most connections at once. Past it as many as [`MAX_TURNED_AWAY`] at once are asked for their request, for a
-/// moment: health is told, and anything else that there are too many. Others are closed without a word.
+/// The most connections at once. Past it [`MAX_TURNED_AWAY`] more are served for a moment: health is told, and other
+/// requests are answered that there are too many. Further ones are closed unanswered.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Wait limit for those connections.
+/// The time limit of those further connections.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// Says which limit counts a connection.
+/// Says which limit a connection counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crowd {
     Within,
     Past,
 }
 
-/// See [`MAX_CONNECTIONS`].
+/// The most connections past [`MAX_CONNECTIONS`] that are answered.
 const MAX_TURNED_AWAY: usize = 32;
 
 pub(super) type Reply = Response<Full<Bytes>>;
@@ -76,10 +76,10 @@ pub(super) type Reply = Response<Full<Bytes>>;
 /// The admin listener.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    /// What is administered.
+    /// The proxy that is administered.
     pub(super) proxy: Arc<Proxy>,
     gate: Gate,
-    /// Its limits hold for an operator as well.
+    /// The limits of the public listeners, which hold for operators too.
     limits: Arc<ServerConfig>,
     refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
@@ -99,13 +99,13 @@ struct ExplainRequest {
 }
 
 impl Admin {
-    /// Binds the listener, and says where that is.
+    /// Binds the listener. Returns its sockets, and its address with the port filled in.
     pub(crate) fn bind(listen: &Listen) -> Result<Option<(Sockets, Listen)>, ListenError> {
         let (mut sockets, mut bound) = bind("admin.listen", std::slice::from_ref(listen), 1, SOCKET_MODE)?;
         Ok(sockets.pop().zip(bound.pop()))
     }
 
-    /// A listener for `proxy` that ends when `stop` is cancelled.
+    /// Makes a listener for `proxy` that ends when `stop` is cancelled.
     pub(crate) fn new(
         proxy: Arc<Proxy>,
         config: &Config,
@@ -124,7 +124,7 @@ impl Admin {
         }
     }
 
-    /// Serves on the current runtime until told to stop.
+    /// Serves on the current runtime until `stop` is cancelled.
     pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
         let (tcp, unix) = sockets.into_parts();
@@ -156,7 +156,7 @@ impl Admin {
         }
     }
 
-    /// Serves a connection from `peer`; `None`: over a unix socket.
+    /// Serves a connection from `peer`; `None`: a unix socket.
     fn serve(self: &Arc<Self>, transport: Transport, peer: Option<IpAddr>) {
         let Ok(open) = Arc::clone(&self.connections).try_acquire_owned() else {
             self.refusals.note(Unparsed::TooManyConnections, peer, &[]);
@@ -178,8 +178,8 @@ impl Admin {
         });
     }
 
-    /// As a client's connection is served: with its limits of time and size, and its sentences for what
-    /// can't be read.
+    /// Serves a connection like a client's: with the same limits of time and size, and sentences for what can't be
+    /// parsed.
     async fn serve_connection(&self, transport: Transport, peer: Option<IpAddr>, crowd: Crowd) -> hyper::Result<()> {
         let connection = Connection::new();
         let patience = match crowd {
@@ -264,7 +264,8 @@ impl Admin {
         json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
     }
 
-    /// Reads a request's body; an error is the answer. What is too large is not read at all if it says so.
+    /// Reads a request's body; an error is the answer to send. A body that states a length past the limit is not read
+    /// at all.
     pub(super) async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Reply> {
         let too_large = || error(StatusCode::PAYLOAD_TOO_LARGE, "this takes at most 64 KiB of JSON");
         if request.body().size_hint().lower() > MAX_BODY as u64 {
@@ -342,7 +343,7 @@ fn not_allowed(methods: &'static str) -> Reply {
     reply
 }
 
-/// The same as the last answer of its connection.
+/// Ends the connection with this answer.
 fn ending(mut reply: Reply) -> Reply {
     reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     reply

@@ -1,18 +1,13 @@
 //! A client's connection, as hyper sees it.
 //!
-//! hyper parses requests and frames responses. What it leaves undone is done here, on the bytes
-//! that pass:
+//! hyper parses requests and frames responses. This stream adds what hyper leaves undone:
 //!
-//! * its own answers to what it can't parse have no content: they get a sentence;
-//! * `"`, `<`, `>` and `` ` `` in a request's target, which browsers and other servers let pass and hyper does
-//!   not, are escaped, so that there is one key for both spellings;
-//! * a request with both `Content-Length` and `Transfer-Encoding` is let through with the former
-//!   taken out: it is refused (RFC 9112 §6.1);
-//! * connections that send nothing are closed, by one timer a connection that is moved only when
-//!   it fires;
-//! * a client that is still sending when its connection ends, because it was refused or the rest of its
-//!   request's body is of no use to anyone, is heard out for a moment, so that the answer reaches it before
-//!   the connection is reset.
+//! * it replaces hyper's own answers to what it can't parse, which have no content, by a sentence;
+//! * it escapes `"`, `<`, `>` and `` ` `` in a request's target (see `heads`);
+//! * it closes connections that send nothing, by one timer a connection that is moved only when it fires;
+//! * it lets informational responses out before the response (see `outlet`);
+//! * it reads on for a moment when a connection ends whose client may still be sending: closing at once would reset
+//!   the connection before the answer has reached the client.
 
 use std::io;
 use std::pin::Pin;
@@ -29,19 +24,19 @@ use super::connection::Connection;
 use super::refusals::Witness;
 use crate::base::{Stopwatch, Transport, Unparsed};
 
-/// How much, and for how long, a refused client is heard out.
+/// The most bytes, and the longest time, for which a refused client is read on from.
 const LINGER_BYTES: usize = 4 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Transport {
-    /// Tells a client that there are too many, and closes.
+    /// Answers that there are too many connections, and closes.
     pub(crate) async fn refuse_for_load(mut self) {
         const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
         let _ = tokio::time::timeout(LINGER, async { self.write_all(BUSY).await }).await;
         self.hear_out().await;
     }
 
-    /// Ends what is sent, and reads on for a moment.
+    /// Shuts down writing, and reads on for a moment, so that a reset does not overtake the answer.
     async fn hear_out(&mut self) {
         let _ = tokio::time::timeout(LINGER, async {
             let mut sink = vec![0; 16 << 10];
@@ -58,14 +53,14 @@ impl Transport {
     }
 }
 
-/// How long a client may keep a connection waiting.
+/// The times for which a client may keep a connection waiting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For the rest of a request's head.
+    /// The longest time for the rest of a request's head.
     pub header: Duration,
-    /// For a request.
+    /// The longest time for a request to begin.
     pub idle: Duration,
-    /// For it to take some of what is written to it.
+    /// The longest time in which it takes nothing of what is written to it.
     pub body: Duration,
 }
 
@@ -76,24 +71,24 @@ pub(crate) struct ClientIo {
     connection: Arc<Connection>,
     patience: Patience,
     witness: Witness,
-    /// Since the connection began to wait for a request, or for the rest of its head; `None`: since it was
-    /// last looked at.
+    /// Runs since the connection began to wait for a request, or for the rest of its head. `None` until the wait is
+    /// first seen by `poll_patience`.
     since: Option<Stopwatch>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Runs while the client takes nothing of what is written to it.
     stall: Option<Pin<Box<Sleep>>>,
-    /// Our words in place of hyper's, as far as they are not written yet.
+    /// The answer in place of hyper's that is not written yet.
     instead: Bytes,
-    /// Whether the client may still be sending when the connection ends.
+    /// True if the client may still be sending when the connection ends.
     is_heard_out: bool,
-    /// Interim responses, as far as they are not written yet.
+    /// The informational responses that are not written yet.
     interim: Bytes,
-    /// The bytes that hyper is given next: more came of what was read than there was room for.
+    /// The bytes that hyper is given next: escaping made more of a read than its buffer had room for.
     rest: Bytes,
 }
 
 impl ClientIo {
-    /// Wraps a stream.
+    /// Wraps the stream of a client's connection.
     pub(crate) fn new(transport: Transport, connection: Arc<Connection>, patience: Patience, witness: Witness) -> Self {
         Self {
             transport: Some(transport),
@@ -110,7 +105,7 @@ impl ClientIo {
         }
     }
 
-    /// Gives hyper as much of the rest as there is room for.
+    /// Gives hyper as much of `rest` as there is room for.
     fn give_rest(&mut self, buf: &mut ReadBuf<'_>) {
         let given = self.rest.split_to(self.rest.len().min(buf.remaining()));
         buf.put_slice(&given);
@@ -127,14 +122,14 @@ impl ClientIo {
         self.transport.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Whether the connection has waited for longer than it may.
+    /// Waits until the connection has waited for a request, or for the rest of its head, for longer than it may.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            // While a request is answered nobody waits for the client. The timer runs all the same:
-            // hyper may not read again before it is time to look.
+            // While a request is answered the client owes nothing. The timer runs on all the same: hyper may not poll
+            // again before it fires.
             if self.connection.is_waiting() {
                 let since = *self.since.get_or_insert_with(Stopwatch::start);
-                // Nobody has waited for longer than the timer has run.
+                // While the timer runs no limit can have passed.
                 if self.timer.is_none() {
                     let limit = if self.connection.is_in_head() { self.patience.header } else { self.patience.idle };
                     if since.elapsed() >= limit {
@@ -146,14 +141,16 @@ impl ClientIo {
                 }
             }
             match &mut self.timer {
-                // It wakes this connection, as it was told when it was set.
+                // The timer wakes this task: it was polled when it was set.
                 Some(timer) if !timer.is_elapsed() => return Poll::Pending,
                 Some(_) => self.timer = None,
                 None => {
-                    // In the middle of a head the limit may be nearer than when it was set.
+                    // The limit of a head may be nearer than that of an idle connection, and a head may begin at any
+                    // time.
                     let nearest = self.patience.header.min(self.patience.idle);
                     let timer = self.timer.insert(Box::pin(tokio::time::sleep(nearest)));
-                    // It is asked but once, and has to hear: also when this task has had its turn.
+                    // Polls outside tokio's cooperative budget: a `Pending` caused by the budget would lose the only
+                    // wake-up.
                     if Pin::new(&mut tokio::task::unconstrained(timer.as_mut())).poll(cx).is_pending() {
                         return Poll::Pending;
                     }
@@ -162,7 +159,7 @@ impl ClientIo {
         }
     }
 
-    /// A client that takes nothing for too long is given up.
+    /// Fails a write with a timeout once the client has taken nothing for `patience.body`.
     fn poll_stall(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             if self.stall.is_some() {
@@ -180,7 +177,7 @@ impl ClientIo {
         self.connection.report(why, &self.witness);
     }
 
-    /// hyper answers by itself what it can't parse, with a status and nothing else.
+    /// Replaces hyper's answer to what it can't parse, which is a status and nothing else.
     fn put_into_words(&mut self, theirs: &[u8]) {
         let status =
             theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
@@ -204,7 +201,7 @@ impl ClientIo {
         self.is_heard_out = true;
     }
 
-    /// Interim responses go out before what hyper writes of the response they announce.
+    /// Writes the informational responses that wait, before hyper writes of the response behind them.
     #[inline]
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.interim.is_empty() && !self.connection.outlet().has_pending() {
@@ -317,11 +314,12 @@ impl AsyncWrite for ClientIo {
         ready!(this.poll_instead(cx))?;
         ready!(this.poll_interim(cx))?;
         ready!(this.transport()?.poll_flush(cx))?;
-        // hyper flushes when its own buffer is empty: what was to be written is.
+        // hyper flushes when its own buffer is empty, so the whole response is out.
         if this.connection.flushed() {
             this.since = None;
         }
-        // It may be in the middle of a body that it no longer wants, and not read any more.
+        // hyper may be in the middle of a body that it no longer wants, and read no more: the limit is checked here as
+        // well.
         let is_time = this.timer.as_ref().is_some_and(|timer| timer.is_elapsed());
         if is_time && this.poll_patience(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

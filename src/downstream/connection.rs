@@ -15,12 +15,12 @@ use crate::base::Unparsed;
 use crate::respond::{Carrier, ResponseBody};
 use crate::rfc9111::present::Present;
 
-/// What a connection's stream and its requests tell each other.
+/// The state that a connection's stream and its requests share.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// A [`Phase`]. Read and written on one thread, that of the connection; it is atomic to be shared at all.
+    /// A [`Phase`]. Only the connection's own thread reads and writes it; it is atomic because the type is shared.
     phase: AtomicU8,
-    /// Guarded by its lock, which nobody ever waits for, for the same reason: the heads as they were read.
+    /// The heads as they were read. Only the connection's own thread takes the lock, so nobody waits for it.
     heads: Mutex<Heads>,
     outlet: Arc<Outlet>,
 }
@@ -28,24 +28,24 @@ pub(crate) struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
-    /// Every response is out; nothing, or a part of a head, has been read.
+    /// Every response is out, and at most a part of the next head has been read.
     Waiting,
     /// A request is being answered.
     Answering,
-    /// The body of its response has ended, and may not be written out yet.
+    /// The body of the response has ended, and may not be written out yet.
     Flushing,
-    /// The bytes are no longer HTTP, and no longer looked at.
+    /// The bytes are no longer HTTP, and are not looked at.
     Tunnel,
 }
 
 impl Connection {
-    /// A connection that waits for its first request.
+    /// Makes the state of a connection that waits for its first request.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { phase: AtomicU8::new(Phase::Waiting as u8), heads: Mutex::default(), outlet: Arc::default() })
     }
 
-    /// Notes that a request has come, with the fields that are `present`; whether its framing
-    /// contradicts itself.
+    /// Notes that a request has begun, with the fields that are `present`. Returns whether it has both
+    /// `Content-Length` and `Transfer-Encoding`.
     #[inline]
     pub(crate) fn begin(&self, request: &Request<Incoming>, present: Present) -> bool {
         self.enter(Phase::Answering);
@@ -65,12 +65,12 @@ impl Connection {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Where the connection's interim responses go out.
+    /// Returns the outlet for the connection's informational responses.
     pub(super) fn outlet(&self) -> &Arc<Outlet> {
         &self.outlet
     }
 
-    /// Has the connection wait again once `response` is out.
+    /// Makes the connection wait for the next request once `response` is out.
     #[inline]
     pub(crate) fn track(self: &Arc<Self>, response: &mut Response<ResponseBody>) {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -79,7 +79,7 @@ impl Connection {
         response.body_mut().track(Arc::clone(self) as Arc<dyn Carrier>);
     }
 
-    /// Notes that all that was written is out; whether the connection waits from now on.
+    /// Notes that everything written is out. Returns whether the connection waits for a request from now on.
     #[inline]
     pub(super) fn flushed(&self) -> bool {
         self.outlet.flushed();
@@ -90,14 +90,14 @@ impl Connection {
         waits
     }
 
-    /// Notes what was read; whether a head has begun with it.
+    /// Notes what was read. Returns whether a head begins with it.
     #[inline]
     pub(super) fn read(&self, bytes: &[u8]) -> bool {
         if self.is_in(Phase::Tunnel) {
             return false;
         }
         let mut heads = self.heads.lock();
-        // Behind a request without a body comes the next one.
+        // Only behind a request without a body do these bytes begin the next head.
         if self.is_in(Phase::Answering) && heads.is_body {
             return false;
         }
@@ -107,7 +107,7 @@ impl Connection {
         heads.read(bytes)
     }
 
-    /// Returns the bytes for hyper to read in place of `read`, where they differ.
+    /// Returns escaped bytes for hyper to read in place of `read`; `None`: they need no escaping.
     #[inline]
     pub(super) fn instead_of(&self, read: &[u8]) -> Option<Vec<u8>> {
         if may_hold_unsafe_signs(read) { self.escaped(read) } else { None }
@@ -140,7 +140,7 @@ impl Connection {
         self.heads.lock().is_in_head()
     }
 
-    /// Whether the last request had a body, of which there may be more to come.
+    /// Returns whether more of the last request's body may come.
     pub(super) fn may_be_in_body(&self) -> bool {
         !self.is_in(Phase::Tunnel) && self.heads.lock().is_body
     }

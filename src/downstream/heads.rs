@@ -1,7 +1,7 @@
 //! The heads of requests, as they were read: where each begins and ends, and what hyper does not check in them.
 //!
-//! * hyper takes no `"`, `<`, `>` and `` ` `` in a target; browsers and other servers do. They are escaped here, so that
-//!   both spellings have one key.
+//! * hyper rejects `"`, `<`, `>` and `` ` `` in a target, which browsers and other servers accept. They are escaped
+//!   here, so that both spellings have one key.
 //! * hyper drops the `Content-Length` of a request that has `Transfer-Encoding` too. It is found here in the bytes, so
 //!   that the request is refused (RFC 9112 §6.1).
 
@@ -10,37 +10,37 @@ use std::ops::Range;
 use http::Method;
 use memchr::memmem;
 
-/// The most bytes of a request head that are kept to look at.
+/// The most bytes of heads that are kept.
 const MAX_RECENT: usize = 128 << 10;
 
-/// What of that a connection keeps room for while it waits.
+/// The most bytes of capacity that an idle connection keeps for heads.
 const KEPT_RECENT: usize = 4 << 10;
 
-/// The heads of requests, as they were read; what comes while a request with a body is answered is that.
+/// The heads of requests, as they were read. The body of a request that is being answered is skipped.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     recent: Vec<u8>,
-    /// How many of the heads at the beginning have become requests, and are of no more use.
+    /// The number of heads at the beginning that have become requests, and are no longer needed.
     begun: usize,
-    /// Whether what is behind them is the body of the last of those requests.
+    /// True if the body of the last of those requests follows them.
     pub(super) is_body: bool,
 }
 
-/// The part of a request line that comes next.
+/// The part of a request line that the next bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinePart {
     Method,
     Target,
 }
 
-/// Returns whether the first line in `read` may hold signs that hyper takes in no target (RFC 9112 §3.2). It nearly
-/// never does, and is short: eight bytes at a time, and what is behind it in the last of them counts as well.
+/// Returns whether the first line in `read` may hold a character that hyper rejects in a target (RFC 9112 §3.2).
+/// Nearly no line does. It tests eight bytes at a time, and may be misled by bytes behind the line's end.
 #[inline]
 pub(super) fn may_hold_unsafe_signs(read: &[u8]) -> bool {
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
-    // Finds a zero byte in a word.
+    // True if a byte of the word is zero.
     let has_zero = |word: u64| word.wrapping_sub(each(1)) & !word & each(0x80) != 0;
     let start = match read.first() {
         Some(b'\r' | b'\n') => read.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(read.len()),
@@ -49,7 +49,7 @@ pub(super) fn may_hold_unsafe_signs(read: &[u8]) -> bool {
     let (words, rest) = read[start..].as_chunks::<8>();
     for word in words {
         let word = u64::from_ne_bytes(*word);
-        // `<` and `>` differ in one bit.
+        // One mask tests both `<` and `>`, which differ in one bit.
         let has_sign =
             has_zero(word ^ each(b'"')) | has_zero(word ^ each(b'`')) | has_zero(word & !each(2) ^ each(b'<'));
         if has_sign || has_zero(word ^ each(b'\n')) {
@@ -63,15 +63,14 @@ const fn is_unsafe_sign(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`')
 }
 
-/// The first line in `read` that is not empty, if it holds such signs.
+/// Returns the first line in `read` that is not empty, if it holds such a character.
 pub(super) fn line_with_unsafe_signs(read: &[u8]) -> Option<Range<usize>> {
     let start = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let end = start + memchr::memchr(b'\n', &read[start..]).unwrap_or(read.len() - start);
     read[start..end].iter().any(|byte| is_unsafe_sign(*byte)).then_some(start..end)
 }
 
-/// `read` with those signs escaped in the target that is in `line`. A head behind another one in the same read is
-/// left as it is.
+/// Escapes those characters in the target that is in `line`. Leaves further heads in the same read as they are.
 pub(super) fn escaped(read: &[u8], line: Range<usize>, from: LinePart) -> Option<Vec<u8>> {
     let Range { start, end } = line;
     let target = match from {
@@ -93,8 +92,8 @@ pub(super) fn escaped(read: &[u8], line: Range<usize>, from: LinePart) -> Option
     Some(bytes)
 }
 
-/// Where the first head in `bytes` ends, as hyper sees it: with an empty line, behind any at the
-/// beginning; a line may end without a carriage return.
+/// Returns the end of the first head in `bytes`, as hyper finds it: behind an empty line. Empty lines may precede a
+/// head, and a line may end without a carriage return.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     memchr::memchr_iter(b'\n', &bytes[start..]).map(|at| start + at + 1).find_map(|next| match bytes[next..] {
@@ -105,14 +104,14 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Heads {
-    /// Notes a head that has become a request.
+    /// Notes that a head has become a request.
     pub(super) fn begin(&mut self, has_body: bool) {
         self.begun += 1;
         self.is_body = has_body;
     }
 
-    /// Forgets heads whose requests are all answered, when hyper reads on: it does so once it has no whole
-    /// head any more, so that behind an empty line there is nothing.
+    /// Forgets the heads of answered requests when hyper reads on. hyper reads only when it has no complete head left,
+    /// so nothing can follow an empty line.
     #[inline]
     pub(super) fn forget_answered(&mut self) {
         if self.begun > 0 && !self.is_body && (self.recent.ends_with(b"\n\r\n") || self.recent.ends_with(b"\n\n")) {
@@ -124,9 +123,8 @@ impl Heads {
         }
     }
 
-    /// Adds what was read, and returns whether a head begins with it. A head that began behind a body in one read
-    /// with that is not looked at: where its framing contradicts itself hyper ends the connection with it, and goes by
-    /// `Transfer-Encoding`.
+    /// Adds what was read, and returns whether a head begins with it. A head in one read with the end of a body is not
+    /// seen. If its framing contradicts itself hyper goes by `Transfer-Encoding`, and ends the connection behind it.
     #[inline]
     pub(super) fn read(&mut self, bytes: &[u8]) -> bool {
         self.forget_begun();
@@ -139,7 +137,7 @@ impl Heads {
         begins
     }
 
-    /// Returns the part of the request line that the next bytes belong to, if they belong to one.
+    /// Returns the part of the request line that the next bytes belong to; `None`: they belong to none.
     pub(super) fn line(&mut self) -> Option<LinePart> {
         self.forget_begun();
         if self.is_body {
@@ -153,7 +151,7 @@ impl Heads {
         Some(if line.contains(&b' ') { LinePart::Target } else { LinePart::Method })
     }
 
-    /// Whether there is a part of a head.
+    /// Returns whether a part of a head has been read.
     pub(super) fn is_in_head(&mut self) -> bool {
         self.forget_begun();
         !self.recent.is_empty() && !self.is_body
@@ -175,14 +173,14 @@ impl Heads {
         }
     }
 
-    /// The head that becomes the next request, and what is behind it.
+    /// Returns the head that becomes the next request, and what follows it.
     pub(super) fn next(&self) -> &[u8] {
         (0..self.begun).fold(&self.recent[..], |rest, _| &rest[end_of_head(rest).unwrap_or(rest.len())..])
     }
 }
 
-/// Whether the head of `request`, as it was read, has a `Content-Length`. hyper takes that field
-/// out where there is a `Transfer-Encoding`, so the bytes are looked at.
+/// Returns whether the head of a request, as it was read, has a `Content-Length`. hyper removes that field where there
+/// is `Transfer-Encoding`, so the bytes are searched.
 pub(super) fn has_content_length(recent: &[u8], method: &Method) -> bool {
     let line = format!("{} ", method);
     let Some(start) = memmem::find(recent, line.as_bytes()) else { return false };

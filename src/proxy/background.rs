@@ -1,4 +1,4 @@
-//! Validation in the background, of stored responses that were just served.
+//! Validates stored responses in the background, after they were served.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::upstream::ClientBody;
 
 impl Proxy {
-    /// Validates a stored response that has just been served, in the background and once.
+    /// Validates a stored response that has just been served, in the background and once at a time.
     pub(super) fn validate_behind(
         self: &Arc<Self>,
         caller: &dyn Client,
@@ -43,7 +43,7 @@ impl Proxy {
     }
 }
 
-/// Draws the lot of a validation that is due with some probability.
+/// Returns whether the validation is done: draws a lot where it is due with some probability.
 pub(super) fn is_due(behind: Behind) -> bool {
     match behind {
         Behind::No => false,
@@ -52,7 +52,7 @@ pub(super) fn is_due(behind: Behind) -> bool {
     }
 }
 
-/// The head of a request, as another one.
+/// Copies a request without its body.
 fn without_body(request: &Request<ClientBody>) -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();

@@ -1,4 +1,4 @@
-//! What a response says of how it came about: `Cache-Status`, and the fields that clients do not see.
+//! Labels responses: adds `Cache-Status`, and removes the fields that clients do not see.
 
 use http::header::HeaderMap;
 
@@ -10,10 +10,10 @@ use crate::respond::{Answer, Label};
 use crate::rfc9111::cache_status::{CACHE_STATUS, CacheStatus, Handling};
 
 impl Proxy {
-    /// What a response says of what was done, and what of it clients do not see.
+    /// Adds `Cache-Status` to a response, and removes the fields that clients do not see.
     pub(super) fn put_label(&self, target: Option<&Target<'_>>, status: &CacheStatus, fields: &mut HeaderMap) {
         if status.handling != Handling::Hit {
-            // What is stored has none.
+            // A stored response has none of the tag fields.
             self.cache.tag_fields.remove(fields);
         }
         if self.cache.remove_targets {
@@ -30,14 +30,14 @@ impl Proxy {
         self.tell_failure(target, response);
     }
 
-    /// A step that is an answer of our own.
+    /// Labels an answer that is made here, and returns it as a step.
     pub(super) fn labelled<'a>(&self, mut answer: Answer, target: Option<&Target<'_>>) -> Step<'a> {
         self.label_answer(&mut answer, target);
         Step::answered(answer)
     }
 
     pub(super) fn label(&self, target: &Target<'_>) -> Label<impl FnOnce(&CacheStatus, &mut HeaderMap)> {
-        // Several keys may lead to one response.
+        // With the key in it, the label depends on the request: several keys may lead to one response.
         let is_steady = !self.cache.status_key;
         Label {
             put: move |status: &CacheStatus, fields: &mut HeaderMap| self.put_label(Some(target), status, fields),
@@ -46,7 +46,7 @@ impl Proxy {
     }
 }
 
-/// An answer that keeps `reading` until its body has ended.
+/// Makes an answer hold `reading` until its body has ended.
 #[cold]
 pub(super) fn held_by((status, response): Answer, reading: Reading) -> Answer {
     (status, response.map(|body| body.on_end(move |_| drop(reading))))

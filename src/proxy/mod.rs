@@ -1,7 +1,7 @@
 //! The life of a request, from top to bottom, as RFC 9111 §4 tells it ([`Proxy::answer`](crate::proxy::Proxy)).
 //!
 //! * What is fetched is shared (`share`); what no stored response may answer is passed on (`forward`).
-//! * What selects a response is what the origin saw: the key and the rules are made of the request once (`target`).
+//! * A response is selected by what the origin saw: the key and the rule are worked out once a request (`target`).
 //!
 //! May import: everything below it but sockets. Reads and writes no bytes.
 

@@ -1,11 +1,11 @@
 //! The life of a request.
 //!
-//! 1. [`Proxy::handle`]: what its sender may not say is taken out, and its target, key and rule are worked out.
-//! 2. [`Proxy::answer`]: what no stored response may answer is passed on (`forward`).
-//! 3. Memory is looked up, and [`decide`](crate::fetch) says what is done with what is found.
-//! 4. The decision is carried out: an answer from memory, here and now; a refusal; or a fetch (`share`), which asks the
-//!    durable tier and the origin.
-//! 5. The answer is labelled with `Cache-Status`, counted and logged ([`Reply`]).
+//! 1. [`Proxy::handle`] removes what its sender may not say, and works out its target, key and rule.
+//! 2. [`Proxy::answer`] passes on what no stored response may answer (`forward`).
+//! 3. It looks in memory, and [`decide`](crate::fetch) decides on what it finds.
+//! 4. It carries the decision out: answers from memory at once, refuses, or fetches (`share`), which asks the durable
+//!    tier and the origin.
+//! 5. [`Reply`] counts and logs the answer, which `label` has given its `Cache-Status`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -41,10 +41,9 @@ use crate::upstream::forwarding::{Original, Peer};
 use crate::upstream::{ClientBody, forwarding};
 
 impl Proxy {
-    /// Begins to answer a request of `client`, of whose fields those are `present`.
+    /// Begins to answer a request of `client`; `present` are its fields that matter.
     ///
-    /// A hit is answered here and now. What has to wait does so on the heap, so that nobody carries its
-    /// state about who does not need it.
+    /// A hit is answered at once. What has to wait does so on the heap, so that hits do not carry its state.
     pub(crate) fn handle<'a>(
         self: &'a Arc<Self>,
         worker: &'a WorkerMetrics,
@@ -114,14 +113,14 @@ impl Proxy {
         }
     }
 
-    /// What memory has for a request, and the key that it is under, where the origin said that some
+    /// Looks in memory. Returns what it finds, and the key that it was found under where the origin said that some
     /// differences between queries do not matter.
     fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
         let store = &self.fetcher.store;
         let Some(searched) = self.fetcher.memories.searches.key(&target.key) else {
             return (None, store.lookup(&target.key, request));
         };
-        // Not every response for a path has to say the same: the newer one counts.
+        // Responses for one path may differ in what they say of queries: the newer one counts.
         match (store.lookup(&searched, request), store.lookup(&target.key, request)) {
             (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time() > shared.head.response_time() => {
                 (None, Lookup::Found(own))
@@ -133,7 +132,7 @@ impl Proxy {
         }
     }
 
-    /// Decides on what memory has for a request. Returns the request's directives as well, as far as they count.
+    /// Decides on what memory has for a request. Returns with the decision the request's directives that count.
     #[inline]
     fn decide(
         &self,
@@ -232,7 +231,7 @@ impl Proxy {
                 answer
             });
         }
-        // Its body is empty.
+        // Its body is empty: requests with content are passed on.
         let request = Arc::new(request.map(|_| ()));
         let mut held = Holdings::nothing(fwd);
         match fwd {
@@ -248,7 +247,8 @@ impl Proxy {
         })
     }
 
-    /// Takes out of a request what its sender may not say. Apart from the way of a request that says no such thing.
+    /// Removes from a request what its sender may not say. Cold, and apart from `handle`: few requests say such a
+    /// thing.
     #[cold]
     fn receive(&self, peer: &Peer, request: &mut Request<ClientBody>) -> (Original, Present) {
         let method = request.method().clone();
@@ -262,12 +262,12 @@ impl Proxy {
     }
 }
 
-/// What is known of a request that memory does not answer.
+/// A request that memory does not answer, as far as it was looked at.
 struct Missed {
     fwd: Fwd,
-    /// A stored response that is not enough.
+    /// A stored response that does not answer it as it is.
     stored: Option<Arc<StoredResponse>>,
-    /// The key that it was looked up under, where that is not the one of its URI.
+    /// The key that memory was asked for, where that is not the one of its URI.
     key: Option<Box<CacheKey>>,
     /// The client's directives, as far as they count.
     directives: CacheControl,
@@ -275,7 +275,7 @@ struct Missed {
     now: Timestamp,
 }
 
-/// Begins the span of a request that waits, where the level is on: every line below names the request.
+/// Makes the span of a request that waits, which all its lines name; disabled where the level is off.
 fn span_of<B>(request: &Request<B>, target: &Target<'_>) -> Span {
     debug_span!(
         "request",

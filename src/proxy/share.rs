@@ -1,5 +1,5 @@
-//! One fetch for everyone who waits for the same: who leads, who follows, and what a follower may have
-//! of what came.
+//! Shares one fetch among all requests that ask alike: who leads, who follows, and which responses a follower may
+//! have.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,20 +42,20 @@ fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
     wanted
 }
 
-/// Limit of the flights that one waiting request joins, or begins, after its first: because the origin failed, or
-/// because what came was for the leader alone.
+/// The most flights that a waiting request joins or leads after its first one: because the origin failed, or because
+/// the response was for the leader alone.
 const MAX_JOINED_AGAIN: u32 = 2;
 
-/// What ends a follower's wait.
+/// The end of a follower's wait.
 enum Awaited {
-    /// The flight has ended, or taken too long.
+    /// The flight has ended, or has taken too long.
     Outcome(Outcome),
-    /// This follower asks the origin as well.
+    /// This follower may ask the origin as well.
     Lease(Lease),
 }
 
 impl Proxy {
-    /// Fetches what was ordered, as [`sharing`] says.
+    /// Fetches an order, shared or not as [`sharing`] decides.
     pub(super) async fn fetch_order(
         self: &Arc<Self>,
         request: &Request<()>,
@@ -64,7 +64,7 @@ impl Proxy {
     ) -> Answer {
         let sharing = sharing(&order, pass, self.fetcher.limits.memory.max_object_size);
         let holds_nothing = order.held.validate.is_none() && order.held.part.is_none();
-        // The flight asks the durable tier for all who are in it.
+        // A flight asks the durable tier by itself, for everyone in it.
         if sharing != Sharing::Together
             && holds_nothing
             && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut order)).await
@@ -75,7 +75,7 @@ impl Proxy {
         match sharing {
             Sharing::Together => self.fly(request, order).await,
             Sharing::Whole => {
-                // Asked alone after all, it asks for its range.
+                // The original request keeps its range, in case it is fetched for this client alone.
                 order.ask_for_the_whole();
                 self.fly(request, order).await
             }
@@ -99,19 +99,18 @@ impl Proxy {
         }
     }
 
-    /// Tells how the order's request asks for its key, as far as is known by now, and whether it should wait for
+    /// Returns which variant of its key the order asks for, as far as that is known, and whether it should wait for
     /// nobody.
     fn selection_of(&self, order: &Order) -> Looked {
         self.fetcher.memories.hit_for_miss.look(order.asked.key.hash(), order.client_fields(), self.fetcher.clock.now())
     }
 
-    /// Joins the flight of those who ask alike: the response to anyone else might not be theirs.
+    /// Joins the flight of requests that select the same variant.
     fn join(&self, order: &Order, selection: Selection) -> Joined {
         self.fetcher.flights.join(order.asked.key.hash(), selection.number())
     }
 
-    /// Asks the origin for a flight. Another that does so as well may have its answer first: then
-    /// that is this client's, too.
+    /// Leads a flight. If another leader of the flight has its answer first, this client gets that.
     async fn lead(self: &Arc<Self>, request: &Request<()>, order: Order, lease: Lease) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
@@ -131,7 +130,7 @@ impl Proxy {
             }
         };
         match fetched {
-            // It would be a pity to send all of it for a range.
+            // The response is not shared and large, so this client gets only the range that it asked for.
             Ok(Fetched::Passed { why: NotStorable::TooLarge, .. }) if request.headers().contains_key(header::RANGE) => {
                 Box::pin(self.alone(request, asked)).await
             }
@@ -170,7 +169,7 @@ impl Proxy {
                     selection = own;
                 }
                 Outcome::NotShared => {
-                    // The leader's response was its own alone. That says nothing of requests that select another one.
+                    // The response was the leader's alone. That says nothing of requests that select another one.
                     let Looked { selection: own, pass, .. } = self.selection_of(&order);
                     if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
@@ -237,7 +236,7 @@ impl Proxy {
         None
     }
 
-    /// Gives a follower what its flight brought, if every rule lets it have that.
+    /// Answers a follower with what its flight brought, if the rules allow that for its request.
     fn answer_follower(
         &self,
         request: &Request<()>,
@@ -246,7 +245,7 @@ impl Proxy {
         arrived: Timestamp,
     ) -> Option<Answer> {
         let head = shared.head();
-        // Under another URL's key only if its origin said that the two are one.
+        // A response under another URL's key answers only if the origin said that the two are alike.
         if head.key != order.asked.exact
             && self.fetcher.memories.searches.key(&order.asked.exact).as_ref() != Some(&head.key)
         {
@@ -264,7 +263,7 @@ impl Proxy {
         }
         let has_it = match &shared.response {
             SharedResponse::Stored(stored) => head.can_answer(request.method(), request.headers(), stored.len()),
-            // A part on its way in is for the client that asked for it.
+            // A part that is coming in answers only the client that asked for it.
             SharedResponse::Filling(..) => head.parts().is_none(),
         };
         if !has_it {
@@ -272,7 +271,7 @@ impl Proxy {
         }
         match reuse::reuse(&order.asked.directives, &head.freshness, self.fetcher.clock.now()) {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
-            // The origin has answered since: that is as new as this client can wish for.
+            // The origin has answered since this request arrived, which satisfies a request for validation.
             Reuse::Validate(Why::Request)
                 if matches!(shared.source, Source::Origin { .. }) && head.response_time() >= arrived => {}
             Reuse::Validate(Why::Stale)
@@ -292,8 +291,8 @@ impl Proxy {
         self.answer_fetched(ClientRequest::of(request), fetched)
     }
 
-    /// Answers with what the durable tier has for this client alone; of a body that is still there only
-    /// what is asked for is read. `None` when that can't be had.
+    /// Answers with what the durable tier has, for this client alone. Of a body that is not read yet it reads only
+    /// what is asked for. Returns `None` when the body can't be read.
     pub(super) async fn answer_found(
         self: &Arc<Self>,
         request: &Request<()>,
@@ -324,7 +323,7 @@ impl Proxy {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
                     return Refusal::ResponseLost.failed(Fwd::Miss);
                 };
-                // In place of any that are stored.
+                // Cookies for this client replace stored ones.
                 for name in cookies.keys() {
                     response.headers_mut().remove(name);
                 }
@@ -340,12 +339,12 @@ impl Proxy {
                 (status, response.map(ResponseBody::upstream))
             }
             Fetched::Failed(error, fwd) => unanswered(&error, fwd),
-            // Those go through `answer_found`.
+            // `answer_found` answers those.
             Fetched::Apart(..) => Refusal::ResponseLost.failed(Fwd::Miss),
         }
     }
 
-    /// Answers from a shared response; a body that is coming in needs a reader.
+    /// Answers from a shared response. `None`: its body is coming in, and `reader` is missing.
     fn answer_shared(
         &self,
         request: ClientRequest<'_>,
@@ -379,8 +378,8 @@ impl Proxy {
     }
 }
 
-/// Says what is asked for: what a request asks, whose response is looked for under `key` (without one, under that of its
-/// URI), and the terms of its rule.
+/// Makes the fixed part of an order: the request, the key that its response is looked up under (`key`, or else that of
+/// its URI), and the terms of its rule.
 pub(super) fn asked(
     caller: &dyn Client,
     target: &Target<'_>,

@@ -1,4 +1,4 @@
-//! What the workers share, and how much of it is in use.
+//! The proxy's state: what all workers share, and how much of it is in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,57 +14,57 @@ use crate::store::Store;
 use crate::upstream::forwarding::Trust;
 use crate::upstream::{Limits, Upstream};
 
-/// The proxy: everything that the workers share.
+/// The proxy: the state that all workers share.
 #[derive(Debug)]
 pub struct Proxy {
-    /// What fetches.
+    /// Makes fetches.
     pub fetcher: Arc<Fetcher>,
-    /// Whose word on a request counts, and in which fields.
+    /// Says whose word on a request counts, and in which fields.
     pub trust: Trust,
-    /// What the configuration says of some paths, and the keys that come of it.
+    /// The rules for paths, and the keys made by them.
     pub keys: Keys,
     /// `[cache]`
     pub cache: rules::Config,
-    /// Counters.
+    /// The counters.
     pub metrics: Arc<Metrics>,
-    /// Whether every request is logged.
+    /// True if every request is logged.
     pub access_log: bool,
     /// The failures that were logged lately.
     pub failures: Failures,
-    /// What a request's body may be.
+    /// Limits for the bodies of requests.
     pub upload_limits: Limits,
-    /// Idle limit of a tunnel.
+    /// The time after which an idle tunnel ends.
     pub tunnel_timeout: Duration,
-    /// Connections that are no longer HTTP. They end when both sides have, or with the process.
+    /// The tunnels under way. They end when both sides have ended, or with the process.
     pub tunnels: TaskTracker,
 }
 
-/// What fetches, and bodies that pass, take now.
+/// The memory and tasks in use by fetches and by bodies that pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// Bytes of bodies that are coming in.
+    /// The bytes of bodies that are coming in.
     pub filling: u64,
-    /// Those, and the bytes that clients of fetches that are done still read.
+    /// Those, and the bytes of finished fetches that clients still read.
     pub held: u64,
-    /// Fetches under way that can be shared.
+    /// The fetches under way that can be shared.
     pub flights: u64,
-    /// Requests that wait for one.
+    /// The requests that wait for one.
     pub waiting: u64,
-    /// Fetches that may yet go on although nobody waits for them.
+    /// The fetches that may yet go on although nobody waits for them.
     pub unattended_left: u64,
-    /// Bytes of uploads and of what is read ahead of clients, in memory.
+    /// The bytes in memory of uploads and of what is read ahead of clients.
     pub buffered: u64,
-    /// The same in temporary files.
+    /// The bytes of the same in temporary files.
     pub spooled: u64,
 }
 
 impl Proxy {
-    /// The tasks of fetches under way.
+    /// Returns the tasks of fetches under way.
     pub fn fetches(&self) -> &TaskTracker {
         &self.fetcher.tasks
     }
 
-    /// What fetches, and bodies that pass, take now.
+    /// Measures the memory and tasks in use by fetches and by bodies that pass.
     pub fn usage(&self) -> Usage {
         let (limits, flights) = (&self.fetcher.limits, &self.fetcher.flights);
         let buffers = self.upstream().buffers();
@@ -79,12 +79,12 @@ impl Proxy {
         }
     }
 
-    /// Both tiers.
+    /// Returns the store, with both tiers.
     pub fn store(&self) -> &Store {
         &self.fetcher.store
     }
 
-    /// The origin.
+    /// Returns the connections to the origin.
     pub(crate) fn upstream(&self) -> &Upstream {
         &self.fetcher.origin.upstream
     }
