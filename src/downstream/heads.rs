@@ -182,7 +182,7 @@ impl Heads {
 /// Returns whether the head of a request, as it was read, has a `Content-Length`. hyper removes that field where there
 /// is `Transfer-Encoding`, so the bytes are searched.
 pub(super) fn has_content_length(recent: &[u8], method: &Method) -> bool {
-    let line = format!("{} ", method);
+    let line = format!("{method} ");
     let Some(start) = memmem::find(recent, line.as_bytes()) else { return false };
     let head = &recent[start..];
     let head = &head[..end_of_head(head).unwrap_or(head.len())];

@@ -1,9 +1,9 @@
-//! Request fields that an application could take for the word of a proxy in front of it: on the client's
-//! address, host, scheme or path, on who the client is, or on which method it means.
+//! Request fields that an application could take for the word of a proxy in front of it: about the client's address,
+//! host, scheme or path, about who the client is, or about which method it means.
 //!
-//! This is the only list of such names. It decides which fields are taken out of a request, which select
-//! nothing, and which become part of the key where `server.trusted_fields` lists them. It reads names only;
-//! `forwarding` decides whose word counts.
+//! This is the only list of such names. It decides which fields are removed from a request, which select nothing, and
+//! which become part of the key where `server.trusted_fields` lists them. It reads names only; `forwarding` decides
+//! whose word counts.
 
 use http::header::{self, HeaderName};
 
@@ -20,13 +20,13 @@ pub enum Claim {
     Tls,
     /// The client's address, in one of the fields that hold nothing else.
     Address,
-    /// Another method than that of the request line.
+    /// A method that replaces that of the request line.
     Method,
     /// Anything else: path, port, server, identity, certificate.
     Other,
 }
 
-/// The claim that a field of this name makes, if it makes any. `name` is in lower case.
+/// Returns the claim that a field of this name makes; `None`: it makes none. `name` is in lower case.
 pub fn claim(name: &str) -> Option<Claim> {
     let found = match name.as_bytes() {
         [b'x', b'-', ..] => return claim_of_x(name),
@@ -98,7 +98,7 @@ fn claim_of_x(name: &str) -> Option<Claim> {
     }
 }
 
-/// The names that begin with `x-`, in their order.
+/// The claims of names that begin with `x-`, sorted by name.
 const X_NAMES: [(&str, Claim); 62] = [
     ("x-appengine-remote-addr", Claim::Address),
     ("x-appengine-user-ip", Claim::Address),
@@ -164,7 +164,7 @@ const X_NAMES: [(&str, Claim); 62] = [
     ("x-wap-profile", Claim::Other),
 ];
 
-/// What other names begin with that are claims of the kind [`Claim::Other`].
+/// The beginnings of further names, which make claims of the kind [`Claim::Other`].
 const X_PREFIXES: [&str; 28] = [
     "x-forward",
     "x-envoy-",
@@ -188,7 +188,7 @@ const X_PREFIXES: [&str; 28] = [
     "x-rewrite-",
     "x-rewritten-",
     "x-real-",
-    // Routing inside frameworks, which a proxy of theirs sets.
+    // Fields that route requests inside frameworks, and that the framework's own proxy sets.
     "x-middleware-",
     "x-invoke-",
     "x-now-",
@@ -197,20 +197,21 @@ const X_PREFIXES: [&str; 28] = [
     "x-matched-",
 ];
 
-/// Returns whether a name consists of letters, digits and hyphens. CGI and WSGI make underscores of hyphens, and some
-/// applications of anything else, so that another name could pass there for one of these (RFC 9110 §5.1 would allow
-/// it). `name` is in lower case.
+/// Returns whether a name consists of letters, digits and hyphens. `name` is in lower case.
+///
+/// CGI and WSGI turn hyphens into underscores, and some applications any other character. A name with such characters,
+/// which RFC 9110 §5.1 allows, could pass there for one of this list.
 pub fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-/// The name that an application may take `name` for: everything but letters and digits is a hyphen.
+/// Returns the name that an application may take `name` for, with a hyphen for every character but letters and digits.
 pub fn twin(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-/// Returns whether requests with a field of this name have to be looked at. Names that most requests have are told
-/// apart without looking at their letters.
+/// Returns whether requests with a field of this name have to be examined. Common names are recognised without a look
+/// at their letters.
 pub fn stands_out(name: &HeaderName) -> bool {
     match *name {
         header::HOST

@@ -1,33 +1,32 @@
-//! What an unsafe request invalidates (RFC 9111 §4.4).
+//! Invalidation by unsafe requests (RFC 9111 §4.4).
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Uri};
 
 use super::key::normal_authority;
 
-/// A URI on the request's own origin whose stored responses a request invalidates.
+/// A URI on the request's own origin whose stored responses are invalidated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Its path, starting with a slash.
+    /// The path, with its slash.
     pub path: String,
-    /// Its query, without the question mark.
+    /// The query, without the question mark.
     pub query: Option<String>,
 }
 
-/// Whether the method is registered as safe (RFC 9110 §9.2.1, §16.1.1). An unknown one counts as unsafe.
+/// Returns whether a method is registered as safe (RFC 9110 §9.2.1, §16.1.1). An unknown method counts as unsafe.
 pub fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
         || matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH")
 }
 
-/// Whether a response to an unsafe request says that it changed something: 2xx or 3xx.
+/// Returns whether the response to an unsafe request says that it changed something: 2xx or 3xx.
 pub fn is_non_error(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// The URIs that `Location` and `Content-Location` of a response name, where they are on the same
-/// origin (`scheme`, `authority`) as the request at `base_path`; others are left alone, so that no
-/// response can invalidate what belongs to someone else.
+/// Returns the URIs that `Location` and `Content-Location` of a response name on the origin (`scheme`, `authority`) of
+/// the request for `base_path`. URIs on other origins are left out, so that no response invalidates another owner's.
 pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str) -> Vec<Target> {
     [header::LOCATION, header::CONTENT_LOCATION]
         .iter()
@@ -35,8 +34,8 @@ pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_p
         .collect()
 }
 
-/// Whether the response to a POST of (`base_path`, `query`) may answer a later GET of the same
-/// target: its `Content-Location` names that target (RFC 9110 §9.3.3).
+/// Returns whether the response to a POST of (`base_path`, `query`) may answer a later GET of the same target: its
+/// `Content-Location` names that target (RFC 9110 §9.3.3).
 pub fn answers_get(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str, query: Option<&str>) -> bool {
     let mut values = response.get_all(header::CONTENT_LOCATION).iter();
     let (Some(_), None) = (values.next(), values.next()) else { return false };
@@ -52,14 +51,14 @@ fn named_target(
     base_path: &str,
 ) -> Option<Target> {
     let reference = response.get(name)?.to_str().ok()?.trim();
-    // Nothing but white space names nothing.
+    // A field of white space names nothing.
     if reference.is_empty() {
         return None;
     }
     resolve(reference, scheme, authority, base_path)
 }
 
-/// Resolves `reference` (RFC 3986 §5) against the request's URI; `None` when it leads elsewhere.
+/// Resolves `reference` (RFC 3986 §5) against the request's URI; `None` if it leads to another origin.
 fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> Option<Target> {
     let reference = reference.split('#').next().unwrap_or_default();
     if let Some(rest) = reference.strip_prefix("//") {
@@ -91,7 +90,7 @@ fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> O
     Some(Target { path: remove_dot_segments(&path), query })
 }
 
-/// RFC 3986 §5.2.4.
+/// Removes dot segments (RFC 3986 §5.2.4).
 fn remove_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
