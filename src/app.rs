@@ -16,7 +16,7 @@ use crate::base::{Clock, Metrics};
 use crate::config::Config;
 use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
-use crate::fetch::{self, Fetcher, Flights, Memories, Origin};
+use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
 use crate::store::{CheckFailure, Durable, Memory, Purges, Store, report_drain, s3};
 use crate::upstream::forwarding::Signature;
@@ -152,7 +152,7 @@ fn make_proxy(config: &Config, store: Store, metrics: Arc<Metrics>, clock: &Cloc
         clock: clock.clone(),
         memories: Memories::new(config.cache.pass_memory),
         flights: Flights::new(config.cache.collapse_limit),
-        limits: fetch::Limits::new(budget, max_buffered, config.memory.clone()),
+        limits: FetchLimits::new(budget, max_buffered, config.memory.clone()),
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
     };

@@ -71,7 +71,7 @@ enum Crowd {
 /// The most connections past [`MAX_CONNECTIONS`] that are answered.
 const MAX_TURNED_AWAY: usize = 32;
 
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type AdminReply = Response<Full<Bytes>>;
 
 /// The admin listener.
 #[derive(Debug)]
@@ -216,7 +216,7 @@ impl Admin {
             .await
     }
 
-    async fn answer(&self, request: Request<Incoming>, is_unix: bool, crowd: Crowd) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, is_unix: bool, crowd: Crowd) -> AdminReply {
         let path = request.uri().path().to_owned();
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
@@ -252,7 +252,7 @@ impl Admin {
         }
     }
 
-    async fn ready(&self) -> Reply {
+    async fn ready(&self) -> AdminReply {
         let store = self.proxy.store();
         let origin = if self.proxy.upstream().is_reachable().await { "reachable" } else { "unreachable" };
         let (objects, _) = store.memory().usage();
@@ -266,7 +266,7 @@ impl Admin {
 
     /// Reads a request's body; an error is the answer to send. A body that states a length past the limit is not read
     /// at all.
-    pub(super) async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Reply> {
+    pub(super) async fn body(&self, request: Request<Incoming>) -> Result<Bytes, AdminReply> {
         let too_large = || error(StatusCode::PAYLOAD_TOO_LARGE, "this takes at most 64 KiB of JSON");
         if request.body().size_hint().lower() > MAX_BODY as u64 {
             return Err(too_large());
@@ -281,7 +281,7 @@ impl Admin {
     }
 
     /// `GET /explain?url=…&header=Name:%20value`, or the same as JSON in a POST.
-    async fn explain(&self, request: Request<Incoming>) -> Reply {
+    async fn explain(&self, request: Request<Incoming>) -> AdminReply {
         let mut asked = ExplainRequest::default();
         for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
@@ -326,25 +326,25 @@ impl Admin {
     }
 }
 
-pub(super) fn json_reply(status: StatusCode, value: &serde_json::Value) -> Reply {
+pub(super) fn json_reply(status: StatusCode, value: &serde_json::Value) -> AdminReply {
     let mut reply = Response::new(Full::from(format!("{value}\n")));
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }
 
-pub(super) fn error(status: StatusCode, sentence: &str) -> Reply {
+pub(super) fn error(status: StatusCode, sentence: &str) -> AdminReply {
     json_reply(status, &json!({"error": sentence}))
 }
 
-fn not_allowed(methods: &'static str) -> Reply {
+fn not_allowed(methods: &'static str) -> AdminReply {
     let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {methods}"));
     reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     reply
 }
 
 /// Ends the connection with this answer.
-fn ending(mut reply: Reply) -> Reply {
+fn ending(mut reply: AdminReply) -> AdminReply {
     reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     reply
 }

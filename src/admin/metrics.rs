@@ -4,14 +4,14 @@ use http::Response;
 use http::header::{self, HeaderValue};
 use http_body_util::Full;
 
-use super::api::{Admin, Reply};
+use super::api::{Admin, AdminReply};
 use crate::base::Gauge;
 use crate::proxy::Proxy;
 use crate::store::{Durable, Index};
 
 impl Admin {
     /// Renders every metric in the text format of Prometheus.
-    pub(super) fn metrics(&self) -> Reply {
+    pub(super) fn metrics(&self) -> AdminReply {
         let gauges = [process(&self.proxy).as_slice(), &durable(&self.proxy), &index(&self.proxy)].concat();
         let mut reply = Response::new(Full::from(self.proxy.metrics.render(&gauges)));
         reply

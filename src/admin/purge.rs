@@ -10,7 +10,7 @@ use serde_json::json;
 use tracing::warn;
 
 use super::Admin;
-use super::api::{Reply, error, json_reply};
+use super::api::{AdminReply, error, json_reply};
 use crate::base::parse_duration;
 use crate::proxy::{Held, Manner, PurgeError, Schemes, What};
 
@@ -31,7 +31,7 @@ struct PurgeRequest {
 
 impl Admin {
     /// Answers `POST /purge`.
-    pub(super) async fn purge(&self, request: Request<Incoming>) -> Reply {
+    pub(super) async fn purge(&self, request: Request<Incoming>) -> AdminReply {
         let wait = match wait_of(request.uri().query()) {
             Ok(wait) => wait,
             Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
@@ -79,7 +79,7 @@ impl Admin {
 
     /// Answers `PURGE URL`, as other caches do. The URL is the target, or `Host` and a path; a star at its end makes
     /// it a prefix. Purges under both schemes.
-    pub(super) async fn purge_by_method(&self, request: &Request<Incoming>) -> Reply {
+    pub(super) async fn purge_by_method(&self, request: &Request<Incoming>) -> AdminReply {
         let mut is_soft = false;
         for value in ["soft-purge", "fastly-soft-purge"].iter().flat_map(|name| request.headers().get_all(*name)) {
             match value.to_str().unwrap_or_default().to_ascii_lowercase().as_str() {
@@ -109,7 +109,7 @@ impl Admin {
         self.carry_out(what, Manner { is_soft, schemes: Schemes::Both }, Duration::ZERO).await
     }
 
-    async fn carry_out(&self, what: What<'_>, manner: Manner, wait: Duration) -> Reply {
+    async fn carry_out(&self, what: What<'_>, manner: Manner, wait: Duration) -> AdminReply {
         match self.proxy.purge(what, manner).await {
             Ok(held) => {
                 tokio::time::sleep(wait).await;

@@ -82,7 +82,7 @@ pub(crate) struct ClientIo {
     /// True if the client may still be sending when the connection ends.
     is_heard_out: bool,
     /// The informational responses that are not written yet.
-    interim: Bytes,
+    informational: Bytes,
     /// The bytes that hyper is given next: escaping made more of a read than its buffer had room for.
     rest: Bytes,
 }
@@ -100,7 +100,7 @@ impl ClientIo {
             stall: None,
             instead: Bytes::new(),
             is_heard_out: false,
-            interim: Bytes::new(),
+            informational: Bytes::new(),
             rest: Bytes::new(),
         }
     }
@@ -203,23 +203,23 @@ impl ClientIo {
 
     /// Writes the informational responses that wait, before hyper writes of the response behind them.
     #[inline]
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.interim.is_empty() && !self.connection.outlet().has_pending() {
+    fn poll_informational(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.informational.is_empty() && !self.connection.outlet().has_pending() {
             return Poll::Ready(Ok(()));
         }
-        self.write_interim(cx)
+        self.write_informational(cx)
     }
 
-    fn write_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn write_informational(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            while !self.interim.is_empty() {
-                let bytes = self.interim.clone();
+            while !self.informational.is_empty() {
+                let bytes = self.informational.clone();
                 let written = self.transport()?.poll_write(cx, &bytes);
                 let written = ready!(self.poll_stall(cx, written))?;
-                let _ = self.interim.split_to(written);
+                let _ = self.informational.split_to(written);
             }
             match self.connection.outlet().take() {
-                Some(bytes) => self.interim = bytes.into(),
+                Some(bytes) => self.informational = bytes.into(),
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -282,7 +282,7 @@ impl AsyncWrite for ClientIo {
             this.put_into_words(buf);
             return Poll::Ready(Ok(buf.len()));
         }
-        ready!(this.poll_interim(cx))?;
+        ready!(this.poll_informational(cx))?;
         this.connection.outlet().wrote();
         let written = this.transport()?.poll_write(cx, buf);
         this.poll_stall(cx, written)
@@ -299,7 +299,7 @@ impl AsyncWrite for ClientIo {
             this.put_into_words(&theirs);
             return Poll::Ready(Ok(theirs.len()));
         }
-        ready!(this.poll_interim(cx))?;
+        ready!(this.poll_informational(cx))?;
         this.connection.outlet().wrote();
         let written = this.transport()?.poll_write_vectored(cx, bufs);
         this.poll_stall(cx, written)
@@ -312,7 +312,7 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_instead(cx))?;
-        ready!(this.poll_interim(cx))?;
+        ready!(this.poll_informational(cx))?;
         ready!(this.transport()?.poll_flush(cx))?;
         // hyper flushes when its own buffer is empty, so the whole response is out.
         if this.connection.flushed() {

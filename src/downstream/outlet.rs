@@ -38,7 +38,7 @@ impl Outlet {
     }
 
     /// Wakes the connection when an informational response comes.
-    pub(super) fn wake_for_interim(&self, waker: &Waker) {
+    pub(super) fn wake_on_informational(&self, waker: &Waker) {
         let mut pending = self.pending.lock();
         if !pending.1.as_ref().is_some_and(|known| known.will_wake(waker)) {
             pending.1 = Some(waker.clone());
@@ -137,18 +137,18 @@ mod tests {
     fn hints_go_out_while_their_request_is_answered_and_not_after() {
         let outlet = Arc::new(Outlet::default());
         let early = StatusCode::from_u16(103).expect("a status");
-        let interim = {
+        let informational = {
             let _open = outlet.open();
-            let interim = outlet.sender();
-            interim.send(early, &hints());
-            interim
+            let informational = outlet.sender();
+            informational.send(early, &hints());
+            informational
         };
         let text = outlet.take().map(|bytes| String::from_utf8(bytes).expect("text"));
         assert_eq!(text.as_deref(), Some("HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"));
-        interim.send(early, &hints());
+        informational.send(early, &hints());
         assert_eq!(outlet.take(), None, "its response has begun");
         let _open = outlet.open();
-        interim.send(early, &hints());
+        informational.send(early, &hints());
         assert_eq!(outlet.take(), None, "another request is being answered");
     }
 

@@ -281,7 +281,7 @@ impl Client for Http1Client {
     }
 
     fn wake_on_informational(&self, waker: &Waker) {
-        self.outlet.wake_for_interim(waker);
+        self.outlet.wake_on_informational(waker);
     }
 
     fn upgraded(&self, request: &mut Request<ClientBody>) -> Upgraded {

@@ -7,7 +7,7 @@
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
-use super::hit_for_miss::Pass;
+use super::hit_for_miss::Unshared;
 use super::order::{Order, Terms};
 use crate::entry::{StoredHead, StoredResponse};
 use crate::rfc9111::cache_status::Fwd;
@@ -161,14 +161,14 @@ pub(crate) enum Sharing {
     Together,
 }
 
-/// Decides for whom a response is fetched. `pass` is what hit-for-miss remembers of requests that ask alike; `limit`
+/// Decides for whom a response is fetched. `unshared` is what hit-for-miss remembers of requests that ask alike; `limit`
 /// is the largest body that memory takes.
-pub(crate) fn sharing(order: &Order, pass: Option<Pass>, limit: u64) -> Sharing {
+pub(crate) fn sharing(order: &Order, unshared: Option<Unshared>, limit: u64) -> Sharing {
     let (asked, held) = (&order.asked, &order.held);
     let Terms { collapse, .. } = asked.terms;
     let is_get = *order.method() == Method::GET;
     let is_of_a_whole = is_get && held.validate.as_ref().is_some_and(|stored| stored.head.parts().is_none());
-    let wants_own = asked.directives.only_if_cached || asked.directives.no_store || pass.is_some();
+    let wants_own = asked.directives.only_if_cached || asked.directives.no_store || unshared.is_some();
     if collapse && !wants_own && order.prefers_whole(limit) {
         return Sharing::Whole;
     }
@@ -186,11 +186,11 @@ pub(crate) fn sharing(order: &Order, pass: Option<Pass>, limit: u64) -> Sharing 
 pub(crate) fn is_passed_on(
     inquiry: Inquiry<'_>,
     directives: &CacheControl,
-    pass: Option<Pass>,
+    unshared: Option<Unshared>,
     has_stored: bool,
     may_be_durable: impl FnOnce() -> bool,
 ) -> bool {
-    pass == Some(Pass::NotStorable)
+    unshared == Some(Unshared::NotStorable)
         && *inquiry.method == Method::GET
         && !inquiry.present.has(Present::RANGE)
         && !has_stored

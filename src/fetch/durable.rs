@@ -10,7 +10,7 @@ use tracing::{Span, warn};
 
 use super::body::fill_from_durable;
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
-use super::flight::{Shared, SharedResponse, Source};
+use super::flight::{Provenance, Shared, SharedResponse};
 use crate::entry::{Body, Replaced, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
@@ -39,7 +39,7 @@ impl Fetch {
                     self.order.held.fwd = Fwd::Partial;
                     self.order.held.part = Some(part);
                 } else if self.reuse(&part.head).is_some() {
-                    return Some(shared(&part, Source::Tier(Tier::Durable)));
+                    return Some(shared(&part, Provenance::Tier(Tier::Durable)));
                 } else {
                     self.order.held.fwd = Fwd::Stale;
                     self.order.held.validate = Some(part);
@@ -78,7 +78,7 @@ impl Fetch {
         // The read has checked the stored position. From here on the response is covered by purges made after the read
         // began.
         head.position = self.position;
-        let source = Source::Tier(Tier::Durable);
+        let source = Provenance::Tier(Tier::Durable);
         match found.body {
             FoundBody::Whole(body) => {
                 let stored = Arc::new(StoredResponse::new(head, body));

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::decide::{self, AnswerHead, HeadDecision, Room, Validates};
 use super::fetcher::Fetcher;
-use super::flight::{Lease, Outcome, Shared, SharedResponse, Source};
+use super::flight::{Lease, Outcome, Provenance, Shared, SharedResponse};
 use super::order::Order;
 use super::parts::Missing;
 use crate::entry::{FillReader, Seen, StoredHead, StoredResponse, Tried, Who};
@@ -132,7 +132,7 @@ impl Fetch {
                 if self.reuse(&stored.head).is_some()
                     && self.order.held.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
             {
-                return shared(&stored, Source::Tier(Tier::Memory));
+                return shared(&stored, Provenance::Tier(Tier::Memory));
             }
             Lookup::Found(stored) => self.order.held.validate = Some(stored),
             Lookup::OtherVariants(_) => {
@@ -353,7 +353,7 @@ impl Fetch {
         let held = &self.order.held;
         let is_known = matches!(error, UpstreamError::Down { .. });
         let stale = if is_known {
-            self.stale(Failure::Unreachable, Source::StandIn(held.tier))
+            self.stale(Failure::Unreachable, Provenance::StandIn(held.tier))
         } else {
             self.stale_if_error(None)
         };
@@ -379,11 +379,11 @@ impl Fetch {
             stored.head.marks.note_tried(Tried::Failed(failure), who, self.fetcher.clock.now());
         }
         let status = status.map(|status| status.as_u16());
-        self.stale(failure, Source::InPlaceOfError { fwd: self.order.held.fwd, status })
+        self.stale(failure, Provenance::InPlaceOfError { fwd: self.order.held.fwd, status })
     }
 
     /// Returns the stale response that may stand in, unless it was purged since the request began.
-    fn stale(&self, failure: Failure, source: Source) -> Option<Fetched> {
+    fn stale(&self, failure: Failure, source: Provenance) -> Option<Fetched> {
         let (fetcher, order) = (&self.fetcher, &self.order);
         let stored = self.stand_in(failure)?;
         let is_purged = fetcher.store.is_covered(&stored.head)
@@ -417,7 +417,7 @@ impl Fetch {
 }
 
 /// Returns a stored response as the outcome of a fetch, for everybody.
-pub(super) fn shared(stored: &Arc<StoredResponse>, source: Source) -> Fetched {
+pub(super) fn shared(stored: &Arc<StoredResponse>, source: Provenance) -> Fetched {
     let shared = Shared { response: SharedResponse::Stored(Arc::clone(stored)), source };
     Fetched::Shared(Arc::new(shared), ForLeader::default())
 }

@@ -14,7 +14,7 @@ use tracing::{Instrument as _, Span, debug, debug_span};
 use super::decide;
 use super::fetch::{Fetch, Fetched};
 use super::flight::{Flights, Joined, Lease, Outcome, Watch};
-use super::hit_for_miss::{HitForMiss, Pass, Reach};
+use super::hit_for_miss::{HitForMiss, Reach, Unshared};
 use super::order::{Order, Placement};
 use super::searches::Searches;
 use crate::base::{Clock, Recent};
@@ -118,13 +118,13 @@ impl Memories {
             self.hit_for_miss.divide(hash, &names, now);
         }
         let reach = if speaks_of_the_page(exchange.status) { Reach::Selection } else { Reach::SameFields };
-        self.hit_for_miss.remember(hash, exchange.request, (Pass::NotStorable, reach), now);
+        self.hit_for_miss.remember(hash, exchange.request, (Unshared::NotStorable, reach), now);
     }
 }
 
 /// Limits for the memory and the tasks of fetches.
 #[derive(Debug)]
-pub(crate) struct Limits {
+pub(crate) struct FetchLimits {
     /// The memory shared by fetches under way and by the clients that still read what they brought.
     pub(crate) budget: Arc<Budget>,
     /// The bytes in the budget past which bodies are no longer kept.
@@ -135,7 +135,7 @@ pub(crate) struct Limits {
     pub(crate) unattended: Semaphore,
 }
 
-impl Limits {
+impl FetchLimits {
     /// Makes limits of which nothing is used.
     pub(crate) fn new(budget: Arc<Budget>, max_buffered: usize, memory: MemoryConfig) -> Self {
         Self { budget, max_buffered, memory, unattended: Semaphore::new(MAX_UNATTENDED) }
@@ -163,7 +163,7 @@ impl Limits {
     }
 }
 
-/// What all fetches share.
+/// The state that all fetches share.
 #[derive(Debug)]
 pub struct Fetcher {
     /// Both tiers.
@@ -177,7 +177,7 @@ pub struct Fetcher {
     /// The fetches under way that can be shared.
     pub(crate) flights: Arc<Flights>,
     /// Limits for memory and tasks.
-    pub(crate) limits: Limits,
+    pub(crate) limits: FetchLimits,
     /// True if an expired durable object is deleted when it is read.
     pub(crate) purge_expired_on_read: bool,
     /// The tasks that outlive their clients.

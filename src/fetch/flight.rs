@@ -37,7 +37,7 @@ pub struct Shared {
     /// The head, and the body as far as it has come.
     pub response: SharedResponse,
     /// The way that it was obtained.
-    pub source: Source,
+    pub source: Provenance,
 }
 
 /// A shared response, complete or not.
@@ -61,7 +61,7 @@ impl Shared {
 
 /// The way that a shared response was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum Provenance {
     /// Found in this tier.
     Tier(Tier),
     /// Fetched from the origin.
@@ -160,8 +160,8 @@ impl Flights {
         let mut shard = self.shard(key).lock();
         let flights = shard.entry(key).or_default();
         if let Some(flight) = flights.iter().find(|flight| flight.variant == variant) {
-            let entry = Entry { flights: Arc::clone(self), key, variant, state: Arc::clone(&flight.state) };
-            return Joined::Follower(Follower { outcome: flight.state.outcome.subscribe(), entry, own: None });
+            let slot = FlightSlot { flights: Arc::clone(self), key, variant, state: Arc::clone(&flight.state) };
+            return Joined::Follower(Follower { outcome: flight.state.outcome.subscribe(), slot, own: None });
         }
         let state = Arc::new(FlightState {
             outcome: watch::Sender::new(None),
@@ -170,7 +170,7 @@ impl Flights {
             permits: Arc::new(Semaphore::new(self.limit.saturating_sub(1))),
         });
         flights.push(Flight { variant, state: Arc::clone(&state) });
-        Joined::Leader(Lease::new(Entry { flights: Arc::clone(self), key, variant, state }, None))
+        Joined::Leader(Lease::new(FlightSlot { flights: Arc::clone(self), key, variant, state }, None))
     }
 
     /// Detaches the flights for a key: nobody joins them any more, and those who joined stay. A purge calls this,
@@ -205,14 +205,14 @@ impl Flights {
 
 /// The place of a flight in the table.
 #[derive(Clone, Debug)]
-struct Entry {
+struct FlightSlot {
     flights: Arc<Flights>,
     key: u128,
     variant: u128,
     state: Arc<FlightState>,
 }
 
-impl Entry {
+impl FlightSlot {
     /// Removes the flight from the table if `is_over`, which is called under the lock, while nobody can join. Leaves a
     /// flight in place that has followed a detached one under the same key.
     fn remove_if(&self, is_over: impl FnOnce() -> bool) -> bool {
@@ -232,7 +232,7 @@ impl Entry {
 /// ends the flight. If nothing was published by then, the followers are told that nothing is shared.
 #[derive(Debug)]
 pub struct Lease {
-    entry: Entry,
+    slot: FlightSlot,
     leader: u64,
     has_published: bool,
     has_left: bool,
@@ -243,9 +243,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn new(entry: Entry, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let leader = entry.state.leader();
-        Self { entry, leader, has_published: false, has_left: false, validating: None, _permit: permit }
+    fn new(slot: FlightSlot, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let leader = slot.state.leader();
+        Self { slot, leader, has_published: false, has_left: false, validating: None, _permit: permit }
     }
 
     /// Holds `validating` until the flight is over, and its response is stored.
@@ -255,7 +255,7 @@ impl Lease {
 
     /// Publishes an outcome to the followers, and to those who join from now on, unless another leader has.
     pub fn publish(&mut self, outcome: Outcome) {
-        self.has_published |= self.entry.state.publish(self.leader, outcome);
+        self.has_published |= self.slot.state.publish(self.leader, outcome);
     }
 
     /// Ends this lease with an outcome, which removes the flight from the table. A failure counts only if this is the
@@ -266,26 +266,26 @@ impl Lease {
 
     /// Returns a follower of what other leaders bring.
     pub fn others(&self) -> Follower {
-        let outcome = self.entry.state.outcome.subscribe();
-        Follower { outcome, entry: self.entry.clone(), own: Some(self.leader) }
+        let outcome = self.slot.state.outcome.subscribe();
+        Follower { outcome, slot: self.slot.clone(), own: Some(self.leader) }
     }
 
     /// Returns a watch on whether anybody waits for the flight.
     pub fn watch(&self) -> Watch {
-        Watch(self.entry.clone())
+        Watch(self.slot.clone())
     }
 
     fn leave(&mut self, outcome: Option<Outcome>) {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        let state = &self.entry.state;
+        let state = &self.slot.state;
         let is_last = state.leaders.fetch_sub(1, Ordering::AcqRel) == 1;
         let speaks = is_last || !matches!(outcome, Some(Outcome::Failed(_)) | None);
         // Removes the flight before it publishes: a follower that hears of the failure, and asks again, must not find
         // it.
         if speaks || self.has_published {
-            self.entry.remove_if(|| true);
+            self.slot.remove_if(|| true);
         }
         if speaks {
             state.publish(self.leader, outcome.unwrap_or(Outcome::NotShared));
@@ -301,7 +301,7 @@ impl Drop for Lease {
 
 /// Watches whether anybody waits for a flight.
 #[derive(Debug)]
-pub struct Watch(Entry);
+pub struct Watch(FlightSlot);
 
 impl Watch {
     /// Waits until nobody waits for the flight. Somebody may join it right after.
@@ -319,7 +319,7 @@ impl Watch {
 #[derive(Debug)]
 pub struct Follower {
     outcome: watch::Receiver<Option<(u64, Outcome)>>,
-    entry: Entry,
+    slot: FlightSlot,
     /// The number of the leader that this follower is itself: its own outcome is not waited for.
     own: Option<u64>,
 }
@@ -337,13 +337,13 @@ impl Follower {
 
     /// Returns a handle by which leave to ask the origin as well is waited for.
     pub fn permits(&self) -> SecondTries {
-        SecondTries(self.entry.clone())
+        SecondTries(self.slot.clone())
     }
 }
 
 /// Waits for leave to ask the origin as well; see [`Follower::permits`].
 #[derive(Debug)]
-pub struct SecondTries(Entry);
+pub struct SecondTries(FlightSlot);
 
 impl SecondTries {
     /// Waits for leave to ask the origin as well, for this flight.

@@ -7,7 +7,7 @@ use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
-use super::flight::{Shared, SharedResponse, Source};
+use super::flight::{Provenance, Shared, SharedResponse};
 use super::keep::cookies_of;
 use super::order::Order;
 use super::parts::all_tags;
@@ -33,7 +33,7 @@ impl Fetch {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let shared = Shared {
                     response: SharedResponse::Stored(fresh),
-                    source: Source::Origin { fwd: self.order.held.fwd, status, stored: kept },
+                    source: Provenance::Origin { fwd: self.order.held.fwd, status, stored: kept },
                 };
                 Fetched::Shared(Arc::new(shared), ForLeader { cookies: updated.cookies, reader: None })
             }
@@ -55,7 +55,7 @@ impl Fetch {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
                     response: SharedResponse::Stored(Arc::new(StoredResponse::with_body_of(stored, head))),
-                    source: Source::Origin { fwd: self.order.held.fwd, status, stored: false },
+                    source: Provenance::Origin { fwd: self.order.held.fwd, status, stored: false },
                 };
                 Fetched::Own(Arc::new(own), ForLeader { cookies: updated.cookies, reader: None })
             }
@@ -86,7 +86,7 @@ impl Fetch {
                 if fresh.head.parts().is_some() {
                     return None;
                 }
-                let source = Source::Origin { fwd: self.order.held.fwd, status: None, stored: kept };
+                let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: kept };
                 match shared(&fresh, source) {
                     Fetched::Shared(shared, _) => {
                         Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))

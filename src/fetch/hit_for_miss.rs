@@ -24,7 +24,7 @@ use crate::rfc9111::vary::MAX_NOMINATED;
 
 /// The reason why nobody waits for a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pass {
+pub(crate) enum Unshared {
     /// The response may not be stored.
     NotStorable,
     /// The response is stored, and each request needs a validation of its own.
@@ -42,13 +42,13 @@ impl Selection {
     }
 }
 
-/// What is remembered for a request before it is answered.
+/// The memory of requests that ask alike, looked up before a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Looked {
     /// The variant that the request asks for.
     pub selection: Selection,
     /// The reason why nobody should wait for the response; `None`: requests may wait.
-    pub pass: Option<Pass>,
+    pub unshared: Option<Unshared>,
     /// True if the memory lasts for a while yet and need not be renewed.
     pub lasts: bool,
 }
@@ -65,21 +65,21 @@ pub(crate) enum Reach {
 /// The most requests of one key that are remembered; the oldest give way.
 const MAX_OF_A_KEY: usize = 16;
 
-/// What is remembered of one key.
+/// The memory of one key.
 #[derive(Clone, Debug, Default)]
 struct OfKey {
     /// The reason why a response for it was last not stored, and the time.
     refused: Option<(NotStorable, Timestamp)>,
     /// The fields that responses for it were seen to vary by.
     names: Option<Arc<[HeaderName]>>,
-    passes: SmallVec<[Remembered; 1]>,
+    remembered: SmallVec<[Remembered; 1]>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Remembered {
     by: u128,
     reach: Reach,
-    what: Pass,
+    what: Unshared,
     until: Timestamp,
 }
 
@@ -108,19 +108,19 @@ impl HitForMiss {
     pub(crate) fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Looked {
         self.keys.with(key, now, |of_key| {
             let Some(of_key) = of_key else {
-                return Looked { selection: selection(key, None, request, present), pass: None, lasts: false };
+                return Looked { selection: selection(key, None, request, present), unshared: None, lasts: false };
             };
             let selection = selection(key, of_key.names.as_deref(), request, present);
             let mut exact = None;
-            let pass = of_key.passes.iter().find(|pass| {
-                let by = match pass.reach {
+            let unshared = of_key.remembered.iter().find(|unshared| {
+                let by = match unshared.reach {
                     Reach::Selection => selection.0,
                     Reach::SameFields => *exact.get_or_insert_with(|| all_fields(request)),
                 };
-                pass.by == by && pass.until > now
+                unshared.by == by && unshared.until > now
             });
-            let lasts = pass.is_some_and(|pass| pass.until.millis_since(now) > self.keep / 2);
-            Looked { selection, pass: pass.map(|pass| pass.what), lasts }
+            let lasts = unshared.is_some_and(|unshared| unshared.until.millis_since(now) > self.keep / 2);
+            Looked { selection, unshared: unshared.map(|unshared| unshared.what), lasts }
         })
     }
 
@@ -157,7 +157,7 @@ impl HitForMiss {
     }
 
     /// Remembers that the response to a request like this one could not be shared.
-    pub(crate) fn remember(&self, key: u128, request: &HeaderMap, (what, reach): (Pass, Reach), now: Timestamp) {
+    pub(crate) fn remember(&self, key: u128, request: &HeaderMap, (what, reach): (Unshared, Reach), now: Timestamp) {
         if self.keep == 0 {
             return;
         }
@@ -168,25 +168,25 @@ impl HitForMiss {
                 Reach::Selection => selection(key, of_key.names.as_deref(), request, Present::of(request)).0,
                 Reach::SameFields => all_fields(request),
             };
-            of_key.passes.retain(|pass| pass.until > now && pass.by != by);
-            if of_key.passes.len() >= MAX_OF_A_KEY {
-                of_key.passes.remove(0);
+            of_key.remembered.retain(|unshared| unshared.until > now && unshared.by != by);
+            if of_key.remembered.len() >= MAX_OF_A_KEY {
+                of_key.remembered.remove(0);
             }
-            of_key.passes.push(Remembered { by, reach, what, until });
+            of_key.remembered.push(Remembered { by, reach, what, until });
             of_key
         });
     }
 
     /// Forgets that responses to requests like this one could not be shared.
     pub(crate) fn forget(&self, key: u128, request: &HeaderMap, now: Timestamp) {
-        if self.look(key, request, now).pass.is_none() {
+        if self.look(key, request, now).unshared.is_none() {
             return;
         }
         self.keys.change(key, now, |of_key| {
             let mut of_key = of_key.unwrap_or_default();
             let own = selection(key, of_key.names.as_deref(), request, Present::of(request)).0;
             let exact = all_fields(request);
-            of_key.passes.retain(|pass| pass.by != own && pass.by != exact);
+            of_key.remembered.retain(|unshared| unshared.by != own && unshared.by != exact);
             of_key
         });
     }
@@ -232,7 +232,7 @@ mod tests {
         HitForMiss::new(Duration::from_secs(10))
     }
 
-    const FOR_ALIKE: (Pass, Reach) = (Pass::NotStorable, Reach::Selection);
+    const FOR_ALIKE: (Unshared, Reach) = (Unshared::NotStorable, Reach::Selection);
 
     #[test]
     fn a_pass_is_remembered_of_who_asks_alike_and_of_nobody_else() {
@@ -240,26 +240,29 @@ mod tests {
         let basic = map(&[("authorization", "Basic x")]);
         let memory = memory();
         memory.remember(KEY, &mine, FOR_ALIKE, NOW);
-        let pass = |request: &HeaderMap| memory.look(KEY, request, NOW).pass.is_some();
-        assert_eq!([&mine, &yours, &plain, &basic].map(pass), [true, true, false, false], "by presence");
+        let unshared = |request: &HeaderMap| memory.look(KEY, request, NOW).unshared.is_some();
+        assert_eq!([&mine, &yours, &plain, &basic].map(unshared), [true, true, false, false], "by presence");
         memory.divide(KEY, &[header::COOKIE], NOW);
         memory.remember(KEY, &mine, FOR_ALIKE, NOW);
-        assert_eq!([&mine, &yours, &plain, &basic].map(pass), [true, false, false, false], "by value");
-        assert_eq!(memory.look(8, &mine, NOW).pass, None, "of that key");
-        assert_eq!(memory.look(KEY, &mine, NOW.plus_millis(10_000)).pass, None, "for a while");
+        assert_eq!([&mine, &yours, &plain, &basic].map(unshared), [true, false, false, false], "by value");
+        assert_eq!(memory.look(8, &mine, NOW).unshared, None, "of that key");
+        assert_eq!(memory.look(KEY, &mine, NOW.plus_millis(10_000)).unshared, None, "for a while");
         memory.forget(KEY, &mine, NOW);
-        assert!(!pass(&mine));
+        assert!(!unshared(&mine));
     }
 
     #[test]
     fn an_error_is_remembered_of_the_very_same_request() {
         let memory = memory();
         let odd = map(&[("accept", "x/y"), ("user-agent", "a")]);
-        memory.remember(KEY, &odd, (Pass::NotStorable, Reach::SameFields), NOW);
-        assert!(memory.look(KEY, &odd, NOW).pass.is_some());
-        assert!(memory.look(KEY, &map(&[("user-agent", "a"), ("accept", "x/y")]), NOW).pass.is_some(), "in any order");
-        assert!(memory.look(KEY, &map(&[("accept", "*/*"), ("user-agent", "a")]), NOW).pass.is_none());
-        assert!(memory.look(KEY, &map(&[]), NOW).pass.is_none());
+        memory.remember(KEY, &odd, (Unshared::NotStorable, Reach::SameFields), NOW);
+        assert!(memory.look(KEY, &odd, NOW).unshared.is_some());
+        assert!(
+            memory.look(KEY, &map(&[("user-agent", "a"), ("accept", "x/y")]), NOW).unshared.is_some(),
+            "in any order"
+        );
+        assert!(memory.look(KEY, &map(&[("accept", "*/*"), ("user-agent", "a")]), NOW).unshared.is_none());
+        assert!(memory.look(KEY, &map(&[]), NOW).unshared.is_none());
     }
 
     #[test]
@@ -271,6 +274,8 @@ mod tests {
             request.insert(header::COOKIE, HeaderValue::from(n));
             memory.remember(KEY, &request, FOR_ALIKE, NOW);
         }
-        assert!(memory.keys.with(KEY, NOW, |of_key| of_key.is_some_and(|of_key| of_key.passes.len() <= MAX_OF_A_KEY)));
+        assert!(
+            memory.keys.with(KEY, NOW, |of_key| of_key.is_some_and(|of_key| of_key.remembered.len() <= MAX_OF_A_KEY))
+        );
     }
 }

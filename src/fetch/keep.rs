@@ -9,8 +9,8 @@ use tracing::Span;
 use super::body::{Incoming, fill_from_origin};
 use super::decide::HeadDecision;
 use super::fetch::{Fetch, Fetched, ForLeader};
-use super::flight::{Shared, SharedResponse, Source};
-use super::hit_for_miss::{Pass, Reach};
+use super::flight::{Provenance, Shared, SharedResponse};
+use super::hit_for_miss::{Reach, Unshared};
 use super::order::Placement;
 use crate::entry::{Body, FillWriter, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
 use crate::rfc9111::key::CacheKey;
@@ -86,7 +86,7 @@ impl Fetch {
             memory.forget(hash, request, now);
         } else {
             // Each request needs a validation of its own, so waiting for another's is of no use.
-            memory.remember(hash, request, (Pass::EachValidates, Reach::Selection), now);
+            memory.remember(hash, request, (Unshared::EachValidates, Reach::Selection), now);
         }
     }
 
@@ -237,7 +237,7 @@ impl Fetch {
     ) -> Fetched {
         let status = status.map(|status| status.as_u16());
         let stored = large.is_some() || body.len().is_none_or(|len| len <= self.fetcher.limits.largest_kept());
-        let source = Source::Origin { fwd: self.order.held.fwd, status, stored };
+        let source = Provenance::Origin { fwd: self.order.held.fwd, status, stored };
         let (this, place) = (Arc::clone(&self.fetcher), self.order.placement());
         let keep = move |stored: &Arc<StoredResponse>| {
             this.insert(&place, stored);
@@ -247,7 +247,7 @@ impl Fetch {
 
     /// Begins to store a part. It goes to the client that asked for it; others find it stored later.
     fn keep_part(&mut self, head: StoredHead, body: UpstreamBody, cookies: HeaderMap) -> Fetched {
-        let source = Source::Origin { fwd: self.order.held.fwd, status: None, stored: true };
+        let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: true };
         let fetch = self.without_lease();
         let keep = move |part: &Arc<StoredResponse>| fetch.add_part(part);
         // The flight ends with the head: the part answers only the client that asked for it.
@@ -261,7 +261,7 @@ impl Fetch {
         &mut self,
         head: StoredHead,
         body: Incoming,
-        (source, cookies): (Source, HeaderMap),
+        (source, cookies): (Provenance, HeaderMap),
         large: Option<Placement>,
         keep: impl FnOnce(&Arc<StoredResponse>) + Send + 'static,
     ) -> Fetched {

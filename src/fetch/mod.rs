@@ -26,8 +26,8 @@ pub(crate) use self::decide::{
 };
 pub(crate) use self::fetch::{Fetch, Fetched, ForLeader};
 pub use self::fetcher::MAX_UNATTENDED;
-pub(crate) use self::fetcher::{Fetcher, Limits, Memories, Origin, clean_response};
+pub(crate) use self::fetcher::{FetchLimits, Fetcher, Memories, Origin, clean_response};
 pub use self::flight::{Flights, Follower, Joined, Lease, Outcome, Watch};
-pub(crate) use self::flight::{Shared, SharedResponse, Source};
-pub(crate) use self::hit_for_miss::{Looked, Pass, Selection};
+pub(crate) use self::flight::{Provenance, Shared, SharedResponse};
+pub(crate) use self::hit_for_miss::{Looked, Selection, Unshared};
 pub(crate) use self::order::{Asked, Holdings, Order, Ranges, Terms};

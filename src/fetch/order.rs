@@ -28,7 +28,7 @@ pub enum Ranges {
     Forward,
 }
 
-/// What was asked, and the terms that the configuration sets for it.
+/// A request, with the terms that the configuration sets for it.
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// The key that its response is looked up under.
@@ -68,7 +68,7 @@ pub(crate) struct Terms {
     pub(crate) tags: Vec<String>,
 }
 
-/// What the cache holds for a request, as far as it was looked up.
+/// The cache's holdings for a request, as far as they were looked up.
 #[derive(Clone, Debug)]
 pub(crate) struct Holdings {
     /// The reason for asking the origin.
@@ -113,9 +113,9 @@ impl Holdings {
 /// An order for a fetch. Cheap to clone: it mostly counts references.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
-    /// What was asked.
+    /// The request and its terms.
     pub(crate) asked: Arc<Asked>,
-    /// What the cache holds of it.
+    /// The cache's holdings for it.
     pub(crate) held: Holdings,
     /// Says on whose behalf the origin is asked.
     pub(crate) errand: Errand,

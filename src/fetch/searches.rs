@@ -18,12 +18,12 @@ const MAX_PATHS: usize = 8_192;
 pub(crate) struct Searches {
     any: AtomicBool,
     /// Guarded by its lock, which readers share: the variances, by the hash of the path's key.
-    known: RwLock<Known>,
+    known: RwLock<Paths>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    paths: HashMap<u128, Learnt>,
+struct Paths {
+    variances: HashMap<u128, Learnt>,
     order: VecDeque<u128>,
     generation: u64,
 }
@@ -44,7 +44,7 @@ impl Searches {
             return None;
         }
         let path = path_of(exact)?;
-        let learnt = self.known.read().paths.get(&path)?.clone();
+        let learnt = self.known.read().variances.get(&path)?.clone();
         searched_key(exact, &learnt)
     }
 
@@ -54,19 +54,19 @@ impl Searches {
         let path = path_of(exact)?;
         let (learnt, is_new) = {
             let mut known = self.known.write();
-            match known.paths.get(&path) {
+            match known.variances.get(&path) {
                 Some(learnt) if *learnt.variance == variance => (learnt.clone(), false),
                 before => {
                     let is_first = before.is_none();
                     known.generation += 1;
                     let learnt = Learnt { variance: Arc::new(variance), generation: known.generation };
-                    known.paths.insert(path, learnt.clone());
+                    known.variances.insert(path, learnt.clone());
                     if is_first {
                         known.order.push_back(path);
                     }
                     while known.order.len() > MAX_PATHS {
                         if let Some(oldest) = known.order.pop_front() {
-                            known.paths.remove(&oldest);
+                            known.variances.remove(&oldest);
                         }
                     }
                     (learnt, true)
@@ -135,7 +135,7 @@ mod tests {
         for n in 0..=MAX_PATHS {
             searches.learn(&key(&format!("/{n}"), None), variance("params"));
         }
-        assert_eq!(searches.known.read().paths.len(), MAX_PATHS);
+        assert_eq!(searches.known.read().variances.len(), MAX_PATHS);
         assert_eq!(searches.key(&key("/0", None)), None);
     }
 }

@@ -37,7 +37,7 @@ impl fmt::Display for RequestId {
 
 /// A line of the access log, before the response has ended.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct AccessLine {
     client: Option<IpAddr>,
     peer: Option<IpAddr>,
     method: Method,
@@ -48,7 +48,7 @@ pub(super) struct Line {
     watch: Stopwatch,
 }
 
-impl Line {
+impl AccessLine {
     /// Notes the client, as far as trusted proxies name it, and the request.
     pub(super) fn begin(trust: &Trust, peer: &Peer, request: &Request<ClientBody>) -> Self {
         let fields = request.headers();

@@ -7,7 +7,7 @@ use http::{Method, Request};
 use super::Proxy;
 use super::client::Client;
 use super::share::asked;
-use super::target::Target;
+use super::target::RequestTarget;
 use crate::entry::{StoredResponse, Validating, Who};
 use crate::fetch::{Behind, Holdings, Joined, Order};
 use crate::rfc9111::cache_status::Fwd;
@@ -20,7 +20,7 @@ impl Proxy {
     pub(super) fn validate_behind(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         key: Option<Box<CacheKey>>,
         request: &Request<ClientBody>,
         directives: CacheControl,

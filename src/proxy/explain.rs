@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Proxy;
 use super::purge::Url;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
-use crate::fetch::{Behind, Decision, Inquiry, Pass, Use, with_nothing, with_stored, without_looking};
+use crate::fetch::{Behind, Decision, Inquiry, Unshared, Use, with_nothing, with_stored, without_looking};
 use crate::proxy::rules::Resolved;
 use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -50,7 +50,7 @@ impl Question<'_> {
 }
 
 /// A stored response that the request selects.
-struct Found {
+struct Candidate {
     tier: Tier,
     head: StoredHead,
     len: u64,
@@ -154,7 +154,7 @@ impl Proxy {
                     let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
                     tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
                     let head = stored.head.clone();
-                    in_memory = Some(Found { tier: Tier::Memory, head, len: stored.len(), covered });
+                    in_memory = Some(Candidate { tier: Tier::Memory, head, len: stored.len(), covered });
                     break;
                 }
                 Lookup::OtherVariants(record) => {
@@ -176,7 +176,7 @@ impl Proxy {
             if rule.directives(fields).only_if_cached {
                 story.say("the request wants nothing but a stored response (only-if-cached): 504");
             }
-            self.tell_pass(story, searched.unwrap_or(exact), fields, now);
+            self.tell_hit_for_miss(story, searched.unwrap_or(exact), fields, now);
         }
         story.data["decision"] = json!(format!("{:?}", decision.0));
         status_of(decision, rule.directives(fields).only_if_cached, now)
@@ -189,7 +189,7 @@ impl Proxy {
         story: &mut Story,
         rule: &Resolved,
         inquiry: Inquiry<'_>,
-        tiers: [Option<Found>; 2],
+        tiers: [Option<Candidate>; 2],
         has_other_variants: bool,
         now: Timestamp,
     ) -> (Decision, Option<(Tier, Freshness)>) {
@@ -221,16 +221,16 @@ impl Proxy {
     }
 
     /// Tells what hit-for-miss remembers of requests that ask alike.
-    fn tell_pass(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
+    fn tell_hit_for_miss(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
         let memory = &self.fetcher.memories.hit_for_miss;
         if let Some((why, at)) = memory.refused(key.hash(), now) {
             let ago = now.millis_since(at) / 1000;
             story.say(format!("its last response that was not stored ({ago}s ago): {}", why.in_words()));
             story.data["not_stored"] = json!({"why": why.as_str(), "seconds_ago": ago});
         }
-        match memory.look(key.hash(), fields, now).pass {
-            Some(Pass::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
-            Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
+        match memory.look(key.hash(), fields, now).unshared {
+            Some(Unshared::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
+            Some(Unshared::EachValidates) => story.say("its responses have to be validated for each request"),
             None => {}
         }
     }
@@ -243,7 +243,7 @@ impl Proxy {
         key: &CacheKey,
         fields: &HeaderMap,
         now: Timestamp,
-    ) -> (Option<Found>, bool) {
+    ) -> (Option<Candidate>, bool) {
         let Some(durable) = self.fetcher.store.durable() else {
             story.say("durable: there is no such tier (durable.url = \"off\")");
             story.data["durable"] = json!({"has": "no-tier"});
@@ -259,7 +259,7 @@ impl Proxy {
                 if !retained {
                     story.say("durable: it is past durable.retain, and counts as not there");
                 }
-                let found = Found { tier: Tier::Durable, head: *head, len, covered };
+                let found = Candidate { tier: Tier::Durable, head: *head, len, covered };
                 return (Some(found).filter(|_| retained), false);
             }
             Examined::OtherVariants(record) => {
@@ -292,7 +292,7 @@ fn passed_because(decision: Decision, method: &Method) -> String {
 }
 
 /// Tells the decision on a stored response.
-fn tell_decision(story: &mut Story, found: &Found, decision: Decision) {
+fn tell_decision(story: &mut Story, found: &Candidate, decision: Decision) {
     let (tier, freshness) = (found.tier.as_str(), &found.head.freshness);
     match decision {
         Decision::Answer(Use::Fresh, Behind::No) | Decision::Pass(_) => {}

@@ -13,7 +13,7 @@ use super::client::{Client, informational};
 use super::share::asked;
 use super::{Proxy, tunnel};
 use crate::fetch::{Fetch, Holdings, Order, clean_response};
-use crate::proxy::target::{Target, origin_form};
+use crate::proxy::target::{RequestTarget, origin_form};
 use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, options, passed, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::key::CacheKey;
@@ -22,7 +22,7 @@ use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
 use crate::upstream::{
-    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, Transfer, UpstreamBody, UpstreamError,
 };
 
 /// The time for which the answer to an unsafe request is awaited after its client has left. Such a request holds a
@@ -54,7 +54,7 @@ impl Proxy {
     pub(super) async fn pass_on(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         key: Option<&CacheKey>,
         request: &http::request::Parts,
         Passed { fwd, now, is_noted }: Passed,
@@ -105,26 +105,16 @@ impl Proxy {
     pub(super) async fn forward(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         parts: &http::request::Parts,
         body: ClientBody,
         fwd: Fwd,
     ) -> Answer {
-        let (transfer, buffers) = (&target.rule.transfer, self.fetcher.origin.upstream.buffers());
-        let mut body = match RequestBody::client(body, self.upload_limits, transfer) {
+        let transfer = &target.rule.transfer;
+        let body = match self.body_for_origin(body, transfer).await {
             Ok(body) => body,
-            Err(fault) => return Refusal::Body(fault).answer(),
+            Err(refusal) => return refusal.answer(),
         };
-        if matches!(body, RequestBody::Sending(_)) && transfer.buffer_request > 0 {
-            if buffers.are_full() {
-                return Refusal::Overloaded.answer();
-            }
-            // Boxed: few requests come here, and the box is gone before the origin is asked.
-            body = match Box::pin(body.take_in(transfer, buffers)).await {
-                Ok(body) => body,
-                Err(fault) => return Refusal::Body(fault).answer(),
-            };
-        }
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
         let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
         let (uri, informational) = (origin_form(&parts.uri), informational(caller, parts.version));
@@ -164,10 +154,24 @@ impl Proxy {
         passed(response, fwd)
     }
 
+    /// Makes the body of the request to the origin. Takes it in first where the rule has requests buffered.
+    async fn body_for_origin(&self, body: ClientBody, transfer: &Arc<Transfer>) -> Result<RequestBody, Refusal> {
+        let buffers = self.fetcher.origin.upstream.buffers();
+        let body = RequestBody::client(body, self.upload_limits, transfer).map_err(Refusal::Body)?;
+        if !matches!(body, RequestBody::Sending(_)) || transfer.buffer_request == 0 {
+            return Ok(body);
+        }
+        if buffers.are_full() {
+            return Err(Refusal::Overloaded);
+        }
+        // Boxed: few requests come here, and the box is gone before the origin is asked.
+        Box::pin(body.take_in(transfer, buffers)).await.map_err(Refusal::Body)
+    }
+
     /// Sends an unsafe request in a task of its own, so that what it changes is invalidated even if its client leaves.
     async fn send_unsafe(
         self: &Arc<Self>,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         parts: &http::request::Parts,
         fields: HeaderMap,
         body: RequestBody,
@@ -218,7 +222,12 @@ impl Proxy {
 
     /// Returns whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it states a lifetime, and that
     /// it is what a GET would get.
-    fn is_for_get<B>(&self, target: &Target<'_>, request: &http::request::Parts, response: &Response<B>) -> bool {
+    fn is_for_get<B>(
+        &self,
+        target: &RequestTarget<'_>,
+        request: &http::request::Parts,
+        response: &Response<B>,
+    ) -> bool {
         let (uri, fields) = (&request.uri, response.headers());
         request.method == Method::POST
             && response.status() == StatusCode::OK
@@ -274,7 +283,7 @@ impl Proxy {
     pub(super) async fn tunnel(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         mut request: Request<ClientBody>,
     ) -> Answer {
         let client = caller.upgraded(&mut request);

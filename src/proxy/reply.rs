@@ -9,14 +9,14 @@ use tracing::{Instrument as _, Span, debug};
 
 use super::client::Client;
 use crate::base::WorkerMetrics;
-use crate::proxy::access::Line;
+use crate::proxy::access::AccessLine;
 use crate::respond::{Answer, ResponseBody};
 
 /// The reply to a request, as a future.
 pub struct Reply<'a> {
     worker: &'a WorkerMetrics,
     client: &'a dyn Client,
-    access: Option<Box<Line>>,
+    access: Option<Box<AccessLine>>,
     step: Step<'a>,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Reply<'a> {
     pub(super) fn new(
         worker: &'a WorkerMetrics,
         client: &'a dyn Client,
-        access: Option<Box<Line>>,
+        access: Option<Box<AccessLine>>,
         step: Step<'a>,
     ) -> Self {
         Self { worker, client, access, step }

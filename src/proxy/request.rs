@@ -16,14 +16,14 @@ use tracing::field::Empty;
 use tracing::{Span, debug_span};
 
 use super::Proxy;
-use super::access::{Line, RequestId};
+use super::access::{AccessLine, RequestId};
 use super::background::is_due;
 use super::client::{Client, informational};
 use super::forward::{Passed, max_forwards};
 use super::label::held_by;
 use super::reply::{Reply, Step};
 use super::share::asked;
-use super::target::{Target, is_upgrade, shared_form};
+use super::target::{RequestTarget, is_upgrade, shared_form};
 use crate::base::WorkerMetrics;
 use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
@@ -77,7 +77,7 @@ impl Proxy {
     fn answer<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
-        target: Target<'a>,
+        target: RequestTarget<'a>,
         request: Request<ClientBody>,
         present: Present,
     ) -> Step<'a> {
@@ -115,7 +115,7 @@ impl Proxy {
 
     /// Looks in memory. Returns what it finds, and the key that it was found under where the origin said that some
     /// differences between queries do not matter.
-    fn look_up(&self, target: &Target<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
+    fn look_up(&self, target: &RequestTarget<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
         let store = &self.fetcher.store;
         let Some(searched) = self.fetcher.memories.searches.key(&target.key) else {
             return (None, store.lookup(&target.key, request));
@@ -136,7 +136,7 @@ impl Proxy {
     #[inline]
     fn decide(
         &self,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         inquiry: Inquiry<'_>,
         found: &Lookup,
         now: Timestamp,
@@ -169,7 +169,7 @@ impl Proxy {
         asked: ClientRequest<'_>,
         stored: Arc<StoredResponse>,
         now: Timestamp,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
     ) -> Step<'a> {
         match self.fetcher.limits.budget.reading(&stored) {
             None => Step::answered(hit(asked, stored, now, self.label(target))),
@@ -181,7 +181,7 @@ impl Proxy {
     fn pass<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
-        target: Target<'a>,
+        target: RequestTarget<'a>,
         mut request: Request<ClientBody>,
         decision: Decision,
     ) -> Step<'a> {
@@ -204,7 +204,7 @@ impl Proxy {
     fn fetch<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
-        target: Target<'a>,
+        target: RequestTarget<'a>,
         request: Request<ClientBody>,
         present: Present,
         missed: Missed,
@@ -214,12 +214,12 @@ impl Proxy {
         }
         let Missed { fwd, stored, key, directives, now } = missed;
         let looked_up = key.as_deref().unwrap_or(&target.key);
-        let Looked { pass, lasts, .. } =
+        let Looked { unshared, lasts, .. } =
             self.fetcher.memories.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now);
         let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content: false };
         let may_be_durable = || self.fetcher.store.may_be_durable(&target.key);
         let span = span_of(&request, &target);
-        if is_passed_on(inquiry, &directives, pass, stored.is_some(), may_be_durable) {
+        if is_passed_on(inquiry, &directives, unshared, stored.is_some(), may_be_durable) {
             let (mut request, _) = request.into_parts();
             if let Cow::Owned(asked) = shared_form(&request.uri, &target.rule.rule.query) {
                 request.uri = asked;
@@ -241,7 +241,7 @@ impl Proxy {
         let asked = asked(caller, &target, &request, directives, key.map(|key| *key));
         let order = Order::new(Arc::new(asked), held, informational(caller, request.version()));
         Step::waits(span, async move {
-            let mut answer = self.fetch_order(&request, order, pass).await;
+            let mut answer = self.fetch_order(&request, order, unshared).await;
             self.label_answer(&mut answer, Some(&target));
             answer
         })
@@ -257,8 +257,8 @@ impl Proxy {
     }
 
     #[cold]
-    fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<Line> {
-        Box::new(Line::begin(&self.trust, peer, request))
+    fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<AccessLine> {
+        Box::new(AccessLine::begin(&self.trust, peer, request))
     }
 }
 
@@ -276,7 +276,7 @@ struct Missed {
 }
 
 /// Makes the span of a request that waits, which all its lines name; disabled where the level is off.
-fn span_of<B>(request: &Request<B>, target: &Target<'_>) -> Span {
+fn span_of<B>(request: &Request<B>, target: &RequestTarget<'_>) -> Span {
     debug_span!(
         "request",
         id = %RequestId::random(),

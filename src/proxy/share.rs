@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 use super::Proxy;
 use super::client::Client;
 use super::label::held_by;
-use super::target::{Target, shared_form};
+use super::target::{RequestTarget, shared_form};
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
 use crate::fetch::{
-    Asked, Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Pass, Selection, Shared,
-    SharedResponse, Sharing, Source, Terms, sharing,
+    Asked, Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Provenance, Selection, Shared,
+    SharedResponse, Sharing, Terms, Unshared, sharing,
 };
 use crate::respond::{
-    Answer, ClientRequest, Multipart, Part, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
+    Answer, ClientRequest, Multipart, Portion, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
 };
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::directives::CacheControl;
@@ -60,9 +60,9 @@ impl Proxy {
         self: &Arc<Self>,
         request: &Request<()>,
         mut order: Order,
-        pass: Option<Pass>,
+        unshared: Option<Unshared>,
     ) -> Answer {
-        let sharing = sharing(&order, pass, self.fetcher.limits.memory.max_object_size);
+        let sharing = sharing(&order, unshared, self.fetcher.limits.memory.max_object_size);
         let holds_nothing = order.held.validate.is_none() && order.held.part.is_none();
         // A flight asks the durable tier by itself, for everyone in it.
         if sharing != Sharing::Together
@@ -162,16 +162,16 @@ impl Proxy {
                     if let Some(answer) = self.take_shared(request, &mut order, &shared, arrived).await {
                         return answer;
                     }
-                    let Looked { selection: own, pass, .. } = self.selection_of(&order);
-                    if own == selection || pass.is_some() || joined_again == MAX_JOINED_AGAIN {
+                    let Looked { selection: own, unshared, .. } = self.selection_of(&order);
+                    if own == selection || unshared.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
                 }
                 Outcome::NotShared => {
                     // The response was the leader's alone. That says nothing of requests that select another one.
-                    let Looked { selection: own, pass, .. } = self.selection_of(&order);
-                    if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
+                    let Looked { selection: own, unshared, .. } = self.selection_of(&order);
+                    if unshared.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
@@ -223,7 +223,7 @@ impl Proxy {
         }
         // What came is another variant, or is not shared with this client; or memory no longer has its first bytes,
         // which the durable tier still has.
-        if matches!(shared.source, Source::Tier(_))
+        if matches!(shared.source, Provenance::Tier(_))
             && let Some(fetched) = Box::pin(self.fetcher.find_durable(order)).await
             && let Some(answer) = self.answer_found(request, order, fetched).await
         {
@@ -273,9 +273,9 @@ impl Proxy {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
             // The origin has answered since this request arrived, which satisfies a request for validation.
             Reuse::Validate(Why::Request)
-                if matches!(shared.source, Source::Origin { .. }) && head.response_time() >= arrived => {}
+                if matches!(shared.source, Provenance::Origin { .. }) && head.response_time() >= arrived => {}
             Reuse::Validate(Why::Stale)
-                if matches!(shared.source, Source::InPlaceOfError { .. } | Source::StandIn(_)) => {}
+                if matches!(shared.source, Provenance::InPlaceOfError { .. } | Provenance::StandIn(_)) => {}
             Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
         }
         let reader = match &shared.response {
@@ -306,10 +306,10 @@ impl Proxy {
         let status = CacheStatus::hit(Tier::Durable, head.freshness.remaining(now));
         let (parts, part) = answer_head(ClientRequest::of(request), &head, Some(apart.len()), now).into_parts();
         let (wanted, len) = match part {
-            Part::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
-            Part::Whole => (vec![Wanted::Range(0, apart.len())], apart.len()),
-            Part::Range(first, end) => (vec![Wanted::Range(first, end)], end.saturating_sub(first)),
-            Part::Multipart(parts) => (wanted_of(&parts), parts.len),
+            Portion::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
+            Portion::Whole => (vec![Wanted::Range(0, apart.len())], apart.len()),
+            Portion::Range(first, end) => (vec![Wanted::Range(first, end)], end.saturating_sub(first)),
+            Portion::Multipart(parts) => (wanted_of(&parts), parts.len),
         };
         let body = ResponseBody::pieces(apart.read(wanted).await?, len);
         self.fetcher.note_ranged(order, apart.len());
@@ -355,12 +355,12 @@ impl Proxy {
         let now = self.fetcher.clock.now();
         let remaining = shared.head().freshness.remaining(now);
         let status = match shared.source {
-            Source::Tier(tier) | Source::StandIn(tier) => CacheStatus::hit(tier, remaining),
-            Source::InPlaceOfError { fwd, status } => {
+            Provenance::Tier(tier) | Provenance::StandIn(tier) => CacheStatus::hit(tier, remaining),
+            Provenance::InPlaceOfError { fwd, status } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
-            Source::Origin { fwd, status, stored } => {
+            Provenance::Origin { fwd, status, stored } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
@@ -382,7 +382,7 @@ impl Proxy {
 /// its URI), and the terms of its rule.
 pub(super) fn asked(
     caller: &dyn Client,
-    target: &Target<'_>,
+    target: &RequestTarget<'_>,
     request: &Arc<Request<()>>,
     directives: CacheControl,
     key: Option<CacheKey>,

@@ -16,7 +16,7 @@ use crate::upstream::forwarding::Original;
 
 /// The target of a request, worked out once.
 #[derive(Debug)]
-pub(crate) struct Target<'a> {
+pub(crate) struct RequestTarget<'a> {
     /// The scheme that the client used.
     pub scheme: &'static str,
     /// The key of its URI.
@@ -25,7 +25,7 @@ pub(crate) struct Target<'a> {
     pub rule: &'a Resolved,
 }
 
-impl Target<'_> {
+impl RequestTarget<'_> {
     /// Returns the host as it is in the key and as the origin is told. One client's own spelling must not come back in
     /// a page that others get.
     pub(crate) fn authority(&self) -> &str {
@@ -49,7 +49,7 @@ impl Keys {
         original: &Original,
         request: &Request<ClientBody>,
         present: Present,
-    ) -> Result<Target<'_>, Refusal> {
+    ) -> Result<RequestTarget<'_>, Refusal> {
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(Refusal::Method);
         }
@@ -95,7 +95,7 @@ impl Keys {
         let path = request.uri().path();
         let rule = self.rules.matching(path);
         let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
-        Ok(Target { scheme: original.scheme, key, rule })
+        Ok(RequestTarget { scheme: original.scheme, key, rule })
     }
 
     /// Returns the key of a URI.

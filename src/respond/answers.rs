@@ -82,12 +82,12 @@ pub(crate) fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
     (status, response)
 }
 
-fn of_stored(part: Part, stored: &Arc<StoredResponse>) -> ResponseBody {
+fn of_stored(part: Portion, stored: &Arc<StoredResponse>) -> ResponseBody {
     match part {
-        Part::None => ResponseBody::empty(),
-        Part::Whole => ResponseBody::stored(Arc::clone(stored)),
-        Part::Range(first, end) => ResponseBody::stored_range(stored.body(), first, end),
-        Part::Multipart(parts) => ResponseBody::multipart(&stored.body(), &parts.ranges, parts.before, parts.end),
+        Portion::None => ResponseBody::empty(),
+        Portion::Whole => ResponseBody::stored(Arc::clone(stored)),
+        Portion::Range(first, end) => ResponseBody::stored_range(stored.body(), first, end),
+        Portion::Multipart(parts) => ResponseBody::multipart(&stored.body(), &parts.ranges, parts.before, parts.end),
     }
 }
 
@@ -111,19 +111,19 @@ pub(crate) fn build(
     // A part that is coming in answers only the request that asked for it.
     let answer = if head.parts().is_some() { whole() } else { answer_head(asked, head, len, now) };
     // Several ranges would need several readers, so the whole is sent, which is allowed (RFC 9110 §14.2).
-    let answer = if matches!(answer.body(), Part::Multipart(_)) { whole() } else { answer };
+    let answer = if matches!(answer.body(), Portion::Multipart(_)) { whole() } else { answer };
     let (parts, part) = answer.into_parts();
     let body = match part {
-        Part::None => ResponseBody::empty(),
-        Part::Range(first, end) => ResponseBody::fill_range(reader?, first, end),
-        Part::Whole | Part::Multipart(_) => ResponseBody::fill(reader?),
+        Portion::None => ResponseBody::empty(),
+        Portion::Range(first, end) => ResponseBody::fill_range(reader?, first, end),
+        Portion::Whole | Portion::Multipart(_) => ResponseBody::fill(reader?),
     };
     Some(Response::from_parts(parts, body))
 }
 
 /// Says which bytes of a stored body an answer has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Portion {
     /// None: there is no body, or it is empty.
     None,
     /// All.
@@ -148,8 +148,8 @@ pub(crate) struct Multipart {
 }
 
 /// Makes the response as it is stored, with its age.
-fn whole_of(asked: ClientRequest<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
-    let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
+fn whole_of(asked: ClientRequest<'_>, head: &StoredHead, now: Timestamp) -> Response<Portion> {
+    let mut response = Response::new(if *asked.method == Method::HEAD { Portion::None } else { Portion::Whole });
     *response.status_mut() = head.status;
     *response.headers_mut() = fields_of(head, now);
     response
@@ -167,7 +167,7 @@ pub(crate) fn answer_head(
     head: &StoredHead,
     len: Option<u64>,
     now: Timestamp,
-) -> Response<Part> {
+) -> Response<Portion> {
     let ClientRequest { method, fields, present } = asked;
     // RFC 9110 §13.2.1: preconditions apply only to what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
@@ -190,27 +190,27 @@ pub(crate) fn answer_head(
     if let Some(parts) = head.parts() {
         if let Some(slice) = parts.slice(fields, len) {
             let (first, end) = (slice.first, slice.end);
-            let bytes = Part::Range(slice.offset, slice.offset + (end - first));
+            let bytes = Portion::Range(slice.offset, slice.offset + (end - first));
             make_partial(&mut response, first, end, parts.complete_len(), bytes);
         }
         return response;
     }
     match range::requested(fields, len) {
         RangeRequest::Whole => {}
-        RangeRequest::Part(first, end) => make_partial(&mut response, first, end, len, Part::Range(first, end)),
+        RangeRequest::Part(first, end) => make_partial(&mut response, first, end, len, Portion::Range(first, end)),
         RangeRequest::Parts(ranges) => make_multipart(&mut response, ranges, len),
         RangeRequest::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-            *response.body_mut() = Part::None;
+            *response.body_mut() = Portion::None;
         }
     }
     response
 }
 
 /// Turns a response into the 206 with the bytes from `first` up to `end` of `complete`.
-fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u64, bytes: Part) {
+fn make_partial(response: &mut Response<Portion>, first: u64, end: u64, complete: u64, bytes: Portion) {
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     partial::remove_digests(response.headers_mut());
     response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, complete));
@@ -219,7 +219,7 @@ fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u
 }
 
 /// Turns a response into the 206 with several ranges of `len` bytes (RFC 9110 §15.3.7.2).
-fn make_multipart(response: &mut Response<Part>, ranges: Vec<(u64, u64)>, len: u64) {
+fn make_multipart(response: &mut Response<Portion>, ranges: Vec<(u64, u64)>, len: u64) {
     // Random, so that no stored body can contain it.
     let boundary = format!("{:032x}", fastrand::u128(..));
     let fields = response.headers_mut();
@@ -231,11 +231,11 @@ fn make_multipart(response: &mut Response<Part>, ranges: Vec<(u64, u64)>, len: u
     fields.insert(header::CONTENT_TYPE, range::multipart_type(&boundary));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.body_mut() = Part::Multipart(Box::new(Multipart { ranges, before, end, len: total }));
+    *response.body_mut() = Portion::Multipart(Box::new(Multipart { ranges, before, end, len: total }));
 }
 
 /// Makes a 304 (RFC 9110 §15.4.5), with these fields of the response that it stands for.
-fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
+fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Portion> {
     const KEPT: [http::HeaderName; 7] = [
         header::CACHE_CONTROL,
         header::CONTENT_LOCATION,
@@ -245,7 +245,7 @@ fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
         header::VARY,
         header::LAST_MODIFIED,
     ];
-    let mut response = Response::new(Part::None);
+    let mut response = Response::new(Portion::None);
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     *response.headers_mut() = head.fields.to_map_of(|name| KEPT.contains(name));
     response.headers_mut().insert(header::AGE, age);

@@ -18,7 +18,7 @@ pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// A response's body, with what is called when it ends.
 #[derive(Debug)]
 pub struct ResponseBody {
-    source: Source,
+    source: BodySource,
     sent: u64,
     ending: Option<Box<Ending>>,
     /// The connection to notify when the body is dropped.
@@ -26,7 +26,7 @@ pub struct ResponseBody {
 }
 
 #[derive(Debug)]
-enum Source {
+enum BodySource {
     Empty,
     /// A sentence made here, or a stored body in one piece; it is not empty.
     Whole(Piece),
@@ -109,18 +109,18 @@ impl std::fmt::Debug for Ending {
 }
 
 impl ResponseBody {
-    fn from_source(source: Source) -> Self {
+    fn from_source(source: BodySource) -> Self {
         Self { source, sent: 0, ending: None, carrier: None }
     }
 
     /// Makes an empty body.
     pub fn empty() -> Self {
-        Self::from_source(Source::Empty)
+        Self::from_source(BodySource::Empty)
     }
 
     /// Makes a body of `bytes`.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Whole(bytes.into()) })
+        Self::from_source(if bytes.is_empty() { BodySource::Empty } else { BodySource::Whole(bytes.into()) })
     }
 
     /// Makes the body of a stored response.
@@ -128,7 +128,7 @@ impl ResponseBody {
         let len = stored.len();
         match stored.own_body() {
             Some([]) => Self::empty(),
-            Some(_) => Self::from_source(Source::Whole(Piece::Own(stored, 0))),
+            Some(_) => Self::from_source(BodySource::Whole(Piece::Own(stored, 0))),
             None => match stored.into_body().into_one() {
                 Ok(one) => Self::whole(one),
                 Err(body) => Self::stored_range(body, 0, len),
@@ -138,7 +138,7 @@ impl ResponseBody {
 
     /// Makes a body of the bytes of a stored one from `first` up to `end`.
     pub fn stored_range(body: Body, first: u64, end: u64) -> Self {
-        Self::from_source(Source::Stored { body, next: 0, skip: first, left: end.saturating_sub(first) })
+        Self::from_source(BodySource::Stored { body, next: 0, skip: first, left: end.saturating_sub(first) })
     }
 
     /// Makes a multipart body: ranges of a stored body, each behind its text, and a last text.
@@ -150,27 +150,27 @@ impl ResponseBody {
         }
         pieces.push(Bytes::from(end));
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self::from_source(Source::Multipart { pieces: pieces.into_iter(), left })
+        Self::from_source(BodySource::Multipart { pieces: pieces.into_iter(), left })
     }
 
     /// Makes a body of `len` bytes from a channel. Fewer, or an error, break the body off.
     pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Self {
-        Self::from_source(if len == 0 { Source::Empty } else { Source::Pieces { receiver, left: len } })
+        Self::from_source(if len == 0 { BodySource::Empty } else { BodySource::Pieces { receiver, left: len } })
     }
 
     /// Makes a body of one that is coming in.
     pub fn fill(reader: FillReader) -> Self {
-        Self::from_source(Source::Fill { reader, skip: 0, left: None })
+        Self::from_source(BodySource::Fill { reader, skip: 0, left: None })
     }
 
     /// Makes a body of the bytes from `first` up to `end` of one that is coming in. Fewer break the body off.
     pub fn fill_range(reader: FillReader, first: u64, end: u64) -> Self {
-        Self::from_source(Source::Fill { reader, skip: first, left: Some(end.saturating_sub(first)) })
+        Self::from_source(BodySource::Fill { reader, skip: first, left: Some(end.saturating_sub(first)) })
     }
 
     /// Makes a body of the origin's, which is read ahead where the client is slower.
     pub fn upstream(body: UpstreamBody) -> Self {
-        Self::from_source(Source::Upstream(body.into()))
+        Self::from_source(BodySource::Upstream(body.into()))
     }
 
     /// Notifies a connection when the body has ended or broken off.
@@ -203,7 +203,7 @@ impl Drop for ResponseBody {
     }
 }
 
-impl Source {
+impl BodySource {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
@@ -297,25 +297,27 @@ impl HttpBody for ResponseBody {
     #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Empty => true,
-            Source::Whole(_) => false,
-            Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => *left == 0,
-            Source::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
-            Source::Upstream(body) => body.is_end_stream(),
+            BodySource::Empty => true,
+            BodySource::Whole(_) => false,
+            BodySource::Stored { left, .. } | BodySource::Multipart { left, .. } | BodySource::Pieces { left, .. } => {
+                *left == 0
+            }
+            BodySource::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
+            BodySource::Upstream(body) => body.is_end_stream(),
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Whole(piece) => SizeHint::with_exact(piece.remaining() as u64),
-            Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => {
+            BodySource::Empty => SizeHint::with_exact(0),
+            BodySource::Whole(piece) => SizeHint::with_exact(piece.remaining() as u64),
+            BodySource::Stored { left, .. } | BodySource::Multipart { left, .. } | BodySource::Pieces { left, .. } => {
                 SizeHint::with_exact(*left)
             }
-            Source::Fill { left: Some(left), .. } => SizeHint::with_exact(*left),
-            Source::Fill { left: None, .. } => SizeHint::default(),
-            Source::Upstream(body) => body.size_hint(),
+            BodySource::Fill { left: Some(left), .. } => SizeHint::with_exact(*left),
+            BodySource::Fill { left: None, .. } => SizeHint::default(),
+            BodySource::Upstream(body) => body.size_hint(),
         }
     }
 }

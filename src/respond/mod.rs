@@ -10,7 +10,7 @@ mod body;
 mod refusal;
 
 pub(crate) use self::answers::{
-    Answer, ClientRequest, Label, Multipart, Part, add_age, answer_head, build, hit, passed,
+    Answer, ClientRequest, Label, Multipart, Portion, add_age, answer_head, build, hit, passed,
 };
 pub(crate) use self::body::{Carrier, ResponseBody};
 pub(crate) use self::refusal::{Cause, Refusal, options, unanswered};

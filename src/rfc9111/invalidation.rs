@@ -7,7 +7,7 @@ use super::key::normal_authority;
 
 /// A URI on the request's own origin whose stored responses are invalidated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct NamedTarget {
     /// The path, with its slash.
     pub path: String,
     /// The query, without the question mark.
@@ -27,7 +27,7 @@ pub fn is_non_error(status: StatusCode) -> bool {
 
 /// Returns the URIs that `Location` and `Content-Location` of a response name on the origin (`scheme`, `authority`) of
 /// the request for `base_path`. URIs on other origins are left out, so that no response invalidates another owner's.
-pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str) -> Vec<Target> {
+pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str) -> Vec<NamedTarget> {
     [header::LOCATION, header::CONTENT_LOCATION]
         .iter()
         .filter_map(|name| named_target(response, name, scheme, authority, base_path))
@@ -49,7 +49,7 @@ fn named_target(
     scheme: &str,
     authority: &str,
     base_path: &str,
-) -> Option<Target> {
+) -> Option<NamedTarget> {
     let reference = response.get(name)?.to_str().ok()?.trim();
     // A field of white space names nothing.
     if reference.is_empty() {
@@ -59,7 +59,7 @@ fn named_target(
 }
 
 /// Resolves `reference` (RFC 3986 §5) against the request's URI; `None` if it leads to another origin.
-fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> Option<Target> {
+fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> Option<NamedTarget> {
     let reference = reference.split('#').next().unwrap_or_default();
     if let Some(rest) = reference.strip_prefix("//") {
         return resolve(&format!("{scheme}://{rest}"), scheme, authority, base_path);
@@ -73,7 +73,7 @@ fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> O
             return None;
         }
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
-        return Some(Target { path: remove_dot_segments(path), query: uri.query().map(str::to_owned) });
+        return Some(NamedTarget { path: remove_dot_segments(path), query: uri.query().map(str::to_owned) });
     }
     let (path, query) = match reference.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
@@ -87,7 +87,7 @@ fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> O
         let directory = base_path.rfind('/').map_or("/", |at| &base_path[..=at]);
         format!("{directory}{path}")
     };
-    Some(Target { path: remove_dot_segments(&path), query })
+    Some(NamedTarget { path: remove_dot_segments(&path), query })
 }
 
 /// Removes dot segments (RFC 3986 §5.2.4).
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn resolve_table() {
         let same =
-            |path: &str, query: Option<&str>| Some(Target { path: path.into(), query: query.map(str::to_owned) });
+            |path: &str, query: Option<&str>| Some(NamedTarget { path: path.into(), query: query.map(str::to_owned) });
         for (reference, expected) in [
             ("/b", same("/b", None)),
             ("/b?x=1#frag", same("/b", Some("x=1"))),

@@ -108,7 +108,7 @@ pub fn selects(selector: &[u8], response: &HeaderMap, request: &HeaderMap) -> bo
     })
 }
 
-fn is_preferred(stored: Entry<'_>, response: &HeaderMap, request: &HeaderMap) -> bool {
+fn is_preferred(stored: SelectorEntry<'_>, response: &HeaderMap, request: &HeaderMap) -> bool {
     match (chosen(stored, response), preferred(stored.0, request)) {
         (Some(chosen), Some(preferred)) => chosen == preferred,
         _ => false,
@@ -133,14 +133,14 @@ pub fn aliases_of_request(names: &[HeaderName], request: &HeaderMap) -> Vec<u128
 }
 
 /// One nominated field, and its normalised value where the request had it.
-type Entry<'a> = (&'a HeaderName, Option<&'a [u8]>);
+type SelectorEntry<'a> = (&'a HeaderName, Option<&'a [u8]>);
 
 /// One entry read from a selector.
-type OwnedEntry<'a> = (HeaderName, Option<&'a [u8]>);
+type OwnedSelectorEntry<'a> = (HeaderName, Option<&'a [u8]>);
 
 /// Makes a selector for each choice of negotiated fields that are named by the chosen value instead of the requested
 /// one.
-fn aliases(entries: &[OwnedEntry<'_>], choice: impl Fn(Entry<'_>) -> Option<Vec<u8>>) -> Vec<u128> {
+fn aliases(entries: &[OwnedSelectorEntry<'_>], choice: impl Fn(SelectorEntry<'_>) -> Option<Vec<u8>>) -> Vec<u128> {
     let choices: SmallVec<[(usize, Vec<u8>); 2]> = entries
         .iter()
         .enumerate()
@@ -171,7 +171,7 @@ fn aliases(entries: &[OwnedEntry<'_>], choice: impl Fn(Entry<'_>) -> Option<Vec<
 }
 
 /// Reads the entries of a selector.
-fn entries(selector: &[u8]) -> Option<Vec<OwnedEntry<'_>>> {
+fn entries(selector: &[u8]) -> Option<Vec<OwnedSelectorEntry<'_>>> {
     let mut rest = selector;
     let mut entries = Vec::new();
     while !rest.is_empty() {
@@ -197,7 +197,7 @@ fn is_negotiated(name: &HeaderName) -> bool {
 
 /// Returns the one language, or the one coding, that a response is in. `None` if its own request did not ask by a
 /// plain list: the response may repeat what was asked, and is for requests that ask the same.
-fn chosen((name, asked): Entry<'_>, response: &HeaderMap) -> Option<Vec<u8>> {
+fn chosen((name, asked): SelectorEntry<'_>, response: &HeaderMap) -> Option<Vec<u8>> {
     if !asked.is_none_or(|asked| fields::list_members(asked).all(|member| is_plain_member(name, member))) {
         return None;
     }
