@@ -25,7 +25,7 @@ use super::gate::Gate;
 use crate::base::{Transport, Unparsed};
 use crate::downstream::{
     ClientIo, Connection, Listen, ListenError, Patience, Refusals, ServerConfig, Sockets, Witness, bind,
-    conflicting_framing, rest_after,
+    conflicting_framing, pause_after,
 };
 use crate::proxy::{Proxy, Question};
 use crate::respond::ResponseBody;
@@ -142,7 +142,7 @@ impl Admin {
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => self.serve(Transport::Tcp(stream), Some(from.ip())),
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -151,7 +151,7 @@ impl Admin {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => self.serve(Transport::Unix(stream), None),
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }

@@ -33,19 +33,19 @@ impl Transport {
     pub(crate) async fn refuse_for_load(mut self) {
         const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=too-many-connections\r\nContent-Length: 35\r\n\r\ntoo many connections are open here\n";
         let _ = tokio::time::timeout(LINGER, async { self.write_all(BUSY).await }).await;
-        self.hear_out().await;
+        self.linger().await;
     }
 
     /// Shuts down writing, and reads on for a moment, so that a reset does not overtake the answer.
-    async fn hear_out(&mut self) {
+    async fn linger(&mut self) {
         let _ = tokio::time::timeout(LINGER, async {
             let mut sink = vec![0; 16 << 10];
-            let mut heard = 0;
+            let mut read = 0;
             let _ = self.shutdown().await;
-            while heard < LINGER_BYTES {
+            while read < LINGER_BYTES {
                 match self.read(&mut sink).await {
                     Ok(0) | Err(_) => return,
-                    Ok(n) => heard += n,
+                    Ok(n) => read += n,
                 }
             }
         })
@@ -78,9 +78,9 @@ pub(crate) struct ClientIo {
     /// Runs while the client takes nothing of what is written to it.
     stall: Option<Pin<Box<Sleep>>>,
     /// The answer in place of hyper's that is not written yet.
-    instead: Bytes,
+    replacement: Bytes,
     /// True if the client may still be sending when the connection ends.
-    is_heard_out: bool,
+    must_linger: bool,
     /// The informational responses that are not written yet.
     informational: Bytes,
     /// The bytes that hyper is given next: escaping made more of a read than its buffer had room for.
@@ -98,8 +98,8 @@ impl ClientIo {
             since: None,
             timer: None,
             stall: None,
-            instead: Bytes::new(),
-            is_heard_out: false,
+            replacement: Bytes::new(),
+            must_linger: false,
             informational: Bytes::new(),
             rest: Bytes::new(),
         }
@@ -178,9 +178,11 @@ impl ClientIo {
     }
 
     /// Replaces hyper's answer to what it can't parse, which is a status and nothing else.
-    fn put_into_words(&mut self, theirs: &[u8]) {
-        let status =
-            theirs.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok()).unwrap_or(StatusCode::BAD_REQUEST);
+    fn replace_refusal(&mut self, refusal: &[u8]) {
+        let status = refusal
+            .get(9..12)
+            .and_then(|digits| StatusCode::from_bytes(digits).ok())
+            .unwrap_or(StatusCode::BAD_REQUEST);
         let (why, sentence) = match status {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
                 (Unparsed::HeadTooLarge, "the request's head is larger than this server takes")
@@ -197,8 +199,8 @@ impl ClientIo {
             status.canonical_reason().unwrap_or_default(),
             sentence.len() + 1,
         );
-        self.instead = text.into();
-        self.is_heard_out = true;
+        self.replacement = text.into();
+        self.must_linger = true;
     }
 
     /// Writes the informational responses that wait, before hyper writes of the response behind them.
@@ -225,12 +227,12 @@ impl ClientIo {
         }
     }
 
-    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.instead.is_empty() {
-            let words = self.instead.clone();
-            let written = self.transport()?.poll_write(cx, &words);
+    fn poll_replacement(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.replacement.is_empty() {
+            let bytes = self.replacement.clone();
+            let written = self.transport()?.poll_write(cx, &bytes);
             let written = ready!(self.poll_stall(cx, written))?;
-            let _ = self.instead.split_to(written);
+            let _ = self.replacement.split_to(written);
         }
         Poll::Ready(Ok(()))
     }
@@ -238,11 +240,11 @@ impl ClientIo {
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if !self.is_heard_out {
+        if !self.must_linger {
             return;
         }
         if let (Some(mut transport), Ok(runtime)) = (self.transport.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(async move { transport.hear_out().await });
+            runtime.spawn(async move { transport.linger().await });
         }
     }
 }
@@ -258,9 +260,9 @@ impl AsyncRead for ClientIo {
         }
         match this.transport()?.poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
-                if let Some(instead) = this.connection.instead_of(&buf.filled()[before..]) {
+                if let Some(escaped) = this.connection.escape_target(&buf.filled()[before..]) {
                     buf.set_filled(before);
-                    this.rest = instead.into();
+                    this.rest = escaped.into();
                     this.give_rest(buf);
                 }
                 this.note_read(&buf.filled()[before..]);
@@ -279,7 +281,7 @@ impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.connection.is_waiting() {
-            this.put_into_words(buf);
+            this.replace_refusal(buf);
             return Poll::Ready(Ok(buf.len()));
         }
         ready!(this.poll_informational(cx))?;
@@ -295,9 +297,9 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.connection.is_waiting() {
-            let theirs: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-            this.put_into_words(&theirs);
-            return Poll::Ready(Ok(theirs.len()));
+            let refusal: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+            this.replace_refusal(&refusal);
+            return Poll::Ready(Ok(refusal.len()));
         }
         ready!(this.poll_informational(cx))?;
         this.connection.outlet().wrote();
@@ -311,7 +313,7 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_instead(cx))?;
+        ready!(this.poll_replacement(cx))?;
         ready!(this.poll_informational(cx))?;
         ready!(this.transport()?.poll_flush(cx))?;
         // hyper flushes when its own buffer is empty, so the whole response is out.
@@ -329,8 +331,8 @@ impl AsyncWrite for ClientIo {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_instead(cx))?;
-        this.is_heard_out |= this.connection.may_be_in_body();
+        ready!(this.poll_replacement(cx))?;
+        this.must_linger |= this.connection.may_be_in_body();
         this.transport()?.poll_shutdown(cx)
     }
 }

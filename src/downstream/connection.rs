@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use parking_lot::Mutex;
 
-use super::heads::{Heads, escaped, has_content_length, line_with_unsafe_signs, may_hold_unsafe_signs};
+use super::heads::{Heads, escaped, has_content_length, line_with_unsafe, may_hold_unsafe};
 use super::outlet::Outlet;
 use super::refusals::Witness;
 use crate::base::Unparsed;
@@ -109,13 +109,13 @@ impl Connection {
 
     /// Returns escaped bytes for hyper to read in place of `read`; `None`: they need no escaping.
     #[inline]
-    pub(super) fn instead_of(&self, read: &[u8]) -> Option<Vec<u8>> {
-        if may_hold_unsafe_signs(read) { self.escaped(read) } else { None }
+    pub(super) fn escape_target(&self, read: &[u8]) -> Option<Vec<u8>> {
+        if may_hold_unsafe(read) { self.escaped_in_target(read) } else { None }
     }
 
     #[cold]
-    fn escaped(&self, read: &[u8]) -> Option<Vec<u8>> {
-        let line = line_with_unsafe_signs(read)?;
+    fn escaped_in_target(&self, read: &[u8]) -> Option<Vec<u8>> {
+        let line = line_with_unsafe(read)?;
         if self.is_in(Phase::Tunnel) {
             return None;
         }

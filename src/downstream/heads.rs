@@ -36,7 +36,7 @@ pub(super) enum LinePart {
 /// Returns whether the first line in `read` may hold a character that hyper rejects in a target (RFC 9112 §3.2).
 /// Nearly no line does. It tests eight bytes at a time, and may be misled by bytes behind the line's end.
 #[inline]
-pub(super) fn may_hold_unsafe_signs(read: &[u8]) -> bool {
+pub(super) fn may_hold_unsafe(read: &[u8]) -> bool {
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
@@ -56,18 +56,18 @@ pub(super) fn may_hold_unsafe_signs(read: &[u8]) -> bool {
             return has_sign;
         }
     }
-    rest.iter().any(|byte| is_unsafe_sign(*byte))
+    rest.iter().any(|byte| is_unsafe(*byte))
 }
 
-const fn is_unsafe_sign(byte: u8) -> bool {
+const fn is_unsafe(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`')
 }
 
 /// Returns the first line in `read` that is not empty, if it holds such a character.
-pub(super) fn line_with_unsafe_signs(read: &[u8]) -> Option<Range<usize>> {
+pub(super) fn line_with_unsafe(read: &[u8]) -> Option<Range<usize>> {
     let start = read.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let end = start + memchr::memchr(b'\n', &read[start..]).unwrap_or(read.len() - start);
-    read[start..end].iter().any(|byte| is_unsafe_sign(*byte)).then_some(start..end)
+    read[start..end].iter().any(|byte| is_unsafe(*byte)).then_some(start..end)
 }
 
 /// Escapes those characters in the target that is in `line`. Leaves further heads in the same read as they are.
@@ -81,7 +81,7 @@ pub(super) fn escaped(read: &[u8], line: Range<usize>, from: LinePart) -> Option
     let mut bytes = Vec::with_capacity(read.len() + 64);
     bytes.extend_from_slice(&read[..target]);
     for byte in line {
-        if is_unsafe_sign(*byte) {
+        if is_unsafe(*byte) {
             bytes.push(b'%');
             bytes.extend([byte >> 4, byte & 15].map(|digit| b"0123456789ABCDEF"[usize::from(digit)]));
         } else {
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn signs_that_no_target_may_have_are_escaped_there_and_nowhere_else() {
         let escape = |read: &str, from| {
-            let line = line_with_unsafe_signs(read.as_bytes())?;
+            let line = line_with_unsafe(read.as_bytes())?;
             escaped(read.as_bytes(), line, from).map(|bytes| String::from_utf8(bytes).expect("text"))
         };
         for (read, from, expected) in [
@@ -212,7 +212,7 @@ mod tests {
             ("", LinePart::Method, None),
         ] {
             assert_eq!(escape(read, from).as_deref(), expected, "{read}");
-            assert!(may_hold_unsafe_signs(read.as_bytes()) || expected.is_none(), "{read}");
+            assert!(may_hold_unsafe(read.as_bytes()) || expected.is_none(), "{read}");
         }
     }
 }

@@ -18,4 +18,4 @@ pub(crate) use self::connection::Connection;
 pub use self::listen::Listen;
 pub(crate) use self::listen::{ListenError, Sockets, bind};
 pub(crate) use self::refusals::{Refusals, Witness, conflicting_framing};
-pub(crate) use self::server::{Config as ServerConfig, Worker, rest_after};
+pub(crate) use self::server::{Config as ServerConfig, Worker, pause_after};

@@ -189,7 +189,7 @@ impl Worker {
                     let transport = Transport::Tcp(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -206,7 +206,7 @@ impl Worker {
                     let transport = Transport::Unix(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -343,7 +343,7 @@ impl Drop for OpenConnection<'_> {
 }
 
 /// Pauses after an accept has failed, as without file descriptors: retrying at once would keep the processor busy.
-pub(crate) async fn rest_after(error: &io::Error) {
+pub(crate) async fn pause_after(error: &io::Error) {
     // Logged once a minute: at the limit of open files this can go on for as long as clients like.
     static TOLD: Mutex<Option<Stopwatch>> = Mutex::new(None);
     let is_due = TOLD.lock().is_none_or(|told| told.elapsed() >= Duration::from_secs(60));

@@ -22,7 +22,7 @@ use crate::rfc9111::validation::{self, Validation};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// Answers from the stored response.
-    Answer(Use, Behind),
+    Answer(Use, Background),
     /// Asks the durable tier and the origin, for this reason.
     Fetch(Fwd),
     /// Passes the request on: no stored response may answer it.
@@ -46,7 +46,7 @@ pub(crate) enum Use {
 
 /// Says whether a stored response that is used is also validated in the background.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Behind {
+pub(crate) enum Background {
     /// Not validated.
     No,
     /// Validated.
@@ -108,19 +108,21 @@ pub(crate) fn with_stored(
         return Decision::Fetch(Fwd::Partial);
     }
     match reuse::reuse(directives, &head.freshness, now) {
-        Reuse::Fresh if early_refresh == 0 => Decision::Answer(Use::Fresh, Behind::No),
+        Reuse::Fresh if early_refresh == 0 => Decision::Answer(Use::Fresh, Background::No),
         Reuse::Fresh => Decision::Answer(Use::Fresh, before_it_expires(head, early_refresh, now)),
-        Reuse::Stale => Decision::Answer(Use::Accepted, Behind::No),
+        Reuse::Stale => Decision::Answer(Use::Accepted, Background::No),
         // RFC 9111 §5.2.1.7: "either respond using a stored response … or respond with a 504".
         Reuse::GatewayTimeout => Decision::NotCached,
         // A part is not validated in the background: a fetch adds to it.
-        Reuse::StaleWhileRevalidate if head.parts().is_none() => Decision::Answer(Use::WhileRevalidate, Behind::Yes),
+        Reuse::StaleWhileRevalidate if head.parts().is_none() => {
+            Decision::Answer(Use::WhileRevalidate, Background::Yes)
+        }
         Reuse::StaleWhileRevalidate => Decision::Fetch(Fwd::Stale),
         Reuse::Validate(Why::Request) => Decision::Fetch(Fwd::Request),
         Reuse::Validate(Why::Stale) if head.parts().is_none() => {
             let stands_in = |failure: &Failure| reuse::stale_if_error(directives, &head.freshness, *failure, now);
             match known_failure().filter(stands_in) {
-                Some(failure) => Decision::Answer(Use::InPlaceOf(failure), Behind::Yes),
+                Some(failure) => Decision::Answer(Use::InPlaceOf(failure), Background::Yes),
                 None => Decision::Fetch(Fwd::Stale),
             }
         }
@@ -136,18 +138,18 @@ pub(crate) fn with_nothing(has_other_variants: bool) -> Decision {
 
 /// Returns the probability of a validation before the response expires. It rises towards the end, and sooner for
 /// responses that take long to fetch, so that the new one arrives in time.
-fn before_it_expires(head: &StoredHead, early_refresh: u16, now: Timestamp) -> Behind {
+fn before_it_expires(head: &StoredHead, early_refresh: u16, now: Timestamp) -> Background {
     let window = head.freshness.lifetime.saturating_mul(i64::from(early_refresh)) / 1000;
     let remaining = head.freshness.remaining(now);
     if remaining <= 0 || remaining > window {
-        return Behind::No;
+        return Background::No;
     }
     let fetched_in = head.response_time().millis_since(head.request_time());
     let mean = fetched_in.max(window / 10).max(1);
     // The probability that an exponentially distributed time with this mean is at least `remaining`.
     #[expect(clippy::cast_precision_loss, reason = "a probability")]
     let probability = (-(remaining as f64) / mean as f64).exp();
-    Behind::Perhaps(probability)
+    Background::Perhaps(probability)
 }
 
 /// Says for whom a response is fetched.

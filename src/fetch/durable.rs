@@ -53,7 +53,7 @@ impl Fetch {
                 if let (true, Fetched::Shared(shared, _)) = (is_stale, &fetched)
                     && let SharedResponse::Stored(stored) = &shared.response
                 {
-                    self.validate_behind(Arc::clone(stored));
+                    self.validate_in_background(Arc::clone(stored));
                 }
                 return Some(fetched);
             }

@@ -360,14 +360,14 @@ impl Fetch {
         // The origin counts as down, so no client with a stale response probes it: a validation in the background
         // does.
         if let (true, Some(_), Some(validate), Errand::Client) = (is_known, &stale, &held.validate, self.order.errand) {
-            self.validate_behind(Arc::clone(validate));
+            self.validate_in_background(Arc::clone(validate));
         }
         stale.unwrap_or(Fetched::Failed(error, held.fwd))
     }
 
     /// Validates a response that was served stale, in the background.
-    pub(super) fn validate_behind(&self, stored: Arc<StoredResponse>) {
-        self.fetcher.validate_behind(self.without_lease(), stored);
+    pub(super) fn validate_in_background(&self, stored: Arc<StoredResponse>) {
+        self.fetcher.validate_in_background(self.without_lease(), stored);
     }
 
     /// Returns a stale response in place of an error of the origin, where one may be served (RFC 5861 §4, RFC 9111

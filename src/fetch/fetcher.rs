@@ -185,7 +185,7 @@ pub struct Fetcher {
 }
 
 /// The variant under which background validations of durable responses join flights.
-const BEHIND: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb4f;
+const BACKGROUND: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb4f;
 
 /// The most fetches that go on although nobody waits for them.
 pub const MAX_UNATTENDED: usize = 256;
@@ -264,12 +264,12 @@ impl Fetcher {
 
     /// Validates a response that `fetch` served stale, in the background, once a key at a time. Purges since `fetch`
     /// began cover what comes of it.
-    pub(super) fn validate_behind(self: &Arc<Self>, mut fetch: Fetch, stored: Arc<StoredResponse>) {
+    pub(super) fn validate_in_background(self: &Arc<Self>, mut fetch: Fetch, stored: Arc<StoredResponse>) {
         if *fetch.order.method() != Method::GET || !self.origin.upstream.breaker().is_probe_due() {
             return;
         }
         let hash = fetch.order.asked.exact.hash();
-        let Joined::Leader(lease) = self.flights.join(hash, BEHIND) else { return };
+        let Joined::Leader(lease) = self.flights.join(hash, BACKGROUND) else { return };
         // The response may have been found before the last validation ended.
         let validated = self.memories.validated.get(hash, self.clock.now());
         if validated.is_some_and(|at| at > stored.head.response_time()) {
@@ -303,7 +303,7 @@ impl Fetcher {
             return self.memories.ranged.remember(hash, (), now);
         }
         self.memories.ranged.forget(hash);
-        if let Joined::Leader(lease) = self.flights.join(hash, BEHIND) {
+        if let Joined::Leader(lease) = self.flights.join(hash, BACKGROUND) {
             let mut order = order.clone().in_background();
             order.held.asked_durable = false;
             self.launch(order, lease, None);

@@ -97,7 +97,7 @@ impl Fetch {
             HeadOutcome::Outdates => {
                 let names = stored.head.variant().map(|variant| &variant.names[..]);
                 let replaced = Replaced::response(stored);
-                let speaks = storage::is_word_for_all(self.order.client_fields(), names);
+                let speaks = storage::speaks_for_all(self.order.client_fields(), names);
                 if speaks && !self.fetcher.store.outdate(&replaced, self.order.held.known.as_ref()) {
                     self.forget_outdated(&replaced);
                 }

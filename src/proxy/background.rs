@@ -9,7 +9,7 @@ use super::client::Client;
 use super::share::asked;
 use super::target::RequestTarget;
 use crate::entry::{StoredResponse, Validating, Who};
-use crate::fetch::{Behind, Holdings, Joined, Order};
+use crate::fetch::{Background, Holdings, Joined, Order};
 use crate::rfc9111::cache_status::Fwd;
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::key::CacheKey;
@@ -17,7 +17,7 @@ use crate::upstream::ClientBody;
 
 impl Proxy {
     /// Validates a stored response that has just been served, in the background and once at a time.
-    pub(super) fn validate_behind(
+    pub(super) fn validate_in_background(
         self: &Arc<Self>,
         caller: &dyn Client,
         target: &RequestTarget<'_>,
@@ -44,11 +44,11 @@ impl Proxy {
 }
 
 /// Returns whether the validation is done: draws a lot where it is due with some probability.
-pub(super) fn is_due(behind: Behind) -> bool {
-    match behind {
-        Behind::No => false,
-        Behind::Yes => true,
-        Behind::Perhaps(probability) => fastrand::f64() < probability,
+pub(super) fn is_due(background: Background) -> bool {
+    match background {
+        Background::No => false,
+        Background::Yes => true,
+        Background::Perhaps(probability) => fastrand::f64() < probability,
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Proxy;
 use super::purge::Url;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
-use crate::fetch::{Behind, Decision, Inquiry, Unshared, Use, with_nothing, with_stored, without_looking};
+use crate::fetch::{Background, Decision, Inquiry, Unshared, Use, with_nothing, with_stored, without_looking};
 use crate::proxy::rules::Resolved;
 use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -295,8 +295,8 @@ fn passed_because(decision: Decision, method: &Method) -> String {
 fn tell_decision(story: &mut Story, found: &Candidate, decision: Decision) {
     let (tier, freshness) = (found.tier.as_str(), &found.head.freshness);
     match decision {
-        Decision::Answer(Use::Fresh, Behind::No) | Decision::Pass(_) => {}
-        Decision::Answer(Use::Fresh, Behind::Yes | Behind::Perhaps(_)) => {
+        Decision::Answer(Use::Fresh, Background::No) | Decision::Pass(_) => {}
+        Decision::Answer(Use::Fresh, Background::Yes | Background::Perhaps(_)) => {
             story.say("it is fresh, and may be validated behind, since it soon expires (early_refresh)");
         }
         Decision::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),

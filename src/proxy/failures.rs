@@ -17,7 +17,7 @@ pub type Failures = OncePerMinute<(u128, StatusCode)>;
 impl Proxy {
     /// Logs why the application gave no answer, if `response` is such a 502 or 504: once a minute for each URL and
     /// status.
-    pub(super) fn tell_failure(&self, target: Option<&RequestTarget<'_>>, response: &mut Response<ResponseBody>) {
+    pub(super) fn log_failure(&self, target: Option<&RequestTarget<'_>>, response: &mut Response<ResponseBody>) {
         let status = response.status();
         if !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
             return;

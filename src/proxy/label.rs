@@ -27,7 +27,7 @@ impl Proxy {
 
     pub(super) fn label_answer(&self, (status, response): &mut Answer, target: Option<&RequestTarget<'_>>) {
         self.put_label(target, status, response.headers_mut());
-        self.tell_failure(target, response);
+        self.log_failure(target, response);
     }
 
     /// Labels an answer that is made here, and returns it as a step.

@@ -74,6 +74,7 @@ impl Proxy {
         Reply::new(worker, client, access, step)
     }
 
+    /// Answers a request from memory, or returns the step that waits for its answer (RFC 9111 §4).
     fn answer<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
@@ -98,9 +99,9 @@ impl Proxy {
         let (key, found) = self.look_up(&target, request.headers());
         let (decision, directives) = self.decide(&target, inquiry, &found, now);
         match (decision, found) {
-            (Decision::Answer(_, behind), Lookup::Found(stored)) => {
-                if is_due(behind) {
-                    self.validate_behind(caller, &target, key, &request, directives, &stored);
+            (Decision::Answer(_, background), Lookup::Found(stored)) => {
+                if is_due(background) {
+                    self.validate_in_background(caller, &target, key, &request, directives, &stored);
                 }
                 self.hit(ClientRequest::noted(&request, present), stored, now, &target)
             }

@@ -184,13 +184,13 @@ impl NotStorable {
         self.is_about_the_response()
             && self != Self::SetCookie
             && speaks_of_the_page(status)
-            && is_word_for_all(request, stored)
+            && speaks_for_all(request, stored)
     }
 }
 
 /// Returns whether the answer to a request speaks for all who would get the stored response. It does not if the
 /// request had a `Cookie` or `Authorization` that does not select the stored response.
-pub fn is_word_for_all(request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
+pub fn speaks_for_all(request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
     [header::COOKIE, header::AUTHORIZATION]
         .iter()
         .all(|name| !request.contains_key(name) || stored.is_some_and(|names| names.contains(name)))
