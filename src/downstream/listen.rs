@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(mode_of(&path), 0o600, "from the first moment on");
         drop(socket);
         for mode in [0o660, 0o600, 0o666, 0o200] {
-            // The file of the one before is a leftover, and is replaced.
+            // Replaces the file that the previous socket left.
             let listener = bind_unix(&path, mode).expect("it is bound");
             assert_eq!(mode_of(&path), mode);
             assert_eq!(bind_unix(&path, mode).expect_err("somebody listens").kind(), ErrorKind::AddrInUse);

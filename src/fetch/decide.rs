@@ -69,7 +69,7 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) has_content: bool,
 }
 
-/// Passes a request on that no stored response may answer; `None`: a stored response may.
+/// Decides to pass on a request that no stored response may answer; `None`: a stored response may.
 #[inline]
 pub(crate) fn without_looking(inquiry: Inquiry<'_>, bypass: bool) -> Option<Decision> {
     if bypass {
@@ -247,7 +247,7 @@ pub(super) struct AnswerHead<'a> {
 }
 
 /// The largest bodies that the tiers take.
-pub(super) struct Room<L, A> {
+pub(super) struct KeepLimits<L, A> {
     /// The largest body that memory takes.
     pub(super) in_memory: u64,
     /// True if there is a durable tier.
@@ -263,7 +263,7 @@ pub(super) struct Room<L, A> {
 pub(super) fn on_head<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
     order: &Order,
     answer: &AnswerHead<'_>,
-    room: &Room<L, A>,
+    limits: &KeepLimits<L, A>,
 ) -> HeadDecision {
     let (exchange, status) = (answer.exchange, answer.exchange.status);
     // A part that was not asked for is passed to this client. It says nothing of what others would get.
@@ -285,7 +285,7 @@ pub(super) fn on_head<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
             Validation::Failed | Validation::Replaced => {}
         }
     }
-    match may_be_kept(order, answer, room) {
+    match may_be_kept(order, answer, limits) {
         Ok((storable, tags, _)) if storable.part().is_some() => HeadDecision::KeepPart(storable, tags),
         Ok((storable, tags, largest)) => HeadDecision::Keep(storable, tags, largest),
         Err(_) if *order.method() == Method::HEAD => HeadDecision::LearnFrom,
@@ -296,7 +296,7 @@ pub(super) fn on_head<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
 fn may_be_kept<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
     order: &Order,
     answer: &AnswerHead<'_>,
-    room: &Room<L, A>,
+    limits: &KeepLimits<L, A>,
 ) -> Result<(Storable, Vec<String>, u64), NotStorable> {
     let exchange = answer.exchange;
     let storable = storable(exchange, &order.asked.terms.policy)?;
@@ -312,16 +312,16 @@ fn may_be_kept<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
     }
     let tags = order.tags_of(exchange.response).map_err(|_| NotStorable::Tags)?;
     // A part of an object too large for memory is not stored: it would keep the whole from being stored.
-    let is_of_large = storable.part().is_some_and(|part| part.complete > room.in_memory);
-    if is_of_large && room.has_durable {
+    let is_of_large = storable.part().is_some_and(|part| part.complete > limits.in_memory);
+    if is_of_large && limits.has_durable {
         return Err(NotStorable::TooLarge);
     }
     // A body that fits into memory does not need the durable tier's limit.
     let largest = match answer.len {
-        Some(len) if len <= room.in_memory => room.in_memory,
-        Some(len) if len > (room.largest)(&storable) => room.in_memory,
-        Some(_) if !(room.admits_large)(&storable) => room.in_memory,
-        Some(_) | None => (room.largest)(&storable),
+        Some(len) if len <= limits.in_memory => limits.in_memory,
+        Some(len) if len > (limits.largest)(&storable) => limits.in_memory,
+        Some(_) if !(limits.admits_large)(&storable) => limits.in_memory,
+        Some(_) | None => (limits.largest)(&storable),
     };
     if answer.len.is_none_or(|len| len <= largest) { Ok((storable, tags, largest)) } else { Err(NotStorable::TooLarge) }
 }

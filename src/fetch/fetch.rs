@@ -13,7 +13,7 @@ use http::header::{self, HeaderMap};
 use http::{Response, StatusCode};
 use tracing::debug;
 
-use super::decide::{self, AnswerHead, HeadDecision, Room, Validates};
+use super::decide::{self, AnswerHead, HeadDecision, KeepLimits, Validates};
 use super::fetcher::Fetcher;
 use super::flight::{Lease, Outcome, Provenance, Shared, SharedResponse};
 use super::order::Order;
@@ -127,7 +127,7 @@ impl Fetch {
                 self.order.held.fwd = Fwd::Partial;
                 self.order.held.part = Some(stored);
             }
-            // This response was stored after the flight began.
+            // It was stored after the request had looked in memory.
             Lookup::Found(stored)
                 if self.reuse(&stored.head).is_some()
                     && self.order.held.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
@@ -287,13 +287,13 @@ impl Fetch {
             asked_for_range,
             validation,
         };
-        let room = Room {
+        let limits = KeepLimits {
             in_memory: fetcher.limits.memory.max_object_size,
             has_durable: fetcher.store.durable().is_some(),
             largest: |storable: &_| self.largest(storable),
             admits_large: |storable: &_| fetcher.store.admits_large(self.uses_hash(storable)),
         };
-        decide::on_head(order, &head, &room)
+        decide::on_head(order, &head, &limits)
     }
 
     /// Returns the exchange of the order's request and `answer`.

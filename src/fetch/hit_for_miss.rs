@@ -44,7 +44,7 @@ impl Selection {
 
 /// The memory of requests that ask alike, looked up before a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Looked {
+pub(crate) struct Recalled {
     /// The variant that the request asks for.
     pub selection: Selection,
     /// The reason why nobody should wait for the response; `None`: requests may wait.
@@ -100,15 +100,15 @@ impl HitForMiss {
     }
 
     /// Returns which variant of a key a request asks for, and whether nobody should wait for the response.
-    pub(crate) fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Looked {
+    pub(crate) fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Recalled {
         self.look_at(key, request, Present::of(request), now)
     }
 
     /// Does the same as [`Self::look`], with `present` worked out already.
-    pub(crate) fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Looked {
+    pub(crate) fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Recalled {
         self.keys.with(key, now, |of_key| {
             let Some(of_key) = of_key else {
-                return Looked { selection: selection(key, None, request, present), unshared: None, lasts: false };
+                return Recalled { selection: selection(key, None, request, present), unshared: None, lasts: false };
             };
             let selection = selection(key, of_key.names.as_deref(), request, present);
             let mut exact = None;
@@ -120,7 +120,7 @@ impl HitForMiss {
                 unshared.by == by && unshared.until > now
             });
             let lasts = unshared.is_some_and(|unshared| unshared.until.millis_since(now) > self.keep / 2);
-            Looked { selection, unshared: unshared.map(|unshared| unshared.what), lasts }
+            Recalled { selection, unshared: unshared.map(|unshared| unshared.what), lasts }
         })
     }
 

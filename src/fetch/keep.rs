@@ -208,7 +208,8 @@ impl Fetch {
         let storable = beside.as_ref().unwrap_or(storable);
         let searched = SearchVariance::of(response)
             .and_then(|variance| self.fetcher.memories.searches.learn(&self.order.asked.exact, variance))
-            // An earlier purge of another query of the path could not know that this response answers it too.
+            // A purge of another query of the path, since this fetch began, could not know that this response
+            // answers that query too.
             .filter(|(_, is_new)| !is_new || !self.fetcher.store.is_any_purged(self.position))
             .map(|(key, _)| key);
         let new = NewHead {

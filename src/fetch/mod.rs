@@ -29,5 +29,5 @@ pub use self::fetcher::MAX_UNATTENDED;
 pub(crate) use self::fetcher::{FetchLimits, Fetcher, Memories, Origin, clean_response};
 pub use self::flight::{Flights, Follower, Joined, Lease, Outcome, Watch};
 pub(crate) use self::flight::{Provenance, Shared, SharedResponse};
-pub(crate) use self::hit_for_miss::{Looked, Selection, Unshared};
+pub(crate) use self::hit_for_miss::{Recalled, Selection, Unshared};
 pub(crate) use self::order::{Asked, Holdings, Order, Ranges, Terms};

@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(searches.key(&key("/a", Some("x=1"))), stored);
         assert_ne!(searches.key(&key("/a", Some("x=2"))), stored);
         assert_eq!(searches.key(&key("/b", Some("x=1"))), None, "another path");
-        // The same word again changes nothing; another one leads to none of what was stored.
+        // The same variance changes nothing. With another one no stored response is found.
         let (again, is_new) = learn("x=1", "params=(\"u\")");
         assert_eq!((Some(again), is_new), (stored.clone(), false));
         learn("x=1", "params");

@@ -27,7 +27,7 @@ use super::target::{RequestTarget, is_upgrade, shared_form};
 use crate::base::WorkerMetrics;
 use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
-    Decision, Holdings, Inquiry, Looked, Order, is_passed_on, with_nothing, with_stored, without_looking,
+    Decision, Holdings, Inquiry, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
 };
 use crate::respond::{ClientRequest, Refusal, hit};
 use crate::rfc9111::cache_status::Fwd;
@@ -215,7 +215,7 @@ impl Proxy {
         }
         let Missed { fwd, stored, key, directives, now } = missed;
         let looked_up = key.as_deref().unwrap_or(&target.key);
-        let Looked { unshared, lasts, .. } =
+        let Recalled { unshared, lasts, .. } =
             self.fetcher.memories.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now);
         let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content: false };
         let may_be_durable = || self.fetcher.store.may_be_durable(&target.key);

@@ -15,7 +15,7 @@ use super::target::{RequestTarget, shared_form};
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
 use crate::fetch::{
-    Asked, Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Provenance, Selection, Shared,
+    Asked, Fetched, Follower, ForLeader, Joined, Lease, Order, Outcome, Provenance, Recalled, Selection, Shared,
     SharedResponse, Sharing, Terms, Unshared, sharing,
 };
 use crate::respond::{
@@ -101,7 +101,7 @@ impl Proxy {
 
     /// Returns which variant of its key the order asks for, as far as that is known, and whether it should wait for
     /// nobody.
-    fn selection_of(&self, order: &Order) -> Looked {
+    fn selection_of(&self, order: &Order) -> Recalled {
         self.fetcher.memories.hit_for_miss.look(order.asked.key.hash(), order.client_fields(), self.fetcher.clock.now())
     }
 
@@ -162,7 +162,7 @@ impl Proxy {
                     if let Some(answer) = self.take_shared(request, &mut order, &shared, arrived).await {
                         return answer;
                     }
-                    let Looked { selection: own, unshared, .. } = self.selection_of(&order);
+                    let Recalled { selection: own, unshared, .. } = self.selection_of(&order);
                     if own == selection || unshared.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }
@@ -170,7 +170,7 @@ impl Proxy {
                 }
                 Outcome::NotShared => {
                     // The response was the leader's alone. That says nothing of requests that select another one.
-                    let Looked { selection: own, unshared, .. } = self.selection_of(&order);
+                    let Recalled { selection: own, unshared, .. } = self.selection_of(&order);
                     if unshared.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }

@@ -166,7 +166,7 @@ mod tests {
             "SUN, 06 nov 1994 08:49:37 gmt",
             "sUNDAY, 06-NOV-94 08:49:37 Gmt",
             " Sun, 06 Nov 1994 08:49:37 GMT\t",
-            // The day's name is not held against the date.
+            // The day's name need not fit the date.
             "Mon, 06 Nov 1994 08:49:37 GMT",
         ] {
             assert_eq!(of(text), Some(784_111_777), "{text}");
