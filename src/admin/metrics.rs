@@ -35,7 +35,7 @@ fn process(proxy: &Proxy) -> [Gauge; 10] {
         gauge("larder_fill_bytes", "Bytes held by fetches under way.", usage.filling),
         gauge(
             "larder_held_bytes",
-            "Those, and what clients of fetches that are done still read: what server.max_buffered is about.",
+            "Bytes held by fetches under way, and by finished ones that clients still read: what server.max_buffered limits.",
             usage.held,
         ),
         gauge(
@@ -43,15 +43,19 @@ fn process(proxy: &Proxy) -> [Gauge; 10] {
             "Bytes of uploads and of what is read ahead of clients, in memory.",
             usage.buffered,
         ),
-        gauge("larder_spooled_bytes", "The same in temporary files.", usage.spooled),
+        gauge(
+            "larder_spooled_bytes",
+            "Bytes of uploads and of what is read ahead of clients, in temporary files.",
+            usage.spooled,
+        ),
         gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
-        gauge("larder_origin_down", "Whether the origin is known to be down.", u64::from(upstream.breaker().is_open())),
+        gauge("larder_origin_down", "1 while the origin is known to be down.", u64::from(upstream.breaker().is_open())),
         gauge(
             "larder_purge_position",
             "The number of the last purge that this process knows of, its own and others'.",
             store.purges().position(),
         ),
-        gauge("larder_connections", "Client connections open now.", proxy.metrics.open_connections()),
+        gauge("larder_connections", "Client connections that are open.", proxy.metrics.open_connections()),
     ]
 }
 
@@ -68,15 +72,19 @@ fn durable(proxy: &Proxy) -> [Gauge; 6] {
         ),
         gauge(
             "larder_durable_uploads",
-            "Bodies too large for memory that are written as they come in, now.",
+            "Bodies too large for memory that are being written as they come in.",
             durable.map_or(0, Durable::uploads),
         ),
-        gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
+        gauge("larder_durable_queue_bytes", "Bytes that waiting writes hold.", queued_bytes),
         gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
-        gauge("larder_durable_capacity_bytes", "Bytes that it may hold; 0: any number.", capacity),
+        gauge(
+            "larder_durable_capacity_bytes",
+            "Bytes that the durable tier's directory may hold; 0: any number.",
+            capacity,
+        ),
         gauge(
             "larder_durable_down",
-            "Whether the durable tier is known to be down, or not to take writes.",
+            "1 while the durable tier is known to be down, or to take no writes.",
             u64::from(durable.is_some_and(Durable::is_down)),
         ),
     ]
@@ -87,10 +95,10 @@ fn index(proxy: &Proxy) -> [Gauge; 4] {
     let index = |of: fn(&Index) -> u64| proxy.store().durable().map_or(0, |durable| of(durable.index()));
     [
         gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
-        gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
+        gauge("larder_index_bytes", "Bytes of memory that the durable tier's index takes.", index(Index::bytes)),
         gauge(
             "larder_index_loaded",
-            "Whether the index is complete, so that a miss asks the bucket for nothing.",
+            "1 once the index is complete, so that a miss asks the bucket for nothing.",
             index(|index| u64::from(index.is_loaded())),
         ),
         gauge("larder_index_listed", "Objects that the listing that fills the index has seen.", index(Index::listed)),
