@@ -1,5 +1,5 @@
-//! Why a request is, or is not, a hit: what its key is made of, which rule it has, what each tier holds, how
-//! old that is, what purges cover it, and what would be done. The application is not asked.
+//! Explains why a request is a hit or not: its key, its rule, what each tier holds and how old that is, the purges
+//! that cover it, and the decision. Does not ask the application.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Proxy;
 use super::purge::Url;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
-use crate::fetch::{Behind, Decision, Inquiry, Pass, Use, with_nothing, with_stored, without_looking};
+use crate::fetch::{Background, Decision, Inquiry, Unshared, Use, with_nothing, with_stored, without_looking};
 use crate::proxy::rules::Resolved;
 use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -23,7 +23,7 @@ use crate::store::{Durability, EITHER, Examined, Lookup, Mark, Target};
 use crate::upstream::forwarding;
 use crate::upstream::forwarding::Peer;
 
-/// What is asked about.
+/// The request to be explained.
 #[derive(Debug)]
 pub struct Question<'a> {
     /// An absolute URL.
@@ -35,7 +35,7 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Reads fields of the form `Name: value`; an error says which is none.
+    /// Reads fields of the form `Name: value`. An error names the line that is not one.
     pub fn fields(lines: &[String]) -> Result<HeaderMap, String> {
         let mut fields = HeaderMap::new();
         for line in lines {
@@ -49,15 +49,15 @@ impl Question<'_> {
     }
 }
 
-/// A stored response, as it is found for the request.
-struct Found {
+/// A stored response that the request selects.
+struct Candidate {
     tier: Tier,
     head: StoredHead,
     len: u64,
     covered: Covered,
 }
 
-/// The story: lines for people, and the same as data.
+/// The explanation: lines for people, and the same as data.
 struct Story {
     lines: Vec<String>,
     data: Value,
@@ -70,12 +70,12 @@ impl Story {
 }
 
 impl Proxy {
-    /// Tells why a request is, or would not be, a hit. An error says what is wrong with the question.
+    /// Explains why a request is, or would be, a hit or not. An error says what is wrong with the question.
     pub async fn explain(&self, question: Question<'_>) -> Result<Value, String> {
         let Url { scheme, authority, path, query } = Url::read(question.url)?;
         let method = Method::from_bytes(question.method.as_bytes())
             .map_err(|_| format!("\"{}\" is no method; write GET or another", question.method))?;
-        // As a trusted proxy would send it: what the application would be told, and what selects.
+        // Treats the fields as if a trusted proxy had sent them.
         let mut fields = question.fields;
         forwarding::receive(&self.trust, &Peer::of_operator(), &method, &mut fields);
         let rule = self.keys.rules.matching(&path);
@@ -154,7 +154,7 @@ impl Proxy {
                     let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
                     tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
                     let head = stored.head.clone();
-                    in_memory = Some(Found { tier: Tier::Memory, head, len: stored.len(), covered });
+                    in_memory = Some(Candidate { tier: Tier::Memory, head, len: stored.len(), covered });
                     break;
                 }
                 Lookup::OtherVariants(record) => {
@@ -176,20 +176,20 @@ impl Proxy {
             if rule.directives(fields).only_if_cached {
                 story.say("the request wants nothing but a stored response (only-if-cached): 504");
             }
-            self.tell_pass(story, searched.unwrap_or(exact), fields, now);
+            self.tell_hit_for_miss(story, searched.unwrap_or(exact), fields, now);
         }
         story.data["decision"] = json!(format!("{:?}", decision.0));
         status_of(decision, rule.directives(fields).only_if_cached, now)
     }
 
-    /// Decides as the proxy does: on what memory has, and where that is no use, on what the durable tier has. Returns the
-    /// stored response that it is about as well.
+    /// Decides as the proxy does: on what memory has, and where that does not decide, on what the durable tier has.
+    /// Returns with the decision the stored response that it is about.
     fn decide_on(
         &self,
         story: &mut Story,
         rule: &Resolved,
         inquiry: Inquiry<'_>,
-        tiers: [Option<Found>; 2],
+        tiers: [Option<Candidate>; 2],
         has_other_variants: bool,
         now: Timestamp,
     ) -> (Decision, Option<(Tier, Freshness)>) {
@@ -212,7 +212,7 @@ impl Proxy {
             let on_this = with_stored(inquiry, &directives, head, found.len, early, failure, now);
             tell_decision(story, &found, on_this);
             match on_this {
-                // Another tier may hold more of it.
+                // Another tier may hold more of the response.
                 Decision::Fetch(Fwd::Partial) => decision = on_this,
                 on_this => return (on_this, Some((found.tier, freshness))),
             }
@@ -220,22 +220,22 @@ impl Proxy {
         (decision, None)
     }
 
-    /// Tells what is remembered of those who ask alike.
-    fn tell_pass(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
+    /// Tells what hit-for-miss remembers of requests that ask alike.
+    fn tell_hit_for_miss(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
         let memory = &self.fetcher.memories.hit_for_miss;
         if let Some((why, at)) = memory.refused(key.hash(), now) {
             let ago = now.millis_since(at) / 1000;
             story.say(format!("its last response that was not stored ({ago}s ago): {}", why.in_words()));
             story.data["not_stored"] = json!({"why": why.as_str(), "seconds_ago": ago});
         }
-        match memory.look(key.hash(), fields, now).pass {
-            Some(Pass::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
-            Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
+        match memory.look(key.hash(), fields, now).unshared {
+            Some(Unshared::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
+            Some(Unshared::EachValidates) => story.say("its responses have to be validated for each request"),
             None => {}
         }
     }
 
-    /// What the durable tier has; and whether that is of other variants only.
+    /// Tells what the durable tier has. Returns its response, and whether it has only other variants.
     async fn tell_durable(
         &self,
         story: &mut Story,
@@ -243,7 +243,7 @@ impl Proxy {
         key: &CacheKey,
         fields: &HeaderMap,
         now: Timestamp,
-    ) -> (Option<Found>, bool) {
+    ) -> (Option<Candidate>, bool) {
         let Some(durable) = self.fetcher.store.durable() else {
             story.say("durable: there is no such tier (durable.url = \"off\")");
             story.data["durable"] = json!({"has": "no-tier"});
@@ -259,7 +259,7 @@ impl Proxy {
                 if !retained {
                     story.say("durable: it is past durable.retain, and counts as not there");
                 }
-                let found = Found { tier: Tier::Durable, head: *head, len, covered };
+                let found = Candidate { tier: Tier::Durable, head: *head, len, covered };
                 return (Some(found).filter(|_| retained), false);
             }
             Examined::OtherVariants(record) => {
@@ -282,7 +282,7 @@ impl Proxy {
     }
 }
 
-/// Says in words why a request is passed on.
+/// Returns the reason for passing a request on, in words.
 fn passed_because(decision: Decision, method: &Method) -> String {
     match decision {
         Decision::Pass(Fwd::Bypass) => "it goes to the application: the rule says bypass".to_owned(),
@@ -291,12 +291,12 @@ fn passed_because(decision: Decision, method: &Method) -> String {
     }
 }
 
-/// Tells what was decided on a stored response.
-fn tell_decision(story: &mut Story, found: &Found, decision: Decision) {
+/// Tells the decision on a stored response.
+fn tell_decision(story: &mut Story, found: &Candidate, decision: Decision) {
     let (tier, freshness) = (found.tier.as_str(), &found.head.freshness);
     match decision {
-        Decision::Answer(Use::Fresh, Behind::No) | Decision::Pass(_) => {}
-        Decision::Answer(Use::Fresh, Behind::Yes | Behind::Perhaps(_)) => {
+        Decision::Answer(Use::Fresh, Background::No) | Decision::Pass(_) => {}
+        Decision::Answer(Use::Fresh, Background::Yes | Background::Perhaps(_)) => {
             story.say("it is fresh, and may be validated behind, since it soon expires (early_refresh)");
         }
         Decision::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),
@@ -324,7 +324,7 @@ fn tell_decision(story: &mut Story, found: &Found, decision: Decision) {
     }
 }
 
-/// The `Cache-Status` of a decision on a stored response of a tier, or on none.
+/// Returns the `Cache-Status` of a decision.
 fn status_of(
     (decision, found): (Decision, Option<(Tier, Freshness)>),
     only_if_cached: bool,
