@@ -12,7 +12,7 @@ use http::StatusCode;
 use http::header::HeaderMap;
 use parking_lot::Mutex;
 
-use crate::upstream::InformationalSender;
+use crate::upstream::{Informational, InformationalSender};
 
 /// The most bytes that wait to be written. More are dropped: informational responses are optional.
 const MAX_PENDING: usize = 64 * 1024;
@@ -46,8 +46,9 @@ impl Outlet {
     }
 
     /// Returns a sender for the request that is being answered.
-    pub(super) fn sender(self: &Arc<Self>) -> Sender {
-        Sender { outlet: Arc::clone(self), number: self.number.load(Ordering::Acquire) }
+    pub(super) fn sender(self: &Arc<Self>) -> Informational {
+        let sender = Arc::clone(self) as Arc<dyn InformationalSender>;
+        Informational { sender, request: self.number.load(Ordering::Acquire) }
     }
 
     /// Notes that hyper has written something.
@@ -86,15 +87,8 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Sends the informational responses to one request.
-#[derive(Clone, Debug)]
-pub(super) struct Sender {
-    outlet: Arc<Outlet>,
-    number: u64,
-}
-
-impl InformationalSender for Sender {
-    fn send(&self, status: StatusCode, fields: &HeaderMap) {
+impl InformationalSender for Outlet {
+    fn send(&self, request: u64, status: StatusCode, fields: &HeaderMap) {
         let mut text = Vec::with_capacity(256);
         let reason = status.canonical_reason().unwrap_or("Interim");
         let _ = write!(text, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
@@ -106,13 +100,13 @@ impl InformationalSender for Sender {
         }
         text.extend_from_slice(b"\r\n");
 
-        let mut pending = self.outlet.pending.lock();
-        let is_current = self.outlet.number.load(Ordering::Acquire) == self.number && self.number % 2 == 1;
-        if !is_current || self.outlet.dirty.load(Ordering::Acquire) || pending.0.len() + text.len() > MAX_PENDING {
+        let mut pending = self.pending.lock();
+        let is_current = self.number.load(Ordering::Acquire) == request && request % 2 == 1;
+        if !is_current || self.dirty.load(Ordering::Acquire) || pending.0.len() + text.len() > MAX_PENDING {
             return;
         }
         pending.0.extend_from_slice(&text);
-        self.outlet.has_pending.store(true, Ordering::Release);
+        self.has_pending.store(true, Ordering::Release);
         let waker = pending.1.take();
         drop(pending);
         if let Some(waker) = waker {
@@ -127,6 +121,10 @@ mod tests {
 
     use super::*;
 
+    fn send(to: &Informational) {
+        to.sender.send(to.request, StatusCode::from_u16(103).expect("a status"), &hints());
+    }
+
     fn hints() -> HeaderMap {
         let mut fields = HeaderMap::new();
         fields.insert(LINK, HeaderValue::from_static("</a.css>; rel=preload"));
@@ -140,28 +138,27 @@ mod tests {
         let informational = {
             let _open = outlet.open();
             let informational = outlet.sender();
-            informational.send(early, &hints());
+            informational.sender.send(informational.request, early, &hints());
             informational
         };
         let text = outlet.take().map(|bytes| String::from_utf8(bytes).expect("text"));
         assert_eq!(text.as_deref(), Some("HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"));
-        informational.send(early, &hints());
+        informational.sender.send(informational.request, early, &hints());
         assert_eq!(outlet.take(), None, "its response has begun");
         let _open = outlet.open();
-        informational.send(early, &hints());
+        informational.sender.send(informational.request, early, &hints());
         assert_eq!(outlet.take(), None, "another request is being answered");
     }
 
     #[test]
     fn nothing_goes_out_into_the_middle_of_another_response() {
         let outlet = Arc::new(Outlet::default());
-        let early = StatusCode::from_u16(103).expect("a status");
         let _open = outlet.open();
         outlet.wrote();
-        outlet.sender().send(early, &hints());
+        send(&outlet.sender());
         assert_eq!(outlet.take(), None);
         outlet.flushed();
-        outlet.sender().send(early, &hints());
+        send(&outlet.sender());
         assert!(outlet.take().is_some());
     }
 }

@@ -277,7 +277,7 @@ impl Client for Http1Client {
     }
 
     fn informational(&self) -> Informational {
-        Arc::new(self.outlet.sender())
+        self.outlet.sender()
     }
 
     fn wake_on_informational(&self, waker: &Waker) {

@@ -21,13 +21,22 @@ use crate::rfc9111::validation::{self, Validation};
 /// The decision on a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decision {
+    /// Passes the request on: no stored response may answer it.
+    Pass(Fwd),
+    /// Does this with the stored response that the key and `Vary` select.
+    Stored(OnStored),
+    /// Asks the durable tier and the origin, for this reason: nothing is stored that they select.
+    Fetch(Fwd),
+}
+
+/// The decision on a request for which a response is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum OnStored {
     /// Answers from the stored response.
     Answer(Use, Background),
     /// Asks the durable tier and the origin, for this reason.
     Fetch(Fwd),
-    /// Passes the request on: no stored response may answer it.
-    Pass(Fwd),
-    /// Answers 504: the client accepts only a stored response, and none will do (RFC 9111 §5.2.1.7).
+    /// Answers 504: the client accepts only a stored response, and this one will not do (RFC 9111 §5.2.1.7).
     NotCached,
 }
 
@@ -71,19 +80,19 @@ pub(crate) struct Inquiry<'a> {
 
 /// Decides to pass on a request that no stored response may answer; `None`: a stored response may.
 #[inline]
-pub(crate) fn without_looking(inquiry: Inquiry<'_>, bypass: bool) -> Option<Decision> {
+pub(crate) fn without_looking(inquiry: Inquiry<'_>, bypass: bool) -> Option<Fwd> {
     if bypass {
-        return Some(Decision::Pass(Fwd::Bypass));
+        return Some(Fwd::Bypass);
     }
     // RFC 9111 §4: "the request method associated with the stored response allows it to be used for the presented
     // request": responses to GET are stored, and answer GET and HEAD.
     if *inquiry.method != Method::GET && *inquiry.method != Method::HEAD {
-        return Some(Decision::Pass(Fwd::Method));
+        return Some(Fwd::Method);
     }
     // Content in a GET may change the response, and is no part of the key. RFC 9110 §13.1.1, §13.1.4: If-Match and
     // If-Unmodified-Since are conditions on the origin's state.
     if inquiry.has_content || inquiry.present.has(Present::FOR_THE_ORIGIN) {
-        return Some(Decision::Pass(Fwd::Request));
+        return Some(Fwd::Request);
     }
     None
 }
@@ -102,38 +111,38 @@ pub(crate) fn with_stored(
     early_refresh: u16,
     known_failure: impl FnOnce() -> Option<Failure>,
     now: Timestamp,
-) -> Decision {
+) -> OnStored {
     // RFC 9111 §3.3: an incomplete response answers only for ranges that it holds.
     if !head.can_answer(inquiry.method, inquiry.fields, len) {
-        return Decision::Fetch(Fwd::Partial);
+        return OnStored::Fetch(Fwd::Partial);
     }
     match reuse::reuse(directives, &head.freshness, now) {
-        Reuse::Fresh if early_refresh == 0 => Decision::Answer(Use::Fresh, Background::No),
-        Reuse::Fresh => Decision::Answer(Use::Fresh, before_it_expires(head, early_refresh, now)),
-        Reuse::Stale => Decision::Answer(Use::Accepted, Background::No),
+        Reuse::Fresh if early_refresh == 0 => OnStored::Answer(Use::Fresh, Background::No),
+        Reuse::Fresh => OnStored::Answer(Use::Fresh, before_it_expires(head, early_refresh, now)),
+        Reuse::Stale => OnStored::Answer(Use::Accepted, Background::No),
         // RFC 9111 §5.2.1.7: "either respond using a stored response … or respond with a 504".
-        Reuse::GatewayTimeout => Decision::NotCached,
+        Reuse::GatewayTimeout => OnStored::NotCached,
         // A part is not validated in the background: a fetch adds to it.
         Reuse::StaleWhileRevalidate if head.parts().is_none() => {
-            Decision::Answer(Use::WhileRevalidate, Background::Yes)
+            OnStored::Answer(Use::WhileRevalidate, Background::Yes)
         }
-        Reuse::StaleWhileRevalidate => Decision::Fetch(Fwd::Stale),
-        Reuse::Validate(Why::Request) => Decision::Fetch(Fwd::Request),
+        Reuse::StaleWhileRevalidate => OnStored::Fetch(Fwd::Stale),
+        Reuse::Validate(Why::Request) => OnStored::Fetch(Fwd::Request),
         Reuse::Validate(Why::Stale) if head.parts().is_none() => {
             let stands_in = |failure: &Failure| reuse::stale_if_error(directives, &head.freshness, *failure, now);
             match known_failure().filter(stands_in) {
-                Some(failure) => Decision::Answer(Use::InPlaceOf(failure), Background::Yes),
-                None => Decision::Fetch(Fwd::Stale),
+                Some(failure) => OnStored::Answer(Use::InPlaceOf(failure), Background::Yes),
+                None => OnStored::Fetch(Fwd::Stale),
             }
         }
-        Reuse::Validate(Why::Stale) => Decision::Fetch(Fwd::Stale),
+        Reuse::Validate(Why::Stale) => OnStored::Fetch(Fwd::Stale),
     }
 }
 
-/// Decides on a request that no stored response is selected for.
+/// Decides why the origin is asked for a request that no stored response is selected for.
 #[inline]
-pub(crate) fn with_nothing(has_other_variants: bool) -> Decision {
-    Decision::Fetch(if has_other_variants { Fwd::VaryMiss } else { Fwd::UriMiss })
+pub(crate) fn with_nothing(has_other_variants: bool) -> Fwd {
+    if has_other_variants { Fwd::VaryMiss } else { Fwd::UriMiss }
 }
 
 /// Returns the probability of a validation before the response expires. It rises towards the end, and sooner for

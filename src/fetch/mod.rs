@@ -22,7 +22,8 @@ mod parts;
 mod searches;
 
 pub(crate) use self::decide::{
-    Background, Decision, Inquiry, Sharing, Use, is_passed_on, sharing, with_nothing, with_stored, without_looking,
+    Background, Decision, Inquiry, OnStored, Sharing, Use, is_passed_on, sharing, with_nothing, with_stored,
+    without_looking,
 };
 pub(crate) use self::fetch::{Fetch, Fetched, ForLeader};
 pub use self::fetcher::MAX_UNATTENDED;

@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 
 use super::Proxy;
 use super::purge::Url;
+use super::request::newer;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
-use crate::fetch::{Background, Decision, Inquiry, Unshared, Use, with_nothing, with_stored, without_looking};
+use crate::fetch::{
+    Background, Decision, Inquiry, OnStored, Unshared, Use, with_nothing, with_stored, without_looking,
+};
 use crate::proxy::rules::Resolved;
 use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -147,39 +150,55 @@ impl Proxy {
     ) -> CacheStatus {
         let now = self.fetcher.clock.now();
         let (mut in_memory, mut others) = (None, false);
-        for key in searched.into_iter().chain([exact]) {
-            match self.fetcher.store.memory().lookup(key, fields) {
-                Lookup::Found(stored) => {
-                    let covered = self.fetcher.store.purges().covers(&stored.head, stored.head.position);
-                    let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
-                    tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
-                    let head = stored.head.clone();
-                    in_memory = Some(Candidate { tier: Tier::Memory, head, len: stored.len(), covered });
-                    break;
-                }
-                Lookup::OtherVariants(record) => {
-                    tell_variants(story, "memory", &record, fields);
-                    others = true;
-                }
-                Lookup::Nothing => {}
+        match self.in_memory(exact, searched, fields) {
+            Lookup::Found(stored) => {
+                let covered = self.fetcher.store.purges().covers(&stored.head, stored.head.position);
+                let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
+                tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
+                let head = stored.head.clone();
+                in_memory = Some(Candidate { tier: Tier::Memory, head, len: stored.len(), covered });
             }
-        }
-        if in_memory.is_none() && !others {
-            story.say("memory: nothing");
-            story.data["memory"] = json!({"has": "nothing"});
+            Lookup::OtherVariants(record) => {
+                tell_variants(story, "memory", &record, fields);
+                others = true;
+            }
+            Lookup::Nothing => {
+                story.say("memory: nothing");
+                story.data["memory"] = json!({"has": "nothing"});
+            }
         }
         let (in_durable, other_durable) = self.tell_durable(story, rule, exact, fields, now).await;
         let inquiry = Inquiry { method, fields, present: Present::of(fields), has_content: false };
         let others = others || other_durable;
         let decision = self.decide_on(story, rule, inquiry, [in_memory, in_durable], others, now);
-        if matches!(decision, (Decision::Fetch(_), None)) {
+        if matches!(decision.0, Decision::Fetch(_) | Decision::Stored(OnStored::Fetch(Fwd::Partial))) {
             if rule.directives(fields).only_if_cached {
                 story.say("the request wants nothing but a stored response (only-if-cached): 504");
             }
             self.tell_hit_for_miss(story, searched.unwrap_or(exact), fields, now);
         }
-        story.data["decision"] = json!(format!("{:?}", decision.0));
+        story.data["decision"] = json!(match decision.0 {
+            Decision::Stored(on_stored) => format!("{on_stored:?}"),
+            decision => format!("{decision:?}"),
+        });
         status_of(decision, rule.directives(fields).only_if_cached, now)
+    }
+
+    /// Returns what memory has, chosen as for a request. A response that was purged comes last: it is told as such.
+    fn in_memory(&self, exact: &CacheKey, searched: Option<&CacheKey>, fields: &HeaderMap) -> Lookup {
+        let store = &self.fetcher.store;
+        let look = |key| store.memory().lookup(key, fields);
+        let Some(searched) = searched else { return look(exact) };
+        let is_purged = |found: &Lookup| match found {
+            Lookup::Found(stored) => store.purges().covers(&stored.head, stored.head.position) == Covered::Wholly,
+            Lookup::OtherVariants(_) | Lookup::Nothing => false,
+        };
+        let (searched, own) = (look(searched), look(exact));
+        match (is_purged(&searched), is_purged(&own)) {
+            (true, false) if matches!(own, Lookup::Found(_)) => own,
+            (false, true) if matches!(searched, Lookup::Found(_)) => searched,
+            _ => newer(searched, own).1,
+        }
     }
 
     /// Decides as the proxy does: on what memory has, and where that does not decide, on what the durable tier has.
@@ -193,11 +212,11 @@ impl Proxy {
         has_other_variants: bool,
         now: Timestamp,
     ) -> (Decision, Option<(Tier, Freshness)>) {
-        if let Some(decision) = without_looking(inquiry, rule.rule.bypass) {
-            story.say(passed_because(decision, inquiry.method));
-            return (decision, None);
+        if let Some(fwd) = without_looking(inquiry, rule.rule.bypass) {
+            story.say(passed_because(fwd, inquiry.method));
+            return (Decision::Pass(fwd), None);
         }
-        let mut decision = with_nothing(has_other_variants);
+        let mut decision = Decision::Fetch(with_nothing(has_other_variants));
         for mut found in tiers.into_iter().flatten() {
             let tier = found.tier.as_str();
             if !found.head.outlives(found.covered) {
@@ -213,8 +232,8 @@ impl Proxy {
             tell_decision(story, &found, on_this);
             match on_this {
                 // Another tier may hold more of the response.
-                Decision::Fetch(Fwd::Partial) => decision = on_this,
-                on_this => return (on_this, Some((found.tier, freshness))),
+                OnStored::Fetch(Fwd::Partial) => decision = Decision::Stored(on_this),
+                on_this => return (Decision::Stored(on_this), Some((found.tier, freshness))),
             }
         }
         (decision, None)
@@ -283,32 +302,32 @@ impl Proxy {
 }
 
 /// Returns the reason for passing a request on, in words.
-fn passed_because(decision: Decision, method: &Method) -> String {
-    match decision {
-        Decision::Pass(Fwd::Bypass) => "it goes to the application: the rule says bypass".to_owned(),
-        Decision::Pass(Fwd::Method) => format!("it goes to the application: no stored response answers {method}"),
+fn passed_because(fwd: Fwd, method: &Method) -> String {
+    match fwd {
+        Fwd::Bypass => "it goes to the application: the rule says bypass".to_owned(),
+        Fwd::Method => format!("it goes to the application: no stored response answers {method}"),
         _ => "it goes to the application: If-Match and If-Unmodified-Since are about its state".to_owned(),
     }
 }
 
 /// Tells the decision on a stored response.
-fn tell_decision(story: &mut Story, found: &Candidate, decision: Decision) {
+fn tell_decision(story: &mut Story, found: &Candidate, decision: OnStored) {
     let (tier, freshness) = (found.tier.as_str(), &found.head.freshness);
     match decision {
-        Decision::Answer(Use::Fresh, Background::No) | Decision::Pass(_) => {}
-        Decision::Answer(Use::Fresh, Background::Yes | Background::Perhaps(_)) => {
+        OnStored::Answer(Use::Fresh, Background::No) => {}
+        OnStored::Answer(Use::Fresh, Background::Yes | Background::Perhaps(_)) => {
             story.say("it is fresh, and may be validated behind, since it soon expires (early_refresh)");
         }
-        Decision::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),
-        Decision::Answer(Use::WhileRevalidate, _) => {
+        OnStored::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),
+        OnStored::Answer(Use::WhileRevalidate, _) => {
             story.say("it is stale, and served while it is validated (stale-while-revalidate)");
         }
-        Decision::Answer(Use::InPlaceOf(_), _) => {
+        OnStored::Answer(Use::InPlaceOf(_), _) => {
             story.say("the application is known to fail: it is served stale, and validated behind");
         }
-        Decision::NotCached => story.say("the request wants nothing but a stored response (only-if-cached): 504"),
-        Decision::Fetch(Fwd::Partial) => story.say(format!("{tier}: it has only a part of what is asked for")),
-        Decision::Fetch(fwd) => {
+        OnStored::NotCached => story.say("the request wants nothing but a stored response (only-if-cached): 504"),
+        OnStored::Fetch(Fwd::Partial) => story.say(format!("{tier}: it has only a part of what is asked for")),
+        OnStored::Fetch(fwd) => {
             let validator = if validation::has_validator(&found.head.fields.to_map()) {
                 "validated with its ETag or Last-Modified: a 304 makes it good again"
             } else {
@@ -331,10 +350,12 @@ fn status_of(
     now: Timestamp,
 ) -> CacheStatus {
     match decision {
-        Decision::NotCached => Refusal::OnlyIfCached.answer().0,
-        Decision::Fetch(_) if only_if_cached => Refusal::OnlyIfCached.answer().0,
-        Decision::Fetch(fwd) | Decision::Pass(fwd) => CacheStatus::forward(fwd),
-        Decision::Answer(..) => match found {
+        Decision::Stored(OnStored::NotCached) => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(_) | Decision::Stored(OnStored::Fetch(_)) if only_if_cached => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(fwd) | Decision::Stored(OnStored::Fetch(fwd)) | Decision::Pass(fwd) => {
+            CacheStatus::forward(fwd)
+        }
+        Decision::Stored(OnStored::Answer(..)) => match found {
             Some((tier, freshness)) => CacheStatus::hit(tier, freshness.remaining(now)),
             None => CacheStatus::forward(Fwd::Miss),
         },

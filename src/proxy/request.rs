@@ -27,7 +27,7 @@ use super::target::{RequestTarget, is_upgrade, shared_form};
 use crate::base::WorkerMetrics;
 use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
-    Decision, Holdings, Inquiry, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
+    Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
 };
 use crate::respond::{ClientRequest, Refusal, hit};
 use crate::rfc9111::cache_status::Fwd;
@@ -92,26 +92,35 @@ impl Proxy {
         }
         let (method, has_content) = (request.method(), !request.body().is_none());
         let inquiry = Inquiry { method, fields: request.headers(), present, has_content };
-        if let Some(decision) = without_looking(inquiry, target.rule.rule.bypass) {
-            return self.pass(caller, target, request, decision);
+        if let Some(fwd) = without_looking(inquiry, target.rule.rule.bypass) {
+            return self.pass(caller, target, request, fwd);
         }
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(&target, request.headers());
-        let (decision, directives) = self.decide(&target, inquiry, &found, now);
-        match (decision, found) {
-            (Decision::Answer(_, background), Lookup::Found(stored)) => {
-                if is_due(background) {
-                    self.validate_in_background(caller, &target, key, &request, directives, &stored);
-                }
-                self.hit(ClientRequest::noted(&request, present), stored, now, &target)
-            }
-            (Decision::NotCached, _) => self.labelled(Refusal::OnlyIfCached.answer(), Some(&target)),
-            (Decision::Fetch(fwd), found) => {
-                let stored = if let Lookup::Found(stored) = found { Some(stored) } else { None };
-                self.fetch(caller, target, request, present, Missed { fwd, stored, key, directives, now })
-            }
-            (decision @ (Decision::Pass(_) | Decision::Answer(..)), _) => self.pass(caller, target, request, decision),
+        let mut directives = CacheControl::default();
+        if present.has(Present::DIRECTIVES) {
+            directives = target.rule.directives(request.headers());
         }
+        let (fwd, stored) = match found {
+            Lookup::Found(stored) => match self.decide(&target, inquiry, &mut directives, &stored, now) {
+                OnStored::Answer(_, background) => {
+                    if is_due(background) {
+                        self.validate_in_background(caller, &target, key, &request, directives, &stored);
+                    }
+                    return self.hit(ClientRequest::noted(&request, present), stored, now, &target);
+                }
+                OnStored::NotCached => return self.labelled(Refusal::OnlyIfCached.answer(), Some(&target)),
+                OnStored::Fetch(fwd) => (fwd, Some(stored)),
+            },
+            Lookup::OtherVariants(record) => {
+                for names in &record.sets {
+                    self.fetcher.memories.hit_for_miss.divide(record.key.hash(), names, now);
+                }
+                (with_nothing(true), None)
+            }
+            Lookup::Nothing => (with_nothing(false), None),
+        };
+        self.fetch(caller, target, request, present, Missed { fwd, stored, key, directives, now })
     }
 
     /// Looks in memory. Returns what it finds, and the key that it was found under where the origin said that some
@@ -121,48 +130,29 @@ impl Proxy {
         let Some(searched) = self.fetcher.memories.searches.key(&target.key) else {
             return (None, store.lookup(&target.key, request));
         };
-        // Responses for one path may differ in what they say of queries: the newer one counts.
-        match (store.lookup(&searched, request), store.lookup(&target.key, request)) {
-            (Lookup::Found(shared), Lookup::Found(own)) if own.head.response_time() > shared.head.response_time() => {
-                (None, Lookup::Found(own))
-            }
-            (Lookup::Found(shared), _) => (Some(Box::new(searched)), Lookup::Found(shared)),
-            (_, Lookup::Found(own)) => (None, Lookup::Found(own)),
-            (Lookup::Nothing, Lookup::OtherVariants(record)) => (None, Lookup::OtherVariants(record)),
-            (found, _) => (Some(Box::new(searched)), found),
+        match newer(store.lookup(&searched, request), store.lookup(&target.key, request)) {
+            (Under::Own, found) => (None, found),
+            (Under::Searched, found) => (Some(Box::new(searched)), found),
         }
     }
 
-    /// Decides on what memory has for a request. Returns with the decision the request's directives that count.
+    /// Decides on a response that memory has for a request. Leaves of the request's `directives` those that count for
+    /// that response.
     #[inline]
     fn decide(
         &self,
         target: &RequestTarget<'_>,
         inquiry: Inquiry<'_>,
-        found: &Lookup,
+        directives: &mut CacheControl,
+        stored: &StoredResponse,
         now: Timestamp,
-    ) -> (Decision, CacheControl) {
-        let rule = target.rule;
-        let says_something = inquiry.present.has(Present::DIRECTIVES);
-        let mut directives = if says_something { rule.directives(inquiry.fields) } else { CacheControl::default() };
-        let decision = match found {
-            Lookup::Found(stored) => {
-                let head = &stored.head;
-                if says_something {
-                    directives = rule.request_directives.bounded(directives, head.response_time(), now);
-                }
-                let failure = || self.fetcher.known_failure(head, Who::of(inquiry.fields));
-                with_stored(inquiry, &directives, head, stored.len(), rule.rule.early_refresh, failure, now)
-            }
-            Lookup::OtherVariants(record) => {
-                for names in &record.sets {
-                    self.fetcher.memories.hit_for_miss.divide(record.key.hash(), names, now);
-                }
-                with_nothing(true)
-            }
-            Lookup::Nothing => with_nothing(false),
-        };
-        (decision, directives)
+    ) -> OnStored {
+        let (rule, head) = (target.rule, &stored.head);
+        if inquiry.present.has(Present::DIRECTIVES) {
+            *directives = rule.request_directives.bounded(std::mem::take(directives), head.response_time(), now);
+        }
+        let failure = || self.fetcher.known_failure(head, Who::of(inquiry.fields));
+        with_stored(inquiry, directives, head, stored.len(), rule.rule.early_refresh, failure, now)
     }
 
     fn hit<'a>(
@@ -184,9 +174,8 @@ impl Proxy {
         caller: &'a dyn Client,
         target: RequestTarget<'a>,
         mut request: Request<ClientBody>,
-        decision: Decision,
+        fwd: Fwd,
     ) -> Step<'a> {
-        let fwd = if let Decision::Pass(fwd) = decision { fwd } else { Fwd::Request };
         if *request.method() == Method::OPTIONS
             && let Some(answer) = max_forwards(request.headers_mut())
         {
@@ -260,6 +249,29 @@ impl Proxy {
     #[cold]
     fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<AccessLine> {
         Box::new(AccessLine::begin(&self.trust, peer, request))
+    }
+}
+
+/// The key that a response was found under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Under {
+    /// The key of the request's own URI.
+    Own,
+    /// The key for several queries (No-Vary-Search).
+    Searched,
+}
+
+/// Chooses between what is stored for several queries and what is stored for the request's own. Responses for one path
+/// may differ in what they say of queries: the newer one counts.
+pub(super) fn newer(searched: Lookup, own: Lookup) -> (Under, Lookup) {
+    match (searched, own) {
+        (Lookup::Found(searched), Lookup::Found(own)) if own.head.response_time() > searched.head.response_time() => {
+            (Under::Own, Lookup::Found(own))
+        }
+        (Lookup::Found(searched), _) => (Under::Searched, Lookup::Found(searched)),
+        (_, Lookup::Found(own)) => (Under::Own, Lookup::Found(own)),
+        (Lookup::Nothing, Lookup::OtherVariants(record)) => (Under::Own, Lookup::OtherVariants(record)),
+        (found, _) => (Under::Searched, found),
     }
 }
 

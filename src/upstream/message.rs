@@ -38,7 +38,7 @@ impl OriginRequest<'_> {
         }
         if let Some(sender) = self.informational.cloned() {
             hyper::ext::on_informational(&mut message, move |response| {
-                relay(&*sender, response.status(), response.headers());
+                relay(&sender, response.status(), response.headers());
             });
         }
         message
