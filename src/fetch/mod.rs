@@ -17,6 +17,8 @@ mod flight;
 mod freshen;
 mod hit_for_miss;
 mod keep;
+mod launch;
+mod missing;
 mod order;
 mod parts;
 mod searches;

@@ -1,5 +1,6 @@
 //! Parts: fetches the bytes that a stored part lacks, and combines parts into one response (RFC 9111 §3.3, §3.4).
 
+use crate::fetch::missing::Missing;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -17,35 +18,6 @@ use crate::rfc9111::tags::{MAX_TAGS, TooManyTags};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::Lookup;
 use crate::upstream::{EndsWithConnection, UpstreamBody};
-
-/// The one range that a stored part lacks, and the part.
-#[derive(Debug)]
-pub(super) struct Missing {
-    stored: Arc<StoredResponse>,
-    range: (u64, u64),
-    complete: u64,
-}
-
-impl Missing {
-    /// Returns the range that a stored part lacks. `None`: it lacks more than one, its body has another length than it
-    /// says, or the whole would have more than `limit` bytes.
-    pub(super) fn of(stored: &Arc<StoredResponse>, limit: u64) -> Option<Self> {
-        let parts = stored.head.parts().filter(|parts| parts.len() == stored.len())?;
-        if parts.complete_len() > limit {
-            return None;
-        }
-        Some(Self { stored: Arc::clone(stored), range: parts.gap()?, complete: parts.complete_len() })
-    }
-
-    /// Makes `request` a request for the range.
-    pub(super) fn ask_for(&self, request: &mut HeaderMap) {
-        request.insert(header::RANGE, partial::range_of(self.range, self.complete));
-        let head = &self.stored.head;
-        if let Some(validator) = partial::if_range(&head.fields.to_map(), head.response_time()) {
-            request.insert(header::IF_RANGE, validator);
-        }
-    }
-}
 
 /// A stored part of at most this many bytes is combined with any other.
 const SMALL: u64 = 1 << 20;

@@ -3,9 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::support::{Client, Origin, eventually};
-use crate::support::{Process, file_url};
-use crate::support::{S3, bucket};
+use crate::support::{Client, Origin, Process, S3, bucket, eventually, file_url};
 
 /// A place.
 pub(crate) struct Place {

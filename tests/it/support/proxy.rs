@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::admin::{metric, post, purge};
+use super::client::{Answer, Client};
+use super::origin::Origin;
+use super::wait::{PATIENCE, at_once, eventually};
 use larder::app;
 use larder::app::Running;
 use larder::base::Clock;
 use larder::config::Config;
 use larder::downstream::Listen;
 use larder::rfc9111::timestamp::Timestamp;
-
-use super::admin::{metric, post, purge};
-use super::client::{Answer, Client};
-use super::origin::Origin;
-use super::wait::{PATIENCE, at_once, eventually};
 
 /// Nobody waits longer than that for what processes tell each other.
 pub(crate) const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];
