@@ -93,7 +93,7 @@ fn response(key: &CacheKey, is_tagged: bool, position: u64) -> Arc<StoredRespons
         request_time: NOW,
         response_time: NOW,
         position,
-        seen: Arc::default(),
+        version_vector: Arc::default(),
         tags: if is_tagged { vec!["tenth".to_owned()] } else { Vec::new() },
         hidden: &TagFields::default(),
     };

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::fields::Fields;
 use super::marks::{BodyObject, Marks};
 use super::response::StoredResponse;
-use super::seen::{Covered, Seen};
+use super::version_vector::{Covered, VersionVector};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;
@@ -39,8 +39,8 @@ pub struct StoredHead {
     /// The purge position when its fetch began, or when it was read from the durable tier: only later
     /// purges cover it. Positions are of one process.
     pub position: u64,
-    /// The same for other processes: the purges that this one knew of.
-    pub seen: Arc<Seen>,
+    /// The purges that its process knew of when its fetch began: what other processes compare purges with.
+    pub version_vector: Arc<VersionVector>,
     /// What few responses have.
     pub(super) rare: Option<Box<Rare>>,
     /// Its body's own object in the durable tier, when the body is kept apart from the head; shared by all
@@ -90,8 +90,8 @@ pub struct NewHead<'a> {
     pub response_time: Timestamp,
     /// See [`StoredHead::position`].
     pub position: u64,
-    /// See [`StoredHead::seen`].
-    pub seen: Arc<Seen>,
+    /// See [`StoredHead::version_vector`].
+    pub version_vector: Arc<VersionVector>,
     /// What it can be purged by, besides its URL.
     pub tags: Vec<String>,
     /// The fields that are not kept, since clients do not see them.
@@ -113,7 +113,7 @@ impl StoredHead {
             fields: kept(new.fields, new.hidden, storable.leaves_out_cookies()),
             freshness: *storable.freshness(),
             position: new.position,
-            seen: new.seen,
+            version_vector: new.version_vector,
             rare: rare.boxed(),
             body_object: None,
             marks: Marks::default(),

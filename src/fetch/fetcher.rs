@@ -199,7 +199,7 @@ impl Fetcher {
     /// Notes what is known of purges when a fetch begins; the position of that.
     pub(super) fn begin(&self, plan: &mut Plan) -> u64 {
         let position = self.store.position();
-        plan.seen = self.store.purges().seen();
+        plan.version_vector = self.store.purges().version_vector();
         position
     }
 

@@ -284,7 +284,7 @@ impl Fetcher {
             request_time: exchange.request_time,
             response_time: exchange.response_time,
             position,
-            seen: Arc::clone(&plan.seen),
+            version_vector: Arc::clone(&plan.version_vector),
             tags,
             hidden: &plan.policy.tag_fields,
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Uri};
 
-use crate::entry::{Replaced, Seen, StoredHead, StoredResponse};
+use crate::entry::{Replaced, StoredHead, StoredResponse, VersionVector};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::groups;
@@ -84,7 +84,7 @@ pub struct Plan {
     /// The tier that what is to be validated came from.
     pub tier: Tier,
     /// What was known of purges when the fetch began, in terms that hold in other processes.
-    pub seen: Arc<Seen>,
+    pub version_vector: Arc<VersionVector>,
 }
 
 impl Plan {

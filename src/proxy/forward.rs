@@ -48,7 +48,7 @@ impl Proxy {
     ) -> Answer {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
-        let seen = fetcher.store.purges().seen();
+        let version_vector = fetcher.store.purges().version_vector();
         let fields = || fetcher.onward(caller.peer, target.scheme, target.authority()).fields(&request.headers);
         let (method, uri) = (&request.method, &request.uri);
         let interim = caller.interim(request.version);
@@ -81,7 +81,7 @@ impl Proxy {
         }
         let asked = Arc::new(Request::from_parts(request.clone(), ()));
         let mut plan = plan(caller, target, &asked, target.rule.directives(asked.headers()), fwd);
-        plan.seen = seen;
+        plan.version_vector = version_vector;
         if let Some(key) = key {
             plan.key = key.clone();
         }
@@ -138,7 +138,7 @@ impl Proxy {
             let asked = Arc::new(Request::from_parts(parts.clone(), ()));
             let mut plan = plan(caller, target, &asked, target.rule.directives(asked.headers()), fwd);
             // Its own invalidation among them.
-            plan.seen = self.fetcher.store.purges().seen();
+            plan.version_vector = self.fetcher.store.purges().version_vector();
             if let Ok(tags) = plan.tags_of(response.headers())
                 && !self.fetcher.store.are_purged(&tags, position)
             {

@@ -445,7 +445,7 @@ pub(super) fn plan(
         interim: caller.interim(request.version()),
         errand: Errand::Client,
         tier: Tier::Memory,
-        seen: Arc::default(),
+        version_vector: Arc::default(),
     }
 }
 

@@ -472,7 +472,7 @@ mod tests {
             request_time: NOW,
             response_time: NOW,
             position: 0,
-            seen: Arc::default(),
+            version_vector: Arc::default(),
             tags: Vec::new(),
             hidden: &TagFields::default(),
         };

@@ -8,7 +8,7 @@
 //! integers where there are none.
 //!
 //! Positions mean nothing to another process, or to this one after a restart. What goes to the durable
-//! tier carries [`Seen`] instead: the purges that its process knew of, told by who made them and when.
+//! tier carries [`VersionVector`] instead: the purges that its process knew of, told by who made them and when.
 //! There, a purge covers what did not know of it.
 
 use std::collections::{HashMap, VecDeque};
@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::index::{Print, Prints};
 use crate::base::Clock;
-use crate::entry::{Covered, HORIZON, JournalTime, Seen, StoredHead, TICK_BITS};
+use crate::entry::{Covered, HORIZON, JournalTime, StoredHead, TICK_BITS, VersionVector};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -214,9 +214,9 @@ struct State {
     floors: Floors,
     /// The last time that each process is known to have made a purge at.
     makers: HashMap<u64, JournalTime>,
-    /// See [`Seen::until`].
+    /// See [`VersionVector::complete_until`].
     until: JournalTime,
-    seen: Arc<Seen>,
+    version_vector: Arc<VersionVector>,
     /// The latest time that was given out here or read.
     latest: JournalTime,
     outgoing: Vec<Outgoing>,
@@ -278,7 +278,7 @@ impl Purges {
             floors: Floors::default(),
             makers: HashMap::new(),
             until: 0,
-            seen: Arc::default(),
+            version_vector: Arc::default(),
             latest: 0,
             outgoing: Vec::new(),
             is_written: false,
@@ -310,8 +310,8 @@ impl Purges {
 
     /// The same in terms that hold in other processes. For a response it is asked for when its fetch begins:
     /// what comes after it covers it here, and others may have purged for themselves alone.
-    pub fn seen(&self) -> Arc<Seen> {
-        Arc::clone(&self.state.read().seen)
+    pub fn version_vector(&self) -> Arc<VersionVector> {
+        Arc::clone(&self.state.read().version_vector)
     }
 
     /// Where the time comes from.
@@ -432,7 +432,9 @@ impl Purges {
     /// What purges make of a response that was read from the durable tier.
     pub fn covers_read(&self, head: &StoredHead) -> Covered {
         let state = self.state.read();
-        self.not_ahead(state.covers(&head.key, head.tags(), None, |mark| !head.seen.has(mark.maker, mark.time)))
+        self.not_ahead(
+            state.covers(&head.key, head.tags(), None, |mark| !head.version_vector.contains(mark.maker, mark.time)),
+        )
     }
 
     /// The clock of whoever purged may be ahead of this one's: what he purged is stale now.
@@ -448,7 +450,7 @@ impl Purges {
     pub fn covering(&self, head: &StoredHead, since: Option<u64>) -> Vec<(Target, Mark)> {
         let counts = |mark: &Mark| match since {
             Some(since) => mark.arrival > since,
-            None => !head.seen.has(mark.maker, mark.time),
+            None => !head.version_vector.contains(mark.maker, mark.time),
         };
         let mut covering = Vec::new();
         self.state.read().each(&head.key, head.tags(), since, &mut |target: &dyn Fn() -> Target, mark| {
@@ -700,9 +702,9 @@ impl State {
         let mut recent: Vec<(u64, JournalTime)> =
             self.makers.iter().filter(|(_, time)| **time > self.until).map(|(maker, time)| (*maker, *time)).collect();
         recent.sort_unstable_by_key(|(maker, time)| (std::cmp::Reverse(*time), *maker));
-        recent.truncate(Seen::MAX_RECENT);
-        if self.seen.until != self.until || self.seen.recent != recent {
-            self.seen = Arc::new(Seen { until: self.until, recent });
+        recent.truncate(VersionVector::MAX_RECENT);
+        if self.version_vector.complete_until != self.until || self.version_vector.recent != recent {
+            self.version_vector = Arc::new(VersionVector { complete_until: self.until, recent });
         }
     }
 

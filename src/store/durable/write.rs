@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{HEAD_LIMIT, Inner, MAX_PAUSE};
 use crate::base::{DurableOp, Lost};
-use crate::entry::encoding::{DurableBody, Object, decode, encode_apart, encode_response, encode_vary};
+use crate::entry::encoding::{DurableBody, Object, decode, encode_response, encode_separate, encode_vary};
 use crate::entry::{BodyObject, Covered, StoredHead, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
@@ -289,7 +289,7 @@ impl Inner {
                 }
                 encode_response(stored, head.body_object.is_none()).into()
             }
-            Put::Apart(stored) => encode_apart(head, stored.len, &stored.checksums).into(),
+            Put::Apart(stored) => encode_separate(head, stored.len, &stored.checksums).into(),
         };
         match (head.variant(), record) {
             (Some(variant), Some(record)) => {

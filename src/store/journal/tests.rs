@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 
 use super::*;
 use crate::base::Clock;
-use crate::entry::{Body, NewHead, Seen, StoredHead, StoredResponse};
+use crate::entry::{Body, NewHead, StoredHead, StoredResponse, VersionVector};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
@@ -70,8 +70,8 @@ impl Node {
     }
 
     /// What a fetch notes when it begins.
-    fn now(&self) -> (u64, Arc<Seen>) {
-        (self.store.position(), self.store.purges().seen())
+    fn now(&self) -> (u64, Arc<VersionVector>) {
+        (self.store.position(), self.store.purges().version_vector())
     }
 
     /// What a client would get: the step at which it was fetched, and whether it is fresh.
@@ -153,7 +153,7 @@ fn response(
     variant: usize,
     fetched_at: usize,
     node: &Node,
-    (position, seen): (u64, Arc<Seen>),
+    (position, version_vector): (u64, Arc<VersionVector>),
 ) -> Arc<StoredResponse> {
     let mut fields = HeaderMap::new();
     fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
@@ -178,7 +178,7 @@ fn response(
         request_time: now,
         response_time: now,
         position,
-        seen,
+        version_vector,
         tags: page.tags.clone(),
         hidden: &TagFields::default(),
     };
@@ -223,7 +223,7 @@ struct Fetch {
     life: usize,
     at: usize,
     /// What was known of purges when it began.
-    began: (u64, Arc<Seen>),
+    began: (u64, Arc<VersionVector>),
     /// How many of the purges that were made by then its node knew of for certain.
     known: Vec<usize>,
 }

@@ -39,7 +39,7 @@ fn head(purges: &Purges, path: &str, tags: &[&str]) -> StoredHead {
         request_time: NOW,
         response_time: NOW,
         position: purges.position(),
-        seen: purges.seen(),
+        version_vector: purges.version_vector(),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         hidden: &TagFields::default(),
     };
