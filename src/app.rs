@@ -19,7 +19,7 @@ use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
 use crate::fetch::{Fetcher, Flights, HitForMiss, MAX_UNATTENDED, Searches};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
-use crate::store::{CheckFailure, Durable, Memory, Purges, Store, report_drain, s3};
+use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::upstream::forwarding::Signature;
 use crate::upstream::{Buffers, Limits, Spools, Upstream};
 
@@ -29,7 +29,7 @@ pub enum StartError {
     /// An address can't be listened on.
     Listen(ListenError),
     /// The durable tier can't be used.
-    Durable(CheckFailure),
+    Durable(StoreError),
     /// A thread or runtime can't be made.
     Runtime(io::Error),
 }

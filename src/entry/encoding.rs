@@ -251,6 +251,15 @@ pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
     CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY)).ok_or(DecodeError::Malformed)
 }
 
+/// Returns the id of the separate body that an object leads to.
+pub fn separate_body_of(object: &Bytes) -> Option<u128> {
+    let key = key_of(object).ok()?;
+    match decode(object, &key, &LifetimePolicy::default()).ok()? {
+        Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id()),
+        Object::Response { .. } | Object::Vary(_) => None,
+    }
+}
+
 /// Largest inline body in bytes that is copied out of its object's buffer. A larger one shares that buffer, which should
 /// hold nothing but the object.
 pub const SMALL: usize = 16 << 10;

@@ -16,7 +16,7 @@ use crate::fetch::{Landing, Outcome, Shared, SharedResponse, Source};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
 use crate::rfc9111::validation;
-use crate::store::{BackendError, Found, FoundBody, FoundResponse, Known, Opening, Wanted};
+use crate::store::{BodyPart, Found, FoundBody, FoundResponse, KnownRecord, Opening, StoreError};
 
 impl Fetcher {
     /// What the durable tier has for a request that nobody shares, if it may be reused. If it may
@@ -73,7 +73,7 @@ impl Fetcher {
                 if !is_known {
                     self.store.adopt((*record).clone(), position);
                 }
-                plan.known = Some(Known { record, position });
+                plan.known = Some(KnownRecord { record, position });
                 plan.fwd = Fwd::VaryMiss;
             }
             Found::Nothing => {}
@@ -100,7 +100,7 @@ impl Fetcher {
                 }
                 shared
             }
-            FoundBody::Apart(apart) => Fetched::Apart(Arc::new(head), Box::new(apart)),
+            FoundBody::Separate(apart) => Fetched::Apart(Arc::new(head), Box::new(apart)),
             FoundBody::Streamed(first, reader) => {
                 let writer = self.start_fill(Some(first.len() as u64 + reader.left()));
                 let fill = Arc::clone(writer.fill());
@@ -162,14 +162,14 @@ impl Fetcher {
     ) -> Option<Arc<StoredResponse>> {
         let body = match found.body {
             FoundBody::Whole(body) => Some(body),
-            FoundBody::Apart(apart) if apart.len() <= self.memory.max_object_size => {
-                match apart.read(vec![Wanted::Range(0, apart.len())]).await {
+            FoundBody::Separate(apart) if apart.len() <= self.memory.max_object_size => {
+                match apart.read(vec![BodyPart::Range(0, apart.len())]).await {
                     Some(pieces) => self.collect(pieces, apart.len()).await,
                     None => None,
                 }
             }
             // It would not fit.
-            FoundBody::Apart(_) => None,
+            FoundBody::Separate(_) => None,
             FoundBody::Streamed(first, reader) if first.len() as u64 + reader.left() > self.memory.max_object_size => {
                 None
             }
@@ -190,14 +190,14 @@ impl Fetcher {
         let mut head = found.head;
         head.position = position;
         if let Some(record) = found.record {
-            plan.known = Some(Known { record: Arc::new(record.clone()), position });
+            plan.known = Some(KnownRecord { record: Arc::new(record.clone()), position });
             self.store.adopt(record, position);
         }
         body.map(|body| Arc::new(StoredResponse::new(head, body)))
     }
 
     /// All that comes through a channel, if it is `len` bytes and there is room.
-    async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Option<Body> {
+    async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, StoreError>>, len: u64) -> Option<Body> {
         let mut writer = self.start_fill(Some(len));
         while let Some(piece) = pieces.recv().await {
             if !writer.push(piece.ok()?).await {

@@ -25,7 +25,7 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation::Validation;
 use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{date, fields, reuse, validation};
-use crate::store::{Apart, Lookup, MemoryConfig, Opening, Store};
+use crate::store::{Lookup, MemoryConfig, Opening, SeparateBody, Store};
 use crate::upstream::forwarding::{Onward, Peer, Signature};
 use crate::upstream::{Errand, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
@@ -50,7 +50,7 @@ pub enum Fetched {
     /// A response from the store for the client that led, which nobody else may have.
     Own(Arc<Shared>, ForLeader),
     /// A response from the durable tier for this client, with its body still there.
-    Apart(Arc<StoredHead>, Box<Apart>),
+    Apart(Arc<StoredHead>, Box<SeparateBody>),
     /// A response for the client that led.
     Passed {
         /// The response, without the fields of its connection.

@@ -26,7 +26,7 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation::HeadOutcome;
 use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{storage, validation, vary};
-use crate::store::{BackendError, BodyReader, Durability, Lookup};
+use crate::store::{BodyReader, Durability, Lookup, StoreError};
 use crate::upstream::{EndsWithConnection, Errand, Passing, UpstreamBody};
 
 /// The one range that is missing of a stored part, and what tells that it is of the same whole.
@@ -792,7 +792,7 @@ pub(super) async fn fill_from_durable(
     first: Bytes,
     mut rest: BodyReader,
     keep: impl FnOnce(Body) -> Body,
-) -> Result<(), BackendError> {
+) -> Result<(), StoreError> {
     let mut piece = first;
     loop {
         if rest.is_end() {

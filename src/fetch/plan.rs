@@ -12,7 +12,7 @@ use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
-use crate::store::{Durability, Known};
+use crate::store::{Durability, KnownRecord};
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{Errand, Interim, Transfer};
 
@@ -76,7 +76,7 @@ pub struct Plan {
     /// The stored response to GET that the answer to this HEAD speaks of.
     pub head_of: Option<Arc<StoredResponse>>,
     /// What is known of the key's variants.
-    pub known: Option<Known>,
+    pub known: Option<KnownRecord>,
     /// Where interim responses go: to the client that led.
     pub interim: Option<Interim>,
     /// Whether anybody waits for it.
@@ -160,7 +160,7 @@ pub(super) struct Place {
     pub exact: CacheKey,
     pub durability: Durability,
     /// What is known of the key's variants.
-    pub known: Option<Known>,
+    pub known: Option<KnownRecord>,
     /// What it takes the place of, as far as is known.
     pub replaced: Option<Replaced>,
 }

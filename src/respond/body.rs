@@ -9,7 +9,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::entry::{Body, FillReader, StoredResponse};
-use crate::store::BackendError;
+use crate::store::StoreError;
 use crate::upstream::{Passing, UpstreamBody};
 
 /// What ends a body early. hyper then closes the connection, so that no client takes what it got
@@ -52,7 +52,7 @@ enum Source {
     /// From the durable tier, as it is read for this client: the pieces, and the bytes that they must
     /// come to.
     Pieces {
-        receiver: mpsc::Receiver<Result<Bytes, BackendError>>,
+        receiver: mpsc::Receiver<Result<Bytes, StoreError>>,
         left: u64,
     },
     /// Straight from the origin.
@@ -156,7 +156,7 @@ impl ResponseBody {
     }
 
     /// `len` bytes that come through a channel; fewer, or an error, is a body cut short.
-    pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Self {
+    pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, StoreError>>, len: u64) -> Self {
         Self::from_source(if len == 0 { Source::Empty } else { Source::Pieces { receiver, left: len } })
     }
 
