@@ -178,7 +178,7 @@ const SPARE_THREADS: usize = 32;
 fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().event_interval(TURNS).build()?;
     std::thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
-        s3::look_from(index);
+        s3::use_reader(index);
         if let Err(why) = runtime.block_on(worker.run(sockets)) {
             error!("a worker ended: {why}");
         }

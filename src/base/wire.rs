@@ -1,6 +1,6 @@
 //! The frame of every durable object: a preamble with version, kind and checksum, then a head, then what follows it.
 //!
-//! Integers are little-endian. Strings begin with their length. A reader allocates nothing for a length that the bytes
+//! Integers are little-endian. Strings begin with their length. A decoder allocates nothing for a length that the bytes
 //! do not bear out.
 
 use bytes::BufMut;
@@ -9,17 +9,17 @@ use xxhash_rust::xxh3::xxh3_64;
 /// The reason why bytes from the durable tier are not the object that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// It ends before it should.
+    /// The bytes end early.
     Truncated,
-    /// It was not written by Larder.
+    /// Larder did not write them.
     Foreign,
-    /// It was written in a version that this build does not know.
+    /// They are of a version that this build does not read.
     Version(u8),
-    /// Its bytes are not those that were written.
+    /// They are not the bytes that were written.
     Checksum,
-    /// Its checksum holds, but its content is not valid.
+    /// The checksum holds, but the content is not valid.
     Malformed,
-    /// It belongs to another key.
+    /// The object belongs to another key.
     OtherKey,
 }
 
@@ -58,7 +58,7 @@ pub struct Framed<'a> {
 
 /// Verifies an object's preamble and the checksum of its head.
 pub fn unframe(object: &[u8]) -> Result<Framed<'_>, DecodeError> {
-    let mut preamble = Reader(object);
+    let mut preamble = Decoder(object);
     if preamble.take(MAGIC.len()).map_err(|_| DecodeError::Foreign)? != MAGIC {
         return Err(DecodeError::Foreign);
     }
@@ -103,9 +103,9 @@ pub fn put_count16(out: &mut Vec<u8>, count: usize) {
 
 /// Takes integers and strings off the front of a slice.
 #[derive(Clone, Copy, Debug)]
-pub struct Reader<'a>(pub &'a [u8]);
+pub struct Decoder<'a>(pub &'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> Decoder<'a> {
     /// Takes `len` bytes.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated)?;

@@ -64,7 +64,7 @@ pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) 
     Ok(lines)
 }
 
-/// What a sweep found, and removed unless it was dry.
+/// The numbers of objects that a sweep found, and removed unless it was dry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swept {
     /// Number of separate bodies.

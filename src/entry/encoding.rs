@@ -21,7 +21,7 @@
 //! kinds 2 and 3, the journal's: see `store/journal/record.rs`
 //! ```
 //!
-//! Checksums are XXH3-64. A reader refuses every other version with [`DecodeError::Version`], which counts as a miss.
+//! Checksums are XXH3-64. A decoder refuses every other version with [`DecodeError::Version`], which counts as a miss.
 //! A change of the format is a new version with golden files of its own in `tests/golden`.
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use super::head::{Rare, took};
 use super::version_vector::VersionVector;
 use super::{BodyObject, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
 pub use crate::base::wire::DecodeError;
-use crate::base::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
+use crate::base::wire::{Decoder, Framed, frame, put_count16, put_string, unframe};
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;
@@ -66,9 +66,9 @@ pub enum Object {
 /// The body of a durable response.
 #[derive(Clone, Debug)]
 pub enum DurableBody {
-    /// It follows the head in the same object. Its checksum is verified.
+    /// A body in the same object, after the head. Its checksum is verified.
     Inline(Bytes),
-    /// It is an object of its own, which [`StoredHead::body_object`] names.
+    /// A separate object, which [`StoredHead::body_object`] names.
     Separate {
         /// Its length in bytes.
         len: u64,
@@ -202,13 +202,8 @@ impl Checksums {
     }
 
     /// Returns the number of bytes hashed.
-    pub fn len(&self) -> u64 {
+    pub fn hashed(&self) -> u64 {
         self.len
-    }
-
-    /// Returns whether no bytes were hashed.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Returns the checksum of each chunk.
@@ -247,7 +242,7 @@ fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
 /// Returns the key that an object names as its own.
 pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
     let framed = unframe(object)?;
-    let key = Reader(framed.head).string()?;
+    let key = Decoder(framed.head).string()?;
     CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY)).ok_or(DecodeError::Malformed)
 }
 
@@ -267,7 +262,7 @@ pub const SMALL: usize = 16 << 10;
 /// Decodes an object that should belong to `key`. Computes freshness under the current configuration's lifetimes.
 pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
     let Framed { kind, head, rest } = unframe(object)?;
-    let mut head = Reader(head);
+    let mut head = Decoder(head);
     if head.string()? != key.as_bytes() {
         return Err(DecodeError::OtherKey);
     }
@@ -279,7 +274,7 @@ pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result
 }
 
 fn decode_response(
-    mut head: Reader<'_>,
+    mut head: Decoder<'_>,
     rest: &[u8],
     object: &Bytes,
     key: &CacheKey,
@@ -326,7 +321,7 @@ fn decode_response(
 
 /// Decodes the end of a response's head: the checksum of the inline body in `rest`, or the separate body's object.
 fn decode_body(
-    head: &mut Reader<'_>,
+    head: &mut Decoder<'_>,
     len: u64,
     rest: &[u8],
     object: &Bytes,
@@ -366,13 +361,13 @@ fn holds_parts(len: u64, parts: &Parts) -> bool {
     len == parts.len() || (len < parts.len() && parts.ranges().len() == 1)
 }
 
-fn decode_tags(head: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+fn decode_tags(head: &mut Decoder<'_>) -> Result<Vec<String>, DecodeError> {
     let count = head.u16()?;
     let tag = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Malformed);
     (0..count).map(|_| tag(head.string()?)).collect()
 }
 
-fn decode_fields(head: &mut Reader<'_>) -> Result<HeaderMap, DecodeError> {
+fn decode_fields(head: &mut Decoder<'_>) -> Result<HeaderMap, DecodeError> {
     let mut fields = HeaderMap::new();
     let (text, end) = (Bytes::copy_from_slice(head.0), head.0.len());
     for _ in 0..head.u32()? {
@@ -385,7 +380,7 @@ fn decode_fields(head: &mut Reader<'_>) -> Result<HeaderMap, DecodeError> {
     Ok(fields)
 }
 
-fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {
+fn decode_parts(head: &mut Decoder<'_>) -> Result<Option<Parts>, DecodeError> {
     let count = usize::from(head.u16()?);
     if count == 0 {
         return Ok(None);
@@ -398,7 +393,7 @@ fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {
     Parts::from_ranges(complete, ranges).map(Some).ok_or(DecodeError::Malformed)
 }
 
-fn decode_vary(mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
+fn decode_vary(mut head: Decoder<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
     let generation = head.u128()?;
     let count = usize::from(head.u16()?);
     if count == 0 || count > VaryRecord::MAX_SETS {
@@ -419,10 +414,10 @@ fn decode_vary(mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, Decod
     Ok(VaryRecord { key: key.clone(), generation, sets, aliases })
 }
 
-fn decode_names(reader: &mut Reader<'_>) -> Result<Vec<HeaderName>, DecodeError> {
-    let count = usize::from(reader.u16()?);
+fn decode_names(decoder: &mut Decoder<'_>) -> Result<Vec<HeaderName>, DecodeError> {
+    let count = usize::from(decoder.u16()?);
     if count > vary::MAX_NOMINATED {
         return Err(DecodeError::Malformed);
     }
-    (0..count).map(|_| HeaderName::from_bytes(reader.string()?).map_err(|_| DecodeError::Malformed)).collect()
+    (0..count).map(|_| HeaderName::from_bytes(decoder.string()?).map_err(|_| DecodeError::Malformed)).collect()
 }

@@ -8,7 +8,7 @@
 
 use bytes::BufMut;
 
-use crate::base::wire::{DecodeError, Reader, put_count16};
+use crate::base::wire::{DecodeError, Decoder, put_count16};
 use crate::rfc9111::timestamp::Timestamp;
 
 /// A time in the journal: milliseconds since 1970, shifted left by [`TICK_BITS`], and a count within the millisecond.
@@ -63,15 +63,15 @@ impl VersionVector {
     }
 
     /// Reads what [`VersionVector::encode`] wrote.
-    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let complete_until = reader.u64()?;
-        let count = usize::from(reader.u16()?);
+    pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let complete_until = decoder.u64()?;
+        let count = usize::from(decoder.u16()?);
         if count > Self::MAX_RECENT {
             return Err(DecodeError::Malformed);
         }
         let mut recent = Vec::with_capacity(count);
         for _ in 0..count {
-            recent.push((reader.u64()?, reader.u64()?));
+            recent.push((decoder.u64()?, decoder.u64()?));
         }
         Ok(Self { complete_until, recent })
     }

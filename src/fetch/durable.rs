@@ -16,7 +16,7 @@ use crate::fetch::{Landing, Outcome, Shared, SharedResponse, Source};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
 use crate::rfc9111::validation;
-use crate::store::{BodyPart, Found, FoundBody, FoundResponse, KnownRecord, Opening, StoreError};
+use crate::store::{BodyPart, DurableLookup, FoundBody, FoundResponse, KnownRecord, Opening, StoreError};
 
 impl Fetcher {
     /// What the durable tier has for a request that nobody shares, if it may be reused. If it may
@@ -41,7 +41,7 @@ impl Fetcher {
         let is_known = plan.known.is_some();
         let (policy, known) = (Arc::clone(&plan.policy), plan.known.as_ref().map(|known| Arc::clone(&known.record)));
         match self.store.lookup_durable(&plan.exact, plan.client_fields(), policy, known, opening).await {
-            Found::Response(found) if found.head.parts().is_some() => {
+            DurableLookup::Response(found) if found.head.parts().is_some() => {
                 let Some(part) = self.whole_from_durable(plan, *found, position).await else { return Err(landing) };
                 self.store.promote(&part, None);
                 if !plan.can_use(&part.head, part.len()) {
@@ -54,7 +54,7 @@ impl Fetcher {
                     plan.validate = Some(part);
                 }
             }
-            Found::Response(found) if self.reuse(plan, &found.head).is_some() => {
+            DurableLookup::Response(found) if self.reuse(plan, &found.head).is_some() => {
                 let is_stale = self.reuse(plan, &found.head) == Some(Reuse::StaleWhileRevalidate);
                 let fetched = self.take_durable(*found, position, landing);
                 // The one that is in memory from now on: how it fared is noted there. A body that streams
@@ -66,8 +66,8 @@ impl Fetcher {
                 }
                 return Ok((fetched, None));
             }
-            Found::Response(found) => self.validate_durable(plan, *found, position).await,
-            Found::OtherVariants(record) => {
+            DurableLookup::Response(found) => self.validate_durable(plan, *found, position).await,
+            DurableLookup::OtherVariants(record) => {
                 let record = Arc::new(record);
                 // One that came from memory may have been removed there since.
                 if !is_known {
@@ -76,7 +76,7 @@ impl Fetcher {
                 plan.known = Some(KnownRecord { record, position });
                 plan.fwd = Fwd::VaryMiss;
             }
-            Found::Nothing => {}
+            DurableLookup::Nothing => {}
         }
         Err(landing)
     }

@@ -19,9 +19,9 @@ pub(super) struct WriteAdmission {
 /// The decision about one response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is written.
+    /// The response is written.
     Admitted,
-    /// It was not used often enough yet.
+    /// The response was not used often enough yet.
     TooFewUses,
     /// The month's budget is spent.
     NoBudget,

@@ -1,6 +1,6 @@
 //! The index: which keys the durable tier holds something for, in a few bytes a key. A miss asks it instead of the tier.
 //!
-//! It keeps a fingerprint of 40 bits of each key's hash. A negative answer is right, except for what another process has
+//! The index keeps a fingerprint of 40 bits of each key's hash. A negative answer is right, except for what another process has
 //! just written and not announced yet; that costs a request to the origin. A positive answer may be wrong: with a million
 //! keys, for one absent key in a million. That costs a request to the tier.
 
@@ -185,11 +185,6 @@ impl Index {
     /// Returns the number of keys.
     pub fn len(&self) -> u64 {
         self.fingerprints.read().len()
-    }
-
-    /// Returns whether there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Returns the bytes that the index takes in memory.

@@ -35,7 +35,7 @@ impl Default for Config {
 
 /// An entry under one hash.
 #[derive(Clone, Debug)]
-enum Entry {
+enum Slot {
     Response(Arc<StoredResponse>),
     /// A record, and the times of the variants that it leads to.
     Vary(Arc<VaryRecord>, Arc<Times>),
@@ -57,7 +57,7 @@ const GRACE: i64 = 600_000;
 /// Freshness in milliseconds that is assumed of the variants of a record that was read without them.
 const UNKNOWN_FRESHNESS: i64 = 3_600_000;
 
-/// What a new response would displace.
+/// The content that a new response would displace.
 #[derive(Clone, Debug)]
 pub enum Displaced {
     /// A response.
@@ -82,16 +82,16 @@ pub enum Lookup {
 pub enum Insertion {
     /// The response was not inserted.
     Refused,
-    /// It is the only response for its key.
+    /// The response was inserted as the only one for its key.
     Alone,
-    /// It is a variant, and this record leads to it.
+    /// The response was inserted as a variant, and this record leads to it.
     Under(Arc<VaryRecord>),
 }
 
 /// The memory tier.
 #[derive(Debug)]
 pub struct Memory {
-    cache: Cache<u128, Entry, Seed>,
+    cache: Cache<u128, Slot, Seed>,
     has_capacity: bool,
     /// Held while it is decided whether something may be inserted for a key and it is, and while a key is removed. Each
     /// lock serves the keys of one remainder. Readers take none.
@@ -106,7 +106,7 @@ impl Memory {
     pub fn new(config: &Config) -> Self {
         let cache = Cache::builder()
             .max_capacity(config.capacity)
-            .weigher(|_: &u128, entry: &Entry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
+            .weigher(|_: &u128, slot: &Slot| u32::try_from(slot.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
         Self { cache, has_capacity: config.capacity > 0, locks: std::array::from_fn(|_| Mutex::new(())) }
@@ -119,12 +119,12 @@ impl Memory {
     /// Looks for a response to `request`.
     pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
         match self.cache.get(&key.hash()) {
-            Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+            Some(Slot::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                 Lookup::Found(stored)
             }
-            Some(Entry::Vary(record, _)) if record.key == *key => {
+            Some(Slot::Vary(record, _)) if record.key == *key => {
                 let found = record.candidates(request).find_map(|hash| match self.cache.get(&hash) {
-                    Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+                    Some(Slot::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                         Some(stored)
                     }
                     Some(_) | None => None,
@@ -165,7 +165,7 @@ impl Memory {
         may_keep: &dyn Fn() -> bool,
     ) -> Insertion {
         let put = |hash| match stored {
-            Some(stored) => self.put(hash, Entry::Response(Arc::clone(stored))),
+            Some(stored) => self.put(hash, Slot::Response(Arc::clone(stored))),
             None => drop(self.cache.remove(&hash)),
         };
         let Some(variant) = head.variant() else {
@@ -187,7 +187,7 @@ impl Memory {
         else {
             return Insertion::Refused;
         };
-        if let Some(Entry::Vary(_, times)) = self.cache.get(&head.key.hash()) {
+        if let Some(Slot::Vary(_, times)) = self.cache.get(&head.key.hash()) {
             times.newest.fetch_max(head.response_time().as_millis(), Ordering::AcqRel);
             if head.states_vary() {
                 times.fresh_until.fetch_max(head.freshness.fresh_until().as_millis(), Ordering::AcqRel);
@@ -199,7 +199,7 @@ impl Memory {
     }
 
     /// Puts an entry in. Without capacity keeps nothing, not even until moka evicts it.
-    fn put(&self, hash: u128, entry: Entry) {
+    fn put(&self, hash: u128, entry: Slot) {
         if self.has_capacity {
             self.cache.insert(hash, entry);
         }
@@ -213,7 +213,7 @@ impl Memory {
             Some(current) => current.clone().merged_with(&record),
             None => record.clone(),
         });
-        if let Some(Entry::Vary(record, times)) = self.cache.get(&key.hash())
+        if let Some(Slot::Vary(record, times)) = self.cache.get(&key.hash())
             && record.key == key
         {
             times.fresh_until.fetch_max(now.as_millis().saturating_add(UNKNOWN_FRESHNESS), Ordering::AcqRel);
@@ -224,7 +224,7 @@ impl Memory {
     /// is fresh, or was within the last ten minutes.
     pub fn names_in_force(&self, key: &CacheKey, now: Timestamp) -> Option<Vec<HeaderName>> {
         match self.cache.get(&key.hash()) {
-            Some(Entry::Vary(record, times))
+            Some(Slot::Vary(record, times))
                 if record.key == *key
                     && times.fresh_until.load(Ordering::Acquire).saturating_add(GRACE) > now.as_millis() =>
             {
@@ -236,7 +236,7 @@ impl Memory {
 
     /// Returns whether there is a record of the variants of `key`.
     pub fn has_record(&self, key: &CacheKey) -> bool {
-        matches!(self.cache.get(&key.hash()), Some(Entry::Vary(record, _)) if record.key == *key)
+        matches!(self.cache.get(&key.hash()), Some(Slot::Vary(record, _)) if record.key == *key)
     }
 
     /// Changes the key's record by `change`. An existing record keeps its generation, since variants are kept under it. A
@@ -247,7 +247,7 @@ impl Memory {
         may_keep: &dyn Fn() -> bool,
         change: impl Fn(Option<&VaryRecord>) -> VaryRecord,
     ) -> Option<Arc<VaryRecord>> {
-        if let Some(Entry::Vary(current, _)) = self.cache.get(&key.hash())
+        if let Some(Slot::Vary(current, _)) = self.cache.get(&key.hash())
             && current.key == *key
             && change(Some(&current)) == *current
         {
@@ -259,23 +259,23 @@ impl Memory {
             return None;
         }
         let (record, times) = match self.cache.get(&hash) {
-            Some(Entry::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
+            Some(Slot::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
             Some(_) | None => (change(None), Arc::default()),
         };
         let record = Arc::new(record);
-        self.put(hash, Entry::Vary(Arc::clone(&record), times));
+        self.put(hash, Slot::Vary(Arc::clone(&record), times));
         Some(record)
     }
 
     /// Returns the response that one with `head` would replace.
     pub fn at(&self, head: &StoredHead) -> Option<Arc<StoredResponse>> {
         let slot = match (head.variant(), self.cache.get(&head.key.hash())) {
-            (Some(variant), Some(Entry::Vary(record, _))) => self.cache.get(&record.variant_hash(&variant.selector)),
+            (Some(variant), Some(Slot::Vary(record, _))) => self.cache.get(&record.variant_hash(&variant.selector)),
             (None, slot) => slot,
             (Some(_), _) => None,
         };
         match slot {
-            Some(Entry::Response(stored)) if stored.head.key == head.key => Some(stored),
+            Some(Slot::Response(stored)) if stored.head.key == head.key => Some(stored),
             Some(_) | None => None,
         }
     }
@@ -284,8 +284,8 @@ impl Memory {
     pub fn displaced(&self, head: &StoredHead) -> Option<Displaced> {
         match (self.at(head), self.cache.get(&head.key.hash())) {
             (Some(stored), _) => Some(Displaced::Response(stored)),
-            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
-            (None, Some(Entry::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
+            (None, Some(Slot::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
+            (None, Some(Slot::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
                 Some(Displaced::Variants(Timestamp::from_millis(times.newest.load(Ordering::Acquire))))
             }
             (None, _) => None,
@@ -307,7 +307,7 @@ impl Memory {
         let _lock = self.lock(old.head.key.hash());
         let slot = self.slot_of(old);
         if let Some(slot) = slot {
-            self.put(slot, Entry::Response(new));
+            self.put(slot, Slot::Response(new));
         }
         slot.is_some()
     }
@@ -330,11 +330,11 @@ impl Memory {
     fn slot_of(&self, stored: &Arc<StoredResponse>) -> Option<u128> {
         let hash = stored.head.key.hash();
         let slot = match (stored.head.variant(), self.cache.get(&hash)) {
-            (Some(variant), Some(Entry::Vary(record, _))) => record.variant_hash(&variant.selector),
+            (Some(variant), Some(Slot::Vary(record, _))) => record.variant_hash(&variant.selector),
             (Some(_), _) => return None,
             (None, _) => hash,
         };
-        matches!(self.cache.get(&slot), Some(Entry::Response(current)) if Arc::ptr_eq(&current, stored)).then_some(slot)
+        matches!(self.cache.get(&slot), Some(Slot::Response(current)) if Arc::ptr_eq(&current, stored)).then_some(slot)
     }
 
     /// Returns whether anything is kept for the key with this hash.
@@ -346,7 +346,7 @@ impl Memory {
     pub fn record<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> Option<(Arc<VaryRecord>, T)> {
         let _lock = self.lock(key.hash());
         match self.cache.get(&key.hash()) {
-            Some(Entry::Vary(record, _)) if record.key == *key => Some((record, note())),
+            Some(Slot::Vary(record, _)) if record.key == *key => Some((record, note())),
             Some(_) | None => None,
         }
     }
@@ -358,7 +358,7 @@ impl Memory {
     }
 }
 
-impl Entry {
+impl Slot {
     fn weight(&self) -> usize {
         match self {
             Self::Response(stored) => stored.weight(),
@@ -510,7 +510,7 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let none = HeaderMap::new();
         let mine = stored("/mine", "", &none, "mine");
-        memory.cache.insert(key("/yours").hash(), Entry::Response(mine));
+        memory.cache.insert(key("/yours").hash(), Slot::Response(mine));
         assert_eq!(body_of(&memory, "/yours", &none), None);
     }
 

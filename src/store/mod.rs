@@ -26,8 +26,8 @@ mod throttle;
 mod tiers;
 
 pub(crate) use self::durable::{
-    BodyPart, BodyReader, Config as DurableConfig, Durable, Examined, Found, FoundBody, FoundResponse, Location,
-    MAX_HEAD, Opening, SeparateBody, open_place, report_drain,
+    BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse,
+    Location, MAX_HEAD, Opening, SeparateBody, open_place, report_drain,
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;

@@ -36,10 +36,10 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     fn get<'a>(&'a self, name: &'a str, limit: u64) -> Operation<'a, Bytes>;
 
     /// Opens the object `name` to read it in pieces. An object that does not have `len` bytes is corrupt.
-    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn Pieces>>;
+    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>>;
 
     /// Opens the object `name` to read its bytes from `first` up to `end` in pieces. An object without those is corrupt.
-    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn Pieces>>;
+    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn ObjectReader>>;
 
     /// Lists the objects whose names begin with `prefix`, which ends in a slash, and come after `after`: one page.
     fn list<'a>(&'a self, prefix: &'a str, after: &'a str) -> Operation<'a, Page>;
@@ -47,8 +47,8 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     /// Writes the object `name`, which is the concatenation of `pieces`.
     fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()>;
 
-    /// Begins to write the object `name` in pieces. [`Upload::finish`] puts it in its place.
-    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn Upload>>;
+    /// Begins to write the object `name` in pieces. [`ObjectWriter::finish`] puts it in its place.
+    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>>;
 
     /// Deletes the object `name`, if there is one.
     fn delete<'a>(&'a self, name: &'a str) -> Operation<'a, ()>;
@@ -67,7 +67,7 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
         0
     }
 
-    /// Prepares for `threads` threads that read objects, each of which calls [`super::s3::look_from`].
+    /// Prepares for `threads` threads that read objects, each of which calls [`super::s3::use_reader`].
     fn prepare(&self, _threads: usize) {}
 
     /// Records a use of the object `name`, where eviction goes by that.
@@ -115,13 +115,13 @@ impl dyn Place {
 }
 
 /// An object that is read in pieces.
-pub(crate) trait Pieces: fmt::Debug + Send {
+pub(crate) trait ObjectReader: fmt::Debug + Send {
     /// Reads the next piece, of any size; `None` at the end.
     fn next(&mut self) -> Operation<'_, Option<Bytes>>;
 }
 
 /// An object that is written in pieces. Dropped before it is finished, it leaves nothing behind.
-pub(crate) trait Upload: Send {
+pub(crate) trait ObjectWriter: Send {
     /// Appends a piece. Returns when the next one may follow: few MiB are held.
     fn write(&mut self, piece: Bytes) -> Operation<'_, ()>;
 
@@ -134,7 +134,7 @@ pub(crate) trait Upload: Send {
 pub(crate) struct Listed {
     /// Its name.
     pub name: String,
-    /// When it was written, by the clock of the place.
+    /// The time at which it was written, by the clock of the place.
     pub modified: Timestamp,
 }
 
@@ -150,15 +150,15 @@ pub(crate) struct Page {
 /// The space of a bounded place, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Space {
-    /// What its objects take.
+    /// Bytes that its objects take.
     pub used: u64,
-    /// What they may take; 0: any number.
+    /// Bytes that they may take; 0: any number.
     pub capacity: u64,
     /// The largest object that is kept.
     pub largest: u64,
 }
 
-/// What an eviction consults, and where it reports what it did.
+/// The rest of the store, as far as an eviction consults it and reports to it.
 #[derive(Clone, Debug)]
 pub(crate) struct EvictionContext {
     /// Names that may be evicted.

@@ -117,7 +117,7 @@ pub(super) enum Waiting {
 
 /// Counts what is in the queue, and knows it by key. The operations themselves go through channels.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct WriteQueue {
     objects: AtomicU64,
     bytes: AtomicU64,
     /// Operations that write a response.
@@ -132,7 +132,7 @@ pub(super) struct Queue {
     idle: watch::Sender<u64>,
 }
 
-impl Default for Queue {
+impl Default for WriteQueue {
     fn default() -> Self {
         Self {
             objects: AtomicU64::new(0),
@@ -146,7 +146,7 @@ impl Default for Queue {
     }
 }
 
-impl Queue {
+impl WriteQueue {
     /// Returns the operations and the bytes in the queue.
     pub(super) fn depth(&self) -> (u64, u64) {
         (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn memory_of_a_burst_is_given_back() {
-        let (queue, stored) = (Queue::default(), Arc::new(sample()));
+        let (queue, stored) = (WriteQueue::default(), Arc::new(sample()));
         for hash in 0..10 * MIN_CAPACITY as u128 {
             let mut pending = queue.pending.lock();
             let puts = smallvec::smallvec![(Put::Whole(Arc::clone(&stored)), None)];

@@ -11,11 +11,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::names::Names;
-use super::place::{Listed, Operation, Page, Pieces, Place, Upload};
+use super::place::{Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// What goes wrong, each in thousandths of the requests.
+/// The faults of the bucket, each in thousandths of the requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     /// The request is not carried out, and fails.
@@ -37,11 +37,11 @@ pub(crate) struct Simulated {
 #[derive(Debug)]
 pub(crate) struct SimulatedBucket {
     clock: Clock,
-    content: Mutex<Content>,
+    content: Mutex<BucketContent>,
 }
 
 #[derive(Debug)]
-struct Content {
+struct BucketContent {
     objects: BTreeMap<String, (Bytes, Timestamp)>,
     random: fastrand::Rng,
     faults: Faults,
@@ -65,7 +65,7 @@ enum Fate {
 impl SimulatedBucket {
     /// An empty bucket. `clock` is the true time.
     pub(crate) fn new(clock: Clock, seed: u64) -> Self {
-        let content = Content {
+        let content = BucketContent {
             objects: BTreeMap::new(),
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
@@ -74,7 +74,7 @@ impl SimulatedBucket {
         Self { clock, content: Mutex::new(content) }
     }
 
-    /// Sets what goes wrong from now on.
+    /// Sets the faults from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.content.lock().faults = faults;
     }
@@ -91,7 +91,7 @@ impl SimulatedBucket {
     }
 
     /// Begins a request: carries out late writes that are due, and decides the request's fate.
-    fn begin(&self) -> (MutexGuard<'_, Content>, Fate) {
+    fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
         let now = self.clock.now();
         let mut content = self.content.lock();
         let (landing, later): (Vec<_>, Vec<_>) =
@@ -126,7 +126,7 @@ impl Simulated {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
-    fn begin(&self) -> (MutexGuard<'_, Content>, Fate) {
+    fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
         let (content, fate) = self.bucket.begin();
         (content, if self.is_cut.load(Ordering::SeqCst) { Fate::Failed } else { fate })
     }
@@ -195,12 +195,12 @@ impl Place for Simulated {
         Box::pin(ready(self.get(name, limit)))
     }
 
-    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn Pieces>> {
+    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         let object = self.get(name, len);
-        Box::pin(ready(object.map(|object| Box::new(OnePiece(Some(object))) as Box<dyn Pieces>)))
+        Box::pin(ready(object.map(|object| Box::new(OnePiece(Some(object))) as Box<dyn ObjectReader>)))
     }
 
-    fn read_range<'a>(&'a self, name: &'a str, _: u64, _: u64) -> Operation<'a, Box<dyn Pieces>> {
+    fn read_range<'a>(&'a self, name: &'a str, _: u64, _: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         Box::pin(ready(Err(fault(name))))
     }
 
@@ -212,7 +212,7 @@ impl Place for Simulated {
         Box::pin(ready(self.put(name, pieces)))
     }
 
-    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn Upload>> {
+    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {
         Box::pin(ready(Err(fault(name))))
     }
 
@@ -229,7 +229,7 @@ impl Place for Simulated {
 #[derive(Debug)]
 struct OnePiece(Option<Bytes>);
 
-impl Pieces for OnePiece {
+impl ObjectReader for OnePiece {
     fn next(&mut self) -> Operation<'_, Option<Bytes>> {
         Box::pin(ready(Ok(self.0.take())))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName};
 
 use super::admission::Verdict;
-use super::durable::{Durable, Found, Opening};
+use super::durable::{Durable, DurableLookup, Opening};
 use super::error::StoreError;
 use super::journal::Urgency;
 use super::memory::{Displaced, Insertion, Lookup, Memory};
@@ -43,12 +43,12 @@ pub struct KnownRecord {
     pub position: u64,
 }
 
-/// Says whether a response goes to the durable tier, as its rule has it.
+/// The tiers that a response may go to, by its rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It does if it is fresh for long enough.
+    /// To the durable tier too, if it is fresh for long enough.
     Durable,
-    /// It does not.
+    /// To memory only.
     MemoryOnly,
 }
 
@@ -143,13 +143,13 @@ impl Store {
         policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
         opening: Opening,
-    ) -> Found {
-        let Some(durable) = &self.durable else { return Found::Nothing };
+    ) -> DurableLookup {
+        let Some(durable) = &self.durable else { return DurableLookup::Nothing };
         match durable.lookup(key, request, policy, known, opening).await {
-            Found::Response(found)
+            DurableLookup::Response(found)
                 if found.head.freshness.remaining(self.clock.now()).saturating_add(durable.retain_millis()) < 0 =>
             {
-                Found::Nothing
+                DurableLookup::Nothing
             }
             found => found,
         }

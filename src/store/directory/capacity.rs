@@ -30,7 +30,7 @@ const MAX_SLACK: u64 = 64 << 20;
 /// The longest that a write waits for space.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a full disk lowers the capacity.
+/// Time for which a full disk lowers the capacity.
 const FULL_FOR: Duration = Duration::from_secs(60);
 
 /// Sorts files by how their space is counted.
@@ -44,13 +44,13 @@ pub(super) enum Content {
     Journal,
 }
 
-/// Says whether a write waits for eviction to make space.
+/// The behaviour of a write if there is no space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// It waits, and fails after a while.
-    ForEviction,
-    /// It does not wait, and may exceed the capacity.
-    Never,
+pub(super) enum OnShortage {
+    /// It waits for eviction, and fails after [`PATIENCE`].
+    Wait,
+    /// It goes ahead, past the capacity.
+    Exceed,
 }
 
 /// The error of a write for which eviction can't make space.
@@ -174,15 +174,15 @@ impl Capacity {
         self: &Arc<Self>,
         content: Content,
         len: u64,
-        wait: Wait,
+        on_shortage: OnShortage,
     ) -> Result<Reservation, NoSpace> {
         let mut reservation = Reservation { capacity: Arc::clone(self), content, len: 0, bytes: 0 };
-        reservation.grow(len, wait).await?;
+        reservation.grow(len, on_shortage).await?;
         Ok(reservation)
     }
 
-    async fn take(&self, bytes: u64, wait: Wait) -> Result<(), NoSpace> {
-        if wait == Wait::Never {
+    async fn take(&self, bytes: u64, on_shortage: OnShortage) -> Result<(), NoSpace> {
+        if on_shortage == OnShortage::Exceed {
             self.account.lock().reserved += bytes;
             self.wake.notify_one();
             return Ok(());
@@ -284,7 +284,7 @@ impl Capacity {
     }
 }
 
-/// What a scan of the directory found.
+/// The result of a scan of the directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scanned {
     /// The bytes of all files.
@@ -328,13 +328,13 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// Reserves space for `more` bytes of the same file.
-    pub(super) async fn grow(&mut self, more: u64, wait: Wait) -> Result<(), NoSpace> {
+    pub(super) async fn grow(&mut self, more: u64, on_shortage: OnShortage) -> Result<(), NoSpace> {
         let bytes = size_of_file(self.len + more) - self.bytes;
         if bytes > 0 {
-            if self.bytes + bytes > self.capacity.largest() && wait == Wait::ForEviction {
+            if self.bytes + bytes > self.capacity.largest() && on_shortage == OnShortage::Wait {
                 return Err(NoSpace);
             }
-            self.capacity.take(bytes, wait).await?;
+            self.capacity.take(bytes, on_shortage).await?;
         }
         self.len += more;
         self.bytes += bytes;
@@ -386,14 +386,14 @@ mod tests {
         let capacity = Capacity::new(10 * BLOCK);
         capacity.add_evictor();
         capacity.end_scan(&Scanned::default());
-        let first = capacity.reserve(Content::Body, 4 * BLOCK, Wait::ForEviction).await.expect("there is space");
-        let second = capacity.reserve(Content::Body, 4 * BLOCK, Wait::ForEviction).await.expect("there is space");
+        let first = capacity.reserve(Content::Body, 4 * BLOCK, OnShortage::Wait).await.expect("there is space");
+        let second = capacity.reserve(Content::Body, 4 * BLOCK, OnShortage::Wait).await.expect("there is space");
         assert_eq!(
-            capacity.reserve(Content::Body, 6 * BLOCK, Wait::ForEviction).await.err(),
+            capacity.reserve(Content::Body, 6 * BLOCK, OnShortage::Wait).await.err(),
             Some(NoSpace),
             "too large"
         );
-        let waiting = capacity.reserve(Content::Body, 4 * BLOCK, Wait::ForEviction);
+        let waiting = capacity.reserve(Content::Body, 4 * BLOCK, OnShortage::Wait);
         tokio::pin!(waiting);
         assert!(futures_poll(waiting.as_mut()).await.is_none());
         assert!(capacity.excess() > 0);
@@ -407,11 +407,11 @@ mod tests {
         capacity.removed(Content::Body, 4 * BLOCK);
         assert_eq!(capacity.used(), 4 * BLOCK + 2 * BLOCK);
         assert_eq!(
-            capacity.reserve(Content::Object, 5 * BLOCK, Wait::ForEviction).await.err(),
+            capacity.reserve(Content::Object, 5 * BLOCK, OnShortage::Wait).await.err(),
             Some(NoSpace),
             "nobody evicts"
         );
-        capacity.reserve(Content::Journal, 5 * BLOCK, Wait::Never).await.expect("the journal does not wait");
+        capacity.reserve(Content::Journal, 5 * BLOCK, OnShortage::Exceed).await.expect("the journal does not wait");
     }
 
     /// Polls a future once.

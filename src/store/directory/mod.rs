@@ -26,14 +26,14 @@ use self::capacity::{Capacity, Content};
 use self::uses::Uses;
 use super::error::{StoreError, StoreErrorKind};
 use super::names::Names;
-use super::place::{EvictionContext, Operation, PROBE, Page, Pieces, Place, Space, Upload};
+use super::place::{EvictionContext, ObjectReader, ObjectWriter, Operation, PROBE, Page, Place, Space};
 use crate::rfc9111::timestamp::Timestamp;
 
 /// A directory of objects.
 #[derive(Debug)]
 pub(crate) struct Directory {
     root: PathBuf,
-    /// What all names begin with.
+    /// The beginning of all names.
     base: String,
     capacity: Arc<Capacity>,
     uses: Uses,
@@ -142,11 +142,11 @@ impl Place for Directory {
         Box::pin(self.get(name, limit))
     }
 
-    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn Pieces>> {
+    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         Box::pin(self.read(name, len))
     }
 
-    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn Pieces>> {
+    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         Box::pin(self.read_range(name, first, end))
     }
 
@@ -158,7 +158,7 @@ impl Place for Directory {
         Box::pin(self.put(name, pieces))
     }
 
-    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn Upload>> {
+    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {
         Box::pin(self.begin(name))
     }
 

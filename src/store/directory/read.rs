@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use super::{Directory, fault, on_a_thread};
 use crate::base::Clock;
 use crate::store::error::StoreError;
-use crate::store::place::{Operation, Pieces};
+use crate::store::place::{ObjectReader, Operation};
 
-/// How much of a file is read at a time.
+/// Bytes of a file that are read at a time.
 const PIECE: usize = 256 * 1024;
 
 /// Age at which the date of a file that is read is renewed. Other processes, and this one after a restart, evict by it.
@@ -45,7 +45,7 @@ impl Directory {
         Ok(found)
     }
 
-    pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn Pieces>, StoreError> {
+    pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn ObjectReader>, StoreError> {
         let (file, actual) = self.open(name).await?;
         if actual != len {
             return Err(StoreError::corrupt(format!("{name} has {actual} bytes instead of {len}")));
@@ -53,7 +53,12 @@ impl Directory {
         Ok(Box::new(FilePieces { file, left: len, name: name.to_owned() }))
     }
 
-    pub(super) async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Box<dyn Pieces>, StoreError> {
+    pub(super) async fn read_range(
+        &self,
+        name: &str,
+        first: u64,
+        end: u64,
+    ) -> Result<Box<dyn ObjectReader>, StoreError> {
         let (mut file, actual) = self.open(name).await?;
         if actual < end {
             return Err(StoreError::corrupt(format!("{name} has {actual} bytes, less than {end}")));
@@ -78,7 +83,7 @@ struct FilePieces {
     name: String,
 }
 
-impl Pieces for FilePieces {
+impl ObjectReader for FilePieces {
     fn next(&mut self) -> Operation<'_, Option<Bytes>> {
         Box::pin(async move {
             let want = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
-use super::capacity::{Capacity, Content, NoSpace, Reservation, Wait};
+use super::capacity::{Capacity, Content, NoSpace, OnShortage, Reservation};
 use super::{Directory, fault, is_gone, on_a_thread, stripe};
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::place::{Operation, Upload};
+use crate::store::place::{ObjectWriter, Operation};
 
 /// Files and directories that are made here are for their owner alone.
 const FILE_MODE: u32 = 0o600;
@@ -48,8 +48,8 @@ impl Directory {
 
     async fn reserve(&self, name: &str, len: u64) -> Result<Reservation, StoreError> {
         let content = self.content(name);
-        let wait = if content == Content::Journal { Wait::Never } else { Wait::ForEviction };
-        self.capacity.reserve(content, len, wait).await.map_err(|NoSpace| no_space(name))
+        let on_shortage = if content == Content::Journal { OnShortage::Exceed } else { OnShortage::Wait };
+        self.capacity.reserve(content, len, on_shortage).await.map_err(|NoSpace| no_space(name))
     }
 
     /// Writes an object. Returns the length of the one that it replaced.
@@ -69,7 +69,7 @@ impl Directory {
         .await
     }
 
-    pub(super) async fn begin(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {
+    pub(super) async fn begin(&self, name: &str) -> Result<Box<dyn ObjectWriter>, StoreError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let aside = name_aside(&directory);
@@ -173,11 +173,11 @@ struct FileUpload {
     reserved: Option<Reservation>,
 }
 
-impl Upload for FileUpload {
+impl ObjectWriter for FileUpload {
     fn write(&mut self, piece: Bytes) -> Operation<'_, ()> {
         Box::pin(async move {
             if let Some(reserved) = &mut self.reserved {
-                let taken = reserved.grow(piece.len() as u64, Wait::ForEviction).await;
+                let taken = reserved.grow(piece.len() as u64, OnShortage::Wait).await;
                 taken.map_err(|NoSpace| no_space(&self.name))?;
             }
             let written = self.try_write(&piece).await.map_err(|error| fault(&self.name, error));

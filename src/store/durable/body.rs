@@ -11,7 +11,7 @@ use crate::base::{DurableOp, DurableOutcome};
 use crate::entry::encoding::BODY_CHUNK;
 use crate::entry::{Body, StoredHead, encoding};
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::place::Pieces;
+use crate::store::place::ObjectReader;
 
 /// A separate body that is not opened yet, to be read in part.
 #[derive(Clone, Debug)]
@@ -44,11 +44,6 @@ impl SeparateBody {
         self.len
     }
 
-    /// Returns whether the body is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Reads `parts`, and no more than the chunks that hold them. Returns `None` if the first piece can't be had, in time
     /// or at all. Dropping the receiver ends the reading.
     pub async fn read(&self, parts: Vec<BodyPart>) -> Option<mpsc::Receiver<Result<Bytes, StoreError>>> {
@@ -57,9 +52,9 @@ impl SeparateBody {
         let this = self.clone();
         let within = self.inner.config.lookup_timeout;
         let task = self.runtime.spawn(async move {
-            let mut sending = Sending { body: &this, pipe, opened: Some(opened), texts: Vec::new() };
-            if let Some(error) = sending.send(parts).await.err().flatten() {
-                let _ = sending.pipe.send(Err(error)).await;
+            let mut sender = PartSender { body: &this, pipe, opened: Some(opened), texts: Vec::new() };
+            if let Some(error) = sender.send(parts).await.err().flatten() {
+                let _ = sender.pipe.send(Err(error)).await;
             }
         });
         match tokio::time::timeout(within, is_open).await {
@@ -86,7 +81,7 @@ impl SeparateBody {
 }
 
 /// Sends the parts of a separate body to a client.
-struct Sending<'a> {
+struct PartSender<'a> {
     body: &'a SeparateBody,
     pipe: Pipe,
     /// Tells the caller of [`SeparateBody::read`] that the first piece is there. Dropped untold, it tells of a failure.
@@ -95,10 +90,10 @@ struct Sending<'a> {
     texts: Vec<Bytes>,
 }
 
-/// The end of sending before the last part: an error for the client, or `None` if the client has left.
+/// The end of sender before the last part: an error for the client, or `None` if the client has left.
 type Ended = Option<StoreError>;
 
-impl Sending<'_> {
+impl PartSender<'_> {
     async fn send(&mut self, parts: Vec<BodyPart>) -> Result<(), Ended> {
         for part in parts {
             match part {
@@ -155,7 +150,7 @@ fn ended_early() -> StoreError {
 /// A separate body that is being read. Each chunk is verified before it is given out.
 #[derive(Debug)]
 pub struct BodyReader {
-    pieces: Box<dyn Pieces>,
+    pieces: Box<dyn ObjectReader>,
     pending: BytesMut,
     left: u64,
     checksums: Arc<[u64]>,

@@ -23,7 +23,7 @@ pub struct Config {
     pub lookup_timeout: Duration,
     /// A response that is fresh for less than this stays in memory only.
     pub min_lifetime: Duration,
-    /// How long past its freshness an object serves validation and stale-if-error.
+    /// Time past its freshness for which an object serves validation and stale-if-error.
     pub retain: Duration,
     /// A larger body is an object of its own, read as a stream.
     pub inline_size: u64,

@@ -9,7 +9,7 @@ use super::write_breaker::PAUSE_AT_STOP;
 use crate::base::Lost;
 use crate::store::throttle::LogThrottle;
 
-/// What became of the operations that were outstanding.
+/// The operations that are left after a drain, and the responses lost before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drained {
     /// Responses that still wait to be written.

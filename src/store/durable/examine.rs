@@ -12,7 +12,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::store::error::StoreErrorKind;
 
-/// What the tier has for a request, and why it may not serve it.
+/// The tier's content for a request, or the reason why it serves nothing.
 #[derive(Debug)]
 pub enum Examined {
     /// The journal is not read yet: nothing of the tier is served.

@@ -19,7 +19,7 @@ use crate::store::queue::{Put, Waiting};
 
 /// The result of a look-up.
 #[derive(Debug)]
-pub enum Found {
+pub enum DurableLookup {
     /// A response that the key and `Vary` select.
     Response(Box<FoundResponse>),
     /// Responses for the key, none for this request.
@@ -53,7 +53,7 @@ pub enum FoundBody {
 /// Says when a separate body is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// When its head is found; its first chunk is verified.
+    /// With its head: its first chunk is verified before the look-up returns.
     AtOnce,
     /// Later, by the caller, who decides what to read of it.
     Later,
@@ -77,7 +77,7 @@ impl Durable {
         policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
         opening: Opening,
-    ) -> Found {
+    ) -> DurableLookup {
         let (mut waiting, inner) = (None, &self.inner);
         match inner.queue.look(key, request) {
             Waiting::Nothing => {}
@@ -86,25 +86,25 @@ impl Durable {
             Waiting::Found(Put::Apart(stored), record) => waiting = Some((stored, record)),
             // A purged record is not written: its writer skips it.
             Waiting::Other(Some((record, position))) if !inner.purges.covers_fetch(key.hash(), position) => {
-                return Found::OtherVariants((*record).clone());
+                return DurableLookup::OtherVariants((*record).clone());
             }
-            Waiting::Other(_) => return Found::Nothing,
+            Waiting::Other(_) => return DurableLookup::Nothing,
         }
         if !inner.journal.is_loaded() {
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         if !inner.index.may_hold(key.hash()) && waiting.is_none() {
             inner.metrics.saved(Saved::Index);
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         if inner.breaker.is_open() {
             inner.metrics.saved(Saved::Breaker);
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         let watch = Stopwatch::start();
         let search = Search { request, opening, runtime: self.runtime.clone(), position: inner.purges.position() };
         // Runs on the thread that asks: handing it to another and back costs as much as the rest.
-        let looking: Pin<Box<dyn Future<Output = Found> + Send + '_>> = Box::pin(async {
+        let looking: Pin<Box<dyn Future<Output = DurableLookup> + Send + '_>> = Box::pin(async {
             let Some((stored, record)) = waiting else {
                 return inner.lookup(key, &search, &policy.lifetimes, known).await;
             };
@@ -117,7 +117,7 @@ impl Durable {
             Err(_) => {
                 inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
                 inner.note_outage(true, &StoreError::timed_out());
-                Found::Nothing
+                DurableLookup::Nothing
             }
         };
         self.inner.metrics.durable_latency.record(watch.elapsed());
@@ -125,14 +125,14 @@ impl Durable {
     }
 
     /// Returns a response that waits to be written as it would be found in the place.
-    fn waiting(&self, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
+    fn waiting(&self, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, is_known: bool) -> DurableLookup {
         let (purges, mut head) = (&self.inner.purges, stored.head.clone());
         let position = purges.position();
         if !head.outlives(purges.covers(&head, head.position)) {
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         head.position = position;
-        Found::Response(Box::new(FoundResponse {
+        DurableLookup::Response(Box::new(FoundResponse {
             head,
             body: FoundBody::Whole(stored.body()),
             record: record.filter(|_| !is_known).map(|record| (*record).clone()),
@@ -147,12 +147,12 @@ impl Inner {
         search: &Search<'_>,
         policy: &LifetimePolicy,
         known: Option<Arc<VaryRecord>>,
-    ) -> Found {
+    ) -> DurableLookup {
         let is_known = known.is_some();
         let record = match known {
             Some(record) => (*record).clone(),
             None => match self.object(&self.names.primary(key), key, policy).await {
-                None => return Found::Nothing,
+                None => return DurableLookup::Nothing,
                 Some(Object::Vary(record)) => record,
                 Some(Object::Response { head, body }) => return self.found(*head, body, search, None).await,
             },
@@ -170,7 +170,7 @@ impl Inner {
                 return self.found(*head, body, search, record).await;
             }
         }
-        Found::OtherVariants(record)
+        DurableLookup::OtherVariants(record)
     }
 
     async fn found(
@@ -179,9 +179,9 @@ impl Inner {
         body: DurableBody,
         search: &Search<'_>,
         record: Option<VaryRecord>,
-    ) -> Found {
+    ) -> DurableLookup {
         if !head.outlives(self.purges.covers_read(&head)) || !head.is_selected_by(search.request) {
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         // The response was just compared with all purges up to this position.
         head.position = search.position;
@@ -198,10 +198,10 @@ impl Inner {
             }
             DurableBody::Separate { len, checksums } => match self.open_body(&head, len, checksums).await {
                 Some(body) => body,
-                None => return Found::Nothing,
+                None => return DurableLookup::Nothing,
             },
         };
-        Found::Response(Box::new(FoundResponse { head, body, record }))
+        DurableLookup::Response(Box::new(FoundResponse { head, body, record }))
     }
 
     /// Reads and decodes an object. Counts the outcome; an object that is absent or unreadable leaves the index.

@@ -25,7 +25,7 @@ pub(crate) use self::body::{BodyPart, BodyReader, SeparateBody};
 pub(crate) use self::config::{Config, Location, open_place};
 pub(crate) use self::drain::report_drain;
 pub(crate) use self::examine::Examined;
-pub(crate) use self::lookup::{Found, FoundBody, FoundResponse, Opening};
+pub(crate) use self::lookup::{DurableLookup, FoundBody, FoundResponse, Opening};
 use self::report::DurableLog;
 use self::write_breaker::WriteBreaker;
 
@@ -46,7 +46,7 @@ use super::memory::Memory;
 use super::names::Names;
 use super::place::{EvictionContext, Place};
 use super::purge::Purges;
-use super::queue::{Op, Queue};
+use super::queue::{Op, WriteQueue};
 use crate::base::{Breaker, Metrics, Saved, Stopwatch};
 use crate::entry::{StoredResponse, VaryRecord};
 use crate::rfc9111::key::CacheKey;
@@ -87,7 +87,7 @@ struct Inner {
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
     writers: Vec<mpsc::UnboundedSender<Op>>,
-    queue: Queue,
+    queue: WriteQueue,
     index: Arc<Index>,
     journal: Arc<Journal>,
     /// Spares look-ups a place that is down.
@@ -184,7 +184,7 @@ impl Durable {
             memory,
             metrics,
             writers: senders,
-            queue: Queue::default(),
+            queue: WriteQueue::default(),
             index,
             journal,
             breaker: Breaker::new(config.breaker_failures, config.breaker_pause),
@@ -280,7 +280,7 @@ impl Durable {
         &self.inner.journal
     }
 
-    /// Prepares for `threads` threads that look for objects, each of which calls [`crate::store::s3::look_from`].
+    /// Prepares for `threads` threads that read small objects, each of which calls [`crate::store::s3::use_reader`].
     pub fn prepare(&self, threads: usize) {
         self.inner.place.prepare(threads);
     }

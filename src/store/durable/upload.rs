@@ -80,12 +80,12 @@ impl Inner {
         while let Some(chunk) = reader.chunk().await {
             let Ok(chunk) = chunk else { return Ok(None) };
             checksums.update(&chunk);
-            if checksums.len() > self.max_object_size() {
+            if checksums.hashed() > self.max_object_size() {
                 return Ok(None);
             }
             upload.write(chunk).await?;
         }
-        let len = checksums.len();
+        let len = checksums.hashed();
         if !head.is_of_length(len) {
             return Ok(None);
         }

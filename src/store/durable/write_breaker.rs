@@ -1,7 +1,7 @@
 //! The write breaker: after several failed writes on end nothing is written, until the probe is.
 //!
 //! The probe is written at the pace of the look-up breaker. Once it is, the writers begin again, each at another moment.
-//! So a place that is down, or refuses writes, is not asked by everything that waits.
+//! A place that is down, or refuses writes, is thus asked by one probe instead of everything that waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

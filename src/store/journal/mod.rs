@@ -43,7 +43,7 @@ const MAX_UNANNOUNCED: usize = 1 << 20;
 /// The most records that are read, shards that are listed, and objects that are deleted, at once.
 const AT_ONCE: usize = 16;
 
-/// How soon something is to be written.
+/// The urgency of writing what waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
     /// With others, within [`Timing::announce`].
@@ -54,7 +54,7 @@ pub enum Urgency {
     Purge = 3,
 }
 
-/// How often the journal is read and written.
+/// The pace of reading and writing the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
     /// Time between two looks for new records.

@@ -16,7 +16,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::names::Names;
 use crate::store::purge::{Purge, PurgeTarget, Scope};
 
-/// How far back a listing goes, in milliseconds: more than the clocks of two processes may differ.
+/// Milliseconds that a listing goes back: more than the clocks of two processes may differ.
 const LOOK_BACK: u64 = HORIZON + 60_000;
 
 /// A process that has not read for longer, in milliseconds, reads a snapshot first. Measured by the time of day: the other
@@ -27,7 +27,7 @@ const AWAY: u64 = 30 * 60_000;
 const MAX_RECORD: u64 = 64 << 20;
 const MAX_SNAPSHOT: u64 = 2 << 30;
 
-/// How far the journal is read.
+/// The reader's position in the journal.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     /// Everything before this time was read.
@@ -38,7 +38,7 @@ pub(super) struct Tail {
     pub since_snapshot: usize,
     /// Time of that snapshot.
     pub snapshot: JournalTime,
-    /// When everything was read last, by the clock that the processes share.
+    /// Time of the last complete read, by the clock that the processes share.
     last_read: Option<JournalTime>,
 }
 

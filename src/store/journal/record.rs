@@ -16,7 +16,7 @@
 
 use bytes::BufMut;
 
-use crate::base::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
+use crate::base::wire::{DecodeError, Decoder, Framed, frame, put_string, unframe};
 use crate::entry::JournalTime;
 use crate::store::index::Fingerprint;
 use crate::store::purge::{Purge, PurgeSnapshot, PurgeStamp, PurgeTarget, Scope};
@@ -24,7 +24,7 @@ use crate::store::purge::{Purge, PurgeSnapshot, PurgeStamp, PurgeTarget, Scope};
 const KIND_RECORD: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
 
-/// What one process tells the others: purges, and keys that it stored.
+/// A record: the purges and stored keys that one process tells the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// Its writer.
@@ -74,25 +74,25 @@ impl Record {
 
     /// Decodes what `encode` wrote.
     pub(crate) fn decode(object: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = head_of(object, KIND_RECORD)?;
-        let (node, time) = (reader.u64()?, reader.u64()?);
+        let mut decoder = head_of(object, KIND_RECORD)?;
+        let (node, time) = (decoder.u64()?, decoder.u64()?);
         let mut purges = Vec::new();
-        for _ in 0..reader.u32()? {
-            let (time, is_soft) = (reader.u64()?, flag(&mut reader)?);
-            let target = match reader.u8()? {
-                0 => PurgeTarget::Url(reader.u128()?),
-                1 => PurgeTarget::Prefix(text(&mut reader)?),
-                2 => PurgeTarget::Tag(text(&mut reader)?),
+        for _ in 0..decoder.u32()? {
+            let (time, is_soft) = (decoder.u64()?, flag(&mut decoder)?);
+            let target = match decoder.u8()? {
+                0 => PurgeTarget::Url(decoder.u128()?),
+                1 => PurgeTarget::Prefix(text(&mut decoder)?),
+                2 => PurgeTarget::Tag(text(&mut decoder)?),
                 3 => PurgeTarget::All,
                 _ => return Err(DecodeError::Malformed),
             };
             purges.push((Purge { target, is_soft }, time));
         }
         let mut stored = Vec::new();
-        for _ in 0..reader.u32()? {
-            stored.push(Fingerprint(reader.array()?));
+        for _ in 0..decoder.u32()? {
+            stored.push(Fingerprint(decoder.array()?));
         }
-        ends(reader)?;
+        ends(decoder)?;
         Ok(Self { node, time, purges, stored })
     }
 }
@@ -136,19 +136,19 @@ impl Snapshot {
 
     /// Decodes what `encode` wrote.
     pub(crate) fn decode(object: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = head_of(object, KIND_SNAPSHOT)?;
-        let until = reader.u64()?;
-        let mut purges = PurgeSnapshot { latest: reader.u64()?, ..PurgeSnapshot::default() };
-        for _ in 0..reader.u32()? {
-            purges.nodes.push((reader.u64()?, reader.u64()?));
+        let mut decoder = head_of(object, KIND_SNAPSHOT)?;
+        let until = decoder.u64()?;
+        let mut purges = PurgeSnapshot { latest: decoder.u64()?, ..PurgeSnapshot::default() };
+        for _ in 0..decoder.u32()? {
+            purges.nodes.push((decoder.u64()?, decoder.u64()?));
         }
-        for arrival in 0..u64::from(reader.u32()?) {
-            let (time, node, is_soft) = (reader.u64()?, reader.u64()?, flag(&mut reader)?);
-            let scope = match reader.u8()? {
-                0 => Scope::Url(reader.u128()?),
-                1 => Scope::Prefix(text(&mut reader)?),
+        for arrival in 0..u64::from(decoder.u32()?) {
+            let (time, node, is_soft) = (decoder.u64()?, decoder.u64()?, flag(&mut decoder)?);
+            let scope = match decoder.u8()? {
+                0 => Scope::Url(decoder.u128()?),
+                1 => Scope::Prefix(text(&mut decoder)?),
                 3 => Scope::All,
-                4 => Scope::Tag(reader.u128()?),
+                4 => Scope::Tag(decoder.u128()?),
                 5 => Scope::UrlFloor,
                 6 => Scope::TagFloor,
                 7 => Scope::PrefixFloor,
@@ -157,36 +157,36 @@ impl Snapshot {
             };
             purges.stamps.push((scope, PurgeStamp { arrival, time, node, is_soft }));
         }
-        purges.old_urls = reader.string()?.to_vec();
-        let index = if flag(&mut reader)? { Some(reader.string()?.to_vec()) } else { None };
-        ends(reader)?;
+        purges.old_urls = decoder.string()?.to_vec();
+        let index = if flag(&mut decoder)? { Some(decoder.string()?.to_vec()) } else { None };
+        ends(decoder)?;
         Ok(Self { until, purges, index })
     }
 }
 
 /// Returns the head of an object of this kind.
-fn head_of(object: &[u8], expected: u8) -> Result<Reader<'_>, DecodeError> {
+fn head_of(object: &[u8], expected: u8) -> Result<Decoder<'_>, DecodeError> {
     let Framed { kind, head, rest, .. } = unframe(object)?;
     if kind != expected || !rest.is_empty() {
         return Err(DecodeError::Malformed);
     }
-    Ok(Reader(head))
+    Ok(Decoder(head))
 }
 
-fn ends(reader: Reader<'_>) -> Result<(), DecodeError> {
-    if reader.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed) }
+fn ends(decoder: Decoder<'_>) -> Result<(), DecodeError> {
+    if decoder.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed) }
 }
 
-fn flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
-    match reader.u8()? {
+fn flag(decoder: &mut Decoder<'_>) -> Result<bool, DecodeError> {
+    match decoder.u8()? {
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(DecodeError::Malformed),
     }
 }
 
-fn text(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
-    String::from_utf8(reader.string()?.to_vec()).map_err(|_| DecodeError::Malformed)
+fn text(decoder: &mut Decoder<'_>) -> Result<String, DecodeError> {
+    String::from_utf8(decoder.string()?.to_vec()).map_err(|_| DecodeError::Malformed)
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {

@@ -19,7 +19,9 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::store::names::Names;
 use crate::store::purge::{Purge, PurgeTarget};
 use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
-use crate::store::{Durability, Durable, Found, FoundBody, KnownRecord, Lookup, Opening, Store, durable, memory};
+use crate::store::{
+    Durability, Durable, DurableLookup, FoundBody, KnownRecord, Lookup, Opening, Store, durable, memory,
+};
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -87,18 +89,18 @@ impl Node {
         let (policy, position) = (Arc::new(StoragePolicy::default()), self.store.position());
         let known = self.store.known(&page.key).map(|known| known.record);
         match self.store.lookup_durable(&page.key, &request, policy, known, Opening::AtOnce).await {
-            Found::Response(found) => {
+            DurableLookup::Response(found) => {
                 let FoundBody::Whole(body) = found.body else { panic!("bodies are small") };
                 let stored = Arc::new(StoredResponse::new(found.head, body));
                 let seen = fetched_at(&stored);
                 self.store.promote(&stored, found.record);
                 Some(seen)
             }
-            Found::OtherVariants(record) => {
+            DurableLookup::OtherVariants(record) => {
                 self.store.adopt(record, position);
                 None
             }
-            Found::Nothing => None,
+            DurableLookup::Nothing => None,
         }
     }
 
@@ -325,31 +327,8 @@ impl World {
         self.step += 1;
         let node = self.random.usize(0..self.nodes.len());
         match self.random.u32(0..100) {
-            0..25 => {
-                let page = self.random.usize(0..self.pages.len());
-                let began = self.nodes[node].now();
-                let known = (0..self.made.len()).filter(|made| self.knows(node, &self.made[*made])).collect();
-                let (variant, what) = (self.random.usize(0..3), self.nodes[node].store.known(&self.pages[page].key));
-                self.under_way.push(Fetch {
-                    page,
-                    variant,
-                    what,
-                    node,
-                    life: self.lives[node],
-                    at: self.step,
-                    began,
-                    known,
-                });
-            }
-            25..50 if !self.under_way.is_empty() => {
-                let fetch = self.under_way.swap_remove(self.random.usize(0..self.under_way.len()));
-                if self.lives[fetch.node] == fetch.life {
-                    let at = &self.nodes[fetch.node];
-                    let stored = response(&self.pages[fetch.page], fetch.variant, fetch.at, at, fetch.began);
-                    at.store.insert(&stored, Durability::Durable, fetch.what.as_ref(), None);
-                    self.fetched.insert(fetch.at, (fetch.known, (fetch.node, fetch.life)));
-                }
-            }
+            0..25 => self.begin_fetch(node),
+            25..50 if !self.under_way.is_empty() => self.end_fetch(),
             50..60 => self.purge(node),
             60..75 => {
                 let step = self.step;
@@ -384,6 +363,25 @@ impl World {
         self.pass(time).await;
         let (node, page) = (self.random.usize(0..self.nodes.len()), self.random.usize(0..self.pages.len()));
         self.look(node, page).await;
+    }
+
+    fn begin_fetch(&mut self, node: usize) {
+        let page = self.random.usize(0..self.pages.len());
+        let began = self.nodes[node].now();
+        let known = (0..self.made.len()).filter(|made| self.knows(node, &self.made[*made])).collect();
+        let (variant, what) = (self.random.usize(0..3), self.nodes[node].store.known(&self.pages[page].key));
+        let (life, at) = (self.lives[node], self.step);
+        self.under_way.push(Fetch { page, variant, what, node, life, at, began, known });
+    }
+
+    fn end_fetch(&mut self) {
+        let fetch = self.under_way.swap_remove(self.random.usize(0..self.under_way.len()));
+        if self.lives[fetch.node] == fetch.life {
+            let at = &self.nodes[fetch.node];
+            let stored = response(&self.pages[fetch.page], fetch.variant, fetch.at, at, fetch.began);
+            at.store.insert(&stored, Durability::Durable, fetch.what.as_ref(), None);
+            self.fetched.insert(fetch.at, (fetch.known, (fetch.node, fetch.life)));
+        }
     }
 
     fn purge(&mut self, node: usize) {

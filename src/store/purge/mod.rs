@@ -75,7 +75,7 @@ impl Purge {
 pub(super) struct Outgoing {
     /// The purge.
     pub purge: Purge,
-    /// When it was made.
+    /// The time at which it was made.
     pub time: JournalTime,
     /// Its number in this process.
     pub arrival: u64,
@@ -105,7 +105,7 @@ pub struct Purges {
     clock: Clock,
     /// Milliseconds by which the clock that the processes share is ahead of `clock`.
     clock_offset: AtomicI64,
-    /// What this process signs its purges with.
+    /// The number that this process signs its purges with.
     node: u64,
     /// Position of the last purge.
     last: AtomicU64,
@@ -314,7 +314,7 @@ impl Purges {
         let is_late = |outgoing: &&mut Outgoing| outgoing.time + (LATE << TICK_BITS) < time;
         let late = purges.iter_mut().take_while(is_late).count();
         table.restamp(&mut purges[..late], time);
-        // What is left over gets a later time than this record.
+        // Those left over get a later time than this record.
         if !table.outgoing.is_empty() {
             let later = table.next_time(self.journal_now());
             let mut left = std::mem::take(&mut table.outgoing);

@@ -1,4 +1,4 @@
-//! What a process knows of purges, in the form in which a snapshot of the journal holds it.
+//! The known purges of a process, in the form that a snapshot of the journal holds.
 
 use super::table::hash_of;
 use super::{PurgeStamp, PurgeTarget, Purges};
@@ -17,7 +17,7 @@ pub struct PurgeSnapshot {
     pub latest: JournalTime,
 }
 
-/// What a stamp covers.
+/// The scope of a stamp: all that it covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Everything.

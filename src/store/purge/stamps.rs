@@ -11,7 +11,7 @@ use crate::rfc9111::timestamp::Timestamp;
 /// The most stamps of one target. Past it the two oldest are merged.
 const MAX_STAMPS: usize = 16;
 
-/// When a purge was made, and by whom.
+/// The stamp of a purge: its time, and the node that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PurgeStamp {
     /// Its number in this process: purges are numbered as they arrive.

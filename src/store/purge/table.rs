@@ -32,7 +32,7 @@ const MAX_NODES: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct PurgeTable {
-    /// What this process signs its purges with.
+    /// The number that this process signs its purges with.
     own_node: u64,
     /// By the key's hash.
     urls: StampTable<u128>,

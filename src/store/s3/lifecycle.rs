@@ -16,7 +16,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 /// The rules that one configuration needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// What all names begin with.
+    /// The beginning of all names.
     pub root: String,
     /// Age in days at which objects and bodies are deleted.
     pub days: i32,

@@ -35,7 +35,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::names::Names;
-use super::place::{Operation, Page, Pieces, Place, Upload};
+use super::place::{ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::{Clock, Metrics, RequestClass};
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -73,7 +73,7 @@ thread_local! {
 }
 
 /// Declares the current thread to be number `thread`, from 0, of those that read small objects.
-pub fn look_from(thread: usize) {
+pub fn use_reader(thread: usize) {
     THREAD.set(Some(thread));
 }
 
@@ -240,11 +240,11 @@ impl Place for S3Bucket {
         Box::pin(self.get(name, limit))
     }
 
-    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn Pieces>> {
+    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         Box::pin(self.read(name, len))
     }
 
-    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn Pieces>> {
+    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         Box::pin(self.read_range(name, first, end))
     }
 
@@ -260,7 +260,7 @@ impl Place for S3Bucket {
         Box::pin(objects::put(&self.client, &self.config, name, body))
     }
 
-    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn Upload>> {
+    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {
         Box::pin(async move { Ok(self.begin(name)) })
     }
 

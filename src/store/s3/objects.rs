@@ -9,13 +9,13 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
 
 use super::explain::Request;
-use super::replay::Answer;
+use super::replay::ReplayOutcome;
 use super::{S3Bucket, S3Config};
 use crate::entry::encoding::SMALL;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::names::Names;
-use crate::store::place::{Listed, Operation, PROBE, Page, Pieces};
+use crate::store::place::{Listed, ObjectReader, Operation, PROBE, Page};
 
 /// Names on a page of a listing: the most that services give.
 const PAGE: i32 = 1000;
@@ -101,7 +101,7 @@ impl S3Bucket {
         Ok(whole)
     }
 
-    pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn Pieces>, StoreError> {
+    pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn ObjectReader>, StoreError> {
         match self.open(&self.client, name, None).await? {
             (_, Some(actual)) if actual != len => {
                 Err(StoreError::corrupt(format!("{name} has {actual} bytes instead of {len}")))
@@ -110,7 +110,12 @@ impl S3Bucket {
         }
     }
 
-    pub(super) async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Box<dyn Pieces>, StoreError> {
+    pub(super) async fn read_range(
+        &self,
+        name: &str,
+        first: u64,
+        end: u64,
+    ) -> Result<Box<dyn ObjectReader>, StoreError> {
         let range = format!("bytes={first}-{}", end.saturating_sub(1));
         match self.open(&self.client, name, Some(range)).await? {
             // A service that ignores the range sends the whole.
@@ -125,9 +130,9 @@ impl S3Bucket {
     async fn open_small(&self, name: &str) -> Result<Opened, StoreError> {
         let Some(reader) = self.reader() else { return self.open(&self.client, name, None).await };
         match reader.read(name, &self.watcher).await {
-            Answer::Object(stream, len) => Ok((S3Pieces { stream, name: name.to_owned() }, len)),
-            Answer::Absent => Err(StoreError::absent(name)),
-            Answer::Unclear => {
+            ReplayOutcome::Object(stream, len) => Ok((S3Pieces { stream, name: name.to_owned() }, len)),
+            ReplayOutcome::Absent => Err(StoreError::absent(name)),
+            ReplayOutcome::Unclear => {
                 let opened = self.open(&reader.client, name, None).await;
                 if opened.is_ok() {
                     reader.learn(name);
@@ -214,7 +219,7 @@ impl S3Pieces {
     }
 }
 
-impl Pieces for S3Pieces {
+impl ObjectReader for S3Pieces {
     fn next(&mut self) -> Operation<'_, Option<Bytes>> {
         Box::pin(self.next_piece())
     }

@@ -5,7 +5,7 @@
 //! bucket is, and what the request is signed for. From then on it signs the same request itself, with the SDK's signer,
 //! credentials and connections.
 //!
-//! Every answer but the object, or that there is none, is [`Answer::Unclear`]: the caller then asks the SDK, which knows
+//! Every answer but the object, or that there is none, is [`ReplayOutcome::Unclear`]: the caller then asks the SDK, which knows
 //! all that can be wrong, and tries again. Requests of any other kind are not replayed either.
 
 use std::sync::{Arc, OnceLock};
@@ -42,12 +42,12 @@ pub(super) struct SmallReader {
     recording: Arc<Recording>,
 }
 
-/// What was recorded of the SDK's requests.
+/// The record of the SDK's requests.
 #[derive(Debug, Default)]
 struct Recording {
     /// Guarded by its lock: the SDK's last request.
     last: Mutex<Option<SentRequest>>,
-    /// How such a request is replayed; `None` inside: not at all.
+    /// The parts of a replayed request; `None` inside: requests are not replayed.
     replay: OnceLock<Option<Replay>>,
 }
 
@@ -81,7 +81,7 @@ struct Replay {
 }
 
 /// The answer to a replayed request.
-pub(super) enum Answer {
+pub(super) enum ReplayOutcome {
     /// The object, and its length if the service told it.
     Object(ByteStream, Option<u64>),
     /// There is no such object.
@@ -137,10 +137,10 @@ impl SmallReader {
     }
 
     /// Asks for the object `name`.
-    pub(super) async fn read(&self, name: &str, watcher: &Watcher) -> Answer {
+    pub(super) async fn read(&self, name: &str, watcher: &Watcher) -> ReplayOutcome {
         match self.recording.replay.get() {
             Some(Some(replay)) if name.bytes().all(is_plain) => replay.read(name, watcher).await,
-            _ => Answer::Unclear,
+            _ => ReplayOutcome::Unclear,
         }
     }
 }
@@ -189,15 +189,15 @@ impl Replay {
         })
     }
 
-    async fn read(&self, name: &str, watcher: &Watcher) -> Answer {
+    async fn read(&self, name: &str, watcher: &Watcher) -> ReplayOutcome {
         let resolver = self.resolver.clone();
         let identity = self.identities.resolve_cached_identity(resolver, &self.components, &self.bag).await;
         let Some(request) = identity.ok().and_then(|identity| self.signed.request(name, &identity, watcher.time()))
         else {
-            return Answer::Unclear;
+            return ReplayOutcome::Unclear;
         };
         watcher.metrics.request(RequestClass::Read);
-        let Ok(mut answer) = self.connector.call(request).await else { return Answer::Unclear };
+        let Ok(mut answer) = self.connector.call(request).await else { return ReplayOutcome::Unclear };
         if let Some(date) = answer.headers().get("date") {
             watcher.note_date(date);
         }
@@ -205,10 +205,10 @@ impl Replay {
         match answer.status().as_u16() {
             200 => {
                 let len = answer.headers().get("content-length").and_then(|len| len.parse().ok());
-                Answer::Object(body, len)
+                ReplayOutcome::Object(body, len)
             }
-            404 if is_of_an_object(body).await => Answer::Absent,
-            _ => Answer::Unclear,
+            404 if is_of_an_object(body).await => ReplayOutcome::Absent,
+            _ => ReplayOutcome::Unclear,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::explain::Request;
 use super::objects::put;
 use super::{CONNECT_TIMEOUT, S3Bucket, S3Config};
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::place::{Operation, Upload};
+use crate::store::place::{ObjectWriter, Operation};
 
 /// Size of a part, which is sent as a whole.
 const PART: usize = 8 << 20;
@@ -42,7 +42,7 @@ struct S3Upload {
 
 impl S3Bucket {
     /// Begins to write the object `name`. Sends nothing before a part is full.
-    pub(super) fn begin(&self, name: &str) -> Box<dyn Upload> {
+    pub(super) fn begin(&self, name: &str) -> Box<dyn ObjectWriter> {
         Box::new(S3Upload {
             client: self.client.clone(),
             config: self.config.clone(),
@@ -56,7 +56,7 @@ impl S3Bucket {
     }
 }
 
-impl Upload for S3Upload {
+impl ObjectWriter for S3Upload {
     fn write(&mut self, piece: Bytes) -> Operation<'_, ()> {
         Box::pin(async move { self.append(&piece).await })
     }
