@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_thing_that_fails_counts_once_and_several_each() {
+    async fn repeated_failures_of_one_request_count_once() {
         let breaker = Breaker::new(3, PAUSE);
         assert!((0..100).all(|_| !breaker.failed_at(true, 1)));
         assert!(!breaker.failed_at(true, 2));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn probes_are_few_at_once_and_one_a_pause_besides() {
+    async fn few_probes_run_at_once_and_one_more_each_pause() {
         let breaker = open(false);
         let first = probe(breaker.admit()).expect("one is let through");
         assert!(matches!(breaker.admit(), Admission::Refused { was_slow: false }));

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_long_ago_counts_less() {
+    fn old_uses_count_less() {
         let sketch = Sketch::default();
         for _ in 0..200 {
             sketch.count(7);

@@ -144,7 +144,7 @@ impl Memory {
         known: &dyn Fn() -> Option<Arc<VaryRecord>>,
         may_keep: &dyn Fn() -> bool,
     ) -> Insertion {
-        self.place(&stored.head, Some(stored), known, may_keep)
+        self.insert_or_remove(&stored.head, Some(stored), known, may_keep)
     }
 
     /// Removes what is in the place of a response that is kept elsewhere, under the conditions of [`Memory::insert`].
@@ -154,10 +154,11 @@ impl Memory {
         known: &dyn Fn() -> Option<Arc<VaryRecord>>,
         may_keep: &dyn Fn() -> bool,
     ) -> Insertion {
-        self.place(head, None, known, may_keep)
+        self.insert_or_remove(head, None, known, may_keep)
     }
 
-    fn place(
+    /// Inserts `stored`, or without it removes what has its place.
+    fn insert_or_remove(
         &self,
         head: &StoredHead,
         stored: Option<&Arc<StoredResponse>>,

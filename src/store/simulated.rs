@@ -24,6 +24,8 @@ pub(crate) struct Faults {
     pub lost_answer: u32,
     /// A write is carried out later, and fails.
     pub late: u32,
+    /// Every read is refused.
+    pub refuse: bool,
 }
 
 /// One process's access to the bucket.
@@ -47,6 +49,8 @@ struct BucketContent {
     faults: Faults,
     /// Writes that are carried out later.
     late: Vec<(Timestamp, String, Bytes)>,
+    /// Number of objects that were asked for.
+    reads: u64,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -70,6 +74,7 @@ impl SimulatedBucket {
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
             late: Vec::new(),
+            reads: 0,
         };
         Self { clock, content: Mutex::new(content) }
     }
@@ -77,6 +82,11 @@ impl SimulatedBucket {
     /// Sets the faults from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.content.lock().faults = faults;
+    }
+
+    /// Returns the number of objects that were asked for.
+    pub(crate) fn reads(&self) -> u64 {
+        self.content.lock().reads
     }
 
     /// Returns the names of all objects.
@@ -101,7 +111,7 @@ impl SimulatedBucket {
             content.objects.insert(name, (object, now));
         }
         let dice = content.random.u32(0..1000);
-        let Faults { fail, lost_answer, late } = content.faults;
+        let Faults { fail, lost_answer, late, .. } = content.faults;
         let fate = if dice < fail {
             Fate::Failed
         } else if dice < fail + lost_answer {
@@ -132,7 +142,11 @@ impl Simulated {
     }
 
     fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
-        let (content, fate) = self.begin();
+        let (mut content, fate) = self.begin();
+        content.reads += 1;
+        if content.faults.refuse {
+            return Err(StoreError::new(StoreErrorKind::Refused, name));
+        }
         match (fate, content.objects.get(name)) {
             (Fate::Done, Some((object, _))) if object.len() as u64 > limit => Err(StoreError::corrupt(name)),
             (Fate::Done, Some((object, _))) => Ok(object.clone()),

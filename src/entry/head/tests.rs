@@ -1,4 +1,4 @@
-//! The encoding: identity, golden files, and every way an object can be broken.
+//! Tests the encoding (identity, golden files, and every way an object can be broken), and what a head decides.
 
 use std::sync::atomic::Ordering;
 
@@ -239,7 +239,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode_at(&bytes, "/page");
-        // And with a sound frame round arbitrary content.
+        // Sound frames around arbitrary content.
         let _ = decode_at(&frame(KIND_RESPONSE, &bytes), "/page");
         let mut keyed = Vec::new();
         put_string(&mut keyed, key("/page").as_bytes());
@@ -260,7 +260,7 @@ proptest! {
 }
 
 #[test]
-fn what_stays_where_another_would_take_its_place() {
+fn a_stored_response_outranks_an_older_one_and_a_whole_a_part() {
     let at = |stored: StoredResponse, secs: i64, etag: &'static str| {
         let mut head = stored.head.clone();
         head.freshness.response_time = NOW.plus_millis(secs * 1000);
@@ -287,13 +287,13 @@ fn what_stays_where_another_would_take_its_place() {
 }
 
 #[test]
-fn what_every_response_in_memory_takes() {
+fn a_response_in_memory_has_a_size_that_allocators_have() {
     let sizes = [size_of::<StoredHead>(), size_of::<StoredResponse>(), size_of::<Fields>()];
     assert_eq!(sizes, [160, 176, 24], "with the two counts, 192 bytes, which is a size that allocators have");
 }
 
 #[test]
-fn who_has_anothers_body_keeps_one_head_at_most() {
+fn a_response_with_a_shared_body_keeps_at_most_one_other_head() {
     for (len, is_shared) in [(COPIED, false), (COPIED + 1, true), (SEGMENT + 1, true)] {
         let bytes = vec![b'x'; len];
         let first = Arc::new(response(&[], &[], &bytes));
@@ -314,7 +314,7 @@ fn who_has_anothers_body_keeps_one_head_at_most() {
 }
 
 #[test]
-fn what_is_replaced_is_known_and_not_kept() {
+fn a_replaced_response_is_known_but_not_kept_in_memory() {
     let stored = Arc::new(sample());
     let replaced = Replaced::response(&stored);
     assert_eq!((Arc::strong_count(&stored), replaced.is_durable()), (1, false));
@@ -330,7 +330,7 @@ fn what_is_replaced_is_known_and_not_kept() {
 }
 
 #[test]
-fn a_head_that_is_made_from_another_begins_with_what_happened_to_that() {
+fn a_cloned_head_has_the_marks_of_the_original() {
     let head = sample().head;
     let marks = |head: &StoredHead| {
         let now = NOW.plus_millis(10);

@@ -209,7 +209,7 @@ impl Evictor {
     /// is killed in between leaves a body that nothing leads to.
     fn evict_object(&self, path: &Path, dated: Timestamp, hash: u128, is_variant: bool) -> io::Result<u64> {
         // Held until the object is gone, so that none is placed after it was examined.
-        let _placing = self.directory.lock_placing(path);
+        let _renames = self.directory.lock_renames(path);
         if !is_dated(path, dated)? {
             return Ok(0);
         }

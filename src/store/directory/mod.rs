@@ -38,7 +38,7 @@ pub(crate) struct Directory {
     capacity: Arc<Capacity>,
     uses: Uses,
     /// Held while a file is renamed into its place, or evicted: one lock for each of [`STRIPES`] groups of directories.
-    placing: Arc<[Mutex<()>; STRIPES]>,
+    renames: Arc<[Mutex<()>; STRIPES]>,
 }
 
 /// Number of locks that directories are spread over.
@@ -62,7 +62,7 @@ impl Directory {
             base: base.to_owned(),
             capacity: Capacity::new(capacity),
             uses: Uses::default(),
-            placing: Arc::new([const { Mutex::new(()) }; STRIPES]),
+            renames: Arc::new([const { Mutex::new(()) }; STRIPES]),
         }
     }
 
@@ -70,9 +70,9 @@ impl Directory {
         self.root.join(name)
     }
 
-    /// Keeps files of the same key from being placed while the guard is held.
-    fn lock_placing(&self, path: &Path) -> MutexGuard<'_, ()> {
-        self.placing[stripe(path)].lock()
+    /// Keeps files of the same key from being renamed into their places while the guard is held.
+    fn lock_renames(&self, path: &Path) -> MutexGuard<'_, ()> {
+        self.renames[stripe(path)].lock()
     }
 
     fn content(&self, name: &str) -> Content {

@@ -56,11 +56,11 @@ impl Directory {
     async fn try_put(&self, name: &str, pieces: &[Bytes]) -> Result<Option<u64>, StoreError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
-        let (pieces, placing) = (pieces.to_vec(), Arc::clone(&self.placing));
+        let (pieces, renames) = (pieces.to_vec(), Arc::clone(&self.renames));
         on_a_thread(name, move || {
             let aside = name_aside(&directory);
             let written = write_aside(&directory, &aside, &pieces)
-                .and_then(|()| put_in_place(&aside, &target, &directory, &placing[stripe(&target)]));
+                .and_then(|()| put_in_place(&aside, &target, &directory, &renames[stripe(&target)]));
             if written.is_err() {
                 let _ = std::fs::remove_file(&aside);
             }
@@ -145,9 +145,9 @@ fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<(
 
 /// Renames a written file into its place, and syncs the directory, so that it survives a loss of power. Returns the length
 /// of the file that it replaced.
-fn put_in_place(aside: &Path, target: &Path, directory: &Path, placing: &Mutex<()>) -> io::Result<Option<u64>> {
+fn put_in_place(aside: &Path, target: &Path, directory: &Path, renames: &Mutex<()>) -> io::Result<Option<u64>> {
     let replaced = {
-        let _placing = placing.lock();
+        let _renames = renames.lock();
         let replaced = std::fs::symlink_metadata(target).ok().map(|metadata| metadata.len());
         std::fs::rename(aside, target)?;
         replaced

@@ -19,7 +19,7 @@ pub enum Examined {
     NotLoaded,
     /// The index has no such key: the place was not asked.
     NotIndexed,
-    /// The place counts as down: it was not asked.
+    /// The place counts as down, or has just refused a read: it was not asked.
     Down,
     /// The place failed.
     Failed(String),
@@ -55,7 +55,7 @@ impl Durable {
         if !inner.index.may_hold(key.hash()) {
             return Examined::NotIndexed;
         }
-        if inner.breaker.is_open() {
+        if inner.spares_lookups() {
             return Examined::Down;
         }
         let (key, request) = (key.clone(), request.clone());

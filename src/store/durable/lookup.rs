@@ -97,7 +97,7 @@ impl Durable {
             inner.metrics.saved(Saved::Index);
             return DurableLookup::Nothing;
         }
-        if inner.breaker.is_open() {
+        if inner.spares_lookups() {
             inner.metrics.saved(Saved::Breaker);
             return DurableLookup::Nothing;
         }

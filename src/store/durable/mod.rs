@@ -92,6 +92,8 @@ struct Inner {
     journal: Arc<Journal>,
     /// Spares look-ups a place that is down.
     breaker: Arc<Breaker>,
+    /// Guarded by its lock: when the place last refused a read.
+    refused: Mutex<Option<Stopwatch>>,
     /// False while the breaker is open; the writers wait for it.
     is_up: watch::Sender<bool>,
     /// Spares writes a place that takes none.
@@ -188,6 +190,7 @@ impl Durable {
             index,
             journal,
             breaker: Breaker::new(config.breaker_failures, config.breaker_pause),
+            refused: Mutex::default(),
             is_up: watch::Sender::new(true),
             writes: WriteBreaker::new(config.breaker_failures),
             deleting: Semaphore::new(DELETING),

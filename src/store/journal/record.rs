@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_changed_is_told() {
+    fn a_cut_or_changed_object_does_not_decode() {
         for object in [record().encode(), snapshot().encode()] {
             for len in 0..object.len() {
                 assert!(Record::decode(&object[..len]).is_err() && Snapshot::decode(&object[..len]).is_err());

@@ -348,8 +348,8 @@ impl World {
             84..86 => {
                 let faults = match self.random.u32(0..3) {
                     0 => Faults::default(),
-                    1 => Faults { fail: 100, lost_answer: 50, late: 100 },
-                    _ => Faults { fail: 300, lost_answer: 100, late: 200 },
+                    1 => Faults { fail: 100, lost_answer: 50, late: 100, refuse: false },
+                    _ => Faults { fail: 300, lost_answer: 100, late: 200, refuse: false },
                 };
                 self.bucket.set_faults(faults);
             }
@@ -538,7 +538,7 @@ fn run(seeds: std::ops::Range<u64>) {
 
 /// `LARDER_TEST_SEEDS=from..to` runs other seeds.
 #[test]
-fn what_is_purged_is_served_by_nobody_and_what_is_not_is_lost_by_nobody() {
+fn no_process_serves_what_was_purged_or_loses_what_was_not() {
     let given = std::env::var("LARDER_TEST_SEEDS").ok();
     let given = given.as_deref().and_then(|text| text.split_once(".."));
     match given.map(|(from, to)| (from.parse().expect("a seed"), to.parse().expect("a seed"))) {
@@ -570,7 +570,7 @@ impl World {
 }
 
 #[test]
-fn the_journal_stays_short_also_for_one_that_was_started_again() {
+fn the_journal_stays_short_also_across_restarts() {
     on_a_paused_clock(async {
         let mut world = World::of_one().await;
         for life in 0..3 {
@@ -595,7 +595,7 @@ fn the_journal_stays_short_also_for_one_that_was_started_again() {
 }
 
 #[test]
-fn one_that_slept_while_the_journal_was_cleared_reads_the_snapshot() {
+fn a_process_that_slept_while_the_journal_was_compacted_reads_the_snapshot() {
     on_a_paused_clock(async {
         let mut world = World::of_one().await;
         let clock = Clock::manual(world.time.now());
@@ -629,7 +629,7 @@ fn one_that_slept_while_the_journal_was_cleared_reads_the_snapshot() {
 }
 
 #[test]
-fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
+fn an_unreadable_record_covers_what_was_stored_before_it_and_no_more() {
     on_a_paused_clock(async {
         let mut world = World::of_one().await;
         let page = world.pages[0].clone();

@@ -1,4 +1,4 @@
-//! What covers what, here and as others tell of it; and what is left when there are too many to remember.
+//! Tests which purges cover which responses: those of this process, those of other nodes, and evicted ones.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn key(path: &str) -> CacheKey {
     CacheKey::new(KeyParts { prefix: "p", scheme: "http", authority: "h:8080", path, query })
 }
 
-/// A response that was fetched when `purges` knew what it knows.
+/// Returns the head of a response that is fetched now.
 fn head(purges: &Purges, path: &str, tags: &[&str]) -> StoredHead {
     let mut fields = http::HeaderMap::new();
     fields.insert("cache-control", http::HeaderValue::from_static("max-age=3600"));
@@ -56,7 +56,7 @@ fn url(path: &str) -> PurgeTarget {
     PurgeTarget::Url(key(path).hash())
 }
 
-/// As a response in memory, and as one that was read from the durable tier.
+/// Returns how purges affect a response in memory, and one that was read from the durable tier.
 fn covered(purges: &Purges, head: &StoredHead) -> (Covered, Covered) {
     (purges.covers(head, head.position), purges.covers_read(head))
 }
@@ -92,7 +92,7 @@ fn a_purge_covers_what_it_names_and_began_before() {
         let after = head(&purges, page.0, page.1);
         assert_eq!(covered(&purges, &before), if covers { GONE } else { GOOD }, "{target:?}");
         assert_eq!(covered(&purges, &after), GOOD, "{target:?}, within one tick of the clock");
-        // Compared once, it is not compared again.
+        // A second comparison is not due.
         assert!(!purges.is_due(&after));
         let is_removed_at_once = matches!(target, PurgeTarget::Url(_));
         assert_eq!(purges.is_due(&before), !is_removed_at_once, "{target:?}");
@@ -104,7 +104,7 @@ fn a_purge_covers_what_it_names_and_began_before() {
 }
 
 #[test]
-fn what_is_stored_for_several_queries_goes_with_each_of_their_urls() {
+fn a_response_for_several_queries_is_covered_by_a_purge_of_any_of_their_urls() {
     let purges = Purges::new(Clock::manual(NOW), 1);
     let searched = head(&purges, "/a?x\0g1", &[]);
     purges.purge(of(PurgeTarget::Url(key("/b?x").path_hash().expect("a key"))), true);
@@ -119,7 +119,7 @@ fn what_is_stored_for_several_queries_goes_with_each_of_their_urls() {
 }
 
 #[test]
-fn a_hard_purge_counts_for_more_than_soft_ones() {
+fn a_hard_purge_outweighs_soft_ones() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);
     let page = head(&purges, "/a", &["t"]);
@@ -136,7 +136,7 @@ fn a_hard_purge_counts_for_more_than_soft_ones() {
 }
 
 #[test]
-fn what_others_purge_covers_what_did_not_know_of_it() {
+fn another_nodes_purge_covers_responses_whose_version_vector_lacks_it() {
     let (here, there) = (Purges::new(Clock::manual(NOW), 1), Purges::new(Clock::manual(NOW.plus_millis(-5000)), 2));
     for purges in [&here, &there] {
         purges.write_down();
@@ -155,19 +155,19 @@ fn what_others_purge_covers_what_did_not_know_of_it() {
         assert_eq!(covered(&here, page), expected);
         assert_eq!(there.covers_read(page), expected.1, "whoever reads it");
     }
-    // A process that comes anew knows what the snapshot knows, and judges alike.
+    // A new process that restores the snapshot decides alike.
     let anew = Purges::new(Clock::manual(NOW), 3);
     assert!(anew.restore(&there.snapshot()));
     assert_eq!((anew.covers_read(&unaware), anew.covers_read(&aware)), (Covered::Wholly, Covered::No));
     assert_eq!(anew.snapshot().stamps.len(), 1);
     assert!(anew.restore(&there.snapshot()) && anew.snapshot().stamps.len() == 1);
-    // What it makes is later than all that it read, although its clock is behind.
+    // Its own purges are later than all that it read, although its clock is behind.
     anew.learnt(9, anew.journal_now() + (3_600_000 << TICK_BITS));
     assert!(anew.take_outgoing(1).time > anew.journal_now() + (3_600_000 << TICK_BITS));
 }
 
 #[test]
-fn what_is_late_is_made_anew_and_what_is_not_is_not() {
+fn only_a_purge_that_is_written_late_gets_a_later_time() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);
     purges.write_down();
@@ -185,7 +185,7 @@ fn what_is_late_is_made_anew_and_what_is_not_is_not() {
 }
 
 #[test]
-fn what_is_forgotten_is_covered_for_all_that() {
+fn an_evicted_purge_still_covers() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);
     purges.write_down();
@@ -214,14 +214,14 @@ fn what_is_forgotten_is_covered_for_all_that() {
         purges.purge(of(PurgeTarget::Prefix(format!("/{n}/"))), false);
     }
     assert_eq!(covered(&purges, &other), GONE);
-    // Nobody remembers who made them: what is stored knew of them once they are long enough ago.
+    // A floor has no node: version vectors contain it once it is before their horizon.
     clock.advance(Duration::from_millis(HORIZON + 1000));
     purges.read_until(purges.journal_now());
     assert_eq!(covered(&purges, &head(&purges, "/other", &["t"])), GOOD, "what came since is good");
 }
 
 #[test]
-fn too_many_that_wait_to_be_written_become_one_of_everything() {
+fn too_many_waiting_purges_become_one_of_everything() {
     let purges = Purges::new(Clock::manual(NOW), 1);
     purges.write_down();
     let page = head(&purges, "/a", &[]);

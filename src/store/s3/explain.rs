@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_sorted_by_what_is_to_be_done() {
+    fn each_answer_of_the_service_has_a_kind() {
         for (status, code, message, expected) in [
             (500, "InternalError", "", StoreErrorKind::Overloaded),
             (503, "SlowDown", "", StoreErrorKind::Overloaded),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_an_errors_xml_is_found() {
+    fn elements_of_an_errors_xml_are_found() {
         let xml = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-central-1</Region></Error>";
         assert_eq!(element(xml, "Region"), Some("eu-central-1"));
         assert_eq!(element(xml, "Message"), None);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_asked_by_host_name_is_hinted_at() {
+    fn a_service_asked_by_host_name_gets_a_hint() {
         let config = |endpoint: &str, path_style| S3Config {
             bucket: "b".into(),
             endpoint_url: endpoint.into(),
