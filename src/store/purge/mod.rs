@@ -40,7 +40,7 @@ pub(crate) const EITHER: &str = "*";
 pub enum PurgeTarget {
     /// The URL of the key with this hash: every variant.
     Url(u128),
-    /// Every URL that begins with this: scheme ([`EITHER`] for both), authority, path and query as they are in keys; or a
+    /// Every URL that begins with this: scheme (`*` for both), authority, path and query as they are in keys; or a
     /// path, of any authority.
     Prefix(String),
     /// Everything that has this tag, to the byte.

@@ -1,6 +1,6 @@
 //! A bucket as the place of the durable tier. The only folder that names the AWS SDK.
 //!
-//! * Small objects are read by requests that this folder signs itself ([`replay`]): an operation of the SDK costs twice as
+//! * Small objects are read by requests that this folder signs itself (`replay.rs`): an operation of the SDK costs twice as
 //!   much. All others are the SDK's.
 //! * Names that differ lead to objects that differ: no request depends on a condition that a service may ignore.
 
