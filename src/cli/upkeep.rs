@@ -55,7 +55,7 @@ pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) 
     let mut lines = vec![format!("{:#}", wanted.to_json())];
     match bucket.compare_lifecycle(&wanted).await {
         Ok(changes) => lines.extend(changes),
-        // The rules are printed all the same, for somebody who has the right to install them.
+        // The rules are printed all the same: an operator with the right may install them.
         Err(error) if error.kind() == StoreErrorKind::Refused && bucket.is_listable(names.root()).await => {
             lines.push(format!("what the bucket has now can't be read: {error}"));
         }

@@ -72,7 +72,7 @@ impl Default for Sketch {
 }
 
 impl Sketch {
-    /// Counts a use. Returns the number of uses, as far as is known.
+    /// Counts a use. Returns the estimated number of uses.
     fn count(&self, hash: u128) -> u8 {
         let mut least = u8::MAX;
         for row in 0..ROWS {

@@ -10,7 +10,7 @@ pub enum StoreErrorKind {
     /// The place has no such object. Count a miss.
     Absent,
     /// The place does not allow the operation (rights, credentials, a lock, a wrong bucket or clock). Try again seldom,
-    /// until somebody changes that. The place is not down.
+    /// until an operator changes that. The place is not down.
     Refused,
     /// The place does not answer, or not in time. Try again; after several on end count the place as down.
     Unavailable,

@@ -268,7 +268,7 @@ impl WriteQueue {
     }
 
     /// Records a key whose deletion is tried until it succeeds. Returns `false` if it is recorded already, or too many are:
-    /// then the object counts as purged as long as its purge is remembered.
+    /// then the object counts as purged as long as its purge is known.
     pub(super) fn begin_retrying(&self, hash: u128) -> bool {
         let mut retried = self.retried.lock();
         retried.len() < MAX_RETRIED && retried.insert(hash)

@@ -131,7 +131,7 @@ impl Simulated {
         Self { bucket: Arc::clone(bucket), is_cut: AtomicBool::new(false) }
     }
 
-    /// Fails all requests from now on: the process is dead, as far as the bucket can tell.
+    /// Fails all requests from now on: to the bucket, the process is dead.
     pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
     }

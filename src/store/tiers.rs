@@ -34,7 +34,7 @@ pub struct Store {
     clock: Clock,
 }
 
-/// A record of a key's variants, and the purge position at which it was looked for.
+/// A record of a key's variants, and the purge position at the beginning of its look-up.
 #[derive(Clone, Debug)]
 pub struct KnownRecord {
     /// The record.

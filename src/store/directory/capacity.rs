@@ -154,7 +154,7 @@ impl Capacity {
         })
     }
 
-    /// Returns the bytes that are taken, as far as is known.
+    /// Returns the bytes that are taken. Before the first scan, counts only what this process wrote.
     pub(super) fn used(&self) -> u64 {
         self.account.lock().total()
     }

@@ -1,4 +1,4 @@
-//! Remembers when objects were last used, in a table of fixed size without locks.
+//! The times at which objects were last used, in a table of fixed size without locks.
 //!
 //! Two names may share a slot: the later use then replaces the earlier, and the file's own date, which is at most an hour
 //! behind, stands in for it.
@@ -38,7 +38,7 @@ impl Uses {
         slot.store(tag << TIME_BITS | time, Ordering::Relaxed);
     }
 
-    /// Returns when this process last used the object `name`, if that is remembered.
+    /// Returns when this process last used the object `name`, if the table still has it.
     pub(super) fn last(&self, name: &str) -> Option<Timestamp> {
         let (slot, tag) = self.slot(name);
         let noted = slot.load(Ordering::Relaxed);

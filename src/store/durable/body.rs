@@ -220,7 +220,7 @@ impl Inner {
         }
     }
 
-    /// Takes the key of a head without a body out of the index, so that it is not looked for before it is written anew.
+    /// Takes the key of a head without a body out of the index, so that look-ups skip it until it is written anew.
     fn forget_head(&self, head: &StoredHead) {
         if head.variant().is_none() {
             self.index.remove(head.key.hash());

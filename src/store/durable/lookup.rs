@@ -247,7 +247,7 @@ impl Inner {
         }
     }
 
-    /// Takes the key of a primary out of the index, so that it is not looked for before it is written anew.
+    /// Takes the key of a primary out of the index, so that look-ups skip it until it is written anew.
     fn forget_primary(&self, name: &str, key: &CacheKey) {
         let is_primary = name.rsplit('/').next().is_some_and(|last| !last.contains('.'));
         if is_primary && !self.queue.is_pending(key.hash()) {

@@ -76,7 +76,7 @@ pub struct Durable {
 
 #[derive(Debug)]
 struct Inner {
-    /// The tier's own runtime. Background work runs there, whoever begins it.
+    /// The tier's own runtime. Background work runs there, also if a worker thread begins it.
     runtime: Handle,
     place: Arc<dyn Place>,
     config: Config,

@@ -14,7 +14,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::throttle::LogThrottle;
 
-/// The most unreadable objects that are remembered, so that each is logged once.
+/// The most names of unreadable objects that are kept, so that each is logged once.
 const MAX_UNREADABLE: usize = 4096;
 
 /// Limits the tier's log messages.

@@ -3,7 +3,7 @@
 //! * A **record** is an object under a name of its own, which begins with its time, and is never written again. Every
 //!   process lists the names after those that it has read, and reads the new ones. That needs no condition of a service,
 //!   and no server besides the place.
-//! * A process (a **node**) writes one record at a time. Whoever has read one has read all that its node wrote before.
+//! * A process (a **node**) writes one record at a time. A reader of one has read all that its node wrote before.
 //! * A record's time is that of its writer's clock, corrected by the place's clock, and later than any time that the writer
 //!   has read. A listing goes back six minutes: it finds records whose writer's clock is behind, or that took long.
 //! * A record that could not be written is tried again under a later time, so that no reader misses it. What a record

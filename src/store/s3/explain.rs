@@ -58,7 +58,7 @@ const AGAIN: &[&str] = &[
     "ConditionalRequestConflict",
 ];
 
-/// Codes of answers after which somebody has to change something, whatever their status.
+/// Codes of answers after which an operator has to change something, whatever their status.
 const REFUSED: &[&str] = &[
     "AccessDenied",
     "InvalidAccessKeyId",

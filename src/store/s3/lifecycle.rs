@@ -100,7 +100,7 @@ fn prefix_of(rule: &LifecycleRule) -> &str {
     rule.filter().and_then(LifecycleRuleFilter::prefix).or_else(and).or(older).unwrap_or_default()
 }
 
-/// Returns whether a rule deletes objects that nobody deleted.
+/// Returns whether a rule deletes current objects, as opposed to replaced or deleted versions.
 fn expires(rule: &LifecycleRule) -> bool {
     rule.expiration().is_some_and(|expiration| expiration.days().is_some() || expiration.date().is_some())
 }

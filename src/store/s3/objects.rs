@@ -155,7 +155,7 @@ impl S3Bucket {
                 Err(StoreError::absent(name))
             }
             Err(SdkError::ServiceError(service)) if self.may_hide_a_missing(name, service.raw()) => {
-                // S3 refuses every missing name to whoever may not list without a prefix.
+                // S3 refuses every missing name to credentials that may list only with a prefix.
                 if self.is_probe_readable().await {
                     return Err(StoreError::absent(name));
                 }
