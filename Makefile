@@ -2,7 +2,9 @@
 # node and a C compiler they install themselves, below target/.
 
 PYTHON ?= python3
+# LARDER is what is measured; LARDER_QUICK, which is built in half the time, what is shown and tested.
 LARDER := target/release/larder
+LARDER_QUICK := target/quick/larder
 VENV := target/test-venv
 SHELL := /bin/sh
 
@@ -11,14 +13,17 @@ SHELL := /bin/sh
 all: $(LARDER)
 
 # Always asks cargo, which knows best whether there is anything to do.
-.PHONY: $(LARDER)
+.PHONY: $(LARDER) $(LARDER_QUICK)
 $(LARDER):
 	cargo build --release --locked
 
+$(LARDER_QUICK):
+	cargo build --profile quick --locked --bin larder
+
 # The story of a cache in front of a Flask application. ONCE=1 ends by itself; S3=1 uses an S3
 # server for the durable tier instead of a directory.
-demo: $(LARDER)
-	$(PYTHON) scripts/demo.py --larder $(LARDER) $(if $(ONCE),--once) $(if $(S3),--s3)
+demo: $(LARDER_QUICK)
+	$(PYTHON) scripts/demo.py --larder $(LARDER_QUICK) $(if $(ONCE),--once) $(if $(S3),--s3)
 
 # The Flask application and a second S3 server, for the tests that use real ones.
 $(VENV)/stamp: examples/flask-app/requirements.txt scripts/requirements-s3.txt
@@ -35,11 +40,11 @@ conformance/node_modules/.package-lock.json: conformance/package-lock.json confo
 	cd conformance && npm ci --no-audit --no-fund --loglevel=error
 	touch $@
 
-conformance: $(LARDER) conformance/node_modules/.package-lock.json
-	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
+conformance: $(LARDER_QUICK) conformance/node_modules/.package-lock.json
+	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER_QUICK) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
 
-# Rules, proxy over real sockets, both tiers, the binary in front of Flask; then the demo, 2 GiB each way
-# through the release binary, and the instructions that a request takes.
+# Rules, proxy over real sockets, both tiers, the binary in front of Flask; then the demo, 2 GiB each way,
+# and the instructions that a request takes. Only the last needs the release build.
 test: $(VENV)/stamp
 	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
 	$(MAKE) conformance
@@ -48,13 +53,42 @@ test: $(VENV)/stamp
 	$(MAKE) large
 	$(MAKE) instructions
 
-# What a change should pass before it is sent: formatting, lints, documentation, tests.
+# What a change should pass before it is sent: formatting, lints, documentation, the oldest Rust,
+# dependencies, tests. What can't be checked for want of a tool says so and passes.
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	$(MAKE) doc
+	$(MAKE) msrv
+	$(MAKE) deny
 	$(MAKE) fuzz-build
 	$(MAKE) test
+
+# The documentation, of what is private as well; a warning is an error.
+.PHONY: doc
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+# The oldest Rust that Cargo.toml promises compiles everything, where rustup has it or can fetch it.
+.PHONY: msrv
+msrv:
+	@msrv=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); \
+	if ! command -v rustup >/dev/null; then echo "no rustup here: Rust $$msrv is not tried"; \
+	elif rustup run $$msrv rustc --version >/dev/null 2>&1 || rustup toolchain install --profile minimal $$msrv; then \
+		set -x; cargo +$$msrv check --locked --all-targets; \
+	else echo "Rust $$msrv is not here and can't be installed: it is not tried"; fi
+
+# Licences, sources, second versions and known vulnerabilities of all dependencies, by deny.toml. To have
+# it: cargo install cargo-deny --locked
+.PHONY: deny
+deny:
+	@if ! cargo deny --version >/dev/null 2>&1; then \
+		echo "no cargo-deny here: the dependencies are not checked. To install it: cargo install cargo-deny --locked"; \
+	else \
+		cargo deny --locked check licenses sources bans || exit 1; \
+		if cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked check advisories; \
+		else echo "the advisory database can't be reached: known vulnerabilities are not looked for"; fi; \
+	fi
 
 # Builds the fuzz targets where there is a nightly compiler. To run one, with cargo-fuzz installed:
 # cargo +nightly fuzz run directives
@@ -65,15 +99,15 @@ fuzz-build:
 	else echo "no nightly compiler here: the fuzz targets are not built"; fi
 
 # 2 GiB down and up, with Larder's memory watched.
-large: $(LARDER)
-	$(PYTHON) bench/large.py --larder $(LARDER)
+large: $(LARDER_QUICK)
+	$(PYTHON) bench/large.py --larder $(LARDER_QUICK)
 
 # The instructions that a request takes, beside those of bare hyper: not 5 % more than is on record. Where
 # there is no valgrind, and none can be installed, they are not counted. RECORD=1 writes down what comes out.
 .PHONY: instructions
-instructions: $(LARDER)
+instructions:
 	@command -v valgrind >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -q -y valgrind >/dev/null 2>&1; } || true
-	@if command -v valgrind >/dev/null; then $(PYTHON) bench/instructions.py --larder $(LARDER) $(if $(RECORD),--record); \
+	@if command -v valgrind >/dev/null; then cargo build --release --locked && $(PYTHON) bench/instructions.py --larder $(LARDER) $(if $(RECORD),--record); \
 	else echo "no valgrind here: the instructions of a request are not counted"; fi
 
 # Micro-benchmarks, and CPU time a request beside the peers, which are installed where they can be.

@@ -1,4 +1,4 @@
-// Runs the public HTTP cache tests (npm package http-cache-tests) against the release binary, and
+// Runs the public HTTP cache tests (npm package http-cache-tests) against a built binary, and
 // compares what comes out, by test id, with expected.json.
 //
 //   node run.mjs --larder PATH [--profile NAME] [--id ID] [--record] [--peers]

@@ -7,17 +7,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::Admin;
-use crate::base::{Clock, Metrics, Recent};
+use crate::base::{Clock, Metrics};
 use crate::config::Config;
 use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
-use crate::fetch::{Fetcher, Flights, HitForMiss, MAX_UNATTENDED, Searches};
+use crate::fetch::{self, Fetcher, Flights, Memories, Origin};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::upstream::forwarding::Signature;
@@ -101,25 +100,17 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
     let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools(&config));
+    let upstream = Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers);
+    let surrogate_control = config.cache.targets.surrogate_control;
     let fetcher = Fetcher {
         store,
-        upstream: Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers),
-        clock,
-        hit_for_miss: HitForMiss::new(config.cache.pass_memory),
-        ranged: Recent::new(Duration::from_secs(60)),
-        validated: Recent::new(Duration::from_secs(60)),
-        mismatched: Recent::new(Duration::from_secs(3600)),
-        searches: Searches::default(),
+        origin: Origin { upstream, surrogate_control, signature: Signature::random() },
+        clock: clock.clone(),
+        memories: Memories::new(config.cache.pass_memory),
         flights: Flights::new(config.cache.collapse_limit),
-        unattended: Semaphore::new(MAX_UNATTENDED),
-        budget,
-        max_buffered,
-        memory: config.memory.clone(),
-        surrogate_control: config.cache.targets.surrogate_control,
-        signature: Signature::random(),
+        limits: fetch::Limits::new(budget, max_buffered, config.memory.clone()),
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
-        tunnels: TaskTracker::new(),
     };
     let trust = config.server.trust();
     let proxy = Arc::new(Proxy {
@@ -134,15 +125,15 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         access_log: config.log.access,
         failures: Failures::new(),
         upload_limits: Limits { patience: config.server.body_timeout, size: config.server.max_body_size },
-        max_buffered,
         tunnel_timeout: config.server.tunnel_timeout,
+        tunnels: TaskTracker::new(),
     });
 
     let stop = CancellationToken::new();
     let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
     let mut admin_address = None;
     let server_config = Arc::new(config.server);
-    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), proxy.fetcher.clock.clone()));
+    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock));
     if let Some((sockets, bound)) = admin {
         let (limits, refusals) = (Arc::clone(&server_config), Arc::clone(&refusals));
         let admin = Admin::new(Arc::clone(&proxy), &config.admin, limits, refusals, stop.clone());
@@ -228,7 +219,7 @@ impl Running {
             // One that panicked has ended as well.
             let _ = worker.join();
         }
-        if let Some(durable) = self.proxy.fetcher.store.durable() {
+        if let Some(durable) = self.proxy.store().durable() {
             let drained = self.control.block_on(durable.drain(durable.drain_timeout()));
             report_drain(&drained, durable.drain_timeout());
         }

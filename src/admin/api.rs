@@ -254,48 +254,45 @@ impl Admin {
     }
 
     async fn ready(&self) -> Reply {
-        let fetcher = &self.proxy.fetcher;
-        let origin = if fetcher.upstream.is_reachable().await { "reachable" } else { "unreachable" };
-        let (objects, _) = fetcher.store.memory().usage();
+        let store = self.proxy.store();
+        let origin = if self.proxy.upstream().is_reachable().await { "reachable" } else { "unreachable" };
+        let (objects, _) = store.memory().usage();
         if self.stop.is_cancelled() {
             return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "stopping": true}));
         }
-        let can_serve = origin == "reachable" || objects > 0 || fetcher.store.durable().is_some();
+        let can_serve = origin == "reachable" || objects > 0 || store.durable().is_some();
         let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
     }
 
     fn metrics(&self) -> Reply {
-        let fetcher = &self.proxy.fetcher;
-        let (objects, bytes) = fetcher.store.memory().usage();
-        let (queued, queued_bytes) = fetcher.store.durable().map_or((0, 0), crate::store::Durable::queue_depth);
+        let (store, upstream) = (self.proxy.store(), self.proxy.upstream());
+        let usage = self.proxy.usage();
+        let (objects, bytes) = store.memory().usage();
+        let (queued, queued_bytes) = store.durable().map_or((0, 0), crate::store::Durable::queue_depth);
         let gauge = |name, help, value| Gauge { name, help, value };
-        let (held, capacity) = fetcher.store.durable().map_or((0, 0), crate::store::Durable::held);
-        let index = |of: fn(&Index) -> u64| fetcher.store.durable().map_or(0, |durable| of(durable.index()));
+        let (held, capacity) = store.durable().map_or((0, 0), crate::store::Durable::held);
+        let index = |of: fn(&Index) -> u64| store.durable().map_or(0, |durable| of(durable.index()));
         let text = self.proxy.metrics.render(&[
             gauge("larder_memory_objects", "Objects in the memory tier.", objects),
             gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
-            gauge("larder_fill_bytes", "Bytes held by fetches under way.", fetcher.budget.used() as u64),
+            gauge("larder_fill_bytes", "Bytes held by fetches under way.", usage.filling),
             gauge(
                 "larder_held_bytes",
                 "Those, and what clients of fetches that are done still read: what server.max_buffered is about.",
-                fetcher.budget.held() as u64,
+                usage.held,
             ),
             gauge(
                 "larder_buffered_bytes",
                 "Bytes of uploads and of what is read ahead of clients, in memory.",
-                fetcher.upstream.buffers().used() as u64,
+                usage.buffered,
             ),
-            gauge("larder_spooled_bytes", "The same in temporary files.", fetcher.upstream.buffers().spools.used()),
-            gauge(
-                "larder_flights",
-                "Fetches under way that can be shared.",
-                self.proxy.fetcher.flights.under_way() as u64,
-            ),
+            gauge("larder_spooled_bytes", "The same in temporary files.", usage.spooled),
+            gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
             gauge(
                 "larder_origin_down",
                 "Whether the origin is known to be down.",
-                u64::from(fetcher.upstream.breaker().is_open()),
+                u64::from(upstream.breaker().is_open()),
             ),
             gauge(
                 "larder_durable_queue_objects",
@@ -305,7 +302,7 @@ impl Admin {
             gauge(
                 "larder_durable_uploads",
                 "Bodies too large for memory that are written as they come in, now.",
-                fetcher.store.durable().map_or(0, crate::store::Durable::uploads),
+                store.durable().map_or(0, crate::store::Durable::uploads),
             ),
             gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
             gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
@@ -313,7 +310,7 @@ impl Admin {
             gauge(
                 "larder_durable_down",
                 "Whether the durable tier is known to be down, or not to take writes.",
-                u64::from(fetcher.store.durable().is_some_and(crate::store::Durable::is_down)),
+                u64::from(store.durable().is_some_and(crate::store::Durable::is_down)),
             ),
             gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
             gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
@@ -330,7 +327,7 @@ impl Admin {
             gauge(
                 "larder_purge_position",
                 "The number of the last purge that this process knows of, its own and others'.",
-                fetcher.store.purges().position(),
+                store.purges().position(),
             ),
             gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
         ]);

@@ -114,7 +114,7 @@ impl Admin {
             Ok(held) => {
                 tokio::time::sleep(wait).await;
                 // Other processes look that often.
-                let durable = self.proxy.fetcher.store.durable();
+                let durable = self.proxy.store().durable();
                 let elsewhere = durable.map_or(0, |durable| durable.poll_interval().as_millis());
                 let mut told = json!({
                     "purged": what.to_json(),

@@ -17,7 +17,7 @@ use crate::base::Stopwatch;
 
 /// A circuit breaker, closed at first.
 #[derive(Debug)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     /// Number of failures on end that open it; 0: none does.
     failures: u32,
     /// Least time between two probes of those that are let through by time.
@@ -47,7 +47,7 @@ const MAX_CULPRITS: usize = 64;
 
 /// The decision about a request.
 #[derive(Debug)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It may go.
     Granted,
     /// It may go, and shows whether the server is up again. The caller holds the probe until it knows.
@@ -61,7 +61,7 @@ pub enum Admission {
 
 /// A probe under way. Counts as such until it is dropped.
 #[derive(Debug)]
-pub struct Probe(Arc<Breaker>);
+pub(crate) struct Probe(Arc<Breaker>);
 
 impl Drop for Probe {
     fn drop(&mut self) {
@@ -77,7 +77,7 @@ const PROBES_OF_SLOW: u32 = 16;
 
 impl Breaker {
     /// A breaker that opens after `failures` on end (0: never), and lets at least one probe through each `pause`.
-    pub fn new(failures: u32, pause: Duration) -> Arc<Self> {
+    pub(crate) fn new(failures: u32, pause: Duration) -> Arc<Self> {
         Arc::new(Self {
             failures,
             pause,
@@ -89,12 +89,12 @@ impl Breaker {
     }
 
     /// Returns whether the breaker is open.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
     }
 
     /// Decides about a request that has no other answer.
-    pub fn admit(self: &Arc<Self>) -> Admission {
+    pub(crate) fn admit(self: &Arc<Self>) -> Admission {
         if !self.is_open() {
             return Admission::Granted;
         }
@@ -107,7 +107,7 @@ impl Breaker {
     }
 
     /// Decides about a request that no client waits for: while open, one a pause may go.
-    pub fn admit_in_background(self: &Arc<Self>) -> Admission {
+    pub(crate) fn admit_in_background(self: &Arc<Self>) -> Admission {
         if !self.is_open() {
             return Admission::Granted;
         }
@@ -119,7 +119,7 @@ impl Breaker {
     }
 
     /// Returns whether [`Breaker::admit_in_background`] would let a request go.
-    pub fn is_probe_due(&self) -> bool {
+    pub(crate) fn is_probe_due(&self) -> bool {
         !self.is_open() || self.is_due(&self.probing.lock())
     }
 
@@ -134,12 +134,12 @@ impl Breaker {
     }
 
     /// Returns the number of answers so far, to compare two moments.
-    pub fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
     /// Counts an answer, and closes the breaker. Returns whether it was open.
-    pub fn succeeded(&self) -> bool {
+    pub(crate) fn succeeded(&self) -> bool {
         self.answers.fetch_add(1, Ordering::Relaxed);
         if self.counted.load(Ordering::Acquire) == 0 && !self.is_open() {
             return false;
@@ -151,12 +151,12 @@ impl Breaker {
     }
 
     /// Counts a failure. Returns whether that opened the breaker.
-    pub fn failed(&self, was_slow: bool) -> bool {
+    pub(crate) fn failed(&self, was_slow: bool) -> bool {
         self.note(was_slow, None)
     }
 
     /// Counts a failure of the request `culprit`, which may be its reason. Returns whether that opened the breaker.
-    pub fn failed_at(&self, was_slow: bool, culprit: u64) -> bool {
+    pub(crate) fn failed_at(&self, was_slow: bool, culprit: u64) -> bool {
         self.note(was_slow, Some(culprit))
     }
 

@@ -15,7 +15,7 @@ const SHARDS: usize = 32;
 
 /// Something about each of some keys, and until when it is remembered.
 #[derive(Debug)]
-pub struct Recent<T> {
+pub(crate) struct Recent<T> {
     /// Each lock guards its shard's map, for one look-up or insertion.
     shards: Box<[Shard<T>]>,
     keep: i64,
@@ -25,7 +25,7 @@ type Shard<T> = Mutex<HashMap<u128, (Timestamp, T), RandomState>>;
 
 impl<T> Recent<T> {
     /// Remembers each key for `keep`.
-    pub fn new(keep: Duration) -> Self {
+    pub(crate) fn new(keep: Duration) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keep: i64::try_from(keep.as_millis()).unwrap_or(i64::MAX),
@@ -33,12 +33,12 @@ impl<T> Recent<T> {
     }
 
     /// Remembers `what` of `key`.
-    pub fn remember(&self, key: u128, what: T, now: Timestamp) {
+    pub(crate) fn remember(&self, key: u128, what: T, now: Timestamp) {
         self.change(key, now, |_| what);
     }
 
     /// Puts in place of what is remembered of `key` what `change` makes of it.
-    pub fn change(&self, key: u128, now: Timestamp, change: impl FnOnce(Option<T>) -> T) {
+    pub(crate) fn change(&self, key: u128, now: Timestamp, change: impl FnOnce(Option<T>) -> T) {
         let mut shard = self.shard(key).lock();
         if shard.len() >= MAX_REMEMBERED / SHARDS && !shard.contains_key(&key) {
             shard.retain(|_, (until, _)| *until > now);
@@ -52,12 +52,12 @@ impl<T> Recent<T> {
     }
 
     /// Forgets `key`.
-    pub fn forget(&self, key: u128) {
+    pub(crate) fn forget(&self, key: u128) {
         self.shard(key).lock().remove(&key);
     }
 
     /// The thing that is remembered of `key`.
-    pub fn get(&self, key: u128, now: Timestamp) -> Option<T>
+    pub(crate) fn get(&self, key: u128, now: Timestamp) -> Option<T>
     where
         T: Clone,
     {
@@ -65,7 +65,7 @@ impl<T> Recent<T> {
     }
 
     /// Looks at the thing that is remembered of `key`, under its lock.
-    pub fn with<R>(&self, key: u128, now: Timestamp, look: impl FnOnce(Option<&T>) -> R) -> R {
+    pub(crate) fn with<R>(&self, key: u128, now: Timestamp, look: impl FnOnce(Option<&T>) -> R) -> R {
         let shard = self.shard(key).lock();
         look(shard.get(&key).filter(|(until, _)| *until > now).map(|(_, what)| what))
     }

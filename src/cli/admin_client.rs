@@ -16,7 +16,7 @@ use crate::proxy::{Manner, What};
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Has something purged, and waits for `wait` after that (see [`crate::base::units`]). Gives back what was held of it,
+/// Has something purged, and waits for `wait` after that (see [`parse_duration`](crate::base::parse_duration)). Gives back what was held of it,
 /// in words; an error is one sentence for the operator.
 pub fn purge(config: &Config, what: What<'_>, manner: Manner, wait: &str) -> Result<String, String> {
     let path = if wait.is_empty() { "/purge".to_owned() } else { format!("/purge?wait={wait}") };

@@ -17,7 +17,7 @@ use super::upkeep::Sweep;
 use super::{admin_client, upkeep};
 use crate::app;
 use crate::base::{Clock, log, parse_duration};
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, Reading};
 use crate::proxy::{Manner, Schemes, What};
 
 /// What a mistake in the configuration or on the command line exits with.
@@ -38,6 +38,16 @@ enum Command {
     Run(ConfigArgs),
     /// Say what is wrong with the configuration, one line each, and exit
     Check(ConfigArgs),
+    /// Print the effective values, and the source of each
+    Config {
+        /// Only these keys, section.key, with what each does and takes
+        keys: Vec<String>,
+        /// Print JSON
+        #[arg(long, conflicts_with = "keys")]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Say that stored responses are no longer to be served, through the admin listener of a running Larder
     Purge {
         #[command(flatten)]
@@ -127,15 +137,16 @@ impl ConfigArgs {
         Ok(Self { config: before.config.or(self.config), set })
     }
 
-    fn read(&self) -> Result<Config, ConfigErrors> {
+    /// Reads the file and the `--set` options that these name, and the environment.
+    fn read(&self) -> Reading {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::load(self.config.as_deref(), environment, &self.set)
+        Reading::load(self.config.as_deref(), environment, &self.set)
     }
 
     /// For a command that ends: mistakes go to standard error.
     fn load(&self) -> Result<Config, ExitCode> {
-        self.read().map_err(|errors| {
+        self.read().finish().map_err(|errors| {
             errors.0.iter().for_each(complain);
             ExitCode::from(EXIT_CONFIG)
         })
@@ -186,7 +197,10 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         None => run(&before),
         Some(Command::Run(config)) => config.after(before).and_then(|config| run(&config)),
-        Some(Command::Check(config)) => loaded(config, before).map(|config| check(&config)),
+        Some(Command::Check(config)) => config.after(before).map(|config| check(&config.read())),
+        Some(Command::Config { keys, json, config }) => {
+            config.after(before).map(|config| show(&config.read(), &keys, json))
+        }
         Some(Command::Purge { what, config }) => loaded(config, before).map(|config| purge(&config, &what)),
         Some(Command::Lifecycle { apply, longest, config }) => {
             loaded(config, before).map(|config| told(upkeep::block_on(upkeep::lifecycle(&config, longest, apply))))
@@ -220,7 +234,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     }
     let signals = Signals::install()
         .map_err(|error| failed(&format!("signals can't be waited for: {error}"), ExitCode::FAILURE))?;
-    let config = args.read().map_err(|errors| {
+    let config = args.read().finish().map_err(|errors| {
         errors.0.iter().for_each(|error| log::tell(&format!("larder: {error}")));
         log::flush();
         ExitCode::from(EXIT_CONFIG)
@@ -244,13 +258,42 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(config: &Config) -> ExitCode {
+/// Prints the warnings, and the mistakes or `ok`.
+fn check(reading: &Reading) -> ExitCode {
     let mut out = Out::default();
-    for warning in config.warnings() {
+    for warning in reading.warnings() {
         out.say(escaped(&format!("warning: {warning}")));
+    }
+    if !reading.errors().is_empty() {
+        reading.errors().iter().for_each(complain);
+        return ExitCode::from(EXIT_CONFIG);
     }
     out.say("ok");
     out.end(ExitCode::SUCCESS)
+}
+
+/// Prints the effective values, or those of `keys`.
+fn show(reading: &Reading, keys: &[String], json: bool) -> ExitCode {
+    if !reading.errors().is_empty() {
+        reading.errors().iter().for_each(complain);
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    let (mut out, mut code) = (Out::default(), ExitCode::SUCCESS);
+    if json {
+        out.say(format!("{:#}", reading.to_json()));
+    } else if keys.is_empty() {
+        out.say(reading.to_text().trim_end());
+    }
+    for key in keys {
+        match reading.explain(key) {
+            Ok(told) => out.say(told),
+            Err(why) => {
+                complain(why);
+                code = ExitCode::from(EXIT_CONFIG);
+            }
+        }
+    }
+    out.end(code)
 }
 
 fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {

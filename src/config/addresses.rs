@@ -93,6 +93,16 @@ fn leads_to(upstream: &Address, listen: &Listen) -> bool {
     }
 }
 
+fn is_local(address: &Listen) -> bool {
+    match address {
+        Listen::Unix(_) => true,
+        Listen::Tcp(text) => {
+            let host = text.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        }
+    }
+}
+
 impl Config {
     /// Every listener, with its key.
     fn listeners(&self) -> Vec<(&'static str, &Listen)> {
@@ -106,8 +116,25 @@ impl Config {
         pairs.filter(|[(_, one), (_, other)]| overlap(one, other) == of).collect()
     }
 
+    /// Returns what is wrong with keys of which each alone is sound.
+    pub(super) fn mistakes_together(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if self.server.listen.is_empty() {
+            told.push("server.listen: it is empty; name at least one address, such as \"127.0.0.1:8080\"".into());
+        }
+        if self.admin.token.is_empty()
+            && let Some(listen) = self.admin.listen.as_ref().filter(|listen| !is_local(listen))
+        {
+            told.push(format!(
+                "admin.token: it is empty, and admin.listen = \"{listen}\" can be reached from other machines; set a token, or listen on a loopback address or a unix socket"
+            ));
+        }
+        told.extend(self.address_clashes());
+        told
+    }
+
     /// Addresses that are to be listened on twice, which can't be.
-    pub(super) fn address_clashes(&self) -> Vec<String> {
+    fn address_clashes(&self) -> Vec<String> {
         let told = |[(key, one), (other_key, other)]: [(&str, &Listen); 2]| {
             if key == other_key {
                 format!("{key}: \"{one}\" and \"{other}\" are one address, which can be listened on once: take one out")
@@ -135,6 +162,11 @@ impl Config {
                     self.upstream.address
                 ));
             }
+        }
+        for name in &self.stray_variables {
+            told.push(format!(
+                "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"
+            ));
         }
         for (n, rule) in self.rules.iter().enumerate() {
             if let Some((former, by)) = self.rules[..n].iter().enumerate().find(|(_, former)| former.hides(rule)) {

@@ -31,11 +31,11 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
+use super::outlet::Outlet;
 use crate::base::{Stopwatch, Transport, Unparsed};
 use crate::downstream::Witness;
 use crate::respond::{Carrier, ResponseBody};
 use crate::rfc9111::present::Present;
-use crate::upstream::Outlet;
 
 /// The most bytes of a request head that are kept to look at.
 const MAX_RECENT: usize = 128 << 10;
@@ -288,7 +288,7 @@ impl Connection {
     }
 
     /// Where the connection's interim responses go out.
-    pub(crate) fn outlet(&self) -> &Arc<Outlet> {
+    pub(super) fn outlet(&self) -> &Arc<Outlet> {
         &self.outlet
     }
 

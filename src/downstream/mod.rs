@@ -7,6 +7,7 @@
 
 mod client_io;
 mod listen;
+mod outlet;
 mod refusals;
 mod server;
 

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::{HeaderName, Response};
+use http::{HeaderName, Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -24,13 +25,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::outlet::{Open, Outlet};
 use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
 use crate::downstream::{ClientIo, Connection, Listen, Patience, Refusals, Sockets, Witness, conflicting_framing};
-use crate::proxy::{Proxy, Reply};
+use crate::proxy::{Client, Proxy, Reply, Stream, Upgraded};
 use crate::respond::ResponseBody;
 use crate::rfc9111::present::Present;
-use crate::upstream::Open;
 use crate::upstream::forwarding::{Peer, Trust};
+use crate::upstream::{ClientBody, Informational};
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,9 +155,9 @@ impl Worker {
         }
         connections.end();
         // Bodies that are still coming in are stored, though their clients may be gone.
-        let fetches = &this.proxy.fetcher.tasks;
+        let fetches = this.proxy.fetches();
         fetches.close();
-        let tunnels = &this.proxy.fetcher.tunnels;
+        let tunnels = &this.proxy.tunnels;
         tunnels.close();
         let drained = async {
             connections.tasks.wait().await;
@@ -183,7 +185,7 @@ impl Worker {
                     // So that a slow client's progress shows while it reads, and not only once it
                     // has emptied a third of a large send buffer.
                     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-                    let peer = Peer::new(Some(from.ip()), &self.config.trusted_proxies);
+                    let peer = Peer::new(Some(from.ip()), "http", &self.config.trusted_proxies);
                     let transport = Transport::Tcp(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
@@ -200,7 +202,7 @@ impl Worker {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let peer = Peer::new(None, &self.config.trusted_proxies);
+                    let peer = Peer::new(None, "http", &self.config.trusted_proxies);
                     let transport = Transport::Unix(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
@@ -210,7 +212,7 @@ impl Worker {
     }
 
     async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
-        let open = self.proxy.metrics.open_connections() + self.proxy.fetcher.tunnels.len() as u64;
+        let open = self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64;
         if open >= self.config.max_connections {
             self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
             transport.refuse_for_load().await;
@@ -227,16 +229,16 @@ impl Worker {
         let witness = Witness { refusals: Arc::clone(&self.refusals), peer: peer.ip };
         let io = ClientIo::new(transport, Arc::clone(&connection), patience, witness);
         let io = TokioIo::new(io);
-        let service = service_fn(|request| {
+        let client = Http1Client { peer, outlet: Arc::clone(connection.outlet()) };
+        let service = service_fn(|request: Request<Incoming>| {
             let present = Present::of(request.headers());
             let conflict = connection.begin(&request, present);
-            let outlet = connection.outlet();
-            let open = outlet.open();
+            let open = client.outlet.open();
             let reply = if conflict {
-                self.refusals.note(Unparsed::Framing, peer.ip, &[]);
+                self.refusals.note(Unparsed::Framing, client.peer.ip, &[]);
                 None
             } else {
-                Some(self.proxy.handle(&self.metrics, &peer, outlet, request, present))
+                Some(self.proxy.handle(&self.metrics, &client, request.map(ClientBody::new), present))
             };
             Answering { connection: &connection, reply, _open: open }
         });
@@ -260,6 +262,34 @@ impl Worker {
         if let Err(error) = outcome {
             debug!("a client's connection ended: {error}");
         }
+    }
+}
+
+/// The client of a connection of HTTP/1.
+struct Http1Client {
+    peer: Peer,
+    outlet: Arc<Outlet>,
+}
+
+impl Client for Http1Client {
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    fn informational(&self) -> Informational {
+        Arc::new(self.outlet.sender())
+    }
+
+    fn wake_on_informational(&self, waker: &Waker) {
+        self.outlet.wake_for_interim(waker);
+    }
+
+    fn upgraded(&self, request: &mut Request<ClientBody>) -> Upgraded {
+        let upgraded = hyper::upgrade::on(request);
+        Box::pin(async move {
+            let stream: Box<dyn Stream> = Box::new(TokioIo::new(upgraded.await.map_err(io::Error::other)?));
+            Ok(stream)
+        })
     }
 }
 

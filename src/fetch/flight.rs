@@ -101,33 +101,33 @@ pub struct Flights {
 #[derive(Debug)]
 struct Flight {
     variant: u128,
-    trip: Arc<Trip>,
+    state: Arc<FlightState>,
 }
 
 /// What everyone in a flight has in common.
 #[derive(Debug)]
-struct Trip {
+struct FlightState {
     /// What came of it, and who brought it.
     outcome: watch::Sender<Option<(u64, Outcome)>>,
     /// Those who may still publish, and the number of the last who joined them.
-    pilots: AtomicUsize,
+    leaders: AtomicUsize,
     last: AtomicU64,
     /// One for each further request to the origin that may be under way.
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Trip {
-    fn pilot(&self) -> u64 {
-        self.pilots.fetch_add(1, Ordering::AcqRel);
+impl FlightState {
+    fn leader(&self) -> u64 {
+        self.leaders.fetch_add(1, Ordering::AcqRel);
         self.last.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Only the first word counts.
-    fn publish(&self, pilot: u64, outcome: Outcome) -> bool {
+    fn publish(&self, leader: u64, outcome: Outcome) -> bool {
         self.outcome.send_if_modified(|slot| {
             let is_first = slot.is_none();
             if is_first {
-                *slot = Some((pilot, outcome));
+                *slot = Some((leader, outcome));
             }
             is_first
         })
@@ -144,7 +144,7 @@ impl fmt::Debug for Flights {
 #[derive(Debug)]
 pub enum Joined {
     /// The flight is new, and this its only handle.
-    Leader(Landing),
+    Leader(Lease),
     /// The flight was under way.
     Follower(Follower),
 }
@@ -160,17 +160,17 @@ impl Flights {
         let mut shard = self.shard(key).lock();
         let flights = shard.entry(key).or_default();
         if let Some(flight) = flights.iter().find(|flight| flight.variant == variant) {
-            let place = Place { flights: Arc::clone(self), key, variant, trip: Arc::clone(&flight.trip) };
-            return Joined::Follower(Follower { outcome: flight.trip.outcome.subscribe(), place, own: None });
+            let entry = Entry { flights: Arc::clone(self), key, variant, state: Arc::clone(&flight.state) };
+            return Joined::Follower(Follower { outcome: flight.state.outcome.subscribe(), entry, own: None });
         }
-        let trip = Arc::new(Trip {
+        let state = Arc::new(FlightState {
             outcome: watch::Sender::new(None),
-            pilots: AtomicUsize::new(0),
+            leaders: AtomicUsize::new(0),
             last: AtomicU64::new(0),
-            seats: Arc::new(Semaphore::new(self.limit.saturating_sub(1))),
+            permits: Arc::new(Semaphore::new(self.limit.saturating_sub(1))),
         });
-        flights.push(Flight { variant, trip: Arc::clone(&trip) });
-        Joined::Leader(Landing::new(Place { flights: Arc::clone(self), key, variant, trip }, None))
+        flights.push(Flight { variant, state: Arc::clone(&state) });
+        Joined::Leader(Lease::new(Entry { flights: Arc::clone(self), key, variant, state }, None))
     }
 
     /// Lets nobody join the flights for a key any more; who has joined stays. For a purge: what
@@ -194,7 +194,7 @@ impl Flights {
     /// The number of those who wait for one.
     pub fn waiting(&self) -> usize {
         let waiting =
-            |flights: &Vec<Flight>| -> usize { flights.iter().map(|f| f.trip.outcome.receiver_count()).sum() };
+            |flights: &Vec<Flight>| -> usize { flights.iter().map(|f| f.state.outcome.receiver_count()).sum() };
         self.shards.iter().map(|shard| shard.lock().values().map(waiting).sum::<usize>()).sum()
     }
 
@@ -205,21 +205,21 @@ impl Flights {
 
 /// Where a flight is found.
 #[derive(Clone, Debug)]
-struct Place {
+struct Entry {
     flights: Arc<Flights>,
     key: u128,
     variant: u128,
-    trip: Arc<Trip>,
+    state: Arc<FlightState>,
 }
 
-impl Place {
+impl Entry {
     /// Takes the flight off if `is_over`, which is asked while nobody can join it. One that was
     /// detached may have a successor under the same key: that one stays.
     fn remove_if(&self, is_over: impl FnOnce() -> bool) -> bool {
         let mut shard = self.flights.shard(self.key).lock();
         let is_over = is_over();
         if is_over && let Some(flights) = shard.get_mut(&self.key) {
-            flights.retain(|flight| flight.variant != self.variant || !Arc::ptr_eq(&flight.trip, &self.trip));
+            flights.retain(|flight| flight.variant != self.variant || !Arc::ptr_eq(&flight.state, &self.state));
             if flights.is_empty() {
                 shard.remove(&self.key);
             }
@@ -232,21 +232,21 @@ impl Place {
 /// or is the last one, the flight is taken off; if nothing was published by then, followers learn
 /// that nothing is shared.
 #[derive(Debug)]
-pub struct Landing {
-    place: Place,
-    pilot: u64,
+pub struct Lease {
+    entry: Entry,
+    leader: u64,
     has_published: bool,
     has_left: bool,
     /// Held for as long as the flight lasts.
     validating: Option<Validating>,
     /// Given back when it is dropped.
-    _seat: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Landing {
-    fn new(place: Place, seat: Option<OwnedSemaphorePermit>) -> Self {
-        let pilot = place.trip.pilot();
-        Self { place, pilot, has_published: false, has_left: false, validating: None, _seat: seat }
+impl Lease {
+    fn new(entry: Entry, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let leader = entry.state.leader();
+        Self { entry, leader, has_published: false, has_left: false, validating: None, _permit: permit }
     }
 
     /// Holds `validating` until the flight is over, and what came is stored.
@@ -256,7 +256,7 @@ impl Landing {
 
     /// Tells the followers what came of it, and those who join from now on, unless another one has.
     pub fn publish(&mut self, outcome: Outcome) {
-        self.has_published |= self.place.trip.publish(self.pilot, outcome);
+        self.has_published |= self.entry.state.publish(self.leader, outcome);
     }
 
     /// Takes the flight off and tells the followers what came of it. That the origin failed is said by the
@@ -267,33 +267,33 @@ impl Landing {
 
     /// What comes of the flight through others.
     pub fn others(&self) -> Follower {
-        let outcome = self.place.trip.outcome.subscribe();
-        Follower { outcome, place: self.place.clone(), own: Some(self.pilot) }
+        let outcome = self.entry.state.outcome.subscribe();
+        Follower { outcome, entry: self.entry.clone(), own: Some(self.leader) }
     }
 
     /// Who is told when nobody waits any more.
     pub fn watch(&self) -> Watch {
-        Watch(self.place.clone())
+        Watch(self.entry.clone())
     }
 
     fn leave(&mut self, outcome: Option<Outcome>) {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        let trip = &self.place.trip;
-        let is_last = trip.pilots.fetch_sub(1, Ordering::AcqRel) == 1;
+        let state = &self.entry.state;
+        let is_last = state.leaders.fetch_sub(1, Ordering::AcqRel) == 1;
         let speaks = is_last || !matches!(outcome, Some(Outcome::Failed(_)) | None);
         // Off first: whoever hears that it failed, and asks again, must not find it.
         if speaks || self.has_published {
-            self.place.remove_if(|| true);
+            self.entry.remove_if(|| true);
         }
         if speaks {
-            trip.publish(self.pilot, outcome.unwrap_or(Outcome::NotShared));
+            state.publish(self.leader, outcome.unwrap_or(Outcome::NotShared));
         }
     }
 }
 
-impl Drop for Landing {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.leave(None);
     }
@@ -301,17 +301,17 @@ impl Drop for Landing {
 
 /// Watches whether anybody waits for a flight.
 #[derive(Debug)]
-pub struct Watch(Place);
+pub struct Watch(Entry);
 
 impl Watch {
     /// Ready when nobody waits for the flight. Somebody may join it the moment after.
     pub async fn deserted(&self) {
-        self.0.trip.outcome.closed().await;
+        self.0.state.outcome.closed().await;
     }
 
     /// Takes the flight off if still nobody waits for it.
     pub fn cancel(&self) -> bool {
-        self.0.remove_if(|| self.0.trip.outcome.is_closed())
+        self.0.remove_if(|| self.0.state.outcome.is_closed())
     }
 }
 
@@ -319,7 +319,7 @@ impl Watch {
 #[derive(Debug)]
 pub struct Follower {
     outcome: watch::Receiver<Option<(u64, Outcome)>>,
-    place: Place,
+    entry: Entry,
     /// What this one brings itself is not what it waits for.
     own: Option<u64>,
 }
@@ -328,7 +328,7 @@ impl Follower {
     /// What came of the flight. To be cancelled as one likes.
     pub async fn outcome(&mut self) -> Outcome {
         let own = self.own;
-        let is_there = |slot: &Option<(u64, Outcome)>| slot.as_ref().is_some_and(|(pilot, _)| Some(*pilot) != own);
+        let is_there = |slot: &Option<(u64, Outcome)>| slot.as_ref().is_some_and(|(leader, _)| Some(*leader) != own);
         match self.outcome.wait_for(is_there).await.map(|slot| slot.clone()) {
             Ok(Some((_, outcome))) => outcome,
             Ok(None) | Err(_) => Outcome::NotShared,
@@ -336,20 +336,20 @@ impl Follower {
     }
 
     /// Leave to ask the origin as well, to be waited for.
-    pub fn seats(&self) -> Seats {
-        Seats(self.place.clone())
+    pub fn permits(&self) -> SecondTries {
+        SecondTries(self.entry.clone())
     }
 }
 
-/// See [`Follower::seats`].
+/// See [`Follower::permits`].
 #[derive(Debug)]
-pub struct Seats(Place);
+pub struct SecondTries(Entry);
 
-impl Seats {
+impl SecondTries {
     /// Waits for leave to ask the origin as well, for this flight.
-    pub async fn take(self) -> Landing {
-        match Arc::clone(&self.0.trip.seats).acquire_owned().await {
-            Ok(seat) => Landing::new(self.0, Some(seat)),
+    pub async fn take(self) -> Lease {
+        match Arc::clone(&self.0.state.permits).acquire_owned().await {
+            Ok(permit) => Lease::new(self.0, Some(permit)),
             // They are never closed.
             Err(_) => std::future::pending().await,
         }
@@ -360,9 +360,9 @@ impl Seats {
 mod tests {
     use super::*;
 
-    fn lead(flights: &Arc<Flights>, key: u128) -> Landing {
+    fn lead(flights: &Arc<Flights>, key: u128) -> Lease {
         match flights.join(key, 0) {
-            Joined::Leader(landing) => landing,
+            Joined::Leader(lease) => lease,
             Joined::Follower(_) => panic!("there is a flight"),
         }
     }
@@ -386,24 +386,24 @@ mod tests {
     #[tokio::test]
     async fn followers_learn_the_outcome_whenever_they_join() {
         let flights = Flights::new(4);
-        let mut landing = lead(&flights, 1);
+        let mut lease = lead(&flights, 1);
         let mut early = follow(&flights, 1);
         assert!(matches!(flights.join(1, 7), Joined::Leader(_)), "another variant is another flight");
         assert!(!is_ready(early.outcome()));
-        landing.publish(failure());
+        lease.publish(failure());
         let mut late = follow(&flights, 1);
         assert!(matches!(early.outcome().await, Outcome::Failed(_)));
         assert!(matches!(late.outcome().await, Outcome::Failed(_)));
-        drop(landing);
+        drop(lease);
         assert_eq!(flights.under_way(), 0);
     }
 
     #[tokio::test]
     async fn a_flight_that_dies_releases_its_followers() {
         let flights = Flights::new(4);
-        let landing = lead(&flights, 1);
+        let lease = lead(&flights, 1);
         let mut follower = follow(&flights, 1);
-        drop(landing);
+        drop(lease);
         assert!(matches!(follower.outcome().await, Outcome::NotShared));
         assert_eq!(flights.under_way(), 0);
     }
@@ -411,9 +411,9 @@ mod tests {
     #[tokio::test]
     async fn a_flight_that_failed_is_off_before_anyone_hears_of_it() {
         let flights = Flights::new(4);
-        let landing = lead(&flights, 1);
+        let lease = lead(&flights, 1);
         let mut follower = follow(&flights, 1);
-        landing.end(failure());
+        lease.end(failure());
         assert!(matches!(follower.outcome().await, Outcome::Failed(_)));
         drop(lead(&flights, 1));
     }
@@ -436,13 +436,13 @@ mod tests {
         let first = lead(&flights, 1);
         let mut follower = follow(&flights, 1);
         let mut others = first.others();
-        let mut second = follower.seats().take().await;
-        let third = follower.seats().take().await;
-        assert!(!is_ready(follower.seats().take()), "three are under way");
+        let mut second = follower.permits().take().await;
+        let third = follower.permits().take().await;
+        assert!(!is_ready(follower.permits().take()), "three are under way");
         first.end(failure());
         assert!(!is_ready(follower.outcome()), "two are still under way");
         drop(third);
-        assert!(is_ready(follower.seats().take()), "a seat was given back");
+        assert!(is_ready(follower.permits().take()), "a permit was given back");
         second.publish(Outcome::Failed(UpstreamError::ResponseTimeout));
         assert!(!is_ready(second.others().outcome()), "that was its own");
         assert!(matches!(others.outcome().await, Outcome::Failed(UpstreamError::ResponseTimeout)));
@@ -455,8 +455,8 @@ mod tests {
     #[tokio::test]
     async fn a_flight_that_nobody_waits_for_can_be_called_off() {
         let flights = Flights::new(4);
-        let landing = lead(&flights, 1);
-        let watch = landing.watch();
+        let lease = lead(&flights, 1);
+        let watch = lease.watch();
         let follower = follow(&flights, 1);
         assert!(!is_ready(watch.deserted()));
         assert!(!watch.cancel());
@@ -464,6 +464,6 @@ mod tests {
         watch.deserted().await;
         assert!(watch.cancel());
         assert_eq!(flights.under_way(), 0);
-        drop(landing);
+        drop(lease);
     }
 }

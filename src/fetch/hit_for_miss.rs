@@ -24,7 +24,7 @@ use crate::rfc9111::vary::MAX_NOMINATED;
 
 /// Why nobody waits for a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub(crate) enum Pass {
     /// It may not be stored.
     NotStorable,
     /// It is stored, and each request needs a validation of its own.
@@ -33,18 +33,18 @@ pub enum Pass {
 
 /// Identifies the variant that a request asks for, by the fields known to select responses for its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selection(u128);
+pub(crate) struct Selection(u128);
 
 impl Selection {
     /// The number that stands for it.
-    pub const fn number(self) -> u128 {
+    pub(crate) const fn number(self) -> u128 {
         self.0
     }
 }
 
 /// Holds what is remembered for a request's key before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Looked {
+pub(crate) struct Looked {
     /// Variant that the request asks for.
     pub selection: Selection,
     /// Why nobody should wait for the response, if that is so.
@@ -55,7 +55,7 @@ pub struct Looked {
 
 /// Says which requests a response that could not be shared speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// For everyone who asks alike.
     Selection,
     /// For requests with the very same fields.
@@ -85,7 +85,7 @@ struct Remembered {
 
 /// The passes of all keys.
 #[derive(Debug)]
-pub struct HitForMiss {
+pub(crate) struct HitForMiss {
     keys: Recent<OfKey>,
     keep: i64,
 }
@@ -95,17 +95,17 @@ const LONGER: Duration = Duration::from_secs(600);
 
 impl HitForMiss {
     /// Remembers each pass for `keep`; none if that is zero.
-    pub fn new(keep: Duration) -> Self {
+    pub(crate) fn new(keep: Duration) -> Self {
         Self { keys: Recent::new(keep.max(LONGER)), keep: i64::try_from(keep.as_millis()).unwrap_or(i64::MAX) }
     }
 
     /// Tells how a request asks for the key with this hash, and whether nobody should wait for the response.
-    pub fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Looked {
+    pub(crate) fn look(&self, key: u128, request: &HeaderMap, now: Timestamp) -> Looked {
         self.look_at(key, request, Present::of(request), now)
     }
 
     /// The same, with what is known of the request's fields.
-    pub fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Looked {
+    pub(crate) fn look_at(&self, key: u128, request: &HeaderMap, present: Present, now: Timestamp) -> Looked {
         self.keys.with(key, now, |of_key| {
             let Some(of_key) = of_key else {
                 return Looked { selection: selection(key, None, request, present), pass: None, lasts: false };
@@ -125,7 +125,7 @@ impl HitForMiss {
     }
 
     /// Notes that responses for a key vary by `names`.
-    pub fn divide(&self, key: u128, names: &[HeaderName], now: Timestamp) {
+    pub(crate) fn divide(&self, key: u128, names: &[HeaderName], now: Timestamp) {
         let is_known = |of_key: Option<&OfKey>| {
             let known = of_key.and_then(|of_key| of_key.names.as_deref()).unwrap_or_default();
             names.iter().all(|name| known.contains(name))
@@ -147,17 +147,17 @@ impl HitForMiss {
     }
 
     /// Notes why a response for a key was not stored, for who asks about it.
-    pub fn note_refused(&self, key: u128, why: NotStorable, now: Timestamp) {
+    pub(crate) fn note_refused(&self, key: u128, why: NotStorable, now: Timestamp) {
         self.keys.change(key, now, |of_key| OfKey { refused: Some((why, now)), ..of_key.unwrap_or_default() });
     }
 
     /// Why a response for a key was last not stored, and when, as far as that is remembered.
-    pub fn refused(&self, key: u128, now: Timestamp) -> Option<(NotStorable, Timestamp)> {
+    pub(crate) fn refused(&self, key: u128, now: Timestamp) -> Option<(NotStorable, Timestamp)> {
         self.keys.with(key, now, |of_key| of_key?.refused)
     }
 
     /// Remembers that the response to a request like this one could not be shared.
-    pub fn remember(&self, key: u128, request: &HeaderMap, (what, reach): (Pass, Reach), now: Timestamp) {
+    pub(crate) fn remember(&self, key: u128, request: &HeaderMap, (what, reach): (Pass, Reach), now: Timestamp) {
         if self.keep == 0 {
             return;
         }
@@ -178,7 +178,7 @@ impl HitForMiss {
     }
 
     /// Forgets that responses to requests like this one could not be shared.
-    pub fn forget(&self, key: u128, request: &HeaderMap, now: Timestamp) {
+    pub(crate) fn forget(&self, key: u128, request: &HeaderMap, now: Timestamp) {
         if self.look(key, request, now).pass.is_none() {
             return;
         }

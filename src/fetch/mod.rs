@@ -7,19 +7,27 @@
 //!
 //! May import: `rfc9111`, `base`, `entry`, `store`, `upstream`. Makes no response for a client.
 
+mod body;
+mod decide;
 mod durable;
+#[expect(clippy::module_inception, reason = "the room is named for it")]
+mod fetch;
 mod fetcher;
 mod flight;
+mod freshen;
 mod hit_for_miss;
 mod keep;
-mod plan;
+mod order;
+mod parts;
 mod searches;
 
+pub(crate) use self::decide::{
+    Behind, Decision, Inquiry, Sharing, Use, is_passed_on, sharing, with_nothing, with_stored, without_looking,
+};
+pub(crate) use self::fetch::{Fetch, Fetched, ForLeader};
 pub use self::fetcher::MAX_UNATTENDED;
-pub(crate) use self::fetcher::{Fetched, Fetcher, ForLeader, clean_response};
-pub use self::flight::{Flights, Follower, Joined, Landing, Outcome, Watch};
+pub(crate) use self::fetcher::{Fetcher, Limits, Memories, Origin, clean_response};
+pub use self::flight::{Flights, Follower, Joined, Lease, Outcome, Watch};
 pub(crate) use self::flight::{Shared, SharedResponse, Source};
-pub(crate) use self::hit_for_miss::{HitForMiss, Looked, Pass, Selection};
-pub use self::plan::Plan;
-pub(crate) use self::plan::Ranges;
-pub(crate) use self::searches::Searches;
+pub(crate) use self::hit_for_miss::{Looked, Pass, Selection};
+pub(crate) use self::order::{Asked, Holdings, Order, Ranges, Terms};

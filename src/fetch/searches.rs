@@ -15,7 +15,7 @@ const MAX_PATHS: usize = 8_192;
 
 /// The paths whose last response with the field said something.
 #[derive(Debug, Default)]
-pub struct Searches {
+pub(crate) struct Searches {
     any: AtomicBool,
     /// Guarded by its lock, which readers share: what is known, by the hash of the path's key.
     known: RwLock<Known>,
@@ -39,7 +39,7 @@ struct Learnt {
 impl Searches {
     /// The key under which a response for the request with the key `exact` would be, if its path is
     /// known to tell queries apart otherwise than by every byte.
-    pub fn key(&self, exact: &CacheKey) -> Option<CacheKey> {
+    pub(crate) fn key(&self, exact: &CacheKey) -> Option<CacheKey> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
@@ -50,7 +50,7 @@ impl Searches {
 
     /// Notes what the response to `exact` said; the key that it is to be stored under, and whether
     /// that is the first word of its kind for the path.
-    pub fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<(CacheKey, bool)> {
+    pub(crate) fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<(CacheKey, bool)> {
         let path = path_of(exact)?;
         let (learnt, is_new) = {
             let mut known = self.known.write();

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
-use hyper::body::Incoming;
 use tracing::info;
 
 use crate::base::{Stopwatch, log};
 use crate::respond::ResponseBody;
 use crate::rfc9111::cache_status::CacheStatus;
 use crate::rfc9111::storage::NotStorable;
+use crate::upstream::ClientBody;
 use crate::upstream::forwarding::{Peer, Trust};
 
 /// The most bytes of a field's value, and of a target, that a line has.
@@ -50,7 +50,7 @@ pub(super) struct Line {
 
 impl Line {
     /// Notes who asked for what, as far as trusted proxies say.
-    pub(super) fn begin(trust: &Trust, peer: &Peer, request: &Request<Incoming>) -> Self {
+    pub(super) fn begin(trust: &Trust, peer: &Peer, request: &Request<ClientBody>) -> Self {
         let fields = request.headers();
         Self {
             client: trust.client(peer, fields),

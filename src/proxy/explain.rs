@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use super::Proxy;
 use super::purge::Url;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
-use crate::fetch::Pass;
+use crate::fetch::{Behind, Decision, Inquiry, Pass, Use, with_nothing, with_stored, without_looking};
 use crate::proxy::rules::Resolved;
+use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::freshness::{Freshness, LifetimeSource, StaleUse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::present::Present;
-use crate::rfc9111::reuse::{Reuse, Why};
 use crate::rfc9111::timestamp::Timestamp;
-use crate::rfc9111::{reuse, validation};
+use crate::rfc9111::validation;
 use crate::store::{Durability, EITHER, Examined, Lookup, PurgeStamp, PurgeTarget};
 use crate::upstream::forwarding;
 use crate::upstream::forwarding::Peer;
@@ -57,14 +57,6 @@ struct Found {
     covered: Covered,
 }
 
-/// What comes of a stored response.
-enum Judged {
-    /// This is what would be done.
-    Settled(CacheStatus),
-    /// It is no use, and another may be; why the origin is asked, if that says so.
-    Useless(Option<Fwd>),
-}
-
 /// The story: lines for people, and the same as data.
 struct Story {
     lines: Vec<String>,
@@ -91,7 +83,7 @@ impl Proxy {
         let mut story = Story { lines: Vec::new(), data: json!({}) };
         tell_key(&mut story, &exact, query.as_deref());
         self.tell_rule(&mut story, rule);
-        let searched = self.fetcher.searches.key(&exact);
+        let searched = self.fetcher.memories.searches.key(&exact);
         if searched.is_some() {
             story.say("key: its origin said (No-Vary-Search) that some differences between queries do not matter");
         }
@@ -177,99 +169,70 @@ impl Proxy {
             story.data["memory"] = json!({"has": "nothing"});
         }
         let (in_durable, other_durable) = self.tell_durable(story, rule, exact, fields, now).await;
-        if rule.rule.bypass {
-            story.say("it goes to the application: the rule says bypass");
-            return CacheStatus::forward(Fwd::Bypass);
+        let inquiry = Inquiry { method, fields, present: Present::of(fields), has_content: false };
+        let others = others || other_durable;
+        let decision = self.decide_on(story, rule, inquiry, [in_memory, in_durable], others, now);
+        if matches!(decision, (Decision::Fetch(_), None)) {
+            if rule.directives(fields).only_if_cached {
+                story.say("the request wants nothing but a stored response (only-if-cached): 504");
+            }
+            self.tell_pass(story, searched.unwrap_or(exact), fields, now);
         }
-        if *method != Method::GET && *method != Method::HEAD {
-            story.say(format!("it goes to the application: no stored response answers {method}"));
-            return CacheStatus::forward(Fwd::Method);
+        story.data["decision"] = json!(format!("{:?}", decision.0));
+        status_of(decision, rule.directives(fields).only_if_cached, now)
+    }
+
+    /// Decides as the proxy does: on what memory has, and where that is no use, on what the durable tier has. Returns the
+    /// stored response that it is about as well.
+    fn decide_on(
+        &self,
+        story: &mut Story,
+        rule: &Resolved,
+        inquiry: Inquiry<'_>,
+        tiers: [Option<Found>; 2],
+        has_other_variants: bool,
+        now: Timestamp,
+    ) -> (Decision, Option<(Tier, Freshness)>) {
+        if let Some(decision) = without_looking(inquiry, rule.rule.bypass) {
+            story.say(passed_because(decision, inquiry.method));
+            return (decision, None);
         }
-        if Present::of(fields).has(Present::FOR_THE_ORIGIN) {
-            story.say("it goes to the application: If-Match and If-Unmodified-Since are about its state");
-            return CacheStatus::forward(Fwd::Request);
-        }
-        let directives = rule.directives(fields);
-        let mut fwd = if others || other_durable { Fwd::VaryMiss } else { Fwd::UriMiss };
-        // What memory has is used or validated; without that the durable tier is asked.
-        for found in [in_memory, in_durable].into_iter().flatten() {
-            match self.judge(story, found, rule, (method, fields), now) {
-                Judged::Settled(status) => return status,
-                Judged::Useless(because) => fwd = because.unwrap_or(fwd),
+        let mut decision = with_nothing(has_other_variants);
+        for mut found in tiers.into_iter().flatten() {
+            let tier = found.tier.as_str();
+            if !found.head.outlives(found.covered) {
+                story.say(format!("{tier}: what it has was purged, and counts as not there"));
+                continue;
+            }
+            let (head, freshness) = (&found.head, found.head.freshness);
+            let directives = rule.directives(inquiry.fields);
+            let directives = rule.request_directives.bounded(directives, head.response_time(), now);
+            let failure = || self.fetcher.known_failure(head, Who::of(inquiry.fields));
+            let early = rule.rule.early_refresh;
+            let on_this = with_stored(inquiry, &directives, head, found.len, early, failure, now);
+            tell_decision(story, &found, on_this);
+            match on_this {
+                // Another tier may hold more of it.
+                Decision::Fetch(Fwd::Partial) => decision = on_this,
+                on_this => return (on_this, Some((found.tier, freshness))),
             }
         }
-        if directives.only_if_cached {
-            story.say("the request wants nothing but a stored response (only-if-cached): 504");
-            return CacheStatus::refused("not-cached");
-        }
-        let looked_up = searched.unwrap_or(exact);
-        if let Some((why, at)) = self.fetcher.hit_for_miss.refused(looked_up.hash(), now) {
+        (decision, None)
+    }
+
+    /// Tells what is remembered of those who ask alike.
+    fn tell_pass(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
+        let memory = &self.fetcher.memories.hit_for_miss;
+        if let Some((why, at)) = memory.refused(key.hash(), now) {
             let ago = now.millis_since(at) / 1000;
             story.say(format!("its last response that was not stored ({ago}s ago): {}", why.in_words()));
             story.data["not_stored"] = json!({"why": why.as_str(), "seconds_ago": ago});
         }
-        match self.fetcher.hit_for_miss.look(looked_up.hash(), fields, now).pass {
+        match memory.look(key.hash(), fields, now).pass {
             Some(Pass::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
             Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
             None => {}
         }
-        CacheStatus::forward(fwd)
-    }
-
-    /// What comes of a stored response that the key and `Vary` select.
-    fn judge(
-        &self,
-        story: &mut Story,
-        mut found: Found,
-        rule: &Resolved,
-        (method, fields): (&Method, &HeaderMap),
-        now: Timestamp,
-    ) -> Judged {
-        let tier = found.tier.as_str();
-        if !found.head.outlives(found.covered) {
-            story.say(format!("{tier}: what it has was purged, and counts as not there"));
-            return Judged::Useless(None);
-        }
-        if !found.head.can_answer(method, fields, found.len) {
-            story.say(format!("{tier}: it has only a part of what is asked for"));
-            return Judged::Useless(Some(Fwd::Partial));
-        }
-        let freshness = &found.head.freshness;
-        let directives = rule.request_directives.bounded(rule.directives(fields), found.head.response_time(), now);
-        let hit = CacheStatus::hit(found.tier, freshness.remaining(now));
-        let why = match reuse::reuse(&directives, freshness, now) {
-            Reuse::Fresh => return Judged::Settled(hit),
-            Reuse::Stale => {
-                story.say("it is stale, and the request accepts that (max-stale)");
-                return Judged::Settled(hit);
-            }
-            Reuse::StaleWhileRevalidate => {
-                story.say("it is stale, and served while it is validated (stale-while-revalidate)");
-                return Judged::Settled(hit);
-            }
-            Reuse::GatewayTimeout => {
-                story.say("the request wants nothing but a stored response (only-if-cached): 504");
-                return Judged::Settled(CacheStatus::refused("not-cached"));
-            }
-            Reuse::Validate(why) => why,
-        };
-        let validator = if validation::has_validator(&found.head.fields.to_map()) {
-            "validated with its ETag or Last-Modified: a 304 makes it good again"
-        } else {
-            "fetched anew: it has no validator"
-        };
-        let reason = match why {
-            _ if freshness.no_cache => "it says no-cache",
-            Why::Stale => "it is stale",
-            Why::Request => "the request's own directives rule it out",
-        };
-        story.say(format!("{reason}: it is {validator}"));
-        let failure = self.fetcher.known_failure(&found.head, Who::of(fields));
-        if failure.is_some_and(|failure| reuse::stale_if_error(&directives, freshness, failure, now)) {
-            story.say("the application is known to fail: it is served stale, and validated behind");
-            return Judged::Settled(hit);
-        }
-        Judged::Settled(CacheStatus::forward(if why == Why::Stale { Fwd::Stale } else { Fwd::Request }))
     }
 
     /// What the durable tier has; and whether that is of other variants only.
@@ -316,6 +279,65 @@ impl Proxy {
         story.say(format!("durable: {line}"));
         story.data["durable"] = json!({"has": word});
         (None, false)
+    }
+}
+
+/// Says in words why a request is passed on.
+fn passed_because(decision: Decision, method: &Method) -> String {
+    match decision {
+        Decision::Pass(Fwd::Bypass) => "it goes to the application: the rule says bypass".to_owned(),
+        Decision::Pass(Fwd::Method) => format!("it goes to the application: no stored response answers {method}"),
+        _ => "it goes to the application: If-Match and If-Unmodified-Since are about its state".to_owned(),
+    }
+}
+
+/// Tells what was decided on a stored response.
+fn tell_decision(story: &mut Story, found: &Found, decision: Decision) {
+    let (tier, freshness) = (found.tier.as_str(), &found.head.freshness);
+    match decision {
+        Decision::Answer(Use::Fresh, Behind::No) | Decision::Pass(_) => {}
+        Decision::Answer(Use::Fresh, Behind::Yes | Behind::Perhaps(_)) => {
+            story.say("it is fresh, and may be validated behind, since it soon expires (early_refresh)");
+        }
+        Decision::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),
+        Decision::Answer(Use::WhileRevalidate, _) => {
+            story.say("it is stale, and served while it is validated (stale-while-revalidate)");
+        }
+        Decision::Answer(Use::InPlaceOf(_), _) => {
+            story.say("the application is known to fail: it is served stale, and validated behind");
+        }
+        Decision::NotCached => story.say("the request wants nothing but a stored response (only-if-cached): 504"),
+        Decision::Fetch(Fwd::Partial) => story.say(format!("{tier}: it has only a part of what is asked for")),
+        Decision::Fetch(fwd) => {
+            let validator = if validation::has_validator(&found.head.fields.to_map()) {
+                "validated with its ETag or Last-Modified: a 304 makes it good again"
+            } else {
+                "fetched anew: it has no validator"
+            };
+            let reason = match fwd {
+                _ if freshness.no_cache => "it says no-cache",
+                Fwd::Request => "the request's own directives rule it out",
+                _ => "it is stale",
+            };
+            story.say(format!("{reason}: it is {validator}"));
+        }
+    }
+}
+
+/// The `Cache-Status` of a decision on a stored response of a tier, or on none.
+fn status_of(
+    (decision, found): (Decision, Option<(Tier, Freshness)>),
+    only_if_cached: bool,
+    now: Timestamp,
+) -> CacheStatus {
+    match decision {
+        Decision::NotCached => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(_) if only_if_cached => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(fwd) | Decision::Pass(fwd) => CacheStatus::forward(fwd),
+        Decision::Answer(..) => match found {
+            Some((tier, freshness)) => CacheStatus::hit(tier, freshness.remaining(now)),
+            None => CacheStatus::forward(Fwd::Miss),
+        },
     }
 }
 

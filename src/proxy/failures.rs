@@ -31,7 +31,7 @@ impl Proxy {
         info!(
             request_id = %id,
             status = status.as_u16(),
-            url = url_of(target),
+            url = target.key.to_url(),
             cause = match cause {
                 Cause::Upstream(error) => with_sources(&error),
                 Cause::Internal(sentence) => sentence.to_owned(),
@@ -40,12 +40,6 @@ impl Proxy {
             turn.in_words()
         );
     }
-}
-
-fn url_of(target: &Target<'_>) -> String {
-    let Some(parts) = target.key.parts() else { return String::new() };
-    let query = parts.query.map_or_else(String::new, |query| format!("?{query}"));
-    format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path)
 }
 
 /// An error, and what it says that it comes of.

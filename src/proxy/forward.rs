@@ -5,26 +5,39 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::request::{Caller, Passed, plan};
+use super::client::{Client, informational};
+use super::request::asked;
 use super::{Proxy, tunnel};
-use crate::fetch::clean_response;
+use crate::fetch::{Fetch, Holdings, Order, clean_response};
 use crate::proxy::target::{Target, origin_form};
-use crate::respond::{Answer, Asked, ResponseBody, add_age, overloaded, passed, refuse_body, refused, unanswered};
+use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, passed, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::targeted::governing;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
-use crate::upstream::{Errand, Fault, Interim, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+use crate::upstream::{
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
+};
 
 /// How long an unsafe request is waited for after its client has left. It holds a connection to the
 /// origin, and no one counts those.
 const ABANDONED: Duration = Duration::from_secs(5);
+
+/// Holds the reason for passing a request on: its like could not be stored.
+#[derive(Clone, Copy)]
+pub(super) struct Passed {
+    pub(super) fwd: Fwd,
+    /// Time at which it began.
+    pub(super) now: Timestamp,
+    /// True if the memory that its like is not stored lasts for a while yet.
+    pub(super) is_noted: bool,
+}
 
 /// What an unsafe request was sent to.
 struct Changed {
@@ -40,7 +53,7 @@ impl Proxy {
     /// target is in origin form.
     pub(super) async fn pass_on(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
         key: Option<&CacheKey>,
         request: &http::request::Parts,
@@ -49,14 +62,15 @@ impl Proxy {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
         let version_vector = fetcher.store.purges().version_vector();
-        let fields = || fetcher.onward(caller.peer, target.scheme, target.authority()).fields(&request.headers);
+        let fields =
+            || fetcher.origin.onward(caller.peer(), target.scheme, target.authority()).fields(&request.headers);
         let (method, uri) = (&request.method, &request.uri);
-        let interim = caller.interim(request.version);
-        let interim = interim.as_ref();
+        let informational = informational(caller, request.version);
+        let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let sent = OriginRequest { method, uri, fields: &fields, interim, errand: Errand::Client, transfer };
+        let sent = OriginRequest { method, uri, fields: &fields, informational, errand: Errand::Client, transfer };
         // Not by `Fetcher::send`: what most requests that pass here wait in is no deeper than need be.
-        let mut response = match fetcher.upstream.send(&sent, RequestBody::Empty).await {
+        let mut response = match fetcher.origin.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, fwd),
         };
@@ -79,47 +93,45 @@ impl Proxy {
             let (status, response) = passed(response, fwd);
             return (status.not_stored(why), response);
         }
-        let asked = Arc::new(Request::from_parts(request.clone(), ()));
-        let mut plan = plan(caller, target, &asked, target.rule.directives(asked.headers()), fwd);
-        plan.version_vector = version_vector;
-        if let Some(key) = key {
-            plan.key = key.clone();
-        }
-        let (fetched, _) = fetcher.keep_or_pass(&plan, response, now, position, None);
-        self.answer_fetched(Asked::of(&*asked), fetched)
+        let request = Arc::new(Request::from_parts(request.clone(), ()));
+        let asked = asked(caller, target, &request, target.rule.directives(request.headers()), key.cloned());
+        let order = Order::new(Arc::new(asked), Holdings::nothing(fwd), None);
+        let fetched = Fetch::begun(fetcher, order, position, version_vector).keep_or_pass(response, now);
+        self.answer_fetched(ClientRequest::of(&*request), fetched)
     }
 
     /// Sends a request on that no stored response may answer, and invalidates what it changed.
     pub(super) async fn forward(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
         parts: &http::request::Parts,
-        body: Incoming,
+        body: ClientBody,
         fwd: Fwd,
     ) -> Answer {
-        let (transfer, buffers) = (&target.rule.transfer, self.fetcher.upstream.buffers());
+        let (transfer, buffers) = (&target.rule.transfer, self.fetcher.origin.upstream.buffers());
         let mut body = match RequestBody::client(body, self.upload_limits, transfer) {
             Ok(body) => body,
-            Err(fault) => return refused(&refuse_body(fault)),
+            Err(fault) => return Refusal::Body(fault).answer(),
         };
         if matches!(body, RequestBody::Sending(_)) && transfer.buffer_request > 0 {
             if buffers.are_full() {
-                return overloaded();
+                return Refusal::Overloaded.answer();
             }
             // On the heap, and gone before the origin is asked.
             body = match Box::pin(body.take_in(transfer, buffers)).await {
                 Ok(body) => body,
-                Err(fault) => return refused(&refuse_body(fault)),
+                Err(fault) => return Refusal::Body(fault).answer(),
             };
         }
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
-        let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
-        let (uri, interim) = (origin_form(&parts.uri), caller.interim(parts.version));
+        let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
+        let (uri, informational) = (origin_form(&parts.uri), informational(caller, parts.version));
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
-            let (method, interim) = (&parts.method, interim.as_ref());
-            let sent = OriginRequest { method, uri: &uri, fields: &fields, interim, errand: Errand::Client, transfer };
+            let (method, informational) = (&parts.method, informational.as_ref());
+            let sent =
+                OriginRequest { method, uri: &uri, fields: &fields, informational, errand: Errand::Client, transfer };
             return match self.fetcher.send(&sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -127,23 +139,26 @@ impl Proxy {
         }
         // On the heap: few requests are.
         let fields = onward.fields(&parts.headers);
-        let (response, own) = match Box::pin(self.send_unsafe(target, parts, fields, body, interim, position)).await {
-            Ok(sent) => sent,
-            Err(error) => return unanswered(&error, fwd),
-        };
+        let (response, own) =
+            match Box::pin(self.send_unsafe(target, parts, fields, body, informational, position)).await {
+                Ok(sent) => sent,
+                Err(error) => return unanswered(&error, fwd),
+            };
         if let Some(own) = own
             && fwd == Fwd::Method
             && self.is_for_get(target, parts, &response)
         {
-            let asked = Arc::new(Request::from_parts(parts.clone(), ()));
-            let mut plan = plan(caller, target, &asked, target.rule.directives(asked.headers()), fwd);
+            let request = Arc::new(Request::from_parts(parts.clone(), ()));
+            let asked = asked(caller, target, &request, target.rule.directives(request.headers()), None);
+            let order = Order::new(Arc::new(asked), Holdings::nothing(fwd), None);
             // Its own invalidation among them.
-            plan.version_vector = self.fetcher.store.purges().version_vector();
-            if let Ok(tags) = plan.tags_of(response.headers())
+            let version_vector = self.fetcher.store.purges().version_vector();
+            if let Ok(tags) = order.tags_of(response.headers())
                 && !self.fetcher.store.are_purged(&tags, position)
             {
-                let (fetched, _) = self.fetcher.keep_or_pass(&plan, response, request_time, own, None);
-                return self.answer_fetched(Asked::of(&*asked), fetched);
+                let fetched =
+                    Fetch::begun(&self.fetcher, order, own, version_vector).keep_or_pass(response, request_time);
+                return self.answer_fetched(ClientRequest::of(&*request), fetched);
             }
         }
         passed(response, fwd)
@@ -157,7 +172,7 @@ impl Proxy {
         parts: &http::request::Parts,
         fields: HeaderMap,
         body: RequestBody,
-        interim: Option<Interim>,
+        informational: Option<Informational>,
         position: u64,
     ) -> Result<(Response<UpstreamBody>, Option<u64>), UpstreamError> {
         let this = Arc::clone(self);
@@ -171,10 +186,10 @@ impl Proxy {
         let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
         let transfer = Arc::clone(&target.rule.transfer);
         self.fetcher.tasks.spawn(async move {
-            let (fields, interim) = (|| fields.clone(), interim.as_ref());
+            let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
             let (errand, transfer) = (Errand::Client, &*transfer);
-            let request = OriginRequest { method, uri, fields: &fields, interim, errand, transfer };
+            let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -249,7 +264,7 @@ impl Proxy {
     /// Forgets what is stored for a URL together with others. To be done after the URL's own key is
     /// purged: what is learnt of its queries from then on was fetched before, and is not kept.
     pub(super) fn forget_searched(&self, key: &CacheKey) {
-        if let Some(searched) = self.fetcher.searches.key(key) {
+        if let Some(searched) = self.fetcher.memories.searches.key(key) {
             self.fetcher.store.forget(&searched);
             self.fetcher.flights.detach(searched.hash());
         }
@@ -258,13 +273,13 @@ impl Proxy {
     /// Passes a request to change protocols on, and ties the two connections together.
     pub(super) async fn tunnel(
         self: &Arc<Self>,
-        caller: &Caller<'_>,
+        caller: &dyn Client,
         target: &Target<'_>,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
     ) -> Answer {
-        let client = hyper::upgrade::on(&mut request);
+        let client = caller.upgraded(&mut request);
         let (parts, body) = request.into_parts();
-        let onward = self.fetcher.onward(caller.peer, target.scheme, target.authority());
+        let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
         let mut fields = onward.fields(&parts.headers);
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
@@ -276,8 +291,8 @@ impl Proxy {
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
         let (errand, transfer) = (Errand::Client, &*target.rule.transfer);
-        let request = OriginRequest { method, uri, fields: &fields, interim: None, errand, transfer };
-        let mut response = match self.fetcher.upstream.send(&request, RequestBody::Empty).await {
+        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, transfer };
+        let mut response = match self.fetcher.origin.upstream.send(&request, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, Fwd::Bypass),
         };
@@ -287,9 +302,9 @@ impl Proxy {
         }
         let origin = hyper::upgrade::on(&mut response);
         let limit = self.tunnel_timeout;
-        self.fetcher.tunnels.spawn(async move {
+        self.tunnels.spawn(async move {
             let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
-            if let Err(error) = tunnel::tie(TokioIo::new(client), TokioIo::new(origin), limit).await {
+            if let Err(error) = tunnel::tie(client, TokioIo::new(origin), limit).await {
                 debug!("a tunnel ended: {error}");
             }
         });

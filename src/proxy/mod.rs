@@ -6,6 +6,7 @@
 //! May import: everything below it but sockets. Reads and writes no bytes.
 
 mod access;
+mod client;
 mod explain;
 mod failures;
 mod forward;
@@ -17,10 +18,11 @@ mod share;
 mod target;
 mod tunnel;
 
+pub(crate) use self::client::{Client, Stream, Upgraded};
 pub use self::explain::Question;
 pub use self::failures::Failures;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
-pub(crate) use self::request::Proxy;
+pub use self::request::{Proxy, Usage};
 pub(crate) use self::rules::{Config as CacheConfig, Rule, Rules};
 pub(crate) use self::target::Keys;

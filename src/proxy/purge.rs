@@ -180,7 +180,7 @@ impl Proxy {
             self.fetcher.flights.detach(key.hash());
             if is_soft {
                 // A search under way for several queries was asked for before, too.
-                if let Some(searched) = self.fetcher.searches.key(&key) {
+                if let Some(searched) = self.fetcher.memories.searches.key(&key) {
                     self.fetcher.flights.detach(searched.hash());
                 }
             } else {
@@ -201,7 +201,7 @@ impl Proxy {
     /// Returns the tiers that hold something for a key, or for those that it shares with others.
     fn held(&self, key: &CacheKey) -> Tiers {
         let store = &self.fetcher.store;
-        let searched = self.fetcher.searches.key(key);
+        let searched = self.fetcher.memories.searches.key(key);
         let memory = [Some(key), searched.as_ref()].into_iter().flatten().any(|key| store.memory().holds(key.hash()));
         let durable = match store.durable() {
             Some(durable) if !durable.index().is_loaded() => None,

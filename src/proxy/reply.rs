@@ -5,15 +5,17 @@ use std::task::{Context, Poll, ready};
 
 use http::Response;
 
+use tracing::{Instrument as _, Span, debug};
+
+use super::client::Client;
 use crate::base::WorkerMetrics;
 use crate::proxy::access::Line;
 use crate::respond::{Answer, ResponseBody};
-use crate::upstream::Outlet;
 
 /// A request that is being answered.
 pub struct Reply<'a> {
     worker: &'a WorkerMetrics,
-    outlet: &'a Outlet,
+    client: &'a dyn Client,
     access: Option<Box<Line>>,
     step: Step<'a>,
 }
@@ -32,20 +34,30 @@ impl<'a> Step<'a> {
         Self::Answered(Some(answer))
     }
 
-    /// One that is waited for, on the heap.
-    pub(super) fn waits(answer: impl Future<Output = Answer> + Send + 'a) -> Self {
-        Self::Waits(Box::pin(answer))
+    /// One that is waited for, on the heap, within the request's span. Costs nothing more where the level is off.
+    pub(super) fn waits(span: Span, answer: impl Future<Output = Answer> + Send + 'a) -> Self {
+        if span.is_disabled() {
+            return Self::Waits(Box::pin(answer));
+        }
+        let record = span.clone();
+        let answered = async move {
+            let answer = answer.await;
+            record.record("cache_status", answer.0.to_value(None).to_str().unwrap_or_default());
+            debug!(status = answer.1.status().as_u16(), "answered");
+            answer
+        };
+        Self::Waits(Box::pin(answered.instrument(span)))
     }
 }
 
 impl<'a> Reply<'a> {
     pub(super) fn new(
         worker: &'a WorkerMetrics,
-        outlet: &'a Outlet,
+        client: &'a dyn Client,
         access: Option<Box<Line>>,
         step: Step<'a>,
     ) -> Self {
-        Self { worker, outlet, access, step }
+        Self { worker, client, access, step }
     }
 }
 
@@ -59,7 +71,7 @@ impl Future for Reply<'_> {
             Step::Waits(waits) => {
                 let answer = waits.as_mut().poll(cx);
                 if answer.is_pending() {
-                    this.outlet.wake_for_interim(cx.waker());
+                    this.client.wake_on_informational(cx.waker());
                 }
                 Some(ready!(answer))
             }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::header::HeaderMap;
 
-use crate::entry::StoredHead;
 use crate::fetch::Ranges;
 use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::freshness::LifetimePolicy;
@@ -13,7 +12,6 @@ use crate::rfc9111::key::{QueryRules, glob};
 use crate::rfc9111::storage::{SetCookie, StoragePolicy};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
-use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary::Nominated;
 use crate::store::Durability;
 use crate::upstream::{Overrides, Transfer};
@@ -181,26 +179,6 @@ impl Resolved {
             // Keeps `no-store`: no setting may store what must never be stored.
             RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
         }
-    }
-
-    /// Whether a fresh response is to be validated now, before it expires. Sooner or later by chance,
-    /// so that processes that ask at the same time do not all do it; and the sooner the longer it took to
-    /// fetch, so that it is there in time.
-    pub fn is_due_early(&self, stored: &StoredHead, now: Timestamp) -> bool {
-        if self.rule.early_refresh == 0 {
-            return false;
-        }
-        let window = stored.freshness.lifetime.saturating_mul(i64::from(self.rule.early_refresh)) / 1000;
-        let remaining = stored.freshness.remaining(now);
-        if remaining <= 0 || remaining > window {
-            return false;
-        }
-        let fetched_in = stored.response_time().millis_since(stored.request_time());
-        let mean = fetched_in.max(window / 10).max(1);
-        // The probability that an exponential deviate is as large.
-        #[expect(clippy::cast_precision_loss, reason = "a probability")]
-        let probability = (-(remaining as f64) / mean as f64).exp();
-        fastrand::f64() < probability
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tokio::sync::oneshot;
 
 use super::Proxy;
@@ -13,10 +13,10 @@ use super::request::held_by;
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
 use crate::fetch::{
-    Fetched, Follower, ForLeader, Joined, Landing, Looked, Outcome, Plan, Selection, Shared, SharedResponse, Source,
+    Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Selection, Shared, SharedResponse, Source,
 };
 use crate::respond::{
-    Answer, Asked, Multipart, Part, ResponseBody, add_age, answer_head, build, failed, refuse, unanswered,
+    Answer, ClientRequest, Multipart, Part, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
 };
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
 use crate::rfc9111::reuse::{Reuse, Why};
@@ -42,25 +42,25 @@ fn wanted_of(parts: &Multipart) -> Vec<BodyPart> {
 const MAX_JOINED_AGAIN: u32 = 2;
 
 impl Proxy {
-    /// Tells how the plan's request asks for its key, as far as is known by now, and whether it should wait for
+    /// Tells how the order's request asks for its key, as far as is known by now, and whether it should wait for
     /// nobody.
-    pub(super) fn selection_of(&self, plan: &Plan) -> Looked {
-        self.fetcher.hit_for_miss.look(plan.key.hash(), plan.client_fields(), self.fetcher.clock.now())
+    pub(super) fn selection_of(&self, order: &Order) -> Looked {
+        self.fetcher.memories.hit_for_miss.look(order.asked.key.hash(), order.client_fields(), self.fetcher.clock.now())
     }
 
     /// Joins the flight of those who ask alike: the response to anyone else might not be theirs.
-    pub(super) fn join(&self, plan: &Plan, selection: Selection) -> Joined {
-        self.fetcher.flights.join(plan.key.hash(), selection.number())
+    pub(super) fn join(&self, order: &Order, selection: Selection) -> Joined {
+        self.fetcher.flights.join(order.asked.key.hash(), selection.number())
     }
 
     /// Asks the origin for a flight. Another that does so as well may have its answer first: then
     /// that is this client's, too.
-    pub(super) async fn lead(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>, landing: Landing) -> Answer {
+    pub(super) async fn lead(self: &Arc<Self>, request: &Request<()>, order: Order, lease: Lease) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
-        let mut others = landing.others();
-        let asked = plan.clone();
-        self.fetcher.launch(plan, landing, Some(sender));
+        let mut others = lease.others();
+        let asked = order.clone();
+        self.fetcher.launch(order, lease, Some(sender));
         let fetched = tokio::select! {
             biased;
             fetched = &mut receiver => fetched,
@@ -78,11 +78,8 @@ impl Proxy {
             Ok(Fetched::Passed { why: NotStorable::TooLarge, .. }) if request.headers().contains_key(header::RANGE) => {
                 Box::pin(self.alone(request, asked)).await
             }
-            Ok(fetched) => self.answer_fetched(Asked::of(request), fetched),
-            Err(_) => failed(
-                &refuse(StatusCode::BAD_GATEWAY, "internal", "the request to the application was lost"),
-                Fwd::Miss,
-            ),
+            Ok(fetched) => self.answer_fetched(ClientRequest::of(request), fetched),
+            Err(_) => Refusal::RequestLost.failed(Fwd::Miss),
         }
     }
 
@@ -91,67 +88,73 @@ impl Proxy {
     pub(super) async fn follow(
         self: &Arc<Self>,
         request: &Request<()>,
-        mut plan: Box<Plan>,
+        mut order: Order,
         mut follower: Follower,
         mut selection: Selection,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
-        let (watch, patience) =
-            (Stopwatch::start(), self.fetcher.upstream.patience_for(plan.transfer.response_timeout));
+        let (watch, patience) = (
+            Stopwatch::start(),
+            self.fetcher.origin.upstream.patience_for(order.asked.terms.transfer.response_timeout),
+        );
         let mut joined_again = 0;
         loop {
             let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
             let until_second = left(self.cache.collapse_timeout);
-            let seats = follower.seats();
-            let a_seat = async {
+            let permits = follower.permits();
+            let a_permit = async {
                 tokio::time::sleep(until_second).await;
-                seats.take().await
+                permits.take().await
             };
             let outcome = tokio::select! {
                 biased;
                 outcome = follower.outcome() => outcome,
-                landing = a_seat => return self.lead(request, plan, landing).await,
+                lease = a_permit => return self.lead(request, order, lease).await,
                 () = tokio::time::sleep(left(patience)) => Outcome::Failed(UpstreamError::ResponseTimeout),
             };
             match outcome {
                 Outcome::Shared(shared) => {
-                    if let Some(answer) = self.answer_follower(request, &plan, &shared, arrived) {
+                    if let Some(answer) = self.answer_follower(request, &order, &shared, arrived) {
                         return answer;
                     }
                     // What came is another's: another variant, or not to be shared with this client;
                     // or its first bytes are gone, which the durable tier still has.
                     if matches!(shared.source, Source::Tier(_))
-                        && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut plan)).await
-                        && let Some(answer) = self.answer_found(request, &plan, fetched).await
+                        && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut order)).await
+                        && let Some(answer) = self.answer_found(request, &order, fetched).await
                     {
                         return answer;
                     }
                     // Those who ask as this client does may share another one.
                     if let Some(variant) = shared.head().variant() {
-                        self.fetcher.hit_for_miss.divide(plan.key.hash(), &variant.names, self.fetcher.clock.now());
+                        self.fetcher.memories.hit_for_miss.divide(
+                            order.asked.key.hash(),
+                            &variant.names,
+                            self.fetcher.clock.now(),
+                        );
                     }
-                    let Looked { selection: own, pass, .. } = self.selection_of(&plan);
+                    let Looked { selection: own, pass, .. } = self.selection_of(&order);
                     if own == selection || pass.is_some() || joined_again == MAX_JOINED_AGAIN {
-                        return Box::pin(self.alone(request, plan)).await;
+                        return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
                 }
                 Outcome::NotShared => {
                     // That the leader's response was its own alone says nothing of who asks otherwise.
-                    let Looked { selection: own, pass, .. } = self.selection_of(&plan);
+                    let Looked { selection: own, pass, .. } = self.selection_of(&order);
                     if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
-                        return Box::pin(self.alone(request, plan)).await;
+                        return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
                 }
                 Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || left(patience).is_zero() => {
-                    return unanswered(&error, plan.fwd);
+                    return unanswered(&error, order.held.fwd);
                 }
                 Outcome::Failed(_) => {}
             }
             joined_again += 1;
-            match self.join(&plan, selection) {
-                Joined::Leader(landing) => return self.lead(request, plan, landing).await,
+            match self.join(&order, selection) {
+                Joined::Leader(lease) => return self.lead(request, order, lease).await,
                 Joined::Follower(next) => follower = next,
             }
         }
@@ -161,20 +164,23 @@ impl Proxy {
     fn answer_follower(
         &self,
         request: &Request<()>,
-        plan: &Plan,
+        order: &Order,
         shared: &Shared,
         arrived: Timestamp,
     ) -> Option<Answer> {
         let head = shared.head();
         // Under another URL's key only if its origin said that the two are one.
-        if head.key != plan.exact && self.fetcher.searches.key(&plan.exact).as_ref() != Some(&head.key) {
+        if head.key != order.asked.exact
+            && self.fetcher.memories.searches.key(&order.asked.exact).as_ref() != Some(&head.key)
+        {
             return None;
         }
         if !head.is_selected_by(request.headers()) || self.fetcher.store.is_covered(head) {
             return None;
         }
         if request.headers().contains_key(header::AUTHORIZATION) {
-            let governing = governing(&head.fields.to_map(), &plan.policy.lifetimes.targets, head.response_time());
+            let governing =
+                governing(&head.fields.to_map(), &order.asked.terms.policy.lifetimes.targets, head.response_time());
             if !storage::allows_authorized(&governing.directives) {
                 return None;
             }
@@ -187,7 +193,7 @@ impl Proxy {
         if !has_it {
             return None;
         }
-        match reuse::reuse(&plan.directives, &head.freshness, self.fetcher.clock.now()) {
+        match reuse::reuse(&order.asked.directives, &head.freshness, self.fetcher.clock.now()) {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
             // The origin has answered since: that is as new as this client can wish for.
             Reuse::Validate(Why::Request)
@@ -200,13 +206,13 @@ impl Proxy {
             SharedResponse::Stored(_) => None,
             SharedResponse::Filling(_, fill) => Some(fill.reader()?),
         };
-        self.answer_shared(Asked::of(request), shared, reader, true)
+        self.answer_shared(ClientRequest::of(request), shared, reader, true)
     }
 
     /// Asks the origin for this client only.
-    pub(super) async fn alone(self: &Arc<Self>, request: &Request<()>, plan: Box<Plan>) -> Answer {
-        let fetched = self.fetcher.alone(plan).await;
-        self.answer_fetched(Asked::of(request), fetched)
+    pub(super) async fn alone(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
+        let fetched = self.fetcher.alone(order).await;
+        self.answer_fetched(ClientRequest::of(request), fetched)
     }
 
     /// Answers with what the durable tier has for this client alone; of a body that is still there only
@@ -214,15 +220,15 @@ impl Proxy {
     pub(super) async fn answer_found(
         self: &Arc<Self>,
         request: &Request<()>,
-        plan: &Plan,
+        order: &Order,
         fetched: Fetched,
     ) -> Option<Answer> {
         let Fetched::Apart(head, apart) = fetched else {
-            return Some(self.answer_fetched(Asked::of(request), fetched));
+            return Some(self.answer_fetched(ClientRequest::of(request), fetched));
         };
         let now = self.fetcher.clock.now();
         let status = CacheStatus::hit(Tier::Durable, head.freshness.remaining(now));
-        let (parts, part) = answer_head(Asked::of(request), &head, Some(apart.len()), now).into_parts();
+        let (parts, part) = answer_head(ClientRequest::of(request), &head, Some(apart.len()), now).into_parts();
         let (wanted, len) = match part {
             Part::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
             Part::Whole => (vec![BodyPart::Range(0, apart.len())], apart.len()),
@@ -230,16 +236,16 @@ impl Proxy {
             Part::Multipart(parts) => (wanted_of(&parts), parts.len),
         };
         let body = ResponseBody::pieces(apart.read(wanted).await?, len);
-        self.fetcher.note_ranged(plan, apart.len());
+        self.fetcher.note_ranged(order, apart.len());
         Some((status, Response::from_parts(parts, body)))
     }
 
-    pub(super) fn answer_fetched(&self, request: Asked<'_>, fetched: Fetched) -> Answer {
+    pub(super) fn answer_fetched(&self, request: ClientRequest<'_>, fetched: Fetched) -> Answer {
         match fetched {
             Fetched::Shared(shared, ForLeader { cookies, reader })
             | Fetched::Own(shared, ForLeader { cookies, reader }) => {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
-                    return failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss);
+                    return Refusal::ResponseLost.failed(Fwd::Miss);
                 };
                 // In place of any that are stored.
                 for name in cookies.keys() {
@@ -258,16 +264,14 @@ impl Proxy {
             }
             Fetched::Failed(error, fwd) => unanswered(&error, fwd),
             // Those go through `answer_found`.
-            Fetched::Apart(..) => {
-                failed(&refuse(StatusCode::BAD_GATEWAY, "internal", "the response was lost"), Fwd::Miss)
-            }
+            Fetched::Apart(..) => Refusal::ResponseLost.failed(Fwd::Miss),
         }
     }
 
     /// Answers from a shared response; a body that is coming in needs a reader.
     fn answer_shared(
         &self,
-        request: Asked<'_>,
+        request: ClientRequest<'_>,
         shared: &Shared,
         reader: Option<FillReader>,
         collapsed: bool,
@@ -286,7 +290,7 @@ impl Proxy {
             }
         };
         let reading = match &shared.response {
-            SharedResponse::Stored(stored) => self.fetcher.budget.reading(stored),
+            SharedResponse::Stored(stored) => self.fetcher.limits.budget.reading(stored),
             SharedResponse::Filling(..) => None,
         };
         let response = build(request, &shared.response, reader, now)?;

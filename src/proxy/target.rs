@@ -3,21 +3,20 @@
 use std::borrow::Cow;
 
 use http::header;
-use http::{Method, Request, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
+use http::{Method, Request, Uri, Version};
 
 use crate::proxy::Rules;
 use crate::proxy::rules::Resolved;
-use crate::respond::{Refusal, refuse};
-use crate::rfc9111::cache_status::Fwd;
+use crate::respond::Refusal;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
 use crate::rfc9111::present::Present;
+use crate::upstream::ClientBody;
 use crate::upstream::forwarding::Original;
 
 /// Where a request is headed, worked out once.
 #[derive(Debug)]
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// The scheme that the client used.
     pub scheme: &'static str,
     /// The key of its URI.
@@ -29,7 +28,7 @@ pub struct Target<'a> {
 impl Target<'_> {
     /// The host, as it is in the key, and as the origin is told: a spelling of one client's own must
     /// not come back in a page that others get.
-    pub fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         self.key.authority().unwrap_or_default()
     }
 }
@@ -45,50 +44,39 @@ pub struct Keys {
 
 impl Keys {
     /// Works out where a request is headed, or what is wrong with it.
-    pub fn target(
+    pub(crate) fn target(
         &self,
         original: &Original,
-        request: &Request<Incoming>,
+        request: &Request<ClientBody>,
         present: Present,
     ) -> Result<Target<'_>, Refusal> {
-        let bad = |detail, sentence| refuse(StatusCode::BAD_REQUEST, detail, sentence);
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-            return Err(refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "this server does not answer CONNECT or TRACE",
-            ));
+            return Err(Refusal::Method);
         }
         if request.method().as_str() == "PURGE" {
-            return Err(refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "purges are taken on the admin listener, and not here",
-            ));
+            return Err(Refusal::Purge);
         }
         let is_other = |(n, coding): (usize, &[u8])| n > 0 || !coding.eq_ignore_ascii_case(b"chunked");
         if present.has(Present::TRANSFER_ENCODING)
             && fields::members(request.headers(), &header::TRANSFER_ENCODING).enumerate().any(is_other)
         {
-            return Err(refuse(
-                StatusCode::NOT_IMPLEMENTED,
-                "transfer-coding",
-                "this server knows no transfer coding other than chunked, once",
-            ));
+            return Err(Refusal::TransferCoding);
         }
         let is_in_form = match request.uri().path() {
             "*" => *request.method() == Method::OPTIONS,
             path => path.starts_with('/') || (path.is_empty() && request.uri().scheme().is_some()),
         };
         if !is_in_form {
-            return Err(bad("bad-target", "the request's target is neither a path nor a URL"));
+            return Err(Refusal::Target);
         }
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
-            (_, Some(_)) => return Err(bad("bad-host", "the request has more than one Host field")),
-            (Some(host), None) => host.to_str().map_err(|_| bad("bad-host", "the Host field is not a host name"))?,
+            (_, Some(_)) => return Err(Refusal::Hosts),
+            (Some(host), None) => host.to_str().map_err(|_| Refusal::Host)?,
+            // RFC 9113 §8.3.1: `:authority` stands for Host.
             (None, None) if request.version() == Version::HTTP_10 => "",
-            (None, None) => return Err(bad("bad-host", "the request has no Host field")),
+            (None, None) if request.version() >= Version::HTTP_2 && request.uri().authority().is_some() => "",
+            (None, None) => return Err(Refusal::NoHost),
         };
         // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
         let host = match request.uri().authority() {
@@ -96,16 +84,13 @@ impl Keys {
             None => host,
         };
         let host = match &original.host {
-            Some(told) if !told.is_empty() => {
-                told.to_str().map_err(|_| bad("bad-host", "the X-Forwarded-Host field is not a host name"))?
-            }
+            Some(told) if !told.is_empty() => told.to_str().map_err(|_| Refusal::ForwardedHost)?,
             Some(_) | None => host,
         };
         let authority = if host.is_empty() && request.version() == Version::HTTP_10 {
             "".into()
         } else {
-            normal_authority(host, original.scheme)
-                .ok_or_else(|| bad("bad-host", "the Host field is not a host name"))?
+            normal_authority(host, original.scheme).ok_or(Refusal::Host)?
         };
         let path = request.uri().path();
         let rule = self.rules.matching(path);
@@ -131,29 +116,13 @@ impl Keys {
     }
 }
 
-/// Why a request goes to the origin whatever is stored, if it does.
-pub(super) fn never_from_cache(request: &Request<Incoming>, present: Present, rule: &Resolved) -> Option<Fwd> {
-    if rule.rule.bypass {
-        return Some(Fwd::Bypass);
-    }
-    if *request.method() != Method::GET && *request.method() != Method::HEAD {
-        return Some(Fwd::Method);
-    }
-    // Content in a GET may change the response, and is no part of the key. Conditions on the
-    // origin's state are for the origin.
-    if !request.body().is_end_stream() || present.has(Present::FOR_THE_ORIGIN) {
-        return Some(Fwd::Request);
-    }
-    None
-}
-
 /// Whether the client asks to change protocols in a way that is passed on. Anything else that it
 /// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
-pub(super) fn is_upgrade(request: &Request<Incoming>, present: Present) -> bool {
+pub(super) fn is_upgrade(request: &Request<ClientBody>, present: Present) -> bool {
     present.has(Present::UPGRADE)
         && *request.method() == Method::GET
         && request.version() == Version::HTTP_11
-        && request.body().is_end_stream()
+        && request.body().is_none()
         && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
         // HTTP/2 in clear text would make requests that never pass here again.
         && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {

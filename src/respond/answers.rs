@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
@@ -14,38 +13,14 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::range::RangeRequest;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{conditional, partial, range};
-use crate::upstream::{Fault, UpstreamBody, UpstreamError};
+use crate::upstream::UpstreamBody;
 
 /// What is sent, and what is said of it.
 pub(crate) type Answer = (CacheStatus, Response<ResponseBody>);
 
-/// A request that is refused: its status, and one plain sentence.
-#[derive(Clone, Copy, Debug)]
-pub struct Refusal {
-    status: StatusCode,
-    sentence: &'static str,
-    detail: &'static str,
-    /// When to try again, in seconds.
-    retry_after: Option<u32>,
-    /// Whether nothing more is read of the connection.
-    ends_connection: bool,
-}
-
-impl Refusal {
-    /// The same, saying when to try again.
-    const fn until(self, seconds: u32) -> Self {
-        Self { retry_after: Some(seconds), ..self }
-    }
-}
-
-/// A refusal with `status`, `detail` for `Cache-Status`, and a sentence for the client.
-pub(crate) const fn refuse(status: StatusCode, detail: &'static str, sentence: &'static str) -> Refusal {
-    Refusal { status, sentence, detail, retry_after: None, ends_connection: false }
-}
-
 /// What of a request an answer from the store depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct ClientRequest<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its fields.
@@ -54,7 +29,7 @@ pub(crate) struct Asked<'a> {
     pub present: Present,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ClientRequest<'a> {
     /// What `request` asks.
     pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
         Self::noted(request, Present::of(request.headers()))
@@ -81,7 +56,7 @@ pub(crate) struct Label<L> {
 
 /// A hit in memory, fresh or not, with its label.
 pub(crate) fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
-    asked: Asked<'_>,
+    asked: ClientRequest<'_>,
     stored: Arc<StoredResponse>,
     now: Timestamp,
     label: Label<L>,
@@ -119,7 +94,7 @@ fn of_stored(part: Part, stored: &Arc<StoredResponse>) -> ResponseBody {
 /// An answer from a stored response whose body may still be coming in; `None` when that needs a
 /// reader and there is none.
 pub(crate) fn build(
-    asked: Asked<'_>,
+    asked: ClientRequest<'_>,
     shared: &SharedResponse,
     reader: Option<FillReader>,
     now: Timestamp,
@@ -173,7 +148,7 @@ pub(crate) struct Multipart {
 }
 
 /// The response as it is stored, and its age.
-fn whole_of(asked: Asked<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
+fn whole_of(asked: ClientRequest<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
     let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
     *response.status_mut() = head.status;
     *response.headers_mut() = fields_of(head, now);
@@ -188,8 +163,13 @@ fn fields_of(head: &StoredHead, now: Timestamp) -> HeaderMap {
 
 /// The head of an answer from a stored response of `len` bytes, and what of its body goes with it: the
 /// whole, a range, several, or nothing (304, 416).
-pub(crate) fn answer_head(asked: Asked<'_>, head: &StoredHead, len: Option<u64>, now: Timestamp) -> Response<Part> {
-    let Asked { method, fields, present } = asked;
+pub(crate) fn answer_head(
+    asked: ClientRequest<'_>,
+    head: &StoredHead,
+    len: Option<u64>,
+    now: Timestamp,
+) -> Response<Part> {
+    let ClientRequest { method, fields, present } = asked;
     // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if is_ok && present.has(Present::CONDITIONS) && is_not_modified(method, fields, head) {
@@ -291,158 +271,4 @@ pub(crate) fn add_age(fields: &mut HeaderMap) {
 pub(crate) fn passed(mut response: Response<UpstreamBody>, fwd: Fwd) -> Answer {
     add_age(response.headers_mut());
     (CacheStatus::forward(fwd), response.map(ResponseBody::upstream))
-}
-
-/// What `only-if-cached` gets where nothing is.
-pub(crate) fn not_cached() -> Answer {
-    let refusal = refuse(
-        StatusCode::GATEWAY_TIMEOUT,
-        "only-if-cached",
-        "nothing stored answers this request, and it asks for nothing else",
-    );
-    refused(&refusal)
-}
-
-/// The answer when there is none from the origin.
-fn unavailable(error: &UpstreamError) -> Refusal {
-    match error {
-        UpstreamError::Connect(_) => {
-            refuse(StatusCode::BAD_GATEWAY, "connect-failed", "the application can't be reached")
-        }
-        UpstreamError::Broken(_) => {
-            refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer broke off")
-        }
-        UpstreamError::Malformed(_) => {
-            refuse(StatusCode::BAD_GATEWAY, "origin-broken", "the application's answer is not one that HTTP allows")
-        }
-        UpstreamError::TooLargeHead(_) => refuse(
-            StatusCode::BAD_GATEWAY,
-            "origin-head-too-large",
-            "the head of the application's answer is larger than this server takes",
-        ),
-        UpstreamError::TooManyFields(_) => refuse(
-            StatusCode::BAD_GATEWAY,
-            "origin-too-many-fields",
-            "the application's answer has more fields than this server takes",
-        ),
-        UpstreamError::InvalidLength => refuse(
-            StatusCode::BAD_GATEWAY,
-            "origin-broken",
-            "the Content-Length of the application's answer is not one number",
-        ),
-        UpstreamError::Unsupported(why) => refuse(StatusCode::BAD_GATEWAY, "origin-unsupported", why),
-        UpstreamError::RequestBody(fault) => refuse_body(*fault),
-        UpstreamError::Down { was_slow: false } => {
-            refuse(StatusCode::BAD_GATEWAY, "origin-down", "the application can't be reached").until(1)
-        }
-        UpstreamError::Down { was_slow: true } => {
-            refuse(StatusCode::GATEWAY_TIMEOUT, "origin-down", "the application does not answer in time").until(1)
-        }
-        UpstreamError::ConnectTimeout => {
-            refuse(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "the application can't be reached in time")
-        }
-        UpstreamError::ResponseTimeout => {
-            refuse(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "the application did not answer in time")
-        }
-    }
-}
-
-/// The answer to a request whose body is not as it should be. Its connection ends with it.
-pub(crate) const fn refuse_body(fault: Fault) -> Refusal {
-    let refusal = match fault {
-        Fault::Broken => refuse(StatusCode::BAD_REQUEST, "request-body", "the request's body broke off"),
-        Fault::TooSlow => {
-            refuse(StatusCode::REQUEST_TIMEOUT, "request-timeout", "the request's body did not arrive in time")
-        }
-        Fault::NoRoom => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "this server has no room for the request's body now")
-                .until(1)
-        }
-        Fault::TooLarge => refuse(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "request-too-large",
-            "the request's body is larger than this server takes",
-        ),
-        Fault::Lost => refuse(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "request-body-lost",
-            "the request's body can't be read back from its temporary file",
-        ),
-    };
-    Refusal { ends_connection: true, ..refusal }
-}
-
-/// The refusal of a request that this process has forwarded before (RFC 9110 §7.6.3).
-pub(crate) const LOOP: Refusal = refuse(
-    StatusCode::LOOP_DETECTED,
-    "loop",
-    "this request has passed this server before: upstream.url leads back to it",
-);
-
-/// The answer to an OPTIONS request that may be forwarded no further: what this server itself takes.
-pub(crate) fn options() -> Answer {
-    let mut response = Response::new(ResponseBody::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-    response.headers_mut().insert(header::ALLOW, methods);
-    response.headers_mut().insert(header::AGE, HeaderValue::from(0));
-    (CacheStatus::refused("max-forwards"), response)
-}
-
-/// The answer when what is under way holds as much memory as it may.
-pub(crate) fn overloaded() -> Answer {
-    let refusal =
-        refuse(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "this server has too much under way; try again shortly");
-    refused(&refusal.until(1))
-}
-
-/// The answer to a request that is refused.
-pub(crate) fn refused(refusal: &Refusal) -> Answer {
-    (CacheStatus::refused(refusal.detail), sentence(refusal))
-}
-
-/// Why an answer is a 502 or 504 of this proxy's own: goes with the response to whoever logs it.
-#[derive(Clone, Debug)]
-pub(crate) enum Cause {
-    /// There is none from the origin.
-    Upstream(UpstreamError),
-    /// It was lost here.
-    Internal(&'static str),
-}
-
-/// The answer to a request that was forwarded because of `fwd`, and got none for want of something here.
-pub(crate) fn failed(refusal: &Refusal, fwd: Fwd) -> Answer {
-    failed_of(refusal, fwd, Cause::Internal(refusal.sentence))
-}
-
-/// The answer to a request that was forwarded because of `fwd`, and got none because of `error`.
-pub(crate) fn unanswered(error: &UpstreamError, fwd: Fwd) -> Answer {
-    failed_of(&unavailable(error), fwd, Cause::Upstream(error.clone()))
-}
-
-fn failed_of(refusal: &Refusal, fwd: Fwd, cause: Cause) -> Answer {
-    let mut response = sentence(refusal);
-    response.extensions_mut().insert(cause);
-    (CacheStatus::forward(fwd).with_detail(refusal.detail), response)
-}
-
-fn sentence(refusal: &Refusal) -> Response<ResponseBody> {
-    let text = format!("{}\n", refusal.sentence);
-    let mut response = Response::new(ResponseBody::whole(Bytes::from(text)));
-    *response.status_mut() = refusal.status;
-    let fields = response.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert(header::AGE, HeaderValue::from(0));
-    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
-        // RFC 9110 §15.5.6. Of what else there may be nobody knows here.
-        fields.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-    }
-    if refusal.ends_connection {
-        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    if let Some(seconds) = refusal.retry_after {
-        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
 }

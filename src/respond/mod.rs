@@ -8,9 +8,10 @@
 
 mod answers;
 mod body;
+mod refusal;
 
 pub(crate) use self::answers::{
-    Answer, Asked, Cause, LOOP, Label, Multipart, Part, Refusal, add_age, answer_head, build, failed, hit, not_cached,
-    options, overloaded, passed, refuse, refuse_body, refused, unanswered,
+    Answer, ClientRequest, Label, Multipart, Part, add_age, answer_head, build, hit, passed,
 };
 pub(crate) use self::body::{Carrier, ResponseBody};
+pub(crate) use self::refusal::{Cause, Refusal, options, unanswered};

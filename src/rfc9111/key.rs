@@ -101,7 +101,14 @@ impl CacheKey {
         take_part(rest).map(|(authority, _)| authority)
     }
 
-    /// Whether the key is one for several queries at once (see [`crate::fetch::searches`]): only those hold a NUL.
+    /// Writes the URL that the key is of, without its prefix. Empty for a key that is of none.
+    pub fn to_url(&self) -> String {
+        let Some(parts) = self.parts() else { return String::new() };
+        let query = parts.query.map_or_else(String::new, |query| format!("?{query}"));
+        format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path)
+    }
+
+    /// Whether the key is one for several queries at once (No-Vary-Search): only those hold a NUL.
     pub fn is_searched(&self) -> bool {
         self.parts().is_some_and(|parts| parts.query.is_some_and(|query| query.contains('\0')))
     }

@@ -12,7 +12,7 @@ use crate::upstream::Spools;
 
 /// Counts the memory that all passing bodies hold.
 #[derive(Debug)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     used: AtomicUsize,
     limit: usize,
     /// `server.max_buffered`, and what fetches hold of it.
@@ -24,17 +24,17 @@ pub struct Buffers {
 
 impl Buffers {
     /// Buffers of half of `total` bytes, beside what is counted in `fills`.
-    pub fn new(total: usize, fills: Arc<Budget>, spools: Arc<Spools>) -> Arc<Self> {
+    pub(crate) fn new(total: usize, fills: Arc<Budget>, spools: Arc<Spools>) -> Arc<Self> {
         Arc::new(Self { used: AtomicUsize::new(0), limit: total / 2, total, fills, spools })
     }
 
     /// Bytes that are held now.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Returns whether there is no room for another body.
-    pub fn are_full(&self) -> bool {
+    pub(crate) fn are_full(&self) -> bool {
         !self.may_hold(self.used().saturating_add(1))
     }
 

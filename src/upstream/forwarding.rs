@@ -119,24 +119,26 @@ pub struct Peer {
     ip_value: Option<HeaderValue>,
     /// Whether it is a proxy of ours, whose word on the client counts.
     pub trusted: bool,
+    /// The scheme of its connection.
+    pub scheme: &'static str,
 }
 
 impl Peer {
     /// A peer at `ip`, trusted when one of `proxies` holds it. Who reaches a unix socket was let
     /// in by the file system, and counts as one of ours when any proxy is trusted at all.
-    pub fn new(ip: Option<IpAddr>, proxies: &[IpNet]) -> Self {
+    pub fn new(ip: Option<IpAddr>, scheme: &'static str, proxies: &[IpNet]) -> Self {
         let ip = ip.map(|ip| ip.to_canonical());
         let trusted = match ip {
             Some(ip) => proxies.iter().any(|net| net.contains(&ip)),
             None => !proxies.is_empty(),
         };
         let ip_value = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
-        Self { ip, ip_value, trusted }
+        Self { ip, ip_value, trusted, scheme }
     }
 
     /// One that is believed, and has no address.
     pub fn of_operator() -> Self {
-        Self { ip: None, ip_value: None, trusted: true }
+        Self { ip: None, ip_value: None, trusted: true, scheme: "http" }
     }
 }
 
@@ -154,8 +156,10 @@ pub struct Original {
 }
 
 impl Original {
-    /// One that nobody describes: it is the peer's.
-    pub const OF_PEER: Self = Self { scheme: "http", host: None };
+    /// The peer's own, where nobody describes it.
+    pub(crate) const fn of_peer(peer: &Peer) -> Self {
+        Self { scheme: peer.scheme, host: None }
+    }
 }
 
 /// Takes out of a request's fields every claim that `peer` may not make, and every name that an application
@@ -164,7 +168,7 @@ impl Original {
 /// A trusted peer is believed in `X-Forwarded-For`, `-Proto` and `-Host`, and in `server.trusted_fields`. An
 /// override of the method is taken out of safe requests: their answers are stored for the method that they name.
 pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut HeaderMap) -> Original {
-    let original = if peer.trusted { original(request) } else { Original::OF_PEER };
+    let original = if peer.trusted { original(peer, request) } else { Original::of_peer(peer) };
     let client = trust.addresses().next().and_then(|_| trust.client(peer, request));
     let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     let may_stay = |name: &HeaderName| {
@@ -191,7 +195,7 @@ pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut Header
     original
 }
 
-fn original(request: &HeaderMap) -> Original {
+fn original(peer: &Peer, request: &HeaderMap) -> Original {
     let says = |name: &'static str, words: &[&str]| {
         let mut members = fields::members(request, &HeaderName::from_static(name));
         members.next().is_some_and(|value| words.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes())))
@@ -205,7 +209,7 @@ fn original(request: &HeaderMap) -> Original {
         {
             "https"
         }
-        None => "http",
+        None => peer.scheme,
     };
     // The first of a list: what the client asked, before any proxy.
     let host = fields::members(request, &X_FORWARDED_HOST).next().and_then(|host| HeaderValue::from_bytes(host).ok());
@@ -329,7 +333,7 @@ mod tests {
 
     fn peer(trusted: &str) -> Peer {
         let proxies: Vec<IpNet> = trusted.split(',').filter_map(|net| net.parse().ok()).collect();
-        Peer::new(Some("10.0.0.9".parse().expect("an address")), &proxies)
+        Peer::new(Some("10.0.0.9".parse().expect("an address")), "http", &proxies)
     }
 
     fn onward<'a>(peer: &'a Peer, scheme: &'a str, authority: &'a str, host: Option<&'a str>) -> Onward<'a> {
@@ -430,7 +434,7 @@ mod tests {
             ("10.0.0.9", "", "10.0.0.9"),
             ("192.0.2.1", "1.2.3.4", "192.0.2.1"),
         ] {
-            let peer = Peer::new(peer_ip.parse().ok(), &trust.proxies);
+            let peer = Peer::new(peer_ip.parse().ok(), "http", &trust.proxies);
             let mut request = HeaderMap::new();
             request.insert(X_FORWARDED_FOR, HeaderValue::from_static(chain));
             assert_eq!(trust.client(&peer, &request), expected.parse().ok(), "{peer_ip} {chain}");

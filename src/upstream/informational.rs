@@ -1,182 +1,65 @@
-//! Interim responses (RFC 9110 §15.2) on their way to a client: 103 Early Hints, 102 Processing.
+//! Informational responses (RFC 9110 §15.2: 103 Early Hints, 102 Processing) on their way to a client, whatever its
+//! version of HTTP.
 //!
-//! hyper's server sends none by itself. A connection has an outlet below hyper; a request under way
-//! has a handle to it. What is put in goes out before anything else of the response, as soon as it
-//! arrives. It is never stored, and goes to the one client whose request the origin was asked for.
+//! They are never stored, and go to the one client whose request the origin was asked for.
 
-use std::io::Write as _;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Waker;
 
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap};
-use parking_lot::Mutex;
 
 use crate::rfc9111::fields;
 
-/// The most bytes that wait to be written; more are dropped, as any interim response may be.
-const MAX_PENDING: usize = 64 * 1024;
-
-/// Where a connection's interim responses go out.
-#[derive(Debug, Default)]
-pub struct Outlet {
-    /// Odd while a request is being answered; another one for each request.
-    number: AtomicU64,
-    /// Whether something that hyper wrote is not known to be out yet: then an interim response could
-    /// come to stand in the middle of the response before it.
-    dirty: AtomicBool,
-    has_pending: AtomicBool,
-    /// Guarded by its lock: what is to be written, and whose turn it is to write it.
-    pending: Mutex<(Vec<u8>, Option<Waker>)>,
+/// Sends informational responses to the client of one request, as long as that is answered.
+pub(crate) trait InformationalSender: fmt::Debug + Send + Sync {
+    /// Sends one, or drops it: any informational response may be dropped.
+    fn send(&self, status: StatusCode, fields: &HeaderMap);
 }
 
-impl Outlet {
-    /// Begins to answer a request: until the guard is dropped interim responses to it are let out.
-    pub fn open(&self) -> Open<'_> {
-        self.number.fetch_add(1, Ordering::AcqRel);
-        Open(self)
+/// A sender that several may hold.
+pub(crate) type Informational = Arc<dyn InformationalSender>;
+
+/// Passes an informational response on, without the fields of its connection. 100 answers an expectation that this
+/// server meets by itself, and 101 is not informational to a proxy.
+pub(super) fn relay(sender: &dyn InformationalSender, status: StatusCode, fields: &HeaderMap) {
+    if !status.is_informational() || matches!(status.as_u16(), 100 | 101) {
+        return;
     }
-
-    /// Has the connection woken when an interim response comes.
-    pub fn wake_for_interim(&self, waker: &Waker) {
-        let mut pending = self.pending.lock();
-        if !pending.1.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            pending.1 = Some(waker.clone());
-        }
-    }
-
-    /// A handle for the request that is being answered.
-    pub fn interim(self: &Arc<Self>) -> Interim {
-        Interim { outlet: Arc::clone(self), number: self.number.load(Ordering::Acquire) }
-    }
-
-    /// Notes that hyper has written something.
-    pub fn wrote(&self) {
-        self.dirty.store(true, Ordering::Release);
-    }
-
-    /// Notes that all that hyper has written is out.
-    pub fn flushed(&self) {
-        self.dirty.store(false, Ordering::Release);
-    }
-
-    /// Returns whether something is to be written.
-    pub fn has_pending(&self) -> bool {
-        self.has_pending.load(Ordering::Acquire)
-    }
-
-    /// Takes what is to be written now, if anything is.
-    pub fn take(&self) -> Option<Vec<u8>> {
-        if !self.has_pending() {
-            return None;
-        }
-        let mut pending = self.pending.lock();
-        self.has_pending.store(false, Ordering::Release);
-        Some(std::mem::take(&mut pending.0))
-    }
-}
-
-/// While it lives, a request is being answered.
-#[derive(Debug)]
-pub struct Open<'a>(&'a Outlet);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.number.fetch_add(1, Ordering::AcqRel);
-    }
-}
-
-/// Where the interim responses to one request go.
-#[derive(Clone, Debug)]
-pub struct Interim {
-    outlet: Arc<Outlet>,
-    number: u64,
-}
-
-impl Interim {
-    /// Passes an interim response on, without the fields of its connection. 100 answers an
-    /// expectation that this server meets by itself, and 101 is not interim to a proxy.
-    pub fn relay(&self, status: StatusCode, fields: &HeaderMap) {
-        if !status.is_informational() || matches!(status.as_u16(), 100 | 101) {
-            return;
-        }
-        let mut fields = fields.clone();
-        fields::remove_hop_by_hop(&mut fields);
-        // RFC 9110 §8.6: there is no content to have a length.
-        fields.remove(CONTENT_LENGTH);
-        let mut text = Vec::with_capacity(256);
-        let reason = status.canonical_reason().unwrap_or("Interim");
-        let _ = write!(text, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
-        for (name, value) in &fields {
-            text.extend_from_slice(name.as_str().as_bytes());
-            text.extend_from_slice(b": ");
-            text.extend_from_slice(value.as_bytes());
-            text.extend_from_slice(b"\r\n");
-        }
-        text.extend_from_slice(b"\r\n");
-
-        let mut pending = self.outlet.pending.lock();
-        let is_current = self.outlet.number.load(Ordering::Acquire) == self.number && self.number % 2 == 1;
-        if !is_current || self.outlet.dirty.load(Ordering::Acquire) || pending.0.len() + text.len() > MAX_PENDING {
-            return;
-        }
-        pending.0.extend_from_slice(&text);
-        self.outlet.has_pending.store(true, Ordering::Release);
-        let waker = pending.1.take();
-        drop(pending);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
+    let mut fields = fields.clone();
+    fields::remove_hop_by_hop(&mut fields);
+    // RFC 9110 §8.6: there is no content to have a length.
+    fields.remove(CONTENT_LENGTH);
+    sender.send(status, &fields);
 }
 
 #[cfg(test)]
 mod tests {
     use http::header::{CONNECTION, HeaderValue, LINK};
+    use parking_lot::Mutex;
 
     use super::*;
 
-    fn hints() -> HeaderMap {
+    #[derive(Debug, Default)]
+    struct Sent(Mutex<Vec<(u16, Vec<String>)>>);
+
+    impl InformationalSender for Sent {
+        fn send(&self, status: StatusCode, fields: &HeaderMap) {
+            self.0.lock().push((status.as_u16(), fields.keys().map(ToString::to_string).collect()));
+        }
+    }
+
+    #[test]
+    fn hints_go_on_without_the_fields_of_their_connection() {
         let mut fields = HeaderMap::new();
         fields.insert(LINK, HeaderValue::from_static("</a.css>; rel=preload"));
         fields.insert(CONNECTION, HeaderValue::from_static("x-hop"));
         fields.insert("x-hop", HeaderValue::from_static("1"));
         fields.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
-        fields
-    }
-
-    #[test]
-    fn hints_go_out_while_their_request_is_answered_and_not_after() {
-        let outlet = Arc::new(Outlet::default());
-        let early = StatusCode::from_u16(103).expect("a status");
-        let interim = {
-            let _open = outlet.open();
-            let interim = outlet.interim();
-            interim.relay(StatusCode::CONTINUE, &HeaderMap::new());
-            assert_eq!(outlet.take(), None);
-            interim.relay(early, &hints());
-            interim
-        };
-        let text = outlet.take().map(|bytes| String::from_utf8(bytes).expect("text"));
-        assert_eq!(text.as_deref(), Some("HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"));
-        interim.relay(early, &hints());
-        assert_eq!(outlet.take(), None, "its response has begun");
-        let _open = outlet.open();
-        interim.relay(early, &hints());
-        assert_eq!(outlet.take(), None, "another request is being answered");
-    }
-
-    #[test]
-    fn nothing_goes_out_into_the_middle_of_another_response() {
-        let outlet = Arc::new(Outlet::default());
-        let early = StatusCode::from_u16(103).expect("a status");
-        let _open = outlet.open();
-        outlet.wrote();
-        outlet.interim().relay(early, &hints());
-        assert_eq!(outlet.take(), None);
-        outlet.flushed();
-        outlet.interim().relay(early, &hints());
-        assert!(outlet.take().is_some());
+        let sent = Sent::default();
+        for status in [100, 101, 103, 200] {
+            relay(&sent, StatusCode::from_u16(status).expect("a status"), &fields);
+        }
+        assert_eq!(*sent.0.lock(), [(103, vec!["link".to_owned()])]);
     }
 }

@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::UpstreamBody;
-use super::informational::Interim;
+use super::informational::{Informational, relay};
 use super::link::{Link, take_idle};
 use super::request_body::RequestBody;
 use crate::base::{Admission, Breaker, Metrics, OriginOutcome, Probe, Stopwatch, Timer, Transport, send_at_once};
@@ -189,7 +189,7 @@ impl std::error::Error for UpstreamError {
 }
 
 /// The head of a request to the origin: target in origin form, fields complete.
-pub struct OriginRequest<'a> {
+pub(crate) struct OriginRequest<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Path and query, or `*`.
@@ -197,8 +197,8 @@ pub struct OriginRequest<'a> {
     /// Makes its fields, `Host` among them, those of the client's connection not. Called again when it has
     /// to be sent a second time.
     pub fields: &'a (dyn Fn() -> HeaderMap + Sync),
-    /// Where interim responses to it go.
-    pub interim: Option<&'a Interim>,
+    /// Takes the informational responses to it.
+    pub informational: Option<&'a Informational>,
     /// What for.
     pub errand: Errand,
     /// Limits for its bytes, and for those of the response.
@@ -216,9 +216,9 @@ impl OriginRequest<'_> {
         if let Some(len) = framed {
             self.frame(message.headers_mut(), len);
         }
-        if let Some(interim) = self.interim.cloned() {
+        if let Some(sender) = self.informational.cloned() {
             hyper::ext::on_informational(&mut message, move |response| {
-                interim.relay(response.status(), response.headers());
+                relay(&*sender, response.status(), response.headers());
             });
         }
         message
@@ -251,7 +251,7 @@ fn expects_content(method: &Method) -> bool {
 
 /// What a request to the origin is for, as far as an origin that is known to be down goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Errand {
+pub(crate) enum Errand {
     /// For a client that has nothing else.
     #[default]
     Client,
@@ -266,7 +266,7 @@ const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 
 /// The origin.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     pub(super) id: u64,
     pub(super) config: Config,
     metrics: Arc<Metrics>,
@@ -282,7 +282,7 @@ const MAX_SAID: usize = 64;
 
 impl Upstream {
     /// An origin that no connection is made to yet.
-    pub fn new(config: Config, metrics: Arc<Metrics>, buffers: Arc<Buffers>) -> Arc<Self> {
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>, buffers: Arc<Buffers>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let breaker = Breaker::new(config.breaker_failures, config.breaker_pause);
         let (id, said) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
@@ -290,32 +290,32 @@ impl Upstream {
     }
 
     /// The `[upstream]` it was made with.
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
     /// Whether the origin is known to be down.
-    pub fn breaker(&self) -> &Breaker {
+    pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker
     }
 
     /// The memory and the files of bodies that pass.
-    pub fn buffers(&self) -> &Arc<Buffers> {
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
         &self.buffers
     }
 
     /// The longest that a request waits for the head of its response, from connecting on.
-    pub fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         self.patience_for(self.config.response_timeout)
     }
 
     /// The same for a request whose `response_timeout` is its own.
-    pub fn patience_for(&self, response_timeout: Duration) -> Duration {
+    pub(crate) fn patience_for(&self, response_timeout: Duration) -> Duration {
         self.config.connect_timeout + response_timeout
     }
 
     /// Whether a connection can be made now.
-    pub async fn is_reachable(&self) -> bool {
+    pub(crate) async fn is_reachable(&self) -> bool {
         match timeout(self.config.connect_timeout, self.dial()).await {
             Ok(dialed) => dialed.is_ok(),
             Err(_) => false,
@@ -323,7 +323,7 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its final response.
-    pub async fn send(
+    pub(crate) async fn send(
         self: &Arc<Self>,
         request: &OriginRequest<'_>,
         body: RequestBody,

@@ -20,7 +20,7 @@ pub(super) const READ_AHEAD: usize = 64 << 10;
 
 /// Holds the state of a connection's bytes. Written by its task, read by whoever has a request on it.
 #[derive(Debug, Default)]
-pub struct Wire {
+pub(crate) struct Wire {
     is_broken: AtomicBool,
     is_unsent: AtomicBool,
     read: AtomicU64,
@@ -28,22 +28,22 @@ pub struct Wire {
 
 impl Wire {
     /// Returns whether the origin takes nothing more.
-    pub fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
 
     /// Returns whether all that hyper has written has been sent.
-    pub fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         !self.is_unsent.load(Ordering::Relaxed) && !self.is_broken()
     }
 
     /// Bytes read since [`Wire::begin`].
-    pub fn read(&self) -> u64 {
+    pub(crate) fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 
     /// Begins a request.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.read.store(0, Ordering::Relaxed);
     }
 }

@@ -15,7 +15,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -63,9 +64,40 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// The content of a client's request, as its connection hands it over, whatever its version of HTTP.
+pub(crate) struct ClientBody(Option<BoxedBody>);
+
+type BoxedBody = Pin<Box<dyn Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send + Sync>>;
+
+impl ClientBody {
+    /// Takes a body; one that has ended already is none.
+    #[inline]
+    pub(crate) fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + Sync + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if body.is_end_stream() { Self(None) } else { Self(Some(Box::pin(body.map_err(Into::into)))) }
+    }
+
+    /// Returns whether there is none.
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// The content of a client's request that has some.
+struct Content(BoxedBody);
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Content").field(&self.0.size_hint()).finish()
+    }
+}
+
 /// The body of a request to the origin.
 #[derive(Debug)]
-pub enum RequestBody {
+pub(crate) enum RequestBody {
     /// None.
     Empty,
     /// The client's.
@@ -74,7 +106,7 @@ pub enum RequestBody {
 
 /// A body on its way: what is held of it, and then what its client still sends.
 #[derive(Debug)]
-pub struct Sending {
+pub(crate) struct Sending {
     held: Arc<Held>,
     /// The bytes of it that were handed on.
     at: u64,
@@ -109,7 +141,7 @@ impl Held {
 
 /// A body that is held whole.
 #[derive(Clone, Debug)]
-pub struct Whole {
+pub(crate) struct Whole {
     held: Arc<Held>,
     upload: Upload,
 }
@@ -117,7 +149,7 @@ pub struct Whole {
 /// The client's body, as it comes in.
 #[derive(Debug)]
 struct Client {
-    body: Incoming,
+    body: Content,
     limits: Limits,
     pace: Pace,
     upload: Upload,
@@ -153,16 +185,21 @@ impl Pace {
 impl RequestBody {
     /// The body of a client's request, as it comes; an error when it says itself that it is too large.
     /// Nothing of it is read yet, so that a client that waits for leave to send does not get it.
-    pub fn client(body: Incoming, limits: Limits, transfer: &Transfer) -> Result<Self, Fault> {
-        if body.is_end_stream() {
-            return Ok(Self::Empty);
-        }
+    pub(crate) fn client(body: ClientBody, limits: Limits, transfer: &Transfer) -> Result<Self, Fault> {
+        let ClientBody(Some(body)) = body else { return Ok(Self::Empty) };
         if limits.size > 0 && body.size_hint().lower() > limits.size {
             return Err(Fault::TooLarge);
         }
         let pace = Pace { rate: transfer.min_body_rate, ..Pace::default() };
         let upload = Upload::default();
-        let client = Client { body, limits, pace, upload: upload.clone(), timer: Timer::default(), waiting: None };
+        let client = Client {
+            body: Content(body),
+            limits,
+            pace,
+            upload: upload.clone(),
+            timer: Timer::default(),
+            waiting: None,
+        };
         Ok(Self::sending(Arc::default(), Some(client), upload))
     }
 
@@ -171,7 +208,7 @@ impl RequestBody {
     }
 
     /// Takes the body in, as far as that is to be done before the origin is asked.
-    pub async fn take_in(self, transfer: &Transfer, buffers: &Arc<Buffers>) -> Result<Self, Fault> {
+    pub(crate) async fn take_in(self, transfer: &Transfer, buffers: &Arc<Buffers>) -> Result<Self, Fault> {
         let sending = match self {
             Self::Sending(sending) if transfer.buffer_request > 0 => sending,
             Self::Empty | Self::Sending(_) => return Ok(self),
@@ -183,13 +220,13 @@ impl RequestBody {
             let Some(frame) = std::future::poll_fn(|cx| client.poll_frame(cx)).await else { break };
             // Trailers go with the chunks: RFC 9110 §6.5.1 lets them be dropped.
             let Ok(data) = frame?.into_data() else { continue };
-            let is_last = client.body.is_end_stream();
+            let is_last = client.body.0.is_end_stream();
             if taken.is_empty() && is_last && taken.lease.try_add(data.len()) {
                 // Nearly every body: it came in one piece, and stays that.
                 taken.whole = data;
                 break;
             }
-            if !taken.add(&data, client.body.size_hint().upper()).await {
+            if !taken.add(&data, client.body.0.size_hint().upper()).await {
                 let rest = Some(client).filter(|_| !is_last);
                 // It would hold the application at its client's pace, which nobody bounds.
                 if taken.found_no_room && rest.is_some() {
@@ -216,7 +253,7 @@ impl RequestBody {
     }
 
     /// What is known of the body's way.
-    pub fn upload(&self) -> Option<Upload> {
+    pub(crate) fn upload(&self) -> Option<Upload> {
         match self {
             Self::Empty => None,
             Self::Sending(sending) => Some(sending.upload.clone()),
@@ -224,7 +261,7 @@ impl RequestBody {
     }
 
     /// The body, if all of it is held, to be sent again.
-    pub fn whole(&self) -> Option<Whole> {
+    pub(crate) fn whole(&self) -> Option<Whole> {
         match self {
             Self::Sending(sending) if sending.rest.is_none() => {
                 Some(Whole { held: Arc::clone(&sending.held), upload: sending.upload.clone() })
@@ -234,7 +271,7 @@ impl RequestBody {
     }
 
     /// Has the body end where its connection's `wire` takes nothing more.
-    pub fn go_over(&mut self, wire: &Arc<Wire>) {
+    pub(crate) fn go_over(&mut self, wire: &Arc<Wire>) {
         if let Self::Sending(sending) = self {
             sending.wire = Some(Arc::clone(wire));
         }
@@ -340,7 +377,7 @@ impl Taken {
 
 /// What is known of a body's way: the origin's time to answer begins when it has all of it.
 #[derive(Clone, Debug, Default)]
-pub struct Upload(Arc<Mutex<Way>>);
+pub(crate) struct Upload(Arc<Mutex<Way>>);
 
 #[derive(Debug)]
 struct Way {
@@ -361,22 +398,22 @@ impl Default for Way {
 
 impl Upload {
     /// When something of the body has moved last.
-    pub fn moved(&self) -> Stopwatch {
+    pub(crate) fn moved(&self) -> Stopwatch {
         self.0.lock().moved
     }
 
     /// Whether it is the client's turn.
-    pub fn waits_for_client(&self) -> bool {
+    pub(crate) fn waits_for_client(&self) -> bool {
         self.0.lock().waits_for_client
     }
 
     /// Returns whether all of it was handed to the connection.
-    pub fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.0.lock().is_sent
     }
 
     /// What was wrong with the body, if it ended early.
-    pub fn fault(&self) -> Option<Fault> {
+    pub(crate) fn fault(&self) -> Option<Fault> {
         self.0.lock().fault
     }
 
@@ -388,7 +425,7 @@ impl Upload {
 
 impl Client {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let polled = match Pin::new(&mut self.body).poll_frame(cx) {
+        let polled = match self.body.0.as_mut().poll_frame(cx) {
             Poll::Ready(polled) => polled,
             Poll::Pending => {
                 let since = *self.waiting.get_or_insert_with(Stopwatch::start);
@@ -438,7 +475,7 @@ impl Sending {
         while frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
             frame = ready!(client.poll_frame(cx));
         }
-        if frame.is_none() || client.body.is_end_stream() {
+        if frame.is_none() || client.body.0.is_end_stream() {
             self.upload.0.lock().is_sent = true;
         }
         Poll::Ready(frame)
@@ -483,7 +520,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Sending(sending) => {
-                sending.at == sending.held.len() && sending.rest.as_ref().is_none_or(|rest| rest.body.is_end_stream())
+                sending.at == sending.held.len() && sending.rest.as_ref().is_none_or(|rest| rest.body.0.is_end_stream())
             }
         }
     }
@@ -494,7 +531,7 @@ impl Body for RequestBody {
             Self::Sending(sending) => {
                 let left = sending.held.len() - sending.at;
                 let Some(rest) = &sending.rest else { return SizeHint::with_exact(left) };
-                rest.body.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(left + rest))
+                rest.body.0.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(left + rest))
             }
         }
     }

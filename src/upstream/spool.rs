@@ -30,7 +30,7 @@ const SAID: Duration = Duration::from_secs(60);
 
 /// Holds the directory of temporary files, and counts the bytes in all of them.
 #[derive(Debug)]
-pub struct Spools {
+pub(crate) struct Spools {
     directory: PathBuf,
     used: AtomicU64,
     limit: u64,
@@ -40,13 +40,13 @@ pub struct Spools {
 
 impl Spools {
     /// Files in `directory` (empty: the system's for such) that together hold at most `limit` bytes.
-    pub fn new(directory: PathBuf, limit: u64) -> Arc<Self> {
+    pub(crate) fn new(directory: PathBuf, limit: u64) -> Arc<Self> {
         let directory = if directory.as_os_str().is_empty() { std::env::temp_dir() } else { directory };
         Arc::new(Self { directory, used: AtomicU64::new(0), limit, said: Mutex::default() })
     }
 
     /// Bytes in all files.
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
@@ -60,7 +60,7 @@ impl Spools {
     }
 
     /// Makes an empty file; `None` where that can't be done.
-    pub async fn open(self: &Arc<Self>) -> Option<SpoolFile> {
+    pub(crate) async fn open(self: &Arc<Self>) -> Option<SpoolFile> {
         if self.limit == 0 {
             return None;
         }
@@ -92,7 +92,7 @@ impl Spools {
 
 /// A temporary file without a name.
 #[derive(Debug)]
-pub struct SpoolFile {
+pub(crate) struct SpoolFile {
     /// There until it is dropped.
     file: Option<Arc<File>>,
     /// The bytes that are counted for it: it has never been longer.
@@ -102,7 +102,7 @@ pub struct SpoolFile {
 
 impl SpoolFile {
     /// Writes `pieces` at `at`. `false` where there is no room: what was written before is as it was.
-    pub async fn write(&self, at: u64, pieces: Vec<Bytes>) -> bool {
+    pub(crate) async fn write(&self, at: u64, pieces: Vec<Bytes>) -> bool {
         let Some(file) = self.file.clone() else { return false };
         let end = pieces.iter().fold(at, |end, piece| end + piece.len() as u64);
         // One task writes.
@@ -131,7 +131,7 @@ impl SpoolFile {
     }
 
     /// Begins to read `len` bytes, at most [`PIECE`], at `at`.
-    pub fn read(&self, at: u64, len: u64) -> JoinHandle<io::Result<Bytes>> {
+    pub(crate) fn read(&self, at: u64, len: u64) -> JoinHandle<io::Result<Bytes>> {
         let file = self.file.clone();
         let len = usize::try_from(len).unwrap_or(PIECE).min(PIECE);
         spawn_blocking(move || {

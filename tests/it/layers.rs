@@ -1,4 +1,4 @@
-//! The shape of the sources: imports go strictly down, and some names stay in one file.
+//! Tests the shape of the sources: imports go strictly down, and some names stay in one file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -112,6 +112,17 @@ fn a_room_has_one_door() {
     shown.sort();
     assert_eq!(shown, NAMESPACES);
     assert!(folders <= 12, "{folders} rooms");
+    for path in sources(&root.join("../tests/it")) {
+        let test_room = room_of(&path, &root.join("../tests/it"));
+        let is_room = ROOMS.iter().any(|rooms| rooms.contains(&test_room.as_str()));
+        assert!(
+            is_room || ["layers", "readme", "support"].contains(&test_room.as_str()),
+            "tests of no room: {test_room}"
+        );
+        if is_room && path.ends_with("mod.rs") {
+            assert!(code(&path).lines().all(|line| line.is_empty() || line.starts_with("mod ")), "{}", path.display());
+        }
+    }
     let manifest = std::fs::read_to_string(root.join("../Cargo.toml")).expect("the manifest");
     assert!(manifest.contains("unreachable_pub = \"warn\""));
 }
@@ -167,7 +178,7 @@ fn every_file_says_what_it_is_for() {
     }
 }
 
-/// Functions are `module::name` or `src/file.rs::name`, tests `it::module::name` or a bare name.
+/// Functions are `module::name` or `src/file.rs::name`, tests `it::room::file::name` or a bare name.
 #[test]
 fn conformance_names_what_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -183,7 +194,9 @@ fn conformance_names_what_is_there() {
             })
         };
         let is_there = match name.split("::").collect::<Vec<_>>()[..] {
-            ["it", module, item] => defines(&read(&root.join(format!("tests/it/{module}.rs"))), item),
+            ["it", ref modules @ .., item] => {
+                defines(&read(&root.join("tests/it").join(modules.join("/")).with_extension("rs")), item)
+            }
             [file, item] if file.starts_with("src/") => defines(&read(&root.join(file)), item),
             ["clock", item] => defines(&read(&root.join("src/base/clock.rs")), item),
             [module, item] => defines(&read(&root.join(format!("src/rfc9111/{module}.rs"))), item),

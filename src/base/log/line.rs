@@ -51,11 +51,27 @@ pub(super) fn end(format: LogFormat, out: &mut String) {
 pub(super) struct Fields<'a> {
     format: LogFormat,
     out: &'a mut String,
+    /// The span that they are of; names are `span.field`.
+    span: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(format: LogFormat, out: &'a mut String) -> Self {
-        Self { format, out }
+        Self { format, out, span: None }
+    }
+
+    /// The fields of a span.
+    pub(super) fn of_span(span: &'static str, format: LogFormat, out: &'a mut String) -> Self {
+        Self { format, out, span: Some(span) }
+    }
+
+    fn text_name(&mut self, name: &str) {
+        if let Some(span) = self.span {
+            self.out.push_str(span);
+            self.out.push('.');
+        }
+        self.out.push_str(name);
+        self.out.push('=');
     }
 
     /// The message, as a field has it.
@@ -77,8 +93,7 @@ impl<'a> Fields<'a> {
             let _ = write!(Escaping { out: self.out, kind: Kind::Message }, "{value}");
             return;
         }
-        self.out.push_str(name);
-        self.out.push('=');
+        self.text_name(name);
         let from = self.out.len();
         let _ = write!(Escaping { out: self.out, kind: Kind::Quoted }, "{value}");
         let written = &self.out[from..];
@@ -95,8 +110,7 @@ impl<'a> Fields<'a> {
             LogFormat::Json => self.json_name(name),
             LogFormat::Text => {
                 self.out.push(' ');
-                self.out.push_str(name);
-                self.out.push('=');
+                self.text_name(name);
             }
         }
         let _ = write!(self.out, "{value}");
@@ -104,6 +118,10 @@ impl<'a> Fields<'a> {
 
     fn json_name(&mut self, name: &str) {
         self.out.push_str(",\"");
+        if let Some(span) = self.span {
+            self.out.push_str(span);
+            self.out.push('.');
+        }
         self.out.push_str(name);
         self.out.push_str("\":");
     }

@@ -16,10 +16,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing::field::Visit;
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::limit::{OncePerMinute, Turn};
@@ -132,7 +134,7 @@ fn standard_error() -> io::Result<File> {
     io::stderr().as_fd().try_clone_to_owned().map(File::from)
 }
 
-/// Makes a line of each event.
+/// Makes a line of each event, with the fields of the spans that it is in.
 struct ToQueue;
 
 thread_local! {
@@ -143,14 +145,37 @@ thread_local! {
 /// A thread keeps room for a line of so many bytes.
 const KEPT: usize = 4 << 10;
 
-impl<S: Subscriber> Layer<S> for ToQueue {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+/// The fields of a span, as its lines have them.
+struct SpanFields(String);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToQueue {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut text = String::new();
+        attributes.record(&mut Fields::of_span(span.name(), format(), &mut text) as &mut dyn Visit);
+        span.extensions_mut().insert(SpanFields(text));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(SpanFields(text)) = span.extensions_mut().get_mut() {
+            values.record(&mut Fields::of_span(span.name(), format(), text) as &mut dyn Visit);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let write = |line: &mut String| {
             line.clear();
             let format = format();
             begin(format, *event.metadata().level(), line);
             let mut fields = Fields::new(format, line);
             event.record(&mut fields as &mut dyn Visit);
+            for span in context.event_scope(event).into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
+            {
+                if let Some(SpanFields(text)) = span.extensions().get() {
+                    line.push_str(text);
+                }
+            }
             line::end(format, line);
             QUEUE.push(line.as_bytes());
             if line.capacity() > KEPT {

@@ -1,0 +1,229 @@
+//! Prints the effective values and the source of each, as TOML and as JSON. Prints no secret.
+
+use std::fmt::Write;
+
+use serde_json::{Map, json};
+use toml::Value;
+
+use super::hints::nearest;
+use super::key::{Draft, Field, Key, Section};
+use super::reading::Reading;
+use super::reference::{self, comment};
+use super::table;
+use crate::base::log;
+
+/// The effective value of one key.
+struct Effective {
+    name: &'static str,
+    value: Value,
+    from: String,
+    is_secret: bool,
+}
+
+impl Reading {
+    /// Returns the effective values as a file that sets them. A comment behind each names its source; secrets are
+    /// commented out.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::from("# Effective values. The comment behind each names its source.\n");
+        for (section, values) in self.sections() {
+            text.push('\n');
+            comment("#", section.about, &mut text);
+            let _ = writeln!(text, "[{}]", section.name);
+            write_all(&values, &mut text);
+        }
+        let rules = self.rules();
+        if !rules.is_empty() {
+            text.push('\n');
+            comment("#", table::rule::ABOUT, &mut text);
+            text.push_str("# What a rule does not set it takes from the sections above, or from its defaults.\n");
+        }
+        for values in rules {
+            text.push_str("\n[[rule]]\n");
+            write_all(&values, &mut text);
+        }
+        text
+    }
+
+    /// Returns the effective value of one key, its source, and what the key does and takes. The error is a sentence:
+    /// there is no such key.
+    pub(crate) fn explain(&self, key: &str) -> Result<String, String> {
+        let mut rows = reference::sections().into_iter().chain(reference::rule());
+        let row = rows.find(|row| row.key() == key).ok_or_else(|| Self::unknown(key))?;
+        let (header, holding) = if row.section == "rule" {
+            ("[[rule]]".to_owned(), self.rules())
+        } else {
+            let sections = self.sections().into_iter().filter(|(section, _)| section.name == row.section);
+            (format!("[{}]", row.section), sections.map(|(_, values)| values).collect())
+        };
+        let mut text = format!("{header}\n");
+        comment("#", row.does, &mut text);
+        comment("#", &row.takes(), &mut text);
+        write_all(holding.iter().flatten().filter(|value| value.name == row.name), &mut text);
+        Ok(text)
+    }
+
+    fn unknown(key: &str) -> String {
+        let rows = reference::sections().into_iter().chain(reference::rule());
+        let known: Vec<String> = rows.map(|row| row.key()).collect();
+        let hint = nearest(&known, key).map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
+        format!("{key}: there is no such key{hint}")
+    }
+
+    /// Returns the same as one JSON object: section, key, `{"value", "from"}`.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let object = |values: Vec<Effective>| -> Map<String, serde_json::Value> {
+            values.into_iter().map(|value| (value.name.to_owned(), value.json())).collect()
+        };
+        let sections = self.sections().into_iter();
+        let mut all: Map<String, serde_json::Value> =
+            sections.map(|(section, values)| (section.name.to_owned(), object(values).into())).collect();
+        all.insert("rule".into(), self.rules().into_iter().map(object).collect());
+        all.into()
+    }
+
+    fn sections(&self) -> Vec<(&'static Section, Vec<Effective>)> {
+        let mut draft: Draft = self.draft.clone();
+        let mut all = Vec::new();
+        for section in table::SECTIONS {
+            let path = |key: &Key<Draft>| format!("{}.{}", section.name, key.name);
+            let keys = section.keys.iter();
+            let values = keys.filter_map(|key| self.effective(key.name, &path(key), key.field, &mut draft));
+            all.push((*section, values.collect()));
+        }
+        all
+    }
+
+    /// Returns for each rule the keys that were set.
+    fn rules(&self) -> Vec<Vec<Effective>> {
+        let mut all = Vec::new();
+        for (n, mut rule) in self.rules.iter().zip(self.draft.config.rules.clone()) {
+            let keys = table::rule_fields().map(|(name, field)| (name, format!("rule[{n}].{name}"), field));
+            let set = keys.filter(|(_, key, _)| self.origins.contains_key(key));
+            all.push(set.filter_map(|(name, key, field)| self.effective(name, &key, field, &mut rule)).collect());
+        }
+        all
+    }
+
+    fn effective<S>(&self, name: &'static str, key: &str, field: &dyn Field<S>, of: &mut S) -> Option<Effective> {
+        let from = self.origins.get(key).map_or_else(|| "default".into(), ToString::to_string);
+        Some(Effective { name, value: field.shown(of)?, from, is_secret: field.described().is_secret })
+    }
+}
+
+fn write_all<'a>(values: impl IntoIterator<Item = &'a Effective>, text: &mut String) {
+    for value in values {
+        value.write(text);
+    }
+}
+
+impl Effective {
+    /// Returns what is shown in place of a secret.
+    fn is_set(&self) -> &'static str {
+        if self.value.as_str() == Some("") { "(not set)" } else { "(set)" }
+    }
+
+    fn write(&self, text: &mut String) {
+        let line = if self.is_secret {
+            format!("# {} = {}", self.name, self.is_set())
+        } else {
+            format!("{} = {}", self.name, self.value)
+        };
+        let _ = write!(text, "{line:<40} # ");
+        log::escape(&self.from, text);
+        text.push('\n');
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let value = if self.is_secret { json!(self.is_set()) } else { json!(self.value) };
+        json!({"value": value, "from": self.from})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::read;
+    use crate::config::{Config, Reading};
+
+    const FILE: &str = "\
+[cache]
+# The default.
+default_timeout = \"10s\"
+set_cookie = \"strip\"
+
+[[rule]]
+path = \"/a\"
+timeout = \"1h\"
+
+[[rule]]
+path = \"/b\"
+bypass = true
+";
+
+    fn reading() -> Reading {
+        let environment = [("LARDER_UPSTREAM__URL", "unix:/run/app"), ("LARDER_ADMIN__TOKEN", "hidden-word")];
+        read(FILE, &environment, &["cache.set_cookie=rfc", "rule[1].bypass=false", "durable.region=eu"])
+    }
+
+    #[test]
+    fn every_value_is_shown_with_where_it_comes_from() {
+        let told = reading().to_text();
+        for (line, from) in [
+            ("listen = [\"127.0.0.1:8080\"]", "default"),
+            ("url = \"unix:/run/app\"", "LARDER_UPSTREAM__URL"),
+            ("default_timeout = \"10s\"", "f:3"),
+            ("set_cookie = \"rfc\"", "--set"),
+            ("region = \"eu\"", "--set"),
+            ("path = \"/a\"", "f:7"),
+            ("timeout = \"1h\"", "f:8"),
+            ("path = \"/b\"", "f:11"),
+            ("bypass = false", "--set"),
+            ("# token = (set)", "LARDER_ADMIN__TOKEN"),
+        ] {
+            assert!(told.lines().any(|shown| shown == format!("{line:<40} # {from}")), "{line} {from}: {told}");
+        }
+        assert!(!told.contains("hidden-word"), "{told}");
+        assert!(read("", &[], &[]).to_text().contains("# token = (not set)"));
+    }
+
+    /// What is printed is a file that sets the same.
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        let reading = reading();
+        let again = Config::parse(&reading.to_text()).expect("sound");
+        let mut config = reading.finish().expect("sound");
+        config.admin.token.clear();
+        assert_eq!(again, config);
+        assert_eq!(Config::parse(&read("", &[], &[]).to_text()), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_same_as_json() {
+        let told = reading().to_json();
+        assert_eq!(told["cache"]["default_timeout"], serde_json::json!({"value": "10s", "from": "f:3"}));
+        assert_eq!(told["rule"][1]["bypass"], serde_json::json!({"value": false, "from": "--set"}));
+        assert_eq!(told["admin"]["token"]["value"], "(set)");
+        assert!(!told.to_string().contains("hidden-word"), "{told}");
+    }
+
+    #[test]
+    fn one_key_is_shown_with_what_it_does_and_takes() {
+        let told = reading().explain("cache.set_cookie").expect("a key");
+        assert!(told.starts_with("[cache]\n# Decides about a response with Set-Cookie."), "{told}");
+        assert!(told.contains("# Type: word (\"never\", \"strip\", \"explicit\", \"rfc\"). Example: "), "{told}");
+        assert!(told.contains(" Default: \"never\". Also by rule.\n"), "{told}");
+        assert!(told.ends_with("# --set\n"), "{told}");
+        let told = reading().explain("rule.timeout").expect("a key");
+        assert!(told.starts_with("[[rule]]\n") && told.ends_with("# f:8\n"), "{told}");
+        let why = reading().explain("cache.setcookie").expect_err("no key");
+        assert_eq!(why, "cache.setcookie: there is no such key; the nearest key is \"cache.set_cookie\"");
+    }
+
+    /// The name of a file can't add a line to what is printed.
+    #[test]
+    fn a_comment_ends_with_its_line() {
+        let mut sources = crate::config::sources::Sources::default();
+        sources.read_text("a\n[log]\nlevel = \"trace\"\n", "[memory]\ncapacity = \"1GiB\"");
+        let told = Reading::of(sources).to_text();
+        assert_eq!(Config::parse(&told).expect("sound").log.level, "info", "{told}");
+    }
+}

@@ -1,0 +1,267 @@
+//! Collects the settings of a file, the environment and `--set`. A later source replaces settings of an earlier one.
+//!
+//! Knows no key and checks no value: `reading` does that with the table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+use super::hints::{duplicate, line_of};
+
+/// What a key was set to, and by whom.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) value: Given,
+    pub(super) origin: Origin,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Given {
+    /// From the file, with its type.
+    Typed(Value),
+    /// From the environment or `--set`, to be read as whatever the key takes.
+    Text(String),
+}
+
+/// Who set a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    File { name: String, line: usize },
+    Variable(String),
+    Set,
+}
+
+impl Origin {
+    /// Returns the beginning of an error message about the key.
+    pub(super) fn prefix(&self) -> String {
+        match self {
+            Self::File { name, .. } => format!("{name}: "),
+            Self::Variable(name) => format!("{name}: "),
+            Self::Set => "--set ".into(),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { name, line } => write!(f, "{name}:{line}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Set => f.write_str("--set"),
+        }
+    }
+}
+
+/// Holds the settings by key, and what could not be read as a setting.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) settings: BTreeMap<String, Setting>,
+    /// Variables that begin with `LARDER_` and name no key.
+    pub(super) strays: Vec<String>,
+    pub(super) errors: Vec<String>,
+    /// The lines of the file's keys, those of rules as `rule[0].path`.
+    lines: BTreeMap<String, usize>,
+}
+
+impl Sources {
+    pub(super) fn read_file(&mut self, path: &Path) {
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.read_text(&path.display().to_string(), &text),
+            Err(error) => self.errors.push(format!("{}: it can't be read: {error}", path.display())),
+        }
+    }
+
+    pub(super) fn read_text(&mut self, name: &str, text: &str) {
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                let at = error.span().unwrap_or_default();
+                let why = match error.message() {
+                    "duplicate key" => duplicate(text, at.clone()),
+                    message => message.to_owned(),
+                };
+                self.errors.push(format!("{name}: line {}: {why}", line_of(text, at.start)));
+                return;
+            }
+        };
+        self.lines = lines(text);
+        for (section, value) in table {
+            match value {
+                Value::Table(keys) if section != "rule" => {
+                    for (key, value) in keys {
+                        self.set_in_file(name, format!("{section}.{key}"), value);
+                    }
+                }
+                value => self.set_in_file(name, section, value),
+            }
+        }
+    }
+
+    fn set_in_file(&mut self, name: &str, key: String, value: Value) {
+        let line = self.lines.get(&key).copied().unwrap_or(1);
+        let origin = Origin::File { name: name.to_owned(), line };
+        self.settings.insert(key, Setting { value: Given::Typed(value), origin });
+    }
+
+    /// Reads `LARDER_SECTION__KEY`.
+    pub(super) fn read_variable(&mut self, name: &str, value: &str) {
+        let Some(rest) = name.strip_prefix("LARDER_") else { return };
+        match rest.split_once("__") {
+            Some((section, key)) => {
+                let key = format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase());
+                let setting =
+                    Setting { value: Given::Text(unquoted(value)), origin: Origin::Variable(name.to_owned()) };
+                self.settings.insert(key, setting);
+            }
+            None if is_made_up(rest) => {}
+            None => self.strays.push(name.to_owned()),
+        }
+    }
+
+    pub(super) fn read_set(&mut self, set: &str) {
+        match set.split_once('=') {
+            Some((key, value)) => {
+                let setting = Setting { value: Given::Text(unquoted(value.trim())), origin: Origin::Set };
+                self.settings.insert(key.trim().to_owned(), setting);
+            }
+            None => self.errors.push(format!("--set {set}: write it as section.key=value")),
+        }
+    }
+
+    /// Takes the rules apart: `rule` becomes `rule[0].path` and so on. Returns the number of each, and who set it.
+    pub(super) fn take_rules(&mut self) -> Vec<(usize, Origin)> {
+        let Some(Setting { value, origin }) = self.settings.remove("rule") else { return Vec::new() };
+        let value = match value {
+            Given::Typed(value) => value,
+            Given::Text(text) => match format!("rule = {text}").parse::<toml::Table>() {
+                Ok(mut table) => table.remove("rule").unwrap_or(Value::Array(Vec::new())),
+                Err(_) => Value::String(text),
+            },
+        };
+        let Value::Array(tables) = value else {
+            self.errors.push(format!("{}rule: rules are tables, each under its own [[rule]]", origin.prefix()));
+            return Vec::new();
+        };
+        let mut numbers = Vec::new();
+        for (n, table) in tables.into_iter().enumerate() {
+            match table {
+                Value::Table(table) => {
+                    numbers.push((n, origin.clone()));
+                    self.take_rule(n, table, &origin);
+                }
+                _ => self.errors.push(format!("{}rule[{n}]: a rule is a table, under [[rule]]", origin.prefix())),
+            }
+        }
+        numbers
+    }
+
+    fn take_rule(&mut self, n: usize, table: toml::Table, origin: &Origin) {
+        for (key, value) in table {
+            let key = format!("rule[{n}].{key}");
+            let origin = match (origin, self.lines.get(&key)) {
+                (Origin::File { name, .. }, Some(line)) => Origin::File { name: name.clone(), line: *line },
+                (origin, _) => origin.clone(),
+            };
+            // What the environment or `--set` says of the same key goes before the file.
+            self.settings.entry(key).or_insert(Setting { value: Given::Typed(value), origin });
+        }
+    }
+}
+
+/// Returns whether a container platform sets the variable `LARDER_<rest>` for a service called larder or
+/// larder-something, as it does `SERVICE_HOST` and `PORT_8080_TCP_ADDR`. `TEST_…` is for Larder's own tests.
+fn is_made_up(rest: &str) -> bool {
+    let words: Vec<&str> = rest.split('_').collect();
+    let is_port = |words: &[&str]| match words {
+        [port, protocol, end @ ..] => {
+            port.bytes().all(|byte| byte.is_ascii_digit())
+                && ["TCP", "UDP", "SCTP"].contains(protocol)
+                && matches!(end, [] | ["ADDR" | "PORT" | "PROTO"])
+        }
+        rest => rest.is_empty(),
+    };
+    words[0] == "TEST"
+        || words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
+        || words.iter().enumerate().any(|(n, word)| *word == "PORT" && is_port(&words[n + 1..]))
+}
+
+/// Returns the line of every section, and of every key in a section or a rule.
+fn lines(text: &str) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    let Ok(table) = DeTable::parse(text) else { return found };
+    for (section, value) in table.get_ref() {
+        found.insert(section.get_ref().to_string(), line_of(text, section.span().start));
+        let mut note = |keys: &DeTable<'_>, prefix: &str| {
+            for key in keys.keys() {
+                found.insert(format!("{prefix}.{}", key.get_ref()), line_of(text, key.span().start));
+            }
+        };
+        match value.get_ref() {
+            DeValue::Table(keys) => note(keys, section.get_ref()),
+            DeValue::Array(tables) => {
+                for (n, table) in tables.iter().enumerate() {
+                    if let Some(keys) = table.get_ref().as_table() {
+                        note(keys, &format!("{}[{n}]", section.get_ref()));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A value that is quoted as in the file, without its quotation marks.
+fn unquoted(value: &str) -> String {
+    let is_quoted = value.len() > 1 && value.starts_with('"') && value.ends_with('"');
+    let parsed = is_quoted.then(|| format!("value = {value}").parse::<toml::Table>().ok()).flatten();
+    match parsed.as_ref().and_then(|table| table.get("value")) {
+        Some(Value::String(text)) => text.clone(),
+        Some(_) | None => value.to_owned(),
+    }
+}
+
+impl Given {
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Typed(Value::String(text)) | Self::Text(text) => Some(text),
+            Self::Typed(_) => None,
+        }
+    }
+
+    pub(super) fn number(&self) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "no number with a point is so large")]
+        match self {
+            Self::Typed(Value::Float(number)) => Some(*number),
+            Self::Typed(Value::Integer(number)) => Some(*number as f64),
+            Self::Text(text) => text.parse().ok(),
+            Self::Typed(_) => None,
+        }
+    }
+
+    /// A list; a lone string is a list of one. From the environment: separated by commas.
+    pub(super) fn strings(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Typed(Value::String(text)) => Some(vec![text.clone()]),
+            Self::Typed(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            Self::Typed(_) => None,
+            Self::Text(text) if text.is_empty() => Some(Vec::new()),
+            Self::Text(text) => match format!("list = {text}").parse::<toml::Table>() {
+                // An IPv6 address begins with a bracket, too.
+                Ok(table) if text.starts_with('[') => Self::Typed(table.get("list")?.clone()).strings(),
+                Ok(_) | Err(_) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            },
+        }
+    }
+
+    /// Returns the value as an error message shows it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Typed(value) => value.to_string(),
+            Self::Text(text) => format!("\"{text}\""),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `[memory]`
+
+use crate::config::key::{Key, Of, Section};
+use crate::config::kinds::Size;
+
+pub(super) static SECTION: Section = Section {
+    name: "memory",
+    about: "The tier in memory.",
+    keys: &[
+        Key {
+            name: "capacity",
+            field: &Of { at: |d| &mut d.config.memory.capacity, kind: Size { least: 0, most: 1 << 50 } },
+            does: "Limits what the tier holds: bodies, fields, keys and bookkeeping. 0: nothing is kept.",
+        },
+        Key {
+            name: "max_object_size",
+            field: &Of { at: |d| &mut d.config.memory.max_object_size, kind: Size { least: 0, most: 3 << 30 } },
+            does: "Keeps no larger body in memory.",
+        },
+        Key {
+            name: "fill_budget",
+            field: &Of { at: |d| &mut d.config.memory.fill_budget, kind: Size { least: 0, most: 1 << 50 } },
+            does: "Limits what all fetches under way hold together before they stop keeping whole bodies.",
+        },
+    ],
+};

@@ -1,0 +1,445 @@
+//! Precedence, every default, and the sentence for every mistake.
+
+use std::time::Duration;
+
+use super::sources::Sources;
+use super::{Config, Reading};
+use crate::base::{parse_duration, parse_size};
+use crate::downstream::Listen;
+use crate::fetch::Ranges;
+use crate::proxy::Rule;
+use crate::rfc9111::key::QueryRules;
+use crate::store::Durability;
+use crate::upstream::{Address, Overrides};
+
+pub(super) fn read(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Reading {
+    let mut sources = Sources::default();
+    sources.read_text("f", text);
+    for (name, value) in environment {
+        sources.read_variable(name, value);
+    }
+    for set in sets {
+        sources.read_set(set);
+    }
+    Reading::of(sources)
+}
+
+fn load(text: &str, environment: &[(&str, &str)], sets: &[&str]) -> Result<Config, Vec<String>> {
+    read(text, environment, sets).finish().map_err(|errors| errors.0)
+}
+
+#[test]
+fn set_goes_before_environment_before_file_before_default() {
+    let file = "[upstream]\nurl = \"http://file:1\"\n";
+    let environment =
+        [("LARDER_UPSTREAM__URL", "http://environment:2"), ("LARDER_SERVICE_HOST", "x"), ("OTHER__X", "y")];
+    let tcp = |host: &str, port| Address::Tcp { host: host.into(), port };
+    let address = |text, environment: &[_], sets: &[_]| load(text, environment, sets).expect("sound").upstream.address;
+    assert_eq!(address("", &[], &[]), tcp("127.0.0.1", 5000));
+    assert_eq!(address(file, &[], &[]), tcp("file", 1));
+    assert_eq!(address(file, &environment, &[]), tcp("environment", 2));
+    assert_eq!(address(file, &environment, &["upstream.url=unix:/run/x"]), Address::Unix("/run/x".into()));
+}
+
+#[test]
+fn lists_from_every_source() {
+    let expected = vec![Listen::Tcp("127.0.0.1:1".into()), Listen::Unix("/x".into())];
+    for (text, environment, sets) in [
+        ("[server]\nlisten = [\"127.0.0.1:1\", \"unix:/x\"]", None, None),
+        ("", Some("127.0.0.1:1, unix:/x"), None),
+        ("", None, Some("server.listen=[\"127.0.0.1:1\", \"unix:/x\"]")),
+    ] {
+        let environment: Vec<_> = environment.map(|value| ("LARDER_SERVER__LISTEN", value)).into_iter().collect();
+        let sets: Vec<_> = sets.into_iter().collect();
+        assert_eq!(load(text, &environment, &sets).expect("sound").server.listen, expected);
+    }
+    let lone = load("[server]\nlisten = \"[::1]:8080\"", &[], &[]).expect("sound");
+    assert_eq!(lone.server.listen, [Listen::Tcp("[::1]:8080".into())]);
+}
+
+#[test]
+fn rules_are_read_whole() {
+    let text = r#"
+        [[rule]]
+        path = "/static/*"
+        timeout = "1h"
+        override_timeout = "2h"
+        stale_while_revalidate = "3s"
+        stale_if_error = "4s"
+        stale_if_unreachable = "0s"
+        bypass = true
+        collapse = false
+        early_refresh = 0.125
+        ranges = "whole"
+        ignore_query = ["utm_*"]
+        sort_query = true
+        durable = false
+        tags = ["static"]
+        buffer_request = "0"
+        buffer_response = "5KiB"
+        spool = "6KiB"
+        min_body_rate = "7B"
+        response_timeout = "8s"
+        body_timeout = "9s"
+
+        [[rule]]
+        path = "/b"
+    "#;
+    let rules = load(text, &[], &[]).expect("sound").rules;
+    let expected = Rule {
+        path: "/static/*".into(),
+        timeout: Some(Duration::from_secs(3600)),
+        override_timeout: Some(Duration::from_secs(7200)),
+        stale_while_revalidate: Some(Duration::from_secs(3)),
+        stale_if_error: Some(Duration::from_secs(4)),
+        stale_if_unreachable: Some(Duration::ZERO),
+        bypass: true,
+        collapse: false,
+        early_refresh: 125,
+        ranges: Ranges::Whole,
+        query: QueryRules { ignore: vec!["utm_*".into()], sort: true },
+        durability: Durability::MemoryOnly,
+        tags: vec!["static".into()],
+        transfer: Overrides {
+            buffer_request: Some(0),
+            buffer_response: Some(5 << 10),
+            spool: Some(6 << 10),
+            min_body_rate: Some(7),
+            response_timeout: Some(Duration::from_secs(8)),
+            body_timeout: Some(Duration::from_secs(9)),
+        },
+        ..Rule::default()
+    };
+    assert_eq!(rules, [expected, Rule { path: "/b".into(), ..Rule::default() }]);
+    let set = load("", &[], &["rule=[{path = \"/x\", bypass = true}]"]).expect("sound").rules;
+    assert_eq!(set, [Rule { path: "/x".into(), bypass: true, ..Rule::default() }]);
+}
+
+#[test]
+fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
+    for (text, sets, expected) in [
+        ("[server]\nlisen = \"x\"", "", "f: server.lisen: there is no such key; the nearest key is \"server.listen\""),
+        ("[sever]\nthreads = 1", "", "f: sever.threads: there is no such key; the nearest key is \"server.threads\""),
+        (
+            "",
+            "cache.default_timout=1s",
+            "--set cache.default_timout: there is no such key; the nearest key is \"cache.default_timeout\"",
+        ),
+        ("[memory]\ncapacity = \"10 apples\"", "", "f: memory.capacity: \"10 apples\" is not a size from 0 to 1024TiB"),
+        ("[memory]\ncapacity = true", "", "f: memory.capacity: true is not a size"),
+        ("[cache]\ndefault_timeout = \"soon\"", "", "f: cache.default_timeout: \"soon\" is not a duration, such as"),
+        ("[cache]\ndefault_timeout = 5", "", "f: cache.default_timeout: 5 is not a duration"),
+        (
+            "[upstream]\nconnect_timeout = \"0s\"",
+            "",
+            "f: upstream.connect_timeout: \"0s\" is not a duration above zero",
+        ),
+        (
+            "[cache]\nset_cookie = \"yes\"",
+            "",
+            "f: cache.set_cookie: \"yes\" is not one of \"never\" or \"strip\" or \"explicit\" or \"rfc\"",
+        ),
+        ("[server]\nthreads = -1", "", "f: server.threads: -1 is not a whole number from 0 to 1024"),
+        ("[server]\nlisten = [\"a\"]", "", "f: server.listen: [\"a\"] has \"a\", which is not host:port"),
+        ("[server]\ntrusted_proxies = [\"me\"]", "", "has \"me\", which is not an address or a network"),
+        ("[upstream]\nurl = \"ftp://a\"", "", "f: upstream.url: \"ftp://a\" is not \"http://host:port\""),
+        ("[upstream]\nurl = \"http://a/path\"", "", "so it can't have one"),
+        ("[upstream]\nurl = \"https://a\"", "", "is https"),
+        ("[upstream]\nurl = \"http://a:99999\"", "", "f: upstream.url: \"http://a:99999\" is not"),
+        ("[upstream]\nurl = \"http://a:0\"", "", "f: upstream.url: \"http://a:0\" is not"),
+        ("[durable]\nurl = \"file://host/x\"", "", "f: durable.url: \"file://host/x\" names a host"),
+        ("[server]\nlisten = []", "", "server.listen: it is empty"),
+        (
+            "[[rule]]\npath = \"/\"\nbypass = false",
+            "rule[0].bypass=perhaps",
+            "--set rule[0].bypass: \"perhaps\" is not true or false",
+        ),
+        (
+            "[[rule]]\npath = \"/\"\nearly_refresh = 1.5",
+            "",
+            "f: rule[0].early_refresh: 1.5 is not a number from 0 to 0.999",
+        ),
+        (
+            "[[rule]]\npath = \"/\"\nranges = \"some\"",
+            "",
+            "f: rule[0].ranges: \"some\" is not one of \"auto\" or \"whole\" or \"forward\"",
+        ),
+        ("[cache]\ntag_fields = [\"Cache Tag\"]", "", "has \"Cache Tag\", which is not the name of a field"),
+        ("[durable]\nafter_hits = 1000", "", "f: durable.after_hits: 1000 is not a whole number from 0 to 255"),
+        ("[durable]\nmonthly_writes = \"many\"", "", "f: durable.monthly_writes: \"many\" is not a whole number"),
+        ("[durable]\nprice_write = -1", "", "f: durable.price_write: -1 is not a price of a million requests"),
+        ("[durable]\npoll_interval = \"0s\"", "", "f: durable.poll_interval: \"0s\" is not a duration above zero"),
+        ("[durable]\nurl = \"s3://\"", "", "f: durable.url: \"s3://\" names no bucket"),
+        ("[durable]\nurl = \"gs://x\"", "", "f: durable.url: \"gs://x\" is not \"file:/directory\""),
+        ("[durable]\nrequired = \"perhaps\"", "", "f: durable.required: \"perhaps\" is not true or false"),
+        (
+            "[admin]\nlisten = \"0.0.0.0:9090\"",
+            "",
+            "admin.token: it is empty, and admin.listen = \"0.0.0.0:9090\" can be reached",
+        ),
+        ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
+        ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
+        (
+            "[server]\ntrusted_fields = [\"X-Forwarded-Proto\"]",
+            "",
+            "\"X-Forwarded-Proto\", which is believed of trusted proxies as it is",
+        ),
+        ("[server]\ntrusted_fields = [\"X_Country\"]", "", "\"X_Country\", which has other characters"),
+        ("[server]\ntrusted_fields = [\"Cookie\"]", "", "\"Cookie\", which is one that Larder itself reads"),
+        ("[server]\nallowed_fields = [\"X-Country\"]", "", "\"X-Country\", which has letters, digits and hyphens only"),
+        (
+            "[server]\nallowed_fields = [\"Content_Length\"]",
+            "",
+            "\"Content_Length\", which could be taken for content-length",
+        ),
+        (
+            "[server]\nallowed_fields = [\"x.forwarded.for\"]",
+            "",
+            "\"x.forwarded.for\", which could be taken for x-forwarded-for",
+        ),
+        ("[server]\nallowed_fields = [\"Script_Name\"]", "", "\"Script_Name\", which could be taken for script-name"),
+        (
+            "[[rule]]\npath = \"/\"\ntimeut = \"1h\"",
+            "",
+            "f: rule[0].timeut: there is no such key; the nearest key is \"rule[0].timeout\"",
+        ),
+        ("[rule]\npath = \"/\"", "", "f: rule: rules are tables, each under its own [[rule]]"),
+        ("[[rule]]\npath = \"static\"", "", "f: rule[0].path: \"static\" does not start with / or *"),
+        ("[server\n", "", "f: line 1: "),
+        ("", "nonsense", "--set nonsense: write it as section.key=value"),
+    ] {
+        assert_told(text, sets, expected);
+    }
+}
+
+#[test]
+fn a_key_that_is_given_twice_or_made_up_is_told_with_its_place() {
+    for (text, sets, expected) in [
+        (
+            "[server]\nlisten = \"a:1\"\nthreads = 1\nlisten = \"b:1\"\n",
+            "",
+            "f: line 4: server.listen is given twice, first on line 2; keep one of them",
+        ),
+        (
+            "[server]\nthreads = 1\n[log]\n[ server ] # again\nlisten = \"b:1\"\n",
+            "",
+            "f: line 4: [server] is there twice, first on line 1; put its keys under one of them",
+        ),
+        (
+            "[[rule]]\npath = \"/a\"\n\n[[rule]]\npath = \"/b\"\n\"path\" = \"/c\"\n",
+            "",
+            "f: line 6: rule[1].path is given twice, first on line 5; keep one of them",
+        ),
+        (
+            "[upstream]\nmax_ilde = 1",
+            "",
+            "f: upstream.max_ilde: there is no such key; the nearest key is \"upstream.max_idle\"",
+        ),
+        (
+            "[upstream]\nthreads = 1",
+            "",
+            "f: upstream.threads: there is no such key; the nearest key is \"server.threads\"",
+        ),
+        ("[server]\nsocket_mode = \"999\"", "", "f: server.socket_mode: \"999\" is not the mode of a file in octal"),
+        ("[server]\nsocket_mode = 660", "", "f: server.socket_mode: 660 is not a string"),
+        ("[server]\nsocket_mode = \"0440\"", "", "f: server.socket_mode: \"0440\" lets nobody connect"),
+        ("[admin]\nhosts = [\"http://a\"]", "", "has \"http://a\", which is not the name of a host"),
+        ("[admin]\ntoken = \"a b\"", "", "f: admin.token: the secret has characters that a field can't carry"),
+    ] {
+        assert_told(text, sets, expected);
+    }
+}
+
+/// Asserts that the mistake in `text` and `sets` is reported as `expected`.
+fn assert_told(text: &str, sets: &str, expected: &str) {
+    let sets: Vec<&str> = Some(sets).filter(|set| !set.is_empty()).into_iter().collect();
+    let errors = load(text, &[], &sets).expect_err("a mistake");
+    assert!(
+        errors.iter().any(|error| error.contains(expected)),
+        "{text} {sets:?}\nwanted: {expected}\ngot: {errors:#?}"
+    );
+}
+
+/// With one underscore it would pass without a word.
+#[test]
+fn a_variable_that_sets_nothing_is_told() {
+    for (name, meant) in [
+        ("LARDER_UPSTREAM_URL", "LARDER_UPSTREAM__URL"),
+        ("LARDER_ADMIN_TOKEN", "LARDER_ADMIN__TOKEN"),
+        ("LARDER_CACHE_DEFALT_TIMEOUT", "LARDER_CACHE__DEFAULT_TIMEOUT"),
+        ("LARDER_SERVER", "LARDER_SERVER__LISTEN"),
+    ] {
+        let errors = load("", &[(name, "hidden-word")], &[]).expect_err("a mistake");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let told = format!("{name}: a variable has two underscores between section and key, as {meant}; ");
+        assert!(errors[0].starts_with(&told) || name == "LARDER_SERVER", "{errors:?}");
+        assert!(!errors[0].contains("hidden-word"), "{errors:?}");
+    }
+    let warnings = load("", &[("LARDER_VERSION", "1")], &[]).expect("sound").warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("LARDER_VERSION: it sets nothing; "), "{warnings:?}");
+    for made_up in [
+        "LARDER_SERVICE_HOST",
+        "LARDER_SERVICE_PORT",
+        "LARDER_SERVICE_PORT_HTTP",
+        "LARDER_PORT",
+        "LARDER_PORT_8080_TCP",
+        "LARDER_PORT_8080_TCP_ADDR",
+        "LARDER_ADMIN_SERVICE_HOST",
+        "LARDER_ADMIN_PORT_9090_TCP_PROTO",
+        "LARDER_TEST_SEED",
+        "OTHER",
+    ] {
+        assert_eq!(load("", &[(made_up, "x")], &[]).expect("sound").warnings(), Vec::<String>::new(), "{made_up}");
+    }
+}
+
+#[test]
+fn warnings_stand_beside_mistakes_but_not_for_a_value_that_could_not_be_read() {
+    let itself = ["server.listen=127.0.0.1:5000", "upstream.url=http://127.0.0.1:5000"];
+    let reading = read("", &[], &[itself[0], itself[1], "log.level=loud"]);
+    assert_eq!((reading.errors().len(), reading.warnings().len()), (1, 1), "{reading:?}");
+    let reading = read("", &[], &[itself[0], "upstream.url=ftp://a"]);
+    assert_eq!((reading.errors().len(), reading.warnings().len()), (1, 0), "{reading:?}");
+    let reading = read("", &[], &["admin.listen=0.0.0.0:9090", "admin.token=a b"]);
+    assert_eq!(reading.errors().len(), 1, "{reading:?}");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let errors = load("[server]\nthreads = \"x\"\n[memory]\ncapacity = \"y\"\nz = 1", &[], &[]).expect_err("mistakes");
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+}
+
+#[test]
+fn durations_and_sizes() {
+    for (text, expected) in [
+        ("250ms", Some(250)),
+        ("0s", Some(0)),
+        ("5m", Some(300_000)),
+        ("1h", Some(3_600_000)),
+        ("7d", Some(604_800_000)),
+        ("5", None),
+        ("s", None),
+        ("-5s", None),
+        ("1.5s", None),
+        ("99999999999999999999s", None),
+        ("36601d", None),
+    ] {
+        assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text}");
+    }
+    for (text, expected) in [
+        ("512", Some(512)),
+        ("64MiB", Some(64 << 20)),
+        ("2 GiB", Some(2 << 30)),
+        ("64MB", None),
+        ("MiB", None),
+        ("99999999999999999TiB", None),
+    ] {
+        assert_eq!(parse_size(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_token_is_needed_only_where_strangers_can_reach() {
+    for (listen, token, sound) in [
+        ("127.0.0.1:1", "", true),
+        ("[::1]:1", "", true),
+        ("localhost:1", "", true),
+        ("unix:/x", "", true),
+        ("off", "", true),
+        ("0.0.0.0:1", "", false),
+        ("192.0.2.1:1", "", false),
+        ("0.0.0.0:1", "secret", true),
+    ] {
+        let sets = [format!("admin.listen={listen}"), format!("admin.token={token}")];
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        assert_eq!(load("", &[], &sets).is_ok(), sound, "{listen} {token}");
+    }
+}
+
+/// Keys of one section go before those of others, whatever they are called.
+#[test]
+fn a_hint_is_of_the_same_section() {
+    let errors = load("[upstream]\nmax_header = 1\n[cache]\nmax_size = 1", &[], &[]).expect_err("mistakes");
+    for (error, section) in errors.iter().rev().zip(["upstream", "cache"]) {
+        let hint = error.split("nearest key is ").nth(1).expect("a hint");
+        assert!(hint.starts_with(&format!("\"{section}.")), "{error}");
+    }
+}
+
+#[test]
+fn an_address_used_twice_is_an_error_where_it_can_never_work() {
+    for (listen, admin, clashes) in [
+        ("127.0.0.1:80", "127.0.0.1:81", false),
+        ("127.0.0.1:80", "127.0.0.1:80", true),
+        ("0.0.0.0:80", "127.0.0.1:80", true),
+        ("127.0.0.1:80", "0.0.0.0:80", true),
+        ("[::]:80", "127.0.0.1:80", true),
+        ("[::]:80", "[::1]:80", true),
+        ("0.0.0.0:80", "[::1]:80", false),
+        ("127.0.0.1:80", "127.0.0.2:80", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("localhost:80", "LOCALHOST:80", true),
+        ("localhost:80", "127.0.0.1:80", false),
+        ("unix:/run/a", "unix:/run//a", true),
+        ("unix:/run/a", "unix:/run/b", false),
+    ] {
+        let admin_set = [format!("server.listen={listen}"), format!("admin.listen={admin}"), "admin.token=x".into()];
+        let twice = [format!("server.listen={listen},{admin}"), "admin.listen=off".into()];
+        for (sets, key) in [(&admin_set[..], "admin.listen: "), (&twice[..], "server.listen: ")] {
+            let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+            let errors = load("", &[], &sets).err().unwrap_or_default();
+            assert_eq!(!errors.is_empty(), clashes, "{sets:?} {errors:?}");
+            assert!(errors.iter().all(|error| error.starts_with(key) && error.contains("one address")), "{errors:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_most_likely_not_meant_is_a_warning() {
+    let warnings = |sets: &[&str]| load("", &[], sets).expect("sound").warnings();
+    for (listen, upstream, is_itself) in [
+        ("127.0.0.1:5000", "http://127.0.0.1:5000", true),
+        ("0.0.0.0:5000", "http://127.0.0.1:5000", true),
+        ("0.0.0.0:5000", "http://localhost:5000", true),
+        ("127.0.0.1:5000", "http://localhost:5000", true),
+        ("[::]:5000", "http://127.0.0.1:5000", true),
+        ("127.0.0.1:5000", "http://0.0.0.0:5000", true),
+        ("app:5000", "http://app:5000", true),
+        ("unix:/run/app", "unix:/run/app", true),
+        ("127.0.0.1:5001", "http://127.0.0.1:5000", false),
+        ("0.0.0.0:5000", "http://192.0.2.1:5000", false),
+        ("0.0.0.0:5000", "http://app:5000", false),
+        ("127.0.0.2:5000", "http://127.0.0.1:5000", false),
+        ("127.0.0.1:0", "http://127.0.0.1:5000", false),
+    ] {
+        let told = warnings(&[&format!("server.listen={listen}"), &format!("upstream.url={upstream}")]);
+        assert_eq!(told.len(), usize::from(is_itself), "{listen} {upstream}: {told:?}");
+        assert!(
+            told.iter().all(|told| told.starts_with("upstream.url: ") && told.contains("server.listen")),
+            "{told:?}"
+        );
+    }
+    assert_eq!(warnings(&["upstream.url=http://127.0.0.1:9090"]).len(), 1, "the admin listener's");
+    assert!(warnings(&["server.listen=localhost:90", "admin.listen=127.0.0.1:90"])[0].contains("may be one address"));
+    for (paths, hidden) in [
+        (&["/a", "/b"][..], None),
+        (&["/a", "/a"], Some(1)),
+        (&["*", "/b"], Some(1)),
+        (&["/b", "*"], None),
+        (&["/*", "/b/*"], Some(1)),
+        (&["/static/*", "/x", "/static/css/*"], Some(2)),
+        (&["/static/*", "/static*"], None),
+        (&["*.css", "/static/*.css"], Some(1)),
+        (&["/caf%C3%A9", "/café"], Some(1)),
+        (&["/a*b", "/a*c*b"], Some(1)),
+    ] {
+        let rules = paths.iter().map(|path| format!("{{path = \"{path}\"}}")).collect::<Vec<_>>().join(", ");
+        let told = warnings(&[&format!("rule=[{rules}]")]);
+        assert_eq!(told.len(), usize::from(hidden.is_some()), "{paths:?}: {told:?}");
+        if let Some(n) = hidden {
+            assert!(told[0].starts_with(&format!("rule[{n}].path: ")) && told[0].contains("never reached"), "{told:?}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Strings with a form of their own: addresses, URLs, names of fields. Each is read by one function, which returns
+//! what is wrong with it, and stands in a [`Text`] that the table names.
+
+use std::path::PathBuf;
+
+use http::{HeaderName, Uri};
+use ipnet::IpNet;
+
+use super::kinds::Text;
+use crate::downstream::Listen;
+use crate::rfc9111::claims::Claim;
+use crate::rfc9111::key::normal_authority;
+use crate::rfc9111::present::Present;
+use crate::rfc9111::{claims, fields};
+use crate::store::Location;
+use crate::store::s3::S3Config;
+use crate::upstream::Address;
+
+pub(super) const LISTEN: Text<Listen> =
+    Text { of: "address", bounds: "", example: "unix:/run/larder.sock", read: listen, show: Listen::to_string };
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() { Err("names no path after unix:".into()) } else { Ok(Listen::Unix(path.into())) };
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err("is not host:port, such as \"127.0.0.1:8080\", or \"unix:/path\"".into());
+    }
+    Ok(Listen::Tcp(text.to_owned()))
+}
+
+pub(super) const SOCKET_MODE: Text<u32> = Text {
+    of: "text",
+    bounds: "octal, 3 or 4 digits",
+    example: "0600",
+    read: socket_mode,
+    show: |mode| format!("{mode:04o}"),
+};
+
+fn socket_mode(text: &str) -> Result<u32, String> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if is_octal && mode <= 0o777 && mode & 0o222 != 0 => Ok(mode),
+        Ok(mode) if is_octal && mode <= 0o777 => Err("lets nobody connect: that takes the right to write".into()),
+        Ok(_) | Err(_) => Err("is not the mode of a file in octal, such as \"0660\" or \"0600\"".into()),
+    }
+}
+
+pub(super) const TOKEN: Text<String> = Text {
+    of: "secret",
+    bounds: "letters, digits and signs",
+    example: "a-long-random-word",
+    read: admin_token,
+    show: String::clone,
+};
+
+fn admin_token(text: &str) -> Result<String, String> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("has characters that a field can't carry: use letters, digits and signs, without white space".into())
+    }
+}
+
+pub(super) const ADMIN_HOST: Text<String> =
+    Text { of: "host name", bounds: "", example: "larder.internal", read: admin_host, show: String::clone };
+
+fn admin_host(text: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !text.is_empty() && text.len() <= 253 && text.chars().all(is_name) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("is not the name of a host, without scheme and port, such as \"larder.internal\"".into())
+    }
+}
+
+pub(super) const ADMIN_LISTEN: Text<Option<Listen>> = Text {
+    of: "address",
+    bounds: "",
+    example: "unix:/run/larder-admin.sock",
+    read: admin_listen,
+    show: |listen| listen.as_ref().map_or_else(|| "off".into(), Listen::to_string),
+};
+
+fn admin_listen(text: &str) -> Result<Option<Listen>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    listen(text).map(Some).map_err(|why| format!("{why}, or \"off\""))
+}
+
+pub(super) const NETWORK: Text<IpNet> =
+    Text { of: "address or network", bounds: "", example: "10.0.0.0/8", read: network, show: network_shown };
+
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| "is not an address or a network, such as \"10.0.0.0/8\"".into())
+}
+
+/// A network of one address is shown as the address.
+fn network_shown(network: &IpNet) -> String {
+    let is_one = network.prefix_len() == network.max_prefix_len();
+    if is_one { network.addr().to_string() } else { network.to_string() }
+}
+
+pub(super) const TRUSTED_FIELD: Text<HeaderName> = Text {
+    of: "field name",
+    bounds: "",
+    example: "X-Forwarded-Prefix",
+    read: trusted_field,
+    show: HeaderName::to_string,
+};
+
+/// A further field to believe trusted proxies in.
+fn trusted_field(text: &str) -> Result<HeaderName, String> {
+    let name = field_name(text)?;
+    if !claims::is_plain(name.as_str()) {
+        return Err("has other characters than letters, digits and hyphens; see server.allowed_fields".into());
+    }
+    match claims::claim(name.as_str()) {
+        Some(Claim::For | Claim::Proto | Claim::Host) => {
+            Err("is believed of trusted proxies as it is, and need not be listed".into())
+        }
+        Some(Claim::Tls) => Err("only says the scheme, which X-Forwarded-Proto says".into()),
+        _ if is_read_here(&name) => Err("is one that Larder itself reads or writes, and can't be believed".into()),
+        Some(Claim::Address | Claim::Method | Claim::Other) | None => Ok(name),
+    }
+}
+
+pub(super) const ALLOWED_FIELD: Text<HeaderName> =
+    Text { of: "field name", bounds: "", example: "X_Tenant", read: allowed_field, show: HeaderName::to_string };
+
+/// A field name with other characters than letters, digits and hyphens that may pass.
+fn allowed_field(text: &str) -> Result<HeaderName, String> {
+    let name = field_name(text)?;
+    if claims::is_plain(name.as_str()) {
+        return Err("has letters, digits and hyphens only, and passes as it is".into());
+    }
+    let twin = HeaderName::try_from(claims::twin(name.as_str())).map_err(|_| "is not the name of a field")?;
+    if is_read_here(&twin) || claims::claim(twin.as_str()).is_some() {
+        return Err(format!("could be taken for {twin} by an application, which must not come from a client that way"));
+    }
+    Ok(name)
+}
+
+/// Returns whether a field decides here about framing, connections, conditions, caching, or the origin asked.
+fn is_read_here(name: &HeaderName) -> bool {
+    let mut fields = http::HeaderMap::new();
+    fields.insert(name.clone(), http::HeaderValue::from_static("x"));
+    Present::of(&fields).has(Present::ANY_BUT_CLAIMS)
+        || fields::is_hop_by_hop(name)
+        || matches!(
+            *name,
+            http::header::HOST
+                | http::header::CONTENT_LENGTH
+                | http::header::AUTHORIZATION
+                | http::header::COOKIE
+                | http::header::EXPECT
+                | http::header::TRAILER
+                | http::header::IF_RANGE
+                | http::header::VIA
+                | http::header::MAX_FORWARDS
+        )
+}
+
+pub(super) const UPSTREAM_URL: Text<Address> =
+    Text { of: "URL", bounds: "", example: "unix:/run/gunicorn.sock", read: upstream_url, show: Address::to_string };
+
+fn upstream_url(text: &str) -> Result<Address, String> {
+    const ALLOWED: &str = "is not \"http://host:port\" or \"unix:/path\"";
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Unix(PathBuf::from(path))) };
+    }
+    if text.starts_with("https://") {
+        return Err(
+            "is https, which the connection to the origin can't be yet; put the origin on http or a unix socket".into(),
+        );
+    }
+    let uri: Uri = text.parse().map_err(|_| ALLOWED.to_owned())?;
+    let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(|| ALLOWED.to_owned())?;
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+        return Err(format!("{ALLOWED}; paths of clients are passed on as they are, so it can't have one"));
+    }
+    let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
+        Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(|| ALLOWED.to_owned())?,
+        None => 80,
+    };
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    if host.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Tcp { host, port }) }
+}
+
+pub(super) const UPSTREAM_HOST: Text<Option<String>> = Text {
+    of: "host name",
+    bounds: "",
+    example: "app.internal",
+    read: upstream_host,
+    show: |host| host.clone().unwrap_or_else(|| "preserve".into()),
+};
+
+fn upstream_host(text: &str) -> Result<Option<String>, String> {
+    if text == "preserve" {
+        return Ok(None);
+    }
+    match normal_authority(text, "http") {
+        Some(_) => Ok(Some(text.to_owned())),
+        None => Err("is not \"preserve\" or a host name for every request".into()),
+    }
+}
+
+pub(super) const KEY_PREFIX: Text<String> =
+    Text { of: "text", bounds: "up to 128 bytes", example: "site-a", read: key_prefix, show: String::clone };
+
+fn key_prefix(text: &str) -> Result<String, String> {
+    if text.len() > 128 { Err("is longer than 128 bytes".into()) } else { Ok(text.to_owned()) }
+}
+
+pub(super) const DURABLE_URL: Text<Location> =
+    Text { of: "URL", bounds: "", example: "s3://bucket/any/prefix", read: durable_url, show: location_shown };
+
+fn durable_url(text: &str) -> Result<Location, String> {
+    const ALLOWED: &str = "is not \"file:/directory\", \"s3://bucket/prefix\" or \"off\"";
+    if text == "off" {
+        return Ok(Location::Off);
+    }
+    if let Some(path) = text.strip_prefix("file:") {
+        let path = match path.strip_prefix("//") {
+            Some(path) if !path.starts_with('/') => return Err(format!("names a host; it {ALLOWED}")),
+            Some(path) => path,
+            None => path,
+        };
+        return if path.is_empty() { Err(ALLOWED.into()) } else { Ok(Location::File(path.into())) };
+    }
+    let rest = text.strip_prefix("s3://").ok_or_else(|| ALLOWED.to_owned())?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_bucket = (3..=63).contains(&bucket.len())
+        && bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
+    if !is_bucket {
+        return Err(format!("names no bucket (3 to 63 lower-case letters, digits, dots and hyphens); it {ALLOWED}"));
+    }
+    let config =
+        S3Config { bucket: bucket.to_owned(), endpoint_url: String::new(), region: String::new(), path_style: false };
+    Ok(Location::S3 { config, prefix: prefix.trim_matches('/').to_owned() })
+}
+
+fn location_shown(location: &Location) -> String {
+    match location {
+        Location::Off => "off".into(),
+        Location::File(path) => format!("file:{}", path.display()),
+        Location::S3 { config, prefix } if prefix.is_empty() => format!("s3://{}", config.bucket),
+        Location::S3 { config, prefix } => format!("s3://{}/{prefix}", config.bucket),
+    }
+}
+
+pub(super) const ENDPOINT: Text<String> =
+    Text { of: "URL", bounds: "", example: "https://s3.example", read: endpoint, show: String::clone };
+
+fn endpoint(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    match text.parse::<Uri>() {
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => {
+            Ok(text.to_owned())
+        }
+        Ok(_) | Err(_) => Err("is not an http or https URL".into()),
+    }
+}
+
+pub(super) const RULE_PATH: Text<String> =
+    Text { of: "text", bounds: "begins with / or *", example: "/static/*", read: rule_path, show: String::clone };
+
+fn rule_path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') || text.starts_with('*') {
+        Ok(text.to_owned())
+    } else {
+        Err("does not start with / or *".into())
+    }
+}
+
+pub(super) const TARGET: Text<HeaderName> = Text {
+    of: "field name",
+    bounds: "end in -Cache-Control",
+    example: "CDN-Cache-Control",
+    read: target,
+    show: HeaderName::to_string,
+};
+
+fn target(text: &str) -> Result<HeaderName, String> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is not a field name".to_owned())?;
+    if name.as_str().ends_with("-cache-control") {
+        Ok(name)
+    } else {
+        Err("is not a targeted field: their names end in -Cache-Control (RFC 9213)".into())
+    }
+}
+
+pub(super) const FIELD_NAME: Text<HeaderName> =
+    Text { of: "field name", bounds: "", example: "Cache-Tag", read: field_name, show: HeaderName::to_string };
+
+fn field_name(text: &str) -> Result<HeaderName, String> {
+    text.parse().map_err(|_| "is not the name of a field".into())
+}
+
+pub(super) const TAG: Text<String> = Text {
+    of: "tag",
+    bounds: "1 to 256 bytes each, without white space or commas",
+    example: "static",
+    read: tag,
+    show: String::clone,
+};
+
+fn tag(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 256 || text.bytes().any(|b| b.is_ascii_whitespace() || b == b',') {
+        Err("is not a tag: 1 to 256 bytes without white space or commas".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+pub(super) const REGION: Text<String> =
+    Text { of: "text", bounds: "", example: "eu-central-1", read: |text| Ok(text.to_owned()), show: String::clone };
+
+pub(super) const PARAMETER: Text<String> =
+    Text { of: "parameter", bounds: "", example: "utm_*", read: |text| Ok(text.to_owned()), show: String::clone };
+
+pub(super) const DIRECTORY: Text<PathBuf> = Text {
+    of: "path",
+    bounds: "",
+    example: "/var/tmp",
+    read: |text| Ok(text.into()),
+    show: |path| path.display().to_string(),
+};

@@ -1,0 +1,423 @@
+//! One fetch: asks the durable tier, then the origin, and keeps what may be kept.
+//!
+//! 1. It begins: notes the purges that are known, so that what it stores is covered by every later one.
+//! 2. It looks again in memory: another fetch may have ended in between.
+//! 3. It asks the durable tier ([`Fetch::consult_durable`]).
+//! 4. It asks the origin, with validators of a stored response or for what is missing of a part.
+//! 5. At the answer's head [`decide::on_head`] says what is done with it, and everybody who waits is told.
+//! 6. A body that is kept comes in by a task of its own, which holds the lease of the flight until it is complete.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap};
+use http::{Response, StatusCode};
+use tracing::debug;
+
+use super::decide::{self, AnswerHead, HeadDecision, Room, Validates};
+use super::fetcher::Fetcher;
+use super::flight::{Lease, Outcome, Shared, SharedResponse, Source};
+use super::order::Order;
+use super::parts::Missing;
+use crate::entry::{FillReader, StoredHead, StoredResponse, Tried, VersionVector, Who};
+use crate::rfc9111::cache_status::{Fwd, Tier};
+use crate::rfc9111::reuse::{self, Failure, Reuse};
+use crate::rfc9111::storage::{Exchange, NotStorable};
+use crate::rfc9111::timestamp::Timestamp;
+use crate::rfc9111::validation;
+use crate::store::{Lookup, Opening, SeparateBody};
+use crate::upstream::{EndsWithConnection, Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+
+/// What the origin is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wish<'a> {
+    /// What the client asked for, under its own preconditions.
+    AsAsked,
+    /// Whether the stored response still holds.
+    Validation,
+    /// The whole, whatever the client's preconditions.
+    Whole,
+    /// What is missing of a stored part.
+    Missing(&'a Missing),
+}
+
+/// What came of a fetch.
+#[derive(Debug)]
+pub(crate) enum Fetched {
+    /// A response that may be shared, and what of it is for the client that led.
+    Shared(Arc<Shared>, ForLeader),
+    /// A response from the store for the client that led, which nobody else may have.
+    Own(Arc<Shared>, ForLeader),
+    /// A response from the durable tier for this client, with its body still there.
+    Apart(Arc<StoredHead>, Box<SeparateBody>),
+    /// A response for the client that led.
+    Passed {
+        /// The response, without the fields of its connection.
+        response: Response<UpstreamBody>,
+        /// Why it is not shared.
+        why: NotStorable,
+        /// Why the origin was asked.
+        fwd: Fwd,
+        /// The origin's status, where the response has another.
+        fwd_status: Option<u16>,
+    },
+    /// None.
+    Failed(UpstreamError, Fwd),
+}
+
+/// What the client that led a fetch gets besides the shared response.
+#[derive(Debug, Default)]
+pub(crate) struct ForLeader {
+    /// The fields with the cookies that a 304 brought, or that a response is stored without. No one else sees them.
+    pub(crate) cookies: HeaderMap,
+    /// Its reader of a body that is coming in, taken before the first byte: a fill that can't be kept whole goes on only
+    /// for those who read it.
+    pub(crate) reader: Option<FillReader>,
+}
+
+/// A fetch under way. Dropped, it gives its lease back: one of those who wait fetches in its place.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) order: Order,
+    /// The purge position when it began: later purges cover what it stores.
+    pub(super) position: u64,
+    /// The same in terms that hold in other processes.
+    pub(super) version_vector: Arc<VersionVector>,
+    /// Held until what came is stored. Dropped without a result it hands the fetch to one follower.
+    pub(super) lease: Option<Lease>,
+}
+
+impl Fetch {
+    /// Begins a fetch: notes the purges that are known now.
+    pub(crate) fn begin(fetcher: &Arc<Fetcher>, order: Order, lease: Option<Lease>) -> Self {
+        let position = fetcher.store.position();
+        let version_vector = fetcher.store.purges().version_vector();
+        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease }
+    }
+
+    /// Begins a fetch whose request was sent at `position`, when `version_vector` was known.
+    pub(crate) fn begun(
+        fetcher: &Arc<Fetcher>,
+        order: Order,
+        position: u64,
+        version_vector: Arc<VersionVector>,
+    ) -> Self {
+        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease: None }
+    }
+
+    /// Gives the order back, with what is held for it by now.
+    pub(super) fn into_order(self) -> Order {
+        self.order
+    }
+
+    /// Takes the lease, if no body that is coming in holds it.
+    pub(super) fn take_lease(&mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+
+    /// Returns the same fetch without its lease, for a task that outlives it.
+    pub(super) fn without_lease(&self) -> Self {
+        Self::begun(&self.fetcher, self.order.clone(), self.position, Arc::clone(&self.version_vector))
+    }
+
+    /// Fetches for a flight: from the tiers first, since another flight may have landed in between, and then from the
+    /// origin.
+    pub(super) async fn run(&mut self) -> Fetched {
+        self.drop_covered();
+        let order = &self.order;
+        match self.fetcher.store.lookup(&order.asked.key, order.client_fields()) {
+            Lookup::Found(stored) if !order.is_answered_by(&stored.head, stored.len()) => {
+                self.order.held.fwd = Fwd::Partial;
+                self.order.held.part = Some(stored);
+            }
+            // One that was stored since this flight was found necessary.
+            Lookup::Found(stored)
+                if self.reuse(&stored.head).is_some()
+                    && self.order.held.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
+            {
+                return shared(&stored, Source::Tier(Tier::Memory));
+            }
+            Lookup::Found(stored) => self.order.held.validate = Some(stored),
+            Lookup::OtherVariants(_) => {
+                self.order.held.known = self.fetcher.store.known(&self.order.asked.key);
+            }
+            Lookup::Nothing => {}
+        }
+        let held = &self.order.held;
+        if held.validate.is_none()
+            && held.part.is_none()
+            && !held.asked_durable
+            && let Some(fetched) = Box::pin(self.consult_durable(Opening::AtOnce)).await
+        {
+            return fetched;
+        }
+        self.ask_the_origin().await
+    }
+
+    /// Fetches from the origin for a client that waits for nobody.
+    pub(super) async fn alone(&mut self) -> Fetched {
+        self.drop_covered();
+        if self.order.held.validate.is_some() {
+            return Box::pin(self.ask_the_origin()).await;
+        }
+        self.ask(Wish::AsAsked).await
+    }
+
+    /// Drops what was purged since it was found: it is not validated, added to, or served in place of an error.
+    fn drop_covered(&mut self) {
+        let (store, exact) = (&self.fetcher.store, self.order.asked.exact.hash());
+        let is_covered = |stored: &Arc<StoredResponse>| {
+            store.is_covered(&stored.head) || store.is_purged(exact, stored.head.position)
+        };
+        let held = &mut self.order.held;
+        for stored in [&mut held.validate, &mut held.part, &mut held.head_of] {
+            if stored.as_ref().is_some_and(is_covered) {
+                *stored = None;
+            }
+        }
+    }
+
+    /// Returns how a stored response may answer the request, if it may.
+    pub(super) fn reuse(&self, head: &StoredHead) -> Option<Reuse> {
+        let (asked, now) = (&self.order.asked, self.fetcher.clock.now());
+        let directives = asked.directives.clone();
+        let directives = asked.terms.request_directives.bounded(directives, head.response_time(), now);
+        match reuse::reuse(&directives, &head.freshness, now) {
+            reuse @ (Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate) => Some(reuse),
+            Reuse::Validate(_) | Reuse::GatewayTimeout => None,
+        }
+    }
+
+    /// Asks the origin: with the validators of a stored response, for what is missing of a part, or for the whole.
+    pub(super) async fn ask_the_origin(&mut self) -> Fetched {
+        let (fetcher, held) = (&self.fetcher, &self.order.held);
+        if let Some(stored) = &held.validate {
+            // Asks for the whole at once where recent validations came to nothing.
+            let is_in_vain =
+                stored.head.parts().is_none() && fetcher.memories.is_mismatched(stored, fetcher.clock.now());
+            return self.ask(if is_in_vain { Wish::Whole } else { Wish::Validation }).await;
+        }
+        if let Some(part) = held.part.as_ref().filter(|_| self.order.is_for_the_whole())
+            && let Some(missing) = Missing::of(part, fetcher.limits.memory.max_object_size)
+        {
+            return Box::pin(self.complete(missing)).await;
+        }
+        self.ask(Wish::Whole).await
+    }
+
+    /// Asks for the one range that is missing. If what comes does not fit, the whole is asked for.
+    async fn complete(&mut self, missing: Missing) -> Fetched {
+        let request_time = self.fetcher.clock.now();
+        let answer = match self.ask_origin(Wish::Missing(&missing)).await {
+            Ok(answer) => answer,
+            Err(error) => return Fetched::Failed(error, self.order.held.fwd),
+        };
+        match answer.status() {
+            StatusCode::PARTIAL_CONTENT => match self.keep_completed(&missing, answer, request_time) {
+                Some(fetched) => fetched,
+                None => self.ask_for_the_whole().await,
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED | StatusCode::NOT_MODIFIED => {
+                drop(answer);
+                self.ask_for_the_whole().await
+            }
+            _ => self.keep_or_pass(answer, request_time),
+        }
+    }
+
+    async fn ask_for_the_whole(&mut self) -> Fetched {
+        let request_time = self.fetcher.clock.now();
+        match self.ask_origin(Wish::Whole).await {
+            Ok(answer) => {
+                let times = (request_time, self.fetcher.clock.now());
+                let decision = self.decide(&answer, times, false, Validates::No);
+                self.settle(decision, answer, times)
+            }
+            Err(error) => self.in_place_of(error),
+        }
+    }
+
+    async fn ask(&mut self, wish: Wish<'_>) -> Fetched {
+        let request_time = self.fetcher.clock.now();
+        let answer = match self.ask_origin(wish).await {
+            Ok(answer) => answer,
+            Err(error) => return self.in_place_of(error),
+        };
+        let times = (request_time, self.fetcher.clock.now());
+        let asked_for_range =
+            answer.status() != StatusCode::PARTIAL_CONTENT || self.fields_for(wish).contains_key(header::RANGE);
+        match self.decide(&answer, times, asked_for_range, Validates::Yes) {
+            HeadDecision::StandIn => match self.stale_if_error(Some(answer.status())) {
+                Some(stale) => stale,
+                None => {
+                    let decision = self.decide(&answer, times, asked_for_range, Validates::NothingStandsIn);
+                    self.settle(decision, answer, times)
+                }
+            },
+            HeadDecision::AskAgain => {
+                drop(answer);
+                if let Some(stored) = &self.order.held.validate {
+                    self.fetcher.memories.note_mismatched(stored, self.fetcher.clock.now());
+                }
+                Box::pin(self.ask_for_the_whole()).await
+            }
+            decision => self.settle(decision, answer, times),
+        }
+    }
+
+    /// Keeps a response if RFC 9111 §3 lets it; otherwise it is for the client that led.
+    pub(crate) fn keep_or_pass(&mut self, answer: Response<UpstreamBody>, request_time: Timestamp) -> Fetched {
+        let times = (request_time, self.fetcher.clock.now());
+        let decision = self.decide(&answer, times, true, Validates::No);
+        self.settle(decision, answer, times)
+    }
+
+    fn decide(
+        &self,
+        answer: &Response<UpstreamBody>,
+        times: (Timestamp, Timestamp),
+        asked_for_range: bool,
+        validation: Validates,
+    ) -> HeadDecision {
+        use hyper::body::Body as _;
+        let (fetcher, order) = (&self.fetcher, &self.order);
+        let exchange = self.exchange(answer, times);
+        let head = AnswerHead {
+            exchange: &exchange,
+            len: answer.body().size_hint().exact(),
+            is_unframed: answer.extensions().get::<EndsWithConnection>().is_some(),
+            asked_for_range,
+            validation,
+        };
+        let room = Room {
+            in_memory: fetcher.limits.memory.max_object_size,
+            has_durable: fetcher.store.durable().is_some(),
+            largest: |storable: &_| self.largest(storable),
+            admits_large: |storable: &_| fetcher.store.admits_large(self.uses_hash(storable)),
+        };
+        decide::on_head(order, &head, &room)
+    }
+
+    /// The exchange of the order's request and `answer`.
+    pub(super) fn exchange<'a, B>(
+        &'a self,
+        answer: &'a Response<B>,
+        (request_time, response_time): (Timestamp, Timestamp),
+    ) -> Exchange<'a> {
+        Exchange {
+            method: self.order.method(),
+            request: self.order.client_fields(),
+            status: answer.status(),
+            response: answer.headers(),
+            request_time,
+            response_time,
+        }
+    }
+
+    pub(super) async fn ask_origin(&self, wish: Wish<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let order = &self.order;
+        let errand = if order.errand == Errand::Client && self.stand_in(Failure::Unreachable).is_some() {
+            Errand::StandIn
+        } else {
+            order.errand
+        };
+        let fields = || self.fields_for(wish);
+        let (method, uri, informational) = (order.method(), &order.asked.uri, order.informational.as_ref());
+        let transfer = &order.asked.terms.transfer;
+        let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
+        self.fetcher.send(&request, RequestBody::Empty).await
+    }
+
+    /// Returns the fields to ask the origin with.
+    fn fields_for(&self, wish: Wish<'_>) -> HeaderMap {
+        let asked = &self.order.asked;
+        let parts = asked.exact.parts();
+        let (scheme, authority) = parts.map_or(("http", ""), |parts| (parts.scheme, parts.authority));
+        let mut fields = self.fetcher.origin.onward(&asked.peer, scheme, authority).fields(asked.request.headers());
+        match (wish, &self.order.held.validate) {
+            (Wish::AsAsked, _) => {}
+            (Wish::Validation, Some(stored)) if stored.head.parts().is_some() => {
+                let head = &stored.head;
+                validation::make_conditional_range(&mut fields, &head.fields.to_map(), head.response_time());
+            }
+            (Wish::Validation, Some(stored)) => validation::make_conditional(&mut fields, &stored.head.fields.to_map()),
+            (Wish::Validation, None) | (Wish::Whole, _) => validation::remove_preconditions(&mut fields),
+            (Wish::Missing(missing), _) => {
+                validation::remove_preconditions(&mut fields);
+                missing.ask_for(&mut fields);
+            }
+        }
+        fields
+    }
+
+    /// Returns what there is without an answer of the origin.
+    fn in_place_of(&self, error: UpstreamError) -> Fetched {
+        let held = &self.order.held;
+        let is_known = matches!(error, UpstreamError::Down { .. });
+        let stale = if is_known {
+            self.stale(Failure::Unreachable, Source::StandIn(held.tier))
+        } else {
+            self.stale_if_error(None)
+        };
+        // Nobody who has a stale response is sent to find the origin up again.
+        if let (true, Some(_), Some(validate), Errand::Client) = (is_known, &stale, &held.validate, self.order.errand) {
+            self.validate_behind(Arc::clone(validate));
+        }
+        stale.unwrap_or(Fetched::Failed(error, held.fwd))
+    }
+
+    /// Validates in the background what was served stale.
+    pub(super) fn validate_behind(&self, stored: Arc<StoredResponse>) {
+        self.fetcher.validate_behind(self.without_lease(), stored);
+    }
+
+    /// Returns a stale response in place of an error of the origin, where it may be (RFC 5861 §4, RFC 9111 §4.2.4).
+    fn stale_if_error(&self, status: Option<StatusCode>) -> Option<Fetched> {
+        let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
+        if let Some(stored) = &self.order.held.validate {
+            let who = Who::of(self.order.client_fields());
+            stored.head.marks.note_tried(Tried::Failed(failure), who, self.fetcher.clock.now());
+        }
+        let status = status.map(|status| status.as_u16());
+        self.stale(failure, Source::InPlaceOfError { fwd: self.order.held.fwd, status })
+    }
+
+    /// The same, unless it was purged since the request began.
+    fn stale(&self, failure: Failure, source: Source) -> Option<Fetched> {
+        let (fetcher, order) = (&self.fetcher, &self.order);
+        let stored = self.stand_in(failure)?;
+        let is_purged = fetcher.store.is_covered(&stored.head)
+            || fetcher.store.is_purged(order.asked.exact.hash(), self.position.min(stored.head.position));
+        if is_purged {
+            return None;
+        }
+        debug!("a stale response stands in for an error of the origin");
+        let fits = stored.len() <= fetcher.limits.memory.max_object_size;
+        if order.held.tier == Tier::Durable && order.held.validate.is_some() && fits {
+            // The next one has it from memory.
+            fetcher.store.promote(stored, None);
+        }
+        Some(shared(stored, source))
+    }
+
+    /// Returns the stored response that may stand in when the origin fails like this.
+    fn stand_in(&self, failure: Failure) -> Option<&Arc<StoredResponse>> {
+        let (order, now) = (&self.order, self.fetcher.clock.now());
+        let stored = order.held.validate.as_ref().or(order.held.head_of.as_ref())?;
+        let may = reuse::stale_if_error(&order.asked.directives, &stored.head.freshness, failure, now);
+        (may && order.is_answered_by(&stored.head, stored.len())).then_some(stored)
+    }
+
+    /// Tells those who wait what came, while the fetch goes on.
+    pub(super) fn publish(&mut self, shared: &Arc<Shared>) {
+        if let Some(lease) = &mut self.lease {
+            lease.publish(Outcome::Shared(Arc::clone(shared)));
+        }
+    }
+}
+
+/// A stored response for everybody.
+pub(super) fn shared(stored: &Arc<StoredResponse>, source: Source) -> Fetched {
+    let shared = Shared { response: SharedResponse::Stored(Arc::clone(stored)), source };
+    Fetched::Shared(Arc::new(shared), ForLeader::default())
+}

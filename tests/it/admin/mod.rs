@@ -1,0 +1,4 @@
+//! The admin listener: its door and its purges.
+
+mod gate;
+mod purge;

@@ -1,0 +1,3 @@
+//! The whole program in front of a real application.
+
+mod flask;

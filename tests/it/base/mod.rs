@@ -1,0 +1,3 @@
+//! The log, as an operator finds it.
+
+mod log;

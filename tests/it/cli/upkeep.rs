@@ -1,0 +1,165 @@
+//! Tests `larder sweep` and `larder lifecycle`, beside running Larders.
+
+use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::{Origin, Place, eventually, file_url, larder};
+
+const FIELDS: &str = "Cache-Control: max-age=600\nETag: \"v\"";
+
+fn text(len: usize, seed: usize) -> String {
+    (0..len).map(|n| char::from(b'a' + u8::try_from((n * 7 / 10 + seed) % 26).expect("a letter"))).collect()
+}
+
+fn run(place: &Place, args: &[&str]) -> Output {
+    let sets: Vec<&str> = place.sets.iter().map(String::as_str).collect();
+    larder(&[]).args(args).args(sets.iter().flat_map(|set| ["--set", set])).output().expect("it runs")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_sweep_removes_bodies_that_nothing_leads_to_and_no_others() {
+    for place in Place::all() {
+        let origin = Origin::new(|seen, reply| reply.send(200, FIELDS, &text(1_500_000, seen.path().len())));
+        let larder = place.start(&origin, &[]);
+        for path in ["/a", "/bb", "/ccc"] {
+            larder.get(path, "");
+            larder.settle();
+        }
+        // Replaced, and purged: in a bucket what was there before stays, and nothing leads to it.
+        larder.get("/a", "Cache-Control: no-cache");
+        larder.settle();
+        assert_eq!(larder.purge("http://site.example/bb").status(), 200);
+        larder.settle();
+        let looked = said(&run(&place, &["sweep", "--min-age", "0s", "--dry-run"]));
+        let (bodies, orphans) = if place.is_directory() { (2, 0) } else { (4, 2) };
+        let words = format!("of {bodies} separate bodies {orphans} that nothing leads to");
+        assert!(looked.starts_with(&words), "{}: {looked}", place.name);
+        assert!(said(&run(&place, &["sweep"])).contains(" 0 that nothing leads to removed"), "all are young");
+        let swept = run(&place, &["sweep", "--min-age", "0s"]);
+        assert!(swept.status.success() && said(&swept).starts_with(&words), "{}", said(&swept));
+        let again = said(&run(&place, &["sweep", "--min-age", "0s"]));
+        assert!(again.starts_with("of 2 separate bodies 0 that"), "{}: {again}", place.name);
+        larder.kill_9();
+        let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
+        eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+        for path in ["/a", "/ccc"] {
+            let answer = larder.get(path, "");
+            assert_eq!((answer.hit(), answer.text()), (Some("durable"), text(1_500_000, path.len())), "{path}");
+        }
+        assert_eq!(larder.get("/bb", "").status(), 502);
+    }
+}
+
+#[test]
+fn a_body_whose_response_changed_its_key_is_not_swept() {
+    let calls = AtomicUsize::new(0);
+    let origin = Origin::new(move |seen, reply| {
+        // What it says first is that the query does not matter, and then that it does.
+        let variance = if calls.fetch_add(1, Ordering::SeqCst) == 0 { "params=(\"x\")" } else { "" };
+        let fields = format!("Cache-Control: max-age=3600\nETag: \"1\"\nNo-Vary-Search: {variance}");
+        let is_validation = seen.head.get("if-none-match").is_some();
+        let (status, body) = if is_validation { (304, String::new()) } else { (200, text(1_500_000, 1)) };
+        reply.send(status, &fields, &body);
+    });
+    let place = Place::file();
+    let larder = place.start(&origin, &[]);
+    larder.get("/a?x=1", "");
+    larder.get("/a?x=1", "Cache-Control: no-cache");
+    larder.settle();
+    let swept = said(&run(&place, &["sweep", "--min-age", "0s"]));
+    assert!(swept.starts_with("of 1 separate bodies 0 that nothing leads to"), "{swept}");
+    larder.kill_9();
+    let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
+    eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+    assert_eq!(larder.get("/a?x=1", "").hit(), Some("durable"));
+}
+
+#[test]
+fn a_sweep_of_a_directory_removes_what_expired_and_what_was_not_finished() {
+    let place = Place::file();
+    let origin = Origin::new(|seen, reply| {
+        let fields = if seen.path() == "/short" { "Cache-Control: max-age=1" } else { FIELDS };
+        reply.send(200, fields, "page");
+    });
+    let larder = place.start(&origin, &["durable.min_lifetime=0s", "durable.retain=0s"]);
+    larder.get("/short", "");
+    larder.get("/long", "");
+    larder.settle();
+    let root = std::path::PathBuf::from(place.sets[0].trim_start_matches("durable.url=file:"));
+    std::fs::write(root.join("larder-1/o/.0123456789abcdef.tmp"), "half").expect("it is written");
+    let sweep = || said(&run(&place, &["sweep", "--min-age", "0s", "--set", "durable.retain=0s"]));
+    let mut swept = String::new();
+    eventually("the short one has expired", || {
+        swept = said(&run(&place, &["sweep", "--min-age", "0s", "--dry-run", "--set", "durable.retain=0s"]));
+        swept.contains("1 expired responses")
+    });
+    assert!(swept.contains("1 unfinished writes"), "{swept}");
+    assert!(sweep().contains("1 expired responses, 1 unfinished writes"));
+    assert!(sweep().contains("0 expired responses, 0 unfinished writes"));
+    larder.kill_9();
+    let larder = place.start_before("http://127.0.0.1:1", &[]);
+    eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+    assert_eq!(larder.get("/long", "").hit(), Some("durable"));
+}
+
+#[test]
+fn a_sweep_of_what_is_no_cache_is_an_error_and_makes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let missing = directory.path().join("mistyped");
+    std::fs::create_dir(directory.path().join("other")).expect("it is made");
+    for (path, word) in
+        [(missing.clone(), "does not exist"), (directory.path().join("other"), "is not one that Larder")]
+    {
+        let url = file_url(&path);
+        let swept = larder(&[]).args(["sweep", "--set", &url]).output().expect("it runs");
+        let told = said(&swept);
+        assert_eq!(swept.status.code(), Some(1), "{told}");
+        assert!(told.contains(word) && told.contains(&path.display().to_string()), "{told}");
+        assert!(told.contains("check durable.url"), "{told}");
+        assert_eq!(std::fs::read_dir(directory.path().join("other")).expect("it is there").count(), 0);
+    }
+    assert!(!missing.exists());
+    let place = Place::s3();
+    let refused = run(&place, &["sweep"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("nothing lies below \"any/prefix/larder-1/\""), "{}", said(&refused));
+    let sets = place.sets.iter().map(|set| set.replace("s3://larder-bucket", "s3://no-such-bucket"));
+    let sets: Vec<String> = sets.flat_map(|set| ["--set".to_owned(), set]).collect();
+    let refused = larder(&[]).arg("sweep").args(sets).output().expect("it runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("there is no bucket \"no-such-bucket\""), "{}", said(&refused));
+}
+
+#[test]
+fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
+    let refused = run(&Place::file(), &["lifecycle"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("larder sweep"), "{}", said(&refused));
+    let Some(place) = Place::moto() else { return };
+    // The longest rule and retain: 30 + 7 days, and one more.
+    let rule = ["--set", "rule=[{path=\"/a\", timeout=\"720h\"}]"];
+    let printed = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
+    for word in [
+        "\"NoncurrentDays\": 1",
+        "\"ExpiredObjectDeleteMarker\": true",
+        "\"Days\": 38",
+        "\"Prefix\": \"p/larder-1/o/\"",
+        "new: \"larder objects p/larder-1/\"",
+    ] {
+        assert!(printed.contains(word), "{word} in {printed}");
+    }
+    let applied = run(&place, &[&["lifecycle", "--apply"][..], &rule].concat());
+    assert!(applied.status.success() && said(&applied).contains("installed"), "{}", said(&applied));
+    let again = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
+    assert!(again.contains("as it is: \"larder objects p/larder-1/\"") && !again.contains("new:"), "{again}");
+    assert!(again.contains("as it is: \"larder leftovers p/larder-1/\""), "{again}");
+    assert!(again.contains("noncurrent versions deleted after 1 days, delete markers removed"), "{again}");
+    let other = said(&run(&place, &["lifecycle", "--apply", "--longest", "100d"]));
+    assert!(other.contains("instead of: \"larder objects p/larder-1/\""), "{other}");
+    let elsewhere = said(&run(&place, &["lifecycle", "--apply", "--set", "cache.key_prefix=site"]));
+    assert!(elsewhere.contains("stays: \"larder objects p/larder-1/\""), "{elsewhere}");
+}

@@ -1,0 +1,3 @@
+//! The memory that bodies hold while they come in and go out.
+
+mod held;

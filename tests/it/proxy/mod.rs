@@ -1,0 +1,5 @@
+//! The life of a request: its key, its rules, and how its answer is explained.
+
+mod decisions;
+mod explain;
+mod keys;

@@ -1,0 +1,3 @@
+//! What goes out to a client.
+
+mod stored;

@@ -1,0 +1,15 @@
+//! The two tiers, and the purges that both obey.
+
+mod admission;
+mod bodies;
+mod bucket;
+mod capacity;
+mod damage;
+mod directory;
+mod faults;
+mod journal;
+mod large;
+mod purges;
+mod rights;
+mod successors;
+mod writes;

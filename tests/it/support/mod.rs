@@ -1,0 +1,25 @@
+//! What the tests stand on: a scripted origin, a byte-exact client, the proxy between them, the real binary, and places
+//! for the durable tier.
+
+mod admin;
+mod binary;
+mod client;
+pub(crate) mod durable;
+mod message;
+mod origin;
+mod places;
+mod proxy;
+pub(crate) mod s3;
+pub(crate) mod tagged;
+mod wait;
+
+pub(crate) use self::admin::{metric, post};
+pub(crate) use self::binary::{Process, file_url, larder, out_of, run, signal_to};
+pub(crate) use self::client::{Answer, Client};
+pub(crate) use self::durable::{FORWARD, in_each_tier};
+pub(crate) use self::message::Head;
+pub(crate) use self::origin::{Origin, Reply, Seen};
+pub(crate) use self::places::Place;
+pub(crate) use self::proxy::{Larder, START};
+pub(crate) use self::s3::{S3, bucket};
+pub(crate) use self::wait::{Count, Gate, at_once, eventually};

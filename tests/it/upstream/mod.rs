@@ -1,0 +1,10 @@
+//! The origin: what reaches it, what it answers, and what is done when it fails.
+
+mod broken_uploads;
+mod claims;
+mod connections;
+mod forwarding;
+mod interim;
+mod origin_answers;
+mod resilience;
+mod uploads;
