@@ -15,7 +15,7 @@ use crate::rfc9111::freshness::HEURISTIC_MAX;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary::Nominated;
 use crate::store::s3::{Lifecycle, S3Bucket};
-use crate::store::{Location, MAX_HEAD, Names, Namespace, Place, StoreError, StoreErrorKind, open_place};
+use crate::store::{Location, MAX_HEAD, Namespace, ObjectNames, Place, StoreError, StoreErrorKind, open_place};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -43,7 +43,7 @@ pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) 
         }
         Location::S3 { config: s3, prefix } => {
             let bucket = S3Bucket::connect(s3.clone(), Metrics::new(1), Clock::system()).await;
-            (bucket, Names::new(prefix, &config.cache.key_prefix))
+            (bucket, ObjectNames::new(prefix, &config.cache.key_prefix))
         }
     };
     let wanted = Lifecycle { root: names.root().to_owned(), days: days(config, longest) };
@@ -113,7 +113,7 @@ pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Swept
 
 struct Sweeper<'a> {
     place: Arc<dyn Place>,
-    names: Names,
+    names: ObjectNames,
     config: &'a Config,
     rules: Rules,
     sweep: Sweep,

@@ -35,7 +35,7 @@ impl Default for Config {
 
 /// An entry under one hash.
 #[derive(Clone, Debug)]
-enum Slot {
+enum MemoryEntry {
     Response(Arc<StoredResponse>),
     /// A record, and the times of the variants that it leads to.
     Vary(Arc<VaryRecord>, Arc<Times>),
@@ -91,7 +91,7 @@ pub enum Insertion {
 /// The memory tier.
 #[derive(Debug)]
 pub struct Memory {
-    cache: Cache<u128, Slot, Seed>,
+    cache: Cache<u128, MemoryEntry, Seed>,
     has_capacity: bool,
     /// Held while it is decided whether something may be inserted for a key and it is, and while a key is removed. Each
     /// lock serves the keys of one remainder. Readers take none.
@@ -106,7 +106,7 @@ impl Memory {
     pub fn new(config: &Config) -> Self {
         let cache = Cache::builder()
             .max_capacity(config.capacity)
-            .weigher(|_: &u128, slot: &Slot| u32::try_from(slot.weight()).unwrap_or(u32::MAX))
+            .weigher(|_: &u128, entry: &MemoryEntry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
         Self { cache, has_capacity: config.capacity > 0, locks: std::array::from_fn(|_| Mutex::new(())) }
@@ -119,12 +119,14 @@ impl Memory {
     /// Looks for a response to `request`.
     pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
         match self.cache.get(&key.hash()) {
-            Some(Slot::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+            Some(MemoryEntry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                 Lookup::Found(stored)
             }
-            Some(Slot::Vary(record, _)) if record.key == *key => {
+            Some(MemoryEntry::Vary(record, _)) if record.key == *key => {
                 let found = record.candidates(request).find_map(|hash| match self.cache.get(&hash) {
-                    Some(Slot::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+                    Some(MemoryEntry::Response(stored))
+                        if stored.head.key == *key && stored.head.is_selected_by(request) =>
+                    {
                         Some(stored)
                     }
                     Some(_) | None => None,
@@ -166,7 +168,7 @@ impl Memory {
         may_keep: &dyn Fn() -> bool,
     ) -> Insertion {
         let put = |hash| match stored {
-            Some(stored) => self.put(hash, Slot::Response(Arc::clone(stored))),
+            Some(stored) => self.put(hash, MemoryEntry::Response(Arc::clone(stored))),
             None => drop(self.cache.remove(&hash)),
         };
         let Some(variant) = head.variant() else {
@@ -188,7 +190,7 @@ impl Memory {
         else {
             return Insertion::Refused;
         };
-        if let Some(Slot::Vary(_, times)) = self.cache.get(&head.key.hash()) {
+        if let Some(MemoryEntry::Vary(_, times)) = self.cache.get(&head.key.hash()) {
             times.newest.fetch_max(head.response_time().as_millis(), Ordering::AcqRel);
             if head.states_vary() {
                 times.fresh_until.fetch_max(head.freshness.fresh_until().as_millis(), Ordering::AcqRel);
@@ -200,7 +202,7 @@ impl Memory {
     }
 
     /// Puts an entry in. Without capacity keeps nothing, not even until moka evicts it.
-    fn put(&self, hash: u128, entry: Slot) {
+    fn put(&self, hash: u128, entry: MemoryEntry) {
         if self.has_capacity {
             self.cache.insert(hash, entry);
         }
@@ -214,7 +216,7 @@ impl Memory {
             Some(current) => current.clone().merged_with(&record),
             None => record.clone(),
         });
-        if let Some(Slot::Vary(record, times)) = self.cache.get(&key.hash())
+        if let Some(MemoryEntry::Vary(record, times)) = self.cache.get(&key.hash())
             && record.key == key
         {
             times.fresh_until.fetch_max(now.as_millis().saturating_add(UNKNOWN_FRESHNESS), Ordering::AcqRel);
@@ -225,7 +227,7 @@ impl Memory {
     /// is fresh, or was within the last ten minutes.
     pub fn names_in_force(&self, key: &CacheKey, now: Timestamp) -> Option<Vec<HeaderName>> {
         match self.cache.get(&key.hash()) {
-            Some(Slot::Vary(record, times))
+            Some(MemoryEntry::Vary(record, times))
                 if record.key == *key
                     && times.fresh_until.load(Ordering::Acquire).saturating_add(GRACE) > now.as_millis() =>
             {
@@ -237,7 +239,7 @@ impl Memory {
 
     /// Returns whether there is a record of the variants of `key`.
     pub fn has_record(&self, key: &CacheKey) -> bool {
-        matches!(self.cache.get(&key.hash()), Some(Slot::Vary(record, _)) if record.key == *key)
+        matches!(self.cache.get(&key.hash()), Some(MemoryEntry::Vary(record, _)) if record.key == *key)
     }
 
     /// Changes the key's record by `change`. An existing record keeps its generation, since variants are kept under it. A
@@ -248,7 +250,7 @@ impl Memory {
         may_keep: &dyn Fn() -> bool,
         change: impl Fn(Option<&VaryRecord>) -> VaryRecord,
     ) -> Option<Arc<VaryRecord>> {
-        if let Some(Slot::Vary(current, _)) = self.cache.get(&key.hash())
+        if let Some(MemoryEntry::Vary(current, _)) = self.cache.get(&key.hash())
             && current.key == *key
             && change(Some(&current)) == *current
         {
@@ -260,23 +262,25 @@ impl Memory {
             return None;
         }
         let (record, times) = match self.cache.get(&hash) {
-            Some(Slot::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
+            Some(MemoryEntry::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
             Some(_) | None => (change(None), Arc::default()),
         };
         let record = Arc::new(record);
-        self.put(hash, Slot::Vary(Arc::clone(&record), times));
+        self.put(hash, MemoryEntry::Vary(Arc::clone(&record), times));
         Some(record)
     }
 
     /// Returns the response that one with `head` would replace.
     pub fn at(&self, head: &StoredHead) -> Option<Arc<StoredResponse>> {
         let slot = match (head.variant(), self.cache.get(&head.key.hash())) {
-            (Some(variant), Some(Slot::Vary(record, _))) => self.cache.get(&record.variant_hash(&variant.selector)),
+            (Some(variant), Some(MemoryEntry::Vary(record, _))) => {
+                self.cache.get(&record.variant_hash(&variant.selector))
+            }
             (None, slot) => slot,
             (Some(_), _) => None,
         };
         match slot {
-            Some(Slot::Response(stored)) if stored.head.key == head.key => Some(stored),
+            Some(MemoryEntry::Response(stored)) if stored.head.key == head.key => Some(stored),
             Some(_) | None => None,
         }
     }
@@ -285,8 +289,10 @@ impl Memory {
     pub fn displaced(&self, head: &StoredHead) -> Option<Displaced> {
         match (self.at(head), self.cache.get(&head.key.hash())) {
             (Some(stored), _) => Some(Displaced::Response(stored)),
-            (None, Some(Slot::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
-            (None, Some(Slot::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
+            (None, Some(MemoryEntry::Response(stored))) if stored.head.key == head.key => {
+                Some(Displaced::Response(stored))
+            }
+            (None, Some(MemoryEntry::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
                 Some(Displaced::Variants(Timestamp::from_millis(times.newest.load(Ordering::Acquire))))
             }
             (None, _) => None,
@@ -308,7 +314,7 @@ impl Memory {
         let _lock = self.lock(old.head.key.hash());
         let slot = self.slot_of(old);
         if let Some(slot) = slot {
-            self.put(slot, Slot::Response(new));
+            self.put(slot, MemoryEntry::Response(new));
         }
         slot.is_some()
     }
@@ -331,11 +337,12 @@ impl Memory {
     fn slot_of(&self, stored: &Arc<StoredResponse>) -> Option<u128> {
         let hash = stored.head.key.hash();
         let slot = match (stored.head.variant(), self.cache.get(&hash)) {
-            (Some(variant), Some(Slot::Vary(record, _))) => record.variant_hash(&variant.selector),
+            (Some(variant), Some(MemoryEntry::Vary(record, _))) => record.variant_hash(&variant.selector),
             (Some(_), _) => return None,
             (None, _) => hash,
         };
-        matches!(self.cache.get(&slot), Some(Slot::Response(current)) if Arc::ptr_eq(&current, stored)).then_some(slot)
+        matches!(self.cache.get(&slot), Some(MemoryEntry::Response(current)) if Arc::ptr_eq(&current, stored))
+            .then_some(slot)
     }
 
     /// Returns whether anything is kept for the key with this hash.
@@ -347,7 +354,7 @@ impl Memory {
     pub fn record<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> Option<(Arc<VaryRecord>, T)> {
         let _lock = self.lock(key.hash());
         match self.cache.get(&key.hash()) {
-            Some(Slot::Vary(record, _)) if record.key == *key => Some((record, note())),
+            Some(MemoryEntry::Vary(record, _)) if record.key == *key => Some((record, note())),
             Some(_) | None => None,
         }
     }
@@ -359,7 +366,7 @@ impl Memory {
     }
 }
 
-impl Slot {
+impl MemoryEntry {
     fn weight(&self) -> usize {
         match self {
             Self::Response(stored) => stored.weight(),
@@ -511,7 +518,7 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let none = HeaderMap::new();
         let mine = stored("/mine", "", &none, "mine");
-        memory.cache.insert(key("/yours").hash(), Slot::Response(mine));
+        memory.cache.insert(key("/yours").hash(), MemoryEntry::Response(mine));
         assert_eq!(body_of(&memory, "/yours", &none), None);
     }
 

@@ -16,11 +16,11 @@ use crate::rfc9111::key::CacheKey;
 
 /// Makes and parses the names below one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Names {
+pub(crate) struct ObjectNames {
     root: String,
 }
 
-impl Names {
+impl ObjectNames {
     /// Names for the prefix of a bucket's URL, and a key prefix.
     pub(crate) fn new(url_prefix: &str, key_prefix: &str) -> Self {
         let mut root = String::new();
@@ -160,7 +160,7 @@ mod tests {
             ("any", "../..", "any/%2E%2E%2F%2E%2E/larder-1/"),
             ("", "a b/é", "a%20b%2F%C3%A9/larder-1/"),
         ] {
-            let names = Names::new(url_prefix, key_prefix);
+            let names = ObjectNames::new(url_prefix, key_prefix);
             assert_eq!(names.root(), root);
             assert!(names.body(1).starts_with(root));
         }
@@ -168,16 +168,16 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        let names = Names::new("any", "p");
+        let names = ObjectNames::new("any", "p");
         let key = CacheKey::new(KeyParts { prefix: "p", scheme: "http", authority: "h", path: "/", query: None });
         assert_eq!(names.parse(Namespace::Objects, &names.primary(&key)), Some((key.hash(), false)));
         assert_eq!(names.parse(Namespace::Objects, &names.variant(&key, 3)), Some((key.hash(), true)));
         assert_eq!(names.parse(Namespace::Bodies, &names.body(u128::MAX)), Some((u128::MAX, false)));
         assert!(names.primary(&key).starts_with(&names.shard(Namespace::Objects, (key.hash() >> 120) as u8)));
-        assert_eq!(Names::parse_timed(&names.record(5, u64::MAX)), Some((5, u64::MAX)));
+        assert_eq!(ObjectNames::parse_timed(&names.record(5, u64::MAX)), Some((5, u64::MAX)));
         for foreign in ["any/p/larder-1/o/aa/bb/cc", "o/aa/bb/cc", "any/p/larder-1/o/aa/bb/cc.gone", ""] {
             assert_eq!(names.parse(Namespace::Objects, foreign), None);
-            assert_eq!(Names::parse_timed(foreign), None);
+            assert_eq!(ObjectNames::parse_timed(foreign), None);
         }
     }
 }

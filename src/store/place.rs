@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::error::StoreError;
 use super::index::Index;
 use super::memory::Memory;
-use super::names::Names;
+use super::names::ObjectNames;
 use crate::base::Metrics;
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -27,7 +27,7 @@ pub(crate) type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreEr
 /// Holds the objects of the durable tier.
 pub(crate) trait Place: fmt::Debug + Send + Sync {
     /// Checks that the place may be used: lists, writes the probe, and reads it. The probe stays.
-    fn check<'a>(&'a self, names: &'a Names) -> Operation<'a, ()>;
+    fn check<'a>(&'a self, names: &'a ObjectNames) -> Operation<'a, ()>;
 
     /// Checks that the place holds a cache below `root`. Writes nothing.
     fn find_cache<'a>(&'a self, root: &'a str) -> Operation<'a, ()>;
@@ -162,7 +162,7 @@ pub(crate) struct Space {
 #[derive(Clone, Debug)]
 pub(crate) struct EvictionContext {
     /// Names that may be evicted.
-    pub names: Names,
+    pub names: ObjectNames,
     /// The memory tier: what it holds as well goes last.
     pub memory: Arc<Memory>,
     /// Forgets the keys of evicted objects.

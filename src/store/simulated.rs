@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{StoreError, StoreErrorKind};
-use super::names::Names;
+use super::names::ObjectNames;
 use super::place::{Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
@@ -197,7 +197,7 @@ impl Simulated {
 }
 
 impl Place for Simulated {
-    fn check<'a>(&'a self, _: &'a Names) -> Operation<'a, ()> {
+    fn check<'a>(&'a self, _: &'a ObjectNames) -> Operation<'a, ()> {
         Box::pin(ready(Ok(())))
     }
 

@@ -35,7 +35,7 @@ const FULL_FOR: Duration = Duration::from_secs(60);
 
 /// Sorts files by how their space is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
+pub(super) enum FileClass {
     /// An object at a key.
     Object,
     /// A separate body.
@@ -134,11 +134,11 @@ impl Account {
         }
     }
 
-    fn count(&mut self, content: Content) -> Option<&mut u64> {
-        match content {
-            Content::Object => Some(&mut self.objects),
-            Content::Body => Some(&mut self.bodies),
-            Content::Journal => None,
+    fn count(&mut self, class: FileClass) -> Option<&mut u64> {
+        match class {
+            FileClass::Object => Some(&mut self.objects),
+            FileClass::Body => Some(&mut self.bodies),
+            FileClass::Journal => None,
         }
     }
 }
@@ -172,11 +172,11 @@ impl Capacity {
     /// Reserves space for a file of `len` bytes.
     pub(super) async fn reserve(
         self: &Arc<Self>,
-        content: Content,
+        class: FileClass,
         len: u64,
         on_shortage: OnShortage,
     ) -> Result<Reservation, NoSpace> {
-        let mut reservation = Reservation { capacity: Arc::clone(self), content, len: 0, bytes: 0 };
+        let mut reservation = Reservation { capacity: Arc::clone(self), class, len: 0, bytes: 0 };
         reservation.grow(len, on_shortage).await?;
         Ok(reservation)
     }
@@ -232,10 +232,10 @@ impl Capacity {
     }
 
     /// Records that a file of `len` bytes was removed.
-    pub(super) fn removed(&self, content: Content, len: u64) {
+    pub(super) fn removed(&self, class: FileClass, len: u64) {
         let mut account = self.account.lock();
         account.files = account.files.saturating_sub(size_of_file(len));
-        if let Some(count) = account.count(content) {
+        if let Some(count) = account.count(class) {
             *count = count.saturating_sub(1);
         }
     }
@@ -319,7 +319,7 @@ impl Drop for WaitingWrite<'_> {
 #[derive(Debug)]
 pub(super) struct Reservation {
     capacity: Arc<Capacity>,
-    content: Content,
+    class: FileClass,
     /// Length of the file so far.
     len: u64,
     /// Space of that length.
@@ -352,7 +352,7 @@ impl Reservation {
         account.reserved -= self.bytes;
         account.files = (account.files + self.bytes).saturating_sub(replaced.map_or(0, size_of_file));
         account.since_scan += self.bytes;
-        if let (Some(count), None) = (account.count(self.content), replaced) {
+        if let (Some(count), None) = (account.count(self.class), replaced) {
             *count += 1;
         }
         drop(account);
@@ -386,14 +386,14 @@ mod tests {
         let capacity = Capacity::new(10 * BLOCK);
         capacity.add_evictor();
         capacity.end_scan(&Scanned::default());
-        let first = capacity.reserve(Content::Body, 4 * BLOCK, OnShortage::Wait).await.expect("there is space");
-        let second = capacity.reserve(Content::Body, 4 * BLOCK, OnShortage::Wait).await.expect("there is space");
+        let first = capacity.reserve(FileClass::Body, 4 * BLOCK, OnShortage::Wait).await.expect("there is space");
+        let second = capacity.reserve(FileClass::Body, 4 * BLOCK, OnShortage::Wait).await.expect("there is space");
         assert_eq!(
-            capacity.reserve(Content::Body, 6 * BLOCK, OnShortage::Wait).await.err(),
+            capacity.reserve(FileClass::Body, 6 * BLOCK, OnShortage::Wait).await.err(),
             Some(NoSpace),
             "too large"
         );
-        let waiting = capacity.reserve(Content::Body, 4 * BLOCK, OnShortage::Wait);
+        let waiting = capacity.reserve(FileClass::Body, 4 * BLOCK, OnShortage::Wait);
         tokio::pin!(waiting);
         assert!(futures_poll(waiting.as_mut()).await.is_none());
         assert!(capacity.excess() > 0);
@@ -404,14 +404,14 @@ mod tests {
         third.settle(None);
         // Two bodies, and their directories.
         assert_eq!(capacity.used(), 8 * BLOCK + 4 * BLOCK);
-        capacity.removed(Content::Body, 4 * BLOCK);
+        capacity.removed(FileClass::Body, 4 * BLOCK);
         assert_eq!(capacity.used(), 4 * BLOCK + 2 * BLOCK);
         assert_eq!(
-            capacity.reserve(Content::Object, 5 * BLOCK, OnShortage::Wait).await.err(),
+            capacity.reserve(FileClass::Object, 5 * BLOCK, OnShortage::Wait).await.err(),
             Some(NoSpace),
             "nobody evicts"
         );
-        capacity.reserve(Content::Journal, 5 * BLOCK, OnShortage::Exceed).await.expect("the journal does not wait");
+        capacity.reserve(FileClass::Journal, 5 * BLOCK, OnShortage::Exceed).await.expect("the journal does not wait");
     }
 
     /// Polls a future once.

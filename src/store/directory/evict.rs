@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
-use super::capacity::{Capacity, Content, Scanned, size_of_file};
+use super::capacity::{Capacity, FileClass, Scanned, size_of_file};
 use super::walk::{each_file, files_in, is_unfinished, modified};
 use super::write::remove;
 use super::{Directory, is_gone};
@@ -191,12 +191,12 @@ impl Evictor {
     fn evict(&self, candidate: &Candidate) -> io::Result<u64> {
         let (path, names) = (self.directory.root.join(&candidate.name), &self.context.names);
         let Some((hash, is_variant)) = names.parse(Namespace::Objects, &candidate.name) else {
-            let content = match names.parse(Namespace::Bodies, &candidate.name) {
-                Some(_) => Content::Body,
-                None => Content::Object,
+            let class = match names.parse(Namespace::Bodies, &candidate.name) {
+                Some(_) => FileClass::Body,
+                None => FileClass::Object,
             };
             let is_same = is_dated(&path, candidate.modified)?;
-            return if is_same { Ok(remove(&path, content, self.capacity())?.map_or(0, size_of_file)) } else { Ok(0) };
+            return if is_same { Ok(remove(&path, class, self.capacity())?.map_or(0, size_of_file)) } else { Ok(0) };
         };
         let is_used = self.directory.uses.last(&candidate.name).is_some_and(|used| used > candidate.used);
         if is_used || (candidate.rank < Rank::InMemory && self.context.memory.holds(hash)) {
@@ -224,10 +224,10 @@ impl Evictor {
         let mut freed = 0;
         for head in heads {
             let body = if has_bodies { read(&head)?.as_ref().and_then(separate_body_of) } else { None };
-            freed += remove(&head, Content::Object, self.capacity())?.map_or(0, size_of_file);
+            freed += remove(&head, FileClass::Object, self.capacity())?.map_or(0, size_of_file);
             if let Some(body) = body {
                 let body = self.directory.root.join(self.context.names.body(body));
-                freed += remove(&body, Content::Body, self.capacity())?.map_or(0, size_of_file);
+                freed += remove(&body, FileClass::Body, self.capacity())?.map_or(0, size_of_file);
             }
         }
         Ok(freed)

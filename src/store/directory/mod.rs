@@ -22,10 +22,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::capacity::{Capacity, Content};
+use self::capacity::{Capacity, FileClass};
 use self::uses::Uses;
 use super::error::{StoreError, StoreErrorKind};
-use super::names::Names;
+use super::names::ObjectNames;
 use super::place::{EvictionContext, ObjectReader, ObjectWriter, Operation, PROBE, Page, Place, Space};
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -75,11 +75,11 @@ impl Directory {
         self.renames[stripe(path)].lock()
     }
 
-    fn content(&self, name: &str) -> Content {
+    fn class(&self, name: &str) -> FileClass {
         match name.strip_prefix(&self.base).map(|rest| rest.get(..2)) {
-            Some(Some("o/")) => Content::Object,
-            Some(Some("b/")) => Content::Body,
-            Some(_) | None => Content::Journal,
+            Some(Some("o/")) => FileClass::Object,
+            Some(Some("b/")) => FileClass::Body,
+            Some(_) | None => FileClass::Journal,
         }
     }
 
@@ -130,7 +130,7 @@ impl Directory {
 }
 
 impl Place for Directory {
-    fn check<'a>(&'a self, names: &'a Names) -> Operation<'a, ()> {
+    fn check<'a>(&'a self, names: &'a ObjectNames) -> Operation<'a, ()> {
         Box::pin(async move { self.check(&names.probe()).await })
     }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
-use super::capacity::{Capacity, Content, NoSpace, OnShortage, Reservation};
+use super::capacity::{Capacity, FileClass, NoSpace, OnShortage, Reservation};
 use super::{Directory, fault, is_gone, on_a_thread, stripe};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::place::{ObjectWriter, Operation};
@@ -47,9 +47,9 @@ impl Directory {
     }
 
     async fn reserve(&self, name: &str, len: u64) -> Result<Reservation, StoreError> {
-        let content = self.content(name);
-        let on_shortage = if content == Content::Journal { OnShortage::Exceed } else { OnShortage::Wait };
-        self.capacity.reserve(content, len, on_shortage).await.map_err(|NoSpace| no_space(name))
+        let class = self.class(name);
+        let on_shortage = if class == FileClass::Journal { OnShortage::Exceed } else { OnShortage::Wait };
+        self.capacity.reserve(class, len, on_shortage).await.map_err(|NoSpace| no_space(name))
     }
 
     /// Writes an object. Returns the length of the one that it replaced.
@@ -88,21 +88,21 @@ impl Directory {
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        let (path, content, capacity) = (self.path(name), self.content(name), Arc::clone(&self.capacity));
-        on_a_thread(name, move || remove(&path, content, &capacity).map(|_| ())).await
+        let (path, class, capacity) = (self.path(name), self.class(name), Arc::clone(&self.capacity));
+        on_a_thread(name, move || remove(&path, class, &capacity).map(|_| ())).await
     }
 }
 
 /// Removes a file, and the two directories above it if that leaves them empty. Returns the file's length, or `None` if
 /// there was none.
-pub(super) fn remove(path: &Path, content: Content, capacity: &Capacity) -> io::Result<Option<u64>> {
+pub(super) fn remove(path: &Path, class: FileClass, capacity: &Capacity) -> io::Result<Option<u64>> {
     let len = match std::fs::symlink_metadata(path).and_then(|found| std::fs::remove_file(path).map(|()| found.len())) {
         Ok(len) => len,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    capacity.removed(content, len);
-    if content != Content::Journal {
+    capacity.removed(class, len);
+    if class != FileClass::Journal {
         let mut directories = path.ancestors().skip(1).take(2);
         while directories.next().is_some_and(|directory| std::fs::remove_dir(directory).is_ok()) {}
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::{Clock, Metrics, Prices};
 use crate::store::directory::Directory;
-use crate::store::names::Names;
+use crate::store::names::ObjectNames;
 use crate::store::place::Place;
 use crate::store::s3::{S3Bucket, S3Config};
 
@@ -108,17 +108,17 @@ pub(crate) async fn open_place(
     key_prefix: &str,
     metrics: &Arc<Metrics>,
     clock: &Clock,
-) -> Option<(Arc<dyn Place>, Names)> {
+) -> Option<(Arc<dyn Place>, ObjectNames)> {
     match &config.location {
         Location::Off => None,
         Location::File(root) => {
-            let names = Names::new("", key_prefix);
+            let names = ObjectNames::new("", key_prefix);
             let directory = Directory::new(root.clone(), names.root(), config.capacity);
             Some((Arc::new(directory), names))
         }
         Location::S3 { config, prefix } => {
             let bucket = S3Bucket::connect(config.clone(), Arc::clone(metrics), clock.clone()).await;
-            Some((Arc::new(bucket), Names::new(prefix, key_prefix)))
+            Some((Arc::new(bucket), ObjectNames::new(prefix, key_prefix)))
         }
     }
 }

@@ -43,7 +43,7 @@ use super::error::{StoreError, StoreErrorKind};
 use super::index::Index;
 use super::journal::{Journal, Timing, Urgency};
 use super::memory::Memory;
-use super::names::Names;
+use super::names::ObjectNames;
 use super::place::{EvictionContext, Place};
 use super::purge::Purges;
 use super::queue::{Op, WriteQueue};
@@ -80,7 +80,7 @@ struct Inner {
     runtime: Handle,
     place: Arc<dyn Place>,
     config: Config,
-    names: Names,
+    names: ObjectNames,
     /// Name of the object that is written to find out whether the place takes writes.
     probe: String,
     purges: Arc<Purges>,
@@ -157,7 +157,7 @@ impl Durable {
     pub(super) fn over(
         place: Arc<dyn Place>,
         config: &Config,
-        names: Names,
+        names: ObjectNames,
         purges: Arc<Purges>,
         memory: Arc<Memory>,
         metrics: Arc<Metrics>,

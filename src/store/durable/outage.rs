@@ -93,7 +93,7 @@ mod tests {
     use crate::rfc9111::timestamp::Timestamp;
     use crate::store::durable::{Config, Durable, DurableLookup, Opening};
     use crate::store::memory::{self, Memory};
-    use crate::store::names::Names;
+    use crate::store::names::ObjectNames;
     use crate::store::purge::Purges;
     use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
 
@@ -111,7 +111,7 @@ mod tests {
         let durable = Durable::over(
             Arc::new(Simulated::to(bucket)),
             &config,
-            Names::new("", ""),
+            ObjectNames::new("", ""),
             Arc::new(Purges::new(clock, 1)),
             Arc::new(Memory::new(&memory::Config::default())),
             Metrics::new(1),
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(ten_lookups(&bucket(), Faults { refuse: true, ..Faults::default() }).await, (1, false), "a refusal");
         assert_eq!(ten_lookups(&bucket(), Faults::default()).await, (10, false), "nothing is there");
         let corrupt = bucket();
-        corrupt.plant(&Names::new("", "").primary(&key()), Bytes::from_static(b"nonsense"));
+        corrupt.plant(&ObjectNames::new("", "").primary(&key()), Bytes::from_static(b"nonsense"));
         assert_eq!(ten_lookups(&corrupt, Faults::default()).await, (10, false), "the index is not loaded");
     }
 }

@@ -13,7 +13,7 @@ use crate::base::Stopwatch;
 use crate::entry::{JournalTime, TICK_BITS};
 use crate::store::error::StoreError;
 use crate::store::index::{Fingerprint, Index};
-use crate::store::names::{Names, Namespace};
+use crate::store::names::{Namespace, ObjectNames};
 use crate::store::place::{Listed, Place};
 
 /// Milliseconds for which records are kept at least: a process that was away finds them.
@@ -80,7 +80,7 @@ impl Journal {
     ) -> Result<(), StoreError> {
         let listed = self.place.list_all(&self.names.snapshots(), "").await?;
         let times: Vec<JournalTime> =
-            listed.iter().filter_map(|listed| Names::parse_timed(&listed.name)).map(|(time, _)| time).collect();
+            listed.iter().filter_map(|listed| ObjectNames::parse_timed(&listed.name)).map(|(time, _)| time).collect();
         let last = times.last().copied().unwrap_or(0);
         let is_written = last <= known || is_forced;
         if is_written {
@@ -111,7 +111,7 @@ impl Journal {
     async fn delete_replaced(&self, before: &[JournalTime]) -> Result<(), StoreError> {
         let Some(&older) = before.last() else { return Ok(()) };
         let timed = |listed: Vec<Listed>| {
-            listed.into_iter().filter_map(|listed| Some((Names::parse_timed(&listed.name)?.0, listed.name)))
+            listed.into_iter().filter_map(|listed| Some((ObjectNames::parse_timed(&listed.name)?.0, listed.name)))
         };
         let snapshots = timed(self.place.list_all(&self.names.snapshots(), "").await?);
         let end = older.min(self.purges.journal_now().saturating_sub(KEPT << TICK_BITS));
@@ -133,7 +133,7 @@ impl Journal {
 }
 
 /// Adds to the index the keys whose hash begins with `first`.
-async fn list_shard(place: &dyn Place, names: &Names, index: &Index, first: u8) -> Result<(), StoreError> {
+async fn list_shard(place: &dyn Place, names: &ObjectNames, index: &Index, first: u8) -> Result<(), StoreError> {
     let prefix = names.shard(Namespace::Objects, first);
     let mut after = String::new();
     loop {

@@ -31,7 +31,7 @@ use self::read::Tail;
 use super::error::StoreError;
 use super::index::{Fingerprint, Index};
 use super::memory::Memory;
-use super::names::Names;
+use super::names::ObjectNames;
 use super::place::Place;
 use super::purge::Purges;
 use super::throttle::LogThrottle;
@@ -67,7 +67,7 @@ pub(super) struct Timing {
 #[derive(Debug)]
 pub(super) struct Journal {
     place: Arc<dyn Place>,
-    names: Names,
+    names: ObjectNames,
     purges: Arc<Purges>,
     index: Arc<Index>,
     /// Loses at once what another process purged by its URL.
@@ -104,7 +104,7 @@ impl Journal {
     /// The journal of a place. Reads and writes nothing yet.
     pub(super) fn new(
         place: Arc<dyn Place>,
-        names: Names,
+        names: ObjectNames,
         purges: Arc<Purges>,
         index: Arc<Index>,
         memory: Arc<Memory>,

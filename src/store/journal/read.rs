@@ -13,7 +13,7 @@ use super::{AT_ONCE, Journal};
 use crate::base::Stopwatch;
 use crate::entry::{HORIZON, JournalTime, TICK_BITS};
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::names::Names;
+use crate::store::names::ObjectNames;
 use crate::store::purge::{Purge, PurgeTarget, Scope};
 
 /// Milliseconds that a listing goes back: more than the clocks of two processes may differ.
@@ -83,7 +83,7 @@ impl Journal {
         listed.reverse();
         let mut is_unreadable = false;
         for listed in listed {
-            let Some((time, _)) = Names::parse_timed(&listed.name) else { continue };
+            let Some((time, _)) = ObjectNames::parse_timed(&listed.name) else { continue };
             let Some(object) = self.read_object(&listed.name, MAX_SNAPSHOT).await? else { continue };
             match Snapshot::decode(&object) {
                 Ok(snapshot) if snapshot.until == time && self.purges.restore(&snapshot.purges) => {
@@ -148,7 +148,7 @@ impl Journal {
         // The answer told the place's time, which may correct the time at which the listing began.
         let took = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1) << TICK_BITS;
         let start = start.min(self.now().saturating_sub(took));
-        let is_new = |name: &String| !tail.read.contains(name) && Names::parse_timed(name).is_some();
+        let is_new = |name: &String| !tail.read.contains(name) && ObjectNames::parse_timed(name).is_some();
         let new: Vec<String> = listed.into_iter().map(|listed| listed.name).filter(is_new).collect();
         for names in new.chunks(AT_ONCE) {
             self.read_records(names).await?;
@@ -168,7 +168,7 @@ impl Journal {
         let mut reading = JoinSet::new();
         for (index, name) in names.iter().enumerate() {
             // This process knows what it wrote itself.
-            if Names::parse_timed(name).is_none_or(|(_, node)| node == self.purges.node()) {
+            if ObjectNames::parse_timed(name).is_none_or(|(_, node)| node == self.purges.node()) {
                 continue;
             }
             let (place, name) = (Arc::clone(&self.place), name.clone());
@@ -199,10 +199,10 @@ impl Journal {
 
     fn apply(&self, name: &str, object: &[u8]) {
         let record = match Record::decode(object) {
-            Ok(record) if Names::parse_timed(name) == Some((record.time, record.node)) => record,
+            Ok(record) if ObjectNames::parse_timed(name) == Some((record.time, record.node)) => record,
             Ok(_) | Err(_) => {
                 self.metrics.journal_unreadable.add_one();
-                let Some((time, node)) = Names::parse_timed(name) else { return };
+                let Some((time, node)) = ObjectNames::parse_timed(name) else { return };
                 error!(
                     "the record {name} can't be read: a purge may be in it, so all that was stored before counts as purged"
                 );

@@ -16,7 +16,7 @@ use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::names::Names;
+use crate::store::names::ObjectNames;
 use crate::store::purge::{Purge, PurgeTarget};
 use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
 use crate::store::{
@@ -50,7 +50,7 @@ impl Node {
         let durable = Durable::over(
             Arc::clone(&place) as Arc<dyn Place>,
             &config,
-            Names::new("", ""),
+            ObjectNames::new("", ""),
             Arc::clone(&purges),
             Arc::clone(&memory),
             Metrics::new(1),
@@ -503,7 +503,7 @@ impl World {
     }
 
     async fn in_bucket(&self, page: &Page) -> Option<usize> {
-        let name = Names::new("", "").primary(&page.key);
+        let name = ObjectNames::new("", "").primary(&page.key);
         let object = Place::get(&*self.nodes[0].place, &name, u64::MAX).await.ok()?;
         let policy = crate::rfc9111::freshness::LifetimePolicy::default();
         match crate::entry::encoding::decode(&object, &page.key, &policy).expect("an object of ours") {
@@ -618,7 +618,7 @@ fn a_process_that_slept_while_the_journal_was_compacted_reads_the_snapshot() {
             world.nodes[0].journal().compact(false).await;
         }
         let first = world.bucket.names().into_iter().find(|name| name.contains("/j/")).expect("a record");
-        let (time, _) = Names::parse_timed(&first).expect("a time");
+        let (time, _) = ObjectNames::parse_timed(&first).expect("a time");
         assert!(
             time > world.nodes[0].store.purges().journal_now() - ((2 * compact::KEPT) << TICK_BITS),
             "the old ones are gone"
@@ -636,7 +636,7 @@ fn an_unreadable_record_covers_what_was_stored_before_it_and_no_more() {
         let before = response(&page, 0, 1, &world.nodes[0], world.nodes[0].now());
         world.pass(Duration::from_secs(10)).await;
         let now = world.nodes[0].store.purges().journal_now();
-        world.bucket.plant(&Names::new("", "").record(now, 7), Bytes::from_static(b"nonsense"));
+        world.bucket.plant(&ObjectNames::new("", "").record(now, 7), Bytes::from_static(b"nonsense"));
         assert!(world.nodes[0].tail(0).await);
         world.pass(Duration::from_secs(10)).await;
         let after = response(&page, 0, 2, &world.nodes[0], world.nodes[0].now());
@@ -649,7 +649,7 @@ fn an_unreadable_record_covers_what_was_stored_before_it_and_no_more() {
         }
         // One readable snapshot is enough. Without any, everything counts as purged.
         for n in 1..3 {
-            world.bucket.plant(&Names::new("", "").snapshot(now + n, 7), Bytes::from_static(b"nonsense"));
+            world.bucket.plant(&ObjectNames::new("", "").snapshot(now + n, 7), Bytes::from_static(b"nonsense"));
         }
         let started = world.start(0).await;
         assert_eq!(started.store.purges().covers_read(&after.head), crate::entry::Covered::Wholly);

@@ -34,7 +34,7 @@ use aws_sdk_s3::error::BoxError;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::names::Names;
+use super::names::ObjectNames;
 use super::place::{ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::{Clock, Metrics, RequestClass};
 use crate::rfc9111::timestamp::Timestamp;
@@ -228,7 +228,7 @@ impl S3Bucket {
 }
 
 impl Place for S3Bucket {
-    fn check<'a>(&'a self, names: &'a Names) -> Operation<'a, ()> {
+    fn check<'a>(&'a self, names: &'a ObjectNames) -> Operation<'a, ()> {
         Box::pin(self.check(names))
     }
 

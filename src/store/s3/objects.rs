@@ -14,7 +14,7 @@ use super::{S3Bucket, S3Config};
 use crate::entry::encoding::SMALL;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::names::Names;
+use crate::store::names::ObjectNames;
 use crate::store::place::{Listed, ObjectReader, Operation, PROBE, Page};
 
 /// Names on a page of a listing: the most that services give.
@@ -25,7 +25,7 @@ type Opened = (S3Pieces, Option<u64>);
 
 impl S3Bucket {
     /// Lists, writes the probe and reads it, in this order. Asks for nothing outside the root, where rights may end.
-    pub(super) async fn check(&self, names: &Names) -> Result<(), StoreError> {
+    pub(super) async fn check(&self, names: &ObjectNames) -> Result<(), StoreError> {
         let probe = names.probe();
         self.is_anything_below(names.root()).await?;
         put(&self.client, &self.config, &probe, Bytes::from_static(PROBE)).await?;
