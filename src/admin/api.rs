@@ -1,4 +1,4 @@
-//! The admin listener: its connections, its paths, and what they answer.
+//! The admin listener: its connections, its paths, and their answers.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,24 +22,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::gate::Gate;
-use crate::base::{Gauge, Transport, Unparsed};
+use crate::base::{Transport, Unparsed};
 use crate::downstream::{
     ClientIo, Connection, Listen, ListenError, Patience, Refusals, ServerConfig, Sockets, Witness, bind,
-    conflicting_framing, rest_after,
+    conflicting_framing, pause_after,
 };
 use crate::proxy::{Proxy, Question};
 use crate::respond::ResponseBody;
 use crate::rfc9111::present::Present;
-use crate::store::Index;
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where the operator connects; `None`: nowhere.
+    /// The address that the operator connects to; `None`: no admin listener.
     pub listen: Option<Listen>,
-    /// Who has it is let in; empty: everyone who can connect.
+    /// The token that lets requests in; empty: none is needed.
     pub token: String,
-    /// Names by which it may be asked besides `localhost`, in lower case.
+    /// The host names that it answers to besides `localhost`, in lower case.
     pub hosts: Vec<String>,
 }
 
@@ -49,38 +48,38 @@ impl Default for Config {
     }
 }
 
-/// The mode of its unix socket's file: it is the owner's.
+/// The mode of its unix socket's file: only the owner may connect.
 const SOCKET_MODE: u32 = 0o600;
 
-/// The largest request body that is read.
+/// The most bytes of a request body that are read.
 const MAX_BODY: usize = 64 << 10;
 
-/// The most connections at once. Past it as many as [`MAX_TURNED_AWAY`] at once are asked for their request, for a
-/// moment: health is told, and anything else that there are too many. Others are closed without a word.
+/// The most connections at once. Past it [`MAX_TURNED_AWAY`] more are served for a moment: health is told, and other
+/// requests are answered that there are too many. Further ones are closed unanswered.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Wait limit for those connections.
+/// The time limit of those further connections.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// Says which limit counts a connection.
+/// Says which limit a connection counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crowd {
     Within,
     Past,
 }
 
-/// See [`MAX_CONNECTIONS`].
+/// The most connections past [`MAX_CONNECTIONS`] that are answered.
 const MAX_TURNED_AWAY: usize = 32;
 
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type AdminReply = Response<Full<Bytes>>;
 
 /// The admin listener.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    /// What is administered.
+    /// The proxy that is administered.
     pub(super) proxy: Arc<Proxy>,
     gate: Gate,
-    /// Its limits hold for an operator as well.
+    /// The limits of the public listeners, which hold for operators too.
     limits: Arc<ServerConfig>,
     refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
@@ -100,13 +99,13 @@ struct ExplainRequest {
 }
 
 impl Admin {
-    /// Binds the listener, and says where that is.
+    /// Binds the listener. Returns its sockets, and its address with the port filled in.
     pub(crate) fn bind(listen: &Listen) -> Result<Option<(Sockets, Listen)>, ListenError> {
         let (mut sockets, mut bound) = bind("admin.listen", std::slice::from_ref(listen), 1, SOCKET_MODE)?;
         Ok(sockets.pop().zip(bound.pop()))
     }
 
-    /// A listener for `proxy` that ends when `stop` is cancelled.
+    /// Makes a listener for `proxy` that ends when `stop` is cancelled.
     pub(crate) fn new(
         proxy: Arc<Proxy>,
         config: &Config,
@@ -125,7 +124,7 @@ impl Admin {
         }
     }
 
-    /// Serves on the current runtime until told to stop.
+    /// Serves on the current runtime until `stop` is cancelled.
     pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
         let (tcp, unix) = sockets.into_parts();
@@ -143,7 +142,7 @@ impl Admin {
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => self.serve(Transport::Tcp(stream), Some(from.ip())),
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -152,12 +151,12 @@ impl Admin {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => self.serve(Transport::Unix(stream), None),
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
 
-    /// Serves a connection from `peer`; `None`: over a unix socket.
+    /// Serves a connection from `peer`; `None`: a unix socket.
     fn serve(self: &Arc<Self>, transport: Transport, peer: Option<IpAddr>) {
         let Ok(open) = Arc::clone(&self.connections).try_acquire_owned() else {
             self.refusals.note(Unparsed::TooManyConnections, peer, &[]);
@@ -179,8 +178,8 @@ impl Admin {
         });
     }
 
-    /// As a client's connection is served: with its limits of time and size, and its sentences for what
-    /// can't be read.
+    /// Serves a connection like a client's: with the same limits of time and size, and sentences for what can't be
+    /// parsed.
     async fn serve_connection(&self, transport: Transport, peer: Option<IpAddr>, crowd: Crowd) -> hyper::Result<()> {
         let connection = Connection::new();
         let patience = match crowd {
@@ -217,7 +216,7 @@ impl Admin {
             .await
     }
 
-    async fn answer(&self, request: Request<Incoming>, is_unix: bool, crowd: Crowd) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, is_unix: bool, crowd: Crowd) -> AdminReply {
         let path = request.uri().path().to_owned();
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
@@ -253,7 +252,7 @@ impl Admin {
         }
     }
 
-    async fn ready(&self) -> Reply {
+    async fn ready(&self) -> AdminReply {
         let store = self.proxy.store();
         let origin = if self.proxy.upstream().is_reachable().await { "reachable" } else { "unreachable" };
         let (objects, _) = store.memory().usage();
@@ -265,81 +264,9 @@ impl Admin {
         json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
     }
 
-    fn metrics(&self) -> Reply {
-        let (store, upstream) = (self.proxy.store(), self.proxy.upstream());
-        let usage = self.proxy.usage();
-        let (objects, bytes) = store.memory().usage();
-        let (queued, queued_bytes) = store.durable().map_or((0, 0), crate::store::Durable::queue_depth);
-        let gauge = |name, help, value| Gauge { name, help, value };
-        let (held, capacity) = store.durable().map_or((0, 0), crate::store::Durable::held);
-        let index = |of: fn(&Index) -> u64| store.durable().map_or(0, |durable| of(durable.index()));
-        let text = self.proxy.metrics.render(&[
-            gauge("larder_memory_objects", "Objects in the memory tier.", objects),
-            gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
-            gauge("larder_fill_bytes", "Bytes held by fetches under way.", usage.filling),
-            gauge(
-                "larder_held_bytes",
-                "Those, and what clients of fetches that are done still read: what server.max_buffered is about.",
-                usage.held,
-            ),
-            gauge(
-                "larder_buffered_bytes",
-                "Bytes of uploads and of what is read ahead of clients, in memory.",
-                usage.buffered,
-            ),
-            gauge("larder_spooled_bytes", "The same in temporary files.", usage.spooled),
-            gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
-            gauge(
-                "larder_origin_down",
-                "Whether the origin is known to be down.",
-                u64::from(upstream.breaker().is_open()),
-            ),
-            gauge(
-                "larder_durable_queue_objects",
-                "Writes and deletions that the durable tier has yet to carry out.",
-                queued,
-            ),
-            gauge(
-                "larder_durable_uploads",
-                "Bodies too large for memory that are written as they come in, now.",
-                store.durable().map_or(0, crate::store::Durable::uploads),
-            ),
-            gauge("larder_durable_queue_bytes", "Bytes that those hold.", queued_bytes),
-            gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
-            gauge("larder_durable_capacity_bytes", "Bytes that it may hold; 0: any number.", capacity),
-            gauge(
-                "larder_durable_down",
-                "Whether the durable tier is known to be down, or not to take writes.",
-                u64::from(store.durable().is_some_and(crate::store::Durable::is_down)),
-            ),
-            gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
-            gauge("larder_index_bytes", "Bytes of memory that the index of those takes.", index(Index::bytes)),
-            gauge(
-                "larder_index_loaded",
-                "Whether the index is complete, so that a miss asks the bucket for nothing.",
-                index(|index| u64::from(index.is_loaded())),
-            ),
-            gauge(
-                "larder_index_listed",
-                "Objects that the listing that fills the index has seen.",
-                index(Index::listed),
-            ),
-            gauge(
-                "larder_purge_position",
-                "The number of the last purge that this process knows of, its own and others'.",
-                store.purges().position(),
-            ),
-            gauge("larder_connections", "Client connections open now.", self.proxy.metrics.open_connections()),
-        ]);
-        let mut reply = Response::new(Full::from(text));
-        reply
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-        reply
-    }
-
-    /// Reads a request's body; an error is the answer. What is too large is not read at all if it says so.
-    pub(super) async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Reply> {
+    /// Reads a request's body; an error is the answer to send. A body that states a length past the limit is not read
+    /// at all.
+    pub(super) async fn body(&self, request: Request<Incoming>) -> Result<Bytes, AdminReply> {
         let too_large = || error(StatusCode::PAYLOAD_TOO_LARGE, "this takes at most 64 KiB of JSON");
         if request.body().size_hint().lower() > MAX_BODY as u64 {
             return Err(too_large());
@@ -354,7 +281,7 @@ impl Admin {
     }
 
     /// `GET /explain?url=…&header=Name:%20value`, or the same as JSON in a POST.
-    async fn explain(&self, request: Request<Incoming>) -> Reply {
+    async fn explain(&self, request: Request<Incoming>) -> AdminReply {
         let mut asked = ExplainRequest::default();
         for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
             match &*name {
@@ -399,25 +326,25 @@ impl Admin {
     }
 }
 
-pub(super) fn json_reply(status: StatusCode, value: &serde_json::Value) -> Reply {
+pub(super) fn json_reply(status: StatusCode, value: &serde_json::Value) -> AdminReply {
     let mut reply = Response::new(Full::from(format!("{value}\n")));
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }
 
-pub(super) fn error(status: StatusCode, sentence: &str) -> Reply {
+pub(super) fn error(status: StatusCode, sentence: &str) -> AdminReply {
     json_reply(status, &json!({"error": sentence}))
 }
 
-fn not_allowed(methods: &'static str) -> Reply {
+fn not_allowed(methods: &'static str) -> AdminReply {
     let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {methods}"));
     reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     reply
 }
 
-/// The same as the last answer of its connection.
-fn ending(mut reply: Reply) -> Reply {
+/// Ends the connection with this answer.
+fn ending(mut reply: AdminReply) -> AdminReply {
     reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     reply
 }

@@ -1,9 +1,10 @@
-//! Decides which requests the admin listener answers. A token is proof; without one the listener is for those who are
-//! on this machine, and not for web pages that ask through the browser of somebody who is.
+//! Decides which requests the admin listener answers.
 //!
-//! A page of another site gives itself away by `Sec-Fetch-Site` or `Origin`. One whose name was made to
-//! stand for this machine (DNS rebinding) counts as of the same site, but its browser sends that name as
-//! `Host`: it takes a name, so addresses are let in.
+//! A token is proof. Without one the listener is for people on this machine, but not for web pages in their browsers.
+//!
+//! A page of another site is told by `Sec-Fetch-Site` or `Origin`. A page whose host name was pointed at this machine
+//! (DNS rebinding) counts as same-site, but its browser sends that name as `Host`. Such an attack needs a name, so
+//! addresses are admitted as `Host`.
 
 use std::net::IpAddr;
 
@@ -16,14 +17,14 @@ use crate::downstream::Listen;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::normal_authority;
 
-/// Decides that.
+/// Admits requests or denies them.
 #[derive(Debug)]
 pub(super) struct Gate {
     token: String,
     hosts: Vec<String>,
 }
 
-/// A request that is not let in: with which status, and why.
+/// The answer to a request that is denied.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Denied {
     pub(super) status: StatusCode,
@@ -38,7 +39,7 @@ const SEC_FETCH_SITE: header::HeaderName = header::HeaderName::from_static("sec-
 
 impl Gate {
     pub(super) fn new(config: &Config) -> Self {
-        // The operator gave it the name that it listens on.
+        // The operator chose the name that it listens on.
         let own = match &config.listen {
             Some(Listen::Tcp(text)) => Some(host_of(text).to_ascii_lowercase()),
             Some(Listen::Unix(_)) | None => None,
@@ -46,7 +47,7 @@ impl Gate {
         Self { token: config.token.clone(), hosts: config.hosts.iter().cloned().chain(own).collect() }
     }
 
-    /// Returns whether `request` is admitted. Who reaches a unix socket was let in by the file system.
+    /// Admits `request`, or says why not. A unix socket's file mode has checked its client already.
     pub(super) fn admit<B>(&self, request: &Request<B>, is_unix: bool) -> Result<(), Denied> {
         if !self.token.is_empty() {
             return if self.has_token(request.headers()) {
@@ -69,7 +70,7 @@ impl Gate {
             );
         }
         let is_purge = request.method().as_str() == "PURGE";
-        // The target of such a request is the URL that its Host and path are.
+        // The target of a `PURGE` in origin form is the URL that Host and path make.
         if is_purge && request.uri().authority().is_none() {
             return Ok(());
         }
@@ -81,7 +82,7 @@ impl Gate {
             (Some(Ok(host)), None) => self.admit_host(host)?,
         }
         match request.uri().authority() {
-            // RFC 9112 §3.2.2: it goes before Host. That of a purge is what is purged.
+            // RFC 9112 §3.2.2: the target's authority overrides Host. That of a purge names what is purged.
             Some(authority) if !is_purge => self.admit_host(authority.as_str()),
             Some(_) | None => Ok(()),
         }
@@ -90,7 +91,7 @@ impl Gate {
     fn has_token(&self, request: &HeaderMap) -> bool {
         let given = request.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
-        // In constant time, so that a token can't be guessed a byte at a time.
+        // Compares in constant time, so that a token can't be guessed byte by byte.
         scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(self.token.as_bytes()))
     }
 
@@ -100,7 +101,7 @@ impl Gate {
         }
         let host = host_of(authority).to_ascii_lowercase();
         let name = host.strip_suffix('.').unwrap_or(&host);
-        // A zone belongs to an address in brackets alone.
+        // Only an address in brackets may have a zone.
         let address = if authority.starts_with('[') { name.split('%').next().unwrap_or_default() } else { name };
         if address.parse::<IpAddr>().is_ok() || name == "localhost" || self.hosts.iter().any(|host| host == name) {
             return Ok(());
@@ -114,7 +115,7 @@ impl Gate {
     }
 }
 
-/// The host of an authority, without brackets and port.
+/// Returns the host of an authority, without brackets and port.
 fn host_of(authority: &str) -> &str {
     match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),

@@ -1,13 +1,14 @@
-//! The operator's side: health, readiness, counters, purges and `explain` on the admin listener. Never on the public
-//! ones.
+//! The operator's side: health, readiness, counters, purges and `explain` on the admin listener, and never on the
+//! public ones.
 //!
-//! * Nobody but who may reach it by address, name and token is answered (`gate`); `/healthz` and `/readyz` are for all.
-//! * "purged" is said once the purge holds here, and is recorded where other processes find it.
+//! * Only requests that `gate` admits, by address, name and token, are answered; `/healthz` and `/readyz` are for all.
+//! * A purge is confirmed once it is in force here and recorded where other processes find it.
 //!
 //! May import: `downstream` and below.
 
 mod api;
 mod gate;
+mod metrics;
 mod purge;
 
 pub(crate) use self::api::{Admin, Config};

@@ -1,4 +1,4 @@
-//! Purges, as the admin listener takes them: `POST /purge` and `PURGE URL`.
+//! The purges of the admin listener: `POST /purge` and `PURGE URL`.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use serde_json::json;
 use tracing::warn;
 
 use super::Admin;
-use super::api::{Reply, error, json_reply};
+use super::api::{AdminReply, error, json_reply};
 use crate::base::parse_duration;
 use crate::proxy::{Held, Manner, PurgeError, Schemes, What};
 
-/// The longest that a purge may have its answer delayed.
+/// The longest time for which the answer to a purge may be delayed.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// `POST /purge`
@@ -30,8 +30,8 @@ struct PurgeRequest {
 }
 
 impl Admin {
-    /// `POST /purge`
-    pub(super) async fn purge(&self, request: Request<Incoming>) -> Reply {
+    /// Answers `POST /purge`.
+    pub(super) async fn purge(&self, request: Request<Incoming>) -> AdminReply {
         let wait = match wait_of(request.uri().query()) {
             Ok(wait) => wait,
             Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
@@ -77,9 +77,9 @@ impl Admin {
         self.carry_out(what, Manner { is_soft: asked.soft.unwrap_or(false), schemes }, wait).await
     }
 
-    /// `PURGE URL`, as other caches take it: the URL as the target, or a path and `Host`; with a star at its end,
-    /// what begins so. Of both schemes.
-    pub(super) async fn purge_by_method(&self, request: &Request<Incoming>) -> Reply {
+    /// Answers `PURGE URL`, as other caches do. The URL is the target, or `Host` and a path; a star at its end makes
+    /// it a prefix. Purges under both schemes.
+    pub(super) async fn purge_by_method(&self, request: &Request<Incoming>) -> AdminReply {
         let mut is_soft = false;
         for value in ["soft-purge", "fastly-soft-purge"].iter().flat_map(|name| request.headers().get_all(*name)) {
             match value.to_str().unwrap_or_default().to_ascii_lowercase().as_str() {
@@ -109,11 +109,11 @@ impl Admin {
         self.carry_out(what, Manner { is_soft, schemes: Schemes::Both }, Duration::ZERO).await
     }
 
-    async fn carry_out(&self, what: What<'_>, manner: Manner, wait: Duration) -> Reply {
+    async fn carry_out(&self, what: What<'_>, manner: Manner, wait: Duration) -> AdminReply {
         match self.proxy.purge(what, manner).await {
             Ok(held) => {
                 tokio::time::sleep(wait).await;
-                // Other processes look that often.
+                // Other processes read the journal this often.
                 let durable = self.proxy.store().durable();
                 let elsewhere = durable.map_or(0, |durable| durable.poll_interval().as_millis());
                 let mut told = json!({
@@ -143,7 +143,7 @@ impl Admin {
     }
 }
 
-/// `?wait=`: how long after it is recorded a purge is answered.
+/// Reads `?wait=`: the time between recording a purge and answering.
 fn wait_of(query: Option<&str>) -> Result<Duration, String> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(Duration::ZERO) };
     let text = query.strip_prefix("wait=").ok_or_else(|| format!("\"{query}\": /purge takes ?wait=, and no more"))?;

@@ -1,8 +1,7 @@
-//! Time, and the only place that reads it.
+//! Clocks and timers. Only this module reads the machine's clocks.
 //!
-//! Everything else takes a [`Timestamp`] or asks a [`Clock`] that it was given, so a test can put
-//! the whole proxy at any moment and move it on by an hour without waiting. Clippy bans the
-//! standard clocks in every other file.
+//! Everything else takes a [`Timestamp`] or asks a [`Clock`] that it was given. So a test can set the time of the whole
+//! proxy, and advance it by an hour without waiting. Clippy bans the standard clocks in every other file.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,49 +13,52 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::rfc9111::timestamp::Timestamp;
 
-/// Where the time of day comes from: the machine, or a test.
+/// Tells the time of day: the machine's, or one that a test sets.
 #[derive(Clone, Debug, Default)]
-pub struct Clock(Source);
+pub struct Clock(ClockKind);
 
+/// The source of a clock's time.
 #[derive(Clone, Debug, Default)]
-enum Source {
+enum ClockKind {
+    /// The machine's clock.
     #[default]
     System,
+    /// Milliseconds since the epoch, set by a test.
     Manual(Arc<AtomicI64>),
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// Returns the machine's clock.
     pub const fn system() -> Self {
-        Self(Source::System)
+        Self(ClockKind::System)
     }
 
-    /// A clock that stands at `start` until [`Clock::advance`] moves it. Clones share it.
+    /// Returns a clock that stays at `start` until [`Clock::advance`] moves it. Clones share the time.
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(AtomicI64::new(start.as_millis()))))
+        Self(ClockKind::Manual(Arc::new(AtomicI64::new(start.as_millis()))))
     }
 
-    /// The moment it is.
+    /// Returns the current time.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the time of day")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::System => {
+            ClockKind::System => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             }
-            Source::Manual(millis) => Timestamp::from_millis(millis.load(Ordering::SeqCst)),
+            ClockKind::Manual(millis) => Timestamp::from_millis(millis.load(Ordering::SeqCst)),
         }
     }
 
-    /// Moves a manual clock on (the machine's clock is left alone).
+    /// Advances a manual clock. Has no effect on the machine's clock.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(millis) = &self.0 {
+        if let ClockKind::Manual(millis) = &self.0 {
             millis.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 }
 
-/// A point of the monotonic clock, for measuring how long something took. An earlier one is less.
+/// A moment of the monotonic clock, to measure durations from. Earlier ones are less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stopwatch(Instant);
 
@@ -67,30 +69,30 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    /// The time since the start.
+    /// Returns the time since the start.
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
 
-    /// The time from the start of `earlier` to that of this one; none when this one was started first.
+    /// Returns the time from the start of `earlier` to that of this one; zero if this one was started first.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_duration_since(earlier.0)
     }
 }
 
-/// A timer that is used again and again for times that nearly always are not waited for to the end: to
-/// move it on is left until it goes off, so that each costs a look and no more.
+/// A timer for many timeouts in turn, nearly all of which never expire. It is not moved for each: when it expires too
+/// early, it is set to the deadline of that moment. So most timeouts cost one comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Wakes the task that polled last: the timer knows it, and need not be told again.
+    /// Waker of the task that polled `sleep` last, which need not be polled again for the same task.
     waker: Option<Waker>,
 }
 
 impl Timer {
-    /// Ready `limit` after `since`.
+    /// Becomes ready `limit` after `since`.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, since: Stopwatch, limit: Duration) -> Poll<()> {
-        // One that is too far off for the clock never comes.
+        // A deadline past the end of the clock's range never comes.
         let Some(until) = since.0.checked_add(limit) else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
         if sleep.deadline() > until {

@@ -1,10 +1,10 @@
-//! What every room may use: clocks, units, counters, the log, sockets, a circuit breaker, checked encoding.
+//! The parts that every room may use: clocks, units, counters, the log, sockets, a circuit breaker, checked encoding.
 //!
 //! * Only `clock` reads the machine's clocks; everything else is given a time or a [`Clock`].
-//! * Logging never blocks, fails or panics: lines wait in a bounded queue, and what is dropped is counted.
-//! * Nothing here knows a request, an origin or a tier. The counters are named here, and counted where things happen.
+//! * Logging never blocks, fails or panics. Lines wait in a bounded queue, and dropped lines are counted.
+//! * Nothing here knows a request, an origin or a tier. The counters are defined here; the other rooms count.
 //!
-//! May import: `rfc9111` (for [`Timestamp`](crate::rfc9111::timestamp::Timestamp) and the words of the counters).
+//! May import: `rfc9111` (for [`Timestamp`](crate::rfc9111::timestamp::Timestamp) and the labels of the counters).
 
 mod breaker;
 mod clock;

@@ -1,4 +1,4 @@
-//! Something that is remembered of keys for a short while, in bounded number.
+//! A map that keeps a value for each key for a short time, and has a bounded size.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,23 +8,26 @@ use parking_lot::Mutex;
 
 use crate::rfc9111::timestamp::Timestamp;
 
-/// The most keys remembered, over all shards.
+/// The most keys, over all shards.
 const MAX_REMEMBERED: usize = 65_536;
 
+/// Number of shards, each with a lock of its own.
 const SHARDS: usize = 32;
 
-/// Something about each of some keys, and until when it is remembered.
+/// A map of keys to values that expire.
 #[derive(Debug)]
 pub(crate) struct Recent<T> {
-    /// Each lock guards its shard's map, for one look-up or insertion.
+    /// The shards. Each lock is held for one look-up or insertion.
     shards: Box<[Shard<T>]>,
+    /// Milliseconds from an insertion to its expiry.
     keep: i64,
 }
 
+/// The values of a shard, each with the time at which it expires.
 type Shard<T> = Mutex<HashMap<u128, (Timestamp, T), RandomState>>;
 
 impl<T> Recent<T> {
-    /// Remembers each key for `keep`.
+    /// Makes a map that keeps each value for `keep`.
     pub(crate) fn new(keep: Duration) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -32,18 +35,18 @@ impl<T> Recent<T> {
         }
     }
 
-    /// Remembers `what` of `key`.
+    /// Sets the value of `key` to `what`.
     pub(crate) fn remember(&self, key: u128, what: T, now: Timestamp) {
         self.change(key, now, |_| what);
     }
 
-    /// Puts in place of what is remembered of `key` what `change` makes of it.
+    /// Replaces the value of `key` by the one that `change` makes of it.
     pub(crate) fn change(&self, key: u128, now: Timestamp, change: impl FnOnce(Option<T>) -> T) {
         let mut shard = self.shard(key).lock();
         if shard.len() >= MAX_REMEMBERED / SHARDS && !shard.contains_key(&key) {
             shard.retain(|_, (until, _)| *until > now);
             if shard.len() >= MAX_REMEMBERED / SHARDS {
-                // To forget costs one wait; to grow would cost memory without end.
+                // Losing values costs their users one wait. Keeping them would need unbounded memory.
                 shard.clear();
             }
         }
@@ -51,12 +54,12 @@ impl<T> Recent<T> {
         shard.insert(key, (now.plus_millis(self.keep), change(before)));
     }
 
-    /// Forgets `key`.
+    /// Removes the value of `key`.
     pub(crate) fn forget(&self, key: u128) {
         self.shard(key).lock().remove(&key);
     }
 
-    /// The thing that is remembered of `key`.
+    /// Returns a copy of the value of `key`.
     pub(crate) fn get(&self, key: u128, now: Timestamp) -> Option<T>
     where
         T: Clone,
@@ -64,12 +67,13 @@ impl<T> Recent<T> {
         self.shard(key).lock().get(&key).filter(|(until, _)| *until > now).map(|(_, what)| what.clone())
     }
 
-    /// Looks at the thing that is remembered of `key`, under its lock.
+    /// Calls `look` with the value of `key`, under the shard's lock.
     pub(crate) fn with<R>(&self, key: u128, now: Timestamp, look: impl FnOnce(Option<&T>) -> R) -> R {
         let shard = self.shard(key).lock();
         look(shard.get(&key).filter(|(until, _)| *until > now).map(|(_, what)| what))
     }
 
+    /// Returns the shard of `key`.
     fn shard(&self, key: u128) -> &Shard<T> {
         &self.shards[usize::try_from(key % SHARDS as u128).unwrap_or(0)]
     }

@@ -10,33 +10,32 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Up to so many bytes go out in one piece.
+/// The most bytes that are copied together to be written as one piece.
 const JOINED: usize = 4 << 10;
 
 thread_local! {
-    /// Holds those bytes while they are written. Used again for each write of the thread, whose connections write in
-    /// turn.
+    /// Holds the copied bytes during a write. The connections of a thread share it, since they write in turn.
     static JOIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What Linux always has and lets everyone choose, and what sends as soon as it may.
+/// A congestion control that does not pace. Every Linux has it, and any process may choose it.
 const UNPACED: &[u8] = b"reno";
 
-/// Has `socket`, at one of whose ends `address` is, send at once what is for this machine itself.
+/// Turns pacing off for `socket` if `address`, one of its ends, is this machine's loopback.
 ///
-/// BBR, which some make the default, measures a connection's rate and keeps to it by a timer. That spares a
-/// network's queues; where there is no network it costs an interrupt for each 64 KiB. Those that a listener
-/// accepts are as it is. Where it can't be, nothing is lost.
+/// BBR, the default of some machines, paces a connection by a timer to keep the queues of networks short. On the
+/// loopback that only costs an interrupt for each 64 KiB. Connections inherit the setting from their listener. A failure
+/// is ignored: the connection is then paced.
 pub(crate) fn send_at_once(socket: &SockRef<'_>, address: IpAddr) {
     if address.is_loopback() {
         let _ = socket.set_tcp_congestion(UNPACED);
     }
 }
 
-/// The stream.
+/// A stream of bytes.
 #[derive(Debug)]
 pub(crate) enum Transport {
-    /// TCP.
+    /// A TCP connection.
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
@@ -68,7 +67,7 @@ impl AsyncWrite for Transport {
             return self.poll_write(cx, one);
         }
         if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
-            // To copy so little costs less than to tell the kernel where each piece is.
+            // Copying so few bytes costs less than a vectored write.
             return JOIN.with_borrow_mut(|joined| {
                 joined.clear();
                 for buf in bufs {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `250ms`, `30s`, `5m`, `1h`, `7d`: a whole number and a unit.
+/// Parses a duration, a whole number and a unit: `250ms`, `30s`, `5m`, `1h`, `7d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_number(text)?;
     let millis = match unit {
@@ -13,11 +13,11 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "d" => number.checked_mul(86_400_000)?,
         _ => return None,
     };
-    // A hundred years are long enough, and keep every sum of milliseconds within its integer.
+    // Allows at most a hundred years, so that no sum of milliseconds overflows.
     (millis <= 100 * 366 * 86_400_000).then(|| Duration::from_millis(millis))
 }
 
-/// `512`, `512KiB`, `64MiB`, `2GiB`, `1TiB`: a whole number and a unit, bytes without one.
+/// Parses a size, a whole number and a unit: `512KiB`, `64MiB`, `2GiB`, `1TiB`; bytes without a unit.
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text)?;
     let shift = match unit {
@@ -31,7 +31,7 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
-/// A size in the largest unit that it is a multiple of.
+/// Returns a size in the largest unit that it is a multiple of.
 pub(crate) fn format_size(bytes: u64) -> String {
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(1 << shift) {
@@ -41,6 +41,7 @@ pub(crate) fn format_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// Splits a text into its leading number and the rest.
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,4 +1,4 @@
-//! Addresses to listen on, and sockets that do.
+//! Addresses to listen on, and the sockets bound to them.
 
 use std::fmt;
 use std::fs::{File, Permissions};
@@ -31,10 +31,10 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// Why an address can't be listened on.
+/// The reason why an address can't be listened on.
 #[derive(Debug)]
 pub struct ListenError {
-    /// The key that has it.
+    /// The configuration key that names it.
     key: &'static str,
     address: Listen,
     error: io::Error,
@@ -51,7 +51,7 @@ impl fmt::Display for ListenError {
 
 impl std::error::Error for ListenError {}
 
-/// Returns the advice that goes with the error.
+/// Returns what to do about the error; empty: nothing to add.
 fn advice(address: &Listen, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
         (Listen::Tcp(_), ErrorKind::AddrInUse) => {
@@ -86,14 +86,14 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// The listeners, by kind.
+    /// Returns the listeners by kind.
     pub(crate) fn into_parts(self) -> (Vec<StdTcpListener>, Vec<StdUnixListener>) {
         (self.tcp, self.unix)
     }
 }
 
-/// Binds every address of `key` once for each of `workers`, and says where that is in the end. The files of
-/// unix sockets get `mode`.
+/// Binds every address of `key` once for each of `workers`. Returns the sockets, and the addresses with ports filled
+/// in. The files of unix sockets get `mode`.
 pub(crate) fn bind(
     key: &'static str,
     listen: &[Listen],
@@ -125,8 +125,8 @@ pub(crate) fn bind(
 
 fn bind_tcp(address: SocketAddr, workers: &mut [Sockets]) -> io::Result<SocketAddr> {
     let shared = workers.len() > 1;
-    // Sockets that share a port also share it with another process that shares it. The first one
-    // is bound without, so that a port that is taken is an error.
+    // SO_REUSEPORT also shares a port with other processes that set it. The first socket is bound without, so that a
+    // port in use is an error.
     let probe = tcp_socket(address, false)?;
     let actual = probe.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no socket address"))?;
     if !shared {
@@ -157,9 +157,9 @@ fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {
 
 const BACKLOG: i32 = 4096;
 
-/// Binds a unix socket whose file gets `mode`, and at no moment lets in more than that.
+/// Binds a unix socket whose file gets `mode`, and is never more open than that.
 ///
-/// A socket file that nobody listens on is a leftover of a process that is gone.
+/// Replaces a socket file that nobody listens on: its process is gone.
 fn bind_unix(path: &Path, mode: u32) -> io::Result<StdUnixListener> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     let refuses = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
@@ -173,8 +173,9 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<StdUnixListener> {
     Ok(OwnedFd::from(socket).into())
 }
 
-/// Binds a unix socket whose file is its owner's from the first moment on: the file gets the mode of the
-/// socket that is bound, less the umask (Linux, `unix_bind`). The umask itself is the whole process's.
+/// Binds a unix socket whose file only its owner may use from the first moment on. The file gets the mode of the
+/// unbound socket, less the umask (Linux, `unix_bind`). The umask itself is not touched, since the whole process
+/// shares it.
 fn private_socket(path: &Path) -> io::Result<Socket> {
     let file = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
     file.set_permissions(Permissions::from_mode(0o600))?;
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!(mode_of(&path), 0o600, "from the first moment on");
         drop(socket);
         for mode in [0o660, 0o600, 0o666, 0o200] {
-            // The file of the one before is a leftover, and is replaced.
+            // Replaces the file that the previous socket left.
             let listener = bind_unix(&path, mode).expect("it is bound");
             assert_eq!(mode_of(&path), mode);
             assert_eq!(bind_unix(&path, mode).expect_err("somebody listens").kind(), ErrorKind::AddrInUse);

@@ -6,13 +6,16 @@
 //! May import: `proxy` and below. Knows nothing of keys, tiers or the origin.
 
 mod client_io;
+mod connection;
+mod heads;
 mod listen;
 mod outlet;
 mod refusals;
 mod server;
 
-pub(crate) use self::client_io::{ClientIo, Connection, Patience, conflicting_framing};
+pub(crate) use self::client_io::{ClientIo, Patience};
+pub(crate) use self::connection::Connection;
 pub use self::listen::Listen;
 pub(crate) use self::listen::{ListenError, Sockets, bind};
-pub(crate) use self::refusals::{Refusals, Witness};
-pub(crate) use self::server::{Config as ServerConfig, Worker, rest_after};
+pub(crate) use self::refusals::{Refusals, Witness, conflicting_framing};
+pub(crate) use self::server::{Config as ServerConfig, Worker, pause_after};

@@ -1,14 +1,18 @@
-//! Requests that are refused before they can be read as such: counted by reason, and logged now and then.
+//! Requests that are refused before they can be parsed: counted by reason, and logged now and then.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
 use tracing::info;
 
 use crate::base::log::OncePerMinute;
 use crate::base::{Clock, Metrics, Unparsed};
+use crate::respond::ResponseBody;
 
-/// Counts and logs requests that are refused before they can be read as such.
+/// Counts and logs requests that are refused before they can be parsed.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
@@ -16,23 +20,23 @@ pub(crate) struct Refusals {
     told: OncePerMinute<Unparsed>,
 }
 
-/// So much of the beginning of such a request is logged.
+/// The most bytes of such a request that are logged.
 const SHOWN: usize = 80;
 
 impl Refusals {
-    /// None yet.
+    /// Makes a counter that has logged nothing yet.
     pub(crate) fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self { metrics, clock, told: OncePerMinute::new() }
     }
 
-    /// Notes that a request of `peer` that begins with `bytes` was refused. One a minute and reason is logged.
+    /// Counts a refused request of `peer` that begins with `bytes`. Logs one a minute for each reason.
     pub(crate) fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
         self.metrics.unparsed(why);
         let Some(turn) = self.told.turn(why, self.clock.now().as_millis()) else { return };
         let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let begins = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
-        // A record of TLS: a handshake, version 3.
+        // A TLS record of type handshake, version 3.
         let hint = if bytes.starts_with(&[0x16, 3]) { "; it looks like TLS" } else { "" };
         info!(
             peer,
@@ -44,11 +48,25 @@ impl Refusals {
     }
 }
 
-/// Reports what a connection's client did wrong, to the counters and the log.
+/// Reports refused requests of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Witness {
-    /// Those of this listener.
+    /// Counts those of its listener.
     pub refusals: Arc<Refusals>,
-    /// The client's address; `None`: it came over a unix socket.
+    /// The client's address; `None`: the connection is a unix socket.
     pub peer: Option<IpAddr>,
+}
+
+/// Makes the answer to a request with both Content-Length and Transfer-Encoding. hyper ends the connection with it.
+pub(crate) fn conflicting_framing() -> Response<ResponseBody> {
+    const SENTENCE: &str = "the request has both Content-Length and Transfer-Encoding\n";
+    let mut response = Response::new(ResponseBody::whole(Bytes::from_static(SENTENCE.as_bytes())));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let fields = response.headers_mut();
+    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from_static("0"));
+    fields.insert("cache-status", HeaderValue::from_static("larder; detail=bad-request"));
+    response
 }

@@ -1,7 +1,7 @@
-//! The public listeners: worker threads, connections, limits, and the drain at the end.
+//! The public listeners: worker threads, connections, limits, and the drain at the stop.
 //!
-//! Each worker is a thread with a runtime of its own and its own sockets (`SO_REUSEPORT`), so that
-//! a connection, the requests on it and the origin connections they use stay on one core.
+//! Each worker is a thread with a runtime of its own and its own sockets (`SO_REUSEPORT`). So a connection, its
+//! requests and the origin connections that they use stay on one core.
 
 use std::convert::Infallible;
 use std::io;
@@ -37,26 +37,26 @@ use crate::upstream::{ClientBody, Informational};
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where clients connect.
+    /// The addresses that clients connect to.
     pub listen: Vec<Listen>,
-    /// Worker threads; 0: one a core.
+    /// The number of worker threads; 0: one a core.
     pub threads: usize,
-    /// Proxies in front of this one whose `X-Forwarded` fields count.
+    /// The proxies in front of this one whose `X-Forwarded` fields count.
     pub trusted_proxies: Vec<IpNet>,
-    /// Further fields that those are believed in, each part of every key.
+    /// Further fields that those are believed in. Each is part of every key.
     pub trusted_fields: Vec<HeaderName>,
-    /// Names with other characters than letters, digits and hyphens that reach the origin all the same.
+    /// The field names with other characters than letters, digits and hyphens that reach the origin all the same.
     pub allowed_fields: Vec<HeaderName>,
-    /// From a request's first byte to the end of its head.
+    /// The longest time from a request's first byte to the end of its head.
     pub header_timeout: Duration,
-    /// How long a connection may stay without a request.
+    /// The longest time that a connection may stay without a request.
     pub idle_timeout: Duration,
-    /// How long a client may take nothing of what is written to it, or send nothing of its request's
+    /// The longest time in which a client takes nothing of what is written to it, or sends nothing of its request's
     /// body.
     pub body_timeout: Duration,
-    /// The largest request body, in bytes; 0: any.
+    /// The largest request body, in bytes; 0: no limit.
     pub max_body_size: u64,
-    /// The bytes that fetches under way may hold before requests that need another are refused.
+    /// The bytes that fetches under way may hold before requests for further fetches are refused.
     pub max_buffered: u64,
     /// The largest request head, in bytes.
     pub max_header_size: usize,
@@ -64,22 +64,22 @@ pub struct Config {
     pub max_headers: usize,
     /// The most connections at once.
     pub max_connections: u64,
-    /// How long requests under way may take to finish when Larder stops.
+    /// The longest time for requests under way to finish when Larder stops.
     pub drain_timeout: Duration,
-    /// Mode of the files of unix sockets: it says who may connect.
+    /// The mode of the files of unix sockets, which says who may connect.
     pub socket_mode: u32,
-    /// Bytes a second, averaged, below which a request's body is given up; 0: any rate will do.
+    /// The bytes a second, averaged, below which a request's body is given up; 0: no limit.
     pub min_body_rate: u64,
-    /// Idle limit of a tunnel.
+    /// The time after which an idle tunnel ends.
     pub tunnel_timeout: Duration,
-    /// The bytes that all temporary files may hold.
+    /// The most bytes in all temporary files.
     pub max_spooled: u64,
-    /// Directory of temporary files; empty: the system's.
+    /// The directory of temporary files; empty: the system's.
     pub spool_dir: PathBuf,
 }
 
 impl Config {
-    /// Whose word on a request counts, and in which fields.
+    /// Returns whose word on a request counts, and in which fields.
     pub fn trust(&self) -> Trust {
         Trust {
             proxies: self.trusted_proxies.clone(),
@@ -115,27 +115,27 @@ impl Default for Config {
     }
 }
 
-/// How many bytes a client's connection may hold that are not on their way yet. Room is told of when half of
-/// it is gone: with a client as slow as one may be while others wait for it, every two seconds.
+/// The most bytes that the kernel holds for a client and has not sent. The connection becomes writable again when half
+/// of them are sent: every two seconds with the slowest client that others wait for.
 const UNSENT: u32 = 256 << 10;
 
-/// One worker: its share of the listeners, until it is told to stop and its connections are done.
+/// One worker, which serves its share of the listeners until the stop and until its connections are done.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// What answers.
+    /// Answers the requests.
     pub proxy: Arc<Proxy>,
     /// `[server]`
     pub config: Arc<Config>,
-    /// What this worker counts.
+    /// The counters of this worker.
     pub metrics: Arc<WorkerMetrics>,
-    /// Counts what arrives and is no request.
+    /// Counts what arrives and is not a request.
     pub refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
     pub stop: CancellationToken,
 }
 
 impl Worker {
-    /// Serves on the current runtime.
+    /// Serves on the current runtime until the stop, and drains.
     pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
         let connections = Arc::new(Connections::default());
@@ -150,11 +150,11 @@ impl Worker {
             acceptors.push(tokio::spawn(Arc::clone(&this).accept_unix(listener, Arc::clone(&connections))));
         }
         for acceptor in acceptors {
-            // They end when told to stop; one that panicked has ended as well.
+            // Acceptors end at the stop; one that panicked has ended as well.
             let _ = acceptor.await;
         }
         connections.end();
-        // Bodies that are still coming in are stored, though their clients may be gone.
+        // Bodies that are still coming in are stored, even if their clients are gone.
         let fetches = this.proxy.fetches();
         fetches.close();
         let tunnels = &this.proxy.tunnels;
@@ -182,14 +182,14 @@ impl Worker {
             match accepted {
                 Ok((stream, from)) => {
                     let _ = stream.set_nodelay(true);
-                    // So that a slow client's progress shows while it reads, and not only once it
-                    // has emptied a third of a large send buffer.
+                    // Shows a slow client's progress while it reads. Otherwise it would show only when a third of a
+                    // large send buffer is empty.
                     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                     let peer = Peer::new(Some(from.ip()), "http", &self.config.trusted_proxies);
                     let transport = Transport::Tcp(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -206,7 +206,7 @@ impl Worker {
                     let transport = Transport::Unix(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -249,7 +249,7 @@ impl Worker {
         let mut serving = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
         let mut ended = std::pin::pin!(connections.end.cancelled());
         let mut is_told = false;
-        // To be woken at the end.
+        // Registers this task with `ended`, so that the end wakes it.
         let _ = std::future::poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
         let outcome = std::future::poll_fn(|cx| {
             if !is_told && connections.is_ending.load(Ordering::Relaxed) {
@@ -277,11 +277,11 @@ impl Client for Http1Client {
     }
 
     fn informational(&self) -> Informational {
-        Arc::new(self.outlet.sender())
+        self.outlet.sender()
     }
 
     fn wake_on_informational(&self, waker: &Waker) {
-        self.outlet.wake_for_interim(waker);
+        self.outlet.wake_on_informational(waker);
     }
 
     fn upgraded(&self, request: &mut Request<ClientBody>) -> Upgraded {
@@ -293,11 +293,11 @@ impl Client for Http1Client {
     }
 }
 
-/// A request of a connection that is being answered; `None`: its framing contradicts itself.
+/// The answer to a request, as a future. `reply` is `None` if the request's framing contradicts itself.
 struct Answering<'a> {
     connection: &'a Arc<Connection>,
     reply: Option<Reply<'a>>,
-    /// Interim responses to it go out until then.
+    /// Lets informational responses out until the answer is there.
     _open: Open<'a>,
 }
 
@@ -315,18 +315,18 @@ impl Future for Answering<'_> {
     }
 }
 
-/// The connections of a worker, and how they learn that it ends.
+/// The connections of a worker.
 #[derive(Debug, Default)]
 struct Connections {
     tasks: TaskTracker,
-    /// Looked at whenever a connection wakes: to ask `end` each time would take a lock.
+    /// True once they are to end. Connections read it whenever they wake: polling `end` each time would take a lock.
     is_ending: AtomicBool,
-    /// Cancelled once that is set, which wakes all of them.
+    /// Cancelled after `is_ending` is set, which wakes all of them.
     end: CancellationToken,
 }
 
 impl Connections {
-    /// There are no more, and those that there are finish what is under way.
+    /// Ends the connections once each has finished what is under way.
     fn end(&self) {
         self.is_ending.store(true, Ordering::Relaxed);
         self.end.cancel();
@@ -342,9 +342,9 @@ impl Drop for OpenConnection<'_> {
     }
 }
 
-/// Out of file descriptors, or the like: to try again at once would only burn the processor.
-pub(crate) async fn rest_after(error: &io::Error) {
-    // Once a minute: at the limit of open files this goes on for as long as clients like.
+/// Pauses after an accept has failed, as without file descriptors: retrying at once would keep the processor busy.
+pub(crate) async fn pause_after(error: &io::Error) {
+    // Logged once a minute: at the limit of open files this can go on for as long as clients like.
     static TOLD: Mutex<Option<Stopwatch>> = Mutex::new(None);
     let is_due = TOLD.lock().is_none_or(|told| told.elapsed() >= Duration::from_secs(60));
     if is_due {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::rfc9111::partial::Piece;
 
-/// Bodies are kept in pieces of at most this many bytes.
+/// The most bytes in one piece of a body.
 pub const SEGMENT: usize = 256 * 1024;
 
 /// A complete body in memory. Clones share its bytes.
@@ -16,9 +16,12 @@ pub struct Body {
     pub(super) len: u64,
 }
 
+/// The pieces of a body.
 #[derive(Clone, Debug)]
 pub(super) enum Segments {
+    /// One, which may be empty.
     One(Bytes),
+    /// Several.
     Many(Arc<[Bytes]>),
 }
 
@@ -29,8 +32,8 @@ impl Default for Segments {
 }
 
 impl Body {
-    /// Copies `chunks` together into pieces of their own, so that a stored body never keeps alive
-    /// the larger network buffers that its bytes arrived in.
+    /// Copies `chunks` into new pieces, so that a stored body does not keep the larger network buffers that its bytes
+    /// arrived in.
     pub fn from_chunks<'a>(chunks: impl Iterator<Item = &'a Bytes>, len: u64) -> Self {
         let mut segments = Vec::new();
         let mut left = usize::try_from(len).unwrap_or(usize::MAX);
@@ -62,7 +65,7 @@ impl Body {
         Self { segments, len }
     }
 
-    /// Puts a body together from runs of two others.
+    /// Makes a body of `pieces` of two others.
     pub fn combined(old: &Self, new: &Self, pieces: &[Piece]) -> Self {
         let mut chunks = Vec::new();
         for piece in pieces {
@@ -73,7 +76,7 @@ impl Body {
         Self::from_chunks(chunks.iter(), len)
     }
 
-    /// Appends to `chunks` the `len` bytes from `offset` on, or those of them that there are.
+    /// Appends to `chunks` the `len` bytes from `offset` on, or as many as there are.
     pub fn cut(&self, offset: u64, len: u64, chunks: &mut Vec<Bytes>) {
         let (mut skip, mut left) = (offset, len);
         for segment in self.segments() {
@@ -82,7 +85,7 @@ impl Body {
             skip -= start;
             let take = (size - start).min(left);
             left -= take;
-            // Both lie within the segment's length, which is a usize.
+            // Always fits: both are at most the segment's length, which is a usize.
             if let (Ok(from), Ok(to)) = (usize::try_from(start), usize::try_from(start + take))
                 && from < to
             {
@@ -91,27 +94,27 @@ impl Body {
         }
     }
 
-    /// The bytes from `offset` to the end of the piece that they are in; `None` at the end.
+    /// Returns the bytes from `offset` to the end of their piece; `None` at the end of the body.
     pub fn piece_from(&self, offset: u64) -> Option<Bytes> {
         let offset = usize::try_from(offset).ok().filter(|_| offset < self.len)?;
         match self.segments() {
             [one] => Some(one.slice(offset..)),
-            // Those of several pieces were put together here: all but the last have one size.
+            // `from_chunks` made these pieces: all but the last have `SEGMENT` bytes.
             many => Some(many.get(offset / SEGMENT)?.slice(offset % SEGMENT..)),
         }
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The bytes, if they are in one piece.
+    /// Returns the bytes if they are in one piece, otherwise the body.
     pub fn into_one(self) -> Result<Bytes, Self> {
         match self.segments {
             Segments::One(bytes) => Ok(bytes),
@@ -119,7 +122,7 @@ impl Body {
         }
     }
 
-    /// The pieces, in order; each at most [`SEGMENT`] bytes when it came from a fill.
+    /// Returns the pieces, in order. Those of a body from a fill have at most [`SEGMENT`] bytes each.
     pub fn segments(&self) -> &[Bytes] {
         match &self.segments {
             Segments::One(segment) => std::slice::from_ref(segment),

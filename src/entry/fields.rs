@@ -1,8 +1,8 @@
 //! The fields of a stored response, in one piece of memory.
 //!
-//! A [`HeaderMap`] takes a hundred bytes for each field besides its text, in steps of powers of two, which
-//! for a small response is more than the rest of it. So what is kept is the text; the map is made of a copy
-//! of it when an answer is, which its values share.
+//! A [`HeaderMap`] takes a hundred bytes for each field besides its text, and grows in powers of two. For a small
+//! response that is more than all the rest. So only the text is kept. Each answer gets a map made of one copy of the
+//! text, which the map's values share.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -10,18 +10,18 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// The fields of a stored response, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
-    /// For each field the number of its name in [`NUMBERED`], or [`OTHER`], the length of its value, and its
-    /// value. The length is a byte, or [`LONG`] and a `u32`.
+    /// For each field: the index of its name in [`NUMBERED`], or [`OTHER`]; the length of its value; its value. The
+    /// length is one byte, or [`LONG`] and a `u32`.
     text: Box<[u8]>,
-    /// The names that have no number.
+    /// The names that are not in [`NUMBERED`].
     others: Option<Box<Others>>,
 }
 
-/// Names in the order of their fields.
+/// Names, in the order of their fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Others(Box<[HeaderName]>);
 
-/// Names that responses often have. A name's place is in no file: they may be put in any order.
+/// The names that responses often have. Their order may change: no file contains an index.
 static NUMBERED: [HeaderName; 52] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
@@ -77,18 +77,18 @@ static NUMBERED: [HeaderName; 52] = [
     header::UPGRADE,
 ];
 
-/// In place of a number: the name is the next of the others.
+/// Stands for a name that is not in [`NUMBERED`]: the next one of the others.
 const OTHER: u8 = u8::MAX;
 
-/// In place of a length: the value has so many bytes, or more.
+/// Stands for a value of this many bytes or more. Its length follows as a `u32`.
 const LONG: u8 = u8::MAX;
 
-/// The fields that every response gets besides those that are stored.
+/// Number of fields that every response gets besides the stored ones.
 const ADDED: usize = 2;
 
 impl Fields {
-    /// Keeps `fields`, in a buffer of their own: values as they come from the network share the one
-    /// that they were read into, which is many times larger.
+    /// Copies `fields` into a buffer of their own. Values from the network share the buffer that they were read into,
+    /// which is many times larger.
     pub fn new<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Self {
         let (mut text, mut others) = (Vec::new(), Vec::new());
         for (name, value) in fields {
@@ -101,7 +101,7 @@ impl Fields {
                 text.push(len);
             } else {
                 text.push(LONG);
-                // No value of 4 GiB gets here.
+                // Always fits: a head is far smaller than 4 GiB.
                 text.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_le_bytes());
             }
             text.extend_from_slice(value.as_bytes());
@@ -110,39 +110,39 @@ impl Fields {
         Self { text: text.into(), others }
     }
 
-    /// The number of fields; one with several values counts several times.
+    /// Returns the number of field lines: a field on several lines counts several times.
     pub fn len(&self) -> usize {
         self.places().count()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no fields.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// The fields, in their order.
+    /// Returns the names and values, in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &[u8])> {
         self.places().map(|(name, (from, to))| (name, &self.text[from..to]))
     }
 
-    /// The first value of a field.
+    /// Returns the first value of a field.
     pub fn get(&self, name: &HeaderName) -> Option<HeaderValue> {
         let (_, (from, to)) = self.places().find(|(own, _)| *own == name)?;
-        // It was a value before.
+        // Never fails: the bytes were a value before.
         HeaderValue::from_bytes(&self.text[from..to]).ok()
     }
 
-    /// The fields as a map, with room for what every answer gets besides.
+    /// Returns the fields as a map, with room for the fields that every answer gets besides.
     pub fn to_map(&self) -> HeaderMap {
         self.to_map_of(|_| true)
     }
 
-    /// The same for the fields whose names are `wanted`.
+    /// Returns the fields whose names are `wanted` as a map, with room for the fields that every answer gets besides.
     pub fn to_map_of(&self, wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.len() + ADDED);
         let text = Bytes::copy_from_slice(&self.text);
         for (name, (from, to)) in self.places().filter(|(name, _)| wanted(name)) {
-            // It was a value before.
+            // Never fails: the bytes were a value before.
             if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(from..to)) {
                 map.append(name.clone(), value);
             }
@@ -150,7 +150,7 @@ impl Fields {
         map
     }
 
-    /// The bytes that they take in memory.
+    /// Returns the bytes that the fields take in memory.
     pub fn weight(&self) -> usize {
         let others: usize = self.others().iter().map(|name| size_of::<HeaderName>() + NAME + name.as_str().len()).sum();
         self.text.len() + others
@@ -160,13 +160,13 @@ impl Fields {
         self.others.as_ref().map_or(&[], |others| &others.0)
     }
 
-    /// Each field's name, and where its value is.
+    /// Returns the name of each field, and the range of its value in `text`.
     fn places(&self) -> Places<'_> {
         Places { fields: self, at: 0, others: 0 }
     }
 }
 
-/// What a name takes besides its bytes.
+/// Bytes that a name takes in memory besides its text.
 const NAME: usize = 24;
 
 struct Places<'a> {

@@ -18,55 +18,59 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{conditional, partial, vary};
 
-/// The request fields that a stored response was selected by, and the values they had.
+/// The request fields that select a stored response (RFC 9111 §4.1), and their values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
     /// The nominated fields, sorted.
     pub names: Vec<HeaderName>,
-    /// Their values, as [`vary::selector`] writes them.
+    /// Their values, as [`vary::selector`] encodes them.
     pub selector: Vec<u8>,
 }
 
-/// All of a stored response but its body. Every response in memory has one: it is 160 bytes.
+/// All of a stored response but its body. Takes 160 bytes for each response in memory.
 #[derive(Clone, Debug)]
 pub struct StoredHead {
-    /// The exact key.
+    /// The full key.
     pub key: CacheKey,
-    /// Its fields as the origin sent them, without those of the connection.
+    /// The fields as the origin sent them, without those of the connection.
     pub fields: Fields,
-    /// What time does to it.
+    /// The times and lifetimes that its freshness is calculated from.
     pub freshness: Freshness,
-    /// The purge position when its fetch began, or when it was read from the durable tier: only later
-    /// purges cover it. Positions are of one process.
+    /// The purge position in this process when its fetch began, or when it was read from the durable tier. Only later
+    /// purges cover it.
     pub position: u64,
-    /// The purges that its process knew of when its fetch began: what other processes compare purges with.
+    /// The purges of other processes that this one knew of at that position.
     pub version_vector: Arc<VersionVector>,
-    /// What few responses have.
+    /// The properties that few responses have.
     pub(super) rare: Option<Box<Rare>>,
-    /// Its body's own object in the durable tier, when the body is kept apart from the head; shared by all
-    /// heads with the same body.
+    /// The object of its body in the durable tier, if that keeps the body apart from the head. Shared by all heads with
+    /// the same body.
     pub body_object: Option<Arc<BodyObject>>,
-    /// What happens to it while it is kept.
+    /// The state that changes while it is kept.
     pub marks: Marks,
-    /// For how many milliseconds its request was under way when its head arrived.
+    /// Milliseconds from its request to its head.
     pub(super) took: u32,
-    /// Its status.
+    /// The status code.
     pub status: StatusCode,
-    /// Whether it is found by something else than its URL's key alone: as a variant, or for several queries.
+    /// True if it is found by more than its URL's key: as a variant, or for several queries.
     pub is_found_otherwise: bool,
 }
 
-/// What few responses have.
+/// The properties that few responses have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rare {
+    /// See [`StoredHead::variant`].
     pub(super) variant: Option<Variant>,
+    /// See [`StoredHead::parts`].
     pub(super) parts: Option<Parts>,
+    /// See [`StoredHead::tags`].
     pub(super) tags: Box<[String]>,
-    /// True if the variant has fields that only other responses for the key name in their `Vary`.
+    /// True if the variant has fields that only the `Vary` of other responses for the key names.
     pub(super) inherits_vary: bool,
 }
 
 impl Rare {
+    /// Returns the properties, or `None` if there are none.
     pub(super) fn boxed(self) -> Option<Box<Self>> {
         let is_none = self == Self::default();
         (!is_none).then(|| Box::new(self))
@@ -84,17 +88,17 @@ pub struct NewHead<'a> {
     pub status: StatusCode,
     /// The response's fields, without those of the connection.
     pub fields: &'a HeaderMap,
-    /// When the request was sent.
+    /// Time at which the request was sent.
     pub request_time: Timestamp,
-    /// When the response's head arrived.
+    /// Time at which the response's head arrived.
     pub response_time: Timestamp,
     /// See [`StoredHead::position`].
     pub position: u64,
     /// See [`StoredHead::version_vector`].
     pub version_vector: Arc<VersionVector>,
-    /// What it can be purged by, besides its URL.
+    /// The tags that it can be purged by.
     pub tags: Vec<String>,
-    /// The fields that are not kept, since clients do not see them.
+    /// The fields that are not stored, since clients do not get them.
     pub hidden: &'a TagFields,
 }
 
@@ -123,7 +127,7 @@ impl StoredHead {
         }
     }
 
-    /// Which requests for the key it answers; `None`: all.
+    /// Returns the requests for the key that it answers; `None`: all.
     pub fn variant(&self) -> Option<&Variant> {
         self.rare.as_ref()?.variant.as_ref()
     }
@@ -133,49 +137,49 @@ impl StoredHead {
         self.rare.as_ref().is_some_and(|rare| rare.variant.is_some() && !rare.inherits_vary)
     }
 
-    /// The hash by which its uses are counted: that of its key, or of the variant.
+    /// Returns the hash by which its uses are counted: that of its key, or of its variant.
     pub fn uses_hash(&self) -> u128 {
         self.variant().map_or(self.key.hash(), |variant| self.key.variant_hash(&variant.selector))
     }
 
-    /// What of the representation the body is; `None`: all of it.
+    /// Returns the parts of the representation that the body has; `None`: all of it.
     pub fn parts(&self) -> Option<&Parts> {
         self.rare.as_ref()?.parts.as_ref()
     }
 
-    /// What it can be purged by, besides its URL.
+    /// Returns the tags that it can be purged by.
     pub fn tags(&self) -> &[String] {
         self.rare.as_ref().map_or(&[], |rare| &rare.tags)
     }
 
-    /// Has the body be `parts` of the representation.
+    /// Sets the parts of the representation that the body has.
     pub fn set_parts(&mut self, parts: Option<Parts>) {
         let mut rare = self.rare.take().map_or_else(Rare::default, |rare| *rare);
         rare.parts = parts;
         self.rare = rare.boxed();
     }
 
-    /// When the request that it answers was sent.
+    /// Returns the time at which its request was sent.
     pub fn request_time(&self) -> Timestamp {
         self.response_time().plus_millis(-i64::from(self.took))
     }
 
-    /// When its head arrived.
+    /// Returns the time at which its head arrived.
     pub fn response_time(&self) -> Timestamp {
         self.freshness.response_time
     }
 
-    /// The name of its body's own object; 0: it has none.
+    /// Returns the name of its body's object in the durable tier; 0: there is none.
     pub fn body_id(&self) -> u128 {
         self.body_object.as_ref().map_or(0, |object| object.id)
     }
 
-    /// Whether its body's own object was written.
+    /// Returns whether its body's object was written to the durable tier.
     pub fn is_body_written(&self) -> bool {
         self.body_object.as_ref().is_some_and(|object| object.is_written())
     }
 
-    /// Whether this response answers `request`, as far as `Vary` goes (RFC 9111 §4.1).
+    /// Returns whether `Vary` lets this response answer `request` (RFC 9111 §4.1).
     pub fn is_selected_by(&self, request: &HeaderMap) -> bool {
         self.variant().is_none_or(|variant| {
             vary::selector(&variant.names, request) == variant.selector
@@ -183,41 +187,41 @@ impl StoredHead {
         })
     }
 
-    /// Whether this is a representation that was chosen among others, and not a word about them.
+    /// Returns whether this is a representation that was chosen among others, and not a statement about them.
     fn is_chosen(&self) -> bool {
         matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
     }
 
-    /// What else this response is found by (see [`vary::aliases_of_response`]).
+    /// Returns the other names that this response is found by (see [`vary::aliases_of_response`]).
     pub(super) fn aliases(&self, variant: &Variant) -> Vec<u128> {
         if self.is_chosen() { vary::aliases_of_response(&variant.selector, &self.fields.to_map()) } else { Vec::new() }
     }
 
-    /// Whether a request of `method` with `fields` can be answered from this response, whose body
-    /// here is `len` bytes: a part answers only for ranges that it holds (RFC 9111 §3.3).
+    /// Returns whether this response can answer a request of `method` with `fields`. A stored part, of which there are
+    /// `len` bytes, answers only ranges that it has (RFC 9111 §3.3).
     pub fn can_answer(&self, method: &Method, fields: &HeaderMap, len: u64) -> bool {
         self.parts().is_none_or(|parts| {
             *method == Method::GET && self.if_range_holds(fields) && parts.slice(fields, len).is_some()
         })
     }
 
-    /// Whether both are of one representation for certain.
+    /// Returns whether both responses certainly have the same representation.
     pub fn is_of_the_same(&self, other: &Self) -> bool {
         let (own, others) = (self.fields.to_map(), other.fields.to_map());
         partial::is_same_representation((&own, self.response_time()), (&others, other.response_time()))
     }
 
-    /// Whether a range may be served from this response (RFC 9110 §13.1.5).
+    /// Returns whether `If-Range` lets this response answer with a range (RFC 9110 §13.1.5).
     pub fn if_range_holds(&self, request: &HeaderMap) -> bool {
         !request.contains_key(http::header::IF_RANGE)
             || conditional::if_range_holds(request, &self.fields.to_map(), self.response_time())
     }
 
-    /// Whether this response, which is kept, stays where `new` would take its place.
+    /// Returns whether this stored response is kept, rather than replaced by `new`.
     ///
-    /// What is asked for in part says nothing against a whole, and gives way to the whole that it is of.
-    /// Otherwise the one that was received later stays: an answer that took long is not newer for that.
-    /// One from the future is a clock's mistake.
+    /// A part does not replace a complete response. A complete response replaces a part of the same representation.
+    /// Otherwise the response that was received later is kept. A time of receipt in the future is a clock's error, and
+    /// does not count.
     pub fn outranks(&self, new: &Self, now: Timestamp) -> bool {
         let is_same = || self.is_of_the_same(new);
         match (self.parts(), new.parts()) {
@@ -227,7 +231,7 @@ impl StoredHead {
         }
     }
 
-    /// Takes over what a purge left of it: all, nothing, or a stale response. Whether there is anything.
+    /// Applies a purge: makes the response stale if it covers it softly. Returns whether the response may still be kept.
     pub fn outlives(&mut self, covered: Covered) -> bool {
         if let Covered::Softly(moment) = covered {
             self.freshness.expire(moment);
@@ -235,14 +239,14 @@ impl StoredHead {
         covered != Covered::Wholly
     }
 
-    /// Whether a body of `len` bytes is the one that the fields speak of. One that is not would
-    /// put bytes of one response into the next on a client's connection.
+    /// Returns whether `Content-Length`, where it is stated, is `len`. With a body of another length, a client would
+    /// take bytes of this response for the next one on its connection.
     pub fn is_of_length(&self, len: u64) -> bool {
         let mut lengths = self.fields.iter().filter(|(name, _)| **name == http::header::CONTENT_LENGTH);
         lengths.all(|(_, value)| std::str::from_utf8(value).is_ok_and(|text| text.parse() == Ok(len)))
     }
 
-    /// The bytes that this head takes in memory, near enough to weigh it by.
+    /// Returns about how many bytes this head takes in memory.
     pub fn weight(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |_| size_of::<Rare>());
         let variant = self.variant().map_or(0, |v| v.selector.len() + v.names.len() * 32);
@@ -252,16 +256,16 @@ impl StoredHead {
     }
 }
 
-/// What an entry takes besides what it holds: the response's own size and its counts, those of its key, and
-/// the memory tier's bookkeeping for one entry.
+/// Bytes that every response takes in memory: its own size, its reference counts, those of its key, and the memory
+/// tier's bookkeeping.
 const OVERHEAD: usize = size_of::<StoredResponse>() + 16 + 16 + 320;
 
-/// For how long a request was under way, as far as that can be told.
+/// Returns the milliseconds from a request to the head of its response; 0 if the clock was set back.
 pub(super) fn took(request_time: Timestamp, response_time: Timestamp) -> u32 {
     u32::try_from(response_time.millis_since(request_time).max(0)).unwrap_or(u32::MAX)
 }
 
-/// What is kept of a response's fields. Trailers are not stored, and neither is what announces them.
+/// Returns the fields that are stored. Drops `Trailer`, since trailers are not stored.
 fn kept(fields: &HeaderMap, hidden: &TagFields, leaves_out_cookies: bool) -> Fields {
     let stays = |name: &HeaderName| {
         *name != http::header::TRAILER && !hidden.hides(name) && !(leaves_out_cookies && sets_cookies(name))

@@ -1,4 +1,4 @@
-//! What happens to a stored response while it is kept, and to the object of its body.
+//! The state of a stored response that changes while it is kept, and of the object of its body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -11,54 +11,55 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// The object of a separate body in the durable tier.
+/// The durable tier's object of a body that is kept apart from its head.
 #[derive(Debug)]
 pub struct BodyObject {
-    /// Names it.
+    /// The name of the object.
     pub id: u128,
     is_written: AtomicBool,
 }
 
 impl BodyObject {
-    /// One that is still to be written, for the body of a response with `key`: its name begins with the key's
-    /// hash, so that whoever finds it knows where its head would be, and is random otherwise.
+    /// Names an object that is still to be written, for the body of a response with `key`. The name begins with the
+    /// key's hash, so that the upkeep of the tier can find the head that belongs to it. The rest is random.
     pub fn new(key: &CacheKey) -> Arc<Self> {
         let id = key.hash() >> 64 << 64 | u128::from(fastrand::u64(..));
         Arc::new(Self { id, is_written: AtomicBool::new(false) })
     }
 
-    /// Whether it was written.
+    /// Returns whether it was written.
     pub fn is_written(&self) -> bool {
         self.is_written.load(Ordering::Acquire)
     }
 
-    /// Notes that it is there, or is not any more.
+    /// Notes whether the object exists.
     pub fn note(&self, is_written: bool) {
         self.is_written.store(is_written, Ordering::Release);
     }
 
-    /// One that was written, with its name.
+    /// Returns the object of that name, which was written.
     pub fn written(id: u128) -> Arc<Self> {
         Arc::new(Self { id, is_written: AtomicBool::new(true) })
     }
 }
 
-/// What happens to a stored response while it is kept.
+/// The state of a stored response that changes while it is kept.
 #[derive(Debug, Default)]
 pub struct Marks {
-    /// Whether the durable tier has this response, or is about to.
+    /// True if the durable tier has this response, or is about to.
     pub is_durable: AtomicBool,
-    /// Time of the last validation in vain, in milliseconds, with its outcome and client; 0: never.
+    /// Time of the last validation that brought nothing to store, in milliseconds, with its outcome and its client's
+    /// class in the [`TRIED_BITS`] below; 0: never.
     tried: AtomicI64,
     /// True while it is being validated in the background.
     is_validating: AtomicBool,
-    /// Whether it goes to the durable tier once it was used often enough.
+    /// True if it is to be written to the durable tier once it was used often enough.
     pub awaits_uses: AtomicBool,
-    /// The purge position up to which it is known that no purge covers it.
+    /// Purge position up to which no purge covers it.
     pub checked: AtomicU64,
 }
 
-/// A head that is made from another begins with what happened to that.
+/// A head made from another begins with a copy of its state, but for a validation under way.
 impl Clone for Marks {
     fn clone(&self) -> Self {
         Self {
@@ -72,20 +73,20 @@ impl Clone for Marks {
 }
 
 impl Marks {
-    /// Those of a response that the durable tier has.
+    /// Returns the marks of a response that the durable tier has.
     pub fn durable() -> Self {
         Self { is_durable: AtomicBool::new(true), ..Self::default() }
     }
 
-    /// Notes that it was tried in vain to validate it for a client like `who`.
+    /// Notes that a validation for a client like `who` brought nothing to store.
     pub fn note_tried(&self, how: Tried, who: Who, now: Timestamp) {
         let noted = now.as_millis().saturating_mul(1 << TRIED_BITS) | i64::from(how.number()) << 16 | i64::from(who.0);
         self.tried.store(noted, Ordering::Relaxed);
     }
 
-    /// Returns whether it is time to try again, for a client like `who`, where tries are `pause` milliseconds apart.
-    /// A client that asks otherwise than the one of the last try waits a quarter of that: who has each try fail must
-    /// not have all of them.
+    /// Returns whether another validation is due, for a client like `who`, `pause` milliseconds after the last. A client
+    /// of another class waits only a quarter of the pause: a client whose validations always fail must not use up the
+    /// turns of all the others.
     pub fn is_due(&self, pause: i64, who: Who, now: Timestamp) -> bool {
         let tried = self.tried.load(Ordering::Relaxed);
         let since = now.as_millis().saturating_sub(tried >> TRIED_BITS);
@@ -93,8 +94,8 @@ impl Marks {
         tried == 0 || !(0..wait).contains(&since)
     }
 
-    /// Returns how the last validation in vain for a client like `who` went, if that is no longer ago than `within`
-    /// milliseconds.
+    /// Returns the outcome of the last validation that brought nothing to store, if it was for a client like `who` and
+    /// at most `within` milliseconds ago.
     pub fn tried(&self, within: i64, who: Who, now: Timestamp) -> Option<Tried> {
         let tried = self.tried.load(Ordering::Relaxed);
         let since = now.as_millis().saturating_sub(tried >> TRIED_BITS);
@@ -109,15 +110,15 @@ impl Marks {
     }
 }
 
-/// The bits below the time in a mark: how it went, and for whom.
+/// Bits below the time in `tried`: two for the outcome, sixteen for the client's class.
 const TRIED_BITS: u32 = 18;
 
-/// Says how a validation went that brought nothing to store.
+/// The outcome of a validation that brought nothing to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tried {
     /// The origin failed.
     Failed(Failure),
-    /// It answered with what may not be stored.
+    /// The origin's answer may not be stored.
     NotStored,
 }
 
@@ -131,13 +132,13 @@ impl Tried {
     }
 }
 
-/// For whom a response was validated, as far as one client's failure is told apart from another's: by the
-/// presence of `Cookie` and of `Authorization` (two bits), and for the pace by all fields (a hash in the others).
+/// The class of a client, by which the failures of some clients are told from those of others. Two bits say whether the
+/// request has `Cookie` and `Authorization`; the rest is a hash of all fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Who(u16);
 
 impl Who {
-    /// Reads it off a request's fields.
+    /// Returns the class of the client that sent these fields.
     pub fn of(request: &HeaderMap) -> Self {
         let has = |name| u16::from(request.contains_key(name));
         let all = request.iter().fold(0_u64, |sum, (name, value)| {
@@ -149,12 +150,12 @@ impl Who {
     }
 }
 
-/// Held while a response is validated in the background: nobody else begins to.
+/// Permit to validate a response in the background. No other permit is given until it is dropped.
 #[derive(Debug)]
 pub struct Validating(Arc<StoredResponse>);
 
 impl Validating {
-    /// `None` when it is under way already.
+    /// Returns the permit, unless a validation is under way.
     pub fn begin(stored: &Arc<StoredResponse>) -> Option<Self> {
         let was_under_way = stored.head.marks.is_validating.swap(true, Ordering::AcqRel);
         (!was_under_way).then(|| Self(Arc::clone(stored)))

@@ -1,15 +1,14 @@
-//! Heads of answers that a worker gives over and over, ready to be sent.
+//! A cache of the fields of answers from memory.
 //!
-//! What a hit's head says changes once a second, with its `Age` and the `ttl` of its `Cache-Status`. To
-//! put the fields together for each hit anew is most of what a hit costs; to copy them is a fraction of
-//! it. So each worker keeps those of the responses that it has just used, as they were made last.
+//! The fields of a hit change once a second, with `Age` and the `ttl` of `Cache-Status`. Making them is most of the
+//! cost of a hit; copying them costs a fraction of it. So each worker thread keeps the fields that it made last for
+//! the responses it used last.
 //!
-//! Whether a response may be used is never decided here: what is kept is found by the stored response
-//! that was looked up, and by nothing else. It can't be another's: while it is kept no other response is at
-//! the same place in memory.
+//! Nothing is decided here: fields are found by the stored response that was already selected. They can't be those of
+//! another response. A slot holds a weak reference to its response, so that no other one has the same address.
 //!
-//! Bounds: 1,024 heads a thread, each of at most 6 KiB. It keeps the place of its response, 192 bytes, and
-//! nothing else of that. One that is used less often than another in its slot is not kept.
+//! A thread keeps at most 1,024 heads of at most 6 KiB. Each keeps the allocation of its response, 192 bytes, but not
+//! its body or fields. Of the responses that share a slot, the one used most often has it.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
@@ -19,35 +18,37 @@ use http::header::HeaderMap;
 use crate::entry::StoredResponse;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// The heads that a thread keeps.
+/// The number of heads that a thread keeps.
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 10;
 
-/// The most bytes that a stored response's head takes, key and tags included, whose fields are kept.
+/// The largest [weight](crate::entry::StoredHead::weight) of a head whose fields are kept.
 const MAX_WEIGHT: usize = 6 << 10;
 
-/// How often in a row others may be asked for in vain before one of them has the slot.
+/// Number of consecutive uses of other responses after which one of them takes over the slot.
 const PATIENCE: u8 = 3;
 
 thread_local! {
+    /// The slots of this thread, by the hash of the response's address. Empty until first used.
     static READY: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One kept head.
+/// The kept fields of one response.
 #[derive(Default)]
 struct Slot {
-    /// Whose fields they are.
+    /// The response that the fields are for.
     response: Weak<StoredResponse>,
-    /// They hold from the first moment up to the second.
+    /// First moment at which the fields are right.
     from: Timestamp,
+    /// First moment at which they are not any more.
     until: Timestamp,
     fields: HeaderMap,
-    /// How often another one was asked for since this one was.
+    /// Number of uses of other responses since this one was used.
     passed_over: u8,
 }
 
-/// The fields of an answer from `stored` at `now`, which `make` makes, and which depend on nothing but those
-/// two; from one moment to the next only as `Age` and `ttl` do.
+/// Returns the fields of an answer from `stored` at `now`. Calls `make` for them unless they are kept. `make` must depend
+/// on `stored` and `now` only, and on `now` only as `Age` and `ttl` do.
 pub fn fields(stored: &Arc<StoredResponse>, now: Timestamp, make: impl FnOnce() -> HeaderMap) -> HeaderMap {
     READY.with_borrow_mut(|slots| {
         if slots.is_empty() {
@@ -69,8 +70,8 @@ pub fn fields(stored: &Arc<StoredResponse>, now: Timestamp, make: impl FnOnce() 
 }
 
 impl Slot {
-    /// Notes that `stored` was asked for, which has the slot from now on if this happens often. Its fields
-    /// are kept when it is asked for again.
+    /// Notes a use of `stored`, which does not have the slot. Gives it the slot if that is free, or if the slot's
+    /// response was passed over too often. The fields are kept at the next use.
     fn pass_over(&mut self, stored: &Arc<StoredResponse>) {
         self.passed_over += 1;
         let is_free = self.response.strong_count() == 0;
@@ -81,10 +82,10 @@ impl Slot {
     }
 }
 
-/// Where the fields of `stored` are kept, if they are.
+/// Returns the index of the slot that may have the fields of `stored`.
 fn place(stored: &Arc<StoredResponse>) -> usize {
     let address = Arc::as_ptr(stored).addr() as u64;
-    // What is allocated in a row differs in the middle bits only: all of them have a say in the upper ones.
+    // Addresses of neighbouring allocations differ in the middle bits only. The product spreads these to the upper bits.
     usize::try_from(address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOT_BITS)).unwrap_or(0)
 }
 

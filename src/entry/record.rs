@@ -1,4 +1,4 @@
-//! What is kept at the key of a response that varies.
+//! The record at the key of responses that vary.
 
 use http::header::{HeaderMap, HeaderName};
 
@@ -6,33 +6,33 @@ use super::{StoredHead, Variant};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::vary;
 
-/// What is kept at the key of a response that varies: which fields to look at.
+/// The record at the key of responses that vary. Names the request fields that select one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaryRecord {
-    /// The exact key.
+    /// The full key.
     pub key: CacheKey,
-    /// Part of every variant's name: a new record after a purge never leads to older variants.
+    /// Part of every variant's name, so that a new record after a purge does not lead to older variants.
     pub generation: u128,
     /// Sets of nominated fields, newest first, at most [`VaryRecord::MAX_SETS`].
     pub sets: Vec<Vec<HeaderName>>,
-    /// Other names of variants, newest first, at most [`VaryRecord::MAX_ALIASES`]: by the language
-    /// or coding they are in (see [`vary::aliases_of_response`]), and the variant's own name.
+    /// Other names of variants, each with the variant's own name: hashes of their language or coding (see
+    /// [`vary::aliases_of_response`]). Newest first, at most [`VaryRecord::MAX_ALIASES`].
     pub aliases: Vec<(u128, u128)>,
 }
 
 impl VaryRecord {
-    /// More sets than this are forgotten, oldest first.
+    /// The most sets. Further ones replace the oldest.
     pub const MAX_SETS: usize = 4;
 
-    /// More aliases than this are forgotten, oldest first.
+    /// The most aliases. Further ones replace the oldest.
     pub const MAX_ALIASES: usize = 64;
 
-    /// A record that names one set.
+    /// Makes a record with one set.
     pub fn new(key: CacheKey, generation: u128, names: Vec<HeaderName>) -> Self {
         Self { key, generation, sets: vec![names], aliases: Vec::new() }
     }
 
-    /// The same record with `names` as its newest set.
+    /// Returns the record with `names` as its newest set.
     fn with_set(mut self, names: &[HeaderName]) -> Self {
         if self.sets.first().is_none_or(|first| first != names) {
             self.sets.retain(|set| set != names);
@@ -42,7 +42,7 @@ impl VaryRecord {
         self
     }
 
-    /// The same record with `alias` as another name of `variant`.
+    /// Returns the record with `alias` as another name of `variant`.
     fn with_alias(mut self, alias: u128, variant: u128) -> Self {
         if !self.aliases.contains(&(alias, variant)) {
             self.aliases.retain(|(other, _)| *other != alias);
@@ -52,7 +52,7 @@ impl VaryRecord {
         self
     }
 
-    /// This record, leading to the variant with `head` as well.
+    /// Returns the record with the set and the aliases that lead to the variant with `head`.
     #[must_use]
     pub fn leading_to(self, variant: &Variant, head: &StoredHead) -> Self {
         let name = self.variant_hash(&variant.selector);
@@ -60,8 +60,8 @@ impl VaryRecord {
         aliases.into_iter().fold(self.with_set(&variant.names), |record, alias| record.with_alias(alias, name))
     }
 
-    /// This record with the sets of `newer` first; its variants are named by this one's generation,
-    /// so that aliases of another generation lead nowhere and are left out.
+    /// Returns the record with the sets of `newer` first. Keeps this record's generation; aliases of another generation
+    /// would lead nowhere, and are left out.
     #[must_use]
     pub fn merged_with(self, newer: &Self) -> Self {
         let mut merged = newer.sets.iter().rev().fold(self, |record, set| record.with_set(set));
@@ -72,7 +72,7 @@ impl VaryRecord {
         merged
     }
 
-    /// The hash under which the variant with `selector` is kept.
+    /// Returns the hash under which the variant with `selector` is kept.
     pub fn variant_hash(&self, selector: &[u8]) -> u128 {
         let mut salted = Vec::with_capacity(selector.len() + 16);
         salted.extend_from_slice(&self.generation.to_le_bytes());
@@ -80,12 +80,13 @@ impl VaryRecord {
         self.key.variant_hash(&salted)
     }
 
-    /// The hashes under which a variant for `request` may be kept, most likely first.
+    /// Returns the hashes under which a variant for `request` may be kept, most likely first.
     pub fn candidates(&self, request: &HeaderMap) -> impl Iterator<Item = u128> {
         let exact = self.sets.iter().map(move |set| self.variant_hash(&vary::selector(set, request)));
         exact.chain(self.negotiated(request))
     }
 
+    /// Returns the variants that an alias for `request` leads to.
     fn negotiated(&self, request: &HeaderMap) -> impl Iterator<Item = u128> {
         let sets = if self.aliases.is_empty() { &[][..] } else { &self.sets[..] };
         sets.iter().flat_map(move |set| vary::aliases_of_request(set, request)).filter_map(move |wanted| {

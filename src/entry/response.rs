@@ -1,4 +1,4 @@
-//! A stored response: its head, and its body as it is kept.
+//! A stored response: its head and its body.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -10,123 +10,126 @@ use super::marks::BodyObject;
 use super::{StoredHead, Variant};
 use crate::rfc9111::key::CacheKey;
 
-/// What a piece of a body takes besides its bytes where it is not its response's own: a count, and the way to it.
-const PIECE: usize = 64;
+/// Bytes that a shared piece of a body takes in memory besides its content: a reference count and a pointer.
+const PIECE_OVERHEAD: usize = 64;
 
-/// A response that passed RFC 9111 §3, complete. It is 176 bytes, and its count makes them 192.
+/// A complete response that RFC 9111 §3 allows to store. It takes 176 bytes, and 192 with its reference counts.
 #[derive(Debug)]
 pub struct StoredResponse {
     /// Everything but the body.
     pub head: StoredHead,
-    pub(super) body: Kept,
+    pub(super) body: StoredBody,
 }
 
-/// A body as it is kept.
+/// The body of a stored response in memory.
 #[derive(Debug)]
-pub(super) enum Kept {
-    /// In a piece of memory of its own, which has no count: it is the response's that counts.
+pub(super) enum StoredBody {
+    /// In one piece that belongs to the response alone, and has no reference count of its own.
     Own(Box<[u8]>),
-    /// In several, or in one that another response had first.
-    Shared(Box<Elsewhere>),
+    /// In several pieces, or in one that another response had first.
+    Shared(Box<SharedBody>),
 }
 
-/// A body that is not in a piece of its response's own.
+/// A body in pieces that are reference-counted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Elsewhere {
+pub(super) struct SharedBody {
     body: Body,
-    /// The bytes that are kept with it: the head of the response that had it first.
-    with_it: usize,
+    /// Bytes that the body keeps in memory besides its own: the head of the response that had it first.
+    retained: usize,
 }
 
-/// Up to so many bytes a response that has another's body gets its own copy: to share them would keep the
-/// other's head.
+/// The longest body that is copied for a second response. Sharing it would keep the head of the first.
 pub(super) const COPIED: usize = 4 << 10;
 
-/// A response whose body is an object of its own in the durable tier, and nowhere else.
+/// A response whose body is only in the durable tier, in an object of its own.
 #[derive(Clone, Debug)]
 pub struct StoredApart {
     /// Everything but the body.
     pub head: Arc<StoredHead>,
-    /// The length of the body.
+    /// The length of the body in bytes.
     pub len: u64,
-    /// The checksum of each chunk of it (see `encoding::BODY_CHUNK`).
+    /// The checksum of each chunk of the body (see `encoding::BODY_CHUNK`).
     pub checksums: Arc<[u64]>,
 }
 
 impl StoredResponse {
-    /// A response with a body of its own.
+    /// Makes a response with a body of its own.
     pub fn new(head: StoredHead, body: Body) -> Self {
         let body = match body.segments {
             Segments::One(bytes) if bytes.is_unique() || bytes.len() <= COPIED => {
-                Kept::Own(Vec::from(bytes).into_boxed_slice())
+                StoredBody::Own(Vec::from(bytes).into_boxed_slice())
             }
-            segments => Kept::Shared(Box::new(Elsewhere { body: Body { segments, len: body.len }, with_it: 0 })),
+            segments => {
+                StoredBody::Shared(Box::new(SharedBody { body: Body { segments, len: body.len }, retained: 0 }))
+            }
         };
         Self { head, body }
     }
 
-    /// A response with the same body as `other`.
+    /// Makes a response with the same body as `other`.
     pub fn with_body_of(other: &Arc<Self>, head: StoredHead) -> Self {
         let body = match &other.body {
-            Kept::Own(bytes) if bytes.len() <= COPIED => Kept::Own(bytes.clone()),
-            Kept::Own(_) => Kept::Shared(Box::new(Elsewhere { body: other.body(), with_it: other.head.weight() })),
-            Kept::Shared(elsewhere) => Kept::Shared(elsewhere.clone()),
+            StoredBody::Own(bytes) if bytes.len() <= COPIED => StoredBody::Own(bytes.clone()),
+            StoredBody::Own(_) => {
+                StoredBody::Shared(Box::new(SharedBody { body: other.body(), retained: other.head.weight() }))
+            }
+            StoredBody::Shared(shared) => StoredBody::Shared(shared.clone()),
         };
         Self { head, body }
     }
 
-    /// The body, to its last byte.
+    /// Returns the body, which keeps the response in memory.
     pub fn body(self: &Arc<Self>) -> Body {
         Arc::clone(self).into_body()
     }
 
-    /// The body, to its last byte, which keeps the response.
+    /// Turns into the body, which keeps the response in memory.
     pub fn into_body(self: Arc<Self>) -> Body {
         match &self.body {
-            Kept::Own(bytes) => {
+            StoredBody::Own(bytes) => {
                 let len = bytes.len() as u64;
                 Body { segments: Segments::One(Bytes::from_owner(OwnBody(self))), len }
             }
-            Kept::Shared(elsewhere) => elsewhere.body.clone(),
+            StoredBody::Shared(shared) => shared.body.clone(),
         }
     }
 
-    /// The body, if it is in a piece of memory of its own.
+    /// Returns the body if it is in one piece that belongs to the response alone.
     pub fn own_body(&self) -> Option<&[u8]> {
         match &self.body {
-            Kept::Own(bytes) => Some(bytes),
-            Kept::Shared(_) => None,
+            StoredBody::Own(bytes) => Some(bytes),
+            StoredBody::Shared(_) => None,
         }
     }
 
-    /// The bytes of the body, in order.
+    /// Returns the pieces of the body, in order.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let (own, shared) = match &self.body {
-            Kept::Own(bytes) => (Some(&bytes[..]), &[][..]),
-            Kept::Shared(elsewhere) => (None, elsewhere.body.segments()),
+            StoredBody::Own(bytes) => (Some(&bytes[..]), &[][..]),
+            StoredBody::Shared(shared) => (None, shared.body.segments()),
         };
         own.into_iter().chain(shared.iter().map(|piece| &piece[..]))
     }
 
-    /// The number of bytes of the body.
+    /// Returns the length of the body in bytes.
     pub fn len(&self) -> u64 {
         match &self.body {
-            Kept::Own(bytes) => bytes.len() as u64,
-            Kept::Shared(elsewhere) => elsewhere.body.len(),
+            StoredBody::Own(bytes) => bytes.len() as u64,
+            StoredBody::Shared(shared) => shared.body.len(),
         }
     }
 
-    /// Whether the body is empty.
+    /// Returns whether the body is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes that the response takes in memory: body, fields, key and bookkeeping.
+    /// Returns the bytes that the response takes in memory: body, fields, key and bookkeeping.
     pub fn weight(&self) -> usize {
         let shared = match &self.body {
-            Kept::Own(_) => 0,
-            Kept::Shared(elsewhere) => {
-                size_of::<Elsewhere>() + elsewhere.body.segments().len() * PIECE + elsewhere.with_it
+            StoredBody::Own(_) => 0,
+            StoredBody::Shared(shared) => {
+                size_of::<SharedBody>() + shared.body.segments().len() * PIECE_OVERHEAD + shared.retained
             }
         };
         let len = usize::try_from(self.len()).unwrap_or(usize::MAX);
@@ -134,7 +137,7 @@ impl StoredResponse {
     }
 }
 
-/// The body of a response that has it in a piece of its own.
+/// Keeps a response whose body is in one piece of its own, and gives access to that.
 struct OwnBody(Arc<StoredResponse>);
 
 impl AsRef<[u8]> for OwnBody {
@@ -143,31 +146,31 @@ impl AsRef<[u8]> for OwnBody {
     }
 }
 
-/// What a new response takes the place of, as far as is known. It keeps neither the response nor its body: what
-/// takes the place may take long to come.
+/// Describes the stored response that a new one replaces. Does not keep the response in memory: the new one may take
+/// long to come.
 #[derive(Clone, Debug)]
 pub struct Replaced {
-    /// Its key.
+    /// The full key.
     pub key: CacheKey,
-    /// Which requests it answers; `None`: all for its key.
+    /// The requests that it answers; `None`: all for its key.
     pub variant: Option<Variant>,
-    /// Its body's own object in the durable tier.
+    /// The object of its body in the durable tier.
     pub body_object: Option<Arc<BodyObject>>,
     response: Weak<StoredResponse>,
-    /// Whether the durable tier has it, when nobody has the response any more.
+    /// True if the durable tier may have it. Used once the response is gone from memory.
     was_durable: bool,
 }
 
 impl Replaced {
-    /// A response in memory.
+    /// Describes a response in memory.
     pub fn response(stored: &Arc<StoredResponse>) -> Self {
-        // One that was about to be written may have been before it was evicted.
+        // A response that waits to be written may be written before it is evicted.
         let may_be = stored.head.marks.awaits_uses.load(Ordering::Acquire);
         let head = Self::head(&stored.head);
         Self { response: Arc::downgrade(stored), was_durable: head.was_durable || may_be, ..head }
     }
 
-    /// A response of which only the head was read.
+    /// Describes a response of which only the head was read.
     pub fn head(head: &StoredHead) -> Self {
         let was_durable = head.marks.is_durable.load(Ordering::Acquire);
         Self {
@@ -179,12 +182,12 @@ impl Replaced {
         }
     }
 
-    /// The response, if anybody has it still.
+    /// Returns the response, if it is still in memory.
     pub fn response_itself(&self) -> Option<Arc<StoredResponse>> {
         self.response.upgrade()
     }
 
-    /// Whether the durable tier has it, or is about to.
+    /// Returns whether the durable tier has it, or is about to.
     pub fn is_durable(&self) -> bool {
         self.response.upgrade().map_or(self.was_durable, |stored| stored.head.marks.is_durable.load(Ordering::Acquire))
     }

@@ -1,4 +1,4 @@
-//! Bodies on their way in: from the origin, or from the durable tier, into a fill.
+//! Copies a body into a fill as it comes in, from the origin or from the durable tier.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -9,18 +9,18 @@ use crate::entry::{Body, FillWriter};
 use crate::store::{BodyReader, StoreError};
 use crate::upstream::{Passing, UpstreamBody};
 
-/// A body on its way in, with what is stored already before it and after it.
+/// A body that is coming in, between the stored bytes that precede and follow it.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) before: Vec<Bytes>,
     body: Passing,
-    /// The bytes that have to come in between.
+    /// The number of bytes that have to come in between; `None`: any number.
     pub(super) len: Option<u64>,
     pub(super) after: Vec<Bytes>,
 }
 
 impl Incoming {
-    /// The length of it all, if that is known.
+    /// Returns the length of the whole, stored bytes included, if it is known.
     pub(super) fn len(&self) -> Option<u64> {
         let stored: u64 = self.before.iter().chain(&self.after).map(|chunk| chunk.len() as u64).sum();
         self.len.or_else(|| self.body.size_hint().exact()).map(|len| len.saturating_add(stored))
@@ -29,14 +29,14 @@ impl Incoming {
 
 impl From<UpstreamBody> for Incoming {
     fn from(body: UpstreamBody) -> Self {
-        Self { before: Vec::new(), body: Passing::held(body), len: None, after: Vec::new() }
+        Self { before: Vec::new(), body: Passing::on_demand(body), len: None, after: Vec::new() }
     }
 }
 
-/// Takes a body in to its end, and has it kept if it is complete and was kept whole.
+/// Reads a body to its end into `writer`, and calls `keep` with it if it is complete and was kept whole.
 ///
-/// It is kept before the last of it is given out: a client that has read to the end, and asks
-/// again, gets a hit.
+/// Calls `keep` before the last bytes are given to readers: a client that has read to the end, and asks again, gets a
+/// hit.
 pub(super) async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming, keep: impl FnOnce(Body) -> Body) {
     let Incoming { before, mut body, len, after } = incoming;
     let mut left = len;
@@ -56,7 +56,7 @@ pub(super) async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming,
                 return;
             }
         };
-        // Bytes too many, or too few, would put those after them in the wrong place.
+        // A body that is longer or shorter would put the stored bytes behind it in the wrong place.
         match left.map(|left| left.checked_sub(data.len() as u64)) {
             Some(Some(less)) => left = Some(less),
             Some(None) => return,
@@ -67,7 +67,7 @@ pub(super) async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming,
             break;
         }
         if writer.is_window() {
-            // Readers that are slower than the origin are none of its business.
+            // The buffer is at its limit: from here on readers that are slower than the origin no longer slow it down.
             body.begin();
         }
         if !writer.push(data).await {
@@ -82,14 +82,15 @@ pub(super) async fn fill_from_origin(mut writer: FillWriter, incoming: Incoming,
             return;
         }
     }
-    // One that is too large after all is taken over like any other.
+    // The body turns out too large to be kept whole: its last bytes go to the readers like all before.
     if !writer.has_room_for(&last) && !writer.push(std::mem::take(&mut last)).await {
         return;
     }
     finish(writer, last, keep);
 }
 
-/// The same for a body from the durable tier; an error when it broke off or can't be believed.
+/// Reads a body from the durable tier to its end into `writer`, and calls `keep` with it if it was kept whole. Returns
+/// an error if the body breaks off or fails its checksum.
 pub(super) async fn fill_from_durable(
     mut writer: FillWriter,
     first: Bytes,
@@ -109,7 +110,7 @@ pub(super) async fn fill_from_durable(
     }
 }
 
-/// Ends a fill with `last`. Who still reads has the body from where it is kept, as `keep` says.
+/// Ends a fill with `last`. Calls `keep` with the body if it was kept whole; readers then share what `keep` returns.
 fn finish(writer: FillWriter, last: Bytes, keep: impl FnOnce(Body) -> Body) {
     let body = writer.whole(&last).map(keep);
     writer.complete(last, body);

@@ -1,12 +1,13 @@
-//! What is done with a request, and with the head of the origin's answer. Decides, and does nothing.
+//! Decides what is done with a request, and with the head of the origin's answer.
 //!
-//! Everything here is pure: the request, what was found, the terms and the time go in, a value comes out. `proxy` and
-//! [`Fetch`](super::fetch::Fetch) carry it out, and `explain` shows it. Nothing awaits, reads a clock, or does I/O.
+//! Everything here is pure: the request, the stored response, the terms and the time go in, a value comes out. `proxy`
+//! and [`Fetch`](super::fetch::Fetch) carry it out, and `explain` shows it. Nothing awaits, reads a clock, or does
+//! I/O.
 
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
-use super::hit_for_miss::Pass;
+use super::hit_for_miss::Unshared;
 use super::order::{Order, Terms};
 use crate::entry::{StoredHead, StoredResponse};
 use crate::rfc9111::cache_status::Fwd;
@@ -17,20 +18,29 @@ use crate::rfc9111::storage::{self, Exchange, NotStorable, Storable, storable};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation::{self, Validation};
 
-/// What is done with a request.
+/// The decision on a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decision {
-    /// It is answered from the stored response.
-    Answer(Use, Behind),
-    /// The durable tier and the origin are asked, because of that.
-    Fetch(Fwd),
-    /// It is passed on; no stored response may answer it.
+    /// Passes the request on: no stored response may answer it.
     Pass(Fwd),
-    /// The client wants nothing but a stored response, and there is none that will do: 504 (RFC 9111 §5.2.1.7).
+    /// Does this with the stored response that the key and `Vary` select.
+    Stored(OnStored),
+    /// Asks the durable tier and the origin, for this reason: nothing is stored that they select.
+    Fetch(Fwd),
+}
+
+/// The decision on a request for which a response is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum OnStored {
+    /// Answers from the stored response.
+    Answer(Use, Background),
+    /// Asks the durable tier and the origin, for this reason.
+    Fetch(Fwd),
+    /// Answers 504: the client accepts only a stored response, and this one will not do (RFC 9111 §5.2.1.7).
     NotCached,
 }
 
-/// Why a stored response is used.
+/// The reason for using a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// It is fresh.
@@ -43,52 +53,55 @@ pub(crate) enum Use {
     InPlaceOf(Failure),
 }
 
-/// Says whether a stored response that is used is validated behind its client.
+/// Says whether a stored response that is used is also validated in the background.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Behind {
-    /// No.
+pub(crate) enum Background {
+    /// Not validated.
     No,
-    /// Yes.
+    /// Validated.
     Yes,
-    /// Before it expires, with this probability: processes that ask at the same time do not all do it.
+    /// Validated with this probability, before it expires. A lot is drawn so that processes that ask at the same time
+    /// do not all validate.
     Perhaps(f64),
 }
 
-/// A request, as far as it decides.
+/// The properties of a request that decide what is done with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inquiry<'a> {
     /// The method.
     pub(crate) method: &'a Method,
     /// The fields.
     pub(crate) fields: &'a HeaderMap,
-    /// The names among them that decide something.
+    /// The fields among them that matter to caching.
     pub(crate) present: Present,
-    /// True if it has content.
+    /// True if the request has content.
     pub(crate) has_content: bool,
 }
 
-/// Decides on a request that no stored response may answer.
+/// Decides to pass on a request that no stored response may answer; `None`: a stored response may.
 #[inline]
-pub(crate) fn without_looking(inquiry: Inquiry<'_>, bypass: bool) -> Option<Decision> {
+pub(crate) fn without_looking(inquiry: Inquiry<'_>, bypass: bool) -> Option<Fwd> {
     if bypass {
-        return Some(Decision::Pass(Fwd::Bypass));
+        return Some(Fwd::Bypass);
     }
     // RFC 9111 §4: "the request method associated with the stored response allows it to be used for the presented
     // request": responses to GET are stored, and answer GET and HEAD.
     if *inquiry.method != Method::GET && *inquiry.method != Method::HEAD {
-        return Some(Decision::Pass(Fwd::Method));
+        return Some(Fwd::Method);
     }
     // Content in a GET may change the response, and is no part of the key. RFC 9110 §13.1.1, §13.1.4: If-Match and
     // If-Unmodified-Since are conditions on the origin's state.
     if inquiry.has_content || inquiry.present.has(Present::FOR_THE_ORIGIN) {
-        return Some(Decision::Pass(Fwd::Request));
+        return Some(Fwd::Request);
     }
     None
 }
 
-/// Decides on a request for which a response is stored whose body here is `len` bytes. Its key and `Vary` select it, and
-/// no purge covers it. `directives` are the request's, as far as they count for this response; `early_refresh` is the
-/// last part of a lifetime, in thousandths, in which it is validated before it expires.
+/// Decides on a request for which a response is stored. Its key and `Vary` select that response, whose body here has
+/// `len` bytes, and no purge covers it.
+///
+/// `directives` are the request's, as far as they count for this response. `early_refresh` is the last part of a
+/// lifetime, in thousandths, in which the response is validated before it expires.
 #[inline]
 pub(crate) fn with_stored(
     inquiry: Inquiry<'_>,
@@ -98,95 +111,97 @@ pub(crate) fn with_stored(
     early_refresh: u16,
     known_failure: impl FnOnce() -> Option<Failure>,
     now: Timestamp,
-) -> Decision {
+) -> OnStored {
     // RFC 9111 §3.3: an incomplete response answers only for ranges that it holds.
     if !head.can_answer(inquiry.method, inquiry.fields, len) {
-        return Decision::Fetch(Fwd::Partial);
+        return OnStored::Fetch(Fwd::Partial);
     }
     match reuse::reuse(directives, &head.freshness, now) {
-        Reuse::Fresh if early_refresh == 0 => Decision::Answer(Use::Fresh, Behind::No),
-        Reuse::Fresh => Decision::Answer(Use::Fresh, before_it_expires(head, early_refresh, now)),
-        Reuse::Stale => Decision::Answer(Use::Accepted, Behind::No),
+        Reuse::Fresh if early_refresh == 0 => OnStored::Answer(Use::Fresh, Background::No),
+        Reuse::Fresh => OnStored::Answer(Use::Fresh, before_it_expires(head, early_refresh, now)),
+        Reuse::Stale => OnStored::Answer(Use::Accepted, Background::No),
         // RFC 9111 §5.2.1.7: "either respond using a stored response … or respond with a 504".
-        Reuse::GatewayTimeout => Decision::NotCached,
-        // A part is not validated behind its client: it is added to.
-        Reuse::StaleWhileRevalidate if head.parts().is_none() => Decision::Answer(Use::WhileRevalidate, Behind::Yes),
-        Reuse::StaleWhileRevalidate => Decision::Fetch(Fwd::Stale),
-        Reuse::Validate(Why::Request) => Decision::Fetch(Fwd::Request),
+        Reuse::GatewayTimeout => OnStored::NotCached,
+        // A part is not validated in the background: a fetch adds to it.
+        Reuse::StaleWhileRevalidate if head.parts().is_none() => {
+            OnStored::Answer(Use::WhileRevalidate, Background::Yes)
+        }
+        Reuse::StaleWhileRevalidate => OnStored::Fetch(Fwd::Stale),
+        Reuse::Validate(Why::Request) => OnStored::Fetch(Fwd::Request),
         Reuse::Validate(Why::Stale) if head.parts().is_none() => {
             let stands_in = |failure: &Failure| reuse::stale_if_error(directives, &head.freshness, *failure, now);
             match known_failure().filter(stands_in) {
-                Some(failure) => Decision::Answer(Use::InPlaceOf(failure), Behind::Yes),
-                None => Decision::Fetch(Fwd::Stale),
+                Some(failure) => OnStored::Answer(Use::InPlaceOf(failure), Background::Yes),
+                None => OnStored::Fetch(Fwd::Stale),
             }
         }
-        Reuse::Validate(Why::Stale) => Decision::Fetch(Fwd::Stale),
+        Reuse::Validate(Why::Stale) => OnStored::Fetch(Fwd::Stale),
     }
 }
 
-/// Decides on a request for which nothing is stored that its key and `Vary` select.
+/// Decides why the origin is asked for a request that no stored response is selected for.
 #[inline]
-pub(crate) fn with_nothing(has_other_variants: bool) -> Decision {
-    Decision::Fetch(if has_other_variants { Fwd::VaryMiss } else { Fwd::UriMiss })
+pub(crate) fn with_nothing(has_other_variants: bool) -> Fwd {
+    if has_other_variants { Fwd::VaryMiss } else { Fwd::UriMiss }
 }
 
-/// Returns the probability of a validation before the response expires. It rises towards the end, the sooner the longer
-/// the response took to fetch, so that the new one is there in time.
-fn before_it_expires(head: &StoredHead, early_refresh: u16, now: Timestamp) -> Behind {
+/// Returns the probability of a validation before the response expires. It rises towards the end, and sooner for
+/// responses that take long to fetch, so that the new one arrives in time.
+fn before_it_expires(head: &StoredHead, early_refresh: u16, now: Timestamp) -> Background {
     let window = head.freshness.lifetime.saturating_mul(i64::from(early_refresh)) / 1000;
     let remaining = head.freshness.remaining(now);
     if remaining <= 0 || remaining > window {
-        return Behind::No;
+        return Background::No;
     }
     let fetched_in = head.response_time().millis_since(head.request_time());
     let mean = fetched_in.max(window / 10).max(1);
-    // The probability that an exponential deviate is as large.
+    // The probability that an exponentially distributed time with this mean is at least `remaining`.
     #[expect(clippy::cast_precision_loss, reason = "a probability")]
     let probability = (-(remaining as f64) / mean as f64).exp();
-    Behind::Perhaps(probability)
+    Background::Perhaps(probability)
 }
 
-/// How a request that has to be fetched for is fetched for.
+/// Says for whom a response is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
     /// For this client alone.
     Alone,
-    /// The whole, although the client wants a range of it.
+    /// For everybody who asks alike, and the whole although this client wants a range.
     Whole,
-    /// Once for everybody who asks alike at the same time.
+    /// For everybody who asks alike at the same time.
     Together,
 }
 
-/// Decides how a request is fetched for. `pass` is what is remembered of those who ask alike; `limit` the largest body
-/// that memory takes.
-pub(crate) fn sharing(order: &Order, pass: Option<Pass>, limit: u64) -> Sharing {
+/// Decides for whom a response is fetched. `unshared` is what hit-for-miss remembers of requests that ask alike; `limit`
+/// is the largest body that memory takes.
+pub(crate) fn sharing(order: &Order, unshared: Option<Unshared>, limit: u64) -> Sharing {
     let (asked, held) = (&order.asked, &order.held);
     let Terms { collapse, .. } = asked.terms;
     let is_get = *order.method() == Method::GET;
     let is_of_a_whole = is_get && held.validate.as_ref().is_some_and(|stored| stored.head.parts().is_none());
-    let wants_own = asked.directives.only_if_cached || asked.directives.no_store || pass.is_some();
+    let wants_own = asked.directives.only_if_cached || asked.directives.no_store || unshared.is_some();
     if collapse && !wants_own && order.prefers_whole(limit) {
         return Sharing::Whole;
     }
-    // What only this client can use is not worth a flight: a HEAD, a part, what is not to be stored, what each request
-    // validates for itself.
+    // A flight is not worth it for what only this client can use: a HEAD, a part, a response that may not be stored,
+    // or one that each request validates for itself.
     if wants_own || !collapse || !(order.is_for_the_whole() || is_of_a_whole) {
         return Sharing::Alone;
     }
     Sharing::Together
 }
 
-/// Returns whether a request is passed on at once: those who ask alike lately got what can't be stored, and neither tier
-/// has anything for it.
+/// Returns whether a request is passed on at once: responses to requests that ask alike could not be stored lately,
+/// and neither tier has one.
 #[inline]
 pub(crate) fn is_passed_on(
     inquiry: Inquiry<'_>,
     directives: &CacheControl,
-    pass: Option<Pass>,
+    unshared: Option<Unshared>,
     has_stored: bool,
     may_be_durable: impl FnOnce() -> bool,
 ) -> bool {
-    pass == Some(Pass::NotStorable)
+    unshared == Some(Unshared::NotStorable)
         && *inquiry.method == Method::GET
         && !inquiry.present.has(Present::RANGE)
         && !has_stored
@@ -194,72 +209,73 @@ pub(crate) fn is_passed_on(
         && !may_be_durable()
 }
 
-/// What is done with the head of the origin's answer.
+/// The decision on the head of the origin's answer.
 #[derive(Debug)]
 pub(super) enum HeadDecision {
-    /// The response is kept, with these tags; a body of at most so many bytes.
+    /// Keeps the response, with these tags, if its body has at most so many bytes.
     Keep(Storable, Vec<String>, u64),
-    /// The part is kept, with these tags.
+    /// Keeps the part, with these tags.
     KeepPart(Storable, Vec<String>),
-    /// It is passed on to the client that asked, and that is remembered.
+    /// Passes the response on to the client that asked, and remembers that it was not stored.
     Pass(NotStorable),
-    /// It is a part although the whole was asked for: it is passed on, and says nothing else.
+    /// Passes on a part that was not asked for. It says nothing of later responses.
     UnaskedPart,
-    /// The stored response is good again, with the fields of this one.
+    /// Freshens the stored response with the fields of this answer.
     Freshen,
-    /// A stale response stands in for it, if there is one that may.
+    /// Serves a stale response in its place, if there is one that may be served.
     StandIn,
-    /// It says nothing: the origin is asked again, for the whole.
+    /// Asks the origin again for the whole: this answer is of no use.
     AskAgain,
-    /// It is passed on, and says something of the stored response to GET.
+    /// Passes the answer to a HEAD on, and updates the stored response to GET by it.
     LearnFrom,
 }
 
-/// Says what an answer means for the stored response that is to be validated, if there is one.
+/// Says what an answer means for the stored response to be validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Validates {
-    /// It validates it, or a stale response may stand in for it.
+    /// It validates that response, or a stale response may stand in for it.
     Yes,
-    /// It validates it; nothing stands in for an error.
+    /// It validates that response; nothing stands in for an error.
     NothingStandsIn,
-    /// It is the answer to a request for the whole, and says nothing of it.
+    /// It answers a request for the whole, and validates nothing.
     No,
 }
 
-/// The head of the origin's answer, and what else decides on it.
+/// The head of the origin's answer, with what the decision needs besides.
 pub(super) struct AnswerHead<'a> {
-    /// The request that was answered, and the answer.
+    /// The request and the answer to it.
     pub(super) exchange: &'a Exchange<'a>,
-    /// The length of the body, if that is known.
+    /// The length of the body, if it is known.
     pub(super) len: Option<u64>,
-    /// True if the body ends with the connection, and nobody can tell whether it is complete.
+    /// True if the body ends with the connection, so that a complete one can't be told from a broken one.
     pub(super) is_unframed: bool,
-    /// True if the origin was asked for a range.
+    /// True if the origin was asked for a range, or did not answer with one.
     pub(super) asked_for_range: bool,
-    /// Says what the answer means for a stored response that is to be validated.
+    /// Says what the answer means for a stored response to be validated.
     pub(super) validation: Validates,
 }
 
-/// What the tiers take.
-pub(super) struct Room<L, A> {
+/// The largest bodies that the tiers take.
+pub(super) struct KeepLimits<L, A> {
     /// The largest body that memory takes.
     pub(super) in_memory: u64,
     /// True if there is a durable tier.
     pub(super) has_durable: bool,
-    /// Returns the largest body that may be kept of a response.
+    /// Returns the largest body that may be kept for a response.
     pub(super) largest: L,
-    /// Returns whether the durable tier takes one that memory does not. Counts uses: asked last, and only where it decides.
+    /// Returns whether the durable tier takes a body that memory does not. The call counts as a use, so it is made
+    /// last, and only where it decides.
     pub(super) admits_large: A,
 }
 
-/// Decides on the head of the origin's answer to what was ordered.
+/// Decides on the head of the origin's answer to an order.
 pub(super) fn on_head<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
     order: &Order,
     answer: &AnswerHead<'_>,
-    room: &Room<L, A>,
+    limits: &KeepLimits<L, A>,
 ) -> HeadDecision {
     let (exchange, status) = (answer.exchange, answer.exchange.status);
-    // A part although the whole was asked for is the origin's word to this client, and no more.
+    // A part that was not asked for is passed to this client. It says nothing of what others would get.
     if status == StatusCode::PARTIAL_CONTENT && !answer.asked_for_range {
         return HeadDecision::UnaskedPart;
     }
@@ -271,13 +287,14 @@ pub(super) fn on_head<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
             // §4.3.3: "if a cache receives a 5xx … it can either forward this response … or act as if the server failed
             // to respond".
             Validation::Failed if answer.validation == Validates::Yes => return HeadDecision::StandIn,
-            // §4.3.4: such a 304 updates nothing, and without the stored response it says nothing to the client.
+            // §4.3.4: a 304 for another representation updates nothing, and the client can't use it without the stored
+            // response.
             Validation::Mismatched => return HeadDecision::AskAgain,
             // §4.3.3: "A full response … indicates that none of the stored responses … are suitable".
             Validation::Failed | Validation::Replaced => {}
         }
     }
-    match may_be_kept(order, answer, room) {
+    match may_be_kept(order, answer, limits) {
         Ok((storable, tags, _)) if storable.part().is_some() => HeadDecision::KeepPart(storable, tags),
         Ok((storable, tags, largest)) => HeadDecision::Keep(storable, tags, largest),
         Err(_) if *order.method() == Method::HEAD => HeadDecision::LearnFrom,
@@ -288,14 +305,14 @@ pub(super) fn on_head<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
 fn may_be_kept<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
     order: &Order,
     answer: &AnswerHead<'_>,
-    room: &Room<L, A>,
+    limits: &KeepLimits<L, A>,
 ) -> Result<(Storable, Vec<String>, u64), NotStorable> {
     let exchange = answer.exchange;
     let storable = storable(exchange, &order.asked.terms.policy)?;
     if answer.is_unframed {
         return Err(NotStorable::Unframed);
     }
-    // Nor does an error take the place of a page that is fresh: one client's fields may have caused it.
+    // An error does not replace a page that is still fresh either: one client's fields may have caused it.
     let is_fresh = |stored: &StoredResponse| {
         stored.head.status.is_success() && stored.head.freshness.is_fresh(exchange.response_time)
     };
@@ -303,22 +320,22 @@ fn may_be_kept<L: Fn(&Storable) -> u64, A: Fn(&Storable) -> bool>(
         return Err(NotStorable::Status);
     }
     let tags = order.tags_of(exchange.response).map_err(|_| NotStorable::Tags)?;
-    // A part of a whole that memory does not take would stand in the way of that.
-    let is_of_large = storable.part().is_some_and(|part| part.complete > room.in_memory);
-    if is_of_large && room.has_durable {
+    // A part of an object too large for memory is not stored: it would keep the whole from being stored.
+    let is_of_large = storable.part().is_some_and(|part| part.complete > limits.in_memory);
+    if is_of_large && limits.has_durable {
         return Err(NotStorable::TooLarge);
     }
-    // What fits into memory has no need of the durable tier.
+    // A body that fits into memory does not need the durable tier's limit.
     let largest = match answer.len {
-        Some(len) if len <= room.in_memory => room.in_memory,
-        Some(len) if len > (room.largest)(&storable) => room.in_memory,
-        Some(_) if !(room.admits_large)(&storable) => room.in_memory,
-        Some(_) | None => (room.largest)(&storable),
+        Some(len) if len <= limits.in_memory => limits.in_memory,
+        Some(len) if len > (limits.largest)(&storable) => limits.in_memory,
+        Some(_) if !(limits.admits_large)(&storable) => limits.in_memory,
+        Some(_) | None => (limits.largest)(&storable),
     };
     if answer.len.is_none_or(|len| len <= largest) { Ok((storable, tags, largest)) } else { Err(NotStorable::TooLarge) }
 }
 
-/// Returns whether a response is a part, or says that the client's own condition failed: it says nothing of the whole.
+/// Returns whether a response says nothing of the whole: it is a part, or says that the client's own condition failed.
 pub(super) fn is_partial(status: StatusCode) -> bool {
     matches!(status.as_u16(), 206 | 304 | 412 | 416)
 }

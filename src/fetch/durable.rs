@@ -1,4 +1,4 @@
-//! What the durable tier has for a fetch: answered with, taken into memory, or made what is to be validated or
+//! Uses what the durable tier has for a fetch: answers with it, takes it into memory, or has it validated or
 //! completed.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tracing::{Span, warn};
 
 use super::body::fill_from_durable;
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
-use super::flight::{Shared, SharedResponse, Source};
+use super::flight::{Provenance, Shared, SharedResponse};
 use crate::entry::{Body, Replaced, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
@@ -18,8 +18,8 @@ use crate::rfc9111::validation;
 use crate::store::{BodyPart, DurableLookup, FoundBody, FoundResponse, KnownRecord, Opening, StoreError};
 
 impl Fetch {
-    /// What the durable tier has for the plan, if that may be reused. If it may not, the plan notes
-    /// what there is, and the landing comes back.
+    /// Asks the durable tier. Returns its response if that may be reused; otherwise notes in the order what the tier
+    /// has.
     pub(super) async fn consult_durable(&mut self, opening: Opening) -> Option<Fetched> {
         let is_known = self.order.held.known.is_some();
         let (policy, known) = (
@@ -39,7 +39,7 @@ impl Fetch {
                     self.order.held.fwd = Fwd::Partial;
                     self.order.held.part = Some(part);
                 } else if self.reuse(&part.head).is_some() {
-                    return Some(shared(&part, Source::Tier(Tier::Durable)));
+                    return Some(shared(&part, Provenance::Tier(Tier::Durable)));
                 } else {
                     self.order.held.fwd = Fwd::Stale;
                     self.order.held.validate = Some(part);
@@ -48,19 +48,19 @@ impl Fetch {
             DurableLookup::Response(found) if self.reuse(&found.head).is_some() => {
                 let is_stale = self.reuse(&found.head) == Some(Reuse::StaleWhileRevalidate);
                 let fetched = self.take_durable(*found);
-                // The one that is in memory from now on: how it fared is noted there. A body that streams
-                // is validated once it is in memory.
+                // Validates the copy that is in memory from now on: the outcome of each try is noted there. A body
+                // that is still streaming is validated later, when it is in memory.
                 if let (true, Fetched::Shared(shared, _)) = (is_stale, &fetched)
                     && let SharedResponse::Stored(stored) = &shared.response
                 {
-                    self.validate_behind(Arc::clone(stored));
+                    self.validate_in_background(Arc::clone(stored));
                 }
                 return Some(fetched);
             }
             DurableLookup::Response(found) => self.validate_durable(*found).await,
             DurableLookup::OtherVariants(record) => {
                 let record = Arc::new(record);
-                // One that came from memory may have been removed there since.
+                // A record that came from memory is not put back: memory may have removed it since.
                 if !is_known {
                     self.fetcher.store.adopt((*record).clone(), self.position);
                 }
@@ -72,13 +72,13 @@ impl Fetch {
         None
     }
 
-    /// Answers from the durable tier, and keeps in memory what it had.
+    /// Answers from the durable tier, and keeps its response in memory.
     fn take_durable(&mut self, found: FoundResponse) -> Fetched {
         let mut head = found.head;
-        // Its own position was checked when it was read; from here on it is covered by purges that
-        // come after the read began.
+        // The read has checked the stored position. From here on the response is covered by purges made after the read
+        // began.
         head.position = self.position;
-        let source = Source::Tier(Tier::Durable);
+        let source = Provenance::Tier(Tier::Durable);
         match found.body {
             FoundBody::Whole(body) => {
                 let stored = Arc::new(StoredResponse::new(head, body));
@@ -110,7 +110,7 @@ impl Fetch {
                         stored.into_body()
                     };
                     if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
-                        // Whoever asks again gets it from the origin.
+                        // The next request for it gets it from the origin.
                         warn!(
                             url = key.to_url(),
                             "a body from the durable tier broke off, and is deleted there: {error}"
@@ -124,14 +124,14 @@ impl Fetch {
         }
     }
 
-    /// Makes a stale response of the durable tier the one to validate.
+    /// Has a response of the durable tier validated that may not be reused as it is.
     async fn validate_durable(&mut self, found: FoundResponse) {
-        // A key that varies may have fresh variants beside the expired one.
+        // A key that varies is not deleted: it may have fresh variants beside the expired one.
         if self.fetcher.purge_expired_on_read
             && found.record.is_none()
             && !found.head.freshness.is_fresh(self.fetcher.clock.now())
         {
-            // Its separate body goes as well.
+            // Deletes its separate body as well.
             self.fetcher.store.discard(&self.order.asked.exact, found.head.body_object.clone());
         }
         self.order.held.fwd =
@@ -148,8 +148,8 @@ impl Fetch {
         }
     }
 
-    /// Reads a response of the durable tier to its end: it is to be validated or added to, and
-    /// served from memory then, so it has to fit there.
+    /// Reads a response of the durable tier to its end, to be validated or added to. It has to fit into memory, from
+    /// which it is served afterwards.
     async fn whole_from_durable(&mut self, found: FoundResponse) -> Option<Arc<StoredResponse>> {
         let body = match found.body {
             FoundBody::Whole(body) => Some(body),
@@ -159,7 +159,7 @@ impl Fetch {
                     None => None,
                 }
             }
-            // It would not fit.
+            // It would not fit into memory.
             FoundBody::Separate(_) => None,
             FoundBody::Streamed(first, reader)
                 if first.len() as u64 + reader.left() > self.fetcher.limits.memory.max_object_size =>
@@ -192,7 +192,7 @@ impl Fetch {
         body.map(|body| Arc::new(StoredResponse::new(head, body)))
     }
 
-    /// All that comes through a channel, if it is `len` bytes and there is room.
+    /// Collects the pieces from a channel into a body; `None`: they are not `len` bytes, or there is no room.
     async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, StoreError>>, len: u64) -> Option<Body> {
         let mut writer = self.fetcher.limits.start_fill(Some(len));
         while let Some(piece) = pieces.recv().await {

@@ -1,10 +1,10 @@
 //! One fetch: asks the durable tier, then the origin, and keeps what may be kept.
 //!
-//! 1. It begins: notes the purges that are known, so that what it stores is covered by every later one.
-//! 2. It looks again in memory: another fetch may have ended in between.
+//! 1. It begins: notes the purges that are known, so that every later one covers what it stores.
+//! 2. It looks in memory again: another fetch may have ended in between.
 //! 3. It asks the durable tier ([`Fetch::consult_durable`]).
-//! 4. It asks the origin, with validators of a stored response or for what is missing of a part.
-//! 5. At the answer's head [`decide::on_head`] says what is done with it, and everybody who waits is told.
+//! 4. It asks the origin, with the validators of a stored response or for the bytes that a stored part lacks.
+//! 5. At the answer's head [`decide::on_head`] decides, and everybody who waits is told.
 //! 6. A body that is kept comes in by a task of its own, which holds the lease of the flight until it is complete.
 
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use http::header::{self, HeaderMap};
 use http::{Response, StatusCode};
 use tracing::debug;
 
-use super::decide::{self, AnswerHead, HeadDecision, Room, Validates};
+use super::decide::{self, AnswerHead, HeadDecision, KeepLimits, Validates};
 use super::fetcher::Fetcher;
-use super::flight::{Lease, Outcome, Shared, SharedResponse, Source};
+use super::flight::{Lease, Outcome, Provenance, Shared, SharedResponse};
 use super::order::Order;
 use super::parts::Missing;
 use crate::entry::{FillReader, StoredHead, StoredResponse, Tried, VersionVector, Who};
@@ -27,75 +27,77 @@ use crate::rfc9111::validation;
 use crate::store::{Lookup, Opening, SeparateBody};
 use crate::upstream::{EndsWithConnection, Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
-/// What the origin is asked for.
+/// The kind of request that is sent to the origin.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wish<'a> {
-    /// What the client asked for, under its own preconditions.
+    /// The client's request, with its preconditions.
     AsAsked,
-    /// Whether the stored response still holds.
+    /// A conditional request, with the validators of the stored response.
     Validation,
-    /// The whole, whatever the client's preconditions.
+    /// A request for the whole, without the client's preconditions.
     Whole,
-    /// What is missing of a stored part.
+    /// A request for the range that a stored part lacks.
     Missing(&'a Missing),
 }
 
-/// What came of a fetch.
+/// The outcome of a fetch.
 #[derive(Debug)]
 pub(crate) enum Fetched {
-    /// A response that may be shared, and what of it is for the client that led.
+    /// A response that may be shared, and what only the client that led gets.
     Shared(Arc<Shared>, ForLeader),
     /// A response from the store for the client that led, which nobody else may have.
     Own(Arc<Shared>, ForLeader),
-    /// A response from the durable tier for this client, with its body still there.
+    /// A response from the durable tier for this client, whose body has not been read yet.
     Apart(Arc<StoredHead>, Box<SeparateBody>),
-    /// A response for the client that led.
+    /// A response for the client that led alone.
     Passed {
-        /// The response, without the fields of its connection.
+        /// The response, without hop-by-hop fields.
         response: Response<UpstreamBody>,
-        /// Why it is not shared.
+        /// The reason why it is not stored.
         why: NotStorable,
-        /// Why the origin was asked.
+        /// The reason for asking the origin.
         fwd: Fwd,
-        /// The origin's status, where the response has another.
+        /// The status of the origin, where the response has another.
         fwd_status: Option<u16>,
     },
-    /// None.
+    /// An error; there is no response.
     Failed(UpstreamError, Fwd),
 }
 
-/// What the client that led a fetch gets besides the shared response.
+/// The things that the client that led a fetch gets besides the shared response.
 #[derive(Debug, Default)]
 pub(crate) struct ForLeader {
-    /// The fields with the cookies that a 304 brought, or that a response is stored without. No one else sees them.
+    /// The fields with cookies that a 304 brought, or that the response is stored without. Only this client sees them.
     pub(crate) cookies: HeaderMap,
-    /// Its reader of a body that is coming in, taken before the first byte: a fill that can't be kept whole goes on only
-    /// for those who read it.
+    /// The reader of a body that is coming in. It is taken before the first byte: a fill that can't be kept whole goes
+    /// on only for those who read it.
     pub(crate) reader: Option<FillReader>,
 }
 
-/// A fetch under way. Dropped, it gives its lease back: one of those who wait fetches in its place.
+/// A fetch under way. Dropping it drops its lease, so that a follower can fetch instead.
 #[derive(Debug)]
 pub(crate) struct Fetch {
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) order: Order,
-    /// The purge position when it began: later purges cover what it stores.
+    /// The purge position at its beginning: later purges cover what it stores.
     pub(super) position: u64,
-    /// The same in terms that hold in other processes.
+    /// The version vector of the purges known at its beginning, which other processes understand.
     pub(super) version_vector: Arc<VersionVector>,
-    /// Held until what came is stored. Dropped without a result it hands the fetch to one follower.
+    /// The lease of its flight, held while the origin is asked. Dropping it without a result hands the fetch to one
+    /// follower.
     pub(super) lease: Option<Lease>,
 }
 
 impl Fetch {
-    /// Begins a fetch: notes the purges that are known now.
+    /// Begins a fetch, and notes the purges that are known now.
     pub(crate) fn begin(fetcher: &Arc<Fetcher>, order: Order, lease: Option<Lease>) -> Self {
         let position = fetcher.store.position();
         let version_vector = fetcher.store.purges().version_vector();
         Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease }
     }
 
-    /// Begins a fetch whose request was sent at `position`, when `version_vector` was known.
+    /// Makes a fetch of a request that was already sent, at purge position `position`, when the purges in `version_vector`
+    /// were known.
     pub(crate) fn begun(
         fetcher: &Arc<Fetcher>,
         order: Order,
@@ -105,22 +107,22 @@ impl Fetch {
         Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease: None }
     }
 
-    /// Gives the order back, with what is held for it by now.
+    /// Returns the order, with what was found for it by now.
     pub(super) fn into_order(self) -> Order {
         self.order
     }
 
-    /// Takes the lease, if no body that is coming in holds it.
+    /// Takes the lease, unless the task of a body that is coming in holds it.
     pub(super) fn take_lease(&mut self) -> Option<Lease> {
         self.lease.take()
     }
 
-    /// Returns the same fetch without its lease, for a task that outlives it.
+    /// Returns a copy of this fetch without its lease, for a task that outlives it.
     pub(super) fn without_lease(&self) -> Self {
         Self::begun(&self.fetcher, self.order.clone(), self.position, Arc::clone(&self.version_vector))
     }
 
-    /// Fetches for a flight: from the tiers first, since another flight may have landed in between, and then from the
+    /// Fetches for a flight: from the tiers first, since another flight may have ended in between, then from the
     /// origin.
     pub(super) async fn run(&mut self) -> Fetched {
         self.drop_covered();
@@ -130,12 +132,12 @@ impl Fetch {
                 self.order.held.fwd = Fwd::Partial;
                 self.order.held.part = Some(stored);
             }
-            // One that was stored since this flight was found necessary.
+            // It was stored after the request had looked in memory.
             Lookup::Found(stored)
                 if self.reuse(&stored.head).is_some()
                     && self.order.held.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
             {
-                return shared(&stored, Source::Tier(Tier::Memory));
+                return shared(&stored, Provenance::Tier(Tier::Memory));
             }
             Lookup::Found(stored) => self.order.held.validate = Some(stored),
             Lookup::OtherVariants(_) => {
@@ -154,7 +156,7 @@ impl Fetch {
         self.ask_the_origin().await
     }
 
-    /// Fetches from the origin for a client that waits for nobody.
+    /// Fetches from the origin for one client, outside any flight.
     pub(super) async fn alone(&mut self) -> Fetched {
         self.drop_covered();
         if self.order.held.validate.is_some() {
@@ -163,7 +165,8 @@ impl Fetch {
         self.ask(Wish::AsAsked).await
     }
 
-    /// Drops what was purged since it was found: it is not validated, added to, or served in place of an error.
+    /// Drops stored responses that were purged since they were found, so that they are not validated, added to, or
+    /// served in place of an error.
     fn drop_covered(&mut self) {
         let (store, exact) = (&self.fetcher.store, self.order.asked.exact.hash());
         let is_covered = |stored: &Arc<StoredResponse>| {
@@ -177,7 +180,7 @@ impl Fetch {
         }
     }
 
-    /// Returns how a stored response may answer the request, if it may.
+    /// Returns how a stored response may answer the request; `None`: it may not.
     pub(super) fn reuse(&self, head: &StoredHead) -> Option<Reuse> {
         let (asked, now) = (&self.order.asked, self.fetcher.clock.now());
         let directives = asked.directives.clone();
@@ -188,11 +191,11 @@ impl Fetch {
         }
     }
 
-    /// Asks the origin: with the validators of a stored response, for what is missing of a part, or for the whole.
+    /// Asks the origin: with the validators of a stored response, for the bytes that a part lacks, or for the whole.
     pub(super) async fn ask_the_origin(&mut self) -> Fetched {
         let (fetcher, held) = (&self.fetcher, &self.order.held);
         if let Some(stored) = &held.validate {
-            // Asks for the whole at once where recent validations came to nothing.
+            // Asks for the whole at once where recent validations were answered with another entity tag.
             let is_in_vain =
                 stored.head.parts().is_none() && fetcher.memories.is_mismatched(stored, fetcher.clock.now());
             return self.ask(if is_in_vain { Wish::Whole } else { Wish::Validation }).await;
@@ -205,7 +208,7 @@ impl Fetch {
         self.ask(Wish::Whole).await
     }
 
-    /// Asks for the one range that is missing. If what comes does not fit, the whole is asked for.
+    /// Asks for the range that a part lacks. Asks for the whole if the answer does not fit the part.
     async fn complete(&mut self, missing: Missing) -> Fetched {
         let request_time = self.fetcher.clock.now();
         let answer = match self.ask_origin(Wish::Missing(&missing)).await {
@@ -265,7 +268,7 @@ impl Fetch {
         }
     }
 
-    /// Keeps a response if RFC 9111 §3 lets it; otherwise it is for the client that led.
+    /// Keeps a response if RFC 9111 §3 allows it; otherwise passes it to the client that led.
     pub(crate) fn keep_or_pass(&mut self, answer: Response<UpstreamBody>, request_time: Timestamp) -> Fetched {
         let times = (request_time, self.fetcher.clock.now());
         let decision = self.decide(&answer, times, true, Validates::No);
@@ -289,16 +292,16 @@ impl Fetch {
             asked_for_range,
             validation,
         };
-        let room = Room {
+        let limits = KeepLimits {
             in_memory: fetcher.limits.memory.max_object_size,
             has_durable: fetcher.store.durable().is_some(),
             largest: |storable: &_| self.largest(storable),
             admits_large: |storable: &_| fetcher.store.admits_large(self.uses_hash(storable)),
         };
-        decide::on_head(order, &head, &room)
+        decide::on_head(order, &head, &limits)
     }
 
-    /// The exchange of the order's request and `answer`.
+    /// Returns the exchange of the order's request and `answer`.
     pub(super) fn exchange<'a, B>(
         &'a self,
         answer: &'a Response<B>,
@@ -328,7 +331,7 @@ impl Fetch {
         self.fetcher.send(&request, RequestBody::Empty).await
     }
 
-    /// Returns the fields to ask the origin with.
+    /// Returns the request fields for the origin.
     fn fields_for(&self, wish: Wish<'_>) -> HeaderMap {
         let asked = &self.order.asked;
         let parts = asked.exact.parts();
@@ -350,28 +353,30 @@ impl Fetch {
         fields
     }
 
-    /// Returns what there is without an answer of the origin.
+    /// Returns a stale response in place of an error of the origin, or else the error.
     fn in_place_of(&self, error: UpstreamError) -> Fetched {
         let held = &self.order.held;
         let is_known = matches!(error, UpstreamError::Down { .. });
         let stale = if is_known {
-            self.stale(Failure::Unreachable, Source::StandIn(held.tier))
+            self.stale(Failure::Unreachable, Provenance::StandIn(held.tier))
         } else {
             self.stale_if_error(None)
         };
-        // Nobody who has a stale response is sent to find the origin up again.
+        // The origin counts as down, so no client with a stale response probes it: a validation in the background
+        // does.
         if let (true, Some(_), Some(validate), Errand::Client) = (is_known, &stale, &held.validate, self.order.errand) {
-            self.validate_behind(Arc::clone(validate));
+            self.validate_in_background(Arc::clone(validate));
         }
         stale.unwrap_or(Fetched::Failed(error, held.fwd))
     }
 
-    /// Validates in the background what was served stale.
-    pub(super) fn validate_behind(&self, stored: Arc<StoredResponse>) {
-        self.fetcher.validate_behind(self.without_lease(), stored);
+    /// Validates a response that was served stale, in the background.
+    pub(super) fn validate_in_background(&self, stored: Arc<StoredResponse>) {
+        self.fetcher.validate_in_background(self.without_lease(), stored);
     }
 
-    /// Returns a stale response in place of an error of the origin, where it may be (RFC 5861 §4, RFC 9111 §4.2.4).
+    /// Returns a stale response in place of an error of the origin, where one may be served (RFC 5861 §4, RFC 9111
+    /// §4.2.4).
     fn stale_if_error(&self, status: Option<StatusCode>) -> Option<Fetched> {
         let failure = if status.is_some() { Failure::Status } else { Failure::Unreachable };
         if let Some(stored) = &self.order.held.validate {
@@ -379,11 +384,11 @@ impl Fetch {
             stored.head.marks.note_tried(Tried::Failed(failure), who, self.fetcher.clock.now());
         }
         let status = status.map(|status| status.as_u16());
-        self.stale(failure, Source::InPlaceOfError { fwd: self.order.held.fwd, status })
+        self.stale(failure, Provenance::InPlaceOfError { fwd: self.order.held.fwd, status })
     }
 
-    /// The same, unless it was purged since the request began.
-    fn stale(&self, failure: Failure, source: Source) -> Option<Fetched> {
+    /// Returns the stale response that may stand in, unless it was purged since the request began.
+    fn stale(&self, failure: Failure, source: Provenance) -> Option<Fetched> {
         let (fetcher, order) = (&self.fetcher, &self.order);
         let stored = self.stand_in(failure)?;
         let is_purged = fetcher.store.is_covered(&stored.head)
@@ -394,13 +399,13 @@ impl Fetch {
         debug!("a stale response stands in for an error of the origin");
         let fits = stored.len() <= fetcher.limits.memory.max_object_size;
         if order.held.tier == Tier::Durable && order.held.validate.is_some() && fits {
-            // The next one has it from memory.
+            // Later requests find it in memory.
             fetcher.store.promote(stored, None);
         }
         Some(shared(stored, source))
     }
 
-    /// Returns the stored response that may stand in when the origin fails like this.
+    /// Returns the stored response that may stand in when the origin fails in this way.
     fn stand_in(&self, failure: Failure) -> Option<&Arc<StoredResponse>> {
         let (order, now) = (&self.order, self.fetcher.clock.now());
         let stored = order.held.validate.as_ref().or(order.held.head_of.as_ref())?;
@@ -408,7 +413,7 @@ impl Fetch {
         (may && order.is_answered_by(&stored.head, stored.len())).then_some(stored)
     }
 
-    /// Tells those who wait what came, while the fetch goes on.
+    /// Publishes a response to those who wait, while its body may still be coming in.
     pub(super) fn publish(&mut self, shared: &Arc<Shared>) {
         if let Some(lease) = &mut self.lease {
             lease.publish(Outcome::Shared(Arc::clone(shared)));
@@ -416,8 +421,8 @@ impl Fetch {
     }
 }
 
-/// A stored response for everybody.
-pub(super) fn shared(stored: &Arc<StoredResponse>, source: Source) -> Fetched {
+/// Returns a stored response as the outcome of a fetch, for everybody.
+pub(super) fn shared(stored: &Arc<StoredResponse>, source: Provenance) -> Fetched {
     let shared = Shared { response: SharedResponse::Stored(Arc::clone(stored)), source };
     Fetched::Shared(Arc::new(shared), ForLeader::default())
 }

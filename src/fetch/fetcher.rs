@@ -1,4 +1,4 @@
-//! What all fetches share: both tiers, the origin, the flights under way, what is remembered of keys, and limits.
+//! What all fetches share: both tiers, the origin, the flights under way, the memories of keys, and the limits.
 //!
 //! A [`Fetch`] is one fetch; it is begun here.
 
@@ -14,7 +14,7 @@ use tracing::{Instrument as _, Span, debug, debug_span};
 use super::decide;
 use super::fetch::{Fetch, Fetched};
 use super::flight::{Flights, Joined, Lease, Outcome, Watch};
-use super::hit_for_miss::{HitForMiss, Pass, Reach};
+use super::hit_for_miss::{HitForMiss, Reach, Unshared};
 use super::order::{Order, Placement};
 use super::searches::Searches;
 use crate::base::{Clock, Recent};
@@ -30,26 +30,26 @@ use crate::store::{Durability, MemoryConfig, Opening, Store};
 use crate::upstream::forwarding::{Onward, Peer, Signature};
 use crate::upstream::{Errand, OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
 
-/// The origin, and what it is told of this server.
+/// The origin, and what it is told about this server.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    /// The connections.
+    /// The connections to it.
     pub(crate) upstream: Arc<Upstream>,
-    /// True if the origin is told that `Surrogate-Control` is heeded.
+    /// True if the origin is told that `Surrogate-Control` is obeyed.
     pub(crate) surrogate_control: bool,
-    /// The name that forwarded requests are signed with.
+    /// The pseudonym in `Via` of forwarded requests.
     pub(crate) signature: Signature,
 }
 
 impl Origin {
-    /// Returns what the origin is told of a request.
+    /// Returns the terms on which a request is forwarded: who sent it, and what the origin is told about it.
     pub(crate) fn onward<'a>(&'a self, peer: &'a Peer, scheme: &'a str, authority: &'a str) -> Onward<'a> {
         let host = self.upstream.config().host.as_deref();
         let (surrogate_control, signature) = (self.surrogate_control, self.signature);
         Onward { peer, scheme, authority, host, surrogate_control, signature }
     }
 
-    /// Sends a request to the origin, and takes the fields of the connection out of the answer.
+    /// Sends a request to the origin, and removes hop-by-hop fields from the answer.
     pub(crate) async fn send(
         &self,
         request: &OriginRequest<'_>,
@@ -62,23 +62,23 @@ impl Origin {
     }
 }
 
-/// What is remembered of keys. All of it is bounded, and none of it is needed for a right answer.
+/// The memories of keys. All are bounded, and no answer is wrong without them.
 #[derive(Debug)]
 pub(crate) struct Memories {
-    /// The requests whose responses are not worth waiting for.
+    /// Requests whose responses could not be shared.
     pub(crate) hit_for_miss: HitForMiss,
-    /// What is known of the queries of some paths (No-Vary-Search).
+    /// The queries of paths whose origin sends No-Vary-Search.
     pub(crate) searches: Searches,
-    /// The keys that the durable tier was lately asked for a part of.
+    /// The keys of which the durable tier lately served a range.
     ranged: Recent<()>,
-    /// The times at which durable responses of some keys were last validated in the background.
+    /// The response times of the latest background validations of durable responses, by key.
     validated: Recent<Timestamp>,
-    /// The responses that their origin answers validations of with another entity tag.
+    /// The stored responses whose last validation was answered with another entity tag.
     mismatched: Recent<()>,
 }
 
 impl Memories {
-    /// Remembers nothing yet; passes are remembered for `pass_memory`.
+    /// Makes empty memories; hit-for-miss lasts for `pass_memory`.
     pub(crate) fn new(pass_memory: Duration) -> Self {
         Self {
             hit_for_miss: HitForMiss::new(pass_memory),
@@ -89,18 +89,18 @@ impl Memories {
         }
     }
 
-    /// Returns whether recent validations of a stored response came to nothing.
+    /// Returns whether a recent validation of a stored response was answered with another entity tag.
     pub(super) fn is_mismatched(&self, stored: &StoredResponse, now: Timestamp) -> bool {
         self.mismatched.get(stored.head.uses_hash(), now).is_some()
     }
 
-    /// Remembers that a validation of a stored response came to nothing.
+    /// Remembers that a validation of a stored response was answered with another entity tag.
     pub(super) fn note_mismatched(&self, stored: &StoredResponse, now: Timestamp) {
         self.mismatched.remember(stored.head.uses_hash(), (), now);
     }
 
-    /// Remembers why the response of an exchange is not stored, and that those who ask like its request should not
-    /// wait for each other.
+    /// Remembers why the response of an exchange is not stored. Requests that ask alike then do not wait for each
+    /// other.
     pub(super) fn note_not_storable(
         &self,
         key: &CacheKey,
@@ -118,16 +118,16 @@ impl Memories {
             self.hit_for_miss.divide(hash, &names, now);
         }
         let reach = if speaks_of_the_page(exchange.status) { Reach::Selection } else { Reach::SameFields };
-        self.hit_for_miss.remember(hash, exchange.request, (Pass::NotStorable, reach), now);
+        self.hit_for_miss.remember(hash, exchange.request, (Unshared::NotStorable, reach), now);
     }
 }
 
 /// Limits for the memory and the tasks of fetches.
 #[derive(Debug)]
-pub(crate) struct Limits {
-    /// The memory that fetches under way may take, and clients that still read.
+pub(crate) struct FetchLimits {
+    /// The memory shared by fetches under way and by the clients that still read what they brought.
     pub(crate) budget: Arc<Budget>,
-    /// Past so many bytes in the budget bodies are kept no more.
+    /// The bytes in the budget past which bodies are no longer kept.
     pub(crate) max_buffered: usize,
     /// `[memory]`
     pub(crate) memory: MemoryConfig,
@@ -135,25 +135,26 @@ pub(crate) struct Limits {
     pub(crate) unattended: Semaphore,
 }
 
-impl Limits {
-    /// Limits of which nothing is used.
+impl FetchLimits {
+    /// Makes limits of which nothing is used.
     pub(crate) fn new(budget: Arc<Budget>, max_buffered: usize, memory: MemoryConfig) -> Self {
         Self { budget, max_buffered, memory, unattended: Semaphore::new(MAX_UNATTENDED) }
     }
 
-    /// Returns whether the memory is used twice over. Past `max_buffered` bodies pass without being kept; that takes
-    /// memory as well.
+    /// Returns whether twice `max_buffered` is in use. Past `max_buffered` bodies pass without being kept, which takes
+    /// memory as well; past twice of it new fetches are refused.
     pub(crate) fn are_overloaded(&self) -> bool {
         self.budget.held() >= self.max_buffered.saturating_mul(2)
     }
 
-    /// Returns the largest body that is kept whole now. Where clients hold as much as they may, larger ones pass.
+    /// Returns the largest body that is kept whole now: a small one if clients hold `max_buffered` bytes.
     pub(super) fn largest_kept(&self) -> u64 {
         let largest = self.memory.max_object_size;
         if self.budget.held() < self.max_buffered { largest } else { largest.min(KEPT_WHEN_FULL) }
     }
 
-    /// Starts a fill for a body of `len` bytes, if that is known. A body that can't be kept whole passes.
+    /// Starts a fill for a body of `len` bytes, if that is known. A body too large to be kept whole passes through a
+    /// window.
     pub(super) fn start_fill(&self, len: Option<u64>) -> FillWriter {
         let largest = self.largest_kept();
         let limit = if len.is_some_and(|len| len > largest) { 0 } else { largest };
@@ -162,7 +163,7 @@ impl Limits {
     }
 }
 
-/// What all fetches share.
+/// The state that all fetches share.
 #[derive(Debug)]
 pub struct Fetcher {
     /// Both tiers.
@@ -171,30 +172,30 @@ pub struct Fetcher {
     pub(crate) origin: Origin,
     /// The time.
     pub(crate) clock: Clock,
-    /// What is remembered of keys.
+    /// The memories of keys.
     pub(crate) memories: Memories,
     /// The fetches under way that can be shared.
     pub(crate) flights: Arc<Flights>,
     /// Limits for memory and tasks.
-    pub(crate) limits: Limits,
-    /// True if an expired durable object is deleted when it is found.
+    pub(crate) limits: FetchLimits,
+    /// True if an expired durable object is deleted when it is read.
     pub(crate) purge_expired_on_read: bool,
-    /// Every task that outlives its client.
+    /// The tasks that outlive their clients.
     pub(crate) tasks: TaskTracker,
 }
 
-/// Tells apart, among the flights of a key, those that validate durable responses in the background.
-const BEHIND: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb4f;
+/// The variant under which background validations of durable responses join flights.
+const BACKGROUND: u128 = 0x5bd1_e995_7b7d_159c_c2b2_ae3d_27d4_eb4f;
 
-/// Limit of the fetches that go on although nobody waits for them.
+/// The most fetches that go on although nobody waits for them.
 pub const MAX_UNATTENDED: usize = 256;
 
-/// Small bodies are kept however much clients hold.
+/// Bodies of up to this many bytes are kept however much clients hold.
 const KEPT_WHEN_FULL: u64 = 64 << 10;
 
 impl Fetcher {
-    /// Starts a flight as a task that no client's leaving stops, as long as anybody waits for it. Without that, before
-    /// its head has come, it goes on among at most [`MAX_UNATTENDED`].
+    /// Runs a flight in a task of its own, which goes on when its client leaves. When nobody waits for it any more,
+    /// and its head has not come, it goes on only as one of at most [`MAX_UNATTENDED`].
     pub(crate) fn launch(self: &Arc<Self>, order: Order, lease: Lease, leader: Option<oneshot::Sender<Fetched>>) {
         let this = Arc::clone(self);
         let span = span_of(&order);
@@ -214,13 +215,13 @@ impl Fetcher {
                 });
             }
             if let Some(leader) = leader {
-                // A leader that has left takes its own response with it.
+                // The leader may have left; nobody needs its own response then.
                 let _ = leader.send(fetched);
             }
         });
     }
 
-    /// Spawns a task of a fetch within its span. Costs nothing more where the level is off.
+    /// Spawns a task of a fetch within `span`. Adds nothing to the task where the span is disabled.
     pub(super) fn spawn(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
         if span.is_disabled() {
             self.tasks.spawn(task);
@@ -229,7 +230,7 @@ impl Fetcher {
         }
     }
 
-    /// Waits until nobody waits for a flight, and too many are such already.
+    /// Returns when nobody waits for a flight and [`MAX_UNATTENDED`] others go on already.
     async fn is_called_off(&self, watch: &Watch) {
         loop {
             watch.deserted().await;
@@ -243,10 +244,10 @@ impl Fetcher {
         }
     }
 
-    /// Looks in the durable tier for a request that nobody shares. Returns what may be reused; otherwise the order
-    /// holds what there is.
+    /// Looks in the durable tier for a request outside any flight. Returns a response that may be reused; otherwise
+    /// notes in `order` what the tier has.
     pub(crate) async fn find_durable(self: &Arc<Self>, order: &mut Order) -> Option<Fetched> {
-        // Of a large body only what is asked for is read.
+        // Of a large body only the range that is asked for is read.
         let opening = if order.is_for_the_whole() { Opening::AtOnce } else { Opening::Later };
         order.held.asked_durable = true;
         let mut fetch = Fetch::begin(self, order.clone(), None);
@@ -255,21 +256,21 @@ impl Fetcher {
         fetched
     }
 
-    /// Asks the origin for a client that waits for nobody.
+    /// Asks the origin for one client, outside any flight.
     pub(crate) async fn alone(self: &Arc<Self>, order: Order) -> Fetched {
         let mut fetch = Fetch::begin(self, order, None);
         Box::pin(fetch.alone()).await
     }
 
-    /// Validates in the background what `fetch` served stale: once a key at a time. What comes is covered by every purge
-    /// since that fetch began.
-    pub(super) fn validate_behind(self: &Arc<Self>, mut fetch: Fetch, stored: Arc<StoredResponse>) {
+    /// Validates a response that `fetch` served stale, in the background, once a key at a time. Purges since `fetch`
+    /// began cover what comes of it.
+    pub(super) fn validate_in_background(self: &Arc<Self>, mut fetch: Fetch, stored: Arc<StoredResponse>) {
         if *fetch.order.method() != Method::GET || !self.origin.upstream.breaker().is_probe_due() {
             return;
         }
         let hash = fetch.order.asked.exact.hash();
-        let Joined::Leader(lease) = self.flights.join(hash, BEHIND) else { return };
-        // It may have been looked up before the last validation landed.
+        let Joined::Leader(lease) = self.flights.join(hash, BACKGROUND) else { return };
+        // The response may have been found before the last validation ended.
         let validated = self.memories.validated.get(hash, self.clock.now());
         if validated.is_some_and(|at| at > stored.head.response_time()) {
             return;
@@ -277,7 +278,7 @@ impl Fetcher {
         fetch.order = fetch.order.in_background();
         fetch.order.held.validate = Some(stored);
         fetch.order.held.fwd = Fwd::Stale;
-        // Held until what came is stored: who asks meanwhile begins no other.
+        // Held until the answer is stored, so that requests meanwhile begin no other validation.
         fetch.lease = Some(lease);
         let this = Arc::clone(self);
         let span = span_of(&fetch.order);
@@ -290,8 +291,8 @@ impl Fetcher {
         });
     }
 
-    /// Notes that a part of a response was read from the durable tier. One that fits into memory is taken there the
-    /// second time.
+    /// Notes that a range of a response was read from the durable tier. The second time, a response that fits is taken
+    /// into memory.
     pub(crate) fn note_ranged(self: &Arc<Self>, order: &Order, len: u64) {
         let asked = &order.asked;
         if *order.method() != Method::GET || len > self.limits.memory.max_object_size || asked.key != asked.exact {
@@ -302,15 +303,15 @@ impl Fetcher {
             return self.memories.ranged.remember(hash, (), now);
         }
         self.memories.ranged.forget(hash);
-        if let Joined::Leader(lease) = self.flights.join(hash, BEHIND) {
+        if let Joined::Leader(lease) = self.flights.join(hash, BACKGROUND) {
             let mut order = order.clone().in_background();
             order.held.asked_durable = false;
             self.launch(order, lease, None);
         }
     }
 
-    /// Returns why a response for a `key` that nobody waits for may not be stored, as far as the response itself
-    /// decides that. Remembers it, unless it `is_noted` already.
+    /// Returns why a response for `key` may not be stored, as far as the response itself decides. Remembers the reason
+    /// for hit-for-miss, unless it `is_noted` already.
     pub(crate) fn still_not_storable(
         &self,
         key: &CacheKey,
@@ -325,8 +326,8 @@ impl Fetcher {
         Some(why)
     }
 
-    /// Returns how the origin recently failed to validate a stored response for clients like `who`: it is not waited
-    /// for again so soon.
+    /// Returns how the origin recently failed to validate a stored response for clients like `who`. While that is
+    /// known, a stale response is served without waiting for the origin.
     pub(crate) fn known_failure(&self, stored: &StoredHead, who: Who) -> Option<Failure> {
         let upstream = &self.origin.upstream;
         if upstream.breaker().is_open() {
@@ -339,14 +340,14 @@ impl Fetcher {
         }
     }
 
-    /// Returns whether a stored response is due for background validation for a client like `who`: whatever came of
-    /// the last try, at most once in a `breaker_pause`, or four times for clients that ask in other ways.
+    /// Returns whether a stored response is due for background validation for clients like `who`: at most one is tried
+    /// in a `breaker_pause`, or four for clients that differ, whatever came of the last.
     pub(crate) fn may_validate(&self, stored: &StoredHead, who: Who) -> bool {
         let pause = millis(self.origin.upstream.config().breaker_pause);
         stored.marks.is_due(pause, who, self.clock.now()) && self.origin.upstream.breaker().is_probe_due()
     }
 
-    /// Sends a request to the origin, and takes the fields of the connection out of the answer.
+    /// Sends a request to the origin, and removes hop-by-hop fields from the answer.
     pub(crate) async fn send(
         &self,
         request: &OriginRequest<'_>,
@@ -355,11 +356,11 @@ impl Fetcher {
         self.origin.send(request, body, &self.clock).await
     }
 
-    /// Puts a response in. One that was fetched for several queries stays in memory: other processes may make its key
-    /// otherwise.
+    /// Stores a response. One that is stored for several queries stays in memory: other processes may make another key
+    /// of it.
     pub(super) fn insert(&self, place: &Placement, stored: &Arc<StoredResponse>) -> bool {
         let is_exact = stored.head.key == place.exact;
-        // One whose successor is under another key gives way there as well.
+        // A replaced response under another key is removed there.
         if let Some(old) = place.replaced.as_ref().filter(|old| old.key != stored.head.key) {
             self.store.forget_replaced(old);
         }
@@ -370,14 +371,14 @@ impl Fetcher {
         self.store.insert(stored, durability, place.known.as_ref(), place.replaced.as_ref())
     }
 
-    /// Makes a stored response of a head and a body that is all here.
+    /// Makes a stored response of a head and a complete body.
     pub(super) fn whole_of(&self, mut head: StoredHead, body: Body) -> StoredResponse {
         self.store.name_body(&mut head, body.len());
         StoredResponse::new(head, body)
     }
 }
 
-/// Begins the span of a fetch, where the level is on: it names the request that began it.
+/// Makes the span of a fetch, which names the request that began it; disabled where the level is off.
 fn span_of(order: &Order) -> Span {
     let asked = &order.asked;
     let authority = asked.exact.authority().unwrap_or_default();
@@ -388,16 +389,16 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Takes the fields of the connection out of a response, and dates it if its origin did not (RFC 9110 §6.6.1).
+/// Removes hop-by-hop fields from a response, and adds `Date` if its origin did not (RFC 9110 §6.6.1).
 pub(crate) fn clean_response(response: &mut HeaderMap, clock: &Clock) {
-    // Nearly every response has none of the former, and a date.
+    // Looks before it removes: nearly every response has no such field, and a date.
     let (mut is_framed, mut has_hop_by_hop, mut is_dated) = (false, false, false);
     for name in response.keys() {
         is_framed |= *name == header::TRANSFER_ENCODING;
         has_hop_by_hop |= fields::is_hop_by_hop(name);
         is_dated |= *name == header::DATE;
     }
-    // RFC 9112 §6.3: where there are both, the body was not as long as Content-Length says.
+    // RFC 9112 §6.3: Transfer-Encoding overrides Content-Length, so that length was not the body's.
     if is_framed {
         response.remove(header::CONTENT_LENGTH);
     }

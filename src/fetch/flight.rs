@@ -1,12 +1,12 @@
-//! Flights: one fetch, shared by everyone who wants the same thing at the same time.
+//! Flights: one fetch, shared by everyone who asks for the same response at the same time.
 //!
-//! A flight is found by its key. The first to ask for it leads: it starts the fetch as a task of
-//! its own, which outlives every client. The others follow, and are told what came of it as soon
-//! as that is known: when the response's head has arrived, not when its body is complete.
+//! A flight is found by its key. The first request for it leads: it starts the fetch as a task of its own, which
+//! outlives every client. The others follow. They are told the outcome when the response's head has arrived, not when
+//! its body is complete.
 //!
-//! Waiting is by event, and ends however the flight ends: a flight whose task dies tells its
-//! followers so. A follower that has waited for long may ask the origin as well, for the flight and
-//! not for itself: a bounded number may at once, and the first to have an answer speaks for all.
+//! A follower waits for an event, which comes however the flight ends: a flight whose task dies tells its followers
+//! so. A follower that has waited for long may ask the origin as well, on behalf of the flight. A bounded number may
+//! do so at once, and the first answer counts for all.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,37 +20,37 @@ use crate::entry::{Fill, StoredHead, StoredResponse, Validating};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::upstream::UpstreamError;
 
-/// What came of a flight, for everyone who waited.
+/// The outcome of a flight, for everyone who waits.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// A response that others may be given as well.
     Shared(Arc<Shared>),
-    /// A response for the one who led. Everyone else asks for themselves, at once.
+    /// The response is for the leader alone. Each follower asks for itself, at once.
     NotShared,
-    /// None.
+    /// An error; there is no response.
     Failed(UpstreamError),
 }
 
 /// A response that passed RFC 9111 §3.
 #[derive(Debug)]
 pub struct Shared {
-    /// Its head, and its body as far as it has come.
+    /// The head, and the body as far as it has come.
     pub response: SharedResponse,
-    /// Where it came from.
-    pub source: Source,
+    /// The way that it was obtained.
+    pub source: Provenance,
 }
 
-/// A shared response.
+/// A shared response, complete or not.
 #[derive(Debug)]
 pub enum SharedResponse {
-    /// Complete.
+    /// A complete one.
     Stored(Arc<StoredResponse>),
-    /// Its body is coming in.
+    /// One whose body is coming in.
     Filling(Arc<StoredHead>, Arc<Fill>),
 }
 
 impl Shared {
-    /// Its head.
+    /// Returns the response's head.
     pub fn head(&self) -> &StoredHead {
         match &self.response {
             SharedResponse::Stored(stored) => &stored.head,
@@ -59,27 +59,27 @@ impl Shared {
     }
 }
 
-/// Where a shared response came from.
+/// The way that a shared response was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A tier had it.
+pub enum Provenance {
+    /// Found in this tier.
     Tier(Tier),
-    /// The origin was asked, because of `fwd`.
+    /// Fetched from the origin.
     Origin {
-        /// Why.
+        /// The reason for asking the origin.
         fwd: Fwd,
-        /// Its status, where it differs from the response's: 304.
+        /// The status of the origin, where the response has another (304).
         status: Option<u16>,
-        /// Whether the response is kept.
+        /// True if the response is kept.
         stored: bool,
     },
-    /// A tier had it, stale, and the origin is known to fail.
+    /// Found in this tier, stale; the origin counts as down.
     StandIn(Tier),
-    /// The origin was asked, because of `fwd`, and failed: a stale response stands in for it.
+    /// Found stale, in place of an error of the origin.
     InPlaceOfError {
-        /// Why.
+        /// The reason for asking the origin.
         fwd: Fwd,
-        /// Its status, if it gave one.
+        /// The status of the error; `None`: there was no response.
         status: Option<u16>,
     },
 }
@@ -89,12 +89,12 @@ const SHARDS: usize = 64;
 
 type Shard = Mutex<HashMap<u128, Vec<Flight>>>;
 
-/// All flights under way.
+/// The flights under way.
 pub struct Flights {
-    /// By the key's hash; under it, by variant. Each lock guards its shard's map, for a look-up or
-    /// an insertion.
+    /// The flights by the key's hash, and under it by variant. Each lock guards its shard's map, for a look-up or an
+    /// insertion.
     shards: Box<[Shard]>,
-    /// How many requests to the origin one flight may have under way at once.
+    /// The most requests to the origin that one flight may have under way at once.
     limit: usize,
 }
 
@@ -104,15 +104,15 @@ struct Flight {
     state: Arc<FlightState>,
 }
 
-/// What everyone in a flight has in common.
+/// The state that everyone in a flight shares.
 #[derive(Debug)]
 struct FlightState {
-    /// What came of it, and who brought it.
+    /// The outcome, and the number of the leader that brought it.
     outcome: watch::Sender<Option<(u64, Outcome)>>,
-    /// Those who may still publish, and the number of the last who joined them.
+    /// The number of leases on the flight, whose holders may still publish.
     leaders: AtomicUsize,
     last: AtomicU64,
-    /// One for each further request to the origin that may be under way.
+    /// One permit for each further request to the origin that may be under way.
     permits: Arc<Semaphore>,
 }
 
@@ -122,7 +122,7 @@ impl FlightState {
         self.last.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Only the first word counts.
+    /// Publishes an outcome, unless one is published already. Returns whether it did.
     fn publish(&self, leader: u64, outcome: Outcome) -> bool {
         self.outcome.send_if_modified(|slot| {
             let is_first = slot.is_none();
@@ -140,28 +140,28 @@ impl fmt::Debug for Flights {
     }
 }
 
-/// The part one has in a flight.
+/// The role of a request in a flight.
 #[derive(Debug)]
 pub enum Joined {
-    /// The flight is new, and this its only handle.
+    /// Leads a new flight, as its only member.
     Leader(Lease),
-    /// The flight was under way.
+    /// Follows a flight that was under way.
     Follower(Follower),
 }
 
 impl Flights {
-    /// No flights yet; each may have `limit` requests to the origin under way at once, at least one.
+    /// Makes an empty table. Each flight may have `limit` requests to the origin under way at once, and at least one.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), limit })
     }
 
-    /// Joins the flight for a key and variant, or begins it.
+    /// Joins the flight for a key and variant, or begins one.
     pub fn join(self: &Arc<Self>, key: u128, variant: u128) -> Joined {
         let mut shard = self.shard(key).lock();
         let flights = shard.entry(key).or_default();
         if let Some(flight) = flights.iter().find(|flight| flight.variant == variant) {
-            let entry = Entry { flights: Arc::clone(self), key, variant, state: Arc::clone(&flight.state) };
-            return Joined::Follower(Follower { outcome: flight.state.outcome.subscribe(), entry, own: None });
+            let slot = FlightSlot { flights: Arc::clone(self), key, variant, state: Arc::clone(&flight.state) };
+            return Joined::Follower(Follower { outcome: flight.state.outcome.subscribe(), slot, own: None });
         }
         let state = Arc::new(FlightState {
             outcome: watch::Sender::new(None),
@@ -170,28 +170,28 @@ impl Flights {
             permits: Arc::new(Semaphore::new(self.limit.saturating_sub(1))),
         });
         flights.push(Flight { variant, state: Arc::clone(&state) });
-        Joined::Leader(Lease::new(Entry { flights: Arc::clone(self), key, variant, state }, None))
+        Joined::Leader(Lease::new(FlightSlot { flights: Arc::clone(self), key, variant, state }, None))
     }
 
-    /// Lets nobody join the flights for a key any more; who has joined stays. For a purge: what
-    /// is under way was asked for before it.
+    /// Detaches the flights for a key: nobody joins them any more, and those who joined stay. A purge calls this,
+    /// since the flights were asked for before it.
     pub fn detach(&self, key: u128) {
         self.shard(key).lock().remove(&key);
     }
 
-    /// The same for every key.
+    /// Detaches every flight.
     pub fn detach_all(&self) {
         for shard in &self.shards {
             shard.lock().clear();
         }
     }
 
-    /// The number of flights that can be joined.
+    /// Returns the number of flights that can be joined.
     pub fn under_way(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().values().map(Vec::len).sum::<usize>()).sum()
     }
 
-    /// The number of those who wait for one.
+    /// Returns the number of requests that wait for a flight.
     pub fn waiting(&self) -> usize {
         let waiting =
             |flights: &Vec<Flight>| -> usize { flights.iter().map(|f| f.state.outcome.receiver_count()).sum() };
@@ -203,18 +203,18 @@ impl Flights {
     }
 }
 
-/// Where a flight is found.
+/// The place of a flight in the table.
 #[derive(Clone, Debug)]
-struct Entry {
+struct FlightSlot {
     flights: Arc<Flights>,
     key: u128,
     variant: u128,
     state: Arc<FlightState>,
 }
 
-impl Entry {
-    /// Takes the flight off if `is_over`, which is asked while nobody can join it. One that was
-    /// detached may have a successor under the same key: that one stays.
+impl FlightSlot {
+    /// Removes the flight from the table if `is_over`, which is called under the lock, while nobody can join. Leaves a
+    /// flight in place that has followed a detached one under the same key.
     fn remove_if(&self, is_over: impl FnOnce() -> bool) -> bool {
         let mut shard = self.flights.shard(self.key).lock();
         let is_over = is_over();
@@ -228,64 +228,64 @@ impl Entry {
     }
 }
 
-/// The end of a flight that one holds who asks the origin. When it is dropped after it has published,
-/// or is the last one, the flight is taken off; if nothing was published by then, followers learn
-/// that nothing is shared.
+/// The lease of a flight, held by whoever asks the origin for it. Dropping the last one, or one that has published,
+/// ends the flight. If nothing was published by then, the followers are told that nothing is shared.
 #[derive(Debug)]
 pub struct Lease {
-    entry: Entry,
+    slot: FlightSlot,
     leader: u64,
     has_published: bool,
     has_left: bool,
     /// Held for as long as the flight lasts.
     validating: Option<Validating>,
-    /// Given back when it is dropped.
+    /// Returned when the lease is dropped.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
-    fn new(entry: Entry, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let leader = entry.state.leader();
-        Self { entry, leader, has_published: false, has_left: false, validating: None, _permit: permit }
+    fn new(slot: FlightSlot, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let leader = slot.state.leader();
+        Self { slot, leader, has_published: false, has_left: false, validating: None, _permit: permit }
     }
 
-    /// Holds `validating` until the flight is over, and what came is stored.
+    /// Holds `validating` until the flight is over, and its response is stored.
     pub fn hold(&mut self, validating: Validating) {
         self.validating = Some(validating);
     }
 
-    /// Tells the followers what came of it, and those who join from now on, unless another one has.
+    /// Publishes an outcome to the followers, and to those who join from now on, unless another leader has.
     pub fn publish(&mut self, outcome: Outcome) {
-        self.has_published |= self.entry.state.publish(self.leader, outcome);
+        self.has_published |= self.slot.state.publish(self.leader, outcome);
     }
 
-    /// Takes the flight off and tells the followers what came of it. That the origin failed is said by the
-    /// last who asked it.
+    /// Ends this lease with an outcome, which removes the flight from the table. A failure counts only if this is the
+    /// last lease.
     pub fn end(mut self, outcome: Outcome) {
         self.leave(Some(outcome));
     }
 
-    /// What comes of the flight through others.
+    /// Returns a follower of what other leaders bring.
     pub fn others(&self) -> Follower {
-        let outcome = self.entry.state.outcome.subscribe();
-        Follower { outcome, entry: self.entry.clone(), own: Some(self.leader) }
+        let outcome = self.slot.state.outcome.subscribe();
+        Follower { outcome, slot: self.slot.clone(), own: Some(self.leader) }
     }
 
-    /// Who is told when nobody waits any more.
+    /// Returns a watch on whether anybody waits for the flight.
     pub fn watch(&self) -> Watch {
-        Watch(self.entry.clone())
+        Watch(self.slot.clone())
     }
 
     fn leave(&mut self, outcome: Option<Outcome>) {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        let state = &self.entry.state;
+        let state = &self.slot.state;
         let is_last = state.leaders.fetch_sub(1, Ordering::AcqRel) == 1;
         let speaks = is_last || !matches!(outcome, Some(Outcome::Failed(_)) | None);
-        // Off first: whoever hears that it failed, and asks again, must not find it.
+        // Removes the flight before it publishes: a follower that hears of the failure, and asks again, must not find
+        // it.
         if speaks || self.has_published {
-            self.entry.remove_if(|| true);
+            self.slot.remove_if(|| true);
         }
         if speaks {
             state.publish(self.leader, outcome.unwrap_or(Outcome::NotShared));
@@ -301,31 +301,31 @@ impl Drop for Lease {
 
 /// Watches whether anybody waits for a flight.
 #[derive(Debug)]
-pub struct Watch(Entry);
+pub struct Watch(FlightSlot);
 
 impl Watch {
-    /// Ready when nobody waits for the flight. Somebody may join it the moment after.
+    /// Waits until nobody waits for the flight. Somebody may join it right after.
     pub async fn deserted(&self) {
         self.0.state.outcome.closed().await;
     }
 
-    /// Takes the flight off if still nobody waits for it.
+    /// Removes the flight from the table if still nobody waits for it. Returns whether it did.
     pub fn cancel(&self) -> bool {
         self.0.remove_if(|| self.0.state.outcome.is_closed())
     }
 }
 
-/// A follower's end of a flight.
+/// A follower's handle on a flight.
 #[derive(Debug)]
 pub struct Follower {
     outcome: watch::Receiver<Option<(u64, Outcome)>>,
-    entry: Entry,
-    /// What this one brings itself is not what it waits for.
+    slot: FlightSlot,
+    /// The number of the leader that this follower is itself: its own outcome is not waited for.
     own: Option<u64>,
 }
 
 impl Follower {
-    /// What came of the flight. To be cancelled as one likes.
+    /// Waits for the outcome of the flight. Is cancel-safe.
     pub async fn outcome(&mut self) -> Outcome {
         let own = self.own;
         let is_there = |slot: &Option<(u64, Outcome)>| slot.as_ref().is_some_and(|(leader, _)| Some(*leader) != own);
@@ -335,22 +335,22 @@ impl Follower {
         }
     }
 
-    /// Leave to ask the origin as well, to be waited for.
+    /// Returns a handle by which leave to ask the origin as well is waited for.
     pub fn permits(&self) -> SecondTries {
-        SecondTries(self.entry.clone())
+        SecondTries(self.slot.clone())
     }
 }
 
-/// See [`Follower::permits`].
+/// Waits for leave to ask the origin as well; see [`Follower::permits`].
 #[derive(Debug)]
-pub struct SecondTries(Entry);
+pub struct SecondTries(FlightSlot);
 
 impl SecondTries {
     /// Waits for leave to ask the origin as well, for this flight.
     pub async fn take(self) -> Lease {
         match Arc::clone(&self.0.state.permits).acquire_owned().await {
             Ok(permit) => Lease::new(self.0, Some(permit)),
-            // They are never closed.
+            // The semaphore is never closed.
             Err(_) => std::future::pending().await,
         }
     }

@@ -1,5 +1,5 @@
-//! A stored response with the fields of a newer one about the same content: after a 304 (RFC 9111 §4.3.4) or a HEAD
-//! (§4.3.5).
+//! Updates a stored response with the fields of a newer one about the same content: after a 304 (RFC 9111 §4.3.4) or a
+//! HEAD (§4.3.5).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
-use super::flight::{Shared, SharedResponse, Source};
+use super::flight::{Provenance, Shared, SharedResponse};
 use super::keep::cookies_of;
 use super::order::Order;
 use super::parts::all_tags;
@@ -20,7 +20,7 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation::{self, HeadOutcome};
 
 impl Fetch {
-    /// RFC 9111 §4.3.4: the stored response is good again, with the fields of the 304.
+    /// RFC 9111 §4.3.4: updates the stored response with the fields of the 304, and returns it.
     pub(super) fn freshen(
         &self,
         stored: &Arc<StoredResponse>,
@@ -33,12 +33,12 @@ impl Fetch {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let shared = Shared {
                     response: SharedResponse::Stored(fresh),
-                    source: Source::Origin { fwd: self.order.held.fwd, status, stored: kept },
+                    source: Provenance::Origin { fwd: self.order.held.fwd, status, stored: kept },
                 };
                 Fetched::Shared(Arc::new(shared), ForLeader { cookies: updated.cookies, reader: None })
             }
             Err(why) => {
-                // The origin took back its leave to store, for everybody or for this client.
+                // The newer fields no longer allow storing, for everybody or for this client.
                 self.note_not_stored();
                 self.outdate(&Replaced::response(stored), why, stored.head.status);
                 let (now, policy) = (self.fetcher.clock.now(), &self.order.asked.terms.policy.lifetimes);
@@ -55,15 +55,15 @@ impl Fetch {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
                     response: SharedResponse::Stored(Arc::new(StoredResponse::with_body_of(stored, head))),
-                    source: Source::Origin { fwd: self.order.held.fwd, status, stored: false },
+                    source: Provenance::Origin { fwd: self.order.held.fwd, status, stored: false },
                 };
                 Fetched::Own(Arc::new(own), ForLeader { cookies: updated.cookies, reader: None })
             }
         }
     }
 
-    /// RFC 9111 §4.3.5: what the response to a HEAD says of the stored response to GET. `None` when
-    /// that is not updated by it.
+    /// RFC 9111 §4.3.5: updates the stored response to GET by the response to a HEAD. Returns `None` where it updates
+    /// nothing.
     pub(super) fn learn_from_head(
         &self,
         status: StatusCode,
@@ -82,11 +82,11 @@ impl Fetch {
                         return None;
                     }
                 };
-                // What is said of the whole is not to be told from a part.
+                // A stored part can't answer a HEAD.
                 if fresh.head.parts().is_some() {
                     return None;
                 }
-                let source = Source::Origin { fwd: self.order.held.fwd, status: None, stored: kept };
+                let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: kept };
                 match shared(&fresh, source) {
                     Fetched::Shared(shared, _) => {
                         Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))
@@ -97,7 +97,7 @@ impl Fetch {
             HeadOutcome::Outdates => {
                 let names = stored.head.variant().map(|variant| &variant.names[..]);
                 let replaced = Replaced::response(stored);
-                let speaks = storage::is_word_for_all(self.order.client_fields(), names);
+                let speaks = storage::speaks_for_all(self.order.client_fields(), names);
                 if speaks && !self.fetcher.store.outdate(&replaced, self.order.held.known.as_ref()) {
                     self.forget_outdated(&replaced);
                 }
@@ -107,19 +107,19 @@ impl Fetch {
         }
     }
 
-    /// RFC 9111 §3.2: puts the fields of a newer response about the same content in place of the
-    /// stored ones, and stores the outcome if it still may be.
+    /// RFC 9111 §3.2: replaces stored fields by those of a newer response about the same content, and stores the
+    /// outcome if that is still allowed.
     fn update(&self, stored: &Arc<StoredResponse>, newer: &HeaderMap, request_time: Timestamp) -> Updated {
         let mut newer = newer.clone();
         let response_time = self.fetcher.clock.now();
-        // Its cookies are for the client that it answers, whatever the stored response may share.
+        // Cookies are for the client that the newer response answers, even if the stored one is shared.
         let cookies = cookies_of(&newer);
         for name in cookies.keys() {
             newer.remove(name);
         }
         let mut fields = stored.head.fields.to_map();
         validation::freshen(&mut fields, &newer);
-        // A part is stored under the same conditions as the whole.
+        // A part is stored under the conditions of the whole.
         let status = if stored.head.parts().is_some() { StatusCode::OK } else { stored.head.status };
         let exchange = Exchange {
             method: &Method::GET,
@@ -138,9 +138,9 @@ impl Fetch {
             let new = (stored.head.status, &fields, tags);
             let mut head = self.new_head(&storable, new, &exchange);
             head.set_parts(stored.head.parts().cloned());
-            // A body that came inline from the durable tier has no object of its own yet.
-            // Another variant's object may be deleted with its body: each has its own. An object's name begins
-            // with its key's.
+            // The stored response's body object is reused only under the same key and variant. An object's name begins
+            // with that of its key, and each variant deletes its own object with itself. A body that came inline from
+            // the durable tier has no object yet.
             if head.key == stored.head.key && head.variant() == stored.head.variant() {
                 head.body_object.clone_from(&stored.head.body_object);
             }
@@ -155,20 +155,20 @@ impl Fetch {
 
 /// A stored response with the fields of a newer one.
 struct Updated {
-    /// The response, and whether it is kept; or why it may not be.
+    /// The response, and whether it is kept; or the reason why it may not be.
     verdict: Result<(Arc<StoredResponse>, bool), NotStorable>,
     /// Its fields.
     fields: HeaderMap,
-    /// Cookies that the newer one brought, for the client that asked and no one else.
+    /// The cookies that the newer one brought, only for the client that asked.
     cookies: HeaderMap,
-    /// Times of the newer request and of its response.
+    /// The times of the newer request and of its response.
     times: (Timestamp, Timestamp),
     /// The status that it is stored with.
     status: StatusCode,
 }
 
 impl Updated {
-    /// The exchange that the outcome would be stored of.
+    /// Returns the exchange that decided on storing the outcome.
     fn exchange<'a>(&'a self, order: &'a Order) -> Exchange<'a> {
         Exchange {
             method: &Method::GET,

@@ -1,4 +1,4 @@
-//! Keeps what a fetch brought, or passes it to the client that led, as [`decide`](super::decide) says.
+//! Keeps the response that a fetch brought, or passes it to the client that led, as [`decide`](super::decide) says.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use tracing::Span;
 use super::body::{Incoming, fill_from_origin};
 use super::decide::HeadDecision;
 use super::fetch::{Fetch, Fetched, ForLeader};
-use super::flight::{Shared, SharedResponse, Source};
-use super::hit_for_miss::{Pass, Reach};
+use super::flight::{Provenance, Shared, SharedResponse};
+use super::hit_for_miss::{Reach, Unshared};
 use super::order::Placement;
 use crate::entry::{Body, FillWriter, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
 use crate::rfc9111::key::CacheKey;
@@ -22,7 +22,7 @@ use crate::rfc9111::{validation, vary};
 use crate::upstream::{Errand, UpstreamBody};
 
 impl Fetch {
-    /// Carries out what was decided on the head of the origin's answer. `times` are those of the request and the answer.
+    /// Carries out the decision on the head of the origin's answer. `times` are those of the request and the answer.
     pub(super) fn settle(
         &mut self,
         decision: HeadDecision,
@@ -53,7 +53,7 @@ impl Fetch {
                 self.note_passed(&answer, why, times);
                 self.pass(answer, why)
             }
-            // `ask` sees to these.
+            // `Fetch::ask` handles these before.
             HeadDecision::StandIn | HeadDecision::AskAgain => self.pass(answer, NotStorable::Status),
         }
     }
@@ -62,7 +62,7 @@ impl Fetch {
         Fetched::Passed { response, why, fwd: self.order.held.fwd, fwd_status: None }
     }
 
-    /// Makes the head of a response that is kept, and returns the cookies that it is kept without.
+    /// Makes the head of a response that is kept. Returns with it the cookies that are left out of it.
     fn head_of(
         &self,
         storable: &Storable,
@@ -75,7 +75,7 @@ impl Fetch {
         (head, left_out(storable, answer.headers()))
     }
 
-    /// Remembers of those who ask alike that their responses are stored.
+    /// Remembers that responses to requests that ask alike are stored.
     fn note_storable(&self, head: &StoredHead, now: Timestamp) {
         let (memory, request) = (&self.fetcher.memories.hit_for_miss, self.order.client_fields());
         let hash = self.order.asked.key.hash();
@@ -85,12 +85,12 @@ impl Fetch {
         if head.freshness.is_reusable_as_it_is(now) {
             memory.forget(hash, request, now);
         } else {
-            // Each request needs a validation of its own, so there is nothing to wait for.
-            memory.remember(hash, request, (Pass::EachValidates, Reach::Selection), now);
+            // Each request needs a validation of its own, so waiting for another's is of no use.
+            memory.remember(hash, request, (Unshared::EachValidates, Reach::Selection), now);
         }
     }
 
-    /// Remembers that a response is not stored, and has the stored one that it would have replaced count as history.
+    /// Remembers that a response is not stored, and makes the stored one that it would have replaced stale.
     fn note_passed(&self, answer: &Response<UpstreamBody>, why: NotStorable, times: (Timestamp, Timestamp)) {
         let asked = &self.order.asked;
         let exchange = self.exchange(answer, times);
@@ -103,8 +103,8 @@ impl Fetch {
         }
     }
 
-    /// Returns the largest body that may be kept of a response. Past the memory's limit only the durable tier takes it, as
-    /// it comes in, if it is a whole that lasts, under the key that it was asked for.
+    /// Returns the largest body that may be kept for a response. Past the limit of memory only the durable tier takes
+    /// it, as it comes in: a whole response that lasts, under the key that it was asked for.
     pub(super) fn largest(&self, storable: &Storable) -> u64 {
         let in_memory = self.fetcher.limits.memory.max_object_size;
         let is_durable = storable.part().is_none()
@@ -113,7 +113,7 @@ impl Fetch {
         if is_durable { in_memory.max(self.fetcher.store.max_durable_size()) } else { in_memory }
     }
 
-    /// Returns the hash by which the uses of a response are counted that is not stored yet (see [`StoredHead::uses_hash`]).
+    /// Returns the hash by which uses of a response are counted before it is stored (see [`StoredHead::uses_hash`]).
     pub(super) fn uses_hash(&self, storable: &Storable) -> u128 {
         match storable.vary() {
             Vary::Fields(names) => {
@@ -123,8 +123,8 @@ impl Fetch {
         }
     }
 
-    /// Has a body that outgrows memory written to the durable tier, as one of its fill's readers.
-    /// `is_admitted`: it is known to be worth it.
+    /// Writes a body that outgrows memory to the durable tier, which reads the fill like a client. `is_admitted` says
+    /// that the durable tier's admission has agreed already.
     fn keep_large(&self, writer: &mut FillWriter, head: &Arc<StoredHead>, place: Placement, is_admitted: bool) {
         let Some(durable) = self.fetcher.store.durable() else { return };
         if head.key != place.exact {
@@ -147,7 +147,7 @@ impl Fetch {
         });
     }
 
-    /// Notes that a validation in the background brought nothing to store: the next one waits a pause.
+    /// Notes that a background validation brought nothing to store, so that the next one waits for a pause.
     pub(super) fn note_not_stored(&self) {
         if let (Errand::Background, Some(stored)) = (self.order.errand, &self.order.held.validate) {
             stored.head.marks.note_tried(
@@ -158,9 +158,9 @@ impl Fetch {
         }
     }
 
-    /// Has the stored response that one which may not be stored would have replaced count as history, if it is
-    /// that for everybody. It is stale from then on, and may stand in for an origin that fails; a page that is
-    /// gone (404, 410), and what is in the durable tier alone, is forgotten.
+    /// Makes the stored response stale that an unstorable one would have replaced, if that response speaks for
+    /// everybody. The stale one may still stand in when the origin fails. A page that is gone (404, 410), or that only
+    /// the durable tier has, is forgotten.
     pub(super) fn outdate(&self, stored: &Replaced, why: NotStorable, status: StatusCode) {
         let names = stored.variant.as_ref().map(|variant| &variant.names[..]);
         if !why.outdates(status, self.order.client_fields(), names) {
@@ -172,7 +172,7 @@ impl Fetch {
         }
     }
 
-    /// Forgets a stored response, and the others for its URL only if it is not a variant.
+    /// Forgets a stored response; unless it is a variant, everything that is stored for its URL.
     pub(super) fn forget_outdated(&self, stored: &Replaced) {
         if stored.variant.is_some() {
             self.fetcher.store.forget_variant(stored, self.order.held.known.as_ref());
@@ -181,7 +181,7 @@ impl Fetch {
         }
     }
 
-    /// Forgets what is stored for the plan's URL, by whichever key it was found.
+    /// Forgets what is stored for the order's URL, under every key that it may have.
     fn invalidate(&self, stored: &CacheKey) {
         self.fetcher.store.invalidate(&self.order.asked.exact);
         for key in [&self.order.asked.key, stored] {
@@ -191,8 +191,8 @@ impl Fetch {
         }
     }
 
-    /// The head of a response that is to be stored. Its key is the plan's exact one, unless the
-    /// response says that some differences between queries do not matter.
+    /// Makes the head of a response that is to be stored. Its key is the exact one of the order, unless the response
+    /// says that some differences between queries do not matter.
     pub(super) fn new_head(
         &self,
         storable: &Storable,
@@ -208,7 +208,8 @@ impl Fetch {
         let storable = beside.as_ref().unwrap_or(storable);
         let searched = SearchVariance::of(response)
             .and_then(|variance| self.fetcher.memories.searches.learn(&self.order.asked.exact, variance))
-            // A purge of another of the path's URLs did not know yet that it was one of this response's.
+            // A purge of another query of the path, since this fetch began, could not know that this response
+            // answers that query too.
             .filter(|(_, is_new)| !is_new || !self.fetcher.store.is_any_purged(self.position))
             .map(|(key, _)| key);
         let new = NewHead {
@@ -226,8 +227,8 @@ impl Fetch {
         StoredHead::new(storable, new)
     }
 
-    /// Starts taking in the body of a response that is to be stored. `status` is the origin's, where
-    /// the response has another; `cookies` are those that only the client that asked gets.
+    /// Begins to store the body of a response. `status` is the origin's, where the response has another; `cookies` are
+    /// for the client that asked alone.
     pub(super) fn keep(
         &mut self,
         head: StoredHead,
@@ -237,7 +238,7 @@ impl Fetch {
     ) -> Fetched {
         let status = status.map(|status| status.as_u16());
         let stored = large.is_some() || body.len().is_none_or(|len| len <= self.fetcher.limits.largest_kept());
-        let source = Source::Origin { fwd: self.order.held.fwd, status, stored };
+        let source = Provenance::Origin { fwd: self.order.held.fwd, status, stored };
         let (this, place) = (Arc::clone(&self.fetcher), self.order.placement());
         let keep = move |stored: &Arc<StoredResponse>| {
             this.insert(&place, stored);
@@ -245,12 +246,12 @@ impl Fetch {
         self.take_in(head, body, (source, cookies), large, keep)
     }
 
-    /// Starts taking in a part. It is for the client that asked for it; others find it stored.
+    /// Begins to store a part. It goes to the client that asked for it; others find it stored later.
     fn keep_part(&mut self, head: StoredHead, body: UpstreamBody, cookies: HeaderMap) -> Fetched {
-        let source = Source::Origin { fwd: self.order.held.fwd, status: None, stored: true };
+        let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: true };
         let fetch = self.without_lease();
         let keep = move |part: &Arc<StoredResponse>| fetch.add_part(part);
-        // The flight ends with the head: a part is for the client that asked for it.
+        // The flight ends with the head: the part answers only the client that asked for it.
         let lease = self.lease.take();
         let fetched = self.take_in(head, body.into(), (source, cookies), None, keep);
         self.lease = lease;
@@ -261,7 +262,7 @@ impl Fetch {
         &mut self,
         head: StoredHead,
         body: Incoming,
-        (source, cookies): (Source, HeaderMap),
+        (source, cookies): (Provenance, HeaderMap),
         large: Option<Placement>,
         keep: impl FnOnce(&Arc<StoredResponse>) + Send + 'static,
     ) -> Fetched {
@@ -293,12 +294,12 @@ impl Fetch {
     }
 }
 
-/// The cookies of a response that is stored without them: they are for the client that it was fetched for.
+/// Returns the cookies of a response that is stored without them, for the client that it was fetched for.
 pub(super) fn left_out(storable: &Storable, response: &HeaderMap) -> HeaderMap {
     if storable.leaves_out_cookies() { cookies_of(response) } else { HeaderMap::new() }
 }
 
-/// The fields in which a response sets cookies.
+/// Returns the fields in which a response sets cookies.
 pub(super) fn cookies_of(response: &HeaderMap) -> HeaderMap {
     let fields = response.iter().filter(|(name, _)| storage::sets_cookies(name));
     fields.map(|(name, value)| (name.clone(), value.clone())).collect()

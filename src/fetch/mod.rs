@@ -1,7 +1,7 @@
-//! A fetch: one question to the durable tier and the origin for everybody who asks the same, and what is kept of the
+//! A fetch: asks the durable tier and the origin once for everybody who asks alike, and keeps what may be kept of the
 //! answer.
 //!
-//! * A fetch is its own task. No client's leaving or slowness touches it.
+//! * A fetch is its own task. A client that leaves, or reads slowly, does not affect it.
 //! * It knows at the response's head whether the response may be shared, and says so at once.
 //! * What it stores carries the purge position at which it began.
 //!
@@ -22,12 +22,13 @@ mod parts;
 mod searches;
 
 pub(crate) use self::decide::{
-    Behind, Decision, Inquiry, Sharing, Use, is_passed_on, sharing, with_nothing, with_stored, without_looking,
+    Background, Decision, Inquiry, OnStored, Sharing, Use, is_passed_on, sharing, with_nothing, with_stored,
+    without_looking,
 };
 pub(crate) use self::fetch::{Fetch, Fetched, ForLeader};
 pub use self::fetcher::MAX_UNATTENDED;
-pub(crate) use self::fetcher::{Fetcher, Limits, Memories, Origin, clean_response};
+pub(crate) use self::fetcher::{FetchLimits, Fetcher, Memories, Origin, clean_response};
 pub use self::flight::{Flights, Follower, Joined, Lease, Outcome, Watch};
-pub(crate) use self::flight::{Shared, SharedResponse, Source};
-pub(crate) use self::hit_for_miss::{Looked, Pass, Selection};
+pub(crate) use self::flight::{Provenance, Shared, SharedResponse};
+pub(crate) use self::hit_for_miss::{Recalled, Selection, Unshared};
 pub(crate) use self::order::{Asked, Holdings, Order, Ranges, Terms};

@@ -1,4 +1,4 @@
-//! What a fetch is for: what was asked, which never changes and is shared, and what the cache holds of it so far.
+//! The order of a fetch: what was asked, which is shared and never changes, and what the cache holds of it so far.
 
 use std::sync::Arc;
 
@@ -16,72 +16,72 @@ use crate::store::{Durability, KnownRecord};
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{Errand, Informational, Transfer};
 
-/// What the origin is asked for where a client wants a range of what is not stored: a rule's `ranges`.
+/// The request to the origin where a client wants a range that is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ranges {
-    /// The range; and the whole once it is known that memory takes it.
+    /// For the range; for the whole once it is known that memory takes it.
     #[default]
     Auto,
-    /// The whole: later ranges are answered from it.
+    /// For the whole, from which later ranges are answered.
     Whole,
-    /// The range.
+    /// For the range.
     Forward,
 }
 
-/// What was asked, and the terms that the configuration sets for it.
+/// A request, with the terms that the configuration sets for it.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// The key that its response is looked for under.
+    /// The key that its response is looked up under.
     pub(crate) key: CacheKey,
-    /// The key of its URI to the byte; differs from `key` where the origin said that some differences between queries
-    /// do not matter (No-Vary-Search).
+    /// The key of its URI, byte for byte. Differs from `key` where the origin said that some differences between
+    /// queries do not matter (No-Vary-Search).
     pub(crate) exact: CacheKey,
-    /// The request as the client sent it. The origin is asked with its fields, preconditions and range among them,
-    /// and with those that are added on the way.
+    /// The request as the client sent it, with preconditions and range. The origin gets its fields, and those that
+    /// forwarding adds.
     pub(crate) request: Arc<Request<()>>,
-    /// Path and query to ask the origin for.
+    /// The path and query of the request to the origin.
     pub(crate) uri: Uri,
     /// The client.
     pub(crate) peer: Peer,
-    /// The client's own directives, as far as they count.
+    /// The client's directives, as far as they count.
     pub(crate) directives: CacheControl,
     /// The terms of its rule.
     pub(crate) terms: Terms,
 }
 
-/// The terms of a request's rule, as far as a fetch goes by them.
+/// The terms of a request's rule that matter to a fetch.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     /// Says how far the directives of clients count.
     pub(crate) request_directives: RequestDirectives,
-    /// Decides on storing.
+    /// The policy by which responses are stored.
     pub(crate) policy: Arc<StoragePolicy>,
-    /// Limits for the bytes of requests and responses.
+    /// Limits for the bodies of requests and responses.
     pub(crate) transfer: Arc<Transfer>,
     /// Says whether the durable tier may keep a response.
     pub(crate) durability: Durability,
-    /// True if requests for the same thing wait for one answer.
+    /// True if requests that ask alike wait for one answer.
     pub(crate) collapse: bool,
     /// Says what is fetched for a range.
     pub(crate) ranges: Ranges,
-    /// Tags that responses can be purged by.
+    /// The tags that the rule gives to responses.
     pub(crate) tags: Vec<String>,
 }
 
-/// What the cache holds for a request, as far as it was looked at.
+/// The cache's holdings for a request, as far as they were looked up.
 #[derive(Clone, Debug)]
 pub(crate) struct Holdings {
     /// The reason for asking the origin.
     pub(crate) fwd: Fwd,
     /// A stored response to validate.
     pub(crate) validate: Option<Arc<StoredResponse>>,
-    /// A stored part of what is asked for, to be completed or added to.
+    /// A stored part of the response, to be completed or added to.
     pub(crate) part: Option<Arc<StoredResponse>>,
-    /// A stored response that is of no use, and becomes history once another is stored.
+    /// A stored response that is of no use, and is removed once another is stored.
     pub(crate) replaced: Option<Replaced>,
-    /// The stored response to GET that the answer to this HEAD speaks of.
+    /// The stored response to GET that the answer to this HEAD may update.
     pub(crate) head_of: Option<Arc<StoredResponse>>,
-    /// The variants of the key.
+    /// The variants of the key, if they were read.
     pub(crate) known: Option<KnownRecord>,
     /// The tier that `validate` came from.
     pub(crate) tier: Tier,
@@ -90,7 +90,7 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
-    /// Nothing so far, and `fwd` says why the origin would be asked.
+    /// Makes empty holdings; `fwd` is the reason for which the origin would be asked.
     pub(crate) fn nothing(fwd: Fwd) -> Self {
         Self {
             fwd,
@@ -104,24 +104,25 @@ impl Holdings {
         }
     }
 
-    /// Returns the stored response that a new one takes the place of, as far as that is known.
+    /// Returns the stored response that a new one replaces, if it is known.
     pub(super) fn replaced(&self) -> Option<Replaced> {
         self.validate.as_ref().map(Replaced::response).or_else(|| self.replaced.clone())
     }
 }
 
-/// An order for a fetch. A copy costs a few counts.
+/// An order for a fetch. Cheap to clone: it mostly counts references.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
-    /// What was asked.
+    /// The request and its terms.
     pub(crate) asked: Arc<Asked>,
-    /// What the cache holds of it.
+    /// The cache's holdings for it.
     pub(crate) held: Holdings,
-    /// Says who waits for the fetch.
+    /// Says on whose behalf the origin is asked.
     pub(crate) errand: Errand,
     /// Takes informational responses to the client that led.
     pub(crate) informational: Option<Informational>,
-    /// The fields that select a variant and decide on storing, where the whole is fetched for a range.
+    /// The request's fields without its range, where the whole is fetched instead: they select a variant and decide on
+    /// storing.
     without_range: Option<Arc<HeaderMap>>,
 }
 
@@ -131,17 +132,17 @@ impl Order {
         Self { asked, held, errand: Errand::Client, informational, without_range: None }
     }
 
-    /// The same in the background: nobody waits, and informational responses go to nobody.
+    /// Makes it a background order: nobody waits, and informational responses are dropped.
     pub(crate) fn in_background(self) -> Self {
         Self { errand: Errand::Background, informational: None, ..self }
     }
 
-    /// Returns the client's fields as far as the cache goes: what selects a variant and decides on storing.
+    /// Returns the client's fields that select a variant and decide on storing.
     pub(crate) fn client_fields(&self) -> &HeaderMap {
         self.without_range.as_deref().unwrap_or(self.asked.request.headers())
     }
 
-    /// The method to ask with.
+    /// Returns the method to ask with.
     pub(crate) fn method(&self) -> &Method {
         self.asked.request.method()
     }
@@ -164,8 +165,8 @@ impl Order {
         *self.method() == Method::GET && !self.wants_range()
     }
 
-    /// Returns whether the whole is worth fetching for a range of it: a rule says so, or it is known to have at most
-    /// `limit` bytes, and this is not the first range that is asked for.
+    /// Returns whether the whole is fetched for a range: a rule says so, or a range was asked for before and the whole
+    /// is known to have at most `limit` bytes.
     pub(crate) fn prefers_whole(&self, limit: u64) -> bool {
         let fits = |part: &Arc<StoredResponse>| part.head.parts().is_some_and(|parts| parts.complete_len() <= limit);
         self.wants_range()
@@ -176,13 +177,13 @@ impl Order {
             }
     }
 
-    /// Returns whether a stored response, whose body is `len` bytes, has what is ordered.
+    /// Returns whether a stored response, whose body has `len` bytes, can answer the order.
     pub(super) fn is_answered_by(&self, head: &StoredHead, len: u64) -> bool {
         head.can_answer(self.method(), self.client_fields(), len)
     }
 
-    /// Returns what a response can be purged by besides its URL: the tags of its rule and of its own fields, and the
-    /// groups that it is in, both by their names and as groups of their origin (RFC 9875).
+    /// Returns the tags of a response: those of its rule and of its own fields, and its groups, both by their names
+    /// and as groups of their origin (RFC 9875).
     pub(crate) fn tags_of(&self, response: &HeaderMap) -> Result<Vec<String>, TooManyTags> {
         let mut tags = self.asked.terms.tags.clone();
         let groups = groups::listed(response, &groups::CACHE_GROUPS);
@@ -205,15 +206,15 @@ impl Order {
     }
 }
 
-/// Says where a response is put, and what it takes the place of.
+/// The place of a response in the store, and the response that it replaces.
 #[derive(Debug)]
 pub(super) struct Placement {
-    /// The key of its URI to the byte.
+    /// The key of its URI, byte for byte.
     pub(super) exact: CacheKey,
     /// Says whether the durable tier may keep it.
     pub(super) durability: Durability,
     /// The variants of the key.
     pub(super) known: Option<KnownRecord>,
-    /// The stored response that gives way.
+    /// The stored response that is replaced.
     pub(super) replaced: Option<Replaced>,
 }

@@ -1,4 +1,4 @@
-//! Parts: what is missing of a stored one, and one response made of several (RFC 9111 §3.3, §3.4).
+//! Parts: fetches the bytes that a stored part lacks, and combines parts into one response (RFC 9111 §3.3, §3.4).
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::store::Lookup;
 use crate::upstream::{EndsWithConnection, UpstreamBody};
 
-/// The one range that is missing of a stored part, and what tells that it is of the same whole.
+/// The one range that a stored part lacks, and the part.
 #[derive(Debug)]
 pub(super) struct Missing {
     stored: Arc<StoredResponse>,
@@ -27,8 +27,8 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// `None` when there is more than one, or the stored part is not what it says it is, or the whole
-    /// would have more than `limit` bytes.
+    /// Returns the range that a stored part lacks. `None`: it lacks more than one, its body has another length than it
+    /// says, or the whole would have more than `limit` bytes.
     pub(super) fn of(stored: &Arc<StoredResponse>, limit: u64) -> Option<Self> {
         let parts = stored.head.parts().filter(|parts| parts.len() == stored.len())?;
         if parts.complete_len() > limit {
@@ -37,7 +37,7 @@ impl Missing {
         Some(Self { stored: Arc::clone(stored), range: parts.gap()?, complete: parts.complete_len() })
     }
 
-    /// Makes `request` ask for it.
+    /// Makes `request` a request for the range.
     pub(super) fn ask_for(&self, request: &mut HeaderMap) {
         request.insert(header::RANGE, partial::range_of(self.range, self.complete));
         let head = &self.stored.head;
@@ -47,7 +47,7 @@ impl Missing {
     }
 }
 
-/// Parts of at most this many bytes are put together whatever comes.
+/// A stored part of at most this many bytes is combined with any other.
 const SMALL: u64 = 1 << 20;
 
 fn are_of_one_whole(a: &StoredHead, b: &StoredHead) -> bool {
@@ -55,10 +55,10 @@ fn are_of_one_whole(a: &StoredHead, b: &StoredHead) -> bool {
 }
 
 impl Fetch {
-    /// Adds a part to what is stored of the same representation, or stores it by itself. A whole
-    /// stays as it is: what is asked for in part says nothing against it.
+    /// Combines a part with what is stored of the same representation, or stores it by itself. Leaves a stored whole
+    /// as it is.
     pub(super) fn add_part(&self, new: &Arc<StoredResponse>) {
-        // More bytes than it says are of no known place.
+        // A body longer than its part has bytes of unknown position.
         if new.head.parts().is_none_or(|parts| new.len() > parts.len()) {
             return;
         }
@@ -74,18 +74,18 @@ impl Fetch {
         };
         let combined = self.combined(Some(&base), new);
         let is_same = are_of_one_whole(&base.head, &new.head);
-        // To copy megabytes for a few bytes more would be a lever: those are asked for again.
+        // Otherwise a request for a few bytes would cause a copy of megabytes: such a part is fetched again instead.
         let is_worth_it = base.len() <= SMALL || new.len() >= base.len() / 16;
         match combined {
             Some(combined) if is_worth_it => drop(self.fetcher.insert(&self.order.placement(), &Arc::new(combined))),
             Some(_) => {}
-            // Of the same whole, and too much together: the older one stays, having been asked for.
+            // Both are of one whole and too large together: the older one stays.
             None if is_same && base.head.freshness.is_fresh(self.fetcher.clock.now()) => {}
             None => drop(self.fetcher.insert(&self.order.placement(), new)),
         }
     }
 
-    /// A part and what is stored already in one; without that, a part that is the whole as one.
+    /// Combines a part with what is stored. Without stored parts it returns a response only if the part is the whole.
     fn combined(&self, base: Option<&Arc<StoredResponse>>, new: &Arc<StoredResponse>) -> Option<StoredResponse> {
         let new_fields = new.head.fields.to_map();
         let part = Part::of(&new_fields)?;
@@ -132,8 +132,8 @@ impl Fetch {
         Some(self.fetcher.whole_of(head, body))
     }
 
-    /// Starts taking in the missing part of a response, for everyone who wants the whole. The lease
-    /// comes back when what came does not fit what is stored.
+    /// Begins to store a completed response, for everyone who wants the whole. Returns `None`, and keeps the lease, if
+    /// the answer does not fit the stored part.
     pub(super) fn keep_completed(
         &mut self,
         missing: &Missing,
@@ -178,8 +178,8 @@ impl Fetch {
     }
 }
 
-/// Whether what completes a stored part may be stored by its own word as well: the stored part's
-/// leave to share is not this one's.
+/// Returns whether the answer that completes a part may be shared by its own fields. The stored part's permission does
+/// not extend to it.
 fn may_be_shared(order: &Order, answer: &HeaderMap, request_time: Timestamp, response_time: Timestamp) -> bool {
     let exchange = Exchange {
         method: order.method(),
@@ -189,11 +189,11 @@ fn may_be_shared(order: &Order, answer: &HeaderMap, request_time: Timestamp, res
         request_time,
         response_time,
     };
-    // That it could not serve anyone by itself is no matter.
+    // Being reusable by itself is not required.
     matches!(storable(&exchange, &order.asked.terms.policy), Ok(_) | Err(NotStorable::NothingToReuse))
 }
 
-/// The tags of a response made of others: it is purged with each of them.
+/// Returns the tags of a combined response: the tags of all its sources.
 pub(super) fn all_tags(
     order: &Order,
     newer: &HeaderMap,

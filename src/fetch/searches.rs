@@ -1,5 +1,5 @@
-//! What is known of the queries of each path: which differences an origin says do not matter
-//! (No-Vary-Search). Empty, and asked nothing, unless some origin sends that field.
+//! Remembers, by path, which differences between queries an origin says do not matter (No-Vary-Search). Costs one
+//! atomic load where no origin sends that field.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::rfc9111::search::SearchVariance;
 /// The most paths that are remembered; the oldest are forgotten first.
 const MAX_PATHS: usize = 8_192;
 
-/// The paths whose last response with the field said something.
+/// The paths whose last response had the field.
 #[derive(Debug, Default)]
 pub(crate) struct Searches {
     any: AtomicBool,
-    /// Guarded by its lock, which readers share: what is known, by the hash of the path's key.
-    known: RwLock<Known>,
+    /// Guarded by its lock, which readers share: the variances, by the hash of the path's key.
+    known: RwLock<Paths>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    paths: HashMap<u128, Learnt>,
+struct Paths {
+    variances: HashMap<u128, Learnt>,
     order: VecDeque<u128>,
     generation: u64,
 }
@@ -31,42 +31,42 @@ struct Known {
 #[derive(Clone, Debug)]
 struct Learnt {
     variance: Arc<SearchVariance>,
-    /// Part of the keys: what was stored under an older word of the origin, or before the path was
-    /// forgotten and learnt again, is not found, since no purge would have found it either.
+    /// Part of the keys. A response stored under an older variance, or before the path was forgotten and learnt again,
+    /// is not found by it: no purge would have found that response either.
     generation: u64,
 }
 
 impl Searches {
-    /// The key under which a response for the request with the key `exact` would be, if its path is
-    /// known to tell queries apart otherwise than by every byte.
+    /// Returns the key that the response for `exact` is stored under, if its path is known to ignore some differences
+    /// between queries.
     pub(crate) fn key(&self, exact: &CacheKey) -> Option<CacheKey> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
         let path = path_of(exact)?;
-        let learnt = self.known.read().paths.get(&path)?.clone();
+        let learnt = self.known.read().variances.get(&path)?.clone();
         searched_key(exact, &learnt)
     }
 
-    /// Notes what the response to `exact` said; the key that it is to be stored under, and whether
-    /// that is the first word of its kind for the path.
+    /// Notes the variance in the response to `exact`. Returns the key to store it under, and whether this variance is
+    /// new for the path.
     pub(crate) fn learn(&self, exact: &CacheKey, variance: SearchVariance) -> Option<(CacheKey, bool)> {
         let path = path_of(exact)?;
         let (learnt, is_new) = {
             let mut known = self.known.write();
-            match known.paths.get(&path) {
+            match known.variances.get(&path) {
                 Some(learnt) if *learnt.variance == variance => (learnt.clone(), false),
                 before => {
                     let is_first = before.is_none();
                     known.generation += 1;
                     let learnt = Learnt { variance: Arc::new(variance), generation: known.generation };
-                    known.paths.insert(path, learnt.clone());
+                    known.variances.insert(path, learnt.clone());
                     if is_first {
                         known.order.push_back(path);
                     }
                     while known.order.len() > MAX_PATHS {
                         if let Some(oldest) = known.order.pop_front() {
-                            known.paths.remove(&oldest);
+                            known.variances.remove(&oldest);
                         }
                     }
                     (learnt, true)
@@ -78,13 +78,14 @@ impl Searches {
     }
 }
 
-/// The hash of the key without its query.
+/// Returns the hash of the key without its query.
 fn path_of(exact: &CacheKey) -> Option<u128> {
     let parts = exact.parts()?;
     Some(CacheKey::new(KeyParts { query: None, ..parts }).hash())
 }
 
-/// `None` for a query with semicolons: some applications find parameters behind those that are not told apart here.
+/// Returns the key under a variance. `None` for a query with semicolons: some applications split parameters there,
+/// which this does not.
 fn searched_key(exact: &CacheKey, learnt: &Learnt) -> Option<CacheKey> {
     let parts = exact.parts().filter(|parts| parts.query.is_none_or(|query| !query.contains(';')))?;
     let query = format!("{}\0g{}", learnt.variance.key(parts.query), learnt.generation);
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(searches.key(&key("/a", Some("x=1"))), stored);
         assert_ne!(searches.key(&key("/a", Some("x=2"))), stored);
         assert_eq!(searches.key(&key("/b", Some("x=1"))), None, "another path");
-        // The same word again changes nothing; another one leads to none of what was stored.
+        // The same variance changes nothing. With another one no stored response is found.
         let (again, is_new) = learn("x=1", "params=(\"u\")");
         assert_eq!((Some(again), is_new), (stored.clone(), false));
         learn("x=1", "params");
@@ -134,7 +135,7 @@ mod tests {
         for n in 0..=MAX_PATHS {
             searches.learn(&key(&format!("/{n}"), None), variance("params"));
         }
-        assert_eq!(searches.known.read().paths.len(), MAX_PATHS);
+        assert_eq!(searches.known.read().variances.len(), MAX_PATHS);
         assert_eq!(searches.key(&key("/0", None)), None);
     }
 }

@@ -15,15 +15,15 @@ use crate::rfc9111::storage::NotStorable;
 use crate::upstream::ClientBody;
 use crate::upstream::forwarding::{Peer, Trust};
 
-/// The most bytes of a field's value, and of a target, that a line has.
+/// The most bytes of a target, or of a field's value, in a line.
 const MAX_VALUE: usize = 1024;
 
-/// The number of a request, which its lines have in common. It is made when the first of them is.
+/// The id of a request, shared by its lines. It is made when the first of them is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestId(u128);
 
 impl RequestId {
-    /// One that no other request has.
+    /// Returns an id that no other request has.
     pub(super) fn random() -> Self {
         Self(fastrand::u128(..))
     }
@@ -35,9 +35,9 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// A line that is being put together.
+/// A line of the access log, before the response has ended.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct AccessLine {
     client: Option<IpAddr>,
     peer: Option<IpAddr>,
     method: Method,
@@ -48,8 +48,8 @@ pub(super) struct Line {
     watch: Stopwatch,
 }
 
-impl Line {
-    /// Notes who asked for what, as far as trusted proxies say.
+impl AccessLine {
+    /// Notes the client, as far as trusted proxies name it, and the request.
     pub(super) fn begin(trust: &Trust, peer: &Peer, request: &Request<ClientBody>) -> Self {
         let fields = request.headers();
         Self {
@@ -64,11 +64,11 @@ impl Line {
         }
     }
 
-    /// Has the line written once the response has been sent, or given up.
+    /// Writes the line when the response has been sent or has broken off.
     pub(super) fn finish(self, response: Response<ResponseBody>, status: &CacheStatus) -> Response<ResponseBody> {
         let code = response.status().as_u16();
         let (cache_status, not_stored) = (status.to_value(None), status.not_stored.map(NotStorable::as_str));
-        // One that failed has one already, which is in the line that says why.
+        // A response that failed has an id already, which the line with the reason shows.
         let id = response.extensions().get::<RequestId>().copied().unwrap_or_else(RequestId::random);
         response.map(|body| {
             body.on_end(move |bytes| {
@@ -96,7 +96,7 @@ impl Line {
     }
 }
 
-/// A field's value as text. What of it is not UTF-8 is replaced.
+/// Returns a field's value as text, with the replacement character for what is not UTF-8.
 fn text(value: Option<&HeaderValue>) -> Option<Cow<'_, str>> {
     value.map(|value| cut(String::from_utf8_lossy(value.as_bytes())))
 }

@@ -10,22 +10,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{ClientBody, Informational};
 
-/// Who sends requests, and how their answers go out. Nothing of it is of one request: what is, is made for it here.
+/// The connection of a client: who sends requests, and how answers go out. It holds no state of one request.
 pub(crate) trait Client: Send + Sync {
-    /// Returns the peer of the connection, and the scheme that it was asked by.
+    /// Returns the connection's peer, and the scheme it used.
     fn peer(&self) -> &Peer;
 
     /// Makes a sender of informational responses to the request that is being answered.
     fn informational(&self) -> Informational;
 
-    /// Has `waker` woken when an informational response is to go out.
+    /// Wakes `waker` when an informational response is to go out.
     fn wake_on_informational(&self, waker: &Waker);
 
-    /// Takes the connection over once the answer to `request`, 101, is out.
+    /// Takes over the connection once the 101 that answers `request` is out.
     fn upgraded(&self, request: &mut Request<ClientBody>) -> Upgraded;
 }
 
-/// A connection that is about to be no longer HTTP.
+/// A connection that becomes a tunnel.
 pub(crate) type Upgraded = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
 
 /// A stream of bytes in both directions.
@@ -33,7 +33,8 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Makes a sender of informational responses for a request of `version`. HTTP/1.0 knows none (RFC 9110 §15.2).
+/// Makes a sender of informational responses to a request of `version`; `None` for HTTP/1.0, which has none (RFC 9110
+/// §15.2).
 pub(super) fn informational(client: &dyn Client, version: Version) -> Option<Informational> {
     (version >= Version::HTTP_11).then(|| client.informational())
 }

@@ -1,5 +1,5 @@
-//! Why a request is, or is not, a hit: what its key is made of, which rule it has, what each tier holds, how
-//! old that is, what purges cover it, and what would be done. The application is not asked.
+//! Explains why a request is a hit or not: its key, its rule, what each tier holds and how old that is, the purges
+//! that cover it, and the decision. Does not ask the application.
 
 use std::sync::Arc;
 
@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 
 use super::Proxy;
 use super::purge::Url;
+use super::request::newer;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
-use crate::fetch::{Behind, Decision, Inquiry, Pass, Use, with_nothing, with_stored, without_looking};
+use crate::fetch::{
+    Background, Decision, Inquiry, OnStored, Unshared, Use, with_nothing, with_stored, without_looking,
+};
 use crate::proxy::rules::Resolved;
 use crate::respond::Refusal;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -23,7 +26,7 @@ use crate::store::{Durability, EITHER, Examined, Lookup, PurgeStamp, PurgeTarget
 use crate::upstream::forwarding;
 use crate::upstream::forwarding::Peer;
 
-/// What is asked about.
+/// The request to be explained.
 #[derive(Debug)]
 pub struct Question<'a> {
     /// An absolute URL.
@@ -35,7 +38,7 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Reads fields of the form `Name: value`; an error says which is none.
+    /// Reads fields of the form `Name: value`. An error names the line that is not one.
     pub fn fields(lines: &[String]) -> Result<HeaderMap, String> {
         let mut fields = HeaderMap::new();
         for line in lines {
@@ -49,15 +52,15 @@ impl Question<'_> {
     }
 }
 
-/// A stored response, as it is found for the request.
-struct Found {
+/// A stored response that the request selects.
+struct Candidate {
     tier: Tier,
     head: StoredHead,
     len: u64,
     covered: Covered,
 }
 
-/// The story: lines for people, and the same as data.
+/// The explanation: lines for people, and the same as data.
 struct Story {
     lines: Vec<String>,
     data: Value,
@@ -70,12 +73,12 @@ impl Story {
 }
 
 impl Proxy {
-    /// Tells why a request is, or would not be, a hit. An error says what is wrong with the question.
+    /// Explains why a request is, or would be, a hit or not. An error says what is wrong with the question.
     pub async fn explain(&self, question: Question<'_>) -> Result<Value, String> {
         let Url { scheme, authority, path, query } = Url::read(question.url)?;
         let method = Method::from_bytes(question.method.as_bytes())
             .map_err(|_| format!("\"{}\" is no method; write GET or another", question.method))?;
-        // As a trusted proxy would send it: what the application would be told, and what selects.
+        // Treats the fields as if a trusted proxy had sent them.
         let mut fields = question.fields;
         forwarding::receive(&self.trust, &Peer::of_operator(), &method, &mut fields);
         let rule = self.keys.rules.matching(&path);
@@ -147,57 +150,73 @@ impl Proxy {
     ) -> CacheStatus {
         let now = self.fetcher.clock.now();
         let (mut in_memory, mut others) = (None, false);
-        for key in searched.into_iter().chain([exact]) {
-            match self.fetcher.store.memory().lookup(key, fields) {
-                Lookup::Found(stored) => {
-                    let covered = self.fetcher.store.purges().covers(&stored.head, stored.head.position);
-                    let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
-                    tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
-                    let head = stored.head.clone();
-                    in_memory = Some(Found { tier: Tier::Memory, head, len: stored.len(), covered });
-                    break;
-                }
-                Lookup::OtherVariants(record) => {
-                    tell_variants(story, "memory", &record, fields);
-                    others = true;
-                }
-                Lookup::Nothing => {}
+        match self.in_memory(exact, searched, fields) {
+            Lookup::Found(stored) => {
+                let covered = self.fetcher.store.purges().covers(&stored.head, stored.head.position);
+                let covering = self.fetcher.store.purges().covering(&stored.head, Some(stored.head.position));
+                tell_response(story, "memory", &stored.head, stored.len(), &covering, now);
+                let head = stored.head.clone();
+                in_memory = Some(Candidate { tier: Tier::Memory, head, len: stored.len(), covered });
             }
-        }
-        if in_memory.is_none() && !others {
-            story.say("memory: nothing");
-            story.data["memory"] = json!({"has": "nothing"});
+            Lookup::OtherVariants(record) => {
+                tell_variants(story, "memory", &record, fields);
+                others = true;
+            }
+            Lookup::Nothing => {
+                story.say("memory: nothing");
+                story.data["memory"] = json!({"has": "nothing"});
+            }
         }
         let (in_durable, other_durable) = self.tell_durable(story, rule, exact, fields, now).await;
         let inquiry = Inquiry { method, fields, present: Present::of(fields), has_content: false };
         let others = others || other_durable;
         let decision = self.decide_on(story, rule, inquiry, [in_memory, in_durable], others, now);
-        if matches!(decision, (Decision::Fetch(_), None)) {
+        if matches!(decision.0, Decision::Fetch(_) | Decision::Stored(OnStored::Fetch(Fwd::Partial))) {
             if rule.directives(fields).only_if_cached {
                 story.say("the request wants nothing but a stored response (only-if-cached): 504");
             }
-            self.tell_pass(story, searched.unwrap_or(exact), fields, now);
+            self.tell_hit_for_miss(story, searched.unwrap_or(exact), fields, now);
         }
-        story.data["decision"] = json!(format!("{:?}", decision.0));
+        story.data["decision"] = json!(match decision.0 {
+            Decision::Stored(on_stored) => format!("{on_stored:?}"),
+            decision => format!("{decision:?}"),
+        });
         status_of(decision, rule.directives(fields).only_if_cached, now)
     }
 
-    /// Decides as the proxy does: on what memory has, and where that is no use, on what the durable tier has. Returns the
-    /// stored response that it is about as well.
+    /// Returns what memory has, chosen as for a request. A response that was purged comes last: it is told as such.
+    fn in_memory(&self, exact: &CacheKey, searched: Option<&CacheKey>, fields: &HeaderMap) -> Lookup {
+        let store = &self.fetcher.store;
+        let look = |key| store.memory().lookup(key, fields);
+        let Some(searched) = searched else { return look(exact) };
+        let is_purged = |found: &Lookup| match found {
+            Lookup::Found(stored) => store.purges().covers(&stored.head, stored.head.position) == Covered::Wholly,
+            Lookup::OtherVariants(_) | Lookup::Nothing => false,
+        };
+        let (searched, own) = (look(searched), look(exact));
+        match (is_purged(&searched), is_purged(&own)) {
+            (true, false) if matches!(own, Lookup::Found(_)) => own,
+            (false, true) if matches!(searched, Lookup::Found(_)) => searched,
+            _ => newer(searched, own).1,
+        }
+    }
+
+    /// Decides as the proxy does: on what memory has, and where that does not decide, on what the durable tier has.
+    /// Returns with the decision the stored response that it is about.
     fn decide_on(
         &self,
         story: &mut Story,
         rule: &Resolved,
         inquiry: Inquiry<'_>,
-        tiers: [Option<Found>; 2],
+        tiers: [Option<Candidate>; 2],
         has_other_variants: bool,
         now: Timestamp,
     ) -> (Decision, Option<(Tier, Freshness)>) {
-        if let Some(decision) = without_looking(inquiry, rule.rule.bypass) {
-            story.say(passed_because(decision, inquiry.method));
-            return (decision, None);
+        if let Some(fwd) = without_looking(inquiry, rule.rule.bypass) {
+            story.say(passed_because(fwd, inquiry.method));
+            return (Decision::Pass(fwd), None);
         }
-        let mut decision = with_nothing(has_other_variants);
+        let mut decision = Decision::Fetch(with_nothing(has_other_variants));
         for mut found in tiers.into_iter().flatten() {
             let tier = found.tier.as_str();
             if !found.head.outlives(found.covered) {
@@ -212,30 +231,30 @@ impl Proxy {
             let on_this = with_stored(inquiry, &directives, head, found.len, early, failure, now);
             tell_decision(story, &found, on_this);
             match on_this {
-                // Another tier may hold more of it.
-                Decision::Fetch(Fwd::Partial) => decision = on_this,
-                on_this => return (on_this, Some((found.tier, freshness))),
+                // Another tier may hold more of the response.
+                OnStored::Fetch(Fwd::Partial) => decision = Decision::Stored(on_this),
+                on_this => return (Decision::Stored(on_this), Some((found.tier, freshness))),
             }
         }
         (decision, None)
     }
 
-    /// Tells what is remembered of those who ask alike.
-    fn tell_pass(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
+    /// Tells what hit-for-miss remembers of requests that ask alike.
+    fn tell_hit_for_miss(&self, story: &mut Story, key: &CacheKey, fields: &HeaderMap, now: Timestamp) {
         let memory = &self.fetcher.memories.hit_for_miss;
         if let Some((why, at)) = memory.refused(key.hash(), now) {
             let ago = now.millis_since(at) / 1000;
             story.say(format!("its last response that was not stored ({ago}s ago): {}", why.in_words()));
             story.data["not_stored"] = json!({"why": why.as_str(), "seconds_ago": ago});
         }
-        match memory.look(key.hash(), fields, now).pass {
-            Some(Pass::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
-            Some(Pass::EachValidates) => story.say("its responses have to be validated for each request"),
+        match memory.look(key.hash(), fields, now).unshared {
+            Some(Unshared::NotStorable) => story.say("requests that ask like this one do not wait for each other"),
+            Some(Unshared::EachValidates) => story.say("its responses have to be validated for each request"),
             None => {}
         }
     }
 
-    /// What the durable tier has; and whether that is of other variants only.
+    /// Tells what the durable tier has. Returns its response, and whether it has only other variants.
     async fn tell_durable(
         &self,
         story: &mut Story,
@@ -243,7 +262,7 @@ impl Proxy {
         key: &CacheKey,
         fields: &HeaderMap,
         now: Timestamp,
-    ) -> (Option<Found>, bool) {
+    ) -> (Option<Candidate>, bool) {
         let Some(durable) = self.fetcher.store.durable() else {
             story.say("durable: there is no such tier (durable.url = \"off\")");
             story.data["durable"] = json!({"has": "no-tier"});
@@ -259,7 +278,7 @@ impl Proxy {
                 if !retained {
                     story.say("durable: it is past durable.retain, and counts as not there");
                 }
-                let found = Found { tier: Tier::Durable, head: *head, len, covered };
+                let found = Candidate { tier: Tier::Durable, head: *head, len, covered };
                 return (Some(found).filter(|_| retained), false);
             }
             Examined::OtherVariants(record) => {
@@ -282,33 +301,33 @@ impl Proxy {
     }
 }
 
-/// Says in words why a request is passed on.
-fn passed_because(decision: Decision, method: &Method) -> String {
-    match decision {
-        Decision::Pass(Fwd::Bypass) => "it goes to the application: the rule says bypass".to_owned(),
-        Decision::Pass(Fwd::Method) => format!("it goes to the application: no stored response answers {method}"),
+/// Returns the reason for passing a request on, in words.
+fn passed_because(fwd: Fwd, method: &Method) -> String {
+    match fwd {
+        Fwd::Bypass => "it goes to the application: the rule says bypass".to_owned(),
+        Fwd::Method => format!("it goes to the application: no stored response answers {method}"),
         _ => "it goes to the application: If-Match and If-Unmodified-Since are about its state".to_owned(),
     }
 }
 
-/// Tells what was decided on a stored response.
-fn tell_decision(story: &mut Story, found: &Found, decision: Decision) {
+/// Tells the decision on a stored response.
+fn tell_decision(story: &mut Story, found: &Candidate, decision: OnStored) {
     let (tier, freshness) = (found.tier.as_str(), &found.head.freshness);
     match decision {
-        Decision::Answer(Use::Fresh, Behind::No) | Decision::Pass(_) => {}
-        Decision::Answer(Use::Fresh, Behind::Yes | Behind::Perhaps(_)) => {
+        OnStored::Answer(Use::Fresh, Background::No) => {}
+        OnStored::Answer(Use::Fresh, Background::Yes | Background::Perhaps(_)) => {
             story.say("it is fresh, and may be validated behind, since it soon expires (early_refresh)");
         }
-        Decision::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),
-        Decision::Answer(Use::WhileRevalidate, _) => {
+        OnStored::Answer(Use::Accepted, _) => story.say("it is stale, and the request accepts that (max-stale)"),
+        OnStored::Answer(Use::WhileRevalidate, _) => {
             story.say("it is stale, and served while it is validated (stale-while-revalidate)");
         }
-        Decision::Answer(Use::InPlaceOf(_), _) => {
+        OnStored::Answer(Use::InPlaceOf(_), _) => {
             story.say("the application is known to fail: it is served stale, and validated behind");
         }
-        Decision::NotCached => story.say("the request wants nothing but a stored response (only-if-cached): 504"),
-        Decision::Fetch(Fwd::Partial) => story.say(format!("{tier}: it has only a part of what is asked for")),
-        Decision::Fetch(fwd) => {
+        OnStored::NotCached => story.say("the request wants nothing but a stored response (only-if-cached): 504"),
+        OnStored::Fetch(Fwd::Partial) => story.say(format!("{tier}: it has only a part of what is asked for")),
+        OnStored::Fetch(fwd) => {
             let validator = if validation::has_validator(&found.head.fields.to_map()) {
                 "validated with its ETag or Last-Modified: a 304 makes it good again"
             } else {
@@ -324,17 +343,19 @@ fn tell_decision(story: &mut Story, found: &Found, decision: Decision) {
     }
 }
 
-/// The `Cache-Status` of a decision on a stored response of a tier, or on none.
+/// Returns the `Cache-Status` of a decision.
 fn status_of(
     (decision, found): (Decision, Option<(Tier, Freshness)>),
     only_if_cached: bool,
     now: Timestamp,
 ) -> CacheStatus {
     match decision {
-        Decision::NotCached => Refusal::OnlyIfCached.answer().0,
-        Decision::Fetch(_) if only_if_cached => Refusal::OnlyIfCached.answer().0,
-        Decision::Fetch(fwd) | Decision::Pass(fwd) => CacheStatus::forward(fwd),
-        Decision::Answer(..) => match found {
+        Decision::Stored(OnStored::NotCached) => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(_) | Decision::Stored(OnStored::Fetch(_)) if only_if_cached => Refusal::OnlyIfCached.answer().0,
+        Decision::Fetch(fwd) | Decision::Stored(OnStored::Fetch(fwd)) | Decision::Pass(fwd) => {
+            CacheStatus::forward(fwd)
+        }
+        Decision::Stored(OnStored::Answer(..)) => match found {
             Some((tier, freshness)) => CacheStatus::hit(tier, freshness.remaining(now)),
             None => CacheStatus::forward(Fwd::Miss),
         },

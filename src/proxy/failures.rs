@@ -1,4 +1,4 @@
-//! Answers that are 502 or 504 because there is none from the application: what is logged of them.
+//! Logs why an answer is 502 or 504 because the application gave none.
 
 use std::error::Error;
 
@@ -8,21 +8,21 @@ use tracing::info;
 use super::Proxy;
 use crate::base::log::OncePerMinute;
 use crate::proxy::access::RequestId;
-use crate::proxy::target::Target;
+use crate::proxy::target::RequestTarget;
 use crate::respond::{Cause, ResponseBody};
 
-/// Which were logged lately, by key and status.
+/// The failures logged lately, by key and status.
 pub type Failures = OncePerMinute<(u128, StatusCode)>;
 
 impl Proxy {
-    /// Logs why a response is a failure of the application's, if it is one: once a minute for each URL and
+    /// Logs why the application gave no answer, if `response` is such a 502 or 504: once a minute for each URL and
     /// status.
-    pub(super) fn tell_failure(&self, target: Option<&Target<'_>>, response: &mut Response<ResponseBody>) {
+    pub(super) fn log_failure(&self, target: Option<&RequestTarget<'_>>, response: &mut Response<ResponseBody>) {
         let status = response.status();
         if !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
             return;
         }
-        // One that the application itself gave has none.
+        // A 502 or 504 that the application itself gave carries no cause.
         let (Some(cause), Some(target)) = (response.extensions_mut().remove::<Cause>(), target) else { return };
         let id = RequestId::random();
         response.extensions_mut().insert(id);
@@ -42,7 +42,7 @@ impl Proxy {
     }
 }
 
-/// An error, and what it says that it comes of.
+/// Returns an error's text with those of its sources.
 fn with_sources(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

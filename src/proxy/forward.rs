@@ -1,4 +1,4 @@
-//! Requests that no stored response may answer: passed on, and what they changed is forgotten.
+//! Passes on requests that no stored response may answer, and invalidates what unsafe ones change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::client::{Client, informational};
-use super::request::asked;
+use super::share::asked;
 use super::{Proxy, tunnel};
 use crate::fetch::{Fetch, Holdings, Order, clean_response};
-use crate::proxy::target::{Target, origin_form};
-use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, passed, unanswered};
+use crate::proxy::target::{RequestTarget, origin_form};
+use crate::respond::{Answer, ClientRequest, Refusal, ResponseBody, add_age, options, passed, unanswered};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::{Exchange, NotStorable};
@@ -22,24 +22,24 @@ use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
 use crate::upstream::{
-    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, Transfer, UpstreamBody, UpstreamError,
 };
 
-/// How long an unsafe request is waited for after its client has left. It holds a connection to the
-/// origin, and no one counts those.
+/// The time for which the answer to an unsafe request is awaited after its client has left. Such a request holds a
+/// connection to the origin that no limit counts.
 const ABANDONED: Duration = Duration::from_secs(5);
 
-/// Holds the reason for passing a request on: its like could not be stored.
+/// The circumstances in which hit-for-miss passes a request on.
 #[derive(Clone, Copy)]
 pub(super) struct Passed {
     pub(super) fwd: Fwd,
-    /// Time at which it began.
+    /// The time at which it was passed on.
     pub(super) now: Timestamp,
-    /// True if the memory that its like is not stored lasts for a while yet.
+    /// True if hit-for-miss remembers the reason for a while yet, and need not be told again.
     pub(super) is_noted: bool,
 }
 
-/// What an unsafe request was sent to.
+/// The target of an unsafe request.
 struct Changed {
     scheme: &'static str,
     authority: String,
@@ -48,13 +48,13 @@ struct Changed {
 }
 
 impl Proxy {
-    /// Asks the origin for one client, on a key whose responses lately were not to be stored: nothing is
-    /// made ready for keeping what most likely is not kept. What may be kept after all is. The request's
-    /// target is in origin form.
+    /// Asks the origin for one client, where responses to requests that ask alike lately could not be stored. Prepares
+    /// nothing for storing, but stores the response after all if that is allowed. The request's target is in origin
+    /// form.
     pub(super) async fn pass_on(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         key: Option<&CacheKey>,
         request: &http::request::Parts,
         Passed { fwd, now, is_noted }: Passed,
@@ -69,7 +69,8 @@ impl Proxy {
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
         let sent = OriginRequest { method, uri, fields: &fields, informational, errand: Errand::Client, transfer };
-        // Not by `Fetcher::send`: what most requests that pass here wait in is no deeper than need be.
+        // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
+        // makes their future larger.
         let mut response = match fetcher.origin.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, fwd),
@@ -81,10 +82,10 @@ impl Proxy {
             status: response.status(),
             response: response.headers(),
             request_time: now,
-            // Seldom decides, and never for storing alone: `keep_or_pass` reads the clock.
+            // Close enough for this check. `keep_or_pass` reads the clock before it stores.
             response_time: now,
         };
-        // A part although the whole was asked for is the origin's word to this client, and no more.
+        // A part that was not asked for is passed to this client. It says nothing of what others would get.
         let why = match response.status() {
             StatusCode::PARTIAL_CONTENT => Some(NotStorable::Part),
             _ => fetcher.still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy, is_noted),
@@ -100,30 +101,20 @@ impl Proxy {
         self.answer_fetched(ClientRequest::of(&*request), fetched)
     }
 
-    /// Sends a request on that no stored response may answer, and invalidates what it changed.
+    /// Sends on a request that no stored response may answer, and invalidates what it changes.
     pub(super) async fn forward(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         parts: &http::request::Parts,
         body: ClientBody,
         fwd: Fwd,
     ) -> Answer {
-        let (transfer, buffers) = (&target.rule.transfer, self.fetcher.origin.upstream.buffers());
-        let mut body = match RequestBody::client(body, self.upload_limits, transfer) {
+        let transfer = &target.rule.transfer;
+        let body = match self.body_for_origin(body, transfer).await {
             Ok(body) => body,
-            Err(fault) => return Refusal::Body(fault).answer(),
+            Err(refusal) => return refusal.answer(),
         };
-        if matches!(body, RequestBody::Sending(_)) && transfer.buffer_request > 0 {
-            if buffers.are_full() {
-                return Refusal::Overloaded.answer();
-            }
-            // On the heap, and gone before the origin is asked.
-            body = match Box::pin(body.take_in(transfer, buffers)).await {
-                Ok(body) => body,
-                Err(fault) => return Refusal::Body(fault).answer(),
-            };
-        }
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
         let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
         let (uri, informational) = (origin_form(&parts.uri), informational(caller, parts.version));
@@ -137,7 +128,7 @@ impl Proxy {
                 Err(error) => unanswered(&error, fwd),
             };
         }
-        // On the heap: few requests are.
+        // Boxed: few requests are unsafe.
         let fields = onward.fields(&parts.headers);
         let (response, own) =
             match Box::pin(self.send_unsafe(target, parts, fields, body, informational, position)).await {
@@ -151,7 +142,7 @@ impl Proxy {
             let request = Arc::new(Request::from_parts(parts.clone(), ()));
             let asked = asked(caller, target, &request, target.rule.directives(request.headers()), None);
             let order = Order::new(Arc::new(asked), Holdings::nothing(fwd), None);
-            // Its own invalidation among them.
+            // The purges known now include the request's own invalidation.
             let version_vector = self.fetcher.store.purges().version_vector();
             if let Ok(tags) = order.tags_of(response.headers())
                 && !self.fetcher.store.are_purged(&tags, position)
@@ -164,11 +155,24 @@ impl Proxy {
         passed(response, fwd)
     }
 
-    /// Sends an unsafe request on in a task of its own: what it changed is invalidated even if its
-    /// client does not wait for the answer.
+    /// Makes the body of the request to the origin. Takes it in first where the rule has requests buffered.
+    async fn body_for_origin(&self, body: ClientBody, transfer: &Arc<Transfer>) -> Result<RequestBody, Refusal> {
+        let buffers = self.fetcher.origin.upstream.buffers();
+        let body = RequestBody::client(body, self.upload_limits, transfer).map_err(Refusal::Body)?;
+        if !matches!(body, RequestBody::Sending(_)) || transfer.buffer_request == 0 {
+            return Ok(body);
+        }
+        if buffers.are_full() {
+            return Err(Refusal::Overloaded);
+        }
+        // Boxed: few requests come here, and the box is gone before the origin is asked.
+        Box::pin(body.take_in(transfer, buffers)).await.map_err(Refusal::Body)
+    }
+
+    /// Sends an unsafe request in a task of its own, so that what it changes is invalidated even if its client leaves.
     async fn send_unsafe(
         self: &Arc<Self>,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         parts: &http::request::Parts,
         fields: HeaderMap,
         body: RequestBody,
@@ -197,7 +201,7 @@ impl Proxy {
             let answered = tokio::select! {
                 answered = this.fetcher.send(&request, body) => answered,
                 () = is_abandoned => {
-                    // Nobody knows what came of it: the URL is not what it was, perhaps.
+                    // The request may have been carried out or not, so its target is invalidated.
                     let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
                     return written.await;
                 }
@@ -211,15 +215,20 @@ impl Proxy {
                 Ok(response) => Ok((response, None)),
                 Err(error) => Err(error),
             };
-            // A client that has left takes its own response with it.
+            // The client may have left; nobody needs its response then.
             let _ = sender.send(sent);
         });
         receiver.await.unwrap_or(Err(UpstreamError::RequestBody(Fault::Broken)))
     }
 
-    /// Whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it says for how long,
-    /// and that it is what a GET would have got.
-    fn is_for_get<B>(&self, target: &Target<'_>, request: &http::request::Parts, response: &Response<B>) -> bool {
+    /// Returns whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it states a lifetime, and that
+    /// it is what a GET would get.
+    fn is_for_get<B>(
+        &self,
+        target: &RequestTarget<'_>,
+        request: &http::request::Parts,
+        response: &Response<B>,
+    ) -> bool {
         let (uri, fields) = (&request.uri, response.headers());
         request.method == Method::POST
             && response.status() == StatusCode::OK
@@ -227,9 +236,10 @@ impl Proxy {
             && invalidation::answers_get(fields, target.scheme, target.authority(), uri.path(), uri.query())
     }
 
-    /// RFC 9111 §4.4, RFC 9875 §3: what a successful unsafe request, sent at `position`, changed is no
-    /// longer to be served. The position from which on a response for its own URI may be stored
-    /// again, unless somebody else purged it meanwhile; and what is still to be written down.
+    /// RFC 9111 §4.4, RFC 9875 §3: invalidates what a successful unsafe request, sent at `position`, changed.
+    ///
+    /// Returns the position from which on a response for its own URI may be stored again, unless somebody else purged
+    /// it meanwhile; and a future that ends when the invalidation is recorded.
     fn invalidate<'a>(
         &'a self,
         changed: &Changed,
@@ -261,8 +271,8 @@ impl Proxy {
         self.metrics.invalidations.add_one();
     }
 
-    /// Forgets what is stored for a URL together with others. To be done after the URL's own key is
-    /// purged: what is learnt of its queries from then on was fetched before, and is not kept.
+    /// Forgets the response that is stored for a URL and for other queries of its path. Call it after the URL's own
+    /// key is purged: a variance learnt from then on comes of an earlier fetch, and its response is not kept.
     pub(super) fn forget_searched(&self, key: &CacheKey) {
         if let Some(searched) = self.fetcher.memories.searches.key(key) {
             self.fetcher.store.forget(&searched);
@@ -270,11 +280,11 @@ impl Proxy {
         }
     }
 
-    /// Passes a request to change protocols on, and ties the two connections together.
+    /// Passes on a request to change protocols, and ties the two connections together.
     pub(super) async fn tunnel(
         self: &Arc<Self>,
         caller: &dyn Client,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         mut request: Request<ClientBody>,
     ) -> Answer {
         let client = caller.upgraded(&mut request);
@@ -286,7 +296,7 @@ impl Proxy {
             let options = if fields.contains_key(header::TE) { "upgrade, te" } else { "upgrade" };
             fields.insert(header::CONNECTION, HeaderValue::from_static(options));
         }
-        // Such a request has none.
+        // A request to change protocols has no body.
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
@@ -310,5 +320,18 @@ impl Proxy {
         });
         add_age(response.headers_mut());
         (CacheStatus::forward(Fwd::Bypass), response.map(|_: UpstreamBody| ResponseBody::empty()))
+    }
+}
+
+/// RFC 9110 §7.6.2: answers an OPTIONS request that may be forwarded no further; otherwise takes one from its
+/// `Max-Forwards`.
+pub(super) fn max_forwards(request: &mut HeaderMap) -> Option<Answer> {
+    let left = request.get(header::MAX_FORWARDS)?.to_str().ok()?.parse::<u64>().ok()?;
+    match left.checked_sub(1) {
+        Some(left) => {
+            request.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+            None
+        }
+        None => Some(options()),
     }
 }

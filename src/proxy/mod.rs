@@ -1,20 +1,23 @@
 //! The life of a request, from top to bottom, as RFC 9111 §4 tells it ([`Proxy::answer`](crate::proxy::Proxy)).
 //!
 //! * What is fetched is shared (`share`); what no stored response may answer is passed on (`forward`).
-//! * What selects a response is what the origin saw: the key and the rules are made of the request once (`target`).
+//! * A response is selected by what the origin saw: the key and the rule are worked out once a request (`target`).
 //!
 //! May import: everything below it but sockets. Reads and writes no bytes.
 
 mod access;
+mod background;
 mod client;
 mod explain;
 mod failures;
 mod forward;
+mod label;
 mod purge;
 mod reply;
 mod request;
 mod rules;
 mod share;
+mod state;
 mod target;
 mod tunnel;
 
@@ -23,6 +26,6 @@ pub use self::explain::Question;
 pub use self::failures::Failures;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
-pub use self::request::{Proxy, Usage};
 pub(crate) use self::rules::{Config as CacheConfig, Rule, Rules};
+pub use self::state::{Proxy, Usage};
 pub(crate) use self::target::Keys;

@@ -1,4 +1,4 @@
-//! Purges: what an operator, or the application, says is no longer to be served.
+//! Purges: an operator, or the application, names what is no longer to be served.
 
 use std::fmt::{self, Write as _};
 
@@ -10,21 +10,21 @@ use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::tags;
 use crate::store::{EITHER, Purge, PurgeReceipt, PurgeTarget, StoreError};
 
-/// What is to be purged, as it is asked for.
+/// The things to purge, as they are asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum What<'a> {
-    /// An absolute URL, as clients see it: every variant.
+    /// Every variant of an absolute URL, as clients see it.
     Url(&'a str),
-    /// What absolute URLs begin with, or paths, of whatever host.
+    /// Everything whose absolute URL, or path on any host, begins so.
     Prefix(&'a str),
-    /// A tag, to the byte.
+    /// Everything with this tag, byte for byte.
     Tag(&'a str),
     /// Everything.
     All,
 }
 
 impl What<'_> {
-    /// As `POST /purge` takes it.
+    /// Returns the body for `POST /purge`.
     pub fn to_json(self) -> Value {
         match self {
             Self::Url(url) => json!({"url": url}),
@@ -48,19 +48,19 @@ impl fmt::Display for What<'_> {
 
 /// Says whether a URL or prefix is purged under its own scheme, or under both.
 ///
-/// A proxy in front that does not say that its client used https makes http of it: what an operator sees as
-/// https may be stored as http.
+/// A proxy in front may not say that its client used https. Then a page that an operator sees as https is stored as
+/// http.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schemes {
-    /// Under both.
+    /// Purges under both.
     #[default]
     Both,
-    /// Under its own.
+    /// Purges under its own.
     Exact,
 }
 
 impl Schemes {
-    /// As `POST /purge` takes it.
+    /// Returns the value for `POST /purge`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Both => "both",
@@ -69,29 +69,29 @@ impl Schemes {
     }
 }
 
-/// Says how something is purged.
+/// The options of a purge.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manner {
-    /// True if it stays, stale.
+    /// True if purged responses stay, stale.
     pub is_soft: bool,
-    /// Under which schemes.
+    /// The schemes to purge under.
     pub schemes: Schemes,
 }
 
-/// Lists where something was held for a URL when it was purged.
+/// The tiers that held something for a URL when it was purged, by scheme.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held(Vec<(&'static str, Tiers)>);
 
-/// See [`Held`].
+/// The tiers that held something; see [`Held`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tiers {
     memory: bool,
-    /// `None`: the index of the durable tier is not loaded yet, and nobody knows.
+    /// `None`: unknown, since the index of the durable tier is not loaded yet.
     durable: Option<bool>,
 }
 
 impl Held {
-    /// By scheme.
+    /// Returns the tiers by scheme, for the answer to a purge.
     pub fn to_json(&self) -> Value {
         let of = |tiers: &Tiers| json!({"memory": tiers.memory, "durable": tiers.durable});
         self.0.iter().map(|(scheme, tiers)| ((*scheme).to_owned(), of(tiers))).collect()
@@ -112,22 +112,22 @@ impl Held {
     }
 }
 
-/// Why a purge was not done.
+/// The reason why a purge failed.
 #[derive(Debug)]
 pub enum PurgeError {
-    /// What is asked for makes no sense: what, and what would.
+    /// The request makes no sense; the sentence says why, and what would.
     Unclear(String),
-    /// It is in force in this process, and not where others can read it and where it outlasts this one. That is
-    /// tried again until it succeeds.
+    /// The purge is in force in this process, but not recorded where other processes and later ones read it. Recording
+    /// is tried again until it succeeds.
     NotRecorded(StoreError),
 }
 
-/// The longest prefix, in bytes.
+/// The most bytes of a prefix.
 const MAX_PREFIX: usize = 8192;
 
 impl Proxy {
-    /// Purges. In force in this process, and in the journal, when it returns; for a URL with what was held of
-    /// it. What else can be purged is not searched for.
+    /// Purges. When it returns, the purge is in force in this process and recorded in the journal. For a URL it
+    /// returns which tiers held something; for the rest it does not search.
     pub async fn purge(&self, what: What<'_>, manner: Manner) -> Result<Option<Held>, PurgeError> {
         let Manner { is_soft, schemes } = manner;
         let purge = |target| Purge { target, is_soft };
@@ -165,8 +165,8 @@ impl Proxy {
         Ok(held)
     }
 
-    /// Purges a URL under each key that it may be stored under. What is stored for several queries of a path
-    /// goes with each of their URLs.
+    /// Purges a URL under each key that it may be stored under. A response for several queries of a path is purged
+    /// with each of their URLs.
     fn purge_url(&self, url: &Url, Manner { is_soft, schemes }: Manner) -> (Held, Option<PurgeReceipt>) {
         let store = &self.fetcher.store;
         let (mut held, mut last) = (Held::default(), None);
@@ -179,7 +179,7 @@ impl Proxy {
             last = Some(store.purge(Purge { target: PurgeTarget::Url(key.hash()), is_soft }, Some(&key)));
             self.fetcher.flights.detach(key.hash());
             if is_soft {
-                // A search under way for several queries was asked for before, too.
+                // A flight for several queries was also asked for before the purge.
                 if let Some(searched) = self.fetcher.memories.searches.key(&key) {
                     self.fetcher.flights.detach(searched.hash());
                 }
@@ -193,12 +193,12 @@ impl Proxy {
     fn purge_all(&self, purges: impl IntoIterator<Item = Purge>) -> Option<PurgeReceipt> {
         self.metrics.purges.add_one();
         let last = purges.into_iter().map(|purge| self.fetcher.store.purge(purge, None)).last();
-        // Fetches under way were asked for before.
+        // The flights were asked for before the purge.
         self.fetcher.flights.detach_all();
         last
     }
 
-    /// Returns the tiers that hold something for a key, or for those that it shares with others.
+    /// Returns the tiers that hold something for a key, or for the key that it shares with other queries.
     fn held(&self, key: &CacheKey) -> Tiers {
         let store = &self.fetcher.store;
         let searched = self.fetcher.memories.searches.key(key);
@@ -212,11 +212,10 @@ impl Proxy {
     }
 }
 
-/// The origins whose pages are one with those of `scheme` and `authority`, itself first.
+/// Returns the origins whose pages count as the same as those of `scheme` and `authority`, which come first.
 ///
-/// With both schemes these are: the default port of one for that of the other, and the same port under both.
-/// A client of https may name its default port in `Host` where the proxy before this one does not say that it
-/// was https.
+/// With both schemes these are the same port under the other scheme, or the other's default port for the default one.
+/// A client of https may name its default port in `Host` where the proxy in front does not say that it used https.
 fn origins(scheme: &'static str, authority: &str, schemes: Schemes) -> Vec<(&'static str, String)> {
     let mut origins = vec![(scheme, authority.to_owned())];
     if schemes == Schemes::Exact {
@@ -232,7 +231,7 @@ fn origins(scheme: &'static str, authority: &str, schemes: Schemes) -> Vec<(&'st
     origins
 }
 
-/// An absolute URL that an operator names, in the spelling of keys.
+/// An absolute URL that an operator names, spelt as in keys.
 pub(super) struct Url {
     pub(super) scheme: &'static str,
     pub(super) authority: String,
@@ -241,7 +240,7 @@ pub(super) struct Url {
 }
 
 impl Url {
-    /// An error says what it should be.
+    /// Reads an absolute URL. An error says what is expected.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let read = || {
             let uri: Uri = escaped(text).parse().ok()?;
@@ -260,7 +259,7 @@ fn scheme_of(text: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme))
 }
 
-/// `text` in the spelling of keys: what is not ASCII, and signs that no target may have, escaped.
+/// Escapes what is not ASCII, and characters that a target may not have, as in keys.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -273,7 +272,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Prefixes in the spelling of keys. A star at its end says what it is anyway.
+/// Returns the prefixes to purge, spelt as in keys. A star at the end is dropped.
 fn prefixes(text: &str, schemes: Schemes) -> Option<Vec<String>> {
     let text = &escaped(text.strip_suffix('*').unwrap_or(text));
     if text.len() > MAX_PREFIX || text.contains(|c: char| c.is_ascii_control() || c == ' ' || c == '#') {
@@ -288,7 +287,7 @@ fn prefixes(text: &str, schemes: Schemes) -> Option<Vec<String>> {
     let authority = normal_authority(authority, scheme)?;
     let slash = if path.starts_with('/') { "" } else { "/" };
     let origins = origins(scheme, &authority, schemes);
-    // A prefix that is the same under both schemes counts once.
+    // A prefix under both schemes is purged as one.
     let is_under_both = |authority: &str| origins.iter().filter(|(_, other)| other == authority).count() > 1;
     let mut prefixes: Vec<String> = origins
         .iter()

@@ -1,4 +1,4 @@
-//! A request that is being answered: a hit is there at once, and what has to wait does so on the heap.
+//! The reply to a request: a hit is ready at once, and what has to wait does so on the heap.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,32 +9,33 @@ use tracing::{Instrument as _, Span, debug};
 
 use super::client::Client;
 use crate::base::WorkerMetrics;
-use crate::proxy::access::Line;
+use crate::proxy::access::AccessLine;
 use crate::respond::{Answer, ResponseBody};
 
-/// A request that is being answered.
+/// The reply to a request, as a future.
 pub struct Reply<'a> {
     worker: &'a WorkerMetrics,
     client: &'a dyn Client,
-    access: Option<Box<Line>>,
+    access: Option<Box<AccessLine>>,
     step: Step<'a>,
 }
 
-/// How far its answer is.
+/// The progress of an answer.
 pub(super) enum Step<'a> {
-    /// It is there, until it is given.
+    /// The answer, until it is taken.
     Answered(Option<Answer>),
-    /// The durable tier or the origin is waited for.
+    /// A future that waits for the durable tier or the origin.
     Waits(Pin<Box<dyn Future<Output = Answer> + Send + 'a>>),
 }
 
 impl<'a> Step<'a> {
-    /// A step that is the answer.
+    /// Makes a step of an answer that is ready.
     pub(super) fn answered(answer: Answer) -> Self {
         Self::Answered(Some(answer))
     }
 
-    /// One that is waited for, on the heap, within the request's span. Costs nothing more where the level is off.
+    /// Makes a step that waits, on the heap and within the request's span. Adds nothing to the future where the span
+    /// is disabled.
     pub(super) fn waits(span: Span, answer: impl Future<Output = Answer> + Send + 'a) -> Self {
         if span.is_disabled() {
             return Self::Waits(Box::pin(answer));
@@ -54,7 +55,7 @@ impl<'a> Reply<'a> {
     pub(super) fn new(
         worker: &'a WorkerMetrics,
         client: &'a dyn Client,
-        access: Option<Box<Line>>,
+        access: Option<Box<AccessLine>>,
         step: Step<'a>,
     ) -> Self {
         Self { worker, client, access, step }
@@ -76,7 +77,7 @@ impl Future for Reply<'_> {
                 Some(ready!(answer))
             }
         };
-        // It is not polled again once it was given.
+        // A future is not polled again after it was ready.
         let Some((status, response)) = answer else { return Poll::Pending };
         this.worker.record(&status);
         Poll::Ready(match this.access.take() {

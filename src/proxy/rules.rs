@@ -1,4 +1,4 @@
-//! `[[rule]]`: what the configuration says of some paths.
+//! `[[rule]]`: the settings for some paths.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,33 +23,33 @@ pub struct Config {
     pub key_prefix: String,
     /// The freshness lifetime of a storable response that states none; zero: heuristic only.
     pub default_timeout: Duration,
-    /// Whether a read that finds an expired object deletes it from the durable tier.
+    /// True if a read that finds an expired object deletes it from the durable tier.
     pub purge_expired_on_read: bool,
-    /// What to do with responses that set cookies.
+    /// Says what is done with responses that set cookies.
     pub set_cookie: SetCookie,
-    /// Whether the directives of clients count.
+    /// Says which directives of clients count.
     pub request_directives: RequestDirectives,
-    /// How long a key is remembered as not storable, so that nobody waits for a response that
-    /// can't be shared.
+    /// The time for which hit-for-miss remembers that a response could not be shared; requests that ask alike then do
+    /// not wait for each other.
     pub pass_memory: Duration,
-    /// How long a request waits for another one's answer from the origin before it asks as well.
+    /// The time for which a request waits for another's answer before it asks the origin as well.
     pub collapse_timeout: Duration,
-    /// How many requests for the same thing may be at the origin at once; at least one.
+    /// The most requests to the origin for the same response at once; at least one.
     pub collapse_limit: usize,
-    /// The response fields that speak to this cache in particular.
+    /// The targeted response fields that this cache obeys.
     pub targets: Targets,
-    /// Whether those are taken out of what clients see.
+    /// True if clients do not see those.
     pub remove_targets: bool,
-    /// The response fields that tags come in.
+    /// The response fields that tags are read from.
     pub tag_fields: TagFields,
     /// `stale-while-revalidate` for responses that do not have it.
     pub stale_while_revalidate: Duration,
     /// `stale-if-error` for responses that do not have it.
     pub stale_if_error: Duration,
-    /// How long past its freshness a response may stand in for an origin that can't be reached,
-    /// where nothing in it forbids that (RFC 9111 §4.2.4).
+    /// The time past its freshness for which a response may stand in for an unreachable origin, where nothing in it
+    /// forbids that (RFC 9111 §4.2.4).
     pub stale_if_unreachable: Duration,
-    /// Whether `Cache-Status` names the cache key.
+    /// True if `Cache-Status` names the cache key.
     pub status_key: bool,
 }
 
@@ -78,11 +78,11 @@ impl Default for Config {
 /// One `[[rule]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The paths it is for; `*` stands for any run of characters.
+    /// The pattern of its paths; `*` matches any run of characters.
     pub path: String,
-    /// Freshness lifetime where the response states none.
+    /// The freshness lifetime of responses that state none.
     pub timeout: Option<Duration>,
-    /// Freshness lifetime whatever the response states.
+    /// The freshness lifetime of all responses, whatever they state.
     pub override_timeout: Option<Duration>,
     /// Instead of `cache.stale_while_revalidate`.
     pub stale_while_revalidate: Option<Duration>,
@@ -94,28 +94,28 @@ pub struct Rule {
     pub set_cookie: Option<SetCookie>,
     /// Instead of `cache.request_directives`.
     pub request_directives: Option<RequestDirectives>,
-    /// Whether the cache keeps out of the way.
+    /// True if its requests pass the cache by.
     pub bypass: bool,
-    /// Whether requests for the same thing wait for one answer.
+    /// True if requests that ask alike wait for one answer.
     pub collapse: bool,
-    /// The last part of its lifetime, in thousandths, in which a response is validated in the
-    /// background before it expires; 0: none.
+    /// The last part of a lifetime, in thousandths, in which a response is validated in the background before it
+    /// expires; 0: none.
     pub early_refresh: u16,
-    /// What is asked of the origin for a range.
+    /// Says what is fetched for a range.
     pub ranges: Ranges,
-    /// What of the query enters the key.
+    /// Says how the query enters the key.
     pub query: QueryRules,
-    /// Whether responses go to the durable tier.
+    /// Says whether responses go to the durable tier.
     pub durability: Durability,
-    /// What the responses can be purged by.
+    /// The tags of its responses.
     pub tags: Vec<String>,
-    /// Settings of the rule for how the bytes of its requests and responses pass.
+    /// The settings for the bodies of its requests and responses.
     pub transfer: Overrides,
 }
 
 impl Rule {
-    /// Returns whether nothing is left for `later`, which comes after this one: this one's pattern matches all that
-    /// the other's does. A star of the other's is matched by stars alone.
+    /// Returns whether this rule's pattern matches every path of `later`, so that the later rule never applies. Only
+    /// stars match a star of the later pattern.
     pub fn hides(&self, later: &Self) -> bool {
         glob(&unescape(&self.path), &unescape(&later.path))
     }
@@ -144,46 +144,46 @@ impl Default for Rule {
     }
 }
 
-/// Every rule, and what holds where none matches.
+/// The rules, and the defaults for paths that none matches.
 #[derive(Debug)]
 pub struct Rules {
     listed: Vec<Resolved>,
     fallback: Resolved,
-    /// For paths that two rules could claim: no lifetime is granted, and nothing is kept durably.
+    /// For paths that two rules could claim: grants no lifetime, and keeps nothing durably.
     strictest: Resolved,
-    /// For those that a rule could claim which overrides what responses say: nothing is kept.
+    /// For paths that a rule could claim which overrides what responses state: stores nothing.
     closed: Resolved,
 }
 
-/// A rule with the defaults of `[cache]` filled in.
+/// A rule, resolved against the defaults of `[cache]`.
 #[derive(Debug)]
 pub struct Resolved {
-    /// Its pattern, escapes undone.
+    /// The pattern, with escapes undone.
     pattern: String,
     /// The rule.
     pub rule: Rule,
-    /// What it says of storing.
+    /// The policy by which its responses are stored.
     pub policy: Arc<StoragePolicy>,
     /// Says how far the directives of clients count.
     pub request_directives: RequestDirectives,
-    /// Says how bytes pass.
+    /// The limits for the bodies of its requests and responses.
     pub transfer: Arc<Transfer>,
 }
 
 impl Resolved {
-    /// The directives of a request, as far as they count here.
+    /// Returns the directives of a request that count under this rule.
     pub fn directives(&self, request: &HeaderMap) -> CacheControl {
         let all = CacheControl::of_request(request);
         match self.request_directives {
             RequestDirectives::Honour | RequestDirectives::Bound => all,
-            // Keeps `no-store`: no setting may store what must never be stored.
+            // Keeps `no-store`: no setting may store what the client forbids to store.
             RequestDirectives::Ignore => CacheControl { no_store: all.no_store, ..CacheControl::default() },
         }
     }
 }
 
 impl Rules {
-    /// Resolves `rules` against the defaults of `[cache]`, and against how bytes pass where no rule says.
+    /// Resolves `rules` against the defaults of `[cache]` and of `transfer`.
     pub fn new(cache: &Config, transfer: &Transfer, rules: Vec<Rule>, nominated: Nominated) -> Self {
         let nominated = Arc::new(nominated);
         let targets = Arc::new(cache.targets.clone());
@@ -226,12 +226,12 @@ impl Rules {
         }
     }
 
-    /// The first rule for `path`.
+    /// Returns the first rule for `path`.
     ///
-    /// Patterns and paths are compared with their escapes undone, as applications do. Servers and frameworks
-    /// differ on what else a path may be taken for (see `readings`). A path has the rule that all its readings
-    /// have; where they differ, a rule that bypasses holds, a rule with `override_timeout` makes it bypass, and
-    /// otherwise the strictest terms there are hold: nobody can spell a page into more than was granted to it.
+    /// Patterns and paths are compared with their escapes undone, as applications do. Servers and frameworks differ on
+    /// what else a path may be read as (see `readings`). A path has the rule that all its readings have. Where those
+    /// differ, it bypasses if one of them does, or if one has `override_timeout`; otherwise the strictest terms hold.
+    /// So nobody can spell a page in a way that grants it more.
     pub fn matching(&self, path: &str) -> &Resolved {
         if !is_spelt_out(path) {
             return self.first(path);
@@ -253,7 +253,7 @@ impl Rules {
         }
     }
 
-    /// Whether a rule is one of the configuration's.
+    /// Returns whether a rule is in the configuration.
     pub fn is_listed(&self, rule: &Resolved) -> bool {
         self.listed.iter().any(|listed| std::ptr::eq(listed, rule))
     }
@@ -263,10 +263,10 @@ impl Rules {
     }
 }
 
-/// A longer path that has more than one reading is not read: it goes to the application past the cache.
+/// The longest path that is read. A longer one with more than one reading bypasses the cache.
 const MAX_READ: usize = 4096;
 
-/// Whether a path has more than one reading.
+/// Returns whether a path has more than one reading.
 fn is_spelt_out(path: &str) -> bool {
     let mut before = 0;
     path.bytes().any(|byte| {
@@ -276,12 +276,12 @@ fn is_spelt_out(path: &str) -> bool {
     })
 }
 
-/// Limit of the rounds in which escapes of escapes are undone.
+/// The most rounds in which escapes of escapes are undone.
 const MAX_DECODED: usize = 3;
 
-/// Everything that a server or application may take `path` for: with escapes undone once and more often,
-/// backslashes for slashes, dot segments and empty ones resolved, parameters (`;x`) left out of segments, and
-/// ended by, or without, what ends a string or a path elsewhere (NUL, line ends, `#`, `?`).
+/// Returns everything that a server or application may read `path` as. Readings undo escapes once or more, take
+/// backslashes for slashes, resolve dot segments and empty ones, and drop parameters (`;x`). They also end the path
+/// at, or drop, characters that end a string or path elsewhere (NUL, line ends, `#`, `?`).
 fn readings(path: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut note = |reading: String| {
@@ -309,14 +309,14 @@ fn readings(path: &str) -> Vec<String> {
     found
 }
 
-/// `path` without what stands behind a semicolon in each segment.
+/// Returns `path` without parameters: what follows a semicolon in a segment.
 fn without_parameters(path: &str) -> String {
     let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
     segments.join("/")
 }
 
-/// `path` with its escapes undone, but for those of slashes, backslashes, dots and percent signs:
-/// applications differ on those.
+/// Undoes the escapes of `path`, except those of slashes, backslashes, dots and percent signs, on which applications
+/// differ.
 fn unescape(path: &str) -> String {
     decode(path, |byte| !matches!(byte, b'/' | b'\\' | b'.' | b'%'))
 }
@@ -336,14 +336,15 @@ fn decode(path: &str, is_undone: impl Fn(u8) -> bool) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// The fate of empty segments where dot segments are resolved: RFC 3986 and browsers keep them, servers do not.
+/// Says what happens to empty segments where dot segments are resolved: RFC 3986 and browsers keep them, servers do
+/// not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Empty {
     Kept,
     Dropped,
 }
 
-/// `path` with dot segments resolved, and empty ones kept or not.
+/// Resolves the dot segments of `path`, and keeps empty segments or drops them.
 fn resolved(path: &str, empty: Empty) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.strip_prefix('/').unwrap_or(path).split('/') {

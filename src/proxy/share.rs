@@ -1,24 +1,29 @@
-//! One fetch for everyone who waits for the same: who leads, who follows, and what a follower may have
-//! of what came.
+//! Shares one fetch among all requests that ask alike: who leads, who follows, and which responses a follower may
+//! have.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tokio::sync::oneshot;
 
 use super::Proxy;
-use super::request::held_by;
+use super::client::Client;
+use super::label::held_by;
+use super::target::{RequestTarget, shared_form};
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
 use crate::fetch::{
-    Fetched, Follower, ForLeader, Joined, Lease, Looked, Order, Outcome, Selection, Shared, SharedResponse, Source,
+    Asked, Fetched, Follower, ForLeader, Joined, Lease, Order, Outcome, Provenance, Recalled, Selection, Shared,
+    SharedResponse, Sharing, Terms, Unshared, sharing,
 };
 use crate::respond::{
-    Answer, ClientRequest, Multipart, Part, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
+    Answer, ClientRequest, Multipart, Portion, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
 };
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Handling, Tier, ttl_seconds};
+use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::{Reuse, Why};
 use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::targeted::governing;
@@ -37,25 +42,76 @@ fn wanted_of(parts: &Multipart) -> Vec<BodyPart> {
     wanted
 }
 
-/// Limit of the flights that one waiting request joins, or begins, after its first: because the origin failed, or
-/// because what came was for the leader alone.
+/// The most flights that a waiting request joins or leads after its first one: because the origin failed, or because
+/// the response was for the leader alone.
 const MAX_JOINED_AGAIN: u32 = 2;
 
+/// The end of a follower's wait.
+enum Awaited {
+    /// The flight has ended, or has taken too long.
+    Outcome(Outcome),
+    /// This follower may ask the origin as well.
+    Lease(Lease),
+}
+
 impl Proxy {
-    /// Tells how the order's request asks for its key, as far as is known by now, and whether it should wait for
+    /// Fetches an order, shared or not as [`sharing`] decides.
+    pub(super) async fn fetch_order(
+        self: &Arc<Self>,
+        request: &Request<()>,
+        mut order: Order,
+        unshared: Option<Unshared>,
+    ) -> Answer {
+        let sharing = sharing(&order, unshared, self.fetcher.limits.memory.max_object_size);
+        let holds_nothing = order.held.validate.is_none() && order.held.part.is_none();
+        // A flight asks the durable tier by itself, for everyone in it.
+        if sharing != Sharing::Together
+            && holds_nothing
+            && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut order)).await
+            && let Some(answer) = self.answer_found(request, &order, fetched).await
+        {
+            return answer;
+        }
+        match sharing {
+            Sharing::Together => self.fly(request, order).await,
+            Sharing::Whole => {
+                // The original request keeps its range, in case it is fetched for this client alone.
+                order.ask_for_the_whole();
+                self.fly(request, order).await
+            }
+            Sharing::Alone if order.asked.directives.only_if_cached => Refusal::OnlyIfCached.answer(),
+            Sharing::Alone => {
+                if *request.method() != Method::GET {
+                    let held = &mut order.held;
+                    let stored = held.validate.take().or_else(|| held.part.take());
+                    held.head_of = stored.or(held.head_of.take());
+                }
+                Box::pin(self.alone(request, order)).await
+            }
+        }
+    }
+
+    async fn fly(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
+        let selection = self.selection_of(&order).selection;
+        match self.join(&order, selection) {
+            Joined::Leader(lease) => self.lead(request, order, lease).await,
+            Joined::Follower(follower) => Box::pin(self.follow(request, order, follower, selection)).await,
+        }
+    }
+
+    /// Returns which variant of its key the order asks for, as far as that is known, and whether it should wait for
     /// nobody.
-    pub(super) fn selection_of(&self, order: &Order) -> Looked {
+    fn selection_of(&self, order: &Order) -> Recalled {
         self.fetcher.memories.hit_for_miss.look(order.asked.key.hash(), order.client_fields(), self.fetcher.clock.now())
     }
 
-    /// Joins the flight of those who ask alike: the response to anyone else might not be theirs.
-    pub(super) fn join(&self, order: &Order, selection: Selection) -> Joined {
+    /// Joins the flight of requests that select the same variant.
+    fn join(&self, order: &Order, selection: Selection) -> Joined {
         self.fetcher.flights.join(order.asked.key.hash(), selection.number())
     }
 
-    /// Asks the origin for a flight. Another that does so as well may have its answer first: then
-    /// that is this client's, too.
-    pub(super) async fn lead(self: &Arc<Self>, request: &Request<()>, order: Order, lease: Lease) -> Answer {
+    /// Leads a flight. If another leader of the flight has its answer first, this client gets that.
+    async fn lead(self: &Arc<Self>, request: &Request<()>, order: Order, lease: Lease) -> Answer {
         let arrived = self.fetcher.clock.now();
         let (sender, mut receiver) = oneshot::channel();
         let mut others = lease.others();
@@ -74,7 +130,7 @@ impl Proxy {
             }
         };
         match fetched {
-            // It would be a pity to send all of it for a range.
+            // The response is not shared and large, so this client gets only the range that it asked for.
             Ok(Fetched::Passed { why: NotStorable::TooLarge, .. }) if request.headers().contains_key(header::RANGE) => {
                 Box::pin(self.alone(request, asked)).await
             }
@@ -83,9 +139,9 @@ impl Proxy {
         }
     }
 
-    /// Waits for what another one fetches. Past `cache.collapse_timeout` the origin is asked as well,
-    /// for everyone who waits; when it failed, one of those who wait asks it again.
-    pub(super) async fn follow(
+    /// Waits for what another request's flight brings. Past `cache.collapse_timeout` one of those who wait asks the
+    /// origin as well, for all of them; when the flight failed, one of them asks again.
+    async fn follow(
         self: &Arc<Self>,
         request: &Request<()>,
         mut order: Order,
@@ -93,61 +149,34 @@ impl Proxy {
         mut selection: Selection,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
-        let (watch, patience) = (
-            Stopwatch::start(),
-            self.fetcher.origin.upstream.patience_for(order.asked.terms.transfer.response_timeout),
-        );
+        let patience = self.fetcher.origin.upstream.patience_for(order.asked.terms.transfer.response_timeout);
+        let watch = Stopwatch::start();
         let mut joined_again = 0;
         loop {
-            let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
-            let until_second = left(self.cache.collapse_timeout);
-            let permits = follower.permits();
-            let a_permit = async {
-                tokio::time::sleep(until_second).await;
-                permits.take().await
-            };
-            let outcome = tokio::select! {
-                biased;
-                outcome = follower.outcome() => outcome,
-                lease = a_permit => return self.lead(request, order, lease).await,
-                () = tokio::time::sleep(left(patience)) => Outcome::Failed(UpstreamError::ResponseTimeout),
+            let outcome = match self.wait(&mut follower, watch, patience).await {
+                Awaited::Outcome(outcome) => outcome,
+                Awaited::Lease(lease) => return self.lead(request, order, lease).await,
             };
             match outcome {
                 Outcome::Shared(shared) => {
-                    if let Some(answer) = self.answer_follower(request, &order, &shared, arrived) {
+                    if let Some(answer) = self.take_shared(request, &mut order, &shared, arrived).await {
                         return answer;
                     }
-                    // What came is another's: another variant, or not to be shared with this client;
-                    // or its first bytes are gone, which the durable tier still has.
-                    if matches!(shared.source, Source::Tier(_))
-                        && let Some(fetched) = Box::pin(self.fetcher.find_durable(&mut order)).await
-                        && let Some(answer) = self.answer_found(request, &order, fetched).await
-                    {
-                        return answer;
-                    }
-                    // Those who ask as this client does may share another one.
-                    if let Some(variant) = shared.head().variant() {
-                        self.fetcher.memories.hit_for_miss.divide(
-                            order.asked.key.hash(),
-                            &variant.names,
-                            self.fetcher.clock.now(),
-                        );
-                    }
-                    let Looked { selection: own, pass, .. } = self.selection_of(&order);
-                    if own == selection || pass.is_some() || joined_again == MAX_JOINED_AGAIN {
+                    let Recalled { selection: own, unshared, .. } = self.selection_of(&order);
+                    if own == selection || unshared.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
                 }
                 Outcome::NotShared => {
-                    // That the leader's response was its own alone says nothing of who asks otherwise.
-                    let Looked { selection: own, pass, .. } = self.selection_of(&order);
-                    if pass.is_some() || joined_again == MAX_JOINED_AGAIN {
+                    // The response was the leader's alone. That says nothing of requests that select another one.
+                    let Recalled { selection: own, unshared, .. } = self.selection_of(&order);
+                    if unshared.is_some() || joined_again == MAX_JOINED_AGAIN {
                         return Box::pin(self.alone(request, order)).await;
                     }
                     selection = own;
                 }
-                Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || left(patience).is_zero() => {
+                Outcome::Failed(error) if joined_again == MAX_JOINED_AGAIN || watch.elapsed() >= patience => {
                     return unanswered(&error, order.held.fwd);
                 }
                 Outcome::Failed(_) => {}
@@ -160,7 +189,54 @@ impl Proxy {
         }
     }
 
-    /// Gives a follower what its flight brought, if every rule lets it have that.
+    /// Waits for a flight's outcome, and past `cache.collapse_timeout` for leave to ask the origin as well. Gives up
+    /// when `watch` shows `patience`.
+    async fn wait(&self, follower: &mut Follower, watch: Stopwatch, patience: Duration) -> Awaited {
+        let left = |limit: Duration| limit.saturating_sub(watch.elapsed());
+        let until_second = left(self.cache.collapse_timeout);
+        let permits = follower.permits();
+        let a_permit = async {
+            tokio::time::sleep(until_second).await;
+            permits.take().await
+        };
+        tokio::select! {
+            biased;
+            outcome = follower.outcome() => Awaited::Outcome(outcome),
+            lease = a_permit => Awaited::Lease(lease),
+            () = tokio::time::sleep(left(patience)) => {
+                Awaited::Outcome(Outcome::Failed(UpstreamError::ResponseTimeout))
+            }
+        }
+    }
+
+    /// Answers a follower with what its flight brought, or with what the durable tier has. Otherwise notes which
+    /// fields select the response that came, so that those who ask alike can share another flight.
+    async fn take_shared(
+        self: &Arc<Self>,
+        request: &Request<()>,
+        order: &mut Order,
+        shared: &Shared,
+        arrived: Timestamp,
+    ) -> Option<Answer> {
+        if let Some(answer) = self.answer_follower(request, order, shared, arrived) {
+            return Some(answer);
+        }
+        // What came is another variant, or is not shared with this client; or memory no longer has its first bytes,
+        // which the durable tier still has.
+        if matches!(shared.source, Provenance::Tier(_))
+            && let Some(fetched) = Box::pin(self.fetcher.find_durable(order)).await
+            && let Some(answer) = self.answer_found(request, order, fetched).await
+        {
+            return Some(answer);
+        }
+        if let Some(variant) = shared.head().variant() {
+            let now = self.fetcher.clock.now();
+            self.fetcher.memories.hit_for_miss.divide(order.asked.key.hash(), &variant.names, now);
+        }
+        None
+    }
+
+    /// Answers a follower with what its flight brought, if the rules allow that for its request.
     fn answer_follower(
         &self,
         request: &Request<()>,
@@ -169,7 +245,7 @@ impl Proxy {
         arrived: Timestamp,
     ) -> Option<Answer> {
         let head = shared.head();
-        // Under another URL's key only if its origin said that the two are one.
+        // A response under another URL's key answers only if the origin said that the two are alike.
         if head.key != order.asked.exact
             && self.fetcher.memories.searches.key(&order.asked.exact).as_ref() != Some(&head.key)
         {
@@ -187,7 +263,7 @@ impl Proxy {
         }
         let has_it = match &shared.response {
             SharedResponse::Stored(stored) => head.can_answer(request.method(), request.headers(), stored.len()),
-            // A part on its way in is for the client that asked for it.
+            // A part that is coming in answers only the client that asked for it.
             SharedResponse::Filling(..) => head.parts().is_none(),
         };
         if !has_it {
@@ -195,11 +271,11 @@ impl Proxy {
         }
         match reuse::reuse(&order.asked.directives, &head.freshness, self.fetcher.clock.now()) {
             Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate => {}
-            // The origin has answered since: that is as new as this client can wish for.
+            // The origin has answered since this request arrived, which satisfies a request for validation.
             Reuse::Validate(Why::Request)
-                if matches!(shared.source, Source::Origin { .. }) && head.response_time() >= arrived => {}
+                if matches!(shared.source, Provenance::Origin { .. }) && head.response_time() >= arrived => {}
             Reuse::Validate(Why::Stale)
-                if matches!(shared.source, Source::InPlaceOfError { .. } | Source::StandIn(_)) => {}
+                if matches!(shared.source, Provenance::InPlaceOfError { .. } | Provenance::StandIn(_)) => {}
             Reuse::Validate(_) | Reuse::GatewayTimeout => return None,
         }
         let reader = match &shared.response {
@@ -210,13 +286,13 @@ impl Proxy {
     }
 
     /// Asks the origin for this client only.
-    pub(super) async fn alone(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
+    async fn alone(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
         let fetched = self.fetcher.alone(order).await;
         self.answer_fetched(ClientRequest::of(request), fetched)
     }
 
-    /// Answers with what the durable tier has for this client alone; of a body that is still there only
-    /// what is asked for is read. `None` when that can't be had.
+    /// Answers with what the durable tier has, for this client alone. Of a body that is not read yet it reads only
+    /// what is asked for. Returns `None` when the body can't be read.
     pub(super) async fn answer_found(
         self: &Arc<Self>,
         request: &Request<()>,
@@ -230,10 +306,10 @@ impl Proxy {
         let status = CacheStatus::hit(Tier::Durable, head.freshness.remaining(now));
         let (parts, part) = answer_head(ClientRequest::of(request), &head, Some(apart.len()), now).into_parts();
         let (wanted, len) = match part {
-            Part::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
-            Part::Whole => (vec![BodyPart::Range(0, apart.len())], apart.len()),
-            Part::Range(first, end) => (vec![BodyPart::Range(first, end)], end.saturating_sub(first)),
-            Part::Multipart(parts) => (wanted_of(&parts), parts.len),
+            Portion::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
+            Portion::Whole => (vec![BodyPart::Range(0, apart.len())], apart.len()),
+            Portion::Range(first, end) => (vec![BodyPart::Range(first, end)], end.saturating_sub(first)),
+            Portion::Multipart(parts) => (wanted_of(&parts), parts.len),
         };
         let body = ResponseBody::pieces(apart.read(wanted).await?, len);
         self.fetcher.note_ranged(order, apart.len());
@@ -247,7 +323,7 @@ impl Proxy {
                 let Some((status, mut response)) = self.answer_shared(request, &shared, reader, false) else {
                     return Refusal::ResponseLost.failed(Fwd::Miss);
                 };
-                // In place of any that are stored.
+                // Cookies for this client replace stored ones.
                 for name in cookies.keys() {
                     response.headers_mut().remove(name);
                 }
@@ -263,12 +339,12 @@ impl Proxy {
                 (status, response.map(ResponseBody::upstream))
             }
             Fetched::Failed(error, fwd) => unanswered(&error, fwd),
-            // Those go through `answer_found`.
+            // `answer_found` answers those.
             Fetched::Apart(..) => Refusal::ResponseLost.failed(Fwd::Miss),
         }
     }
 
-    /// Answers from a shared response; a body that is coming in needs a reader.
+    /// Answers from a shared response. `None`: its body is coming in, and `reader` is missing.
     fn answer_shared(
         &self,
         request: ClientRequest<'_>,
@@ -279,12 +355,12 @@ impl Proxy {
         let now = self.fetcher.clock.now();
         let remaining = shared.head().freshness.remaining(now);
         let status = match shared.source {
-            Source::Tier(tier) | Source::StandIn(tier) => CacheStatus::hit(tier, remaining),
-            Source::InPlaceOfError { fwd, status } => {
+            Provenance::Tier(tier) | Provenance::StandIn(tier) => CacheStatus::hit(tier, remaining),
+            Provenance::InPlaceOfError { fwd, status } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
-            Source::Origin { fwd, status, stored } => {
+            Provenance::Origin { fwd, status, stored } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
@@ -299,5 +375,34 @@ impl Proxy {
             Some(reading) => held_by(answer, reading),
             None => answer,
         })
+    }
+}
+
+/// Makes the fixed part of an order: the request, the key that its response is looked up under (`key`, or else that of
+/// its URI), and the terms of its rule.
+pub(super) fn asked(
+    caller: &dyn Client,
+    target: &RequestTarget<'_>,
+    request: &Arc<Request<()>>,
+    directives: CacheControl,
+    key: Option<CacheKey>,
+) -> Asked {
+    let rule = &target.rule.rule;
+    Asked {
+        key: key.unwrap_or_else(|| target.key.clone()),
+        exact: target.key.clone(),
+        request: Arc::clone(request),
+        uri: shared_form(request.uri(), &rule.query).into_owned(),
+        peer: caller.peer().clone(),
+        directives,
+        terms: Terms {
+            request_directives: target.rule.request_directives,
+            policy: Arc::clone(&target.rule.policy),
+            transfer: Arc::clone(&target.rule.transfer),
+            durability: rule.durability,
+            collapse: rule.collapse,
+            ranges: rule.ranges,
+            tags: rule.tags.clone(),
+        },
     }
 }

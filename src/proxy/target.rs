@@ -1,4 +1,4 @@
-//! Where a request is headed, and whether the cache has a part in it.
+//! The target of a request: its key, its rule, and the form in which the origin is asked for it.
 
 use std::borrow::Cow;
 
@@ -14,20 +14,20 @@ use crate::rfc9111::present::Present;
 use crate::upstream::ClientBody;
 use crate::upstream::forwarding::Original;
 
-/// Where a request is headed, worked out once.
+/// The target of a request, worked out once.
 #[derive(Debug)]
-pub(crate) struct Target<'a> {
+pub(crate) struct RequestTarget<'a> {
     /// The scheme that the client used.
     pub scheme: &'static str,
     /// The key of its URI.
     pub key: CacheKey,
-    /// What the configuration says of its path.
+    /// The rule for its path.
     pub rule: &'a Resolved,
 }
 
-impl Target<'_> {
-    /// The host, as it is in the key, and as the origin is told: a spelling of one client's own must
-    /// not come back in a page that others get.
+impl RequestTarget<'_> {
+    /// Returns the host as it is in the key and as the origin is told. One client's own spelling must not come back in
+    /// a page that others get.
     pub(crate) fn authority(&self) -> &str {
         self.key.authority().unwrap_or_default()
     }
@@ -36,20 +36,20 @@ impl Target<'_> {
 /// Makes keys.
 #[derive(Debug)]
 pub struct Keys {
-    /// What the configuration says of some paths.
+    /// The rules for paths.
     pub rules: Rules,
     /// `cache.key_prefix`
     pub prefix: String,
 }
 
 impl Keys {
-    /// Works out where a request is headed, or what is wrong with it.
+    /// Works out the target of a request, or the refusal that it gets.
     pub(crate) fn target(
         &self,
         original: &Original,
         request: &Request<ClientBody>,
         present: Present,
-    ) -> Result<Target<'_>, Refusal> {
+    ) -> Result<RequestTarget<'_>, Refusal> {
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(Refusal::Method);
         }
@@ -95,10 +95,10 @@ impl Keys {
         let path = request.uri().path();
         let rule = self.rules.matching(path);
         let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
-        Ok(Target { scheme: original.scheme, key, rule })
+        Ok(RequestTarget { scheme: original.scheme, key, rule })
     }
 
-    /// The key of a URI.
+    /// Returns the key of a URI.
     pub fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
         self.key_with(self.rules.matching(path), scheme, authority, path, query)
     }
@@ -116,22 +116,22 @@ impl Keys {
     }
 }
 
-/// Whether the client asks to change protocols in a way that is passed on. Anything else that it
-/// may have asked for with `Upgrade` is left out, and the request is an ordinary one.
+/// Returns whether a request asks for a change of protocols that is passed on. Otherwise its `Upgrade` is dropped, and
+/// it is an ordinary request.
 pub(super) fn is_upgrade(request: &Request<ClientBody>, present: Present) -> bool {
     present.has(Present::UPGRADE)
         && *request.method() == Method::GET
         && request.version() == Version::HTTP_11
         && request.body().is_none()
         && fields::has_member(request.headers(), &header::CONNECTION, "upgrade")
-        // HTTP/2 in clear text would make requests that never pass here again.
+        // HTTP/2 in clear text would carry further requests past this proxy.
         && !fields::members(request.headers(), &header::UPGRADE).any(|protocol| {
             protocol.to_ascii_lowercase().starts_with(b"h2")
         })
 }
 
-/// The target as the origin is asked for it on behalf of everybody: without the parameters that the key leaves
-/// out. An application that saw them could repeat them in a page that others get.
+/// Returns the target for a request to the origin on behalf of everybody: without the parameters that the key ignores.
+/// An application could repeat them in a page that others get.
 pub(super) fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> {
     let uri = origin_form(uri);
     let Some((query, kept)) = uri.query().map(|query| (query, rules.without_ignored(query))) else { return uri };
@@ -142,7 +142,7 @@ pub(super) fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> 
     target.parse().map_or(uri, Cow::Owned)
 }
 
-/// The target as the origin is asked for it.
+/// Returns the target in origin form.
 pub(super) fn origin_form(uri: &Uri) -> Cow<'_, Uri> {
     match uri.path_and_query() {
         Some(target) if uri.authority().is_some() => Cow::Owned(Uri::from(target.clone())),

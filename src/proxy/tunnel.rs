@@ -1,4 +1,4 @@
-//! Two connections that are no longer HTTP, tied together until both sides have ended, or nothing moves.
+//! Tunnels: ties two connections together that are no longer HTTP.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::base::Stopwatch;
 
-/// Passes bytes on in both directions until both have ended, one breaks, or nothing has moved in either for
-/// `limit`.
+/// Copies bytes in both directions until both sides have ended, one breaks, or nothing has moved in either direction
+/// for `limit`.
 pub(super) async fn tie<A, B>(a: A, b: B, limit: Duration) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -35,7 +35,7 @@ where
     }
 }
 
-/// A stream, and when something last moved in it.
+/// A stream, with the time at which something last moved in it.
 struct Watched<T> {
     io: T,
     moved: Arc<Mutex<Stopwatch>>,

@@ -1,4 +1,4 @@
-//! Makes responses: from stored ones (the whole, a range, 304, 416), and refusals.
+//! Makes responses from stored ones: the whole, a range, 304, 416.
 
 use std::sync::Arc;
 
@@ -15,46 +15,46 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{conditional, partial, range};
 use crate::upstream::UpstreamBody;
 
-/// What is sent, and what is said of it.
+/// A response, with its `Cache-Status`.
 pub(crate) type Answer = (CacheStatus, Response<ResponseBody>);
 
-/// What of a request an answer from the store depends on.
+/// The properties of a request that an answer from the store depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientRequest<'a> {
-    /// Its method.
+    /// The method.
     pub method: &'a Method,
-    /// Its fields.
+    /// The fields.
     pub fields: &'a HeaderMap,
-    /// Which of them decide something.
+    /// The fields among them that matter.
     pub present: Present,
 }
 
 impl<'a> ClientRequest<'a> {
-    /// What `request` asks.
+    /// Returns the properties of `request`.
     pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
         Self::noted(request, Present::of(request.headers()))
     }
 
-    /// The same, with what is known of its fields.
+    /// Returns the properties of `request`, with `present` worked out already.
     pub(crate) fn noted<B>(request: &'a Request<B>, present: Present) -> Self {
         Self { method: request.method(), fields: request.headers(), present }
     }
 
-    /// Whether it asks for the whole, whatever the client has.
+    /// Returns whether it is a GET for the whole, without preconditions.
     fn is_plain_get(self) -> bool {
         *self.method == Method::GET && !self.present.has(Present::CONDITIONS.and(Present::RANGE))
     }
 }
 
-/// What a hit's fields say besides what is stored.
+/// Labels a hit: adds fields, and removes those that clients do not see.
 pub(crate) struct Label<L> {
-    /// Puts it there.
+    /// Changes the fields.
     pub put: L,
-    /// Whether it depends on nothing but the stored response and the time.
+    /// True if the label depends only on the stored response and the time.
     pub is_steady: bool,
 }
 
-/// A hit in memory, fresh or not, with its label.
+/// Makes the answer of a hit in memory, fresh or stale, with its label.
 pub(crate) fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
     asked: ClientRequest<'_>,
     stored: Arc<StoredResponse>,
@@ -82,17 +82,17 @@ pub(crate) fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
     (status, response)
 }
 
-fn of_stored(part: Part, stored: &Arc<StoredResponse>) -> ResponseBody {
+fn of_stored(part: Portion, stored: &Arc<StoredResponse>) -> ResponseBody {
     match part {
-        Part::None => ResponseBody::empty(),
-        Part::Whole => ResponseBody::stored(Arc::clone(stored)),
-        Part::Range(first, end) => ResponseBody::stored_range(stored.body(), first, end),
-        Part::Multipart(parts) => ResponseBody::multipart(&stored.body(), &parts.ranges, parts.before, parts.end),
+        Portion::None => ResponseBody::empty(),
+        Portion::Whole => ResponseBody::stored(Arc::clone(stored)),
+        Portion::Range(first, end) => ResponseBody::stored_range(stored.body(), first, end),
+        Portion::Multipart(parts) => ResponseBody::multipart(&stored.body(), &parts.ranges, parts.before, parts.end),
     }
 }
 
-/// An answer from a stored response whose body may still be coming in; `None` when that needs a
-/// reader and there is none.
+/// Makes an answer from a stored response whose body may still be coming in. `None`: it needs a reader, and there is
+/// none.
 pub(crate) fn build(
     asked: ClientRequest<'_>,
     shared: &SharedResponse,
@@ -108,48 +108,48 @@ pub(crate) fn build(
     };
     let len = head.fields.get(&header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let whole = || whole_of(asked, head, now);
-    // A part on its way in is the answer to the request that asked for it, and to no other.
+    // A part that is coming in answers only the request that asked for it.
     let answer = if head.parts().is_some() { whole() } else { answer_head(asked, head, len, now) };
-    // Several parts would need several readers: the whole is an answer, too (RFC 9110 §14.2).
-    let answer = if matches!(answer.body(), Part::Multipart(_)) { whole() } else { answer };
+    // Several ranges would need several readers, so the whole is sent, which is allowed (RFC 9110 §14.2).
+    let answer = if matches!(answer.body(), Portion::Multipart(_)) { whole() } else { answer };
     let (parts, part) = answer.into_parts();
     let body = match part {
-        Part::None => ResponseBody::empty(),
-        Part::Range(first, end) => ResponseBody::fill_range(reader?, first, end),
-        Part::Whole | Part::Multipart(_) => ResponseBody::fill(reader?),
+        Portion::None => ResponseBody::empty(),
+        Portion::Range(first, end) => ResponseBody::fill_range(reader?, first, end),
+        Portion::Whole | Portion::Multipart(_) => ResponseBody::fill(reader?),
     };
     Some(Response::from_parts(parts, body))
 }
 
-/// The bytes of a stored body that answer a request.
+/// Says which bytes of a stored body an answer has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Portion {
     /// None: there is no body, or it is empty.
     None,
-    /// All of them.
+    /// All.
     Whole,
     /// Those from the first position up to the second.
     Range(u64, u64),
-    /// Several such ranges, each behind its text, and the text that ends them.
+    /// Several ranges, each behind its text, and a last text.
     Multipart(Box<Multipart>),
 }
 
-/// See [`Part::Multipart`].
+/// The bytes of a multipart answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Multipart {
     /// The ranges.
     pub ranges: Vec<(u64, u64)>,
-    /// The text before each.
+    /// The text before each range.
     pub before: Vec<Vec<u8>>,
-    /// The text after the last.
+    /// The text after the last range.
     pub end: Vec<u8>,
-    /// The length of it all.
+    /// The length of the whole body.
     pub len: u64,
 }
 
-/// The response as it is stored, and its age.
-fn whole_of(asked: ClientRequest<'_>, head: &StoredHead, now: Timestamp) -> Response<Part> {
-    let mut response = Response::new(if *asked.method == Method::HEAD { Part::None } else { Part::Whole });
+/// Makes the response as it is stored, with its age.
+fn whole_of(asked: ClientRequest<'_>, head: &StoredHead, now: Timestamp) -> Response<Portion> {
+    let mut response = Response::new(if *asked.method == Method::HEAD { Portion::None } else { Portion::Whole });
     *response.status_mut() = head.status;
     *response.headers_mut() = fields_of(head, now);
     response
@@ -161,16 +161,15 @@ fn fields_of(head: &StoredHead, now: Timestamp) -> HeaderMap {
     fields
 }
 
-/// The head of an answer from a stored response of `len` bytes, and what of its body goes with it: the
-/// whole, a range, several, or nothing (304, 416).
+/// Makes the head of an answer from a stored response of `len` bytes, and says which bytes of its body go with it.
 pub(crate) fn answer_head(
     asked: ClientRequest<'_>,
     head: &StoredHead,
     len: Option<u64>,
     now: Timestamp,
-) -> Response<Part> {
+) -> Response<Portion> {
     let ClientRequest { method, fields, present } = asked;
-    // RFC 9110 §13.2.1: preconditions are for what would otherwise succeed.
+    // RFC 9110 §13.2.1: preconditions apply only to what would otherwise succeed.
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if is_ok && present.has(Present::CONDITIONS) && is_not_modified(method, fields, head) {
         return not_modified(head, HeaderValue::from(head.freshness.age_seconds(now)));
@@ -191,27 +190,27 @@ pub(crate) fn answer_head(
     if let Some(parts) = head.parts() {
         if let Some(slice) = parts.slice(fields, len) {
             let (first, end) = (slice.first, slice.end);
-            let bytes = Part::Range(slice.offset, slice.offset + (end - first));
+            let bytes = Portion::Range(slice.offset, slice.offset + (end - first));
             make_partial(&mut response, first, end, parts.complete_len(), bytes);
         }
         return response;
     }
     match range::requested(fields, len) {
         RangeRequest::Whole => {}
-        RangeRequest::Part(first, end) => make_partial(&mut response, first, end, len, Part::Range(first, end)),
+        RangeRequest::Part(first, end) => make_partial(&mut response, first, end, len, Portion::Range(first, end)),
         RangeRequest::Parts(ranges) => make_multipart(&mut response, ranges, len),
         RangeRequest::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             response.headers_mut().insert(header::CONTENT_RANGE, range::content_range_unsatisfied(len));
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-            *response.body_mut() = Part::None;
+            *response.body_mut() = Portion::None;
         }
     }
     response
 }
 
-/// Makes a response the 206 with the positions from `first` up to `end` of `complete`.
-fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u64, bytes: Part) {
+/// Turns a response into the 206 with the bytes from `first` up to `end` of `complete`.
+fn make_partial(response: &mut Response<Portion>, first: u64, end: u64, complete: u64, bytes: Portion) {
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     partial::remove_digests(response.headers_mut());
     response.headers_mut().insert(header::CONTENT_RANGE, range::content_range(first, end, complete));
@@ -219,9 +218,9 @@ fn make_partial(response: &mut Response<Part>, first: u64, end: u64, complete: u
     *response.body_mut() = bytes;
 }
 
-/// Makes a response the 206 with several ranges of `len` bytes (RFC 9110 §15.3.7.2).
-fn make_multipart(response: &mut Response<Part>, ranges: Vec<(u64, u64)>, len: u64) {
-    // Nobody who writes a body knows the boundary beforehand.
+/// Turns a response into the 206 with several ranges of `len` bytes (RFC 9110 §15.3.7.2).
+fn make_multipart(response: &mut Response<Portion>, ranges: Vec<(u64, u64)>, len: u64) {
+    // Random, so that no stored body can contain it.
     let boundary = format!("{:032x}", fastrand::u128(..));
     let fields = response.headers_mut();
     let (before, end) = range::multipart(&ranges, len, fields.get(header::CONTENT_TYPE), &boundary);
@@ -232,11 +231,11 @@ fn make_multipart(response: &mut Response<Part>, ranges: Vec<(u64, u64)>, len: u
     fields.insert(header::CONTENT_TYPE, range::multipart_type(&boundary));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.body_mut() = Part::Multipart(Box::new(Multipart { ranges, before, end, len: total }));
+    *response.body_mut() = Portion::Multipart(Box::new(Multipart { ranges, before, end, len: total }));
 }
 
-/// RFC 9110 §15.4.5: a 304 has these fields of the response that it stands for.
-fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
+/// Makes a 304 (RFC 9110 §15.4.5), with these fields of the response that it stands for.
+fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Portion> {
     const KEPT: [http::HeaderName; 7] = [
         header::CACHE_CONTROL,
         header::CONTENT_LOCATION,
@@ -246,7 +245,7 @@ fn not_modified(head: &StoredHead, age: HeaderValue) -> Response<Part> {
         header::VARY,
         header::LAST_MODIFIED,
     ];
-    let mut response = Response::new(Part::None);
+    let mut response = Response::new(Portion::None);
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     *response.headers_mut() = head.fields.to_map_of(|name| KEPT.contains(name));
     response.headers_mut().insert(header::AGE, age);
@@ -262,12 +261,12 @@ fn has_content(status: StatusCode) -> bool {
     status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
-/// Every response has an `Age`. One that comes straight from the origin is as old as it says.
+/// Adds `Age`, if the origin sent none, to a response straight from the origin. Every response has that field.
 pub(crate) fn add_age(fields: &mut HeaderMap) {
     fields.entry(header::AGE).or_insert_with(|| const { HeaderValue::from_static("0") });
 }
 
-/// The origin's response to a request that was forwarded because of `fwd`, as it is.
+/// Makes an answer of the origin's response to a request that was forwarded because of `fwd`.
 pub(crate) fn passed(mut response: Response<UpstreamBody>, fwd: Fwd) -> Answer {
     add_age(response.headers_mut());
     (CacheStatus::forward(fwd), response.map(ResponseBody::upstream))

@@ -1,4 +1,4 @@
-//! The body of a response on its way to a client, wherever it comes from.
+//! The body of a response on its way to a client, whatever its source.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,33 +12,32 @@ use crate::entry::{Body, FillReader, StoredResponse};
 use crate::store::StoreError;
 use crate::upstream::{Passing, UpstreamBody};
 
-/// What ends a body early. hyper then closes the connection, so that no client takes what it got
-/// for the whole.
+/// The error that ends a body early. hyper then closes the connection, so that no client takes the rest for complete.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A response's body, and what is done when it ends.
+/// A response's body, with what is called when it ends.
 #[derive(Debug)]
 pub struct ResponseBody {
-    source: Source,
+    source: BodySource,
     sent: u64,
     ending: Option<Box<Ending>>,
-    /// Told when the body is dropped.
+    /// The connection to notify when the body is dropped.
     carrier: Option<Arc<dyn Carrier>>,
 }
 
 #[derive(Debug)]
-enum Source {
+enum BodySource {
     Empty,
-    /// A sentence of ours, or a stored body in one piece; it is not empty.
+    /// A sentence made here, or a stored body in one piece; it is not empty.
     Whole(Piece),
-    /// A stored body: the next piece, and the bytes of it to leave out and to send.
+    /// A stored body: the next piece, and the numbers of bytes to skip and to send.
     Stored {
         body: Body,
         next: usize,
         skip: u64,
         left: u64,
     },
-    /// A body that is still coming in: the bytes to leave out, and those to send if that is known.
+    /// A body that is coming in: the bytes to skip, and those to send if that is known.
     Fill {
         reader: FillReader,
         skip: u64,
@@ -49,23 +48,22 @@ enum Source {
         pieces: std::vec::IntoIter<Bytes>,
         left: u64,
     },
-    /// From the durable tier, as it is read for this client: the pieces, and the bytes that they must
-    /// come to.
+    /// A body that is read from the durable tier for this client: the pieces, and the bytes that they must amount to.
     Pieces {
         receiver: mpsc::Receiver<Result<Bytes, StoreError>>,
         left: u64,
     },
-    /// Straight from the origin.
+    /// The origin's body.
     Upstream(Passing),
 }
 
-/// Some bytes of a body.
+/// A piece of a body.
 #[derive(Debug)]
 pub enum Piece {
-    /// By themselves.
+    /// Bytes counted by themselves.
     Bytes(Bytes),
-    /// The body of a stored response from here on. It is in a piece of memory of its own, which is the
-    /// response's: to count it by itself would take more of that for each response.
+    /// The body of a stored response from this offset on. It shares the response's own reference count: counting the
+    /// bytes separately would allocate for each response.
     Own(Arc<StoredResponse>, usize),
 }
 
@@ -95,13 +93,13 @@ impl Buf for Piece {
     }
 }
 
-/// What a response goes out on: a client's connection.
+/// The connection that a response goes out on.
 pub trait Carrier: std::fmt::Debug + Send + Sync {
-    /// The response's body has ended, or was given up.
+    /// Called when the response's body has ended or broken off.
     fn body_has_ended(&self);
 }
 
-/// Called with the bytes sent once the body has ended or was given up.
+/// Called with the number of bytes sent, when the body has ended or broken off.
 struct Ending(Box<dyn FnOnce(u64) + Send + Sync>);
 
 impl std::fmt::Debug for Ending {
@@ -111,26 +109,26 @@ impl std::fmt::Debug for Ending {
 }
 
 impl ResponseBody {
-    fn from_source(source: Source) -> Self {
+    fn from_source(source: BodySource) -> Self {
         Self { source, sent: 0, ending: None, carrier: None }
     }
 
-    /// No body.
+    /// Makes an empty body.
     pub fn empty() -> Self {
-        Self::from_source(Source::Empty)
+        Self::from_source(BodySource::Empty)
     }
 
-    /// `bytes` and no more.
+    /// Makes a body of `bytes`.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::from_source(if bytes.is_empty() { Source::Empty } else { Source::Whole(bytes.into()) })
+        Self::from_source(if bytes.is_empty() { BodySource::Empty } else { BodySource::Whole(bytes.into()) })
     }
 
-    /// The body of a stored response.
+    /// Makes the body of a stored response.
     pub fn stored(stored: Arc<StoredResponse>) -> Self {
         let len = stored.len();
         match stored.own_body() {
             Some([]) => Self::empty(),
-            Some(_) => Self::from_source(Source::Whole(Piece::Own(stored, 0))),
+            Some(_) => Self::from_source(BodySource::Whole(Piece::Own(stored, 0))),
             None => match stored.into_body().into_one() {
                 Ok(one) => Self::whole(one),
                 Err(body) => Self::stored_range(body, 0, len),
@@ -138,12 +136,12 @@ impl ResponseBody {
         }
     }
 
-    /// The bytes of a stored body from `first` up to `end`.
+    /// Makes a body of the bytes of a stored one from `first` up to `end`.
     pub fn stored_range(body: Body, first: u64, end: u64) -> Self {
-        Self::from_source(Source::Stored { body, next: 0, skip: first, left: end.saturating_sub(first) })
+        Self::from_source(BodySource::Stored { body, next: 0, skip: first, left: end.saturating_sub(first) })
     }
 
-    /// Ranges of a stored body, each behind its text, and a last text.
+    /// Makes a multipart body: ranges of a stored body, each behind its text, and a last text.
     pub fn multipart(body: &Body, ranges: &[(u64, u64)], before: Vec<Vec<u8>>, end: Vec<u8>) -> Self {
         let mut pieces = Vec::new();
         for (text, (first, end)) in before.into_iter().zip(ranges) {
@@ -152,36 +150,35 @@ impl ResponseBody {
         }
         pieces.push(Bytes::from(end));
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self::from_source(Source::Multipart { pieces: pieces.into_iter(), left })
+        Self::from_source(BodySource::Multipart { pieces: pieces.into_iter(), left })
     }
 
-    /// `len` bytes that come through a channel; fewer, or an error, is a body cut short.
+    /// Makes a body of `len` bytes from a channel. Fewer, or an error, break the body off.
     pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, StoreError>>, len: u64) -> Self {
-        Self::from_source(if len == 0 { Source::Empty } else { Source::Pieces { receiver, left: len } })
+        Self::from_source(if len == 0 { BodySource::Empty } else { BodySource::Pieces { receiver, left: len } })
     }
 
-    /// A body that is coming in.
+    /// Makes a body of one that is coming in.
     pub fn fill(reader: FillReader) -> Self {
-        Self::from_source(Source::Fill { reader, skip: 0, left: None })
+        Self::from_source(BodySource::Fill { reader, skip: 0, left: None })
     }
 
-    /// The bytes of a body that is coming in, from `first` up to `end`; all of them must be there
-    /// in the end.
+    /// Makes a body of the bytes from `first` up to `end` of one that is coming in. Fewer break the body off.
     pub fn fill_range(reader: FillReader, first: u64, end: u64) -> Self {
-        Self::from_source(Source::Fill { reader, skip: first, left: Some(end.saturating_sub(first)) })
+        Self::from_source(BodySource::Fill { reader, skip: first, left: Some(end.saturating_sub(first)) })
     }
 
-    /// The origin's body, read ahead of the client where that is slower.
+    /// Makes a body of the origin's, which is read ahead where the client is slower.
     pub fn upstream(body: UpstreamBody) -> Self {
-        Self::from_source(Source::Upstream(body.into()))
+        Self::from_source(BodySource::Upstream(body.into()))
     }
 
-    /// Has a client's connection learn when the body has ended or was given up.
+    /// Notifies a connection when the body has ended or broken off.
     pub fn track(&mut self, carrier: Arc<dyn Carrier>) {
         self.carrier = Some(carrier);
     }
 
-    /// Has `ending` called with the number of bytes sent, when the body has ended.
+    /// Calls `ending` with the number of bytes sent, when the body has ended or broken off.
     #[must_use]
     pub fn on_end(mut self, ending: impl FnOnce(u64) + Send + Sync + 'static) -> Self {
         let before = self.ending.take();
@@ -206,7 +203,7 @@ impl Drop for ResponseBody {
     }
 }
 
-impl Source {
+impl BodySource {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
@@ -269,8 +266,7 @@ fn poll_upstream(body: &mut Passing, cx: &mut Context<'_>) -> Poll<Option<Result
     Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(Piece::from)).map_err(Into::into)))
 }
 
-/// The part of `segment` that is wanted, if any of it is: `skip` bytes are left out first, and
-/// `left` bytes are sent at most.
+/// Returns the part of `segment` to send: skips `skip` bytes first, and takes at most `left`. `None`: none of it.
 fn cut(segment: &Bytes, skip: &mut u64, left: &mut u64) -> Option<Bytes> {
     let len = segment.len() as u64;
     let start = (*skip).min(len);
@@ -301,25 +297,27 @@ impl HttpBody for ResponseBody {
     #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Empty => true,
-            Source::Whole(_) => false,
-            Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => *left == 0,
-            Source::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
-            Source::Upstream(body) => body.is_end_stream(),
+            BodySource::Empty => true,
+            BodySource::Whole(_) => false,
+            BodySource::Stored { left, .. } | BodySource::Multipart { left, .. } | BodySource::Pieces { left, .. } => {
+                *left == 0
+            }
+            BodySource::Fill { reader, left, .. } => *left == Some(0) || reader.is_end(),
+            BodySource::Upstream(body) => body.is_end_stream(),
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Whole(piece) => SizeHint::with_exact(piece.remaining() as u64),
-            Source::Stored { left, .. } | Source::Multipart { left, .. } | Source::Pieces { left, .. } => {
+            BodySource::Empty => SizeHint::with_exact(0),
+            BodySource::Whole(piece) => SizeHint::with_exact(piece.remaining() as u64),
+            BodySource::Stored { left, .. } | BodySource::Multipart { left, .. } | BodySource::Pieces { left, .. } => {
                 SizeHint::with_exact(*left)
             }
-            Source::Fill { left: Some(left), .. } => SizeHint::with_exact(*left),
-            Source::Fill { left: None, .. } => SizeHint::default(),
-            Source::Upstream(body) => body.size_hint(),
+            BodySource::Fill { left: Some(left), .. } => SizeHint::with_exact(*left),
+            BodySource::Fill { left: None, .. } => SizeHint::default(),
+            BodySource::Upstream(body) => body.size_hint(),
         }
     }
 }

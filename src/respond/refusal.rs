@@ -9,7 +9,7 @@ use super::body::ResponseBody;
 use crate::rfc9111::cache_status::{CacheStatus, Fwd};
 use crate::upstream::{Fault, UpstreamError};
 
-/// Why a request gets no answer of the application's. Each has a row in [`Refusal::row`].
+/// The reason why a request gets no answer of the application's. Each has a row in [`Refusal::row`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// CONNECT or TRACE.
@@ -26,7 +26,7 @@ pub(crate) enum Refusal {
     NoHost,
     /// A Host that is no host name.
     Host,
-    /// An X-Forwarded-Host that is none.
+    /// An X-Forwarded-Host that is no host name.
     ForwardedHost,
     /// A request that this process has forwarded before (RFC 9110 §7.6.3).
     Loop,
@@ -34,13 +34,13 @@ pub(crate) enum Refusal {
     OnlyIfCached,
     /// Too much is under way.
     Overloaded,
-    /// The request's body.
+    /// A fault of the request's body.
     Body(Fault),
-    /// No connection to the application.
+    /// No connection to the application could be made.
     Unreachable,
-    /// No connection in time.
+    /// No connection was made in time.
     ConnectTimeout,
-    /// No answer in time.
+    /// No answer came in time.
     ResponseTimeout,
     /// The answer broke off.
     Broken,
@@ -118,7 +118,7 @@ impl Refusal {
         }
     }
 
-    /// Seconds after which the client may try again, where that is known.
+    /// Returns the seconds after which the client may try again, if that is known.
     const fn retry_after(self) -> Option<u32> {
         match self {
             Self::Overloaded | Self::Body(Fault::NoRoom) | Self::Down | Self::Slow => Some(1),
@@ -126,18 +126,18 @@ impl Refusal {
         }
     }
 
-    /// Returns whether nothing more is read of the connection: its client may still be sending.
+    /// Returns whether the connection ends with the answer: the client may still be sending what nobody reads.
     const fn ends_connection(self) -> bool {
         matches!(self, Self::Body(_))
     }
 
-    /// The answer to a request that is not forwarded.
+    /// Makes the answer to a request that is not forwarded.
     pub(crate) fn answer(self) -> Answer {
         let Row(_, detail, _) = self.row();
         (CacheStatus::refused(detail), self.response())
     }
 
-    /// The answer to a request that was forwarded because of `fwd`, and got none for want of something here.
+    /// Makes the answer to a request that was forwarded because of `fwd`, and failed here.
     pub(crate) fn failed(self, fwd: Fwd) -> Answer {
         let Row(_, _, sentence) = self.row();
         self.failed_of(fwd, Cause::Internal(sentence))
@@ -159,7 +159,8 @@ impl Refusal {
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         fields.insert(header::AGE, HeaderValue::from(0));
         if status == 405 {
-            // RFC 9110 §15.5.6. Of what else there may be nobody knows here.
+            // RFC 9110 §15.5.6 requires it. The methods of this resource are not known here, so it lists those that
+            // are forwarded.
             fields.insert(header::ALLOW, HeaderValue::from_static(METHODS));
         }
         if self.ends_connection() {
@@ -194,21 +195,21 @@ impl From<&UpstreamError> for Refusal {
     }
 }
 
-/// Why an answer is a 502 or 504 of this proxy's own: goes with the response to whoever logs it.
+/// The reason why an answer is a 502 or 504 made here. Goes with the response to the log.
 #[derive(Clone, Debug)]
 pub(crate) enum Cause {
-    /// There is none from the origin.
+    /// The origin gave no answer.
     Upstream(UpstreamError),
-    /// It was lost here.
+    /// The answer was lost here.
     Internal(&'static str),
 }
 
-/// The answer to a request that was forwarded because of `fwd`, and got none because of `error`.
+/// Makes the answer to a request that was forwarded because of `fwd`, and failed with `error`.
 pub(crate) fn unanswered(error: &UpstreamError, fwd: Fwd) -> Answer {
     Refusal::from(error).failed_of(fwd, Cause::Upstream(error.clone()))
 }
 
-/// The answer to an OPTIONS request that may be forwarded no further: what this server itself takes.
+/// Makes the answer to an OPTIONS request that may be forwarded no further: the methods that are forwarded.
 pub(crate) fn options() -> Answer {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

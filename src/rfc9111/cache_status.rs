@@ -1,4 +1,4 @@
-//! `Cache-Status` (RFC 9211): what this cache did, in the standard's words.
+//! `Cache-Status` (RFC 9211): says what this cache did, in the standard's words.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
@@ -9,7 +9,7 @@ use super::storage::NotStorable;
 /// The field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Why a request went on to the origin (RFC 9211 §2.2).
+/// The reason why a request went forward to the origin (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fwd {
     /// The configuration says not to handle this request.
@@ -18,15 +18,15 @@ pub enum Fwd {
     Method,
     /// Nothing is stored for the URI.
     UriMiss,
-    /// Something is stored for the URI, but for requests that differ in a nominated field.
+    /// Responses are stored for the URI, but for requests that differ in a nominated field.
     VaryMiss,
-    /// Nothing stored can be used, and more can't be said.
+    /// No stored response can be used, for no more specific reason.
     Miss,
-    /// The client's own directives or preconditions.
+    /// The client's directives or preconditions do not allow a stored response.
     Request,
     /// The stored response is stale.
     Stale,
-    /// Only a part of what is asked is stored.
+    /// Only a part of what is asked for is stored.
     Partial,
 }
 
@@ -43,7 +43,7 @@ impl Fwd {
         Self::Partial,
     ];
 
-    /// The token of RFC 9211.
+    /// Returns the token of RFC 9211.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
@@ -57,7 +57,7 @@ impl Fwd {
         }
     }
 
-    /// All that is said of a request that went forward for this reason, where there is no more to say.
+    /// Returns the whole value for a request that went forward for this reason, where nothing else is said.
     fn alone(self) -> HeaderValue {
         match self {
             Self::Bypass => const { HeaderValue::from_static("larder; fwd=bypass") },
@@ -71,7 +71,7 @@ impl Fwd {
         }
     }
 
-    /// A small number for counting by.
+    /// Returns the reason's position in [`Fwd::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -87,7 +87,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// The word in `detail=`.
+    /// Returns the word in `detail=`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -99,38 +99,38 @@ impl Tier {
 /// One member of the `Cache-Status` list: this cache's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus {
-    /// What was done.
+    /// Says whether the request was answered here or forwarded.
     pub handling: Handling,
     /// Remaining freshness in seconds, negative once stale (§2.4).
     pub ttl: Option<i32>,
-    /// What else is to be said, as a token (§2.8): the tier of a hit, or what failed.
+    /// A token for further detail (§2.8): the tier of a hit, or what failed.
     pub detail: Option<&'static str>,
-    /// Why the response was not stored. It is told where the cache key is.
+    /// The reason why the response was not stored. It is sent only together with the cache key.
     pub not_stored: Option<NotStorable>,
 }
 
-/// Whether a request was answered from the store or forwarded.
+/// Says whether a request was answered from the store or forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handling {
     /// Answered without going forward (§2.1).
     Hit,
     /// Went forward (§2.2).
     Forward {
-        /// Why.
+        /// The reason.
         fwd: Fwd,
-        /// The origin's status, where it differs from the one the client sees (§2.3).
+        /// The status of the origin, where the client sees another one (§2.3).
         fwd_status: Option<u16>,
-        /// Whether the response was stored (§2.5).
+        /// True if the response was stored (§2.5).
         stored: bool,
-        /// Whether the request shared another one's trip to the origin (§2.6).
+        /// True if the request shared the fetch of another one (§2.6).
         collapsed: bool,
     },
-    /// Neither: refused or failed before anything was asked.
+    /// Neither: refused, or failed before anything was asked.
     Refused,
 }
 
 impl CacheStatus {
-    /// A hit in `tier` with `remaining` milliseconds of freshness left.
+    /// Makes the status of a hit in `tier` with `remaining` milliseconds of freshness left.
     pub fn hit(tier: Tier, remaining: i64) -> Self {
         Self {
             handling: Handling::Hit,
@@ -140,7 +140,7 @@ impl CacheStatus {
         }
     }
 
-    /// Forwarded because of `fwd`, nothing stored.
+    /// Makes the status of a request that was forwarded because of `fwd`, and whose response was not stored.
     pub fn forward(fwd: Fwd) -> Self {
         Self {
             handling: Handling::Forward { fwd, fwd_status: None, stored: false, collapsed: false },
@@ -150,22 +150,22 @@ impl CacheStatus {
         }
     }
 
-    /// Neither hit nor forwarded, because of `detail`.
+    /// Makes the status of a request that was neither a hit nor forwarded, because of `detail`.
     pub fn refused(detail: &'static str) -> Self {
         Self { handling: Handling::Refused, ttl: None, detail: Some(detail), not_stored: None }
     }
 
-    /// The same, with the reason why the response was not stored.
+    /// Adds the reason why the response was not stored.
     pub fn not_stored(self, why: NotStorable) -> Self {
         Self { not_stored: Some(why), ..self }
     }
 
-    /// The same with `detail`.
+    /// Adds `detail`.
     pub fn with_detail(self, detail: &'static str) -> Self {
         Self { detail: Some(detail), ..self }
     }
 
-    /// The field value, as a Structured Field, with the cache key where it is given (§2.7).
+    /// Returns the field value, a Structured Field, with the cache key if one is given (§2.7).
     pub fn to_value(self, key: Option<&CacheKey>) -> HeaderValue {
         if let (Handling::Forward { fwd, .. }, None) = (self.handling, key)
             && self == (Self { not_stored: self.not_stored, ..Self::forward(fwd) })
@@ -217,7 +217,7 @@ impl CacheStatus {
     }
 }
 
-/// Writes what a String may hold as it is, and the rest percent-encoded.
+/// Writes what a String may hold unchanged, and percent-encodes the rest.
 fn put_escaped(text: &mut BytesMut, part: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in part.as_bytes() {
@@ -229,8 +229,8 @@ fn put_escaped(text: &mut BytesMut, part: &str) {
     }
 }
 
-/// Milliseconds as whole seconds: a fresh response never shows a negative ttl, nor a stale one
-/// a positive ttl.
+/// Converts milliseconds to whole seconds. A fresh response never shows a negative ttl, nor a stale one a positive
+/// ttl.
 pub fn ttl_seconds(remaining: i64) -> i32 {
     let seconds = remaining.div_euclid(1000);
     i32::try_from(seconds).unwrap_or(if seconds < 0 { i32::MIN } else { i32::MAX })

@@ -1,9 +1,9 @@
-//! Request fields that an application could take for the word of a proxy in front of it: on the client's
-//! address, host, scheme or path, on who the client is, or on which method it means.
+//! Request fields that an application could take for the word of a proxy in front of it: about the client's address,
+//! host, scheme or path, about who the client is, or about which method it means.
 //!
-//! This is the only list of such names. It decides which fields are taken out of a request, which select
-//! nothing, and which become part of the key where `server.trusted_fields` lists them. It reads names only;
-//! `forwarding` decides whose word counts.
+//! This is the only list of such names. It decides which fields are removed from a request, which select nothing, and
+//! which become part of the key where `server.trusted_fields` lists them. It reads names only; `forwarding` decides
+//! whose word counts.
 
 use http::header::{self, HeaderName};
 
@@ -20,13 +20,13 @@ pub enum Claim {
     Tls,
     /// The client's address, in one of the fields that hold nothing else.
     Address,
-    /// Another method than that of the request line.
+    /// A method that replaces that of the request line.
     Method,
     /// Anything else: path, port, server, identity, certificate.
     Other,
 }
 
-/// The claim that a field of this name makes, if it makes any. `name` is in lower case.
+/// Returns the claim that a field of this name makes; `None`: it makes none. `name` is in lower case.
 pub fn claim(name: &str) -> Option<Claim> {
     let found = match name.as_bytes() {
         [b'x', b'-', ..] => return claim_of_x(name),
@@ -85,120 +85,133 @@ pub fn claim(name: &str) -> Option<Claim> {
     Some(found)
 }
 
-/// The same for a name that begins with `x-`.
+/// Returns the claim that a field makes whose name begins with `x-`.
 fn claim_of_x(name: &str) -> Option<Claim> {
-    const PREFIXES: [&str; 28] = [
-        "x-forward",
-        "x-envoy-",
-        "x-ssl",
-        "x-tls-client-",
-        "x-client-cert",
-        "x-client-verify",
-        "x-auth-request-",
-        "x-authenti",
-        "x-remote-",
-        "x-webauth-",
-        "x-vouch-",
-        "x-consumer-",
-        "x-pomerium-",
-        "x-ms-client-principal",
-        "x-goog-authenticated-",
-        "x-amzn-oidc-",
-        "x-appengine-",
-        "x-accel-",
-        "x-original-",
-        "x-rewrite-",
-        "x-rewritten-",
-        "x-real-",
-        // Routing inside frameworks, which a proxy of theirs sets.
-        "x-middleware-",
-        "x-invoke-",
-        "x-now-",
-        "x-react-router-",
-        "x-astro-",
-        "x-matched-",
-    ];
-    let found = match name {
-        "x-forwarded-for" => Claim::For,
-        "x-forwarded-proto" => Claim::Proto,
-        "x-forwarded-host" => Claim::Host,
-        "x-forwarded-ssl" | "x-forwarded-protocol" | "x-forwarded-scheme" => Claim::Tls,
-        "x-real-ip"
-        | "x-client-ip"
-        | "x-cluster-client-ip"
-        | "x-original-forwarded-for"
-        | "x-original-remote-addr"
-        | "x-originating-ip"
-        | "x-remote-ip"
-        | "x-remote-addr"
-        | "x-proxyuser-ip"
-        | "x-azure-clientip"
-        | "x-azure-socketip"
-        | "x-appengine-user-ip"
-        | "x-appengine-remote-addr"
-        | "x-envoy-external-address"
-        | "x-nf-client-connection-ip"
-        | "x-sucuri-clientip"
-        | "x-vercel-forwarded-for"
-        | "x-vercel-ip"
-        | "x-real-client-ip"
-        | "x-true-client-ip" => Claim::Address,
-        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-tunneled-method" => Claim::Method,
-        "x-host"
-        | "x-host-override"
-        | "x-http-host"
-        | "x-http-host-override"
-        | "x-backend-host"
-        | "x-server-name"
-        | "x-server-port"
-        | "x-request-uri"
-        | "x-http-path-override"
-        | "x-http-destinationurl"
-        | "x-path-info"
-        | "x-base-path"
-        | "x-ingress-path"
-        | "x-mount-path"
-        | "x-prefix"
-        | "x-proxy-url"
-        | "x-proxy-host"
-        | "x-script-name"
-        | "x-base-url"
-        | "x-url-scheme"
-        | "x-scheme"
-        | "x-proto"
-        | "x-protocol"
-        | "x-https"
-        | "x-arr-ssl"
-        | "x-arr-clientcert"
-        | "x-client-dn"
-        | "x-client-port"
-        | "x-client-scheme"
-        | "x-auth-user"
-        | "x-auth-username"
-        | "x-auth-email"
-        | "x-userinfo"
-        | "x-sendfile-type"
-        | "x-wap-profile" => Claim::Other,
-        _ if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => Claim::Other,
-        _ => return None,
-    };
-    Some(found)
+    match name {
+        "x-forwarded-for" => Some(Claim::For),
+        "x-forwarded-proto" => Some(Claim::Proto),
+        "x-forwarded-host" => Some(Claim::Host),
+        _ => match X_NAMES.binary_search_by(|(known, _)| (*known).cmp(name)) {
+            Ok(at) => Some(X_NAMES[at].1),
+            Err(_) => X_PREFIXES.iter().any(|prefix| name.starts_with(prefix)).then_some(Claim::Other),
+        },
+    }
 }
 
-/// Returns whether a name consists of letters, digits and hyphens. CGI and WSGI make underscores of hyphens, and some
-/// applications of anything else, so that another name could pass there for one of these (RFC 9110 §5.1 would allow
-/// it). `name` is in lower case.
+/// The claims of names that begin with `x-`, sorted by name.
+const X_NAMES: [(&str, Claim); 62] = [
+    ("x-appengine-remote-addr", Claim::Address),
+    ("x-appengine-user-ip", Claim::Address),
+    ("x-arr-clientcert", Claim::Other),
+    ("x-arr-ssl", Claim::Other),
+    ("x-auth-email", Claim::Other),
+    ("x-auth-user", Claim::Other),
+    ("x-auth-username", Claim::Other),
+    ("x-azure-clientip", Claim::Address),
+    ("x-azure-socketip", Claim::Address),
+    ("x-backend-host", Claim::Other),
+    ("x-base-path", Claim::Other),
+    ("x-base-url", Claim::Other),
+    ("x-client-dn", Claim::Other),
+    ("x-client-ip", Claim::Address),
+    ("x-client-port", Claim::Other),
+    ("x-client-scheme", Claim::Other),
+    ("x-cluster-client-ip", Claim::Address),
+    ("x-envoy-external-address", Claim::Address),
+    ("x-forwarded-protocol", Claim::Tls),
+    ("x-forwarded-scheme", Claim::Tls),
+    ("x-forwarded-ssl", Claim::Tls),
+    ("x-host", Claim::Other),
+    ("x-host-override", Claim::Other),
+    ("x-http-destinationurl", Claim::Other),
+    ("x-http-host", Claim::Other),
+    ("x-http-host-override", Claim::Other),
+    ("x-http-method", Claim::Method),
+    ("x-http-method-override", Claim::Method),
+    ("x-http-path-override", Claim::Other),
+    ("x-https", Claim::Other),
+    ("x-ingress-path", Claim::Other),
+    ("x-method-override", Claim::Method),
+    ("x-mount-path", Claim::Other),
+    ("x-nf-client-connection-ip", Claim::Address),
+    ("x-original-forwarded-for", Claim::Address),
+    ("x-original-remote-addr", Claim::Address),
+    ("x-originating-ip", Claim::Address),
+    ("x-path-info", Claim::Other),
+    ("x-prefix", Claim::Other),
+    ("x-proto", Claim::Other),
+    ("x-protocol", Claim::Other),
+    ("x-proxy-host", Claim::Other),
+    ("x-proxy-url", Claim::Other),
+    ("x-proxyuser-ip", Claim::Address),
+    ("x-real-client-ip", Claim::Address),
+    ("x-real-ip", Claim::Address),
+    ("x-remote-addr", Claim::Address),
+    ("x-remote-ip", Claim::Address),
+    ("x-request-uri", Claim::Other),
+    ("x-scheme", Claim::Other),
+    ("x-script-name", Claim::Other),
+    ("x-sendfile-type", Claim::Other),
+    ("x-server-name", Claim::Other),
+    ("x-server-port", Claim::Other),
+    ("x-sucuri-clientip", Claim::Address),
+    ("x-true-client-ip", Claim::Address),
+    ("x-tunneled-method", Claim::Method),
+    ("x-url-scheme", Claim::Other),
+    ("x-userinfo", Claim::Other),
+    ("x-vercel-forwarded-for", Claim::Address),
+    ("x-vercel-ip", Claim::Address),
+    ("x-wap-profile", Claim::Other),
+];
+
+/// The beginnings of further names, which make claims of the kind [`Claim::Other`].
+const X_PREFIXES: [&str; 28] = [
+    "x-forward",
+    "x-envoy-",
+    "x-ssl",
+    "x-tls-client-",
+    "x-client-cert",
+    "x-client-verify",
+    "x-auth-request-",
+    "x-authenti",
+    "x-remote-",
+    "x-webauth-",
+    "x-vouch-",
+    "x-consumer-",
+    "x-pomerium-",
+    "x-ms-client-principal",
+    "x-goog-authenticated-",
+    "x-amzn-oidc-",
+    "x-appengine-",
+    "x-accel-",
+    "x-original-",
+    "x-rewrite-",
+    "x-rewritten-",
+    "x-real-",
+    // Fields that route requests inside frameworks, and that the framework's own proxy sets.
+    "x-middleware-",
+    "x-invoke-",
+    "x-now-",
+    "x-react-router-",
+    "x-astro-",
+    "x-matched-",
+];
+
+/// Returns whether a name consists of letters, digits and hyphens. `name` is in lower case.
+///
+/// CGI and WSGI turn hyphens into underscores, and some applications any other character. A name with such characters,
+/// which RFC 9110 §5.1 allows, could pass there for one of this list.
 pub fn is_plain(name: &str) -> bool {
     name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-/// The name that an application may take `name` for: everything but letters and digits is a hyphen.
+/// Returns the name that an application may take `name` for, with a hyphen for every character but letters and digits.
 pub fn twin(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-/// Returns whether requests with a field of this name have to be looked at. Names that most requests have are told
-/// apart without looking at their letters.
+/// Returns whether requests with a field of this name have to be examined. Common names are recognised without a look
+/// at their letters.
 pub fn stands_out(name: &HeaderName) -> bool {
     match *name {
         header::HOST
@@ -224,6 +237,14 @@ pub fn stands_out(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_is_in_order() {
+        assert!(X_NAMES.is_sorted_by(|(a, _), (b, _)| a < b));
+        for (name, expected) in X_NAMES {
+            assert_eq!(claim(name), Some(expected), "{name}");
+        }
+    }
 
     #[test]
     fn claims_are_known_by_their_names() {

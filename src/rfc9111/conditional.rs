@@ -1,4 +1,4 @@
-//! A client's preconditions, evaluated against a stored response (RFC 9111 §4.3.2, RFC 9110 §13).
+//! Evaluates a client's preconditions against a stored response (RFC 9111 §4.3.2, RFC 9110 §13).
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
@@ -6,21 +6,21 @@ use http::header::{self, HeaderMap, HeaderName};
 use super::{date, fields};
 use crate::rfc9111::timestamp::Timestamp;
 
-/// Every request field that makes a request conditional.
+/// The request fields that make a request conditional.
 pub const PRECONDITIONS: [HeaderName; 5] =
     [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::IF_RANGE];
 
 /// An entity tag (RFC 9110 §8.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntityTag<'a> {
-    /// Whether it is marked `W/`.
+    /// True if it is marked `W/`.
     pub weak: bool,
-    /// What stands between the quotes; all of it for a tag that some origin forgot to quote.
+    /// The text between the quotes; the whole value if the origin forgot the quotes.
     pub opaque: &'a [u8],
 }
 
 impl<'a> EntityTag<'a> {
-    /// Reads one entity tag; `None` when there is nothing in it.
+    /// Reads one entity tag; `None` if there is nothing in it.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
         let text = fields::trim(text);
         let (weak, text) = match text {
@@ -34,16 +34,16 @@ impl<'a> EntityTag<'a> {
         }
     }
 
-    /// The tag of a response.
+    /// Returns the entity tag of a response.
     pub fn of(response: &'a HeaderMap) -> Option<Self> {
         Self::parse(response.get(header::ETAG)?.as_bytes())
     }
 }
 
-/// What of a stored response decides on a client's conditions.
+/// The fields of a stored response that decide on a client's preconditions.
 pub const VALIDATORS: [HeaderName; 3] = [header::ETAG, header::LAST_MODIFIED, header::DATE];
 
-/// Whether the client already has what `stored` would give it, so that 304 answers the request.
+/// Returns whether the client already has what `stored` would give it, so that 304 answers the request.
 /// `response_time` stands in for a missing `Date`.
 pub fn not_modified(method: &Method, request: &HeaderMap, stored: &HeaderMap, response_time: Timestamp) -> bool {
     if method != Method::GET && method != Method::HEAD {
@@ -57,7 +57,7 @@ pub fn not_modified(method: &Method, request: &HeaderMap, stored: &HeaderMap, re
         return false;
     }
     let Some(since) = date::field(request, &header::IF_MODIFIED_SINCE, response_time).valid() else { return false };
-    // RFC 9111 §4.3.2: Last-Modified, else Date, else when the response was received.
+    // RFC 9111 §4.3.2: uses Last-Modified, else Date, else the time at which the response was received.
     let modified = date::field(stored, &header::LAST_MODIFIED, response_time)
         .valid()
         .or_else(|| date::field(stored, &header::DATE, response_time).valid())
@@ -65,7 +65,7 @@ pub fn not_modified(method: &Method, request: &HeaderMap, stored: &HeaderMap, re
     modified.as_secs() <= since.as_secs()
 }
 
-/// RFC 9110 §13.1.2: weak comparison with each listed tag.
+/// RFC 9110 §13.1.2: compares each listed tag weakly. Returns whether one matches.
 fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let stored = EntityTag::of(stored);
     fields::members(request, &header::IF_NONE_MATCH).any(|member| {
@@ -73,8 +73,8 @@ fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a range may be served from `stored` (RFC 9110 §13.1.5): there is no `If-Range`, or it
-/// names the stored response, received at `response_time`, by a strong validator.
+/// Returns whether a range may be served from `stored` (RFC 9110 §13.1.5): there is no `If-Range`, or it names the
+/// stored response, received at `response_time`, by a strong validator.
 pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap, response_time: Timestamp) -> bool {
     let Some(value) = request.get(header::IF_RANGE) else { return true };
     if let Some(since) = date::parse(value, response_time) {
@@ -86,8 +86,8 @@ pub fn if_range_holds(request: &HeaderMap, stored: &HeaderMap, response_time: Ti
     }
 }
 
-/// `Last-Modified` where it is a strong validator: at least a second, here a minute, older than the
-/// response (RFC 9110 §8.8.2.2).
+/// Returns `Last-Modified` if it is a strong validator: at least a second, here a minute, older than the response (RFC
+/// 9110 §8.8.2.2).
 pub fn strong_date(response: &HeaderMap, response_time: Timestamp) -> Option<Timestamp> {
     let modified = date::field(response, &header::LAST_MODIFIED, response_time).valid()?;
     let made = date::field(response, &header::DATE, response_time).valid()?;

@@ -1,7 +1,7 @@
 //! HTTP dates (RFC 9110 §5.6.7) as [`Timestamp`]s.
 //!
-//! The reader is our own: RFC 9111 §4.2 asks a cache to match dates without regard to case and to
-//! take no zone other than GMT, and RFC 9110 has the two-digit years of RFC 850 counted from now.
+//! The parser is written here since RFC 9111 §4.2 asks a cache to ignore the case of dates and to accept no zone but
+//! GMT, and RFC 9110 counts the two-digit years of RFC 850 from now.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -10,16 +10,16 @@ use crate::rfc9111::timestamp::Timestamp;
 /// A date field as found in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DateField {
-    /// The message does not have the field.
+    /// The message has no such field.
     Absent,
-    /// The field is there but is no HTTP date, or there are several that differ.
+    /// The field is not an HTTP date, or occurs with different values.
     Invalid,
-    /// The moment it names.
+    /// The field is a date.
     At(Timestamp),
 }
 
 impl DateField {
-    /// The moment, when there is a valid one.
+    /// Returns the date if there is a valid one.
     pub fn valid(self) -> Option<Timestamp> {
         match self {
             Self::At(moment) => Some(moment),
@@ -28,9 +28,9 @@ impl DateField {
     }
 }
 
-/// Parses any of the three forms of RFC 9110 §5.6.7, in any case of letters; `None` for everything
-/// else. The day's name has to be one, and is not held against the date. `now` settles the century
-/// of a two-digit year: one more than fifty years ahead is past.
+/// Parses any of the three forms of RFC 9110 §5.6.7, in any case of letters; `None` for everything else. The day's
+/// name has to be one, but need not fit the date. `now` decides the century of a two-digit year: a year more than
+/// fifty years ahead is a past one.
 pub fn parse(value: &HeaderValue, now: Timestamp) -> Option<Timestamp> {
     parse_text(super::fields::trim(value.as_bytes()), now)
 }
@@ -70,7 +70,7 @@ fn rfc850(text: &[u8], now: Timestamp) -> Option<Timestamp> {
     is_gmt([*z1, *z2, *z3])?;
     let (month, day) = (month([*m1, *m2, *m3])?, number(&[*d1, *d2])?);
     let this_year = 1970 + now.as_secs().div_euclid(31_556_952);
-    // The latest year with these last digits that is at most fifty years ahead.
+    // Takes the latest year with these last digits that is at most fifty years ahead.
     let latest = this_year + 50;
     let year = latest - (latest - number(&[*y1, *y2])?).rem_euclid(100);
     moment(year, month, day, time)
@@ -99,7 +99,7 @@ fn number(digits: &[u8]) -> Option<i64> {
 fn moment(year: i64, month: i64, day: i64, time: &[u8]) -> Option<Timestamp> {
     let [h1, h2, b':', m1, m2, b':', s1, s2] = time else { return None };
     let (hour, minute, second) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?, number(&[*s1, *s2])?);
-    // A sixtieth second is a leap second.
+    // Second 60 is a leap second.
     if hour > 23 || minute > 59 || second > 60 || day < 1 || day > days_in(year, month) {
         return None;
     }
@@ -115,16 +115,16 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01 in the Gregorian calendar, with years counted from March so that the leap
-/// day is a year's last.
+/// Counts the days from 1970-01-01 in the Gregorian calendar. Years begin in March, so that the leap day is a year's
+/// last.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
 }
 
-/// Reads the date field `name`. A field repeated with the same value counts once; with differing
-/// values it is invalid, since no one can tell which is meant (RFC 9111 §4.2.1).
+/// Reads the date field `name`. Repeated with the same value it counts once. Repeated with different values it is
+/// invalid, since none of them can be relied on (RFC 9111 §4.2.1).
 pub fn field(fields: &HeaderMap, name: &HeaderName, now: Timestamp) -> DateField {
     let mut values = fields.get_all(name).iter();
     let Some(first) = values.next() else {
@@ -136,7 +136,7 @@ pub fn field(fields: &HeaderMap, name: &HeaderName, now: Timestamp) -> DateField
     parse(first, now).map_or(DateField::Invalid, DateField::At)
 }
 
-/// Writes `moment` as an IMF-fixdate; what it can't hold becomes the nearest moment that it can.
+/// Formats `moment` as an IMF-fixdate; a moment out of its range becomes the nearest one in it.
 pub fn format(moment: Timestamp) -> HeaderValue {
     const LAST: Timestamp = Timestamp::from_secs(253_402_300_799);
     let moment = moment.clamp(Timestamp::from_secs(0), LAST);
@@ -166,7 +166,7 @@ mod tests {
             "SUN, 06 nov 1994 08:49:37 gmt",
             "sUNDAY, 06-NOV-94 08:49:37 Gmt",
             " Sun, 06 Nov 1994 08:49:37 GMT\t",
-            // The day's name is not held against the date.
+            // The day's name need not fit the date.
             "Mon, 06 Nov 1994 08:49:37 GMT",
         ] {
             assert_eq!(of(text), Some(784_111_777), "{text}");

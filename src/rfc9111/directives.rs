@@ -1,18 +1,18 @@
 //! `Cache-Control` of requests and responses (RFC 9111 §5.2), parsed once into integers.
 //!
-//! A directive that restricts (no-store, private, no-cache, …) is recognised in every spelling a
-//! sender might have meant; one that permits counts only when it is well formed. So a malformed
-//! field can cost a hit and can never widen what is stored or reused.
+//! A directive that restricts (no-store, private, no-cache, …) is recognised in every spelling that a sender may have
+//! meant. One that permits counts only if it is well formed. So a malformed field can cost a hit, but never extends
+//! what is stored or reused.
 
 use http::header::{self, HeaderMap};
 
 use super::fields;
 use super::timestamp::Timestamp;
 
-/// The largest delta-seconds a cache has to tell apart (RFC 9111 §1.2.2); larger ones become it.
+/// The largest delta-seconds that a cache has to tell apart (RFC 9111 §1.2.2). Larger values become this one.
 pub const DELTA_MAX: u32 = 1 << 31;
 
-/// No directive that is known here has a longer name.
+/// The length of the longest name of a known directive.
 const LONGEST: usize = "stale-while-revalidate".len();
 
 /// The argument of a directive that takes delta-seconds.
@@ -20,13 +20,13 @@ const LONGEST: usize = "stale-while-revalidate".len();
 pub enum Delta {
     /// That many seconds, at most [`DELTA_MAX`].
     Seconds(u32),
-    /// The directive is there, but says nothing that can be trusted: no digits, or repeated with
-    /// differing values. RFC 9111 §4.2.1 has such a response considered stale.
+    /// The directive has no usable argument: no digits, or it is repeated with different values. RFC 9111 §4.2.1
+    /// considers such a response stale.
     Invalid,
 }
 
 impl Delta {
-    /// The seconds; an invalid argument grants none.
+    /// Returns the seconds; an invalid argument grants none.
     pub fn granted(self) -> u32 {
         match self {
             Self::Seconds(seconds) => seconds,
@@ -35,16 +35,16 @@ impl Delta {
     }
 }
 
-/// How stale a response a client accepts (RFC 9111 §5.2.1.2).
+/// The staleness that a client accepts (RFC 9111 §5.2.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxStale {
-    /// `max-stale` without an argument: however stale.
+    /// Any: `max-stale` without an argument.
     Any,
     /// At most that many seconds past its freshness lifetime.
     Seconds(u32),
 }
 
-/// What the `Cache-Control` field lines of one message say, all together.
+/// The directives in all `Cache-Control` field lines of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheControl {
     /// §5.2.1.5, §5.2.2.5
@@ -89,8 +89,8 @@ impl CacheControl {
         parsed
     }
 
-    /// The directives of a request. `Pragma: no-cache` counts where there is no `Cache-Control`,
-    /// for the HTTP/1.0 clients that know nothing else (RFC 9111 §5.4).
+    /// Parses the directives of a request. Without `Cache-Control`, `Pragma: no-cache` counts, for HTTP/1.0 clients
+    /// that know nothing else (RFC 9111 §5.4).
     pub fn of_request(message: &HeaderMap) -> Self {
         let mut parsed = Self::of(message);
         if !message.contains_key(header::CACHE_CONTROL) && fields::has_member(message, &header::PRAGMA, "no-cache") {
@@ -104,8 +104,8 @@ impl CacheControl {
             Some(at) => (&member[..at], Some(&member[at + 1..])),
             None => (member, None),
         };
-        // White space round "=" is not allowed; the directive is known all the same, so that a
-        // restriction holds, and its argument is not trusted.
+        // White space round "=" is not allowed. The directive is still recognised, so that a restriction holds, but
+        // its argument is not used.
         let well_formed = fields::trim(name).len() == name.len();
         let name = fields::trim(name);
         let delta = || if well_formed { delta_seconds(argument) } else { Delta::Invalid };
@@ -120,7 +120,7 @@ impl CacheControl {
             b"public" => self.public |= well_formed,
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
-            // It lifts no-store as well, so it has to be what it says.
+            // must-understand lifts no-store as well, so it has to be well formed.
             b"must-understand" => self.must_understand |= well_formed && argument.is_none(),
             b"only-if-cached" => self.only_if_cached = true,
             b"immutable" => self.immutable |= well_formed,
@@ -135,7 +135,7 @@ impl CacheControl {
     }
 }
 
-/// Repeated with the same value: once. Repeated with another: no one can tell which is meant.
+/// Merges a repeated directive: the same value counts once, and different values are invalid.
 fn merge(slot: &mut Option<Delta>, new: Delta) {
     *slot = Some(match *slot {
         Some(old) if old != new => Delta::Invalid,
@@ -151,7 +151,7 @@ fn max_stale(argument: Option<&[u8]>, well_formed: bool) -> MaxStale {
     }
 }
 
-/// Digits, bare or as a quoted string (RFC 9111 §5.2 asks recipients to accept both).
+/// Parses digits, bare or as a quoted string: RFC 9111 §5.2 asks recipients to accept both.
 fn delta_seconds(argument: Option<&[u8]>) -> Delta {
     let Some(argument) = argument else { return Delta::Invalid };
     let digits = match argument {
@@ -161,7 +161,7 @@ fn delta_seconds(argument: Option<&[u8]>) -> Delta {
     parse_delta(digits).map_or(Delta::Invalid, Delta::Seconds)
 }
 
-/// Parses delta-seconds (RFC 9111 §1.2.2): one or more digits, the value capped at [`DELTA_MAX`].
+/// Parses delta-seconds (RFC 9111 §1.2.2): one or more digits. Values are capped at [`DELTA_MAX`].
 pub fn parse_delta(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -174,17 +174,17 @@ pub fn parse_delta(digits: &[u8]) -> Option<u32> {
 /// `cache.request_directives`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestDirectives {
-    /// They count as RFC 9111 §5.2.1 has it.
+    /// They count as in RFC 9111 §5.2.1.
     Honour,
-    /// The same, but a response that was received or validated within the last
-    /// [`BOUND_PERIOD`] is not asked about again because of them.
+    /// They count, but do not cause a validation of a response that was received or validated within the last
+    /// [`BOUND_PERIOD`].
     Bound,
-    /// They are passed on and otherwise left alone.
+    /// They are passed on, and do not count.
     Ignore,
 }
 
 impl RequestDirectives {
-    /// The directives of a request that count for a response that was received, or validated, at `received`.
+    /// Returns the directives of a request that count for a response received or validated at `received`.
     pub fn bounded(self, directives: CacheControl, received: Timestamp, now: Timestamp) -> CacheControl {
         let is_recent = (0..BOUND_PERIOD).contains(&now.millis_since(received));
         if self == Self::Bound && is_recent {
@@ -194,7 +194,7 @@ impl RequestDirectives {
     }
 }
 
-/// With `request_directives = "bound"` clients have a response validated at most once in so many milliseconds.
+/// The milliseconds in which clients cause at most one validation of a response, with `request_directives = "bound"`.
 pub const BOUND_PERIOD: i64 = 10_000;
 
 #[cfg(test)]

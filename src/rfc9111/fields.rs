@@ -1,24 +1,23 @@
-//! Field syntax that the caching rules share: comma-separated lists (RFC 9110 §5.6.1), and the
-//! fields that belong to a connection rather than to a message (RFC 9110 §7.6.1).
+//! Field syntax that the caching rules share: comma-separated lists (RFC 9110 §5.6.1), and fields that belong to a
+//! connection rather than to a message (RFC 9110 §7.6.1).
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::claims;
 
-/// Splits `value` at the commas that stand outside quoted strings. Members come trimmed of
-/// optional white space; empty ones are left out, as RFC 9110 §5.6.1.2 asks of a recipient.
+/// Splits `value` at the commas outside quoted strings. Trims optional white space, and skips empty members, as RFC
+/// 9110 §5.6.1.2 asks of a recipient.
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     split_outside_quotes(value, b',').map(trim).filter(|member| !member.is_empty())
 }
 
-/// The members of all field lines of `name`, in order.
+/// Returns the members of all field lines of `name`, in order.
 pub fn members<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     fields.get_all(name).into_iter().flat_map(|value| list_members(value.as_bytes()))
 }
 
-/// Splits `value` at each `separator` that stands outside a quoted string. An unterminated
-/// quoted string runs to the end.
+/// Splits `value` at each `separator` outside a quoted string. An unterminated quoted string runs to the end.
 pub fn split_outside_quotes(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(value);
     std::iter::from_fn(move || {
@@ -35,7 +34,7 @@ fn separator_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
     while let Some((at, &byte)) = bytes.next() {
         match byte {
             b'"' => quoted = !quoted,
-            // A quoted-pair: the next byte is data whatever it is.
+            // A quoted-pair: the next byte is data, whichever it is.
             b'\\' if quoted => {
                 bytes.next();
             }
@@ -46,7 +45,7 @@ fn separator_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
     None
 }
 
-/// `text` without optional white space (space and tab) at either end.
+/// Trims optional white space (space and tab) at both ends.
 pub fn trim(text: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
@@ -54,16 +53,16 @@ pub fn trim(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
-/// Whether `token` is a member of the list field `name`, compared without regard to case.
+/// Returns whether `token` is a member of the list field `name`, in any case of letters.
 pub fn has_member(fields: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     members(fields, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// Removes the hop-by-hop fields and every field that `Connection` lists.
 ///
-/// A name that `Connection` lists although the message needs it end to end is kept: a client
-/// that sends `Connection: Host`, or an origin that lists `Cache-Control`, could otherwise make
-/// this proxy drop what decides who may see a response.
+/// Keeps names that the message needs end to end, even if `Connection` lists them. With `Connection: Host` from a
+/// client, or `Cache-Control` listed by an origin, this proxy would otherwise drop what decides who may see a
+/// response.
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
     remove_listed(fields);
     let present: SmallVec<[HeaderName; 4]> = fields.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
@@ -72,7 +71,7 @@ pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
-/// Whether `Connection` may list fields: nearly every client says one of its own words there, or nothing.
+/// Returns whether `Connection` may list fields. Nearly every client sends `close`, `keep-alive` or no such field.
 pub fn lists_fields(fields: &HeaderMap) -> bool {
     let mut values = fields.get_all(header::CONNECTION).iter();
     match (values.next(), values.next()) {
@@ -82,8 +81,8 @@ pub fn lists_fields(fields: &HeaderMap) -> bool {
     }
 }
 
-/// Removes the fields that `Connection` lists, and leaves those that HTTP itself defines for a
-/// connection. See [`remove_hop_by_hop`] for what it keeps.
+/// Removes the fields that `Connection` lists, but not those that HTTP itself defines for a connection. Keeps what
+/// [`remove_hop_by_hop`] keeps.
 pub fn remove_listed(fields: &mut HeaderMap) {
     if !lists_fields(fields) {
         return;
@@ -94,8 +93,8 @@ pub fn remove_listed(fields: &mut HeaderMap) {
     }
 }
 
-/// The fields that mean something for one connection only and are neither stored nor forwarded
-/// (RFC 9110 §7.6.1, RFC 9111 §3.1).
+/// Returns whether a field concerns one connection only, and is neither stored nor forwarded (RFC 9110 §7.6.1, RFC
+/// 9111 §3.1).
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     match *name {
         header::CONNECTION
@@ -119,7 +118,8 @@ fn drop_listed(fields: &mut HeaderMap, connection: &HeaderValue) {
     }
 }
 
-/// Fields whose removal would change who may see a message, how it is framed, or for whom a proxy says that it is.
+/// Returns whether the removal of a field would change who may see a message, how it is framed, or for whom a proxy
+/// says that it is.
 fn is_end_to_end(name: &HeaderName) -> bool {
     matches!(
         *name,

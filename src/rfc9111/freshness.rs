@@ -1,5 +1,5 @@
-//! How long a response is fresh and how old it is (RFC 9111 §4.2), computed once when it is
-//! stored and compared as integers on every use.
+//! The lifetime and the age of a response (RFC 9111 §4.2), computed once when it is stored and compared as integers on
+//! every use.
 
 use std::sync::Arc;
 
@@ -11,103 +11,103 @@ use super::directives::{CacheControl, Delta, parse_delta};
 use super::targeted::{Governing, Targets, governing};
 use crate::rfc9111::timestamp::Timestamp;
 
-/// The share of the time since the last modification that a response is fresh for when its origin
-/// does not say (RFC 9111 §4.2.2 suggests 10 %).
+/// The divisor of the time since the last modification, which gives the heuristic lifetime (RFC 9111 §4.2.2 suggests
+/// 10 %).
 const HEURISTIC_DIVISOR: i64 = 10;
 
-/// No heuristic lifetime is longer: one day, in milliseconds.
+/// The longest heuristic lifetime: one day, in milliseconds.
 pub const HEURISTIC_MAX: i64 = 24 * 3600 * 1000;
 
-/// What the configuration says of freshness; durations in milliseconds.
+/// The configuration's settings for freshness; durations in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LifetimePolicy {
-    /// The fields that speak to this cache in particular.
+    /// The targeted fields that this cache obeys.
     pub targets: Arc<Targets>,
-    /// For a response that states none and that RFC 9111 §4.2.2 lets a cache decide on.
+    /// The lifetime of a response that states none, where RFC 9111 §4.2.2 leaves it to the cache.
     pub default_timeout: Option<i64>,
-    /// Instead of whatever the response states.
+    /// The lifetime that replaces any that a response states.
     pub override_timeout: Option<i64>,
     /// `stale-while-revalidate` for a response that does not have it.
     pub stale_while_revalidate: Option<i64>,
     /// `stale-if-error` for a response that does not have it.
     pub stale_if_error: Option<i64>,
-    /// How long a stale response may stand in for an origin that can't be reached, where nothing
-    /// in the response forbids it (§4.2.4).
+    /// The time past its lifetime for which a response may stand in for an unreachable origin, where nothing in it
+    /// forbids that (§4.2.4).
     pub stale_if_unreachable: i64,
 }
 
-/// Who decided on a freshness lifetime.
+/// The source of a freshness lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifetimeSource {
     /// `s-maxage`, `max-age` or `Expires`.
     Origin,
     /// `default_timeout`, `timeout` or `override_timeout`.
     Configuration,
-    /// RFC 9111 §4.2.2.
+    /// The heuristic of RFC 9111 §4.2.2.
     Heuristic,
-    /// Nobody: the response is stale from the start.
+    /// None: the response is stale from the start.
     None,
 }
 
-/// Whether a response may be used once it is stale (RFC 9111 §4.2.4).
+/// Says whether a response may be used once it is stale (RFC 9111 §4.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleUse {
-    /// Where a client says that it accepts that, and where the origin can't be reached.
+    /// Where a client accepts it, and where the origin can't be reached.
     Allowed,
-    /// Only where an extension grants it by name: `no-cache`, `s-maxage`.
+    /// Only where an extension allows it by name: `no-cache`, `s-maxage`.
     ByExtension,
-    /// Whatever grants it: `must-revalidate`, `proxy-revalidate`.
+    /// Not even then: `must-revalidate`, `proxy-revalidate`.
     Never,
 }
 
-/// A duration in four bytes: to the millisecond up to 24 days, to the second up to 68 years.
+/// A duration in four bytes: in milliseconds up to 24 days, in seconds up to 68 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span(u32);
 
 impl Span {
-    /// Set where the rest are seconds.
+    /// The bit that says that the others count seconds.
     const SECONDS: u32 = 1 << 31;
 
-    /// The longest one that is no longer than `millis`; less than nothing is nothing.
+    /// Returns the longest span that is no longer than `millis`; zero for a negative number.
     pub fn from_millis(millis: i64) -> Self {
         let below = |n: i64| u32::try_from(n.max(0)).ok().filter(|n| *n < Self::SECONDS);
         Self(below(millis).unwrap_or_else(|| Self::SECONDS | below(millis / 1000).unwrap_or(Self::SECONDS - 1)))
     }
 
-    /// In milliseconds.
+    /// Returns the span in milliseconds.
     pub fn millis(self) -> i64 {
         if self.0 < Self::SECONDS { i64::from(self.0) } else { i64::from(self.0 - Self::SECONDS) * 1000 }
     }
 
-    /// Whether it is none at all.
+    /// Returns whether the span is zero.
     pub fn is_zero(self) -> bool {
         self.0 == 0
     }
 }
 
-/// All that the passing of time does to a stored response. Times are in milliseconds. Every stored response
-/// has one in memory: it is 40 bytes.
+/// The freshness of a stored response: everything that depends on time. Times are in milliseconds. It takes 40 bytes
+/// of each stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// `freshness_lifetime` of §4.2.1.
     pub lifetime: i64,
-    /// Who decided on it.
+    /// The source of the lifetime.
     pub source: LifetimeSource,
     /// `corrected_initial_age` of §4.2.3.
     pub initial_age: i64,
-    /// When the response was received.
+    /// The time at which the response was received.
     pub response_time: Timestamp,
-    /// `no-cache`: never reused without validation, however fresh.
+    /// `no-cache`: the response is never reused without validation, however fresh.
     pub no_cache: bool,
-    /// Whether it may be used stale.
+    /// Says whether the response may be used stale.
     pub stale_use: StaleUse,
     /// RFC 5861 §3.
     pub stale_while_revalidate: Span,
     /// RFC 5861 §4.
     pub stale_if_error: Span,
-    /// How long past its lifetime it may stand in for an origin that can't be reached (§4.2.4).
+    /// The time past its lifetime for which it may stand in for an unreachable origin (§4.2.4).
     pub stale_if_unreachable: Span,
-    /// RFC 8246: while it is fresh, a client that wants a newer one would get the same.
+    /// RFC 8246: while the response is fresh, a validation would bring the same one.
     pub immutable: bool,
 }
 
@@ -136,7 +136,7 @@ impl Freshness {
         let stale_if_error = stated.or(policy.stale_if_error).unwrap_or(0);
         let stale_while_revalidate =
             directives.stale_while_revalidate.map(millis).or(policy.stale_while_revalidate).unwrap_or(0);
-        // An origin that says how long, says so for every error.
+        // Where the origin states a stale-if-error, that holds for every kind of error.
         let stale_if_unreachable = if stated.is_some() || stale_use != StaleUse::Allowed {
             stale_if_error
         } else {
@@ -156,28 +156,28 @@ impl Freshness {
         }
     }
 
-    /// `current_age` of §4.2.3, in milliseconds. A clock that went back counts as standing still.
+    /// Returns the `current_age` of §4.2.3, in milliseconds. A clock that went back counts as standing still.
     pub fn current_age(&self, now: Timestamp) -> i64 {
         self.initial_age.saturating_add(now.millis_since(self.response_time).max(0))
     }
 
-    /// Milliseconds until the response is stale; zero or less once it is.
+    /// Returns the milliseconds until the response is stale; zero or less once it is.
     pub fn remaining(&self, now: Timestamp) -> i64 {
         self.lifetime.saturating_sub(self.current_age(now))
     }
 
-    /// The moment from which on the response is stale.
+    /// Returns the moment from which on the response is stale.
     pub fn fresh_until(&self) -> Timestamp {
         self.response_time.plus_millis(self.remaining(self.response_time))
     }
 
-    /// `response_is_fresh` of §4.2.
+    /// Returns the `response_is_fresh` of §4.2.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         self.remaining(now) > 0
     }
 
-    /// Makes the response stale from `moment` on, if it is not stale already, with no leave to be reused
-    /// before it is validated, but for an origin that fails: no client's `max-stale` brings it back.
+    /// Makes the response stale from `moment` on, if it is not stale already. It may then only be validated, or stand
+    /// in for an origin that fails: no client's `max-stale` brings it back.
     pub fn expire(&mut self, moment: Timestamp) {
         self.lifetime = self.lifetime.min(self.current_age(moment));
         self.stale_while_revalidate = Span::default();
@@ -186,32 +186,33 @@ impl Freshness {
         }
     }
 
-    /// Whether a request that says nothing of its own is answered without waiting for a validation.
+    /// Returns whether a request without directives is answered without waiting for a validation.
     pub fn is_reusable_as_it_is(&self, now: Timestamp) -> bool {
         let staleness = self.remaining(now).saturating_neg();
         !self.no_cache
             && (self.is_fresh(now) || (self.is_while_revalidate(staleness) && self.stale_use != StaleUse::Never))
     }
 
-    /// Whether `stale-while-revalidate` covers a response that has been stale for `staleness` milliseconds.
+    /// Returns whether `stale-while-revalidate` covers a response that has been stale for `staleness` milliseconds.
     pub fn is_while_revalidate(&self, staleness: i64) -> bool {
         !self.stale_while_revalidate.is_zero() && staleness <= self.stale_while_revalidate.millis()
     }
 
-    /// Up to when, from `now` on, neither [`Freshness::age_seconds`] nor the whole seconds that remain change.
+    /// Returns the moment up to which, from `now` on, neither [`Freshness::age_seconds`] nor the remaining whole
+    /// seconds change.
     pub fn steady_until(&self, now: Timestamp) -> Timestamp {
         let until_older = 1000 - self.current_age(now).rem_euclid(1000);
         let until_nearer = self.remaining(now).rem_euclid(1000) + 1;
         now.plus_millis(until_older.min(until_nearer))
     }
 
-    /// The value of the `Age` field (§5.1), in seconds.
+    /// Returns the value of the `Age` field (§5.1), in seconds.
     pub fn age_seconds(&self, now: Timestamp) -> u64 {
         u64::try_from(self.current_age(now) / 1000).unwrap_or(0).min(u64::from(super::directives::DELTA_MAX))
     }
 }
 
-/// §4.2.1: the first of these that is there decides.
+/// §4.2.1: takes the lifetime from the first of these sources that is there.
 fn freshness_lifetime(
     status: StatusCode,
     fields: &HeaderMap,
@@ -250,29 +251,29 @@ fn freshness_lifetime(
     }
 }
 
-/// The lifetime that the configuration puts in place of whatever a response with this status says.
+/// Returns the configured lifetime that replaces whatever a response with this status states.
 fn overridden(status: StatusCode, policy: &LifetimePolicy) -> Option<i64> {
     policy.override_timeout.filter(|_| takes_configured(status))
 }
 
-/// Returns whether responses with this status get configured lifetimes: those that speak of the page. Errors do not,
-/// which one client's request may have caused, nor redirects that may be for one client.
+/// Returns whether responses with this status get configured lifetimes. Errors do not, since one client's request may
+/// have caused them, and neither do redirects that may be for one client.
 fn takes_configured(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 410)
 }
 
-/// §4.2.2: a cache may decide on a lifetime where the status is defined as heuristically cacheable
-/// (RFC 9110 §15.1) or the response says `public`.
+/// §4.2.2: returns whether a cache may choose a lifetime: the status is defined as heuristically cacheable (RFC 9110
+/// §15.1), or the response says `public`.
 pub fn allows_heuristic(status: StatusCode, directives: &CacheControl) -> bool {
     directives.public
         || matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// §4.2.3, in milliseconds.
+/// Returns the `corrected_initial_age` of §4.2.3, in milliseconds.
 fn corrected_initial_age(fields: &HeaderMap, request_time: Timestamp, response_time: Timestamp) -> i64 {
     let apparent_age = match date::field(fields, &header::DATE, response_time) {
         DateField::At(date) => {
-            // `Date` counts whole seconds: a response made within this second is not a second old.
+            // `Date` counts whole seconds: a response made within this second has the age zero.
             Timestamp::from_secs(response_time.as_secs()).millis_since(date).max(0)
         }
         DateField::Absent | DateField::Invalid => 0,
@@ -281,8 +282,8 @@ fn corrected_initial_age(fields: &HeaderMap, request_time: Timestamp, response_t
     apparent_age.max(age_value(fields).saturating_add(response_delay))
 }
 
-/// The `Age` field (§5.1) in milliseconds: the first member, should there be several. What is not
-/// a non-negative integer is ignored, as if there were no such field; so is one that is absent.
+/// Returns the `Age` field (§5.1) in milliseconds: its first member, if there are several. Zero if it is absent or not
+/// a non-negative integer.
 fn age_value(fields: &HeaderMap) -> i64 {
     let first = super::fields::members(fields, &header::AGE).next();
     first.and_then(parse_delta).map_or(0, |seconds| i64::from(seconds) * 1000)

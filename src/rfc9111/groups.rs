@@ -4,20 +4,20 @@ use http::header::{HeaderMap, HeaderName};
 
 use super::structured;
 
-/// The groups that a response is in.
+/// The field that names a response's groups.
 pub const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 
-/// The groups that the answer to an unsafe request invalidates.
+/// The field that names the groups which the answer to an unsafe request invalidates.
 pub const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
 
-/// RFC 9875 §2 has a cache support at least this many groups a response; those after are ignored.
+/// The number of groups of a response that count: the least that RFC 9875 §2 asks a cache to support. Further ones are
+/// ignored.
 pub const MAX_GROUPS: usize = 32;
 
-/// The longest name of a group, in bytes: the least that RFC 9875 §2 asks for. Longer ones are
-/// ignored.
+/// The longest name of a group, in bytes: the least that RFC 9875 §2 asks a cache to support. Longer ones are ignored.
 pub const MAX_NAME: usize = 32;
 
-/// The groups that `name` lists, each once, in order. Names are compared character by character.
+/// Returns the groups that `name` lists, each once, in order. Names are compared byte by byte.
 pub fn listed(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let mut groups: Vec<String> = Vec::new();
     for group in structured::list_of_strings(fields, name).unwrap_or_default() {
@@ -28,8 +28,8 @@ pub fn listed(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     groups
 }
 
-/// What a group is called in the store: a group is of one origin (RFC 9875 §2.1), and of one
-/// namespace of keys. No tag of the configuration can be the same: none holds a space.
+/// Returns the tag that stands for a group in the store: a group belongs to one origin (RFC 9875 §2.1), and to one
+/// namespace of keys. No tag of the configuration equals it, since none holds a space.
 pub fn tag(prefix: &str, scheme: &str, authority: &str, group: &str) -> String {
     format!("group {}:{prefix} {scheme}://{authority} {group}", prefix.len())
 }

@@ -1,42 +1,41 @@
-//! What an unsafe request invalidates (RFC 9111 §4.4).
+//! Invalidation by unsafe requests (RFC 9111 §4.4).
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Uri};
 
 use super::key::normal_authority;
 
-/// A URI on the request's own origin whose stored responses a request invalidates.
+/// A URI on the request's own origin whose stored responses are invalidated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Its path, starting with a slash.
+pub struct NamedTarget {
+    /// The path, with its slash.
     pub path: String,
-    /// Its query, without the question mark.
+    /// The query, without the question mark.
     pub query: Option<String>,
 }
 
-/// Whether the method is registered as safe (RFC 9110 §9.2.1, §16.1.1). An unknown one counts as unsafe.
+/// Returns whether a method is registered as safe (RFC 9110 §9.2.1, §16.1.1). An unknown method counts as unsafe.
 pub fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
         || matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH")
 }
 
-/// Whether a response to an unsafe request says that it changed something: 2xx or 3xx.
+/// Returns whether the response to an unsafe request says that it changed something: 2xx or 3xx.
 pub fn is_non_error(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// The URIs that `Location` and `Content-Location` of a response name, where they are on the same
-/// origin (`scheme`, `authority`) as the request at `base_path`; others are left alone, so that no
-/// response can invalidate what belongs to someone else.
-pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str) -> Vec<Target> {
+/// Returns the URIs that `Location` and `Content-Location` of a response name on the origin (`scheme`, `authority`) of
+/// the request for `base_path`. URIs on other origins are left out, so that no response invalidates another owner's.
+pub fn named_targets(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str) -> Vec<NamedTarget> {
     [header::LOCATION, header::CONTENT_LOCATION]
         .iter()
         .filter_map(|name| named_target(response, name, scheme, authority, base_path))
         .collect()
 }
 
-/// Whether the response to a POST of (`base_path`, `query`) may answer a later GET of the same
-/// target: its `Content-Location` names that target (RFC 9110 §9.3.3).
+/// Returns whether the response to a POST of (`base_path`, `query`) may answer a later GET of the same target: its
+/// `Content-Location` names that target (RFC 9110 §9.3.3).
 pub fn answers_get(response: &HeaderMap, scheme: &str, authority: &str, base_path: &str, query: Option<&str>) -> bool {
     let mut values = response.get_all(header::CONTENT_LOCATION).iter();
     let (Some(_), None) = (values.next(), values.next()) else { return false };
@@ -50,17 +49,17 @@ fn named_target(
     scheme: &str,
     authority: &str,
     base_path: &str,
-) -> Option<Target> {
+) -> Option<NamedTarget> {
     let reference = response.get(name)?.to_str().ok()?.trim();
-    // Nothing but white space names nothing.
+    // A field of white space names nothing.
     if reference.is_empty() {
         return None;
     }
     resolve(reference, scheme, authority, base_path)
 }
 
-/// Resolves `reference` (RFC 3986 §5) against the request's URI; `None` when it leads elsewhere.
-fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> Option<Target> {
+/// Resolves `reference` (RFC 3986 §5) against the request's URI; `None` if it leads to another origin.
+fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> Option<NamedTarget> {
     let reference = reference.split('#').next().unwrap_or_default();
     if let Some(rest) = reference.strip_prefix("//") {
         return resolve(&format!("{scheme}://{rest}"), scheme, authority, base_path);
@@ -74,7 +73,7 @@ fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> O
             return None;
         }
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
-        return Some(Target { path: remove_dot_segments(path), query: uri.query().map(str::to_owned) });
+        return Some(NamedTarget { path: remove_dot_segments(path), query: uri.query().map(str::to_owned) });
     }
     let (path, query) = match reference.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
@@ -88,10 +87,10 @@ fn resolve(reference: &str, scheme: &str, authority: &str, base_path: &str) -> O
         let directory = base_path.rfind('/').map_or("/", |at| &base_path[..=at]);
         format!("{directory}{path}")
     };
-    Some(Target { path: remove_dot_segments(&path), query })
+    Some(NamedTarget { path: remove_dot_segments(&path), query })
 }
 
-/// RFC 3986 §5.2.4.
+/// Removes dot segments (RFC 3986 §5.2.4).
 fn remove_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
@@ -119,7 +118,7 @@ mod tests {
     #[test]
     fn resolve_table() {
         let same =
-            |path: &str, query: Option<&str>| Some(Target { path: path.into(), query: query.map(str::to_owned) });
+            |path: &str, query: Option<&str>| Some(NamedTarget { path: path.into(), query: query.map(str::to_owned) });
         for (reference, expected) in [
             ("/b", same("/b", None)),
             ("/b?x=1#frag", same("/b", Some("x=1"))),

@@ -1,9 +1,8 @@
 //! Cache keys (RFC 9111 §2): exact, length-prefixed, hashed to 128 bits.
 //!
-//! A key is the tuple (prefix, scheme, authority, path, query). Its bytes prefix each part with
-//! its length, so no choice of parts can be read as another. The hash finds an entry; the bytes
-//! are compared on every use, in both tiers, so two keys with one hash cost a miss and never a
-//! wrong response.
+//! A key is the tuple (prefix, scheme, authority, path, query). Its bytes prefix each part with its length, so no
+//! choice of parts can be read as another. The hash finds an entry. The bytes are compared on every use, in both
+//! tiers: two keys with one hash cost a miss, and never a wrong response.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Keys up to this many bytes are put together on the stack.
+/// The largest key, in bytes, that is put together on the stack.
 const INLINE: usize = 192;
 
 /// The primary key of a request: its effective URI within a prefix.
@@ -21,19 +20,19 @@ pub struct CacheKey {
     bytes: Arc<[u8]>,
 }
 
-/// The parts of a [`CacheKey`]. Scheme and authority come in lower case, the default port left
-/// out; path and query are the bytes that the client sent.
+/// The parts of a [`CacheKey`]. Scheme and authority are in lower case, without the default port. Path and query are
+/// the bytes that the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyParts<'a> {
     /// `cache.key_prefix`: the namespace of every key.
     pub prefix: &'a str,
-    /// `http` or `https`, as the client sees it.
+    /// The scheme that the client used: `http` or `https`.
     pub scheme: &'a str,
-    /// Host, and port when it is not the scheme's default.
+    /// The host, with the port unless it is the scheme's default.
     pub authority: &'a str,
-    /// Path, starting with a slash.
+    /// The path, with its slash.
     pub path: &'a str,
-    /// Query without its question mark, rules applied; `None` when the URI has no question mark.
+    /// The query without its question mark, rules applied; `None` if the URI has no question mark.
     pub query: Option<&'a str>,
 }
 
@@ -59,24 +58,24 @@ impl CacheKey {
         Self { hash: xxh3_128(bytes), bytes: bytes.into() }
     }
 
-    /// Reads a key back from its bytes; `None` when they are not those of a key.
+    /// Reads a key back from its bytes; `None` if they are not those of a key.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let key = Self::of(bytes);
         key.parts().map(|_| ())?;
         Some(key)
     }
 
-    /// The hash that finds the key's entry.
+    /// Returns the hash that finds the key's entry.
     pub fn hash(&self) -> u128 {
         self.hash
     }
 
-    /// The exact key.
+    /// Returns the exact bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The parts the key was made of.
+    /// Returns the parts that the key was made of.
     pub fn parts(&self) -> Option<KeyParts<'_>> {
         let (prefix, rest) = take_part(&self.bytes)?;
         let (scheme, rest) = take_part(rest)?;
@@ -94,37 +93,37 @@ impl CacheKey {
         Some(KeyParts { prefix, scheme, authority, path, query })
     }
 
-    /// The authority alone.
+    /// Returns the authority alone.
     pub fn authority(&self) -> Option<&str> {
         let (_prefix, rest) = split_part(&self.bytes)?;
         let (_scheme, rest) = split_part(rest)?;
         take_part(rest).map(|(authority, _)| authority)
     }
 
-    /// Writes the URL that the key is of, without its prefix. Empty for a key that is of none.
+    /// Returns the URL of the key, without the prefix; empty if the bytes are those of no key.
     pub fn to_url(&self) -> String {
         let Some(parts) = self.parts() else { return String::new() };
         let query = parts.query.map_or_else(String::new, |query| format!("?{query}"));
         format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path)
     }
 
-    /// Whether the key is one for several queries at once (No-Vary-Search): only those hold a NUL.
+    /// Returns whether the key stands for several queries (No-Vary-Search): only such keys hold a NUL.
     pub fn is_searched(&self) -> bool {
         self.parts().is_some_and(|parts| parts.query.is_some_and(|query| query.contains('\0')))
     }
 
-    /// What such a key has in common with all URLs that it may stand for: a hash of all but the query.
+    /// Returns a hash that such a key has in common with all URLs that it may stand for: of everything but the query.
     pub fn searched_path(&self) -> Option<u128> {
         self.is_searched().then(|| self.path_hash())?
     }
 
-    /// A hash of all but the query, other than that of any key.
+    /// Returns a hash of everything but the query, which differs from that of any key.
     pub fn path_hash(&self) -> Option<u128> {
         let parts = self.parts()?;
         Some(Self::new(KeyParts { query: Some("\0path"), ..parts }).hash())
     }
 
-    /// The hash of this key together with what selects a variant under it.
+    /// Returns the hash of this key with the selector of a variant.
     pub fn variant_hash(&self, selector: &[u8]) -> u128 {
         let mut bytes: SmallVec<[u8; 2 * INLINE]> = SmallVec::from_slice(&self.bytes);
         bytes.push(0xff);
@@ -147,41 +146,41 @@ fn split_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)
 }
 
-/// What a rule does to a query before it becomes part of a key.
+/// A rule's changes to a query before it becomes part of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryRules {
-    /// Parameters left out of the key, by name; `*` stands for any run of characters.
+    /// The names of parameters that are left out of the key; `*` matches any run of characters.
     pub ignore: Vec<String>,
-    /// Whether the order of parameters is left out of the key.
+    /// True if the order of parameters is left out of the key.
     pub sort: bool,
 }
 
 impl QueryRules {
-    /// The query as it enters the key. Names are compared as they were sent, without decoding:
-    /// two spellings of one name are two keys, which costs a hit and never mixes responses.
+    /// Applies the rules to a query. Names are compared as they were sent, without decoding: two spellings of one name
+    /// make two keys, which costs a hit and never mixes responses.
     ///
-    /// Some applications separate parameters by semicolons as well: one that holds any is never left out, and
-    /// among others it keeps its place.
+    /// Some applications also separate parameters by semicolons. So a parameter with a semicolon is never left out,
+    /// and keeps its place.
     pub fn apply(&self, query: &str) -> Option<String> {
         let query = self.without_ignored(query)?;
         let mut kept: Vec<&str> = query.split('&').collect();
-        // Two spellings of one name would be put in another order than the application finds them in.
+        // Sorting would change the order in which the application finds two spellings of one name.
         let is_spelt_out = query.contains(';') || kept.iter().any(|parameter| name_of(parameter).contains(['%', '+']));
         if !self.sort || is_spelt_out {
             return Some(query);
         }
-        // By name only, and stably: the order of values under one name may mean something.
+        // Sorts by name only, and stably: the order of values under one name may matter.
         kept.sort_by_key(|parameter| name_of(parameter));
         Some(kept.join("&"))
     }
 
-    /// The query without the parameters that are left out of the key; `None` when there are no others.
+    /// Returns the query without the ignored parameters; `None` if there are no others.
     pub fn without_ignored(&self, query: &str) -> Option<String> {
         let kept: Vec<&str> = query.split('&').filter(|parameter| !self.ignores(parameter)).collect();
         if kept.is_empty() { None } else { Some(kept.join("&")) }
     }
 
-    /// Whether the rules change anything.
+    /// Returns whether the rules change nothing.
     pub fn is_empty(&self) -> bool {
         self.ignore.is_empty() && !self.sort
     }
@@ -195,12 +194,12 @@ fn name_of(parameter: &str) -> &str {
     parameter.split('=').next().unwrap_or(parameter)
 }
 
-/// Whether `text` matches `pattern`, in which `*` stands for any run of characters, also an empty
-/// one, and everything else for itself. Takes at most `pattern.len() × text.len()` steps.
+/// Returns whether `text` matches `pattern`. `*` matches any run of characters, also an empty one, and everything else
+/// itself. Takes at most `pattern.len() × text.len()` steps.
 pub fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
-    // Where to go on when the current attempt fails: just past the last star, one byte later.
+    // The place to retry from when the current attempt fails: after the last star, one byte later.
     let mut retry: Option<(usize, usize)> = None;
     loop {
         match pattern.get(p) {
@@ -228,9 +227,9 @@ pub fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// The authority as it enters a key: lower case, without the default port of `scheme`. `None`
-/// when it is no authority a request may name (empty, user information, white space, a bad port).
-/// Borrowed when it is in that form already, as nearly every `Host` is.
+/// Returns the authority as it enters a key: in lower case, without the default port of `scheme`. `None` if a request
+/// may not name such an authority (empty, user information, white space, a bad port). Borrows if nothing changes, as
+/// with nearly every `Host`.
 pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
     let (host, port) = split_port(authority)?;
     let classes = host.bytes().fold(SOUND | LOWER, |classes, byte| classes & CLASSES[usize::from(byte)]);
@@ -240,7 +239,7 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
     let default = if scheme == "https" { 443 } else { 80 };
     let port = port.filter(|port| *port != default);
     let is_lower = classes & LOWER != 0;
-    // The port as written, without a leading zero, is the port as it would be written.
+    // The port without a leading zero is already in normal form.
     let is_plain = !authority[host.len()..].starts_with(":0");
     match port {
         None if is_lower => Some(Cow::Borrowed(host)),
@@ -250,7 +249,7 @@ pub fn normal_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, 
     }
 }
 
-/// Bits of [`CLASSES`]: a byte that may be in a host, and one that is as it enters a key.
+/// Bits of [`CLASSES`]: a byte that a host may have, and one that enters a key unchanged.
 const SOUND: u8 = 1;
 const LOWER: u8 = 2;
 

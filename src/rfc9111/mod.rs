@@ -1,11 +1,11 @@
 //! The rules of HTTP caching (RFC 9111) and what they stand on (RFC 9110), as pure functions.
 //!
-//! Nothing here awaits, reads a clock, or does I/O: `now` is a parameter, and the same arguments
-//! always give the same answer. The request flow in [`crate::proxy`] asks these functions and
-//! obeys; no other module decides what is fresh, what may be stored, or what may be reused.
+//! Nothing here awaits, reads a clock, or does I/O: `now` is a parameter, and the same arguments always give the same
+//! answer. The request flow in [`crate::proxy`] obeys these functions; no other module decides what is fresh, what may
+//! be stored, or what may be reused.
 //!
-//! Every function is total: whatever bytes a field holds, it returns, without panicking, in time
-//! linear in their length.
+//! Every function is total: whatever bytes a field holds, it returns without panicking, in time linear in their
+//! length.
 
 pub mod cache_status;
 pub mod claims;

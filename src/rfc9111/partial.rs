@@ -1,8 +1,7 @@
-//! Parts of a representation: stored, served, combined, completed (RFC 9111 §3.3 and §3.4,
-//! RFC 9110 §15.3.7.3).
+//! Parts of a representation: stored, served, combined, completed (RFC 9111 §3.3 and §3.4, RFC 9110 §15.3.7.3).
 //!
-//! What is held of a representation are ranges in order, with a gap between each two. The body
-//! that is kept is their bytes, one range after the other.
+//! A partly stored representation is a list of ranges in order, with gaps between them. The stored body has their
+//! bytes, one range after the other.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -10,7 +9,7 @@ use super::conditional::{self, EntityTag};
 use super::{date, fields, range};
 use crate::rfc9111::timestamp::Timestamp;
 
-/// At most this many ranges of one representation are held; the next one takes their place.
+/// The most ranges of one representation that are stored. A further part replaces them.
 pub const MAX_RANGES: usize = 32;
 
 /// The part that one 206 brings, as its `Content-Range` states it.
@@ -25,8 +24,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Reads a 206. `None` when it does not say which part it is, or of a whole of what length, or
-    /// says what can't be (RFC 9110 §14.4), or has several parts.
+    /// Reads the part from a 206. `None` if it does not say which part of what length it is, says what can't be (RFC
+    /// 9110 §14.4), or has several parts.
     pub fn of(response: &HeaderMap) -> Option<Self> {
         let mut values = response.get_all(header::CONTENT_RANGE).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -46,7 +45,7 @@ impl Part {
     }
 }
 
-/// Digits that make a number below 2⁶³.
+/// Parses digits; `None` for a number of 2⁶³ or more.
 fn number(digits: &str) -> Option<u64> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -54,11 +53,11 @@ fn number(digits: &str) -> Option<u64> {
     digits.parse().ok().filter(|number| i64::try_from(*number).is_ok())
 }
 
-/// What is held of a representation that is not held whole.
+/// The parts of a representation that are stored, where the whole is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
     complete: u64,
-    /// First position and the one after the last, in order, not touching.
+    /// The first position of each range and the one after its last, in order, not touching.
     ranges: Vec<(u64, u64)>,
 }
 
@@ -68,10 +67,10 @@ impl From<Part> for Parts {
     }
 }
 
-/// Bytes of the kept body that answer a request, and what they are of the whole.
+/// The bytes of a stored body that answer a request, and their place in the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Where they begin in the kept body.
+    /// The offset of the first one in the stored body.
     pub offset: u64,
     /// The position of the first one in the whole.
     pub first: u64,
@@ -79,19 +78,19 @@ pub struct Slice {
     pub end: u64,
 }
 
-/// A run of bytes that a combined body is put together from.
+/// A run of bytes of which a combined body is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Whether they are the new part's, or the kept body's.
+    /// True if the run is in the new part's body, false if in the stored one's.
     pub is_new: bool,
-    /// Where they begin there.
+    /// The offset in that body.
     pub offset: u64,
-    /// How many they are.
+    /// The number of bytes.
     pub len: u64,
 }
 
 impl Parts {
-    /// Ranges that were written down; `None` when they are not what this type holds.
+    /// Makes parts of ranges read from a stored head; `None` if they break the rules of this type.
     pub fn from_ranges(complete: u64, ranges: Vec<(u64, u64)>) -> Option<Self> {
         let is_sound = !ranges.is_empty()
             && ranges.len() <= MAX_RANGES
@@ -101,37 +100,36 @@ impl Parts {
         is_sound.then_some(Self { complete, ranges })
     }
 
-    /// The ranges: first position, and the one after the last.
+    /// Returns the ranges: the first position, and the one after the last.
     pub fn ranges(&self) -> &[(u64, u64)] {
         &self.ranges
     }
 
-    /// The length of the whole, in bytes.
+    /// Returns the length of the whole, in bytes.
     pub fn complete_len(&self) -> u64 {
         self.complete
     }
 
-    /// The bytes that a body of these ranges has.
+    /// Returns the number of bytes in these ranges.
     pub fn len(&self) -> u64 {
         self.ranges.iter().map(|(first, end)| end - first).sum()
     }
 
-    /// Never: there is a byte at least.
+    /// Returns whether there is no byte, which never is the case.
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// Whether nothing is missing.
+    /// Returns whether no byte is missing.
     pub fn is_complete(&self) -> bool {
         self.ranges == [(0, self.complete)]
     }
 
-    /// The bytes of a kept body of `len` bytes that answer the one range a request asks for, if
-    /// all of them are held.
+    /// Returns the bytes of a stored body of `len` bytes that answer the one range a request asks for, if all of them
+    /// are stored.
     ///
-    /// Some origins send fewer bytes than their `Content-Range` says. Such a part is good for what
-    /// it would be good for at the origin: positions count from its beginning, the last so many
-    /// bytes from its end, and nothing is made up.
+    /// Some origins send fewer bytes than their `Content-Range` says. Such a part answers what the origin would answer
+    /// with it: positions count from its beginning, a suffix counts from its end, and no bytes are invented.
     pub fn slice(&self, request: &HeaderMap, len: u64) -> Option<Slice> {
         let is_exact = self.len() == len;
         match range::spec(request)? {
@@ -154,7 +152,7 @@ impl Parts {
         for &(held_first, held_end) in &self.ranges {
             if held_first <= first && first < end && end <= held_end {
                 let offset = before + (first - held_first);
-                // Of a part that is shorter than it says: what there is, if it is to its end.
+                // A part shorter than it says answers up to its end, if the range extends to the end.
                 let end = if end == self.complete { end.min(first + len.checked_sub(offset)?) } else { end };
                 let is_there = first < end && offset + (end - first) <= len;
                 return is_there.then_some(Slice { offset, first, end });
@@ -164,7 +162,7 @@ impl Parts {
         None
     }
 
-    /// The range that is missing, when it is only one.
+    /// Returns the missing range, if there is exactly one.
     pub fn gap(&self) -> Option<(u64, u64)> {
         let ends = std::iter::once(0).chain(self.ranges.iter().map(|range| range.1));
         let starts = self.ranges.iter().map(|range| range.0).chain([self.complete]);
@@ -173,8 +171,8 @@ impl Parts {
         gaps.next().is_none().then_some(gap)
     }
 
-    /// These parts and another one of the same whole together, and how its body is put together.
-    /// `None` when they are of wholes of different lengths, or it would be too many ranges.
+    /// Adds a part of the same whole. Returns the parts with it, and the runs of which their body is made. `None` if
+    /// the lengths of the wholes differ, or there would be too many ranges.
     pub fn with(&self, part: Part) -> Option<(Self, Vec<Piece>)> {
         if part.complete != self.complete {
             return None;
@@ -203,7 +201,7 @@ impl Parts {
     }
 }
 
-/// The `Range` that asks for what is missing.
+/// Returns the `Range` for the missing bytes.
 pub fn range_of(gap: (u64, u64), complete: u64) -> HeaderValue {
     let (first, end) = gap;
     let text =
@@ -211,7 +209,7 @@ pub fn range_of(gap: (u64, u64), complete: u64) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
 }
 
-/// The validator to send in `If-Range`, where the stored part has a strong one (RFC 9110 §13.1.5).
+/// Returns the validator for `If-Range`, if the stored part has a strong one (RFC 9110 §13.1.5).
 pub fn if_range(stored: &HeaderMap, response_time: Timestamp) -> Option<HeaderValue> {
     if stored.contains_key(header::ETAG) {
         return stored.get(header::ETAG).filter(|_| EntityTag::of(stored).is_some_and(|tag| !tag.weak)).cloned();
@@ -219,8 +217,8 @@ pub fn if_range(stored: &HeaderMap, response_time: Timestamp) -> Option<HeaderVa
     conditional::strong_date(stored, response_time).map(date::format)
 }
 
-/// Whether two responses, each with the time it was received at, are of one representation: they
-/// have the same strong validator (RFC 9110 §15.3.7.3).
+/// Returns whether two responses, each with the time at which it was received, are of one representation: they have
+/// the same strong validator (RFC 9110 §15.3.7.3).
 pub fn is_same_representation(a: (&HeaderMap, Timestamp), b: (&HeaderMap, Timestamp)) -> bool {
     let (a_fields, b_fields) = (a.0, b.0);
     match (EntityTag::of(a_fields), EntityTag::of(b_fields)) {
@@ -233,8 +231,8 @@ pub fn is_same_representation(a: (&HeaderMap, Timestamp), b: (&HeaderMap, Timest
     }
 }
 
-/// RFC 9111 §3.4: the fields of the new part take the place of the stored ones, all but those that
-/// are about the part alone. The length of what comes out is the caller's to set.
+/// RFC 9111 §3.4: replaces the stored fields by those of the new part, except those that are about the part alone. The
+/// caller sets the length of the outcome.
 pub fn combine(stored: &mut HeaderMap, new: &HeaderMap) {
     let is_of_the_part = |name: &HeaderName| {
         *name == header::CONTENT_RANGE || *name == header::CONTENT_LENGTH || CONTENT_DIGESTS.contains(name)
@@ -251,11 +249,11 @@ pub fn combine(stored: &mut HeaderMap, new: &HeaderMap) {
     }
 }
 
-/// Digests of the content of one message (RFC 9530 §2), which are of no other part or whole.
+/// The fields with digests of the content of one message (RFC 9530 §2), which hold for no other part or whole.
 const CONTENT_DIGESTS: [HeaderName; 2] =
     [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
 
-/// Takes out what is about the content as it was sent, and not about the representation.
+/// Removes fields about the content as it was sent, rather than about the representation.
 pub fn remove_digests(fields: &mut HeaderMap) {
     for name in CONTENT_DIGESTS {
         fields.remove(name);

@@ -1,6 +1,6 @@
-//! Which of the fields that decide about a request it has, found in one pass over their names.
+//! Finds in one pass which of the fields that matter to caching a request has.
 //!
-//! Nearly every request has none of them. To ask for each by its name would hash a dozen names a request.
+//! Nearly every request has none of them. To look each up by its name would hash a dozen names a request.
 
 use http::header::{self, HeaderMap, HeaderName};
 
@@ -19,15 +19,14 @@ impl Present {
     pub const TRANSFER_ENCODING: Self = Self(1 << 2);
     /// `Cache-Control` and `Pragma`: the client's directives (RFC 9111 §5.2.1, §5.4).
     pub const DIRECTIVES: Self = Self(1 << 3);
-    /// `If-Match` and `If-Unmodified-Since`, which guard the origin's state: only the origin knows that
-    /// (RFC 9111 §4.3.2).
+    /// `If-Match` and `If-Unmodified-Since`: conditions on the origin's state, which only the origin knows (RFC 9111
+    /// §4.3.2).
     pub const FOR_THE_ORIGIN: Self = Self(1 << 4);
     /// `If-None-Match` and `If-Modified-Since`, which a cache evaluates (RFC 9111 §4.3.2).
     pub const CONDITIONS: Self = Self(1 << 5);
     /// `Range`
     pub const RANGE: Self = Self(1 << 6);
-    /// A field that an application could take for a proxy's word, or for another field (see
-    /// [`claims::stands_out`]).
+    /// A field that an application could take for a proxy's word, or for another field (see [`claims::stands_out`]).
     pub const CLAIM: Self = Self(1 << 7);
 
     /// `Via`
@@ -39,17 +38,17 @@ impl Present {
     /// All of these but [`Present::CLAIM`].
     pub const ANY_BUT_CLAIMS: Self = Self(!Self::CLAIM.0);
 
-    /// Those that are among `fields`.
+    /// Returns which of these are among `fields`.
     pub fn of(fields: &HeaderMap) -> Self {
         Self(fields.keys().fold(0, |set, name| set | Self::member(name).0))
     }
 
-    /// Whether any of `others` is in the set.
+    /// Returns whether any of `others` is in the set.
     pub const fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
 
-    /// Both sets together.
+    /// Returns the union of both sets.
     pub const fn and(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }

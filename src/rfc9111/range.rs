@@ -2,17 +2,17 @@
 
 use http::header::{self, HeaderMap, HeaderValue};
 
-/// More ranges than this in one response are answered with the whole (RFC 9110 §14.2).
+/// The most ranges in one response. Requests for more get the whole (RFC 9110 §14.2).
 pub const MAX_PARTS: usize = 16;
 
-/// More ranges than this in one request are not even looked at.
+/// The most ranges in one request that are parsed.
 const MAX_SPECS: usize = 64;
 
-/// Ranges with no more bytes between them than a part of a response takes for itself are sent as one
-/// (RFC 9110 §15.3.7.2).
+/// The bytes that a part of a multipart body takes for itself. Ranges with smaller gaps are sent as one (RFC 9110
+/// §15.3.7.2).
 const PART_OVERHEAD: u64 = 80;
 
-/// What a `Range` field asks of a representation of known length.
+/// The bytes that a `Range` field selects of a representation of known length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeRequest {
     /// The whole: there is no `Range`, or one that a server ignores (another unit, bad syntax, more
@@ -22,7 +22,7 @@ pub enum RangeRequest {
     Part(u64, u64),
     /// At least two such ranges, in the order in which they are to be sent: none touches another.
     Parts(Vec<(u64, u64)>),
-    /// No byte of the representation: 416.
+    /// None: 416.
     Unsatisfiable,
 }
 
@@ -34,7 +34,7 @@ pub fn requested(request: &HeaderMap, len: u64) -> RangeRequest {
         match resolve(*spec, len) {
             Resolved::Range(first, end) => ranges.push((first, end)),
             Resolved::Nothing => {}
-            // The last so many bytes of nothing are all of it.
+            // A suffix of an empty representation is the whole.
             Resolved::Invalid | Resolved::AllOfNothing => return RangeRequest::Whole,
         }
     }
@@ -67,8 +67,8 @@ fn resolve(spec: Spec, len: u64) -> Resolved {
     if first < len { Resolved::Range(first, end) } else { Resolved::Nothing }
 }
 
-/// Puts ranges together that overlap or nearly touch. If none do, they keep their order; otherwise they
-/// come in the order of their positions.
+/// Merges ranges that overlap or nearly touch. If any are merged, the ranges are sorted by position; otherwise they
+/// keep their order.
 fn coalesce(ranges: &mut Vec<(u64, u64)>) {
     if ranges.len() < 2 {
         return;
@@ -87,11 +87,10 @@ fn coalesce(ranges: &mut Vec<(u64, u64)>) {
     }
 }
 
-/// One range as it is asked for: the first and the last position, or only the last so many bytes.
+/// One range as requested: the first and the last position, or only the length of a suffix.
 pub type Spec = (Option<u64>, Option<u64>);
 
-/// The one range that a request asks for; `None` when it asks for none, for several, or for what is
-/// no range of bytes.
+/// Returns the one range that a request asks for; `None` if there is none, several, or no range of bytes.
 pub fn spec(request: &HeaderMap) -> Option<Spec> {
     match specs(request)?[..] {
         [one] => Some(one),
@@ -99,8 +98,7 @@ pub fn spec(request: &HeaderMap) -> Option<Spec> {
     }
 }
 
-/// The ranges that a request asks for, at least one; `None` when it asks for none, or what it asks for is
-/// to be ignored.
+/// Returns the ranges that a request asks for, at least one; `None` if there is none, or the field is to be ignored.
 fn specs(request: &HeaderMap) -> Option<Vec<Spec>> {
     let mut values = request.get_all(header::RANGE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -120,7 +118,7 @@ fn specs(request: &HeaderMap) -> Option<Vec<Spec>> {
     (!specs.is_empty()).then_some(specs)
 }
 
-/// Digits, or nothing. Positions past `u64` are past every representation.
+/// Parses digits, or nothing. A position past `u64` becomes the largest one, which is past every representation.
 fn position(digits: &str) -> Option<Option<u64>> {
     if digits.is_empty() {
         return Some(None);
@@ -131,13 +129,13 @@ fn position(digits: &str) -> Option<Option<u64>> {
     Some(Some(digits.parse().unwrap_or(u64::MAX)))
 }
 
-/// `Content-Range` of a part (RFC 9110 §14.4).
+/// Returns the `Content-Range` of a part (RFC 9110 §14.4).
 pub fn content_range(first: u64, end: u64, len: u64) -> HeaderValue {
     value(&format!("bytes {first}-{}/{len}", end.saturating_sub(1)))
 }
 
-/// The delimiter and the fields before each part of a `multipart/byteranges` body, and what ends it
-/// (RFC 9110 §14.6, RFC 2046 §5.1). `kind` is the `Content-Type` of the whole.
+/// Returns the delimiter and fields before each part of a `multipart/byteranges` body, and the text that ends it (RFC
+/// 9110 §14.6, RFC 2046 §5.1). `kind` is the `Content-Type` of the whole.
 pub fn multipart(
     ranges: &[(u64, u64)],
     len: u64,
@@ -161,12 +159,12 @@ pub fn multipart(
     (delimiters, format!("\r\n--{boundary}--\r\n").into_bytes())
 }
 
-/// `Content-Type` of such a body.
+/// Returns the `Content-Type` of such a body.
 pub fn multipart_type(boundary: &str) -> HeaderValue {
     value(&format!("multipart/byteranges; boundary={boundary}"))
 }
 
-/// `Content-Range` of a 416.
+/// Returns the `Content-Range` of a 416.
 pub fn content_range_unsatisfied(len: u64) -> HeaderValue {
     value(&format!("bytes */{len}"))
 }

@@ -1,34 +1,34 @@
-//! Whether a stored response may answer a request (RFC 9111 §4), and with what in between.
+//! Decides whether a stored response may answer a request (RFC 9111 §4), and after what.
 
 use super::directives::{CacheControl, MaxStale};
 use super::freshness::{Freshness, StaleUse};
 use crate::rfc9111::timestamp::Timestamp;
 
-/// What to do with a request for which a response is stored that its key and `Vary` select.
+/// The way to answer a request for which a response is stored that its key and `Vary` select.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// Answer from the store.
     Fresh,
-    /// Answer from the store although it is stale: the client asked for it (`max-stale`).
+    /// Answer from the store although it is stale: the client accepts that (`max-stale`).
     Stale,
-    /// Answer from the store, and validate without anyone waiting (RFC 5861 §3).
+    /// Answer from the store, and validate in the background (RFC 5861 §3).
     StaleWhileRevalidate,
     /// Validate first.
     Validate(Why),
-    /// The client wants nothing but a stored response, and this one will not do: 504 (§5.2.1.7).
+    /// Answer 504: the client accepts only a stored response, and this one will not do (§5.2.1.7).
     GatewayTimeout,
 }
 
-/// Why a stored response needs validation.
+/// The reason why a stored response needs validation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It is stale, or `no-cache`.
+    /// The response is stale, or says `no-cache`.
     Stale,
-    /// The client's own directives rule it out.
+    /// The client's directives rule it out.
     Request,
 }
 
-/// RFC 9111 §4, the last three conditions, with §5.2.1 for the client's part in it.
+/// RFC 9111 §4: applies its last three conditions, and §5.2.1 for the client's directives.
 pub fn reuse(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse {
     match verdict(request, stored, now) {
         Reuse::Validate(_) if request.only_if_cached => Reuse::GatewayTimeout,
@@ -53,11 +53,12 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
     // §5.2.1.3
     let too_close = request.min_fresh.is_some_and(|least| remaining < i64::from(least.granted()) * 1000);
     if remaining > 0 {
-        // RFC 8246 §2: a newer one would be the same one.
+        // RFC 8246 §2: a validation would bring the same response.
         let too_old = too_old && !stored.immutable;
         return if too_old || too_close { Reuse::Validate(Why::Request) } else { Reuse::Fresh };
     }
-    // §4.2.4
+    // §4.2.4: "A cache MUST NOT generate a stale response unless … doing so is explicitly permitted by the client or
+    // origin server".
     if too_old || too_close || stored.stale_use == StaleUse::Never {
         return Reuse::Validate(Why::Stale);
     }
@@ -74,7 +75,7 @@ fn verdict(request: &CacheControl, stored: &Freshness, now: Timestamp) -> Reuse 
     if client_accepts && stored.stale_use == StaleUse::Allowed { Reuse::Stale } else { Reuse::Validate(Why::Stale) }
 }
 
-/// How the origin failed.
+/// The way in which the origin failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// It answered with 500, 502, 503 or 504.
@@ -83,8 +84,8 @@ pub enum Failure {
     Unreachable,
 }
 
-/// Whether a stale response may stand in for an error of the origin (RFC 5861 §4, RFC 9111 §4.2.4),
-/// for a client that would take the response if it were fresh.
+/// Returns whether a stale response may stand in for an error of the origin (RFC 5861 §4, RFC 9111 §4.2.4), for a
+/// client that would take the response if it were fresh.
 pub fn stale_if_error(request: &CacheControl, stored: &Freshness, failure: Failure, now: Timestamp) -> bool {
     let granted = match failure {
         Failure::Status => stored.stale_if_error,

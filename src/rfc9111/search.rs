@@ -1,5 +1,5 @@
-//! No-Vary-Search (draft-ietf-httpbis-no-vary-search): which differences in the query an origin
-//! says do not matter.
+//! No-Vary-Search (draft-ietf-httpbis-no-vary-search): the differences between queries that an origin says do not
+//! matter.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,31 +11,31 @@ use super::structured::{self, Bare, Member};
 /// The field.
 pub const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
 
-/// More parameter names than this are not followed: the field then counts as absent.
+/// The most parameter names that are followed. A field with more counts as absent.
 pub const MAX_NAMES: usize = 64;
 
-/// Nor are names longer than this, all together. In bytes.
+/// The most bytes of all names together. A field with more counts as absent.
 pub const MAX_NAMES_LEN: usize = 4096;
 
-/// What of a query tells responses apart.
+/// The differences between queries that matter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SearchVariance {
     params: Params,
-    /// Whether the order of parameters matters.
+    /// True if the order of parameters matters.
     order_matters: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Params {
-    /// All parameters but these.
+    /// All parameters but these matter.
     AllBut(BTreeSet<String>),
-    /// None but these.
+    /// Only these parameters matter.
     NoneBut(BTreeSet<String>),
 }
 
 impl SearchVariance {
-    /// What a response says. `None` when it says nothing, nothing that can be read, or nothing but
-    /// the default: then every difference matters.
+    /// Reads the field of a response. `None` if there is none, it can't be read, or it states the default: then every
+    /// difference matters.
     pub fn of(response: &HeaderMap) -> Option<Self> {
         if !response.contains_key(&NO_VARY_SEARCH) {
             return None;
@@ -54,7 +54,7 @@ impl SearchVariance {
         };
         let params = match (value("params"), except) {
             (Some(Member::Item(Bare::Boolean(true))), except) => Params::NoneBut(except.unwrap_or_default()),
-            // "except" means something only beside a params that is true.
+            // "except" has a meaning only beside "params" that is true.
             (_, Some(_)) => return None,
             (None | Some(Member::Item(Bare::Boolean(false))), None) => Params::AllBut(BTreeSet::new()),
             (Some(Member::List(names)), None) => Params::AllBut(strings(names)?),
@@ -64,14 +64,13 @@ impl SearchVariance {
         (variance != Self { params: Params::AllBut(BTreeSet::new()), order_matters: true }).then_some(variance)
     }
 
-    /// The query as far as it matters, together with what says so: equal for two queries exactly
-    /// when a response to the one, with this variance, answers the other. It begins with a byte that
-    /// no query has.
+    /// Returns a text that is equal for two queries exactly if a response to one, with this variance, answers the
+    /// other. It begins with a byte that no query has.
     pub fn key(&self, query: Option<&str>) -> String {
         let mut pairs: Vec<(String, String)> = parse(query.unwrap_or_default());
         pairs.retain(|(name, _)| self.matters(name));
         if !self.order_matters {
-            // Stable: the order of values under one name stays.
+            // The sort is stable: the order of values under one name is kept.
             pairs.sort_by(|a, b| a.0.cmp(&b.0));
         }
         let mut key = String::from("\0");
@@ -98,12 +97,12 @@ impl SearchVariance {
     }
 }
 
-/// Length first, so that no choice of texts reads as another.
+/// Adds a text behind its length, so that no sequence of texts reads as another.
 fn push(key: &mut String, text: &str) {
     let _ = write!(key, "\0{}:{text}", text.len());
 }
 
-/// The names in the form that a query's names come out of their parser in.
+/// Returns the names decoded, as a query's names are.
 fn strings(names: &[Bare]) -> Option<BTreeSet<String>> {
     if names.len() > MAX_NAMES {
         return None;
@@ -121,7 +120,7 @@ fn strings(names: &[Bare]) -> Option<BTreeSet<String>> {
         .collect()
 }
 
-/// `application/x-www-form-urlencoded`, as the URL standard parses it.
+/// Parses `application/x-www-form-urlencoded`, as the URL standard does.
 fn parse(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
@@ -133,7 +132,7 @@ fn parse(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Escapes undone; what is no UTF-8 then becomes U+FFFD, as the URL standard has it.
+/// Undoes escapes. Bytes that are not UTF-8 become U+FFFD, as in the URL standard.
 fn decode(text: &[u8]) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut at = 0;

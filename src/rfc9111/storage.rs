@@ -1,7 +1,7 @@
-//! Whether a response may be stored (RFC 9111 §3).
+//! Decides whether a response may be stored (RFC 9111 §3).
 //!
-//! [`storable`] is the only way to a [`Storable`], and a `Storable` is the only thing that becomes
-//! a stored response: no tier can hold what did not pass here.
+//! [`storable`] is the only way to a [`Storable`], and a `Storable` is the only thing that becomes a stored response:
+//! no tier can hold what did not pass here.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::targeted::{Governing, governing};
 use super::vary::{MAX_NOMINATED, Nominated, Vary};
 use crate::rfc9111::timestamp::Timestamp;
 
-/// `cache.set_cookie`: storing a response that sets a cookie. The strictest first.
+/// `cache.set_cookie`: says whether a response that sets a cookie is stored. The strictest comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetCookie {
     /// Never stored.
@@ -33,7 +33,7 @@ pub enum SetCookie {
     Rfc,
 }
 
-/// The fate of the cookies of a response that may be stored otherwise.
+/// Says what is done with the cookies of a response that may be stored otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cookies {
     /// There are none, or they are stored.
@@ -44,28 +44,28 @@ enum Cookies {
     Forbid,
 }
 
-/// What the configuration says of storing a response to one request.
+/// The configuration's settings for storing the response to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoragePolicy {
     /// See [`SetCookie`].
     pub set_cookie: SetCookie,
     /// Lifetimes that the configuration grants.
     pub lifetimes: LifetimePolicy,
-    /// Where tags come from.
+    /// The fields that tags are read from.
     pub tag_fields: Arc<TagFields>,
     /// The request fields that select a response besides those that its `Vary` names.
     pub nominated: Arc<Nominated>,
 }
 
-/// Why a response is not stored.
+/// The reason why a response is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStorable {
     /// The request method is not one whose responses are reused.
     Method,
-    /// The status is interim, or 304, or must be understood and is not.
+    /// The status is informational, or 304, or must be understood and is not.
     Status,
-    /// A part (206) that does not say which, or of what, or that nobody asked for; or the refusal of
-    /// one, which says nothing of the whole.
+    /// The response is a part (206) that does not say which, or of what, or that was not asked for; or an answer to a
+    /// range that says nothing of the whole.
     Part,
     /// The client said `no-store`.
     RequestNoStore,
@@ -79,15 +79,15 @@ pub enum NotStorable {
     SetCookie,
     /// `Vary: *`, or more nominated fields than a cache can follow.
     Vary,
-    /// It could never be reused: not fresh for a moment, and without a validator.
+    /// The response could never be reused: it is never fresh, and has no validator.
     NothingToReuse,
     /// The body is larger than a tier takes.
     TooLarge,
-    /// It has more tags than can be kept, and could not be purged by all of them.
+    /// The response has more tags than can be kept, so it could not be purged by all of them.
     Tags,
-    /// The body ends with its connection: no one can tell its end from a broken one (§3.3).
+    /// The body ends with its connection, so a complete one can't be told from a broken one (§3.3).
     Unframed,
-    /// It is of a type whose responses go on for as long as somebody listens.
+    /// The response is of a type that goes on for as long as somebody listens.
     Stream,
 }
 
@@ -110,7 +110,7 @@ impl NotStorable {
         Self::Stream,
     ];
 
-    /// The reason in one word, for metrics, logs and `Cache-Status`.
+    /// Returns the reason in one word, for metrics, logs and `Cache-Status`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -130,7 +130,7 @@ impl NotStorable {
         }
     }
 
-    /// The reason in a sentence, with what would change it.
+    /// Returns the reason in a sentence, with what would change it.
     pub const fn in_words(self) -> &'static str {
         match self {
             Self::Method => "its method is not one whose responses are stored",
@@ -156,8 +156,8 @@ impl NotStorable {
         }
     }
 
-    /// Whether the next response for the same key is likely to be refused as well, so that it is
-    /// no use to make clients wait for each other.
+    /// Returns whether the next response for the same key is likely to be refused as well. Clients then do not wait
+    /// for each other.
     pub fn is_about_the_response(self) -> bool {
         match self {
             Self::Method | Self::RequestNoStore | Self::Part => false,
@@ -177,26 +177,26 @@ impl NotStorable {
 
     /// Returns whether a response that is not stored for this reason makes the stored one stale for everybody.
     ///
-    /// It does not when it may be one client's alone: because it sets a cookie, because its request had a
-    /// `Cookie` or `Authorization` that does not select it, or because it is an error, which one client's
-    /// fields may have caused. That a page is gone (404, 410) counts.
+    /// It does not if it may concern one client alone: it sets a cookie, its request had a `Cookie` or `Authorization`
+    /// that does not select it, or it is an error, which one client's fields may have caused. A page that is gone
+    /// (404, 410) concerns everybody.
     pub fn outdates(self, status: StatusCode, request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
         self.is_about_the_response()
             && self != Self::SetCookie
             && speaks_of_the_page(status)
-            && is_word_for_all(request, stored)
+            && speaks_for_all(request, stored)
     }
 }
 
-/// Returns whether the answer to a request speaks for all who would get the stored response: not where the request
-/// had a `Cookie` or `Authorization` that is not among the fields that select that.
-pub fn is_word_for_all(request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
+/// Returns whether the answer to a request speaks for all who would get the stored response. It does not if the
+/// request had a `Cookie` or `Authorization` that does not select the stored response.
+pub fn speaks_for_all(request: &HeaderMap, stored: Option<&[HeaderName]>) -> bool {
     [header::COOKIE, header::AUTHORIZATION]
         .iter()
         .all(|name| !request.contains_key(name) || stored.is_some_and(|names| names.contains(name)))
 }
 
-/// Returns whether a status says something of the page for everyone, rather than of one request or of a failure.
+/// Returns whether a status says something about the page for everyone, rather than about one request or a failure.
 pub fn speaks_of_the_page(status: StatusCode) -> bool {
     (status.is_success() && status != StatusCode::PARTIAL_CONTENT)
         || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
@@ -214,12 +214,12 @@ pub struct Storable {
 }
 
 impl Storable {
-    /// The request fields that select the response.
+    /// Returns the request fields that select the response.
     pub fn vary(&self) -> &Vary {
         &self.vary
     }
 
-    /// Its freshness.
+    /// Returns its freshness.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
     }
@@ -229,10 +229,10 @@ impl Storable {
         self.cookies == Cookies::LeftOut
     }
 
-    /// Has the response kept as one that varies by `others` as well, which fresh responses for its key do.
+    /// Makes the response vary by `others` as well, by which fresh responses for its key vary.
     ///
-    /// §4.1 chooses the most recent response "with a valid Vary field value": one that names fewer fields must
-    /// not stand in the way of those that name more. It answers those who ask as its own request did.
+    /// §4.1 chooses the most recent response "with a valid Vary field value": one that names fewer fields must not
+    /// hide those that name more. It then answers requests that have those fields as its own request did.
     #[must_use]
     pub fn beside(self, others: &[HeaderName]) -> Self {
         let own = match &self.vary {
@@ -248,12 +248,12 @@ impl Storable {
         Self { vary: Vary::Fields(names), inherits_vary: true, ..self }
     }
 
-    /// Returns whether it varies by fields that only other responses for its key name.
+    /// Returns whether the response varies by fields that only other responses for its key name.
     pub fn inherits_vary(&self) -> bool {
         self.inherits_vary
     }
 
-    /// The part of a representation that it is, when it is not a whole (§3.3).
+    /// Returns the part of a representation that it is; `None`: it is a whole (§3.3).
     pub fn part(&self) -> Option<Part> {
         self.part
     }
@@ -270,13 +270,13 @@ pub struct Exchange<'a> {
     pub status: StatusCode,
     /// Its fields.
     pub response: &'a HeaderMap,
-    /// When the request was sent on.
+    /// The time at which the request was sent on.
     pub request_time: Timestamp,
-    /// When the response's head arrived.
+    /// The time at which the response's head arrived.
     pub response_time: Timestamp,
 }
 
-/// RFC 9111 §3, sentence by sentence.
+/// RFC 9111 §3, sentence by sentence. It stays one function, so that it can be read against the RFC.
 pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Storable, NotStorable> {
     let governing = governing(exchange.response, &policy.lifetimes.targets, exchange.response_time);
     let directives = &governing.directives;
@@ -284,8 +284,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     let understood = is_understood(status);
     let require = |condition: bool, otherwise: NotStorable| if condition { Ok(()) } else { Err(otherwise) };
 
-    // "the request method is understood by the cache" — and its response reusable for GET. Whether a
-    // POST's response is that (RFC 9110 §9.3.3) the caller asks `answers_get` about.
+    // "the request method is understood by the cache" — and its response reusable for GET. For a POST the caller asks
+    // `answers_get` whether it is (RFC 9110 §9.3.3).
     let is_post = exchange.method == Method::POST;
     require(exchange.method == Method::GET || is_post, NotStorable::Method)?;
     require(
@@ -297,7 +297,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     // "if the response status code is 206 or 304, or the must-understand cache directive is
     // present: the cache understands the response status code"
     require(status != StatusCode::NOT_MODIFIED, NotStorable::Status)?;
-    // What is said to a range other than a part or the whole (416, an error) is about the range.
+    // An answer to a range that is neither a part nor the whole (416, an error) is about the range.
     let asks_for_part = exchange.request.contains_key(header::RANGE);
     require(!asks_for_part || matches!(status.as_u16(), 200 | 206), NotStorable::Part)?;
     let part =
@@ -310,7 +310,7 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     require(!CacheControl::of_request(exchange.request).no_store, NotStorable::RequestNoStore)?;
     // "if the cache is shared: the private response directive is … not present"
     require(!directives.private, NotStorable::Private)?;
-    // Each listener hears its own from here on; what others heard before is no answer.
+    // Each listener of a stream gets what is sent from then on, so that stored bytes are no answer.
     require(!is_stream(exchange.response), NotStorable::Stream)?;
     // "if the cache is shared: the Authorization header field is not present in the request or a
     // response directive is present that explicitly allows shared caching" (§3.5)
@@ -347,18 +347,18 @@ impl Exchange<'_> {
 }
 
 impl Storable {
-    /// The parts that are stored when nothing else of the representation is.
+    /// Returns the parts that are stored if nothing else of the representation is.
     pub fn parts(&self) -> Option<Parts> {
         self.part.map(Parts::from)
     }
 }
 
-/// §3.5: whether a response to an authenticated request may be shared.
+/// §3.5: returns whether a response to a request with `Authorization` may be shared.
 pub fn allows_authorized(response: &CacheControl) -> bool {
     response.public || response.must_revalidate || matches!(response.s_maxage, Some(Delta::Seconds(_)))
 }
 
-/// Whether a newer response about stored content forbids, by itself, to keep that.
+/// Returns whether a newer response about stored content forbids, by itself, to keep that content.
 pub fn forbids(newer: &HeaderMap, policy: &StoragePolicy, now: Timestamp) -> bool {
     let directives = governing(newer, &policy.lifetimes.targets, now).directives;
     directives.no_store || directives.private
@@ -371,23 +371,23 @@ fn is_stream(response: &HeaderMap) -> bool {
     [&b"text/event-stream"[..], b"multipart/x-mixed-replace"].iter().any(|known| essence.eq_ignore_ascii_case(known))
 }
 
-/// The fields in which a response sets cookies.
+/// Returns whether a response sets cookies by this field.
 pub fn sets_cookies(name: &HeaderName) -> bool {
     *name == header::SET_COOKIE || name.as_str() == "set-cookie2"
 }
 
-/// The fate of a response's cookies, if it sets any.
+/// Decides what is done with a response's cookies.
 fn cookies(response: &HeaderMap, governing: &Governing, vary: &Vary, policy: SetCookie) -> Cookies {
     if !response.contains_key(header::SET_COOKIE) && !response.contains_key("set-cookie2") {
         return Cookies::Stored;
     }
-    // A response that depends on the client's cookies, and changes them, is that client's.
+    // A response that depends on the client's cookies, and changes them, belongs to that client.
     let is_of_a_client = matches!(vary, Vary::Fields(names) if names.contains(&header::COOKIE));
     match policy {
         SetCookie::Strip if !is_of_a_client => Cookies::LeftOut,
         SetCookie::Explicit if !is_of_a_client => {
             let directives = &governing.directives;
-            // A lifetime of nothing is no word for sharing, nor is one that has to be asked about.
+            // A lifetime of zero does not grant sharing, nor does one that needs validation.
             let lasts = |delta| matches!(delta, Some(Delta::Seconds(1..)));
             let is_granted = lasts(directives.s_maxage) || (governing.by_list && lasts(directives.max_age));
             if is_granted && !directives.no_cache { Cookies::Stored } else { Cookies::Forbid }
@@ -397,13 +397,13 @@ fn cookies(response: &HeaderMap, governing: &Governing, vary: &Vary, policy: Set
     }
 }
 
-/// Whether a stale copy could be brought back to life by validation (§4.3).
+/// Returns whether a stale copy could be freshened by validation (§4.3).
 fn has_validator(status: StatusCode, response: &HeaderMap) -> bool {
     matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
         && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED))
 }
 
-/// The final status codes whose caching behaviour this cache implements (RFC 9110 §15).
+/// Returns whether this cache implements the caching behaviour of a status (RFC 9110 §15).
 fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),

@@ -1,9 +1,9 @@
-//! Structured Fields (RFC 9651), as far as the caching fields need them. The only file that names
-//! the library which parses them.
+//! Structured Fields (RFC 9651), as far as the caching fields need them. Only this file names the library that parses
+//! them.
 
 use http::header::{HeaderMap, HeaderName};
 
-/// A longer field, all its lines together, is not read and counts as invalid. In bytes.
+/// The longest field, all its lines together, in bytes. A longer one is invalid.
 pub const MAX_LEN: usize = 16 * 1024;
 
 /// A bare item.
@@ -11,17 +11,17 @@ pub const MAX_LEN: usize = 16 * 1024;
 pub enum Bare {
     /// An Integer: at most fifteen digits.
     Integer(i64),
-    /// A Boolean; a dictionary's key that stands alone is a true one.
+    /// A Boolean; a dictionary's key without a value is true.
     Boolean(bool),
     /// A String.
     String(String),
     /// A Token.
     Token(String),
-    /// A Decimal, Byte Sequence, Date, or Display String: no field here has a use for one.
+    /// A Decimal, Byte Sequence, Date, or Display String, which no field here uses.
     Other,
 }
 
-/// A member of a Dictionary. Parameters are read and left out.
+/// A member of a Dictionary, without its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Member {
     /// An Item.
@@ -30,16 +30,16 @@ pub enum Member {
     List(Vec<Bare>),
 }
 
-/// The Dictionary that all lines of `name` make together. `None` when there is no such field, or it
-/// is no Dictionary: then RFC 9651 §4.2 has all of it ignored. A repeated key has its last value.
+/// Parses all lines of `name` as one Dictionary. `None` if there is no such field, or it is no Dictionary, in which
+/// case RFC 9651 §4.2 ignores all of it. The last value of a repeated key counts.
 pub fn dictionary(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<(String, Member)>> {
     let text = combined(fields, name)?;
     let parsed = sfv::Parser::new(&text).parse::<sfv::Dictionary>().ok()?;
     Some(parsed.into_iter().map(|(key, entry)| (key.as_str().to_owned(), member(entry))).collect())
 }
 
-/// The Strings of the List that all lines of `name` make together; members of other types are left
-/// out. `None` when there is no such field, or it is no List.
+/// Parses all lines of `name` as one List, and returns its Strings without the members of other types. `None` if there
+/// is no such field, or it is no List.
 pub fn list_of_strings(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
     let text = combined(fields, name)?;
     let parsed = sfv::Parser::new(&text).parse::<sfv::List>().ok()?;
@@ -50,12 +50,12 @@ pub fn list_of_strings(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<Stri
     Some(strings.collect())
 }
 
-/// Whether the field is there and is longer than is read.
+/// Returns whether the field is longer than [`MAX_LEN`].
 pub fn is_too_long(fields: &HeaderMap, name: &HeaderName) -> bool {
     fields.contains_key(name) && combined(fields, name).is_none()
 }
 
-/// RFC 9651 §4.2: the lines of a field are joined with commas before they are parsed.
+/// Joins the lines of a field with commas, as RFC 9651 §4.2 does before parsing.
 fn combined(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     for (n, line) in fields.get_all(name).iter().enumerate() {

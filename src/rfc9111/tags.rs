@@ -1,20 +1,20 @@
-//! Tags: names that the origin gives a response, to purge it by together with others. They come in fields
-//! that several caches and delivery networks know: `Cache-Tag`, `Surrogate-Key`, `xkey`.
+//! Tags: names that the origin gives a response, by which it is purged together with others. They come in fields that
+//! several caches and delivery networks know: `Cache-Tag`, `Surrogate-Key`, `xkey`.
 
 use http::header::{HeaderMap, HeaderName};
 
 /// The most tags of a response. One with more could not be purged by all of them, and is not stored.
 pub const MAX_TAGS: usize = 1000;
 
-/// The longest tag, in bytes; as for their number.
+/// The longest tag, in bytes. A response with a longer one is not stored either.
 pub const MAX_LEN: usize = 1024;
 
-/// The fields that tags come in.
+/// The fields that tags are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagFields {
     /// Their names.
     pub names: Vec<HeaderName>,
-    /// Whether clients see them.
+    /// True if clients see them.
     pub are_shown: bool,
 }
 
@@ -25,12 +25,12 @@ impl Default for TagFields {
     }
 }
 
-/// A response has more tags, or longer ones, than can be kept.
+/// The error of a response that has more tags, or longer ones, than can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyTags;
 
 impl TagFields {
-    /// Adds the tags of `fields` to `tags`, each once: what commas and white space separate, to the byte.
+    /// Adds the tags of `fields` to `tags`, each once. Commas and white space separate them, and their bytes are kept.
     pub fn add(&self, fields: &HeaderMap, tags: &mut Vec<String>) -> Result<(), TooManyTags> {
         let mut fresh = Vec::new();
         for value in self.names.iter().flat_map(|name| fields.get_all(name)) {
@@ -38,7 +38,7 @@ impl TagFields {
                 if tag.is_empty() {
                     continue;
                 }
-                // What is no text nobody can name.
+                // Purges name tags in UTF-8, so a tag that is not UTF-8 can't be purged by.
                 let Ok(tag) = std::str::from_utf8(tag) else { continue };
                 let tag = tag.to_owned();
                 if tag.len() > MAX_LEN {
@@ -47,7 +47,7 @@ impl TagFields {
                 fresh.push(tag);
             }
         }
-        // Applications repeat themselves: sorting costs less than looking each up.
+        // Applications repeat tags. Sorting costs less than a look-up for each.
         fresh.sort_unstable();
         fresh.dedup();
         fresh.retain(|tag| !tags.contains(tag));
@@ -55,12 +55,12 @@ impl TagFields {
         if tags.len() > MAX_TAGS { Err(TooManyTags) } else { Ok(()) }
     }
 
-    /// Whether `name` is one that clients do not see.
+    /// Returns whether `name` is a field that clients do not see.
     pub fn hides(&self, name: &HeaderName) -> bool {
         !self.are_shown && self.names.contains(name)
     }
 
-    /// Takes the fields that clients do not see out of a response.
+    /// Removes the fields that clients do not see.
     pub fn remove(&self, fields: &mut HeaderMap) {
         if fields.keys().any(|name| self.hides(name)) {
             for name in &self.names {

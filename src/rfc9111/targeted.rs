@@ -1,9 +1,8 @@
-//! What of a response governs it here: a targeted field (RFC 9213), or `Cache-Control` and
+//! Finds the directives that govern a response here: those of a targeted field (RFC 9213), or of `Cache-Control` and
 //! `Expires`.
 //!
-//! Also the two fields that came before RFC 9213 and that applications behind Varnish and nginx
-//! send: `Surrogate-Control`, as the W3C note on the Edge Architecture has it, and
-//! `X-Accel-Expires`. Both are off unless the configuration turns them on.
+//! It also reads two older fields that applications behind Varnish and nginx send: `Surrogate-Control`, as in the W3C
+//! note on the Edge Architecture, and `X-Accel-Expires`. Both are off unless the configuration turns them on.
 
 use http::header::{self, HeaderMap, HeaderName};
 
@@ -21,19 +20,19 @@ pub const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires
 /// The name by which `Surrogate-Control` addresses this cache.
 pub const DEVICE: &str = "larder";
 
-/// Which fields speak to this cache in particular.
+/// The targeted fields that this cache obeys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Targets {
-    /// The target list of RFC 9213 §2.2, first one first.
+    /// The target list of RFC 9213 §2.2, in order of precedence.
     pub list: Vec<HeaderName>,
-    /// Whether `Surrogate-Control` counts, after the list.
+    /// True if `Surrogate-Control` counts, after the list.
     pub surrogate_control: bool,
-    /// Whether `X-Accel-Expires` counts, after both.
+    /// True if `X-Accel-Expires` counts, after both.
     pub x_accel_expires: bool,
 }
 
 impl Default for Targets {
-    /// `Larder-Cache-Control`, then `CDN-Cache-Control`.
+    /// Returns `Larder-Cache-Control`, then `CDN-Cache-Control`.
     fn default() -> Self {
         Self {
             list: vec![HeaderName::from_static("larder-cache-control"), HeaderName::from_static("cdn-cache-control")],
@@ -44,7 +43,7 @@ impl Default for Targets {
 }
 
 impl Targets {
-    /// Every field that counts as addressed to this cache.
+    /// Returns every field that counts as addressed to this cache.
     pub fn names(&self) -> impl Iterator<Item = HeaderName> {
         let surrogate = self.surrogate_control.then_some(SURROGATE_CONTROL);
         let accel = self.x_accel_expires.then_some(X_ACCEL_EXPIRES);
@@ -52,20 +51,19 @@ impl Targets {
     }
 }
 
-/// What governs a response.
+/// The directives that govern a response, with their source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Governing {
-    /// The directives that hold.
+    /// The directives.
     pub directives: CacheControl,
-    /// Whether they come from a field that is addressed to this cache: `Cache-Control` and
-    /// `Expires` then say nothing here.
+    /// True if they come from a field addressed to this cache: `Cache-Control` and `Expires` then do not count here.
     pub targeted: bool,
-    /// Whether that is a field of the target list: the origin means a shared cache by it.
+    /// True if that field is in the target list: the origin addresses a shared cache by it.
     pub by_list: bool,
 }
 
 impl Governing {
-    /// Whether the response itself says how long it is fresh.
+    /// Returns whether the response itself states a lifetime.
     pub fn states_lifetime(&self, response: &HeaderMap) -> bool {
         self.directives.s_maxage.is_some()
             || self.directives.max_age.is_some()
@@ -73,8 +71,8 @@ impl Governing {
     }
 }
 
-/// RFC 9213 §2.2: the first field of the target list with a valid value that is not empty, else
-/// `Cache-Control`. `response_time` is what a moment in `X-Accel-Expires` is counted from.
+/// RFC 9213 §2.2: takes the first field of the target list with a valid value that is not empty, else `Cache-Control`.
+/// A moment in `X-Accel-Expires` is counted from `response_time`.
 pub fn governing(response: &HeaderMap, targets: &Targets, response_time: Timestamp) -> Governing {
     let targeted = |directives| Governing { directives, targeted: true, by_list: false };
     let is_listed = response.keys().any(|name| targets.list.contains(name));
@@ -96,11 +94,11 @@ pub fn governing(response: &HeaderMap, targets: &Targets, response_time: Timesta
     Governing { directives: CacheControl::of(response), targeted: false, by_list: false }
 }
 
-/// A targeted field's directives; `None` when it is absent, empty, or no Dictionary.
+/// Returns a targeted field's directives; `None` if it is absent, empty, or no Dictionary.
 fn of_target(response: &HeaderMap, name: &HeaderName) -> Option<CacheControl> {
     let mut directives = CacheControl::default();
     if structured::is_too_long(response, name) {
-        // It says something, and nobody knows what.
+        // The field is too long to be read, and may restrict: nothing is stored.
         directives.no_store = true;
         return Some(directives);
     }
@@ -114,8 +112,8 @@ fn of_target(response: &HeaderMap, name: &HeaderName) -> Option<CacheControl> {
     Some(directives)
 }
 
-/// One directive. A value of another type than the directive's own is ignored (RFC 9213 §2.1); a
-/// directive that restricts holds with any value but false.
+/// Sets one directive. A value of another type than the directive's own is ignored (RFC 9213 §2.1), but a directive
+/// that restricts holds with any value but false.
 fn set(directives: &mut CacheControl, name: &str, value: &Bare) {
     let restricts = *value != Bare::Boolean(false);
     let permits = *value == Bare::Boolean(true);
@@ -129,7 +127,7 @@ fn set(directives: &mut CacheControl, name: &str, value: &Bare) {
         "private" => directives.private = restricts,
         "must-revalidate" => directives.must_revalidate = restricts,
         "proxy-revalidate" => directives.proxy_revalidate = restricts,
-        // It restricts by itself, and lifts no-store for a status that is understood.
+        // must-understand restricts by itself, and lifts no-store for a status that is understood.
         "must-understand" => directives.must_understand = permits,
         "public" => directives.public = permits,
         "immutable" => directives.immutable = permits,
@@ -148,9 +146,9 @@ fn delta(seconds: i64) -> Delta {
     }
 }
 
-/// `Surrogate-Control: max-age=600+60;larder, no-store;other`: each directive may be for one device
-/// by a parameter without a value. Of what the note defines, only these two concern freshness; a
-/// field with neither for this cache counts as absent.
+/// Reads `Surrogate-Control: max-age=600+60;larder, no-store;other`. A parameter without a value addresses a directive
+/// to one device. Of the note's directives only these two concern freshness. A field with neither for this cache
+/// counts as absent.
 fn of_surrogate(response: &HeaderMap) -> Option<CacheControl> {
     let mut found: Option<CacheControl> = None;
     for member in fields::members(response, &SURROGATE_CONTROL) {
@@ -181,7 +179,7 @@ fn of_surrogate(response: &HeaderMap) -> Option<CacheControl> {
     found
 }
 
-/// `X-Accel-Expires: 600`, `@1790000000`, or `0` and a moment in the past, which turn caching off.
+/// Reads `X-Accel-Expires: 600` or `@1790000000`. `0`, or a moment in the past, turns caching off.
 fn of_accel(response: &HeaderMap, response_time: Timestamp) -> Option<CacheControl> {
     let mut values = response.get_all(X_ACCEL_EXPIRES).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };

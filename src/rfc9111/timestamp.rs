@@ -1,4 +1,4 @@
-//! A moment of the time of day, with arithmetic that saturates. Knows no clock.
+//! A moment in time, with arithmetic that saturates. Reads no clock.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,37 +8,37 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The moment `millis` milliseconds after the epoch (before it, when negative).
+    /// Makes the moment `millis` milliseconds after the epoch (before it, if negative).
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// The moment `secs` seconds after the epoch (before it, when negative).
+    /// Makes the moment `secs` seconds after the epoch (before it, if negative).
     pub const fn from_secs(secs: i64) -> Self {
         Self(secs.saturating_mul(1000))
     }
 
-    /// Milliseconds since the epoch.
+    /// Returns the milliseconds since the epoch.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since the epoch, rounded down, as HTTP dates are.
+    /// Returns the whole seconds since the epoch, rounded down, as in HTTP dates.
     pub const fn as_secs(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// Milliseconds from `earlier` to this moment; negative when this moment is the earlier one.
+    /// Returns the milliseconds from `earlier` to this moment; negative if this moment is the earlier one.
     pub const fn millis_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// This moment moved by `millis` milliseconds.
+    /// Returns the moment `millis` milliseconds later.
     pub const fn plus_millis(self, millis: i64) -> Self {
         Self(self.0.saturating_add(millis))
     }
 
-    /// The same moment as the standard library has it; moments before the epoch become the epoch.
+    /// Converts to the standard library's type; moments before the epoch become the epoch.
     pub fn to_system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(u64::try_from(self.0).unwrap_or(0))
     }

@@ -1,5 +1,5 @@
-//! Validation with the origin (RFC 9111 §4.3): the conditional request that a cache makes, and
-//! what a 304 does to the stored response (§3.2, §4.3.4).
+//! Validation with the origin (RFC 9111 §4.3): makes the conditional request, and updates the stored response by a 304
+//! (§3.2, §4.3.4).
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName};
@@ -8,20 +8,20 @@ use super::conditional::{self, EntityTag};
 use super::partial;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// What became of a stored response that was validated.
+/// The outcome of the validation of a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validation {
-    /// 304: the stored response is good again, its fields updated.
+    /// 304: the stored response is fresh again, its fields updated.
     Freshened,
-    /// A full response took its place.
+    /// A full response replaces it.
     Replaced,
-    /// A 304 that is not about the stored response: its strong validator is another.
+    /// A 304 about another response: its strong validator differs.
     Mismatched,
-    /// A server error, which a stale response may stand in for (§4.3.3).
+    /// A server error, for which a stale response may stand in (§4.3.3).
     Failed,
 }
 
-/// What the head of the origin's answer to a conditional request means for `stored`.
+/// Returns what the head of the origin's answer to a conditional request means for `stored`.
 pub fn outcome(status: StatusCode, answer: &HeaderMap, stored: &HeaderMap) -> Validation {
     if status == StatusCode::NOT_MODIFIED {
         return if selects(answer, stored) { Validation::Freshened } else { Validation::Mismatched };
@@ -34,13 +34,13 @@ pub fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// §4.3.4: a 304 with a strong validator updates only the response that has the same one, one with a
-/// weak validator only what that corresponds to. One without any is taken at its word: it answers the
-/// validators that were sent.
+/// §4.3.4: returns whether a 304 updates the stored response. One with a strong validator updates only the response
+/// that has the same one, one with a weak validator only what that corresponds to. One without any is trusted: it
+/// answers the validators that were sent.
 ///
-/// A departure: a strong tag that is the stored one but for its weakness counts as the same, if the date agrees
-/// where there is one. It was the only tag that was sent. nginx makes tags weak when it compresses, and answers
-/// the validation before it does.
+/// Departs in one case: a strong tag that differs from the stored one only by its weakness counts as the same, if the
+/// dates agree where there is one. It was the only tag that was sent. nginx makes tags weak when it compresses, and
+/// answers the validation before it does.
 fn selects(answer: &HeaderMap, stored: &HeaderMap) -> bool {
     let is_same_date = match (answer.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
         (Some(new), Some(old)) => Some(new == old),
@@ -58,8 +58,8 @@ fn selects(answer: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// Takes the client's own preconditions and ranges out of `request` (they are answered from the
-/// stored response afterwards) and puts in the validators of `stored` (§4.3.1).
+/// Removes the client's preconditions and range from `request`, which are answered from the stored response
+/// afterwards, and adds the validators of `stored` (§4.3.1).
 pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
     remove_preconditions(request);
     if let Some(etag) = stored.get(header::ETAG) {
@@ -70,12 +70,12 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
     }
 }
 
-/// The same for a stored part, of which the client's range is asked for: the range stays.
+/// Does the same for a stored part, but keeps the client's range, for which the origin is asked.
 pub fn make_conditional_range(request: &mut HeaderMap, stored: &HeaderMap, response_time: Timestamp) {
     let range = request.get(header::RANGE).cloned();
     let had_if_range = request.contains_key(header::IF_RANGE);
     make_conditional(request, stored);
-    // A client that has a part of this representation wants no part of another one.
+    // A client that has a part of this representation does not want a part of another one.
     let if_range = partial::if_range(stored, response_time).filter(|_| had_if_range);
     if had_if_range && if_range.is_none() {
         return;
@@ -96,13 +96,13 @@ pub fn remove_preconditions(request: &mut HeaderMap) {
     request.remove(header::RANGE);
 }
 
-/// Whether a stored response has something to validate it by.
+/// Returns whether a stored response has a validator.
 pub fn has_validator(stored: &HeaderMap) -> bool {
     stored.contains_key(header::ETAG) || stored.contains_key(header::LAST_MODIFIED)
 }
 
-/// §3.2: puts the fields of a 304 in place of the stored ones. What describes the stored content
-/// (its length, coding, digest and range, and the validator it was stored with) stays.
+/// §3.2: replaces the stored fields by those of a 304. Keeps what describes the stored content: its length, coding,
+/// digest and range, and the validator that it was stored with.
 pub fn freshen(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     for name in not_modified.keys() {
         if !describes_content(name) {
@@ -114,27 +114,27 @@ pub fn freshen(stored: &mut HeaderMap, not_modified: &HeaderMap) {
             stored.append(name.clone(), value.clone());
         }
     }
-    // Both age and cookies are of one exchange: an old `Age` would age the response twice.
+    // `Age` and cookies belong to one exchange: an old `Age` would age the response twice.
     if !not_modified.contains_key(header::AGE) {
         stored.remove(header::AGE);
     }
 }
 
-/// What the 200 to a HEAD says of a stored response to GET (§4.3.5).
+/// Says what the 200 to a HEAD means for a stored response to GET (§4.3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadOutcome {
-    /// It is still that: the fields of the HEAD's response update it.
+    /// The response is still the same: the fields of the 200 update it.
     Updates,
-    /// It is another by now.
+    /// The response is outdated.
     Outdates,
-    /// Nothing that could be relied on: they have no validator in common.
+    /// Nothing: they have no validator in common.
     Neither,
 }
 
-/// Compares the 200 to a HEAD with the stored response, whose body is `len` bytes.
+/// Compares the 200 to a HEAD with the stored response, whose body has `len` bytes.
 ///
-/// §4.3.5 would have a response without any validator updated as well. Its body may be another by
-/// now all the same, and would become fresh under it: that one is left as it is.
+/// §4.3.5 would update a response without any validator as well. Its body may have changed all the same, and would
+/// become fresh unseen, so that response is left as it is.
 pub fn head_outcome(answer: &HeaderMap, stored: &HeaderMap, len: u64) -> HeadOutcome {
     let mut is_matched = false;
     for name in [header::ETAG, header::LAST_MODIFIED] {

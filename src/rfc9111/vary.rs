@@ -1,5 +1,5 @@
-//! Selecting among variants (RFC 9111 §4.1): which request fields a response depends on, and what
-//! makes two requests equal in them.
+//! Selects among variants (RFC 9111 §4.1): which request fields a response depends on, and when two requests are equal
+//! in them.
 
 use http::header::{self, HeaderMap, HeaderName};
 use smallvec::SmallVec;
@@ -8,29 +8,29 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::claims::{self, Claim};
 use super::fields;
 
-/// At most this many nominated fields; a response that names more is not stored.
+/// The most nominated fields; a response that names more is not stored.
 pub const MAX_NOMINATED: usize = 32;
 
-/// A field of weighted tokens with more of them is taken as it is, and prefers none.
+/// The most members of a field of weighted tokens. A field with more is compared as it is, and prefers none.
 const MAX_WEIGHTED: usize = 64;
 
 /// The `Vary` of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vary {
-    /// No nominated fields: any request for the key matches.
+    /// No nominated fields: every request for the key matches.
     None,
-    /// `*` is a member, or the field can't be read: no other request ever matches.
+    /// A `*`, or a field that can't be read: no other request ever matches.
     Any,
     /// The nominated request fields, sorted, each once.
     Fields(Vec<HeaderName>),
 }
 
-/// The request fields that the configuration has every response depend on, or counts as one with another.
+/// The request fields that the configuration nominates for every response, or treats as one with another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nominated {
-    /// Every response depends on these, as if its `Vary` named them.
+    /// The fields that every response depends on, as if its `Vary` named them.
     pub always: Vec<HeaderName>,
-    /// Pairs of names that an application may take for one field: each counts with the other.
+    /// Pairs of names that an application may take for one field. If one is nominated, both are.
     pub twins: Vec<(HeaderName, HeaderName)>,
 }
 
@@ -65,13 +65,13 @@ impl Vary {
     }
 }
 
-/// Fields that this proxy writes itself, from parts of every key.
+/// Returns whether a field is written by this proxy itself, from parts of every key.
 fn is_in_the_key(name: &HeaderName) -> bool {
     *name == header::HOST || matches!(claims::claim(name.as_str()), Some(Claim::Proto | Claim::Host))
 }
 
-/// Fields of the connection, and claims that do not reach the origin as the client sent them: the client's
-/// values can't select a response by them.
+/// Returns whether the client's value of a field can't select a response: fields of the connection, and claims that do
+/// not reach the origin as the client sent them.
 fn is_of_the_path(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -79,9 +79,8 @@ fn is_of_the_path(name: &HeaderName) -> bool {
     ) || claims::claim(name.as_str()).is_some()
 }
 
-/// The value that `request` has in each of `names`, in one string of bytes: two requests select
-/// the same variant exactly when these bytes are equal. Each value is length-prefixed, and an
-/// absent field differs from an empty one.
+/// Returns the values that `request` has in each of `names`, as bytes that are equal for two requests exactly if they
+/// select the same variant. Each value is length-prefixed, and an absent field differs from an empty one.
 pub fn selector(names: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     for name in names {
@@ -96,10 +95,11 @@ pub fn selector(names: &[HeaderName], request: &HeaderMap) -> Vec<u8> {
     bytes
 }
 
-/// Whether a stored response, selected by `selector` and with the fields `response`, answers
-/// `request`: every nominated field is equal, or the response is in the one language, or the one
-/// coding, that the request asks for before all others (§4.1, last paragraph). A server that holds
-/// the representation that a client prefers to all others has no other to choose.
+/// Returns whether a stored response, selected by `selector` and with the fields `response`, answers `request` (§4.1,
+/// last paragraph).
+///
+/// It does if every nominated field is equal, or if the response is in the one language, or the one coding, that the
+/// request prefers to all others. A server that has the representation which a client prefers has no other to choose.
 pub fn selects(selector: &[u8], response: &HeaderMap, request: &HeaderMap) -> bool {
     let Some(entries) = entries(selector) else { return false };
     entries.iter().all(|(name, value)| {
@@ -108,22 +108,21 @@ pub fn selects(selector: &[u8], response: &HeaderMap, request: &HeaderMap) -> bo
     })
 }
 
-fn is_preferred(stored: Entry<'_>, response: &HeaderMap, request: &HeaderMap) -> bool {
+fn is_preferred(stored: SelectorEntry<'_>, response: &HeaderMap, request: &HeaderMap) -> bool {
     match (chosen(stored, response), preferred(stored.0, request)) {
         (Some(chosen), Some(preferred)) => chosen == preferred,
         _ => false,
     }
 }
 
-/// The names by which a stored response can be found that is in one language, or one coding, other
-/// than by its selector. Empty for nearly every response.
+/// Returns further selectors that find a stored response, by the one language, or the one coding, that it is in. Empty
+/// for nearly every response.
 pub fn aliases_of_response(selector: &[u8], response: &HeaderMap) -> Vec<u128> {
     let Some(entries) = entries(selector) else { return Vec::new() };
     aliases(&entries, |stored| chosen(stored, response))
 }
 
-/// The names by which a response in the one language, or the one coding, that `request` prefers
-/// can be found.
+/// Returns the selectors of a response in the one language, or the one coding, that `request` prefers.
 pub fn aliases_of_request(names: &[HeaderName], request: &HeaderMap) -> Vec<u128> {
     if !names.iter().any(is_negotiated) {
         return Vec::new();
@@ -134,13 +133,14 @@ pub fn aliases_of_request(names: &[HeaderName], request: &HeaderMap) -> Vec<u128
 }
 
 /// One nominated field, and its normalised value where the request had it.
-type Entry<'a> = (&'a HeaderName, Option<&'a [u8]>);
+type SelectorEntry<'a> = (&'a HeaderName, Option<&'a [u8]>);
 
-/// The same, read from a selector.
-type OwnedEntry<'a> = (HeaderName, Option<&'a [u8]>);
+/// One entry read from a selector.
+type OwnedSelectorEntry<'a> = (HeaderName, Option<&'a [u8]>);
 
-/// For each choice of negotiated fields to name by what was chosen, not by what was asked.
-fn aliases(entries: &[OwnedEntry<'_>], choice: impl Fn(Entry<'_>) -> Option<Vec<u8>>) -> Vec<u128> {
+/// Makes a selector for each choice of negotiated fields that are named by the chosen value instead of the requested
+/// one.
+fn aliases(entries: &[OwnedSelectorEntry<'_>], choice: impl Fn(SelectorEntry<'_>) -> Option<Vec<u8>>) -> Vec<u128> {
     let choices: SmallVec<[(usize, Vec<u8>); 2]> = entries
         .iter()
         .enumerate()
@@ -170,8 +170,8 @@ fn aliases(entries: &[OwnedEntry<'_>], choice: impl Fn(Entry<'_>) -> Option<Vec<
         .collect()
 }
 
-/// Reads a selector back.
-fn entries(selector: &[u8]) -> Option<Vec<OwnedEntry<'_>>> {
+/// Reads the entries of a selector.
+fn entries(selector: &[u8]) -> Option<Vec<OwnedSelectorEntry<'_>>> {
     let mut rest = selector;
     let mut entries = Vec::new();
     while !rest.is_empty() {
@@ -195,9 +195,9 @@ fn is_negotiated(name: &HeaderName) -> bool {
     *name == header::ACCEPT_LANGUAGE || *name == header::ACCEPT_ENCODING
 }
 
-/// The one language, or the one coding, that a response is in. `None` when its own request asked in any other
-/// way than by a plain list: the response may repeat that, and is for who asks the same.
-fn chosen((name, asked): Entry<'_>, response: &HeaderMap) -> Option<Vec<u8>> {
+/// Returns the one language, or the one coding, that a response is in. `None` if its own request did not ask by a
+/// plain list: the response may repeat what was asked, and is for requests that ask the same.
+fn chosen((name, asked): SelectorEntry<'_>, response: &HeaderMap) -> Option<Vec<u8>> {
     if !asked.is_none_or(|asked| fields::list_members(asked).all(|member| is_plain_member(name, member))) {
         return None;
     }
@@ -210,8 +210,8 @@ fn chosen((name, asked): Entry<'_>, response: &HeaderMap) -> Option<Vec<u8>> {
     }
 }
 
-/// The one that a request gives a higher weight than all others; `None` when there is no such one, or
-/// it is any ("*").
+/// Returns the value to which a request gives a higher weight than to all others; `None` if there is none, or it is
+/// "*".
 fn preferred(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
     let mut best: Option<(u16, &[u8])> = None;
     let mut is_tied = false;
@@ -247,7 +247,7 @@ fn is_plain_member(name: &HeaderName, member: &[u8]) -> bool {
     is_known && parts.next().is_none_or(|parameter| weight(parameter).is_some()) && parts.next().is_none()
 }
 
-/// Subtags of one to eight letters and digits, the first of letters alone.
+/// Returns whether `range` is subtags of one to eight letters and digits, the first of letters alone.
 fn is_language_range(range: &[u8]) -> bool {
     range.split(|&byte| byte == b'-').enumerate().all(|(n, subtag)| {
         (1..=8).contains(&subtag.len())
@@ -259,7 +259,7 @@ fn is_language_range(range: &[u8]) -> bool {
 const CODINGS: [&[u8]; 10] =
     [b"gzip", b"br", b"zstd", b"deflate", b"identity", b"compress", b"x-gzip", b"x-compress", b"dcb", b"dcz"];
 
-/// `q=0.5` in thousandths (RFC 9110 §12.4.2).
+/// Parses `q=0.5` into thousandths (RFC 9110 §12.4.2).
 fn weight(parameter: &[u8]) -> Option<u16> {
     let [b'q' | b'Q', b'=', value @ ..] = parameter else { return None };
     let (whole, fraction) = match value {
@@ -278,7 +278,7 @@ fn weight(parameter: &[u8]) -> Option<u16> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
-/// Lower case; the two codings with an old name by their new one (RFC 9110 §8.4.1).
+/// Converts to lower case, and the old names of two codings to their new ones (RFC 9110 §8.4.1).
 fn canonical(name: &HeaderName, text: &[u8]) -> Vec<u8> {
     let text = text.to_ascii_lowercase();
     match text.as_slice() {
@@ -293,24 +293,24 @@ fn push(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend_from_slice(part);
 }
 
-/// The field's value with the differences taken out that its grammar gives no meaning to
-/// (RFC 9111 §4.1: combined lines, white space; for fields of weighted tokens also order and case).
+/// Returns the field's value without the differences that its grammar gives no meaning to (RFC 9111 §4.1): combined
+/// lines, and white space; for fields of weighted tokens also order and case.
 fn normal_value(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
     let lines = || request.get_all(name).iter().map(http::HeaderValue::as_bytes);
     match Grammar::of(name) {
-        // Not a list: its bytes are its meaning, and a guess here could mix two users.
+        // The field is no list. Every byte may matter, and a wrong guess could mix two users' responses.
         Grammar::Opaque => lines().collect::<Vec<_>>().join(&b"\n"[..]),
-        // Perhaps a list, perhaps not: white space round commas, and lines, are all that is made equal.
+        // The field may be a list: only white space round commas, and the split into lines, is ignored.
         Grammar::List => {
             let split = |line| fields::split_outside_quotes(line, b',').map(fields::trim);
             lines().flat_map(split).collect::<Vec<_>>().join(&b","[..])
         }
-        // More than anyone sends, and what is no plain list, is read by each application in its own way.
+        // A list that is longer than anyone sends, or is not plain, is read differently by each application.
         Grammar::WeightedTokens if !is_plain_list(name, request) => lines().collect::<Vec<_>>().join(&b"\n"[..]),
         Grammar::WeightedTokens => {
             let mut members: Vec<Vec<u8>> = lines().flat_map(fields::list_members).map(weighted_token).collect();
-            // Codings are chosen among by the server; of languages of one weight some take the first (RFC 9110
-            // §12.5.4).
+            // The order of codings does not matter. Of languages with equal weight some servers take the first (RFC
+            // 9110 §12.5.4).
             if *name == header::ACCEPT_ENCODING {
                 members.sort();
                 members.dedup();
@@ -331,7 +331,7 @@ fn is_plain_list(name: &HeaderName, request: &HeaderMap) -> bool {
     })
 }
 
-/// `token;q=weight` in lower case, without white space round the semicolon, and without a weight of one.
+/// Returns `token;q=weight` in lower case, without white space round the semicolon, and without a weight of one.
 fn weighted_token(member: &[u8]) -> Vec<u8> {
     let parts = member.split(|&byte| byte == b';').map(fields::trim);
     let mut text = parts.collect::<Vec<_>>().join(&b";"[..]).to_ascii_lowercase();

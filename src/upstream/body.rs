@@ -9,18 +9,18 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::link::{self, Link};
 
-/// The body of a response from the origin. At its end the connection is kept for the next request;
-/// dropped before, it is closed.
+/// The body of a response from the origin. Its connection is kept for the next request once the body has ended, and is
+/// closed if the body is dropped before.
 #[derive(Debug)]
 pub struct UpstreamBody {
     body: Incoming,
     link: Option<Box<Link>>,
 }
 
-/// Why a response's body broke off.
+/// The reason why a response's body broke off.
 #[derive(Debug)]
 pub enum UpstreamBodyError {
-    /// The connection broke, or the framing did.
+    /// The connection broke, or the framing is wrong.
     Broken(hyper::Error),
     /// Nothing came for longer than `upstream.body_timeout`.
     TimedOut,
@@ -41,24 +41,27 @@ impl fmt::Display for UpstreamBodyError {
 impl std::error::Error for UpstreamBodyError {}
 
 impl UpstreamBody {
+    /// Ties a body to the connection that it comes over.
     pub(super) fn new(body: Incoming, link: Box<Link>) -> Self {
         let mut this = Self { body, link: Some(link) };
         this.finish_if_ended();
         this
     }
 
-    /// hyper does not ask a body of known length for its end, so it is looked for after each frame.
+    /// Gives the connection back if the body has ended. Called after each frame, since hyper does not poll a body of known
+    /// length for its end.
     fn finish_if_ended(&mut self) {
         if self.body.is_end_stream() {
             self.give_back();
         }
     }
 
-    /// The connection, while there is more to come.
+    /// Returns the connection, while there is more to come.
     pub(super) fn link(&self) -> Option<&Link> {
         self.link.as_deref()
     }
 
+    /// Gives the connection back for the next request.
     fn give_back(&mut self) {
         if let Some(link) = self.link.take() {
             link::give_back(link);

@@ -1,9 +1,9 @@
-//! Fields of a request on the way to the origin: claims that its sender may not make out, hop-by-hop fields
-//! out, `Via` and the `X-Forwarded` fields in, `Host` as configured.
+//! Makes the fields of a request to the origin: removes claims that the sender may not make and hop-by-hop fields, adds
+//! `Via` and the `X-Forwarded` fields, and sets `Host` as configured.
 //!
-//! A field that the application could take for somebody else's word either comes from Larder, or is part of the
-//! key, or does not reach the application. [`receive`] sees to that once a request, before anything is looked up:
-//! the fields that it leaves are those that select a response.
+//! Applications believe some fields because they expect a proxy to set them. Such a field either comes from Larder, or is
+//! part of the cache key, or does not reach the application. [`receive`] removes the others before anything is looked up,
+//! so that a response is selected by the fields that the application gets.
 
 use std::net::IpAddr;
 
@@ -16,19 +16,19 @@ use crate::rfc9111::claims::Claim;
 use crate::rfc9111::vary::Nominated;
 use crate::rfc9111::{claims, fields};
 
-/// The fields of requests that are believed, and from whom.
+/// The proxies that are trusted, and the fields that they are believed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// `server.trusted_proxies`
+    /// `server.trusted_proxies`: the networks of the trusted proxies.
     pub proxies: Vec<IpNet>,
-    /// `server.trusted_fields`: further fields that those are believed in.
+    /// `server.trusted_fields`: further fields that trusted proxies are believed in.
     pub fields: Vec<HeaderName>,
-    /// `server.allowed_fields`: names with other characters than letters, digits and hyphens that pass.
+    /// `server.allowed_fields`: names that pass although they have characters other than letters, digits and hyphens.
     pub allowed: Vec<HeaderName>,
 }
 
 impl Trust {
-    /// The fields that are part of every key, and those that count as one in `Vary`.
+    /// Returns the fields that are part of every cache key, and the pairs of names that count as one in `Vary`.
     pub fn nominated(&self) -> Nominated {
         let is_keyed = |name: &&HeaderName| claims::claim(name.as_str()) != Some(Claim::Address);
         let twin = |name: &HeaderName| Some((name.clone(), HeaderName::try_from(claims::twin(name.as_str())).ok()?));
@@ -38,22 +38,23 @@ impl Trust {
         }
     }
 
-    /// The fields that Larder writes the client's address to.
+    /// Returns the fields that Larder writes the client's address to.
     fn addresses(&self) -> impl Iterator<Item = &HeaderName> {
         self.fields.iter().filter(|name| claims::claim(name.as_str()) == Some(Claim::Address))
     }
 
-    /// Returns whether further fields are believed of trusted proxies, so that every request has to be looked at.
+    /// Returns whether trusted proxies are believed in further fields, so that every request must be checked for them.
     pub fn has_fields(&self) -> bool {
         !self.fields.is_empty()
     }
 
+    /// Returns whether `ip` is a trusted proxy's.
     fn holds(&self, ip: IpAddr) -> bool {
         self.proxies.iter().any(|net| net.contains(&ip))
     }
 
-    /// The address of the client: the rightmost in `X-Forwarded-For` that is not a trusted proxy's, as far as
-    /// trusted proxies vouch for it; without one the peer's own. `None` on a unix socket where nobody says.
+    /// Returns the address of the client: the rightmost in `X-Forwarded-For` that is not a trusted proxy's. Without
+    /// `X-Forwarded-For`, or if the peer is not trusted, it is the peer's own; `None` for a peer on a unix socket.
     pub fn client(&self, peer: &Peer, request: &HeaderMap) -> Option<IpAddr> {
         if !peer.trusted {
             return peer.ip;
@@ -61,7 +62,7 @@ impl Trust {
         let mut client = peer.ip;
         let members: Vec<&[u8]> = fields::members(request, &X_FORWARDED_FOR).collect();
         for member in members.into_iter().rev() {
-            // Nobody vouches for anything to the left of what can't be read.
+            // Whoever wrote an unreadable member is unknown, so that nothing to the left of it can be trusted.
             let Some(ip) = address(member) else { break };
             client = Some(ip);
             if !self.holds(ip) {
@@ -85,17 +86,18 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&ip))
 }
 
-/// The name by which this process signs what it forwards (RFC 9110 §7.6.3), so that it knows a request that comes
-/// round again. No other process, and no other Larder, has the same.
+/// The name of this process in `Via` (RFC 9110 §7.6.3), by which it recognises a request that it forwarded before. No
+/// other process has the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Signature(&'static HeaderValue);
 
 impl Signature {
-    /// A new one. It lives as long as the process: to copy it with each request would cost a count.
+    /// Makes a random name. It is never freed, so that copies for each request need no reference count.
     pub fn random() -> Self {
         Self::named(Box::leak(format!("1.1 larder-{:08x}", fastrand::u32(..)).into_boxed_str()))
     }
 
+    /// Makes a signature of `name`.
     fn named(name: &'static str) -> Self {
         Self(Box::leak(Box::new(HeaderValue::from_static(name))))
     }
@@ -105,27 +107,28 @@ impl Signature {
         fields::members(request, &header::VIA).any(|member| member == self.0.as_bytes())
     }
 
+    /// Returns the value for `Via`.
     fn to_value(self) -> HeaderValue {
         self.0.clone()
     }
 }
 
-/// Who sent a request.
+/// The sender of a request: the other end of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its address; `None` on a unix socket.
     pub ip: Option<IpAddr>,
-    /// The same as a field's value.
+    /// The address as a field value.
     ip_value: Option<HeaderValue>,
-    /// Whether it is a proxy of ours, whose word on the client counts.
+    /// True if it is a trusted proxy, which is believed in what it says about the client.
     pub trusted: bool,
     /// The scheme of its connection.
     pub scheme: &'static str,
 }
 
 impl Peer {
-    /// A peer at `ip`, trusted when one of `proxies` holds it. Who reaches a unix socket was let
-    /// in by the file system, and counts as one of ours when any proxy is trusted at all.
+    /// Makes a peer at `ip`, trusted if one of `proxies` contains it. The file system decides who can connect to a unix
+    /// socket, so that a peer there is trusted if any proxy is.
     pub fn new(ip: Option<IpAddr>, scheme: &'static str, proxies: &[IpNet]) -> Self {
         let ip = ip.map(|ip| ip.to_canonical());
         let trusted = match ip {
@@ -136,7 +139,7 @@ impl Peer {
         Self { ip, ip_value, trusted, scheme }
     }
 
-    /// One that is believed, and has no address.
+    /// Makes a peer for a question of the operator: trusted, and without an address.
     pub fn of_operator() -> Self {
         Self { ip: None, ip_value: None, trusted: true, scheme: "http" }
     }
@@ -151,22 +154,22 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 pub struct Original {
     /// The scheme that the client used.
     pub scheme: &'static str,
-    /// The host that the client asked, where the peer says so.
+    /// The host that the client asked for, if the peer states it.
     pub host: Option<HeaderValue>,
 }
 
 impl Original {
-    /// The peer's own, where nobody describes it.
+    /// Describes the peer's own connection, in the absence of a trusted description.
     pub(crate) const fn of_peer(peer: &Peer) -> Self {
         Self { scheme: peer.scheme, host: None }
     }
 }
 
-/// Takes out of a request's fields every claim that `peer` may not make, and every name that an application
-/// could take for another, and reads what a trusted peer says of the client's connection.
+/// Removes from a request every claim that `peer` may not make, and every field whose name an application could take for
+/// another. Returns what a trusted peer states about the client's connection.
 ///
-/// A trusted peer is believed in `X-Forwarded-For`, `-Proto` and `-Host`, and in `server.trusted_fields`. An
-/// override of the method is taken out of safe requests: their answers are stored for the method that they name.
+/// A trusted peer is believed in `X-Forwarded-For`, `-Proto` and `-Host`, and in `server.trusted_fields`. Fields that
+/// override the method are removed from safe requests, since their answers are stored for the method of the request.
 pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut HeaderMap) -> Original {
     let original = if peer.trusted { original(peer, request) } else { Original::of_peer(peer) };
     let client = trust.addresses().next().and_then(|_| trust.client(peer, request));
@@ -195,6 +198,7 @@ pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut Header
     original
 }
 
+/// Returns what a trusted peer states about the client's connection.
 fn original(peer: &Peer, request: &HeaderMap) -> Original {
     let says = |name: &'static str, words: &[&str]| {
         let mut members = fields::members(request, &HeaderName::from_static(name));
@@ -211,30 +215,30 @@ fn original(peer: &Peer, request: &HeaderMap) -> Original {
         }
         None => peer.scheme,
     };
-    // The first of a list: what the client asked, before any proxy.
+    // Takes the first of a list: the host that the client asked for, before any proxy.
     let host = fields::members(request, &X_FORWARDED_HOST).next().and_then(|host| HeaderValue::from_bytes(host).ok());
     Original { scheme, host }
 }
 
-/// What the origin is told of a request besides what its client said.
+/// The properties of a request that the origin is told besides the client's fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Onward<'a> {
-    /// Who sent it.
+    /// The sender of the request.
     pub peer: &'a Peer,
     /// The scheme that the client used.
     pub scheme: &'a str,
-    /// The host that the client asked.
+    /// The host that the client asked for.
     pub authority: &'a str,
-    /// `upstream.host`, where the origin is to see another.
+    /// `upstream.host`: the `Host` for the origin, if not the client's.
     pub host: Option<&'a str>,
-    /// Whether `Surrogate-Control` is listened to.
+    /// True if Larder obeys `Surrogate-Control`.
     pub surrogate_control: bool,
-    /// See [`Signature`].
+    /// The name of this process in `Via`.
     pub signature: Signature,
 }
 
 impl Onward<'_> {
-    /// Makes of the fields of a client's request those of the request to the origin.
+    /// Returns the fields of the request to the origin, made from those of the client's request.
     pub fn fields(self, request: &HeaderMap) -> HeaderMap {
         if !fields::lists_fields(request) {
             return self.made_of(request);
@@ -244,6 +248,7 @@ impl Onward<'_> {
         self.made_of(&request)
     }
 
+    /// Returns the fields, made from those of a request without fields that `Connection` lists.
     fn made_of(self, request: &HeaderMap) -> HeaderMap {
         let mut fields = HeaderMap::with_capacity(request.len() + ADDED);
         let sent = request.get(header::HOST).filter(|sent| *sent == self.authority).cloned();
@@ -258,7 +263,7 @@ impl Onward<'_> {
             has_te |= *name == header::TE;
         }
         if has_te && fields::has_member(request, &header::TE, "trailers") {
-            // RFC 9110 §10.1.4: on this connection as well, since trailers are passed on.
+            // RFC 9110 §10.1.4: `TE` applies to one connection. It is sent to the origin as well, since trailers are passed on.
             fields.insert(header::TE, const { HeaderValue::from_static("trailers") });
             fields.insert(header::CONNECTION, const { HeaderValue::from_static("te") });
         }
@@ -275,23 +280,24 @@ impl Onward<'_> {
         fields
     }
 
-    /// Whether the origin does not see a field as it came.
+    /// Returns whether a field of the client's request is not passed on as it is.
     fn stays_here(name: &HeaderName) -> bool {
-        // The expectation was of this server, which meets it when it reads the body. Trailers go no further,
-        // and neither does what announces them.
+        // `Expect` is for this server, which answers it when it reads the body. The trailers of requests are not passed
+        // on, so `Trailer` is not either.
         matches!(*name, header::HOST | header::EXPECT | header::TRAILER) || fields::is_hop_by_hop(name)
     }
 }
 
-/// Tells the origin that `Surrogate-Control` is listened to, and by which name.
+/// Tells the origin that Larder obeys `Surrogate-Control`, and by which name.
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const CAPABILITY: &str = "larder=\"Surrogate/1.0\"";
 
-/// The fields that a request may get on the way.
+/// The most fields that are added to a request.
 const ADDED: usize = 7;
 
+/// Appends the peer's address to `X-Forwarded-For`.
 fn append_client(fields: &mut HeaderMap, peer: &Peer) {
-    // A stranger's is not among them any more.
+    // The field of an untrusted peer was removed, or is replaced here.
     if !peer.trusted || !fields.contains_key(X_FORWARDED_FOR) {
         if let Some(ip) = &peer.ip_value {
             fields.insert(X_FORWARDED_FOR, ip.clone());
@@ -316,6 +322,7 @@ fn append_client(fields: &mut HeaderMap, peer: &Peer) {
     }
 }
 
+/// Sets a field, or removes it if there is no value.
 fn set(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
     match value {
         Some(value) => drop(fields.insert(name, value)),

@@ -1,5 +1,5 @@
-//! Checks how the body of a response is framed (RFC 9112 §6), as far as hyper leaves that open: the lengths it states
-//! are one number, or the response is refused.
+//! Checks how the body of a response is framed (RFC 9112 §6), where hyper does not. Refuses a response whose stated
+//! lengths are not one number.
 
 use hyper::body::{Body, Incoming};
 
@@ -9,12 +9,12 @@ use http::{Response, StatusCode};
 use super::UpstreamError;
 use crate::rfc9111::fields;
 
-/// Marks a response whose body ends with its connection (RFC 9112 §6.3): cut short it looks the
-/// same.
+/// Marks a response whose body ends with its connection (RFC 9112 §6.3), so that a truncated body can't be told from a
+/// complete one.
 #[derive(Clone, Copy, Debug)]
 pub struct EndsWithConnection;
 
-/// Settles the fields of a response that say how it is framed. Whether its connection may be used again.
+/// Corrects the fields that frame a response. Returns whether its connection may be used again.
 pub(super) fn settle(response: &mut Response<Incoming>) -> Result<bool, UpstreamError> {
     let (status, len) = (response.status(), response.body().size_hint().exact());
     let ends_with_connection = settle_fields(status, len, response.headers_mut())?;
@@ -29,15 +29,18 @@ pub(super) fn settle(response: &mut Response<Incoming>) -> Result<bool, Upstream
     Ok(is_kept)
 }
 
+/// The framing of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
+    /// Its end is certain.
     Plain,
-    /// More is said than may be: what follows on the connection can't be trusted.
+    /// Its fields contradict each other. The bytes that follow on the connection can't be trusted.
     Contradictory,
+    /// It ends with the connection.
     EndsWithConnection,
 }
 
-/// `len` is that of the body as hyper reads it, if that is known.
+/// Corrects the fields, and returns the framing. `len` is the length that hyper reads, if known.
 fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -> Result<Framing, UpstreamError> {
     if len.is_some() && is_plain(fields) && !status.is_informational() && status != StatusCode::NO_CONTENT {
         return Ok(Framing::Plain);
@@ -48,13 +51,13 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
         // RFC 9110 §8.6: such a response has no length.
         let stated = fields.remove(CONTENT_LENGTH);
         let is_empty = !has_codings && stated.is_none_or(|len| len == "0");
-        // Bytes after a change of protocols are no HTTP in any case.
+        // Bytes after a change of protocols are not HTTP in any case.
         let is_plain = is_empty || status == StatusCode::SWITCHING_PROTOCOLS;
         return Ok(if is_plain { Framing::Plain } else { Framing::Contradictory });
     }
     if !has_codings {
         if fields.contains_key(TRANSFER_ENCODING) {
-            // Of a response to HEAD, or a 304: it speaks of another's body.
+            // The response answers HEAD, or is a 304: the field describes the body that another response would have.
             fields.remove(CONTENT_LENGTH);
             return Ok(Framing::Plain);
         }
@@ -65,7 +68,7 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
     let members = fields.get_all(TRANSFER_ENCODING).into_iter();
     let members = members.flat_map(|line| fields::split_outside_quotes(line.as_bytes(), b',').map(fields::trim));
     for coding in members {
-        // hyper reads to the end of the connection where nothing stands behind the last comma.
+        // If the list ends with a comma, hyper reads to the end of the connection.
         if coding.is_empty() {
             ends_with_chunked = false;
             continue;
@@ -74,7 +77,7 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
         if is_chunked && ends_with_chunked {
             return Err(UpstreamError::Unsupported("the application's answer is chunked twice"));
         }
-        // RFC 9112 §7: a coding for the way that is not undone would be taken for the content's own.
+        // RFC 9112 §7: a transfer coding that is not removed would be taken for a part of the content.
         if !is_chunked && !coding.eq_ignore_ascii_case(b"identity") {
             return Err(UpstreamError::Unsupported(
                 "the application uses a Transfer-Encoding that this server does not undo",
@@ -82,7 +85,7 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
         }
         ends_with_chunked = is_chunked;
     }
-    // RFC 9112 §6.3: Transfer-Encoding goes before Content-Length, and the two together end the connection.
+    // RFC 9112 §6.3: Transfer-Encoding overrides Content-Length. With both, the connection is closed.
     let has_length = fields.remove(CONTENT_LENGTH).is_some();
     Ok(match (ends_with_chunked, has_length) {
         (false, _) => Framing::EndsWithConnection,
@@ -91,7 +94,8 @@ fn settle_fields(status: StatusCode, len: Option<u64>, fields: &mut HeaderMap) -
     })
 }
 
-/// Returns whether the fields state at most one length, as nearly all do. One pass, without hashing.
+/// Returns whether the fields state at most one length and no transfer coding, as nearly all do. Takes one pass, without
+/// hashing.
 fn is_plain(fields: &HeaderMap) -> bool {
     let mut lengths = 0;
     fields.iter().all(|(name, value)| match *name {
@@ -104,7 +108,7 @@ fn is_plain(fields: &HeaderMap) -> bool {
     })
 }
 
-/// RFC 9110 §8.6: the same length said several times is said once; anything else is no length.
+/// Replaces a length that is stated several times by one (RFC 9110 §8.6). Fails if the lengths differ or are not numbers.
 fn settle_length(fields: &mut HeaderMap) -> Result<(), UpstreamError> {
     let mut values = fields.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return Ok(()) };
@@ -123,6 +127,7 @@ fn settle_length(fields: &mut HeaderMap) -> Result<(), UpstreamError> {
     Ok(())
 }
 
+/// Returns the number that consists of `digits`.
 fn length(digits: &[u8]) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()

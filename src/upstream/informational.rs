@@ -1,7 +1,6 @@
-//! Informational responses (RFC 9110 §15.2: 103 Early Hints, 102 Processing) on their way to a client, whatever its
-//! version of HTTP.
+//! Passes informational responses (RFC 9110 §15.2: 103 Early Hints, 102 Processing) on to a client of any version of HTTP.
 //!
-//! They are never stored, and go to the one client whose request the origin was asked for.
+//! They are never stored. They go only to the client whose request was sent to the origin.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,26 +10,33 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 
 use crate::rfc9111::fields;
 
-/// Sends informational responses to the client of one request, as long as that is answered.
+/// Sends informational responses to the clients of a connection's requests.
 pub(crate) trait InformationalSender: fmt::Debug + Send + Sync {
-    /// Sends one, or drops it: any informational response may be dropped.
-    fn send(&self, status: StatusCode, fields: &HeaderMap);
+    /// Sends an informational response to the request with this number, until its final response begins. May drop it,
+    /// as is allowed for any.
+    fn send(&self, request: u64, status: StatusCode, fields: &HeaderMap);
 }
 
-/// A sender that several may hold.
-pub(crate) type Informational = Arc<dyn InformationalSender>;
+/// Sends informational responses to one request. A copy costs a count.
+#[derive(Clone, Debug)]
+pub(crate) struct Informational {
+    /// The connection's sender.
+    pub(crate) sender: Arc<dyn InformationalSender>,
+    /// The number of the request among those of its connection.
+    pub(crate) request: u64,
+}
 
-/// Passes an informational response on, without the fields of its connection. 100 answers an expectation that this
-/// server meets by itself, and 101 is not informational to a proxy.
-pub(super) fn relay(sender: &dyn InformationalSender, status: StatusCode, fields: &HeaderMap) {
+/// Passes an informational response on, without the fields of its connection. Drops 100, since this server answers
+/// `Expect` by itself, and 101, which a proxy treats as a final response.
+pub(super) fn relay(to: &Informational, status: StatusCode, fields: &HeaderMap) {
     if !status.is_informational() || matches!(status.as_u16(), 100 | 101) {
         return;
     }
     let mut fields = fields.clone();
     fields::remove_hop_by_hop(&mut fields);
-    // RFC 9110 §8.6: there is no content to have a length.
+    // RFC 9110 §8.6: an informational response has no content.
     fields.remove(CONTENT_LENGTH);
-    sender.send(status, &fields);
+    to.sender.send(to.request, status, &fields);
 }
 
 #[cfg(test)]
@@ -44,7 +50,7 @@ mod tests {
     struct Sent(Mutex<Vec<(u16, Vec<String>)>>);
 
     impl InformationalSender for Sent {
-        fn send(&self, status: StatusCode, fields: &HeaderMap) {
+        fn send(&self, _request: u64, status: StatusCode, fields: &HeaderMap) {
             self.0.lock().push((status.as_u16(), fields.keys().map(ToString::to_string).collect()));
         }
     }
@@ -56,9 +62,10 @@ mod tests {
         fields.insert(CONNECTION, HeaderValue::from_static("x-hop"));
         fields.insert("x-hop", HeaderValue::from_static("1"));
         fields.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
-        let sent = Sent::default();
+        let sent = Arc::new(Sent::default());
+        let to = Informational { sender: Arc::clone(&sent) as Arc<dyn InformationalSender>, request: 1 };
         for status in [100, 101, 103, 200] {
-            relay(&sent, StatusCode::from_u16(status).expect("a status"), &fields);
+            relay(&to, StatusCode::from_u16(status).expect("a status"), &fields);
         }
         assert_eq!(*sent.0.lock(), [(103, vec!["link".to_owned()])]);
     }

@@ -1,4 +1,4 @@
-//! Connections to the origin, and those of a thread that wait for a request.
+//! Connections to the origin, and the idle ones of each thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,36 +12,38 @@ use super::Upstream;
 use crate::base::{Stopwatch, Timer};
 use crate::upstream::Transfer;
 use crate::upstream::origin_io::Wire;
-use crate::upstream::request_body::{RequestBody, Upload};
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::upload::Upload;
 
-/// A connection to the origin. It is boxed, since it goes with a response from hand to hand.
+/// A connection to the origin. Boxed, since it is moved with each response.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// Sends requests.
     pub sender: SendRequest<RequestBody>,
-    /// The task that reads and writes.
+    /// The task that reads and writes the connection.
     pub task: AbortHandle,
-    /// What it is waited for with.
+    /// Limits the wait for the next bytes.
     pub timer: Timer,
-    /// The origin.
+    /// The origin that it leads to.
     pub upstream: Arc<Upstream>,
     /// State of its bytes.
     pub wire: Arc<Wire>,
     /// Limits for the bytes of the request and its response.
     pub transfer: Transfer,
-    /// Whether a request was sent that is not answered to the end.
+    /// True from the start of a request to the end of its response.
     pub is_in_use: bool,
-    /// True if another request may follow.
+    /// True if another request may be sent after this one.
     pub may_be_kept: bool,
-    /// The request's body, if it was not sent completely when the response came.
+    /// Progress of the request's body, if that was not sent completely when the response came.
     pub upload: Option<Upload>,
-    /// When it was last heard of, if nothing was waited for since.
+    /// Time of the last bytes from the origin, unless the body was waited for since.
     pub heard: Option<Stopwatch>,
-    /// Since when the rest of a body is waited for, if it is.
+    /// Start of the current wait for the rest of a body.
     pub silent: Option<Stopwatch>,
 }
 
 impl Link {
-    /// Ready when the rest of a body was waited for as long as it may be.
+    /// Becomes ready when the wait for the rest of a body is as long as `body_timeout`.
     pub(super) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.heard = None;
         let silent = *self.silent.get_or_insert_with(Stopwatch::start);
@@ -56,8 +58,7 @@ impl Link {
     }
 }
 
-/// One that is in use ends when it is dropped: hyper would first wait for the origin to take what is on its
-/// way out.
+/// Aborts a connection that is in use. hyper would first wait until the origin has taken all that was written.
 impl Drop for Link {
     fn drop(&mut self) {
         if self.is_in_use {
@@ -66,17 +67,19 @@ impl Drop for Link {
     }
 }
 
+/// A connection that waits for a request.
 struct Idle {
     link: Box<Link>,
+    /// Start of the idle time.
     since: Stopwatch,
 }
 
 thread_local! {
-    /// The idle connections of this thread, by origin. There is one, but in tests.
+    /// The idle connections of this thread, by the origin's id. Only tests have more than one origin.
     static IDLE: RefCell<Vec<(u64, Vec<Idle>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The idle connections to the origin `id`.
+/// Returns the idle connections to the origin `id`.
 fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
     let at = all.iter().position(|(of, _)| *of == id).unwrap_or_else(|| {
         all.push((id, Vec::new()));
@@ -85,15 +88,15 @@ fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
     &mut all[at].1
 }
 
-/// How long a connection whose last request is still going out is kept.
+/// Time for which an idle connection may still be sending its last request.
 const TO_BECOME_FREE: Duration = Duration::from_secs(1);
 
-/// The kept connection to the origin `id` that was used last, if any is open, free, and idle for less than
-/// `newer_than` at `now`. Those idle for longer than `limit` are closed.
+/// Takes the idle connection to the origin `id` that was used last, if it is ready and was idle for at most `newer_than`
+/// at `now`. Closes those that were idle for longer than `limit`.
 pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Duration) -> Option<Box<Link>> {
     IDLE.with_borrow_mut(|idle| {
         let idle = idle_of(idle, id);
-        // From the newest on, and no further than need be: those below are looked at in their turn.
+        // Begins with the newest, and stops at the first that is ready. The older ones are checked by later calls.
         let mut at = idle.len();
         while let Some(one) = at.checked_sub(1).and_then(|newest| idle.get(newest)) {
             at -= 1;
@@ -102,14 +105,13 @@ pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Du
             } else if one.link.sender.is_ready() {
                 let idle_for = now.since(one.since);
                 if idle_for > limit {
-                    // Those below have been idle for longer still.
+                    // Those before it have been idle for longer still.
                     idle.drain(..=at);
                     return None;
                 }
                 return (idle_for <= newer_than).then(|| idle.remove(at).link);
             } else if now.since(one.since) >= TO_BECOME_FREE {
-                // Its last request is still going out (the origin answered before it had all of
-                // it), and it had a moment to become free.
+                // The origin answered before it had all of the request, and the rest has not been sent since.
                 idle.remove(at);
             }
         }
@@ -117,14 +119,14 @@ pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Du
     })
 }
 
-/// An upload that goes on behind its response may stand still for so long.
+/// The longest stall of an upload that goes on behind its response.
 const UPLOAD_STALL: Duration = Duration::from_secs(10);
 
-/// Pause between two looks at that.
+/// Pause between two looks at the progress of such an upload.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Lets a client that is still sending go on as long as the origin takes it: many clients read no answer
-/// before they are done. The connection ends with it.
+/// Keeps a connection until its upload has ended, or does not move any more: many clients read no answer before they have
+/// sent all of their request. Then closes the connection.
 async fn see_out(link: Box<Link>, upload: Upload) {
     let is_over = || {
         (upload.is_sent() && link.wire.is_sent())
@@ -137,7 +139,8 @@ async fn see_out(link: Box<Link>, upload: Upload) {
     }
 }
 
-/// Keeps a connection for another request, among at most `upstream.max_idle`, where there may be one.
+/// Puts a connection back among the idle ones, of which there are at most `upstream.max_idle`, or closes it if it may not
+/// be used again.
 pub(super) fn give_back(mut link: Box<Link>) {
     if !link.may_be_kept {
         if let Some(upload) = link.upload.take() {
@@ -152,14 +155,14 @@ pub(super) fn give_back(mut link: Box<Link>) {
     }
     link.silent = None;
     let since = link.heard.take().unwrap_or_else(Stopwatch::start);
-    // `try_with`: a body may be dropped while its thread is being torn down.
+    // `try_with`, since a body may be dropped while its thread ends.
     let _ = IDLE.try_with(|idle| {
         if let Ok(mut idle) = idle.try_borrow_mut() {
             let idle = idle_of(&mut idle, id);
             if idle.len() >= max_idle {
                 idle.remove(0);
             }
-            // By age: one that was heard of before others were given back goes below them.
+            // Sorts by age: a connection that was last heard of before others goes before them.
             let at = idle.iter().rposition(|other| other.since <= since).map_or(0, |below| below + 1);
             idle.insert(at, Idle { link, since });
         }

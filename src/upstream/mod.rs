@@ -1,31 +1,47 @@
-//! The origin: connections to it, what it is asked, and the bodies on their way to and from it.
+//! The origin: connections to it, requests to it, and the bodies that pass in both directions.
 //!
 //! * Every request has a deadline for its head. A message past its buffer goes to a temporary file.
-//! * An answer that can't be taken is the fault of its URL; only what says that the origin is down opens the breaker.
-//! * What the origin may believe about a client is set here (`forwarding`), or does not reach it.
+//! * An answer that can't be used counts against its URL. Only failures that mean that the origin is down open the
+//!   breaker.
+//! * Fields that tell the origin about the client are set here (`forwarding`), or do not reach the origin.
 //!
 //! May import: `rfc9111`, `base`, `entry` (the memory that bodies share). Knows nothing of keys or tiers.
 
 mod ahead;
+mod ahead_queue;
+mod attempts;
 mod body;
+mod buffered;
 mod buffers;
+mod client_content;
+mod config;
+mod connect;
+mod error;
 pub mod forwarding;
 mod framing;
 mod informational;
+mod intake;
 mod link;
+mod message;
 mod origin;
 mod origin_io;
 mod request_body;
 mod spool;
 mod transfer;
+mod upload;
+mod wait;
 
 pub use self::ahead::Passing;
 pub use self::body::{UpstreamBody, UpstreamBodyError};
 pub(crate) use self::buffers::Buffers;
+pub(crate) use self::client_content::{ClientBody, Fault, UploadLimits};
+pub(crate) use self::config::Address;
+pub use self::config::Config;
+pub use self::error::UpstreamError;
 pub use self::framing::EndsWithConnection;
 pub(crate) use self::informational::{Informational, InformationalSender};
-pub(crate) use self::origin::{Address, Errand, OriginRequest, Upstream};
-pub use self::origin::{Config, UpstreamError};
-pub(crate) use self::request_body::{ClientBody, Fault, Limits, RequestBody};
+pub(crate) use self::message::{Errand, OriginRequest};
+pub(crate) use self::origin::Upstream;
+pub(crate) use self::request_body::RequestBody;
 pub(crate) use self::spool::Spools;
 pub(crate) use self::transfer::{Overrides, Transfer};

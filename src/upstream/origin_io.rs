@@ -1,9 +1,10 @@
-//! A connection to the origin, as hyper sees it.
+//! The stream that hyper reads from and writes to.
 //!
-//! * An origin that refuses an upload answers and closes, although there is more to come. hyper takes the
-//!   failed write for the end, and never reads that answer. So from a failed write on nothing is written any
-//!   more, and what was sent before is read to its end.
-//! * hyper's buffer has to hold a whole head; of a body no more is read ahead than [`READ_AHEAD`].
+//! * An origin that refuses an upload may answer and close before it has read all of it. hyper gives up at the failed
+//!   write, and never reads that answer. So after a failed write the stream drops all further writes and reports them
+//!   as done, and hyper reads the answer.
+//! * hyper's buffer is large enough for a whole head. To not fill it with a body, at most [`READ_AHEAD`] bytes are read at
+//!   once.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,37 +19,40 @@ use crate::base::Transport;
 /// The most bytes that are read at once.
 pub(super) const READ_AHEAD: usize = 64 << 10;
 
-/// Holds the state of a connection's bytes. Written by its task, read by whoever has a request on it.
+/// The state of a connection's bytes. Written by the connection's task, read by the request that uses it.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
+    /// True once a write failed.
     is_broken: AtomicBool,
+    /// True while bytes that hyper wrote are not flushed.
     is_unsent: AtomicBool,
+    /// See [`Wire::read`].
     read: AtomicU64,
 }
 
 impl Wire {
-    /// Returns whether the origin takes nothing more.
+    /// Returns whether a write has failed, so that the origin gets nothing more.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// Returns whether all that hyper has written has been sent.
+    /// Returns whether everything that hyper wrote was sent.
     pub(crate) fn is_sent(&self) -> bool {
         !self.is_unsent.load(Ordering::Relaxed) && !self.is_broken()
     }
 
-    /// Bytes read since [`Wire::begin`].
+    /// Returns the bytes read since [`Wire::begin`].
     pub(crate) fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// Begins a request.
+    /// Begins to count for a new request.
     pub(crate) fn begin(&self) {
         self.read.store(0, Ordering::Relaxed);
     }
 }
 
-/// The stream that hyper reads and writes.
+/// The stream that hyper reads from and writes to.
 #[derive(Debug)]
 pub(super) struct OriginIo {
     transport: Take<Transport>,
@@ -56,11 +60,12 @@ pub(super) struct OriginIo {
 }
 
 impl OriginIo {
-    /// Wraps a stream.
+    /// Wraps a stream, whose state goes to `wire`.
     pub(super) fn new(transport: Transport, wire: Arc<Wire>) -> Self {
         Self { transport: transport.take(0), wire }
     }
 
+    /// Calls `write`, unless an earlier write failed. Reports a failed write of `len` bytes as done.
     #[inline]
     fn write(
         &mut self,
@@ -126,7 +131,7 @@ impl AsyncWrite for OriginIo {
         if this.wire.is_broken() {
             return Poll::Ready(Ok(()));
         }
-        // hyper flushes when its own buffer is empty.
+        // hyper flushes once its own buffer is empty, so that nothing is unsent then.
         let flushed = Pin::new(this.transport.get_mut()).poll_flush(cx);
         if flushed.is_ready() {
             this.wire.is_unsent.store(false, Ordering::Relaxed);

@@ -1,10 +1,9 @@
 //! Temporary files for bodies that are too large for memory.
 //!
-//! A file has no name from the moment it is made, so that nothing is left of it whenever the process ends.
-//! Reading and writing are done on the runtime's blocking threads, at most one operation a file at a time.
-//! A full disk, or a directory that can't be written to, is no error of any request: there is no file then.
-//!
-//! * All files together hold at most `server.max_spooled` bytes; a file counts until it is closed.
+//! * A file never has a name, so that nothing is left of it when the process ends.
+//! * The runtime's blocking threads read and write it, at most one operation a file at a time.
+//! * A full disk, or a directory that can't be written to, fails no request: the body does without a file.
+//! * All files together hold at most `server.max_spooled` bytes. A file counts until it is closed.
 
 use std::fs::File;
 use std::io;
@@ -25,31 +24,34 @@ use crate::base::Stopwatch;
 /// The most bytes that are read from a file at once.
 pub(super) const PIECE: usize = 64 << 10;
 
-/// Pause between two messages that no file can be made or written.
-const SAID: Duration = Duration::from_secs(60);
+/// Pause between two log lines about files that can't be made or written.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// Holds the directory of temporary files, and counts the bytes in all of them.
 #[derive(Debug)]
 pub(crate) struct Spools {
     directory: PathBuf,
+    /// Bytes in all files.
     used: AtomicU64,
+    /// The most bytes in all files.
     limit: u64,
-    /// Time of the last logged failure.
-    said: Mutex<Option<Stopwatch>>,
+    /// Time of the last logged failure. The lock guards one look.
+    logged: Mutex<Option<Stopwatch>>,
 }
 
 impl Spools {
-    /// Files in `directory` (empty: the system's for such) that together hold at most `limit` bytes.
+    /// Prepares files in `directory` (empty: the system's temporary directory) of at most `limit` bytes together.
     pub(crate) fn new(directory: PathBuf, limit: u64) -> Arc<Self> {
         let directory = if directory.as_os_str().is_empty() { std::env::temp_dir() } else { directory };
-        Arc::new(Self { directory, used: AtomicU64::new(0), limit, said: Mutex::default() })
+        Arc::new(Self { directory, used: AtomicU64::new(0), limit, logged: Mutex::default() })
     }
 
-    /// Bytes in all files.
+    /// Returns the bytes in all files.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Counts `bytes` if the sum stays within the limit, and returns whether it does.
     fn reserve(&self, bytes: u64) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.limit {
@@ -59,29 +61,30 @@ impl Spools {
         true
     }
 
-    /// Makes an empty file; `None` where that can't be done.
+    /// Makes an empty file; `None` if that fails, or if no files are allowed.
     pub(crate) async fn open(self: &Arc<Self>) -> Option<SpoolFile> {
         if self.limit == 0 {
             return None;
         }
         let directory = self.directory.clone();
-        // It is of mode 0600, and unlinked before anything is written to it.
+        // `tempfile_in` makes a file with mode 0600 and no name.
         let made = spawn_blocking(move || tempfile::tempfile_in(directory)).await;
         match made.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(file) => {
                 Some(SpoolFile { file: Some(Arc::new(file)), len: AtomicU64::new(0), spools: Arc::clone(self) })
             }
             Err(error) => {
-                self.say(&error);
+                self.log_failure(&error);
                 None
             }
         }
     }
 
-    fn say(&self, error: &io::Error) {
-        let mut said = self.said.lock();
-        if said.is_none_or(|at| at.elapsed() >= SAID) {
-            *said = Some(Stopwatch::start());
+    /// Logs a failure, at most once in [`LOG_PAUSE`].
+    fn log_failure(&self, error: &io::Error) {
+        let mut logged = self.logged.lock();
+        if logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+            *logged = Some(Stopwatch::start());
             warn!(
                 "a body could not be put into a temporary file in {} (server.spool_dir): {error}; it passes at the pace of the slower side",
                 self.directory.display()
@@ -93,19 +96,19 @@ impl Spools {
 /// A temporary file without a name.
 #[derive(Debug)]
 pub(crate) struct SpoolFile {
-    /// There until it is dropped.
+    /// The open file; `None` only while it is dropped.
     file: Option<Arc<File>>,
-    /// The bytes that are counted for it: it has never been longer.
+    /// Bytes that are counted for it: its greatest length so far.
     len: AtomicU64,
     spools: Arc<Spools>,
 }
 
 impl SpoolFile {
-    /// Writes `pieces` at `at`. `false` where there is no room: what was written before is as it was.
+    /// Writes `pieces` at offset `at`. Returns `false` if there is no room.
     pub(crate) async fn write(&self, at: u64, pieces: Vec<Bytes>) -> bool {
         let Some(file) = self.file.clone() else { return false };
         let end = pieces.iter().fold(at, |end, piece| end + piece.len() as u64);
-        // One task writes.
+        // Only one task writes, so that nobody changes the length meanwhile.
         let grows = end.saturating_sub(self.len.load(Ordering::Relaxed));
         if grows > 0 {
             if !self.spools.reserve(grows) {
@@ -124,13 +127,13 @@ impl SpoolFile {
         match spawn_blocking(write).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) => true,
             Err(error) => {
-                self.spools.say(&error);
+                self.spools.log_failure(&error);
                 false
             }
         }
     }
 
-    /// Begins to read `len` bytes, at most [`PIECE`], at `at`.
+    /// Begins to read `len` bytes, at most [`PIECE`], at offset `at`.
     pub(crate) fn read(&self, at: u64, len: u64) -> JoinHandle<io::Result<Bytes>> {
         let file = self.file.clone();
         let len = usize::try_from(len).unwrap_or(PIECE).min(PIECE);
@@ -146,7 +149,7 @@ impl SpoolFile {
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.spools.used.fetch_sub(*self.len.get_mut(), Ordering::Relaxed);
-        // With its last user go its blocks, which takes a while for a large one.
+        // Closes it on a blocking thread: freeing the blocks of a large file takes time.
         if let (Some(file), Ok(runtime)) = (self.file.take(), Handle::try_current()) {
             runtime.spawn_blocking(move || drop(file));
         }

@@ -1,21 +1,21 @@
-//! Holds the limits for the bytes of one exchange: what is buffered of them, how slow they may come, how long the
-//! application may take. Made of the configuration once for each rule, and shared by its requests.
+//! The limits for the bytes of one request and its response: how many are buffered, how slowly they may come, and how long
+//! the application may take. Made from the configuration once for each rule.
 
 use std::time::Duration;
 
-/// Holds the limits for the bytes of one exchange.
+/// The limits for the bytes of one request and its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// Bytes of a request's body that are taken into memory before the origin is asked; 0: the body passes
-    /// as it comes.
+    /// Bytes of a request's body that are read into memory before the origin is asked; 0: the body is passed on as it
+    /// comes.
     pub buffer_request: u64,
     /// Bytes of a response's body that are read into memory ahead of its client; 0: none.
     pub buffer_response: u64,
-    /// Bytes of either that go to a temporary file past that; 0: none.
+    /// Bytes of either body that go to a temporary file once the memory is full; 0: none.
     pub spool: u64,
-    /// Bytes a second, averaged, below which a request's body is given up; 0: any rate will do.
+    /// Least average rate of a request's body, in bytes a second; 0: none.
     pub min_body_rate: u64,
-    /// From sending a request to its response's head.
+    /// The longest time from sending a request to the head of its response.
     pub response_timeout: Duration,
     /// The longest silence within a response's body.
     pub body_timeout: Duration,
@@ -34,25 +34,25 @@ impl Default for Transfer {
     }
 }
 
-/// A rule's own words on it.
+/// The limits that a rule sets in place of the general ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// Instead of `upstream.buffer_request`; so are the others.
+    /// Replaces `upstream.buffer_request`.
     pub buffer_request: Option<u64>,
-    /// Instead of `upstream.buffer_response`.
+    /// Replaces `upstream.buffer_response`.
     pub buffer_response: Option<u64>,
-    /// Instead of `upstream.spool`.
+    /// Replaces `upstream.spool`.
     pub spool: Option<u64>,
-    /// Instead of `server.min_body_rate`.
+    /// Replaces `server.min_body_rate`.
     pub min_body_rate: Option<u64>,
-    /// Instead of `upstream.response_timeout`.
+    /// Replaces `upstream.response_timeout`.
     pub response_timeout: Option<Duration>,
-    /// Instead of `upstream.body_timeout`.
+    /// Replaces `upstream.body_timeout`.
     pub body_timeout: Option<Duration>,
 }
 
 impl Overrides {
-    /// Returns `default`, with what is said otherwise in its place.
+    /// Returns `default` with these limits in place of its own.
     pub fn of(self, default: &Transfer) -> Transfer {
         Transfer {
             buffer_request: self.buffer_request.unwrap_or(default.buffer_request),

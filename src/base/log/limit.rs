@@ -1,53 +1,54 @@
-//! Lines that are told once a minute, so that no client fills the log.
+//! Limits log lines of one kind to one a minute, so that no client can fill the log.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use parking_lot::Mutex;
 
-/// Time for which a line of one kind suppresses others of its kind, in milliseconds.
+/// Time for which a line suppresses others of its kind, in milliseconds.
 const PAUSE: i64 = 60_000;
 
-/// The most kinds that are remembered. Those past it are counted, and not told.
+/// The most kinds that are remembered. Lines of further kinds are counted, and not logged.
 const MAX_KINDS: usize = 1024;
 
-/// Which lines were told lately.
+/// Limits the lines of each kind to one a minute.
 #[derive(Debug)]
 pub struct OncePerMinute<K> {
-    /// The lock guards one look and one insertion.
-    state: Mutex<State<K>>,
+    /// Locked for one look-up and one insertion.
+    state: Mutex<LimitState<K>>,
 }
 
+/// The lines of the last minute.
 #[derive(Debug)]
-struct State<K> {
-    /// Time of the last line of each kind, in milliseconds of some clock, and the number suppressed since.
-    told: HashMap<K, (i64, u64)>,
-    /// Lines of kinds for which there was no room.
+struct LimitState<K> {
+    /// For each kind, the time of its last line in milliseconds, and the number of lines suppressed since.
+    logged: HashMap<K, (i64, u64)>,
+    /// Number of suppressed lines whose kinds are not remembered.
     others: u64,
 }
 
-/// Leave to tell a line, with those that were kept back before it.
+/// Permit to log a line. Counts the lines that were suppressed before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// Of its kind.
+    /// Suppressed lines of the same kind.
     pub same: u64,
-    /// Of kinds that are not told because there were too many of them.
+    /// Suppressed lines of kinds that were not remembered, because there were too many.
     pub others: u64,
 }
 
 impl<K: Eq + Hash> OncePerMinute<K> {
-    /// Nothing was told yet.
+    /// Begins with no lines logged.
     pub fn new() -> Self {
-        Self { state: Mutex::new(State { told: HashMap::new(), others: 0 }) }
+        Self { state: Mutex::new(LimitState { logged: HashMap::new(), others: 0 }) }
     }
 
-    /// Leave to tell a line of `kind` at `now`, unless one was told within the last minute.
+    /// Returns a permit to log a line of `kind` at `now`, in milliseconds; `None` within a minute of the last.
     pub fn turn(&self, kind: K, now: i64) -> Option<Turn> {
         let mut state = self.state.lock();
-        let State { told, others } = &mut *state;
+        let LimitState { logged, others } = &mut *state;
         // A clock that was set back ends the pause.
         let is_over = |at: i64| !(0..PAUSE).contains(&now.saturating_sub(at));
-        if let Some((at, same)) = told.get_mut(&kind) {
+        if let Some((at, same)) = logged.get_mut(&kind) {
             if !is_over(*at) {
                 *same += 1;
                 return None;
@@ -55,14 +56,14 @@ impl<K: Eq + Hash> OncePerMinute<K> {
             *at = now;
             return Some(Turn { same: std::mem::take(same), others: std::mem::take(others) });
         }
-        if told.len() >= MAX_KINDS {
-            told.retain(|_, (at, _)| !is_over(*at));
+        if logged.len() >= MAX_KINDS {
+            logged.retain(|_, (at, _)| !is_over(*at));
         }
-        if told.len() >= MAX_KINDS {
+        if logged.len() >= MAX_KINDS {
             *others += 1;
             return None;
         }
-        told.insert(kind, (now, 0));
+        logged.insert(kind, (now, 0));
         Some(Turn { same: 0, others: std::mem::take(others) })
     }
 }
@@ -74,7 +75,7 @@ impl<K: Eq + Hash> Default for OncePerMinute<K> {
 }
 
 impl Turn {
-    /// In words, to be put behind the line; empty when nothing was kept back.
+    /// Returns a note on the suppressed lines to append to the line; empty if there are none.
     pub fn in_words(self) -> String {
         match self {
             Self { same: 0, others: 0 } => String::new(),
@@ -103,6 +104,6 @@ mod tests {
         assert!(told <= MAX_KINDS, "{told}");
         let untold = (10..10_000).len() - told;
         assert_eq!(limit.turn(0, 200_000).map(|turn| turn.others), Some(untold as u64));
-        assert!(limit.state.lock().told.len() <= MAX_KINDS);
+        assert!(limit.state.lock().logged.len() <= MAX_KINDS);
     }
 }

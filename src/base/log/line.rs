@@ -1,5 +1,5 @@
-//! A line of the log, as text or JSON. No value can end its line, begin another, or turn the direction
-//! in which it is read: control characters and those that set the direction of text are escaped.
+//! Formats a line of the log as text or JSON. Escapes control characters and those that set the direction of text, so that
+//! no value can end its line, forge another, or change the direction in which it is read.
 
 use std::fmt::{self, Write as _};
 
@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::LogFormat;
 
-/// Returns whether a character changes how those around it are shown.
+/// Returns whether a character is escaped: it ends a line, or changes how the characters around it are shown.
 fn is_escaped(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -20,18 +20,18 @@ fn is_escaped(c: char) -> bool {
             | '\u{2028}' | '\u{2029}')
 }
 
-/// Appends `text`, its control and direction characters escaped.
+/// Appends `text` to `out`, with its control and direction characters escaped.
 pub fn escape(text: &str, out: &mut String) {
-    // Writing to a `String` does not fail.
-    let _ = Escaping { out, kind: Kind::Message }.write_str(text);
+    // Writing to a `String` never fails.
+    let _ = Escaping { out, place: TextPlace::Message }.write_str(text);
 }
 
-/// Begins a line: time and level.
+/// Begins a line with its time and level.
 pub(super) fn begin(format: LogFormat, level: Level, out: &mut String) {
     if format == LogFormat::Json {
         out.push_str("{\"timestamp\":\"");
     }
-    // A clock that can't be read leaves the time out.
+    // Leaves the time out if the clock can't be read.
     let _ = SystemTime.format_time(&mut Writer::new(out));
     let _ = match format {
         LogFormat::Text => write!(out, " {level:>5}"),
@@ -39,7 +39,7 @@ pub(super) fn begin(format: LogFormat, level: Level, out: &mut String) {
     };
 }
 
-/// Ends it.
+/// Ends a line.
 pub(super) fn end(format: LogFormat, out: &mut String) {
     out.push_str(match format {
         LogFormat::Text => "\n",
@@ -51,20 +51,22 @@ pub(super) fn end(format: LogFormat, out: &mut String) {
 pub(super) struct Fields<'a> {
     format: LogFormat,
     out: &'a mut String,
-    /// The span that they are of; names are `span.field`.
+    /// The span that the fields belong to. Their names are written as `span.field`.
     span: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
+    /// Appends the fields of an event to `out`.
     pub(super) fn new(format: LogFormat, out: &'a mut String) -> Self {
         Self { format, out, span: None }
     }
 
-    /// The fields of a span.
+    /// Appends the fields of a span to `out`.
     pub(super) fn of_span(span: &'static str, format: LogFormat, out: &'a mut String) -> Self {
         Self { format, out, span: Some(span) }
     }
 
+    /// Writes the name of a field in a text line.
     fn text_name(&mut self, name: &str) {
         if let Some(span) = self.span {
             self.out.push_str(span);
@@ -74,37 +76,37 @@ impl<'a> Fields<'a> {
         self.out.push('=');
     }
 
-    /// The message, as a field has it.
+    /// Writes the message.
     pub(super) fn message(&mut self, message: &str) {
         self.text("message", &format_args!("{message}"));
     }
 
-    /// A value that is not a number.
+    /// Writes a value that is neither a number nor a boolean.
     fn text(&mut self, name: &str, value: &dyn fmt::Display) {
         if self.format == LogFormat::Json {
             self.json_name(name);
             self.out.push('"');
-            let _ = write!(Escaping { out: self.out, kind: Kind::Json }, "{value}");
+            let _ = write!(Escaping { out: self.out, place: TextPlace::Json }, "{value}");
             self.out.push('"');
             return;
         }
         self.out.push(' ');
         if name == "message" {
-            let _ = write!(Escaping { out: self.out, kind: Kind::Message }, "{value}");
+            let _ = write!(Escaping { out: self.out, place: TextPlace::Message }, "{value}");
             return;
         }
         self.text_name(name);
         let from = self.out.len();
-        let _ = write!(Escaping { out: self.out, kind: Kind::Quoted }, "{value}");
+        let _ = write!(Escaping { out: self.out, place: TextPlace::Quoted }, "{value}");
         let written = &self.out[from..];
-        // One word stands by itself. What was escaped has a backslash.
+        // Quotes everything but one plain word. Escaped characters contain a backslash.
         if written.is_empty() || written.contains([' ', '\\', '=', ',']) {
             self.out.insert(from, '"');
             self.out.push('"');
         }
     }
 
-    /// A number, or true or false.
+    /// Writes a number or a boolean.
     fn plain(&mut self, name: &str, value: &dyn fmt::Display) {
         match self.format {
             LogFormat::Json => self.json_name(name),
@@ -116,6 +118,7 @@ impl<'a> Fields<'a> {
         let _ = write!(self.out, "{value}");
     }
 
+    /// Writes the name of a field in a JSON line.
     fn json_name(&mut self, name: &str) {
         self.out.push_str(",\"");
         if let Some(span) = self.span {
@@ -149,30 +152,31 @@ impl Visit for Fields<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no infinities.
+        // JSON has neither infinities nor NaN.
         if value.is_finite() { self.plain(field.name(), &value) } else { self.text(field.name(), &value) }
     }
 }
 
+/// The place of an escaped text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Nothing around it.
+enum TextPlace {
+    /// A message, which is never quoted.
     Message,
-    /// It may get quotation marks.
+    /// A field of a text line, which may be quoted.
     Quoted,
-    /// It is in a string of JSON.
+    /// A string of a JSON line.
     Json,
 }
 
-/// Escapes what is written.
+/// Writes text to `out`, escaped for its place.
 struct Escaping<'a> {
     out: &'a mut String,
-    kind: Kind,
+    place: TextPlace,
 }
 
 impl fmt::Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let is_quoted = self.kind != Kind::Message;
+        let is_quoted = self.place != TextPlace::Message;
         let mut rest = text;
         while let Some(at) = rest.find(|c| is_escaped(c) || (is_quoted && matches!(c, '"' | '\\'))) {
             let (before, from) = rest.split_at(at);
@@ -183,7 +187,7 @@ impl fmt::Write for Escaping<'_> {
                 Some('\n') => self.out.push_str("\\n"),
                 Some('\r') => self.out.push_str("\\r"),
                 Some('\t') => self.out.push_str("\\t"),
-                Some(c) if self.kind == Kind::Json => write!(self.out, "\\u{:04x}", u32::from(c))?,
+                Some(c) if self.place == TextPlace::Json => write!(self.out, "\\u{:04x}", u32::from(c))?,
                 Some(c) => write!(self.out, "\\u{{{:x}}}", u32::from(c))?,
                 None => {}
             }

@@ -1,9 +1,8 @@
-//! The log: lines on standard error that never block, fail or panic whoever writes one.
+//! The log: lines on standard error. Logging a line never blocks, fails or panics.
 //!
-//! A line goes into a queue of bounded size, and a thread of its own writes what is there. Where
-//! standard error takes nothing (a full disk, a pipe that nobody reads) lines are lost and counted, and
-//! that is told once it takes some again. Nothing in this program writes to standard error in another way
-//! once [`start`] was called.
+//! Each line goes into a bounded queue, which a separate thread writes to standard error. While standard error takes
+//! nothing (a full disk, a pipe that nobody reads), lines are lost and counted. The number is logged once it takes lines
+//! again. After [`start`], nothing in this program writes to standard error in another way.
 
 mod limit;
 mod line;
@@ -21,7 +20,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::limit::{OncePerMinute, Turn};
@@ -29,14 +28,14 @@ pub use self::line::escape;
 use self::line::{Fields, begin};
 use self::queue::Queue;
 
-/// `[log]`
+/// The `[log]` settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Format of a line.
+    /// The format of a line.
     pub format: LogFormat,
     /// The least important level that is logged: error, warn, info, debug or trace.
     pub level: String,
-    /// True if every request gets a line, whatever the level.
+    /// True if every request is logged, whatever the level.
     pub access: bool,
 }
 
@@ -46,31 +45,34 @@ impl Default for Config {
     }
 }
 
-/// `log.format`
+/// The format in `log.format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// The target of the lines that `log.access` is about.
+/// The target of the lines that `log.access` turns on.
 pub const ACCESS: &str = "larder::access";
 
-/// Limit of the wait, at the end of the process, for lines still to be written.
+/// The longest wait for the last lines to be written at the end of the process.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The lines that wait to be written.
 static QUEUE: Queue = Queue::new();
+/// The format, once it is configured.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
+/// Returns the configured format, or text before there is one.
 fn format() -> LogFormat {
     FORMAT.get().copied().unwrap_or(LogFormat::Text)
 }
 
-/// Starts the thread that writes, and has panics of all threads logged. A second call does nothing.
+/// Starts the thread that writes the log, and logs the panics of all threads. A second call does nothing.
 ///
-/// Until [`configure`] is called there are only the lines of [`tell`] and those of panics.
+/// Until [`configure`] is called, only the lines of [`tell`] and those of panics are written.
 pub fn start() -> io::Result<()> {
     static STARTED: OnceLock<()> = OnceLock::new();
     if STARTED.set(()).is_err() {
@@ -78,7 +80,7 @@ pub fn start() -> io::Result<()> {
     }
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
-        // Not by way of `tracing`: it may be what panicked.
+        // Bypasses `tracing`, which may itself have panicked.
         notice(Level::ERROR, &format!("the thread {} {panic}", thread.name().unwrap_or("without a name")));
     }));
     let mut out = standard_error()?;
@@ -86,18 +88,18 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the format and the level, and has what the program logs written from now on.
+/// Sets the format and the level. From now on, the events of `tracing` are written.
 pub fn configure(config: &Config) {
-    // The first word counts, as it does for the subscriber.
+    // Only the first call has an effect, as with the subscriber.
     let _ = FORMAT.set(config.format);
     let level = config.level.parse().unwrap_or(LevelFilter::INFO);
     let access = if config.access { LevelFilter::INFO } else { LevelFilter::OFF };
     let targets = Targets::new().with_target("larder", level).with_target(ACCESS, access);
-    // A second call (as in tests) finds a subscriber in place, and leaves it there.
+    // Fails, and changes nothing, if there is a subscriber already (as in tests).
     let _ = Registry::default().with(targets).with(ToQueue).try_init();
 }
 
-/// Writes a line as it is, without time and level: what a command says of why it can't run.
+/// Writes a line without time and level, such as the reason why a command can't run.
 pub fn tell(line: &str) {
     let mut text = String::with_capacity(line.len() + 1);
     escape(line, &mut text);
@@ -105,21 +107,22 @@ pub fn tell(line: &str) {
     QUEUE.push(text.as_bytes());
 }
 
-/// Waits until everything is written, for [`FLUSH_TIMEOUT`] at most.
+/// Waits until every line is written, at most [`FLUSH_TIMEOUT`].
 pub fn flush() {
     QUEUE.flush(FLUSH_TIMEOUT);
 }
 
-/// The lines that were lost so far.
+/// Returns the number of lines lost so far.
 pub fn lost() -> u64 {
     QUEUE.lost()
 }
 
-/// Writes a line that is no event of `tracing`.
+/// Writes a line that is not an event of `tracing`.
 fn notice(level: Level, message: &str) {
     QUEUE.push(notice_line(level, message).as_bytes());
 }
 
+/// Returns a line that is not an event of `tracing`.
 fn notice_line(level: Level, message: &str) -> String {
     let mut line = String::new();
     begin(format(), level, &mut line);
@@ -128,24 +131,24 @@ fn notice_line(level: Level, message: &str) -> String {
     line
 }
 
-/// Standard error by a descriptor of its own: that of the standard library has a lock, which a write that
-/// does not come back would keep.
+/// Returns standard error with a new descriptor. The standard library's handle has a lock, which a blocked write would
+/// hold.
 fn standard_error() -> io::Result<File> {
     io::stderr().as_fd().try_clone_to_owned().map(File::from)
 }
 
-/// Makes a line of each event, with the fields of the spans that it is in.
+/// Queues a line for each event, with the fields of the spans around it.
 struct ToQueue;
 
 thread_local! {
-    /// Holds the line that a thread is composing.
+    /// The line that this thread is formatting.
     static LINE: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
-/// A thread keeps room for a line of so many bytes.
+/// The most bytes of memory that a thread keeps for its next line.
 const KEPT: usize = 4 << 10;
 
-/// The fields of a span, as its lines have them.
+/// The fields of a span, formatted for its lines.
 struct SpanFields(String);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToQueue {
@@ -170,8 +173,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToQueue {
             begin(format, *event.metadata().level(), line);
             let mut fields = Fields::new(format, line);
             event.record(&mut fields as &mut dyn Visit);
-            for span in context.event_scope(event).into_iter().flat_map(tracing_subscriber::registry::Scope::from_root)
-            {
+            for span in context.event_scope(event).into_iter().flat_map(Scope::from_root) {
                 if let Some(SpanFields(text)) = span.extensions().get() {
                     line.push_str(text);
                 }
@@ -185,7 +187,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToQueue {
         };
         LINE.with(|line| match line.try_borrow_mut() {
             Ok(mut line) => write(&mut line),
-            // A value that is being written logs something itself.
+            // The value that is being formatted logs a line itself.
             Err(_) => write(&mut String::new()),
         });
     }
@@ -199,7 +201,7 @@ mod tests {
 
     const CHILD: &str = "LARDER_TEST_PANICS";
 
-    /// In a process of its own, since it is the whole process's log.
+    /// Runs itself in a new process, since the log belongs to the whole process.
     #[test]
     fn a_panic_is_one_line_of_the_log_and_never_another_panic() {
         if std::env::var_os(CHILD).is_some() {

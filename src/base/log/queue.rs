@@ -1,8 +1,7 @@
-//! Lines between those who write them and the thread that brings them out.
+//! The queue of lines for the thread that writes the log.
 //!
-//! Two pieces of memory: lines are put at the end of one while the other is written. At most [`LIMIT`]
-//! bytes wait and as many are being written; a line for which there is no room is lost, and counted. So is
-//! what could not be written.
+//! There are two buffers: lines are appended to one while the other is written. Each has at most [`LIMIT`] bytes. A line
+//! that does not fit is lost and counted, as is a line that can't be written.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,54 +12,61 @@ use tracing::Level;
 
 use super::notice_line;
 
-/// The most bytes that wait.
+/// The most bytes that wait to be written.
 const LIMIT: usize = 1 << 20;
 
 /// Pause after a failed write.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Pause after a full standard error that somebody has set not to block.
+/// Pause after a write that would block, if standard error was set not to.
 const FULL: Duration = Duration::from_millis(20);
 
-/// The queue.
+/// A queue of lines.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Held for the copy of a line, and to swap the two pieces of memory; never while one is written.
-    state: Mutex<State>,
+    /// Locked to append a line and to swap the buffers, never during a write.
+    state: Mutex<QueueState>,
     /// Wakes the thread that writes.
     wake: Condvar,
-    /// Wakes who waits for everything to be written.
+    /// Wakes those that wait until every line is written.
     done: Condvar,
+    /// Number of lines lost so far.
     lost: AtomicU64,
 }
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
+    /// The lines that wait to be written.
     waiting: Vec<u8>,
-    /// Lines that came before those and could not be written, and why. Not told yet.
-    failed: Lost,
-    /// Lines that came after those, when there was no room.
+    /// Lost lines from before those in `waiting`, which could not be written. Not reported yet.
+    failed: LostLines,
+    /// Number of lines lost after those in `waiting`, for want of room. Not reported yet.
     overrun: u64,
+    /// True during a write.
     is_writing: bool,
-    /// Somebody waits: what failed is tried again at once.
+    /// True if somebody waits for the lines, so that a failed write is tried again at once.
     hurry: bool,
 }
 
+/// Lines that were lost.
 #[derive(Debug)]
-struct Lost {
+struct LostLines {
+    /// Their number.
     lines: u64,
+    /// The reason for the last.
     why: String,
 }
 
-impl Lost {
+impl LostLines {
     const NONE: Self = Self { lines: 0, why: String::new() };
 
+    /// Adds lines that were lost for the reason `why`.
     fn add(&mut self, lines: u64, why: &str) {
         self.lines += lines;
         why.clone_into(&mut self.why);
     }
 
-    /// Returns the line that reports the loss.
+    /// Returns the log line that reports the loss, if there is one.
     fn line(&self) -> Option<String> {
         let Self { lines, why } = self;
         let lines = match lines {
@@ -72,22 +78,26 @@ impl Lost {
     }
 }
 
+/// The reason for lines lost for want of room.
 const TOO_FAST: &str = "standard error took them more slowly than they came";
 
+/// Returns the number of lines in `bytes`.
 fn lines_in(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 impl Queue {
+    /// Makes an empty queue.
     pub(super) const fn new() -> Self {
-        let state = State { waiting: Vec::new(), failed: Lost::NONE, overrun: 0, is_writing: false, hurry: false };
+        let state =
+            QueueState { waiting: Vec::new(), failed: LostLines::NONE, overrun: 0, is_writing: false, hurry: false };
         Self { state: Mutex::new(state), wake: Condvar::new(), done: Condvar::new(), lost: AtomicU64::new(0) }
     }
 
-    /// Puts one line, with its end, behind the others, or counts it as lost.
+    /// Appends a line, which ends with a newline, or counts it as lost.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        // Once there was no room: what comes next would be out of order with what is told of that.
+        // After a line was lost, all further ones are, until the loss is reported: the report stands where they are missing.
         if state.overrun > 0 || state.waiting.len() + line.len() > LIMIT {
             state.overrun += 1;
             drop(state);
@@ -102,12 +112,12 @@ impl Queue {
         }
     }
 
-    /// The lines that were lost so far.
+    /// Returns the number of lines lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is written, or can't be, for `limit` at most.
+    /// Waits until every line is written or lost, at most `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let mut state = self.state.lock();
         state.hurry = true;
@@ -115,7 +125,7 @@ impl Queue {
         self.done.wait_while_for(&mut state, |state| state.is_writing || !state.waiting.is_empty(), limit);
     }
 
-    /// Writes what comes to `out`, for good.
+    /// Writes lines to `out` as they come, and never returns.
     pub(super) fn write_to(&self, out: &mut impl Write) {
         let mut out = Out { out, is_cut: false };
         let mut batch = Vec::new();
@@ -131,15 +141,15 @@ impl Queue {
             }
             if let Err(failed) = outcome {
                 state.failed = failed;
-                let until_hurried = |state: &mut State| !state.hurry;
+                let until_hurried = |state: &mut QueueState| !state.hurry;
                 self.wake.wait_while_for(&mut state, until_hurried, PAUSE);
                 state.hurry = false;
             }
         }
     }
 
-    /// Waits for lines, or for word of lost ones.
-    fn next(&self, batch: &mut Vec<u8>) -> (Lost, u64) {
+    /// Waits for lines, which it moves to `batch`, or for a loss to report. Returns the lines lost before and after them.
+    fn next(&self, batch: &mut Vec<u8>) -> (LostLines, u64) {
         let mut state = self.state.lock();
         while state.waiting.is_empty() && state.failed.lines == 0 && state.overrun == 0 {
             state.hurry = false;
@@ -148,13 +158,19 @@ impl Queue {
         }
         state.is_writing = true;
         std::mem::swap(&mut state.waiting, batch);
-        (std::mem::replace(&mut state.failed, Lost::NONE), std::mem::take(&mut state.overrun))
+        (std::mem::replace(&mut state.failed, LostLines::NONE), std::mem::take(&mut state.overrun))
     }
 
-    /// Writes a batch between word of what was lost before and after it; an error is what is to be told
-    /// another time.
-    fn write(&self, out: &mut Out<'_, impl Write>, mut failed: Lost, batch: &[u8], overrun: u64) -> Result<(), Lost> {
-        let after = if overrun > 0 { Lost { lines: overrun, why: TOO_FAST.to_owned() } } else { Lost::NONE };
+    /// Writes the report of the lines lost before the batch, the batch, and the report of those lost after it. Returns
+    /// the loss that is still to be reported, if a write fails.
+    fn write(
+        &self,
+        out: &mut Out<'_, impl Write>,
+        mut failed: LostLines,
+        batch: &[u8],
+        overrun: u64,
+    ) -> Result<(), LostLines> {
+        let after = if overrun > 0 { LostLines { lines: overrun, why: TOO_FAST.to_owned() } } else { LostLines::NONE };
         let write = |out: &mut Out<'_, _>, text: Option<String>| match text {
             Some(text) => out.write(text.as_bytes()),
             None => Ok(()),
@@ -165,7 +181,7 @@ impl Queue {
             failed.add(lines + overrun, &error.to_string());
             return Err(failed);
         }
-        let mut failed = Lost::NONE;
+        let mut failed = LostLines::NONE;
         if let Err((written, error)) = out.write(batch) {
             let lines = lines_in(&batch[written..]);
             self.lost.fetch_add(lines, Ordering::Relaxed);
@@ -176,14 +192,15 @@ impl Queue {
     }
 }
 
-/// Holds the output, and remembers whether its last line is incomplete.
+/// The output.
 struct Out<'a, W> {
     out: &'a mut W,
+    /// True if the last write failed within a line.
     is_cut: bool,
 }
 
 impl<W: Write> Out<'_, W> {
-    /// Writes all of `bytes`, or says how many it took and why no more.
+    /// Writes all of `bytes`. An error has the number of bytes written before. Ends an incomplete line first.
     fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
         if self.is_cut {
             self.all(b"\n").map_err(|(_, error)| (0, error))?;
@@ -196,6 +213,7 @@ impl<W: Write> Out<'_, W> {
         outcome
     }
 
+    /// Writes all of `bytes`. An error has the number of bytes written before.
     fn all(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut written = 0;
         while written < bytes.len() {
@@ -217,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// A place to write to that is full, closed, or held up, as the test says.
+    /// An output that is full, closed or blocked, as the test sets it.
     #[derive(Clone, Default)]
     struct Sink(Arc<(Mutex<Inner>, Condvar)>);
 

@@ -21,8 +21,9 @@ fn stored(rng: &mut fastrand::Rng) -> String {
     );
     let validator = pick(rng, &["ETag: \"a\"", "Last-Modified: Wed, 01 Jul 2026 00:00:00 GMT", ""]);
     let vary = pick(rng, &["", "", "", "Vary: Accept-Language", "Vary: *"]);
+    let search = pick(rng, &["", "", "No-Vary-Search: params=(\"x\")"]);
     let directives = [lifetime, more].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
-    let fields = [format!("Cache-Control: {directives}"), validator.to_owned(), vary.to_owned()];
+    let fields = [format!("Cache-Control: {directives}"), validator.into(), vary.into(), search.into()];
     fields.into_iter().filter(|field| !field.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
@@ -96,12 +97,14 @@ fn explain_says_what_a_request_then_gets() {
             &mut rng,
             &["/", "/", "/", "/bypass/", "/granted/", "/ignore/", "/bound/", "/alone/", "/whole/", "/override/"],
         );
-        let path = format!("{rule}{n}");
+        let base = format!("{rule}{n}");
+        let path = format!("{base}{}", pick(&mut rng, &["", "?x=1"]));
         if rng.u8(..10) > 0 {
             let store = stored(&mut rng).replace('\n', "|");
             larder.get(&path, &format!("X-Store: {store}\nAccept-Language: en"));
         }
         larder.advance(rng.u64(..25));
+        let path = if rng.u8(..4) == 0 { format!("{base}?x=2") } else { path };
         let url = format!("http://site.example{path}");
         match rng.u8(..12) {
             0 => drop(larder.purge(&url)),

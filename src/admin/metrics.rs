@@ -1,0 +1,106 @@
+//! `GET /metrics`: the counters, and the gauges as they are at the scrape.
+
+use http::Response;
+use http::header::{self, HeaderValue};
+use http_body_util::Full;
+
+use super::api::{Admin, AdminReply};
+use crate::base::Gauge;
+use crate::proxy::Proxy;
+use crate::store::{Durable, Index};
+
+impl Admin {
+    /// Renders every metric in the text format of Prometheus.
+    pub(super) fn metrics(&self) -> AdminReply {
+        let gauges = [process(&self.proxy).as_slice(), &durable(&self.proxy), &index(&self.proxy)].concat();
+        let mut reply = Response::new(Full::from(self.proxy.metrics.render(&gauges)));
+        reply
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        reply
+    }
+}
+
+fn gauge(name: &'static str, help: &'static str, value: u64) -> Gauge {
+    Gauge { name, help, value }
+}
+
+/// Measures memory, fetches and connections.
+fn process(proxy: &Proxy) -> [Gauge; 10] {
+    let (store, upstream, usage) = (proxy.store(), proxy.upstream(), proxy.usage());
+    let (objects, bytes) = store.memory().usage();
+    [
+        gauge("larder_memory_objects", "Objects in the memory tier.", objects),
+        gauge("larder_memory_bytes", "Bytes in the memory tier: bodies, fields, keys and bookkeeping.", bytes),
+        gauge("larder_fill_bytes", "Bytes held by fetches under way.", usage.filling),
+        gauge(
+            "larder_held_bytes",
+            "Bytes held by fetches under way, and by finished ones that clients still read: what server.max_buffered limits.",
+            usage.held,
+        ),
+        gauge(
+            "larder_buffered_bytes",
+            "Bytes of uploads and of what is read ahead of clients, in memory.",
+            usage.buffered,
+        ),
+        gauge(
+            "larder_spooled_bytes",
+            "Bytes of uploads and of what is read ahead of clients, in temporary files.",
+            usage.spooled,
+        ),
+        gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
+        gauge("larder_origin_down", "1 while the origin is known to be down.", u64::from(upstream.breaker().is_open())),
+        gauge(
+            "larder_purge_position",
+            "The number of the last purge that this process knows of, its own and others'.",
+            store.purges().position(),
+        ),
+        gauge("larder_connections", "Client connections that are open.", proxy.metrics.open_connections()),
+    ]
+}
+
+/// Measures the durable tier; all is 0 without one.
+fn durable(proxy: &Proxy) -> [Gauge; 6] {
+    let durable = proxy.store().durable();
+    let (queued, queued_bytes) = durable.map_or((0, 0), Durable::queue_depth);
+    let (held, capacity) = durable.map_or((0, 0), Durable::held);
+    [
+        gauge(
+            "larder_durable_queue_objects",
+            "Writes and deletions that the durable tier has yet to carry out.",
+            queued,
+        ),
+        gauge(
+            "larder_durable_uploads",
+            "Bodies too large for memory that are being written as they come in.",
+            durable.map_or(0, Durable::uploads),
+        ),
+        gauge("larder_durable_queue_bytes", "Bytes that waiting writes hold.", queued_bytes),
+        gauge("larder_durable_bytes", "Bytes on disk that the durable tier's directory holds.", held),
+        gauge(
+            "larder_durable_capacity_bytes",
+            "Bytes that the durable tier's directory may hold; 0: any number.",
+            capacity,
+        ),
+        gauge(
+            "larder_durable_down",
+            "1 while the durable tier is known to be down, or to take no writes.",
+            u64::from(durable.is_some_and(Durable::is_down)),
+        ),
+    ]
+}
+
+/// Measures the index of the durable tier; all is 0 without one.
+fn index(proxy: &Proxy) -> [Gauge; 4] {
+    let index = |of: fn(&Index) -> u64| proxy.store().durable().map_or(0, |durable| of(durable.index()));
+    [
+        gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
+        gauge("larder_index_bytes", "Bytes of memory that the durable tier's index takes.", index(Index::bytes)),
+        gauge(
+            "larder_index_loaded",
+            "1 once the index is complete, so that a miss asks the bucket for nothing.",
+            index(|index| u64::from(index.is_loaded())),
+        ),
+        gauge("larder_index_listed", "Objects that the listing that fills the index has seen.", index(Index::listed)),
+    ]
+}

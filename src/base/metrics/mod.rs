@@ -1,0 +1,203 @@
+//! Counters, named as in RFC 9211.
+//!
+//! Counters are plain atomics. Each worker thread has a block of its own for those of the hit path, so that no two
+//! threads write to one cache line. A scrape adds the blocks up.
+
+mod counter;
+mod labels;
+mod render;
+mod worker;
+
+use std::sync::{Arc, OnceLock};
+
+pub(crate) use self::counter::Gauge;
+use self::counter::{Counter, Histogram};
+use self::labels::{CLASSES, LOST, OPS, OUTCOMES, SAVED};
+pub(crate) use self::labels::{DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, Saved, Unparsed};
+pub(crate) use self::worker::WorkerMetrics;
+
+/// All counters.
+#[derive(Debug)]
+pub struct Metrics {
+    workers: Vec<Arc<WorkerMetrics>>,
+    unparsed: [Counter; Unparsed::ALL.len()],
+    origin: [Counter; OriginOutcome::ALL.len()],
+    /// Requests to the origin that were tried again on a new connection.
+    pub origin_retries: Counter,
+    /// Requests that were not sent because the origin is known to be down.
+    pub origin_refused: Counter,
+    /// Times that the origin became known to be down.
+    pub origin_downs: Counter,
+    /// Time from sending a request to the head of the origin's response.
+    pub origin_latency: Histogram,
+    durable: [[Counter; OUTCOMES.len()]; OPS.len()],
+    requests: [Counter; CLASSES.len()],
+    prices: OnceLock<Prices>,
+    saved: [Counter; SAVED.len()],
+    lost: [Counter; LOST.len()],
+    /// Objects evicted from a directory to keep it within its capacity.
+    pub durable_evicted_objects: Counter,
+    /// Bytes on disk of those.
+    pub durable_evicted_bytes: Counter,
+    /// Times that the durable tier became known to be down.
+    pub durable_downs: Counter,
+    /// Records of the journal that were read.
+    pub journal_read: Counter,
+    /// Records of the journal that could not be decoded.
+    pub journal_unreadable: Counter,
+    /// Records that were written to the journal.
+    pub journal_written: Counter,
+    /// Snapshots that were written.
+    pub snapshots: Counter,
+    /// Time from asking the durable tier to its answer.
+    pub durable_latency: Histogram,
+    /// Bodies too large for memory whose upload to the durable tier has ended, well or not.
+    pub durable_uploads: Counter,
+    /// URLs invalidated by unsafe methods.
+    pub invalidations: Counter,
+    /// Purges taken by the admin listener.
+    pub purges: Counter,
+}
+
+impl Metrics {
+    /// Makes the counters for `workers` worker threads.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            unparsed: Default::default(),
+            origin: Default::default(),
+            origin_retries: Counter::default(),
+            origin_refused: Counter::default(),
+            origin_downs: Counter::default(),
+            origin_latency: Histogram::default(),
+            durable: Default::default(),
+            requests: Default::default(),
+            prices: OnceLock::new(),
+            saved: Default::default(),
+            lost: Default::default(),
+            durable_evicted_objects: Counter::default(),
+            durable_evicted_bytes: Counter::default(),
+            durable_downs: Counter::default(),
+            journal_read: Counter::default(),
+            journal_unreadable: Counter::default(),
+            journal_written: Counter::default(),
+            snapshots: Counter::default(),
+            durable_latency: Histogram::default(),
+            durable_uploads: Counter::default(),
+            invalidations: Counter::default(),
+            purges: Counter::default(),
+        })
+    }
+
+    /// Returns the block of worker `index`.
+    pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.workers[index % self.workers.len()])
+    }
+
+    /// Returns the number of connections that are open.
+    pub fn open_connections(&self) -> u64 {
+        let sum =
+            |pick: fn(&WorkerMetrics) -> &Counter| self.workers.iter().map(|worker| pick(worker).value()).sum::<u64>();
+        sum(|worker| &worker.connections).saturating_sub(sum(|worker| &worker.connections_closed))
+    }
+
+    /// Counts a request that was refused before it was read.
+    pub fn unparsed(&self, why: Unparsed) {
+        self.unparsed[why as usize].add_one();
+    }
+
+    /// Counts one request to the origin.
+    pub fn origin(&self, outcome: OriginOutcome) {
+        self.origin[outcome as usize].add_one();
+    }
+
+    /// Counts one operation of the durable tier.
+    pub fn durable(&self, op: DurableOp, outcome: DurableOutcome) {
+        self.durable[op as usize][outcome as usize].add_one();
+    }
+
+    /// Counts one request to the durable tier's service.
+    pub fn request(&self, class: RequestClass) {
+        self.requests[class as usize].add_one();
+    }
+
+    /// Returns the number of requests of a class.
+    pub fn requests(&self, class: RequestClass) -> u64 {
+        self.requests[class as usize].value()
+    }
+
+    /// Sets the prices of requests.
+    pub fn set_prices(&self, prices: Prices) {
+        // Only the first call has an effect: there is one durable tier.
+        let _ = self.prices.set(prices);
+    }
+
+    /// Returns the cost of the requests so far.
+    #[expect(clippy::cast_precision_loss, reason = "a price")]
+    pub fn cost(&self) -> f64 {
+        let prices = self.prices.get().copied().unwrap_or_default();
+        let writes = self.requests(RequestClass::Write) + self.requests(RequestClass::List);
+        (writes as f64 * prices.write + self.requests(RequestClass::Read) as f64 * prices.read) / 1e6
+    }
+
+    /// Returns the requests, their cost and those saved as a sentence, if there were any requests.
+    pub fn bill(&self) -> Option<String> {
+        let counts = CLASSES.map(|(class, word)| (self.requests(class), word));
+        if counts.iter().all(|(count, _)| *count == 0) {
+            return None;
+        }
+        let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+        let asked = list(&mut counts.iter().map(|(count, word)| format!("{count} {word}")));
+        let saved = list(&mut SAVED.iter().filter_map(|(why, word)| {
+            let count = self.saved[*why as usize].value();
+            (count > 0).then(|| format!("{count} by {word}"))
+        }));
+        let saved = if saved.is_empty() { "nothing".into() } else { saved };
+        Some(format!("{asked}; cost {:.4}; saved: {saved}", self.cost()))
+    }
+
+    /// Counts a request to the durable tier that was saved.
+    pub fn saved(&self, why: Saved) {
+        self.saved[why as usize].add_one();
+    }
+
+    /// Counts a response that was not written to the durable tier although it should have been.
+    pub fn lost(&self, why: Lost) {
+        self.lost[why as usize].add_one();
+    }
+
+    /// Returns the reasons for which responses were lost, each with their number.
+    pub fn losses(&self) -> Vec<(Lost, u64)> {
+        let all = LOST.iter().map(|(why, _)| (*why, self.lost[*why as usize].value()));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
+
+    #[test]
+    fn what_workers_count_is_added_up() {
+        let metrics = Metrics::new(2);
+        metrics.worker(0).record(&CacheStatus::hit(Tier::Memory, 1000));
+        metrics.worker(1).record(&CacheStatus::hit(Tier::Memory, 1000));
+        metrics.worker(1).record(&CacheStatus::forward(Fwd::VaryMiss));
+        metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
+        metrics.origin_latency.record(Duration::from_millis(3));
+        let text = metrics.render(&[Gauge { name: "larder_x", help: "X.", value: 7 }]);
+        for line in [
+            "larder_requests_total{status=\"hit\",tier=\"memory\"} 2",
+            "larder_requests_total{status=\"fwd\",fwd=\"vary-miss\"} 1",
+            "larder_durable_operations_total{op=\"put\",outcome=\"dropped\"} 1",
+            "larder_origin_latency_seconds_bucket{le=\"0.0025\"} 0",
+            "larder_origin_latency_seconds_bucket{le=\"0.005\"} 1",
+            "larder_x 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Writes the counters as Prometheus text.
+
+use std::fmt::Write as _;
+
+use super::counter::Counter;
+use super::labels::{CLASSES, LOST, OPS, OUTCOMES, SAVED};
+use super::{Gauge, Metrics, OriginOutcome, Unparsed, WorkerMetrics};
+use crate::base::log;
+use crate::rfc9111::cache_status::{Fwd, Tier};
+use crate::rfc9111::storage::NotStorable;
+
+impl Metrics {
+    /// Returns every counter as Prometheus text, and `gauges` behind them.
+    pub fn render(&self, gauges: &[Gauge]) -> String {
+        let mut out = String::with_capacity(8192);
+        self.render_requests(&mut out);
+        self.render_not_stored(&mut out);
+        self.render_counters(&mut out);
+        self.render_unparsed(&mut out);
+        self.render_origin(&mut out);
+        self.render_durable(&mut out);
+        for gauge in gauges {
+            header(&mut out, gauge.name, "gauge", gauge.help);
+            let _ = writeln!(out, "{} {}", gauge.name, gauge.value);
+        }
+        out
+    }
+
+    /// Returns the sum of one counter over all workers.
+    fn sum(&self, pick: impl Fn(&WorkerMetrics) -> &Counter) -> u64 {
+        self.workers.iter().map(|worker| pick(worker).value()).sum()
+    }
+
+    /// Writes the answered requests, by what the cache did.
+    fn render_requests(&self, out: &mut String) {
+        header(out, "larder_requests_total", "counter", "Requests answered, by what the cache did (RFC 9211).");
+        for (tier, value) in [
+            (Tier::Memory, self.sum(|worker| &worker.hits_memory)),
+            (Tier::Durable, self.sum(|worker| &worker.hits_durable)),
+        ] {
+            let _ = writeln!(out, "larder_requests_total{{status=\"hit\",tier=\"{}\"}} {value}", tier.as_str());
+        }
+        for fwd in Fwd::ALL {
+            let value = self.sum(|worker| &worker.forwarded[fwd.index()]);
+            let _ = writeln!(out, "larder_requests_total{{status=\"fwd\",fwd=\"{}\"}} {value}", fwd.as_str());
+        }
+        let _ = writeln!(out, "larder_requests_total{{status=\"refused\"}} {}", self.sum(|worker| &worker.refused));
+    }
+
+    /// Writes the responses that may not be stored, by reason.
+    fn render_not_stored(&self, out: &mut String) {
+        let reasons = NotStorable::ALL.iter();
+        let values = reasons.map(|why| (why.as_str(), self.sum(|worker| &worker.not_stored[*why as usize])));
+        labelled(out, "larder_not_stored_total", "Answers that may not be stored, by reason.", "reason", values);
+    }
+
+    /// Writes the counters without labels.
+    fn render_counters(&self, out: &mut String) {
+        for (name, help, value) in [
+            (
+                "larder_requests_stored_total",
+                "Forwarded requests whose response was stored.",
+                self.sum(|worker| &worker.stored),
+            ),
+            (
+                "larder_requests_collapsed_total",
+                "Requests that shared another one's trip to the origin.",
+                self.sum(|worker| &worker.collapsed),
+            ),
+            ("larder_connections_total", "Client connections accepted.", self.sum(|worker| &worker.connections)),
+            (
+                "larder_origin_retries_total",
+                "Requests tried again because a kept connection had gone.",
+                self.origin_retries.value(),
+            ),
+            (
+                "larder_origin_refused_total",
+                "Requests not sent to the origin because it is known to be down.",
+                self.origin_refused.value(),
+            ),
+            ("larder_origin_downs_total", "Times that the origin became known to be down.", self.origin_downs.value()),
+            (
+                "larder_durable_uploads_total",
+                "Bodies too large for memory whose writing as they came in has ended, well or not.",
+                self.durable_uploads.value(),
+            ),
+            (
+                "larder_invalidations_total",
+                "URLs invalidated by unsafe methods (RFC 9111 4.4).",
+                self.invalidations.value(),
+            ),
+            ("larder_purges_total", "Purges taken by the admin listener.", self.purges.value()),
+            ("larder_log_lines_dropped_total", "Lines that standard error did not take.", log::lost()),
+            (
+                "larder_durable_downs_total",
+                "Times that the durable tier became known to be down.",
+                self.durable_downs.value(),
+            ),
+            (
+                "larder_journal_read_total",
+                "Records of other processes read from the journal.",
+                self.journal_read.value(),
+            ),
+            (
+                "larder_journal_unreadable_total",
+                "Records of the journal that made no sense.",
+                self.journal_unreadable.value(),
+            ),
+            ("larder_journal_written_total", "Records written to the journal.", self.journal_written.value()),
+            ("larder_snapshots_total", "Snapshots of index and purges written.", self.snapshots.value()),
+        ] {
+            header(out, name, "counter", help);
+            let _ = writeln!(out, "{name} {value}");
+        }
+    }
+
+    /// Writes the refused requests, by reason.
+    fn render_unparsed(&self, out: &mut String) {
+        let values = Unparsed::ALL.map(|why| (why.as_str(), self.unparsed[why as usize].value()));
+        let help = "Requests refused before they could be read as such, by reason.";
+        labelled(out, "larder_requests_unparsed_total", help, "reason", values);
+    }
+
+    /// Writes the requests to the origin, and their latency.
+    fn render_origin(&self, out: &mut String) {
+        let values = OriginOutcome::ALL.map(|(outcome, word)| (word, self.origin[outcome as usize].value()));
+        labelled(out, "larder_origin_requests_total", "Requests to the origin, by outcome.", "outcome", values);
+        header(
+            out,
+            "larder_origin_latency_seconds",
+            "histogram",
+            "From sending a request to the origin's response head.",
+        );
+        self.origin_latency.write(out, "larder_origin_latency_seconds");
+    }
+
+    /// Writes the counters of the durable tier.
+    fn render_durable(&self, out: &mut String) {
+        header(
+            out,
+            "larder_durable_operations_total",
+            "counter",
+            "Operations of the durable tier, by kind and outcome.",
+        );
+        for (op, op_word) in OPS {
+            for (outcome, word) in OUTCOMES {
+                let value = self.durable[op as usize][outcome as usize].value();
+                let _ = writeln!(out, "larder_durable_operations_total{{op=\"{op_word}\",outcome=\"{word}\"}} {value}");
+            }
+        }
+        let values = CLASSES.map(|(class, word)| (word, self.requests(class)));
+        let help = "Requests to the bucket, by what they are charged as.";
+        labelled(out, "larder_durable_requests_total", help, "class", values);
+        header(out, "larder_durable_cost_total", "counter", "What those cost, at the configured prices.");
+        let _ = writeln!(out, "larder_durable_cost_total {:.6}", self.cost());
+        let values = SAVED.map(|(why, word)| (word, self.saved[why as usize].value()));
+        let help = "Reads and writes of the durable tier that were not made, and why.";
+        labelled(out, "larder_durable_saved_total", help, "why", values);
+        let values = LOST.map(|(why, word)| (word, self.lost[why as usize].value()));
+        let help = "Responses that were to be written to the durable tier and were not, and why.";
+        labelled(out, "larder_durable_lost_total", help, "why", values);
+        for (name, help, value) in [
+            (
+                "larder_durable_evicted_objects_total",
+                "Objects evicted to keep the directory to its capacity.",
+                self.durable_evicted_objects.value(),
+            ),
+            ("larder_durable_evicted_bytes_total", "Their bytes.", self.durable_evicted_bytes.value()),
+        ] {
+            header(out, name, "counter", help);
+            let _ = writeln!(out, "{name} {value}");
+        }
+        header(
+            out,
+            "larder_durable_latency_seconds",
+            "histogram",
+            "From asking the durable tier for an object to its answer.",
+        );
+        self.durable_latency.write(out, "larder_durable_latency_seconds");
+    }
+}
+
+/// Writes the lines that describe a metric.
+fn header(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// Writes a counter that has one value for each value of a label.
+fn labelled(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: impl IntoIterator<Item = (&'static str, u64)>,
+) {
+    header(out, name, "counter", help);
+    for (word, value) in values {
+        let _ = writeln!(out, "{name}{{{label}=\"{word}\"}} {value}");
+    }
+}

@@ -1,0 +1,63 @@
+//! Validates stored responses in the background, after they were served.
+
+use std::sync::Arc;
+
+use http::{Method, Request};
+
+use super::Proxy;
+use super::client::Client;
+use super::share::asked;
+use super::target::RequestTarget;
+use crate::entry::{StoredResponse, Validating, Who};
+use crate::fetch::{Background, Holdings, Joined, Order};
+use crate::rfc9111::cache_status::Fwd;
+use crate::rfc9111::directives::CacheControl;
+use crate::rfc9111::key::CacheKey;
+use crate::upstream::ClientBody;
+
+impl Proxy {
+    /// Validates a stored response that has just been served, in the background and once at a time.
+    pub(super) fn validate_in_background(
+        self: &Arc<Self>,
+        caller: &dyn Client,
+        target: &RequestTarget<'_>,
+        key: Option<Box<CacheKey>>,
+        request: &Request<ClientBody>,
+        directives: CacheControl,
+        stored: &Arc<StoredResponse>,
+    ) {
+        if *request.method() != Method::GET || !self.fetcher.may_validate(&stored.head, Who::of(request.headers())) {
+            return;
+        }
+        let Some(validating) = Validating::begin(stored) else { return };
+        let now = self.fetcher.clock.now();
+        let hash = key.as_deref().unwrap_or(&target.key).hash();
+        let selection = self.fetcher.memories.hit_for_miss.look(hash, request.headers(), now).selection;
+        if let Joined::Leader(mut lease) = self.fetcher.flights.join(hash, selection.number()) {
+            lease.hold(validating);
+            let request = Arc::new(without_body(request));
+            let asked = asked(caller, target, &request, directives, key.map(|key| *key));
+            let held = Holdings { validate: Some(Arc::clone(stored)), ..Holdings::nothing(Fwd::Stale) };
+            self.fetcher.launch(Order::new(Arc::new(asked), held, None).in_background(), lease, None);
+        }
+    }
+}
+
+/// Returns whether the validation is done: draws a lot where it is due with some probability.
+pub(super) fn is_due(background: Background) -> bool {
+    match background {
+        Background::No => false,
+        Background::Yes => true,
+        Background::Perhaps(probability) => fastrand::f64() < probability,
+    }
+}
+
+/// Copies a request without its body.
+fn without_body(request: &Request<ClientBody>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
