@@ -60,7 +60,7 @@ fn response(path: &str, vary: bool, body: usize) -> Arc<StoredResponse> {
         request_time: NOW,
         response_time: NOW,
         position: 0,
-        seen: Arc::default(),
+        version_vector: Arc::default(),
         tags: Vec::new(),
         hidden: &TagFields::default(),
     };

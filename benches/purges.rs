@@ -15,7 +15,7 @@ use larder::rfc9111::key::{CacheKey, KeyParts};
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::tags::TagFields;
 use larder::rfc9111::timestamp::Timestamp;
-use larder::store::{Durability, Lookup, Memory, MemoryConfig, Purge, Purges, Store, Target};
+use larder::store::{Durability, Lookup, Memory, MemoryConfig, Purge, PurgeTarget, Purges, Store};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -32,25 +32,25 @@ fn main() {
     println!("{entries} entries, {} of them tagged", entries.div_ceil(10));
     let before = pass(&store, &keys, "hits, before any purge");
     for (what, target) in [
-        ("a tag that nothing has", Target::Tag("nothing".into())),
-        ("a prefix that nothing begins with", Target::Prefix("http://elsewhere/".into())),
-        ("a URL, softly", Target::Url(1)),
+        ("a tag that nothing has", PurgeTarget::Tag("nothing".into())),
+        ("a prefix that nothing begins with", PurgeTarget::Prefix("http://elsewhere/".into())),
+        ("a URL, softly", PurgeTarget::Url(1)),
     ] {
         purge(&store, what, target, true);
         pass(&store, &keys, "  hits, the first after it");
         let after = pass(&store, &keys, "  hits, from then on");
         println!("  ratio to before: {:.2}", after.0 / before.0);
     }
-    purge(&store, "the tag of a tenth", Target::Tag("tenth".into()), false);
+    purge(&store, "the tag of a tenth", PurgeTarget::Tag("tenth".into()), false);
     let (_, found) = pass(&store, &keys, "  look-ups, the first after it");
     assert_eq!(found, entries - entries.div_ceil(10), "only what has the tag is gone");
-    purge(&store, "a prefix over all", Target::Prefix("http://h/".into()), false);
+    purge(&store, "a prefix over all", PurgeTarget::Prefix("http://h/".into()), false);
     let (_, found) = pass(&store, &keys, "  look-ups, the first after it");
     assert_eq!(found, 0);
-    purge(&store, "everything", Target::All, false);
+    purge(&store, "everything", PurgeTarget::All, false);
 }
 
-fn purge(store: &Store, what: &str, target: Target, is_soft: bool) {
+fn purge(store: &Store, what: &str, target: PurgeTarget, is_soft: bool) {
     let watch = Stopwatch::start();
     store.purge(Purge { target, is_soft }, None);
     println!("purge of {what}: {:.1} us", watch.elapsed().as_secs_f64() * 1e6);
@@ -93,7 +93,7 @@ fn response(key: &CacheKey, is_tagged: bool, position: u64) -> Arc<StoredRespons
         request_time: NOW,
         response_time: NOW,
         position,
-        seen: Arc::default(),
+        version_vector: Arc::default(),
         tags: if is_tagged { vec!["tenth".to_owned()] } else { Vec::new() },
         hidden: &TagFields::default(),
     };

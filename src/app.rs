@@ -18,7 +18,7 @@ use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
 use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
-use crate::store::{CheckFailure, Durable, Memory, Purges, Store, report_drain, s3};
+use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::upstream::forwarding::Signature;
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 
@@ -28,7 +28,7 @@ pub enum StartError {
     /// An address can't be listened on.
     Listen(ListenError),
     /// The durable tier can't be used.
-    Durable(CheckFailure),
+    Durable(StoreError),
     /// A thread or runtime can't be made.
     Runtime(io::Error),
 }
@@ -194,7 +194,7 @@ const SPARE_THREADS: usize = 32;
 fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().event_interval(TURNS).build()?;
     std::thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
-        s3::look_from(index);
+        s3::use_reader(index);
         if let Err(why) = runtime.block_on(worker.run(sockets)) {
             error!("a worker ended: {why}");
         }

@@ -171,7 +171,7 @@ pub(super) fn object(data: &[u8]) {
         if let Ok(encoding::Object::Response { head, body: encoding::DurableBody::Inline(body) }) =
             encoding::decode(&bytes, key, &LifetimePolicy::default())
         {
-            // What is believed is written as it was read, in the newest version.
+            // A decoded response encodes to an object that decodes again.
             let response = entry::StoredResponse::new(*head, body.into());
             let again = Bytes::from(encoding::encode_response(&response, true));
             assert!(encoding::decode(&again, key, &LifetimePolicy::default()).is_ok());

@@ -1,10 +1,10 @@
-//! Keeps requests from a place that is known to be down.
+//! A circuit breaker: spares requests to a server that is known to be down.
 //!
-//! After so many failures on end the breaker is **open**: what can do without the place does, and of
-//! the rest a few are let through as probes. The first answer of any kind closes it.
+//! After several failures on end the breaker is **open**. Requests that can do without the server then do, and of the others
+//! a few are let through as probes. The first answer of any kind closes it.
 //!
-//! A failure that may be the fault of one thing that was asked for counts once for that thing, however often
-//! it is asked for: one slow page is not a place that is down.
+//! A failure that may be the fault of the request counts once for that request, however often it is repeated: one slow page
+//! does not mean that the server is down.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,51 +15,51 @@ use parking_lot::Mutex;
 
 use crate::base::Stopwatch;
 
-/// A breaker, closed at first.
+/// A circuit breaker, closed at first.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    /// So many failures on end open it; 0: nothing does.
+    /// Number of failures on end that open it; 0: none does.
     failures: u32,
-    /// At least this lies between two probes that are let through by time.
+    /// Least time between two probes of those that are let through by time.
     pause: Duration,
-    /// Failures on end, up to now.
+    /// Failures on end so far.
     counted: AtomicU32,
     is_open: AtomicBool,
-    /// Answers, up to now.
+    /// Answers so far.
     answers: AtomicU64,
-    /// Guarded by its lock, which is taken while it is open, or about to be.
+    /// Guarded by its lock, which is taken only while the breaker is open, or counts a failure.
     probing: Mutex<Probing>,
 }
 
 #[derive(Debug, Default)]
 struct Probing {
-    /// Probes under way.
+    /// Number of probes under way.
     under_way: u32,
     last: Option<Stopwatch>,
-    /// What the last failure was like.
+    /// True if the last failure took its time: the server is slow rather than gone.
     was_slow: bool,
     /// Fingerprints of the requests whose failures count, at most [`MAX_CULPRITS`], the newest last.
     culprits: VecDeque<u64>,
 }
 
-/// Limit of different requests told apart; past it the oldest may count once more.
+/// The most requests that are told apart. Past it the oldest may count once more.
 const MAX_CULPRITS: usize = 64;
 
-/// What a breaker says to a request.
+/// The decision about a request.
 #[derive(Debug)]
 pub(crate) enum Admission {
     /// It may go.
     Granted,
-    /// It may go, and shows whether the place is up again. To be held until that is known.
+    /// It may go, and shows whether the server is up again. The caller holds the probe until it knows.
     Probe(Probe),
-    /// It may not; whether the place was slow when it failed last, rather than gone.
+    /// It may not go.
     Refused {
-        /// Whether the last failure took its time.
+        /// True if the last failure took its time: the server is slow rather than gone.
         was_slow: bool,
     },
 }
 
-/// A probe under way.
+/// A probe under way. Counts as such until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Probe(Arc<Breaker>);
 
@@ -69,15 +69,14 @@ impl Drop for Probe {
     }
 }
 
-/// A place that refuses is asked by so many at once: each is told at once, too.
+/// The most probes at once of a server that is gone: each fails at once.
 const PROBES_OF_GONE: u32 = 1;
 
-/// A place that is slow is asked by so many at once: one slow page is not all of it.
+/// The most probes at once of a server that is slow: one slow page does not speak for all.
 const PROBES_OF_SLOW: u32 = 16;
 
 impl Breaker {
-    /// A breaker that opens after `failures` on end (0: never), and lets a probe through each
-    /// `pause` at the least.
+    /// A breaker that opens after `failures` on end (0: never), and lets at least one probe through each `pause`.
     pub(crate) fn new(failures: u32, pause: Duration) -> Arc<Self> {
         Arc::new(Self {
             failures,
@@ -89,12 +88,12 @@ impl Breaker {
         })
     }
 
-    /// Whether it is open.
+    /// Returns whether the breaker is open.
     pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
     }
 
-    /// Whether a request that has nothing else may go.
+    /// Decides about a request that has no other answer.
     pub(crate) fn admit(self: &Arc<Self>) -> Admission {
         if !self.is_open() {
             return Admission::Granted;
@@ -107,7 +106,7 @@ impl Breaker {
         self.begin(&mut probing)
     }
 
-    /// Whether a request that nobody waits for may go: one a pause.
+    /// Decides about a request that no client waits for: while open, one a pause may go.
     pub(crate) fn admit_in_background(self: &Arc<Self>) -> Admission {
         if !self.is_open() {
             return Admission::Granted;
@@ -119,7 +118,7 @@ impl Breaker {
         self.begin(&mut probing)
     }
 
-    /// Whether [`Breaker::admit_in_background`] would let a request go.
+    /// Returns whether [`Breaker::admit_in_background`] would let a request go.
     pub(crate) fn is_probe_due(&self) -> bool {
         !self.is_open() || self.is_due(&self.probing.lock())
     }
@@ -134,12 +133,12 @@ impl Breaker {
         Admission::Probe(Probe(Arc::clone(self)))
     }
 
-    /// Returns how often the origin has answered, for comparing two moments.
+    /// Returns the number of answers so far, to compare two moments.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// The place answered. Whether the breaker was open.
+    /// Counts an answer, and closes the breaker. Returns whether it was open.
     pub(crate) fn succeeded(&self) -> bool {
         self.answers.fetch_add(1, Ordering::Relaxed);
         if self.counted.load(Ordering::Acquire) == 0 && !self.is_open() {
@@ -151,13 +150,12 @@ impl Breaker {
         self.is_open.swap(false, Ordering::AcqRel)
     }
 
-    /// The place failed, slowly or at once. Whether that opened the breaker.
+    /// Counts a failure. Returns whether that opened the breaker.
     pub(crate) fn failed(&self, was_slow: bool) -> bool {
         self.note(was_slow, None)
     }
 
-    /// The place failed when it was asked for `culprit`, which may be the reason. Whether that opened the
-    /// breaker.
+    /// Counts a failure of the request `culprit`, which may be its reason. Returns whether that opened the breaker.
     pub(crate) fn failed_at(&self, was_slow: bool, culprit: u64) -> bool {
         self.note(was_slow, Some(culprit))
     }
@@ -166,7 +164,7 @@ impl Breaker {
         if self.failures == 0 {
             return false;
         }
-        // Under the lock, so that an answer in between leaves it neither open nor half counted.
+        // Under the lock: an answer meanwhile must not leave the breaker open, or the count half reset.
         let mut probing = self.probing.lock();
         if let Some(culprit) = culprit {
             if probing.culprits.contains(&culprit) {
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_thing_that_fails_counts_once_and_several_each() {
+    async fn repeated_failures_of_one_request_count_once() {
         let breaker = Breaker::new(3, PAUSE);
         assert!((0..100).all(|_| !breaker.failed_at(true, 1)));
         assert!(!breaker.failed_at(true, 2));
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn probes_are_few_at_once_and_one_a_pause_besides() {
+    async fn few_probes_run_at_once_and_one_more_each_pause() {
         let breaker = open(false);
         let first = probe(breaker.admit()).expect("one is let through");
         assert!(matches!(breaker.admit(), Admission::Refused { was_slow: false }));

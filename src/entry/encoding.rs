@@ -1,32 +1,28 @@
-//! The versioned encoding of durable objects.
+//! The encoding of the durable tier's responses and Vary records.
 //!
-//! # Version 3
+//! # Version 1
 //!
-//! All integers are little-endian; a *string* is a `u32` length and that many bytes.
+//! All integers are little-endian. A *string* is a `u32` length and that many bytes.
 //!
 //! ```text
-//! "LRDR"  version u8 = 3  kind u8  zero u16  head length u32  head checksum u64  head  body
+//! "LRDR"  version u8 = 1  kind u8  zero u16  head length u32  head checksum u64  head  body
 //! kind 0, a response: key string, nominated names (u16 count, strings), selector string,
 //!         status u16, request time i64 ms, response time i64 ms,
-//!         what was known of purges: until u64, u16 count, each the maker u64 and its last time u64,
+//!         version vector: complete until u64, u16 count, each the node u64 and its last time u64,
 //!         tags (u16 count, strings),
 //!         parts (u16 count, 0 for a whole; else the length of the whole u64, and for each part
 //!         its first position u64 and the one after its last u64),
 //!         fields (u32 count, name and value strings), body length u64,
 //!         then 0u8 and the checksum u64 of the body that follows the head,
 //!         or 1u8, the body object's id u128, its chunk size u32 and a checksum u64 a chunk
-//! kind 1, what a varying key nominates: key string, generation u128,
+//! kind 1, a Vary record: key string, generation u128,
 //!         u16 count of sets, each set a u16 count and names,
 //!         u16 count of aliases, each an alias u128 and the variant's name u128
-//! kinds 3 and 4, the journal's: see `store/journal/record.rs`
+//! kinds 2 and 3, the journal's: see `store/journal/record.rs`
 //! ```
 //!
-//! Version 2 had one purge position, a u64, in place of what was known, and a kind 2 that is not read any
-//! more. Version 1 is version 2 without parts and aliases.
-//!
-//! Checksums are XXH3-64. A reader takes any version it knows and calls every other one
-//! [`DecodeError::Version`]; a writer writes the newest. Nothing in a version ever changes its
-//! meaning: a change is a new version, with golden files of its own in `tests/golden`.
+//! Checksums are XXH3-64. A decoder refuses every other version with [`DecodeError::Version`], which counts as a miss.
+//! A change of the format is a new version with golden files of its own in `tests/golden`.
 
 use std::sync::Arc;
 
@@ -37,10 +33,10 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::fields::Fields;
 use super::head::{Rare, took};
-use super::seen::Seen;
+use super::version_vector::VersionVector;
 use super::{BodyObject, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
 pub use crate::base::wire::DecodeError;
-use crate::base::wire::{Framed, Reader, frame, put_count16, put_string, unframe};
+use crate::base::wire::{Decoder, Framed, frame, put_count16, put_string, unframe};
 use crate::rfc9111::freshness::{Freshness, LifetimePolicy};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;
@@ -50,29 +46,29 @@ use crate::rfc9111::vary;
 pub(super) const KIND_RESPONSE: u8 = 0;
 pub(super) const KIND_VARY: u8 = 1;
 
-/// The size of the pieces that a separate body is checked in.
+/// Size of the chunks of a separate body. Each has a checksum.
 pub const BODY_CHUNK: usize = 256 * 1024;
 
-/// A durable object, read back.
+/// A decoded object of the durable tier.
 #[derive(Debug)]
 pub enum Object {
     /// A response.
     Response {
         /// Its head.
         head: Box<StoredHead>,
-        /// Its body, or where to find it.
+        /// Its body, or the description of its separate body.
         body: DurableBody,
     },
-    /// The nominated fields of a key whose responses vary.
+    /// The record of a key whose responses vary.
     Vary(VaryRecord),
 }
 
 /// The body of a durable response.
 #[derive(Clone, Debug)]
 pub enum DurableBody {
-    /// It came with the head, and its checksum holds.
+    /// A body in the same object, after the head. Its checksum is verified.
     Inline(Bytes),
-    /// It is an object of its own, named by [`StoredHead::body_object`].
+    /// A separate object, which [`StoredHead::body_object`] names.
     Separate {
         /// Its length in bytes.
         len: u64,
@@ -81,9 +77,9 @@ pub enum DurableBody {
     },
 }
 
-/// Checksums a body in chunks of [`BODY_CHUNK`].
+/// Returns the checksum of each [`BODY_CHUNK`] of a body that is in memory.
 pub fn chunk_checksums<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u64> {
-    // A fill's segments have the size of a chunk, all but the last; other bodies are cut to it.
+    // Segments of the size of a chunk, as a fill makes them, are hashed in place. Others are gathered into chunks.
     let mut checksums = Vec::new();
     let mut pending: Vec<u8> = Vec::new();
     for segment in pieces {
@@ -103,15 +99,15 @@ pub fn chunk_checksums<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u64> {
     checksums
 }
 
-/// The checksum of one chunk of a separate body.
+/// Returns the checksum of one chunk of a separate body.
 pub fn chunk_checksum(chunk: &[u8]) -> u64 {
     xxh3_64(chunk)
 }
 
-/// Writes a response; the body goes with the head when `inline`.
-pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
-    if !inline {
-        return encode_apart(&response.head, response.len(), &chunk_checksums(response.pieces()));
+/// Encodes a response: with its body if `is_inline`, otherwise with the checksums of its separate body.
+pub fn encode_response(response: &StoredResponse, is_inline: bool) -> Vec<u8> {
+    if !is_inline {
+        return encode_separate(&response.head, response.len(), &chunk_checksums(response.pieces()));
     }
     let mut out = encode_head(&response.head, response.len());
     let mut hasher = Xxh3Default::new();
@@ -123,8 +119,8 @@ pub fn encode_response(response: &StoredResponse, inline: bool) -> Vec<u8> {
     object
 }
 
-/// Writes the head of a response whose body is an object of its own, `len` bytes long.
-pub fn encode_apart(head: &StoredHead, len: u64, checksums: &[u64]) -> Vec<u8> {
+/// Encodes the head of a response whose body is a separate object of `len` bytes.
+pub fn encode_separate(head: &StoredHead, len: u64, checksums: &[u64]) -> Vec<u8> {
     let mut out = encode_head(head, len);
     out.put_u8(1);
     out.put_u128_le(head.body_id());
@@ -135,7 +131,7 @@ pub fn encode_apart(head: &StoredHead, len: u64, checksums: &[u64]) -> Vec<u8> {
     frame(KIND_RESPONSE, &out)
 }
 
-/// Everything up to and including the length of the body.
+/// Encodes the part that both layouts share: everything up to and including the body's length.
 fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     put_string(&mut out, head.key.as_bytes());
@@ -145,7 +141,7 @@ fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
     out.put_u16_le(head.status.as_u16());
     out.put_i64_le(head.request_time().as_millis());
     out.put_i64_le(head.response_time().as_millis());
-    head.seen.encode(&mut out);
+    head.version_vector.encode(&mut out);
     put_count16(&mut out, head.tags().len());
     for tag in head.tags() {
         put_string(&mut out, tag.as_bytes());
@@ -168,12 +164,12 @@ fn encode_head(head: &StoredHead, len: u64) -> Vec<u8> {
     out
 }
 
-/// Checksums a body that comes in, in chunks of [`BODY_CHUNK`].
+/// Computes the checksum of each [`BODY_CHUNK`] of a body while it arrives.
 #[derive(Default)]
 pub struct Checksums {
     done: Vec<u64>,
     chunk: Xxh3Default,
-    /// Bytes of the chunk that is not done.
+    /// Bytes hashed of the current chunk.
     filled: usize,
     len: u64,
 }
@@ -185,7 +181,7 @@ impl std::fmt::Debug for Checksums {
 }
 
 impl Checksums {
-    /// Takes in the next bytes.
+    /// Hashes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         self.len += bytes.len() as u64;
         while !bytes.is_empty() {
@@ -205,17 +201,12 @@ impl Checksums {
         self.filled = 0;
     }
 
-    /// The number of bytes taken in.
-    pub fn len(&self) -> u64 {
+    /// Returns the number of bytes hashed.
+    pub fn hashed(&self) -> u64 {
         self.len
     }
 
-    /// Whether none was.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The checksum of each chunk.
+    /// Returns the checksum of each chunk.
     pub fn finish(mut self) -> Vec<u64> {
         if self.filled > 0 {
             self.finish_chunk();
@@ -224,7 +215,7 @@ impl Checksums {
     }
 }
 
-/// Writes the record of a varying key.
+/// Encodes a Vary record.
 pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     put_string(&mut out, record.key.as_bytes());
@@ -248,85 +239,60 @@ fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
     }
 }
 
-/// The key that a durable object says it belongs to.
+/// Returns the key that an object names as its own.
 pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
     let framed = unframe(object)?;
-    let key = Reader(framed.head).string()?;
+    let key = Decoder(framed.head).string()?;
     CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY)).ok_or(DecodeError::Malformed)
 }
 
-/// Inline bodies up to this many bytes are copied out of their object; larger ones keep its buffer, which
-/// should have no more than the object in it.
+/// Returns the id of the separate body that an object leads to.
+pub fn separate_body_of(object: &Bytes) -> Option<u128> {
+    let key = key_of(object).ok()?;
+    match decode(object, &key, &LifetimePolicy::default()).ok()? {
+        Object::Response { head, body: DurableBody::Separate { .. } } => Some(head.body_id()),
+        Object::Response { .. } | Object::Vary(_) => None,
+    }
+}
+
+/// Largest inline body in bytes that is copied out of its object's buffer. A larger one shares that buffer, which should
+/// hold nothing but the object.
 pub const SMALL: usize = 16 << 10;
 
-/// Reads a durable object that should belong to `key`. Freshness is worked out anew under the
-/// lifetimes that the configuration grants now.
+/// Decodes an object that should belong to `key`. Computes freshness under the current configuration's lifetimes.
 pub fn decode(object: &Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
-    let Framed { version, kind, head, rest } = unframe(object)?;
-    let mut head = Reader(head);
+    let Framed { kind, head, rest } = unframe(object)?;
+    let mut head = Decoder(head);
     if head.string()? != key.as_bytes() {
         return Err(DecodeError::OtherKey);
     }
     match kind {
-        KIND_RESPONSE => decode_response(version, head, rest, object, key, policy),
-        KIND_VARY => decode_vary(version, head, key).map(Object::Vary),
+        KIND_RESPONSE => decode_response(head, rest, object, key, policy),
+        KIND_VARY => decode_vary(head, key).map(Object::Vary),
         _ => Err(DecodeError::Malformed),
     }
 }
 
 fn decode_response(
-    version: u8,
-    mut head: Reader<'_>,
+    mut head: Decoder<'_>,
     rest: &[u8],
     object: &Bytes,
     key: &CacheKey,
     policy: &LifetimePolicy,
 ) -> Result<Object, DecodeError> {
-    let names = names(&mut head)?;
+    let names = decode_names(&mut head)?;
     let selector = head.string()?.to_vec();
     let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeError::Malformed)?;
     let request_time = Timestamp::from_millis(head.i64()?);
     let response_time = Timestamp::from_millis(head.i64()?);
-    let seen = if version >= 3 { Seen::decode(&mut head)? } else { Seen::of_version_2(head.u64()?) };
-    let mut tags = Vec::new();
-    for _ in 0..head.u16()? {
-        tags.push(String::from_utf8(head.string()?.to_vec()).map_err(|_| DecodeError::Malformed)?);
-    }
-    let parts = if version >= 2 { decode_parts(&mut head)? } else { None };
+    let version_vector = VersionVector::decode(&mut head)?;
+    let tags = decode_tags(&mut head)?;
+    let parts = decode_parts(&mut head)?;
     let fields = decode_fields(&mut head)?;
     let len = head.u64()?;
-    let (body_object, body) = match head.u8()? {
-        0 => {
-            let checksum = head.u64()?;
-            if (rest.len() as u64) < len {
-                return Err(DecodeError::Truncated);
-            }
-            if rest.len() as u64 != len || xxh3_64(rest) != checksum {
-                return Err(DecodeError::Checksum);
-            }
-            let body = if rest.len() > SMALL { object.slice_ref(rest) } else { Bytes::copy_from_slice(rest) };
-            (None, DurableBody::Inline(body))
-        }
-        1 => {
-            let body_id = head.u128()?;
-            if head.len32()? != BODY_CHUNK {
-                return Err(DecodeError::Malformed);
-            }
-            let mut checksums = Vec::new();
-            while !head.0.is_empty() {
-                checksums.push(head.u64()?);
-            }
-            if checksums.len() as u64 != len.div_ceil(BODY_CHUNK as u64) {
-                return Err(DecodeError::Malformed);
-            }
-            (Some(BodyObject::written(body_id)), DurableBody::Separate { len, checksums: checksums.into() })
-        }
-        _ => return Err(DecodeError::Malformed),
-    };
-    // What is held of a representation has one range shorter than it says, or is exact.
-    let is_held = |parts: &Parts| len == parts.len() || (len < parts.len() && parts.ranges().len() == 1);
-    if (parts.is_some() != (status == StatusCode::PARTIAL_CONTENT)) && version >= 2
-        || !parts.as_ref().is_none_or(is_held)
+    let (body_object, body) = decode_body(&mut head, len, rest, object)?;
+    if parts.is_some() != (status == StatusCode::PARTIAL_CONTENT)
+        || !parts.as_ref().is_none_or(|parts| holds_parts(len, parts))
     {
         return Err(DecodeError::Malformed);
     }
@@ -337,9 +303,9 @@ fn decode_response(
         key: key.clone(),
         fields: Fields::new(fields.iter()),
         freshness,
-        // Its reader says from when on.
+        // The caller sets the position at which it read the object.
         position: 0,
-        seen: Arc::new(seen),
+        version_vector: Arc::new(version_vector),
         rare: Rare { variant, parts, tags: tags.into(), inherits_vary: false }.boxed(),
         body_object,
         marks: Marks::durable(),
@@ -353,7 +319,55 @@ fn decode_response(
     Ok(Object::Response { head: Box::new(head), body })
 }
 
-fn decode_fields(head: &mut Reader<'_>) -> Result<HeaderMap, DecodeError> {
+/// Decodes the end of a response's head: the checksum of the inline body in `rest`, or the separate body's object.
+fn decode_body(
+    head: &mut Decoder<'_>,
+    len: u64,
+    rest: &[u8],
+    object: &Bytes,
+) -> Result<(Option<Arc<BodyObject>>, DurableBody), DecodeError> {
+    match head.u8()? {
+        0 => {
+            let checksum = head.u64()?;
+            if (rest.len() as u64) < len {
+                return Err(DecodeError::Truncated);
+            }
+            if rest.len() as u64 != len || xxh3_64(rest) != checksum {
+                return Err(DecodeError::Checksum);
+            }
+            let body = if rest.len() > SMALL { object.slice_ref(rest) } else { Bytes::copy_from_slice(rest) };
+            Ok((None, DurableBody::Inline(body)))
+        }
+        1 => {
+            let body_id = head.u128()?;
+            if head.len32()? != BODY_CHUNK {
+                return Err(DecodeError::Malformed);
+            }
+            let mut checksums = Vec::new();
+            while !head.0.is_empty() {
+                checksums.push(head.u64()?);
+            }
+            if checksums.len() as u64 != len.div_ceil(BODY_CHUNK as u64) {
+                return Err(DecodeError::Malformed);
+            }
+            Ok((Some(BodyObject::written(body_id)), DurableBody::Separate { len, checksums: checksums.into() }))
+        }
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
+/// Returns whether a body of `len` bytes can be these parts: exactly them, or the beginning of a single one.
+fn holds_parts(len: u64, parts: &Parts) -> bool {
+    len == parts.len() || (len < parts.len() && parts.ranges().len() == 1)
+}
+
+fn decode_tags(head: &mut Decoder<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = head.u16()?;
+    let tag = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Malformed);
+    (0..count).map(|_| tag(head.string()?)).collect()
+}
+
+fn decode_fields(head: &mut Decoder<'_>) -> Result<HeaderMap, DecodeError> {
     let mut fields = HeaderMap::new();
     let (text, end) = (Bytes::copy_from_slice(head.0), head.0.len());
     for _ in 0..head.u32()? {
@@ -366,7 +380,7 @@ fn decode_fields(head: &mut Reader<'_>) -> Result<HeaderMap, DecodeError> {
     Ok(fields)
 }
 
-fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {
+fn decode_parts(head: &mut Decoder<'_>) -> Result<Option<Parts>, DecodeError> {
     let count = usize::from(head.u16()?);
     if count == 0 {
         return Ok(None);
@@ -379,7 +393,7 @@ fn decode_parts(head: &mut Reader<'_>) -> Result<Option<Parts>, DecodeError> {
     Parts::from_ranges(complete, ranges).map(Some).ok_or(DecodeError::Malformed)
 }
 
-fn decode_vary(version: u8, mut head: Reader<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
+fn decode_vary(mut head: Decoder<'_>, key: &CacheKey) -> Result<VaryRecord, DecodeError> {
     let generation = head.u128()?;
     let count = usize::from(head.u16()?);
     if count == 0 || count > VaryRecord::MAX_SETS {
@@ -387,25 +401,23 @@ fn decode_vary(version: u8, mut head: Reader<'_>, key: &CacheKey) -> Result<Vary
     }
     let mut sets = Vec::with_capacity(count);
     for _ in 0..count {
-        sets.push(names(&mut head)?);
+        sets.push(decode_names(&mut head)?);
     }
-    let mut aliases = Vec::new();
-    if version >= 2 {
-        let count = usize::from(head.u16()?);
-        if count > VaryRecord::MAX_ALIASES {
-            return Err(DecodeError::Malformed);
-        }
-        for _ in 0..count {
-            aliases.push((head.u128()?, head.u128()?));
-        }
+    let count = usize::from(head.u16()?);
+    if count > VaryRecord::MAX_ALIASES {
+        return Err(DecodeError::Malformed);
+    }
+    let mut aliases = Vec::with_capacity(count);
+    for _ in 0..count {
+        aliases.push((head.u128()?, head.u128()?));
     }
     Ok(VaryRecord { key: key.clone(), generation, sets, aliases })
 }
 
-fn names(reader: &mut Reader<'_>) -> Result<Vec<HeaderName>, DecodeError> {
-    let count = usize::from(reader.u16()?);
+fn decode_names(decoder: &mut Decoder<'_>) -> Result<Vec<HeaderName>, DecodeError> {
+    let count = usize::from(decoder.u16()?);
     if count > vary::MAX_NOMINATED {
         return Err(DecodeError::Malformed);
     }
-    (0..count).map(|_| HeaderName::from_bytes(reader.string()?).map_err(|_| DecodeError::Malformed)).collect()
+    (0..count).map(|_| HeaderName::from_bytes(decoder.string()?).map_err(|_| DecodeError::Malformed)).collect()
 }

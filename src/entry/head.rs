@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::fields::Fields;
 use super::marks::{BodyObject, Marks};
 use super::response::StoredResponse;
-use super::seen::{Covered, Seen};
+use super::version_vector::{Covered, VersionVector};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::partial::Parts;
@@ -40,7 +40,7 @@ pub struct StoredHead {
     /// purges cover it.
     pub position: u64,
     /// The purges of other processes that this one knew of at that position.
-    pub seen: Arc<Seen>,
+    pub version_vector: Arc<VersionVector>,
     /// The properties that few responses have.
     pub(super) rare: Option<Box<Rare>>,
     /// The object of its body in the durable tier, if that keeps the body apart from the head. Shared by all heads with
@@ -94,8 +94,8 @@ pub struct NewHead<'a> {
     pub response_time: Timestamp,
     /// See [`StoredHead::position`].
     pub position: u64,
-    /// See [`StoredHead::seen`].
-    pub seen: Arc<Seen>,
+    /// See [`StoredHead::version_vector`].
+    pub version_vector: Arc<VersionVector>,
     /// The tags that it can be purged by.
     pub tags: Vec<String>,
     /// The fields that are not stored, since clients do not get them.
@@ -117,7 +117,7 @@ impl StoredHead {
             fields: kept(new.fields, new.hidden, storable.leaves_out_cookies()),
             freshness: *storable.freshness(),
             position: new.position,
-            seen: new.seen,
+            version_vector: new.version_vector,
             rare: rare.boxed(),
             body_object: None,
             marks: Marks::default(),

@@ -15,7 +15,7 @@ mod marks;
 pub mod ready;
 mod record;
 mod response;
-mod seen;
+mod version_vector;
 
 pub use self::body::{Body, SEGMENT};
 pub(crate) use self::fields::Fields;
@@ -28,4 +28,4 @@ pub use self::head::{NewHead, StoredHead};
 pub use self::marks::{BodyObject, Marks, Tried, Validating, Who};
 pub use self::record::VaryRecord;
 pub use self::response::{Replaced, StoredApart, StoredResponse};
-pub(crate) use self::seen::{Covered, HORIZON, JournalTime, Seen, TICK_BITS};
+pub(crate) use self::version_vector::{Covered, HORIZON, JournalTime, TICK_BITS, VersionVector};

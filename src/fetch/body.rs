@@ -6,7 +6,7 @@ use hyper::body::Body as _;
 use tracing::debug;
 
 use crate::entry::{Body, FillWriter};
-use crate::store::{BackendError, BodyReader};
+use crate::store::{BodyReader, StoreError};
 use crate::upstream::{Passing, UpstreamBody};
 
 /// A body that is coming in, between the stored bytes that precede and follow it.
@@ -96,7 +96,7 @@ pub(super) async fn fill_from_durable(
     first: Bytes,
     mut rest: BodyReader,
     keep: impl FnOnce(Body) -> Body,
-) -> Result<(), BackendError> {
+) -> Result<(), StoreError> {
     let mut piece = first;
     loop {
         if rest.is_end() {

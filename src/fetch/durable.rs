@@ -15,7 +15,7 @@ use crate::entry::{Body, Replaced, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::Reuse;
 use crate::rfc9111::validation;
-use crate::store::{BackendError, Found, FoundBody, FoundResponse, Known, Opening, Wanted};
+use crate::store::{BodyPart, DurableLookup, FoundBody, FoundResponse, KnownRecord, Opening, StoreError};
 
 impl Fetch {
     /// Asks the durable tier. Returns its response if that may be reused; otherwise notes in the order what the tier
@@ -32,7 +32,7 @@ impl Fetch {
             .lookup_durable(&self.order.asked.exact, self.order.client_fields(), policy, known, opening)
             .await
         {
-            Found::Response(found) if found.head.parts().is_some() => {
+            DurableLookup::Response(found) if found.head.parts().is_some() => {
                 let part = self.whole_from_durable(*found).await?;
                 self.fetcher.store.promote(&part, None);
                 if !self.order.is_answered_by(&part.head, part.len()) {
@@ -45,7 +45,7 @@ impl Fetch {
                     self.order.held.validate = Some(part);
                 }
             }
-            Found::Response(found) if self.reuse(&found.head).is_some() => {
+            DurableLookup::Response(found) if self.reuse(&found.head).is_some() => {
                 let is_stale = self.reuse(&found.head) == Some(Reuse::StaleWhileRevalidate);
                 let fetched = self.take_durable(*found);
                 // Validates the copy that is in memory from now on: the outcome of each try is noted there. A body
@@ -57,17 +57,17 @@ impl Fetch {
                 }
                 return Some(fetched);
             }
-            Found::Response(found) => self.validate_durable(*found).await,
-            Found::OtherVariants(record) => {
+            DurableLookup::Response(found) => self.validate_durable(*found).await,
+            DurableLookup::OtherVariants(record) => {
                 let record = Arc::new(record);
                 // A record that came from memory is not put back: memory may have removed it since.
                 if !is_known {
                     self.fetcher.store.adopt((*record).clone(), self.position);
                 }
-                self.order.held.known = Some(Known { record, position: self.position });
+                self.order.held.known = Some(KnownRecord { record, position: self.position });
                 self.order.held.fwd = Fwd::VaryMiss;
             }
-            Found::Nothing => {}
+            DurableLookup::Nothing => {}
         }
         None
     }
@@ -92,7 +92,7 @@ impl Fetch {
                 self.lease = None;
                 shared
             }
-            FoundBody::Apart(apart) => Fetched::Apart(Arc::new(head), Box::new(apart)),
+            FoundBody::Separate(apart) => Fetched::Apart(Arc::new(head), Box::new(apart)),
             FoundBody::Streamed(first, reader) => {
                 let writer = self.fetcher.limits.start_fill(Some(first.len() as u64 + reader.left()));
                 let fill = Arc::clone(writer.fill());
@@ -153,14 +153,14 @@ impl Fetch {
     async fn whole_from_durable(&mut self, found: FoundResponse) -> Option<Arc<StoredResponse>> {
         let body = match found.body {
             FoundBody::Whole(body) => Some(body),
-            FoundBody::Apart(apart) if apart.len() <= self.fetcher.limits.memory.max_object_size => {
-                match apart.read(vec![Wanted::Range(0, apart.len())]).await {
+            FoundBody::Separate(apart) if apart.len() <= self.fetcher.limits.memory.max_object_size => {
+                match apart.read(vec![BodyPart::Range(0, apart.len())]).await {
                     Some(pieces) => self.collect(pieces, apart.len()).await,
                     None => None,
                 }
             }
             // It would not fit into memory.
-            FoundBody::Apart(_) => None,
+            FoundBody::Separate(_) => None,
             FoundBody::Streamed(first, reader)
                 if first.len() as u64 + reader.left() > self.fetcher.limits.memory.max_object_size =>
             {
@@ -186,14 +186,14 @@ impl Fetch {
         let mut head = found.head;
         head.position = self.position;
         if let Some(record) = found.record {
-            self.order.held.known = Some(Known { record: Arc::new(record.clone()), position: self.position });
+            self.order.held.known = Some(KnownRecord { record: Arc::new(record.clone()), position: self.position });
             self.fetcher.store.adopt(record, self.position);
         }
         body.map(|body| Arc::new(StoredResponse::new(head, body)))
     }
 
     /// Collects the pieces from a channel into a body; `None`: they are not `len` bytes, or there is no room.
-    async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Option<Body> {
+    async fn collect(&self, mut pieces: mpsc::Receiver<Result<Bytes, StoreError>>, len: u64) -> Option<Body> {
         let mut writer = self.fetcher.limits.start_fill(Some(len));
         while let Some(piece) = pieces.recv().await {
             if !writer.push(piece.ok()?).await {

@@ -18,13 +18,13 @@ use super::fetcher::Fetcher;
 use super::flight::{Lease, Outcome, Provenance, Shared, SharedResponse};
 use super::missing::Missing;
 use super::order::Order;
-use crate::entry::{FillReader, Seen, StoredHead, StoredResponse, Tried, Who};
+use crate::entry::{FillReader, StoredHead, StoredResponse, Tried, VersionVector, Who};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::reuse::{self, Failure, Reuse};
 use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
-use crate::store::{Apart, Lookup, Opening};
+use crate::store::{Lookup, Opening, SeparateBody};
 use crate::upstream::{EndsWithConnection, Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
 
 /// The kind of request that is sent to the origin.
@@ -48,7 +48,7 @@ pub(crate) enum Fetched {
     /// A response from the store for the client that led, which nobody else may have.
     Own(Arc<Shared>, ForLeader),
     /// A response from the durable tier for this client, whose body has not been read yet.
-    Apart(Arc<StoredHead>, Box<Apart>),
+    Apart(Arc<StoredHead>, Box<SeparateBody>),
     /// A response for the client that led alone.
     Passed {
         /// The response, without hop-by-hop fields.
@@ -82,7 +82,7 @@ pub(crate) struct Fetch {
     /// The purge position at its beginning: later purges cover what it stores.
     pub(super) position: u64,
     /// The version vector of the purges known at its beginning, which other processes understand.
-    pub(super) versions: Arc<Seen>,
+    pub(super) version_vector: Arc<VersionVector>,
     /// The lease of its flight, held while the origin is asked. Dropping it without a result hands the fetch to one
     /// follower.
     pub(super) lease: Option<Lease>,
@@ -92,14 +92,19 @@ impl Fetch {
     /// Begins a fetch, and notes the purges that are known now.
     pub(crate) fn begin(fetcher: &Arc<Fetcher>, order: Order, lease: Option<Lease>) -> Self {
         let position = fetcher.store.position();
-        let versions = fetcher.store.purges().seen();
-        Self { fetcher: Arc::clone(fetcher), order, position, versions, lease }
+        let version_vector = fetcher.store.purges().version_vector();
+        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease }
     }
 
-    /// Makes a fetch of a request that was already sent, at purge position `position`, when the purges in `versions`
+    /// Makes a fetch of a request that was already sent, at purge position `position`, when the purges in `version_vector`
     /// were known.
-    pub(crate) fn begun(fetcher: &Arc<Fetcher>, order: Order, position: u64, versions: Arc<Seen>) -> Self {
-        Self { fetcher: Arc::clone(fetcher), order, position, versions, lease: None }
+    pub(crate) fn begun(
+        fetcher: &Arc<Fetcher>,
+        order: Order,
+        position: u64,
+        version_vector: Arc<VersionVector>,
+    ) -> Self {
+        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease: None }
     }
 
     /// Returns the order, with what was found for it by now.
@@ -114,7 +119,7 @@ impl Fetch {
 
     /// Returns a copy of this fetch without its lease, for a task that outlives it.
     pub(super) fn without_lease(&self) -> Self {
-        Self::begun(&self.fetcher, self.order.clone(), self.position, Arc::clone(&self.versions))
+        Self::begun(&self.fetcher, self.order.clone(), self.position, Arc::clone(&self.version_vector))
     }
 
     /// Fetches for a flight: from the tiers first, since another flight may have ended in between, then from the

@@ -220,7 +220,7 @@ impl Fetch {
             request_time: exchange.request_time,
             response_time: exchange.response_time,
             position: self.position,
-            seen: Arc::clone(&self.versions),
+            version_vector: Arc::clone(&self.version_vector),
             tags,
             hidden: &self.order.asked.terms.policy.tag_fields,
         };

@@ -12,7 +12,7 @@ use crate::rfc9111::groups;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
-use crate::store::{Durability, Known};
+use crate::store::{Durability, KnownRecord};
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{Errand, Informational, Transfer};
 
@@ -82,7 +82,7 @@ pub(crate) struct Holdings {
     /// The stored response to GET that the answer to this HEAD may update.
     pub(crate) head_of: Option<Arc<StoredResponse>>,
     /// The variants of the key, if they were read.
-    pub(crate) known: Option<Known>,
+    pub(crate) known: Option<KnownRecord>,
     /// The tier that `validate` came from.
     pub(crate) tier: Tier,
     /// True if the durable tier was asked already.
@@ -214,7 +214,7 @@ pub(super) struct Placement {
     /// Says whether the durable tier may keep it.
     pub(super) durability: Durability,
     /// The variants of the key.
-    pub(super) known: Option<Known>,
+    pub(super) known: Option<KnownRecord>,
     /// The stored response that is replaced.
     pub(super) replaced: Option<Replaced>,
 }

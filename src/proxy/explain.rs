@@ -22,7 +22,7 @@ use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
-use crate::store::{Durability, EITHER, Examined, Lookup, Mark, Target};
+use crate::store::{Durability, EITHER, Examined, Lookup, PurgeStamp, PurgeTarget};
 use crate::upstream::forwarding;
 use crate::upstream::forwarding::Peer;
 
@@ -397,7 +397,7 @@ fn tell_response(
     tier: &str,
     head: &StoredHead,
     len: u64,
-    covering: &[(Target, Mark)],
+    covering: &[(PurgeTarget, PurgeStamp)],
     now: Timestamp,
 ) {
     let what = if head.parts().is_some() { "a part of a response" } else { "a response" };
@@ -469,17 +469,17 @@ fn tell_freshness(story: &mut Story, tier: &str, freshness: &Freshness, now: Tim
     }
 }
 
-fn in_words(target: &Target, mark: &Mark) -> String {
+fn in_words(target: &PurgeTarget, stamp: &PurgeStamp) -> String {
     let what = match target {
-        Target::Url(_) => "its URL".to_owned(),
-        Target::Prefix(prefix) if prefix.is_empty() => "a prefix that is no longer remembered".to_owned(),
-        Target::Prefix(prefix) => match prefix.strip_prefix(EITHER).and_then(|rest| rest.strip_prefix("://")) {
+        PurgeTarget::Url(_) => "its URL".to_owned(),
+        PurgeTarget::Prefix(prefix) if prefix.is_empty() => "a prefix that is no longer remembered".to_owned(),
+        PurgeTarget::Prefix(prefix) => match prefix.strip_prefix(EITHER).and_then(|rest| rest.strip_prefix("://")) {
             Some(rest) => format!("the prefix {rest} under both schemes"),
             None => format!("the prefix {prefix}"),
         },
-        Target::Tag(tag) => format!("the tag {tag}"),
-        Target::All => "everything".to_owned(),
+        PurgeTarget::Tag(tag) => format!("the tag {tag}"),
+        PurgeTarget::All => "everything".to_owned(),
     };
-    let kind = if mark.is_soft { ", softly" } else { "" };
-    format!("{what}{kind}, made {:?}", mark.moment())
+    let kind = if stamp.is_soft { ", softly" } else { "" };
+    format!("{what}{kind}, made {:?}", stamp.moment())
 }

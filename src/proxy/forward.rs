@@ -61,7 +61,7 @@ impl Proxy {
     ) -> Answer {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
-        let seen = fetcher.store.purges().seen();
+        let version_vector = fetcher.store.purges().version_vector();
         let fields =
             || fetcher.origin.onward(caller.peer(), target.scheme, target.authority()).fields(&request.headers);
         let (method, uri) = (&request.method, &request.uri);
@@ -97,7 +97,7 @@ impl Proxy {
         let request = Arc::new(Request::from_parts(request.clone(), ()));
         let asked = asked(caller, target, &request, target.rule.directives(request.headers()), key.cloned());
         let order = Order::new(Arc::new(asked), Holdings::nothing(fwd), None);
-        let fetched = Fetch::begun(fetcher, order, position, seen).keep_or_pass(response, now);
+        let fetched = Fetch::begun(fetcher, order, position, version_vector).keep_or_pass(response, now);
         self.answer_fetched(ClientRequest::of(&*request), fetched)
     }
 
@@ -143,11 +143,12 @@ impl Proxy {
             let asked = asked(caller, target, &request, target.rule.directives(request.headers()), None);
             let order = Order::new(Arc::new(asked), Holdings::nothing(fwd), None);
             // The purges known now include the request's own invalidation.
-            let seen = self.fetcher.store.purges().seen();
+            let version_vector = self.fetcher.store.purges().version_vector();
             if let Ok(tags) = order.tags_of(response.headers())
                 && !self.fetcher.store.are_purged(&tags, position)
             {
-                let fetched = Fetch::begun(&self.fetcher, order, own, seen).keep_or_pass(response, request_time);
+                let fetched =
+                    Fetch::begun(&self.fetcher, order, own, version_vector).keep_or_pass(response, request_time);
                 return self.answer_fetched(ClientRequest::of(&*request), fetched);
             }
         }

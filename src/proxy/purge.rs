@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Proxy;
 use crate::rfc9111::key::{CacheKey, normal_authority};
 use crate::rfc9111::tags;
-use crate::store::{BackendError, EITHER, Made, Purge, Target};
+use crate::store::{EITHER, Purge, PurgeReceipt, PurgeTarget, StoreError};
 
 /// The things to purge, as they are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +119,7 @@ pub enum PurgeError {
     Unclear(String),
     /// The purge is in force in this process, but not recorded where other processes and later ones read it. Recording
     /// is tried again until it succeeds.
-    NotRecorded(BackendError),
+    NotRecorded(StoreError),
 }
 
 /// The most bytes of a prefix.
@@ -146,7 +146,7 @@ impl Proxy {
                         "\"{text}\" is no prefix; write what URLs begin with, host and all: http://host/path, or a path of any host: /path (at most {MAX_PREFIX} bytes)"
                     ))
                 })?;
-                self.purge_all(prefixes.into_iter().map(|prefix| purge(Target::Prefix(prefix))))
+                self.purge_all(prefixes.into_iter().map(|prefix| purge(PurgeTarget::Prefix(prefix))))
             }
             What::Tag(tag) if tag.is_empty() || tag.len() > tags::MAX_LEN => {
                 return Err(PurgeError::Unclear(format!("a tag has 1 to {} bytes", tags::MAX_LEN)));
@@ -156,8 +156,8 @@ impl Proxy {
                     "\"{tag}\" is no tag: one has no comma, and no white space at its ends; purge one at a time"
                 )));
             }
-            What::Tag(tag) => self.purge_all([purge(Target::Tag(tag.to_owned()))]),
-            What::All => self.purge_all([purge(Target::All)]),
+            What::Tag(tag) => self.purge_all([purge(PurgeTarget::Tag(tag.to_owned()))]),
+            What::All => self.purge_all([purge(PurgeTarget::All)]),
         };
         if let Some(last) = last {
             self.fetcher.store.recorded(last).await.map_err(PurgeError::NotRecorded)?;
@@ -167,16 +167,16 @@ impl Proxy {
 
     /// Purges a URL under each key that it may be stored under. A response for several queries of a path is purged
     /// with each of their URLs.
-    fn purge_url(&self, url: &Url, Manner { is_soft, schemes }: Manner) -> (Held, Option<Made>) {
+    fn purge_url(&self, url: &Url, Manner { is_soft, schemes }: Manner) -> (Held, Option<PurgeReceipt>) {
         let store = &self.fetcher.store;
         let (mut held, mut last) = (Held::default(), None);
         for (scheme, authority) in origins(url.scheme, &url.authority, schemes) {
             let key = self.keys.key(scheme, &authority, &url.path, url.query.as_deref());
             held.add(scheme, self.held(&key));
             if let Some(path) = key.path_hash() {
-                store.purge(Purge { target: Target::Url(path), is_soft }, None);
+                store.purge(Purge { target: PurgeTarget::Url(path), is_soft }, None);
             }
-            last = Some(store.purge(Purge { target: Target::Url(key.hash()), is_soft }, Some(&key)));
+            last = Some(store.purge(Purge { target: PurgeTarget::Url(key.hash()), is_soft }, Some(&key)));
             self.fetcher.flights.detach(key.hash());
             if is_soft {
                 // A flight for several queries was also asked for before the purge.
@@ -190,7 +190,7 @@ impl Proxy {
         (held, last)
     }
 
-    fn purge_all(&self, purges: impl IntoIterator<Item = Purge>) -> Option<Made> {
+    fn purge_all(&self, purges: impl IntoIterator<Item = Purge>) -> Option<PurgeReceipt> {
         self.metrics.purges.add_one();
         let last = purges.into_iter().map(|purge| self.fetcher.store.purge(purge, None)).last();
         // The flights were asked for before the purge.

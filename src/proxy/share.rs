@@ -29,16 +29,16 @@ use crate::rfc9111::storage::NotStorable;
 use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{reuse, storage};
-use crate::store::Wanted;
+use crate::store::BodyPart;
 use crate::upstream::UpstreamError;
 
-fn wanted_of(parts: &Multipart) -> Vec<Wanted> {
+fn wanted_of(parts: &Multipart) -> Vec<BodyPart> {
     let mut wanted = Vec::with_capacity(2 * parts.ranges.len() + 1);
     for (text, (first, end)) in parts.before.iter().zip(&parts.ranges) {
-        wanted.push(Wanted::Text(text.clone().into()));
-        wanted.push(Wanted::Range(*first, *end));
+        wanted.push(BodyPart::Text(text.clone().into()));
+        wanted.push(BodyPart::Range(*first, *end));
     }
-    wanted.push(Wanted::Text(parts.end.clone().into()));
+    wanted.push(BodyPart::Text(parts.end.clone().into()));
     wanted
 }
 
@@ -307,8 +307,8 @@ impl Proxy {
         let (parts, part) = answer_head(ClientRequest::of(request), &head, Some(apart.len()), now).into_parts();
         let (wanted, len) = match part {
             Portion::None => return Some((status, Response::from_parts(parts, ResponseBody::empty()))),
-            Portion::Whole => (vec![Wanted::Range(0, apart.len())], apart.len()),
-            Portion::Range(first, end) => (vec![Wanted::Range(first, end)], end.saturating_sub(first)),
+            Portion::Whole => (vec![BodyPart::Range(0, apart.len())], apart.len()),
+            Portion::Range(first, end) => (vec![BodyPart::Range(first, end)], end.saturating_sub(first)),
             Portion::Multipart(parts) => (wanted_of(&parts), parts.len),
         };
         let body = ResponseBody::pieces(apart.read(wanted).await?, len);

@@ -9,7 +9,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::entry::{Body, FillReader, StoredResponse};
-use crate::store::BackendError;
+use crate::store::StoreError;
 use crate::upstream::{Passing, UpstreamBody};
 
 /// The error that ends a body early. hyper then closes the connection, so that no client takes the rest for complete.
@@ -50,7 +50,7 @@ enum BodySource {
     },
     /// A body that is read from the durable tier for this client: the pieces, and the bytes that they must amount to.
     Pieces {
-        receiver: mpsc::Receiver<Result<Bytes, BackendError>>,
+        receiver: mpsc::Receiver<Result<Bytes, StoreError>>,
         left: u64,
     },
     /// The origin's body.
@@ -154,7 +154,7 @@ impl ResponseBody {
     }
 
     /// Makes a body of `len` bytes from a channel. Fewer, or an error, break the body off.
-    pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, BackendError>>, len: u64) -> Self {
+    pub fn pieces(receiver: mpsc::Receiver<Result<Bytes, StoreError>>, len: u64) -> Self {
         Self::from_source(if len == 0 { BodySource::Empty } else { BodySource::Pieces { receiver, left: len } })
     }
 

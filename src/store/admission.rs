@@ -1,5 +1,4 @@
-//! What is worth a write to the durable tier: what was used often enough, as far as the month's budget
-//! goes.
+//! Decides which responses are worth a write to the durable tier: those used often enough, within the month's budget.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
@@ -8,39 +7,38 @@ use parking_lot::Mutex;
 
 use crate::base::Stopwatch;
 
-/// Decides which responses are written.
+/// Admits responses to the durable tier.
 #[derive(Debug)]
-pub(super) struct Admission {
-    /// Written on its n-th use.
+pub(super) struct WriteAdmission {
+    /// The use on which a response is written.
     after_hits: u8,
     uses: Option<Sketch>,
-    budget: Option<Budget>,
+    budget: Option<WriteBudget>,
 }
 
-/// What is said of a response that is to be written.
+/// The decision about one response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is.
+    /// The response is written.
     Admitted,
-    /// It was not used often enough yet.
+    /// The response was not used often enough yet.
     TooFewUses,
     /// The month's budget is spent.
     NoBudget,
 }
 
-impl Admission {
-    /// `after_hits`: on which use something is written, at the first if 0 or 1. `monthly_writes`: how many
-    /// write requests a month are let through; 0: any number.
+impl WriteAdmission {
+    /// Admits a response on its use number `after_hits` (0 and 1: the first), and `monthly_writes` write requests a month
+    /// (0: any number).
     pub(super) fn new(after_hits: u8, monthly_writes: u64) -> Self {
         Self {
             after_hits,
             uses: (after_hits > 1).then(Sketch::default),
-            budget: (monthly_writes > 0).then(|| Budget::new(monthly_writes)),
+            budget: (monthly_writes > 0).then(|| WriteBudget::new(monthly_writes)),
         }
     }
 
-    /// Counts a use of the key with this hash, and says whether it is the one that makes it worth `requests`
-    /// writes.
+    /// Counts a use of the response with this hash, and decides whether it is worth `requests` write requests.
     pub(super) fn admit(&self, hash: u128, requests: u32) -> Verdict {
         if self.uses.as_ref().is_some_and(|uses| uses.count(hash) < self.after_hits) {
             return Verdict::TooFewUses;
@@ -52,9 +50,8 @@ impl Admission {
     }
 }
 
-/// Counts, near enough, in fixed space: never too few, and too many for a key only where each of its four
-/// counters is another's as well. All are halved from time to time, so that what was used long ago
-/// counts less.
+/// A count-min sketch of uses: never counts too few, and too many only where each of a key's four counters is shared.
+/// Halves all counters from time to time, so that old uses count less.
 #[derive(Debug)]
 struct Sketch {
     counters: Box<[AtomicU8]>,
@@ -64,7 +61,7 @@ struct Sketch {
 const ROWS: usize = 4;
 const WIDTH: usize = 1 << 16;
 
-/// After so many uses the counters are halved.
+/// Number of uses after which the counters are halved.
 const AGE: u32 = 10 * 65_536;
 
 impl Default for Sketch {
@@ -75,7 +72,7 @@ impl Default for Sketch {
 }
 
 impl Sketch {
-    /// Counts a use; how many there were, as far as is known.
+    /// Counts a use. Returns the estimated number of uses.
     fn count(&self, hash: u128) -> u8 {
         let mut least = u8::MAX;
         for row in 0..ROWS {
@@ -97,17 +94,16 @@ impl Sketch {
 
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A bucket of tokens, one for a request. It fills in the course of a month, and holds what comes in in a
-/// day.
+/// A token bucket, one token a request. It fills at the monthly rate, and holds a day's worth.
 #[derive(Debug)]
-struct Budget {
+struct WriteBudget {
     a_second: f64,
     most: f64,
     /// Guarded by its lock: the tokens, and when they were counted.
     tokens: Mutex<(f64, Stopwatch)>,
 }
 
-impl Budget {
+impl WriteBudget {
     #[expect(clippy::cast_precision_loss, reason = "requests a month")]
     fn new(monthly: u64) -> Self {
         let a_second = monthly as f64 / MONTH.as_secs_f64();
@@ -137,17 +133,17 @@ mod tests {
 
     #[test]
     fn the_nth_use_admits() {
-        let admission = Admission::new(3, 0);
+        let admission = WriteAdmission::new(3, 0);
         let verdicts: Vec<Verdict> = (0..4).map(|_| admission.admit(7, 1)).collect();
         assert_eq!(verdicts, [Verdict::TooFewUses, Verdict::TooFewUses, Verdict::Admitted, Verdict::Admitted]);
         assert_eq!(admission.admit(u128::MAX, 1), Verdict::TooFewUses, "each key for itself");
         for after_hits in [0, 1] {
-            assert_eq!(Admission::new(after_hits, 0).admit(7, 1), Verdict::Admitted);
+            assert_eq!(WriteAdmission::new(after_hits, 0).admit(7, 1), Verdict::Admitted);
         }
     }
 
     #[test]
-    fn what_was_used_long_ago_counts_less() {
+    fn old_uses_count_less() {
         let sketch = Sketch::default();
         for _ in 0..200 {
             sketch.count(7);
@@ -160,7 +156,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_budget_is_spent_and_fills_again() {
-        let admission = Admission::new(1, 3000);
+        let admission = WriteAdmission::new(1, 3000);
         for _ in 0..50 {
             assert_eq!(admission.admit(1, 2), Verdict::Admitted);
         }

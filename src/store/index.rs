@@ -1,123 +1,122 @@
-//! What the durable tier holds, in a few bytes an object, so that a miss pays no request to find out
-//! that there is nothing.
+//! The index: which keys the durable tier holds something for, in a few bytes a key. A miss asks it instead of the tier.
 //!
-//! It keeps 40 bits of the hash of each key. It is right when it says that there is nothing, but for
-//! what another process has just written and not announced yet; of a million absent keys it takes one for
-//! present, where a million are. The first costs a request to the origin, the second one to the bucket.
+//! The index keeps a fingerprint of 40 bits of each key's hash. A negative answer is right, except for what another process has
+//! just written and not announced yet; that costs a request to the origin. A positive answer may be wrong: with a million
+//! keys, for one absent key in a million. That costs a request to the tier.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-/// The values of all keys with the same first two bytes, sorted.
-type Drawer = Vec<[u8; 3]>;
+/// The last three bytes of all fingerprints with the same first two, sorted.
+type Leaf = Vec<[u8; 3]>;
 
-/// The drawers of the same first byte, once there is anything in one.
-type Chest = Option<Box<[Drawer; 256]>>;
+/// The leaves of one first byte, by the second byte; `None` while all are empty.
+type Branch = Option<Box<[Leaf; 256]>>;
 
 /// The first 40 bits of a key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Print(pub [u8; 5]);
+pub struct Fingerprint(pub [u8; 5]);
 
-impl Print {
-    /// That of a hash.
+impl Fingerprint {
+    /// Returns the fingerprint of a hash.
     pub fn of(hash: u128) -> Self {
         let mut first = [0; 5];
         first.copy_from_slice(&hash.to_be_bytes()[..5]);
         Self(first)
     }
 
-    /// The chest, the drawer in it, and the value in that.
+    /// Returns the position of its branch, that of its leaf, and its value in that.
     fn split(self) -> (usize, usize, [u8; 3]) {
-        let [chest, drawer, value @ ..] = self.0;
-        (usize::from(chest), usize::from(drawer), value)
+        let [branch, leaf, value @ ..] = self.0;
+        (usize::from(branch), usize::from(leaf), value)
     }
 }
 
-/// A set of prints, in few bytes.
+/// A set of fingerprints, in some five bytes each.
 #[derive(Debug)]
-pub(super) struct Prints {
-    chests: [Chest; 256],
+pub(super) struct FingerprintSet {
+    branches: [Branch; 256],
     len: u64,
 }
 
-impl Default for Prints {
+impl Default for FingerprintSet {
     fn default() -> Self {
-        Self { chests: [const { None }; 256], len: 0 }
+        Self { branches: [const { None }; 256], len: 0 }
     }
 }
 
-impl Prints {
-    /// Whether it has the print of a hash.
+impl FingerprintSet {
+    /// Returns whether the set has the fingerprint of a hash.
     pub(super) fn contains(&self, hash: u128) -> bool {
-        let (chest, drawer, value) = Print::of(hash).split();
-        self.chests[chest].as_deref().is_some_and(|drawers| drawers[drawer].binary_search(&value).is_ok())
+        let (branch, leaf, value) = Fingerprint::of(hash).split();
+        self.branches[branch].as_deref().is_some_and(|leaves| leaves[leaf].binary_search(&value).is_ok())
     }
 
-    /// Puts one in.
-    pub(super) fn insert(&mut self, print: Print) {
-        let (chest, drawer, value) = print.split();
-        let drawers = self.chests[chest].get_or_insert_with(|| Box::new([const { Drawer::new() }; 256]));
-        let drawer = &mut drawers[drawer];
-        let Err(at) = drawer.binary_search(&value) else { return };
-        if drawer.len() == drawer.capacity() {
-            // A quarter more, not twice as much: a million objects are fifteen to a drawer.
-            drawer.reserve_exact(drawer.len() / 4 + 4);
+    /// Adds a fingerprint.
+    pub(super) fn insert(&mut self, fingerprint: Fingerprint) {
+        let (branch, leaf, value) = fingerprint.split();
+        let leaves = self.branches[branch].get_or_insert_with(|| Box::new([const { Leaf::new() }; 256]));
+        let leaf = &mut leaves[leaf];
+        let Err(at) = leaf.binary_search(&value) else { return };
+        if leaf.len() == leaf.capacity() {
+            // Grows by a quarter instead of doubling: a million keys are fifteen to a leaf.
+            leaf.reserve_exact(leaf.len() / 4 + 4);
         }
-        drawer.insert(at, value);
+        leaf.insert(at, value);
         self.len += 1;
     }
 
-    /// Takes the print of a hash out.
+    /// Removes the fingerprint of a hash.
     pub(super) fn remove(&mut self, hash: u128) {
-        let (chest, drawer, value) = Print::of(hash).split();
-        let Some(drawers) = &mut self.chests[chest] else { return };
-        if let Ok(at) = drawers[drawer].binary_search(&value) {
-            drawers[drawer].remove(at);
+        let (branch, leaf, value) = Fingerprint::of(hash).split();
+        let Some(leaves) = &mut self.branches[branch] else { return };
+        if let Ok(at) = leaves[leaf].binary_search(&value) {
+            leaves[leaf].remove(at);
             self.len -= 1;
         }
     }
 
-    /// The number of prints.
+    /// Returns the number of fingerprints.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Takes over another's, as [`Prints::encode`] wrote them. `false` when they can't be read: then some may
-    /// have been taken over.
-    pub(super) fn take_over(&mut self, mut encoded: &[u8]) -> bool {
+    /// Adds all fingerprints of another set, as [`FingerprintSet::encode`] wrote them. Returns `false` if they are
+    /// malformed; some may have been added then.
+    pub(super) fn merge(&mut self, mut encoded: &[u8]) -> bool {
         while let Some(([a, b, count @ ..], rest)) = encoded.split_first_chunk::<6>() {
             let len = usize::try_from(u32::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(3));
             let Some((values, rest)) = len.and_then(|len| rest.split_at_checked(len)) else { return false };
             encoded = rest;
             for value in values.chunks_exact(3) {
-                self.insert(Print([*a, *b, value[0], value[1], value[2]]));
+                self.insert(Fingerprint([*a, *b, value[0], value[1], value[2]]));
             }
         }
         encoded.is_empty()
     }
 
-    /// For a snapshot: of each first two bytes that there are those, the number of prints, a little-endian
-    /// u32, and the three other bytes of each.
+    /// Encodes the set for a snapshot: for each leaf its first two bytes, the number of its fingerprints as a
+    /// little-endian u32, and the last three bytes of each.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut encoded = Vec::new();
-        for (a, drawers) in (0..=u8::MAX).zip(&self.chests) {
-            let drawers = drawers.iter().flat_map(|drawers| drawers.iter());
-            for (b, drawer) in (0..=u8::MAX).zip(drawers).filter(|(_, drawer)| !drawer.is_empty()) {
+        for (a, leaves) in (0..=u8::MAX).zip(&self.branches) {
+            let leaves = leaves.iter().flat_map(|leaves| leaves.iter());
+            for (b, leaf) in (0..=u8::MAX).zip(leaves).filter(|(_, leaf)| !leaf.is_empty()) {
                 encoded.extend_from_slice(&[a, b]);
-                encoded.extend_from_slice(&u32::try_from(drawer.len()).unwrap_or(u32::MAX).to_le_bytes());
-                encoded.extend_from_slice(drawer.as_flattened());
+                encoded.extend_from_slice(&u32::try_from(leaf.len()).unwrap_or(u32::MAX).to_le_bytes());
+                encoded.extend_from_slice(leaf.as_flattened());
             }
         }
         encoded
     }
 
-    /// The bytes that it takes in memory.
+    /// Returns the bytes that the set takes in memory.
     pub(super) fn bytes(&self) -> u64 {
         // An allocation is rounded up to eight bytes, on the average by four.
-        let held = |drawer: &Drawer| if drawer.capacity() == 0 { 0 } else { drawer.capacity() * 3 + 4 };
-        let drawers = self.chests.iter().flatten().flat_map(|drawers| drawers.iter());
-        size_of::<Self>() as u64 + drawers.map(|drawer| (size_of::<Drawer>() + held(drawer)) as u64).sum::<u64>()
+        let held = |leaf: &Leaf| if leaf.capacity() == 0 { 0 } else { leaf.capacity() * 3 + 4 };
+        let leaves = self.branches.iter().flatten().flat_map(|leaves| leaves.iter());
+        size_of::<Self>() as u64 + leaves.map(|leaf| (size_of::<Leaf>() + held(leaf)) as u64).sum::<u64>()
     }
 }
 
@@ -125,78 +124,72 @@ impl Prints {
 #[derive(Debug, Default)]
 pub struct Index {
     /// Guarded by its lock: read on a miss, written when something was stored or found missing.
-    prints: RwLock<Prints>,
+    fingerprints: RwLock<FingerprintSet>,
     is_loaded: AtomicBool,
-    /// How many objects were seen by the listing that loads it.
+    /// Objects counted by the listing that loads the index.
     listed: AtomicU64,
 }
 
 impl Index {
-    /// Whether there may be something for the key with this hash. Everything may be until the index is
-    /// loaded.
+    /// Returns whether there may be something for the key with this hash. Returns `true` until the index is loaded.
     pub fn may_hold(&self, hash: u128) -> bool {
-        !self.is_loaded() || self.prints.read().contains(hash)
+        !self.is_loaded() || self.fingerprints.read().contains(hash)
     }
 
-    /// Something is there for the key with this hash.
+    /// Adds the key with this hash.
     pub fn insert(&self, hash: u128) {
-        self.insert_all([Print::of(hash)]);
+        self.insert_all([Fingerprint::of(hash)]);
     }
 
-    /// The same for many.
-    pub fn insert_all(&self, prints: impl IntoIterator<Item = Print>) {
-        let mut all = self.prints.write();
-        prints.into_iter().for_each(|print| all.insert(print));
+    /// Adds many keys.
+    pub fn insert_all(&self, fingerprints: impl IntoIterator<Item = Fingerprint>) {
+        let mut all = self.fingerprints.write();
+        fingerprints.into_iter().for_each(|fingerprint| all.insert(fingerprint));
     }
 
-    /// Nothing is there for the key with this hash. Another key with the same bits is forgotten with it.
+    /// Removes the key with this hash, and with it any other key of the same fingerprint.
     pub fn remove(&self, hash: u128) {
-        self.prints.write().remove(hash);
+        self.fingerprints.write().remove(hash);
     }
 
-    /// Takes over another's keys (see [`Prints::take_over`]).
-    pub fn take_over(&self, encoded: &[u8]) -> bool {
-        self.prints.write().take_over(encoded)
+    /// Adds the keys of another index (see [`FingerprintSet::merge`]).
+    pub fn merge(&self, encoded: &[u8]) -> bool {
+        self.fingerprints.write().merge(encoded)
     }
 
-    /// Its keys, for a snapshot (see [`Prints::encode`]).
+    /// Encodes the keys for a snapshot (see [`FingerprintSet::encode`]).
     pub fn encode(&self) -> Vec<u8> {
-        self.prints.read().encode()
+        self.fingerprints.read().encode()
     }
 
-    /// Whether it knows of everything.
+    /// Returns whether the index has all keys, so that its negative answers count.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded.load(Ordering::Acquire)
     }
 
-    /// From now on it does.
-    pub fn loaded(&self) {
+    /// Marks the index as loaded.
+    pub fn set_loaded(&self) {
         self.is_loaded.store(true, Ordering::Release);
     }
 
-    /// Counts objects that a listing saw.
+    /// Counts objects of the listing that loads the index.
     pub fn note_listed(&self, objects: u64) {
         self.listed.fetch_add(objects, Ordering::Relaxed);
     }
 
-    /// How many those are.
+    /// Returns the number of objects listed so far.
     pub fn listed(&self) -> u64 {
         self.listed.load(Ordering::Relaxed)
     }
 
-    /// The number of keys.
+    /// Returns the number of keys.
     pub fn len(&self) -> u64 {
-        self.prints.read().len()
+        self.fingerprints.read().len()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes that it takes in memory.
+    /// Returns the bytes that the index takes in memory.
     pub fn bytes(&self) -> u64 {
-        self.prints.read().bytes()
+        self.fingerprints.read().bytes()
     }
 }
 
@@ -205,19 +198,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_no_only_when_it_knows() {
+    fn a_negative_answer_needs_a_loaded_index() {
         let index = Index::default();
         let hash = |n: u32| u128::from(n) << 88 | 7;
         assert!(index.may_hold(hash(1)), "not loaded yet");
         index.insert(hash(2));
         index.insert(hash(2));
-        index.loaded();
+        index.set_loaded();
         assert!(!index.may_hold(hash(1)));
         assert!(index.may_hold(hash(2)));
         let other = Index::default();
-        assert!(other.take_over(&index.encode()));
+        assert!(other.merge(&index.encode()));
         other.insert(hash(3));
-        other.loaded();
+        other.set_loaded();
         assert!(other.may_hold(hash(2)) && other.may_hold(hash(3)));
         other.remove(hash(2));
         other.remove(hash(2));
@@ -225,18 +218,18 @@ mod tests {
         assert_eq!(other.len(), 1);
         let encoded = other.encode();
         for broken in [&b"nonsense"[..], &encoded[..encoded.len() - 1], &[&encoded[..], &[0]].concat()] {
-            assert!(!Index::default().take_over(broken));
+            assert!(!Index::default().merge(broken));
         }
     }
 
     #[test]
-    fn it_takes_a_few_bytes_a_key_and_is_seldom_wrong() {
+    fn it_takes_a_few_bytes_a_key_and_few_positive_answers_are_wrong() {
         let (index, mut random) = (Index::default(), fastrand::Rng::with_seed(7));
         let stored: Vec<u128> = (0..200_000).map(|_| random.u128(..)).collect();
         for hash in &stored {
             index.insert(*hash);
         }
-        index.loaded();
+        index.set_loaded();
         assert!(stored.iter().all(|hash| index.may_hold(*hash)));
         let wrong = (0..100_000).filter(|_| index.may_hold(random.u128(..))).count();
         assert!(wrong <= 2, "{wrong}");

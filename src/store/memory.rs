@@ -1,8 +1,7 @@
-//! The memory tier: complete responses by key and variant, weighed in bytes, least recently used
-//! evicted first. The only file that names moka.
+//! The memory tier: complete responses by key and variant, weighed in bytes, evicted least recently used first. The only
+//! file that names moka.
 //!
-//! It never expires anything by a clock of its own: a stale response still serves validation and
-//! stale-if-error, and freshness belongs to the rules.
+//! Nothing expires here: a stale response still serves validation and stale-if-error, and freshness belongs to the rules.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -20,11 +19,11 @@ use crate::rfc9111::timestamp::Timestamp;
 /// `[memory]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes, keys and fields counted, not only bodies. 0: nothing is kept in memory.
+    /// Capacity in bytes, with keys and fields. 0: nothing is kept in memory.
     pub capacity: u64,
-    /// A larger body is not stored.
+    /// A larger body is not kept in memory.
     pub max_object_size: u64,
-    /// Bytes that all fetches under way may hold together before they stop keeping whole bodies.
+    /// The most bytes that all fetches under way hold together before they stop keeping whole bodies.
     pub fill_budget: u64,
 }
 
@@ -34,11 +33,11 @@ impl Default for Config {
     }
 }
 
-/// What is kept under one hash.
+/// An entry under one hash.
 #[derive(Clone, Debug)]
-enum Entry {
+enum MemoryEntry {
     Response(Arc<StoredResponse>),
-    /// The record, and the times of the responses that it leads to.
+    /// A record, and the times of the variants that it leads to.
     Vary(Arc<VaryRecord>, Arc<Times>),
 }
 
@@ -51,55 +50,55 @@ struct Times {
     fresh_until: AtomicI64,
 }
 
-/// Time for which a record's fields go on selecting after its variants are stale: while they are validated, an answer
-/// that names fewer fields must not take their place.
+/// Milliseconds for which a record's fields go on selecting after its variants are stale. While they are validated, an
+/// answer that names fewer fields must not take their place.
 const GRACE: i64 = 600_000;
 
-/// Assumed freshness of the variants of a record that was read without them.
+/// Freshness in milliseconds that is assumed of the variants of a record that was read without them.
 const UNKNOWN_FRESHNESS: i64 = 3_600_000;
 
-/// What a response would displace.
+/// The content that a new response would displace.
 #[derive(Clone, Debug)]
 pub enum Displaced {
     /// A response.
     Response(Arc<StoredResponse>),
-    /// Variants, of which the newest was received then.
+    /// Variants; the newest was received at this time.
     Variants(Timestamp),
 }
 
-/// What the tier has for a request.
+/// The result of a look-up in memory.
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// A response that the key and `Vary` select.
     Found(Arc<StoredResponse>),
-    /// Responses for the key, none for this request. The record says what it depends on.
+    /// Responses for the key, none for this request. The record names the fields that select.
     OtherVariants(Arc<VaryRecord>),
     /// Nothing for the key.
     Nothing,
 }
 
-/// What became of a response that was to be kept.
+/// The outcome of an insertion.
 #[derive(Clone, Debug)]
-pub enum Kept {
-    /// It was not kept.
-    No,
-    /// It is kept as the only response for its key.
+pub enum Insertion {
+    /// The response was not inserted.
+    Refused,
+    /// The response was inserted as the only one for its key.
     Alone,
-    /// It is kept as a variant, and this record leads to it.
+    /// The response was inserted as a variant, and this record leads to it.
     Under(Arc<VaryRecord>),
 }
 
 /// The memory tier.
 #[derive(Debug)]
 pub struct Memory {
-    cache: Cache<u128, Entry, Seed>,
+    cache: Cache<u128, MemoryEntry, Seed>,
     has_capacity: bool,
-    /// One is held while it is decided whether something may be kept for a key and it is put in, and
-    /// while a key is removed. Readers take none.
+    /// Held while it is decided whether something may be inserted for a key and it is, and while a key is removed. Each
+    /// lock serves the keys of one remainder. Readers take none.
     locks: [Mutex<()>; LOCKS],
 }
 
-/// The number of locks that keys are spread over.
+/// Number of locks that keys are spread over.
 const LOCKS: usize = 64;
 
 impl Memory {
@@ -107,7 +106,7 @@ impl Memory {
     pub fn new(config: &Config) -> Self {
         let cache = Cache::builder()
             .max_capacity(config.capacity)
-            .weigher(|_: &u128, entry: &Entry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
+            .weigher(|_: &u128, entry: &MemoryEntry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
         Self { cache, has_capacity: config.capacity > 0, locks: std::array::from_fn(|_| Mutex::new(())) }
@@ -117,15 +116,17 @@ impl Memory {
         self.locks[usize::try_from(hash % LOCKS as u128).unwrap_or(0)].lock()
     }
 
-    /// What is kept for `key` and the nominated fields of `request`.
+    /// Looks for a response to `request`.
     pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
         match self.cache.get(&key.hash()) {
-            Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+            Some(MemoryEntry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                 Lookup::Found(stored)
             }
-            Some(Entry::Vary(record, _)) if record.key == *key => {
+            Some(MemoryEntry::Vary(record, _)) if record.key == *key => {
                 let found = record.candidates(request).find_map(|hash| match self.cache.get(&hash) {
-                    Some(Entry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
+                    Some(MemoryEntry::Response(stored))
+                        if stored.head.key == *key && stored.head.is_selected_by(request) =>
+                    {
                         Some(stored)
                     }
                     Some(_) | None => None,
@@ -136,97 +137,97 @@ impl Memory {
         }
     }
 
-    /// Keeps a response, if `may_keep` still says so under the key's own lock: whoever removes the
-    /// key afterwards removes this as well. One that varies goes under the key's record, which is
-    /// made where there is none; the record comes back for the durable tier to keep as well.
-    /// `known` says what else is known of the key's variants; it is asked under the lock.
+    /// Inserts a response, if `may_keep` says so under the key's lock: a removal of the key that follows removes it too. A
+    /// response that varies goes under the key's record, which is made if there is none, and returned for the durable
+    /// tier. `known` returns a record known from elsewhere; it is asked under the lock.
     pub fn insert(
         &self,
         stored: &Arc<StoredResponse>,
         known: &dyn Fn() -> Option<Arc<VaryRecord>>,
         may_keep: &dyn Fn() -> bool,
-    ) -> Kept {
-        self.place(&stored.head, Some(stored), known, may_keep)
+    ) -> Insertion {
+        self.insert_or_remove(&stored.head, Some(stored), known, may_keep)
     }
 
-    /// The same for a response that is kept elsewhere: what is here in its place goes.
+    /// Removes what is in the place of a response that is kept elsewhere, under the conditions of [`Memory::insert`].
     pub fn make_way(
         &self,
         head: &StoredHead,
         known: &dyn Fn() -> Option<Arc<VaryRecord>>,
         may_keep: &dyn Fn() -> bool,
-    ) -> Kept {
-        self.place(head, None, known, may_keep)
+    ) -> Insertion {
+        self.insert_or_remove(head, None, known, may_keep)
     }
 
-    fn place(
+    /// Inserts `stored`, or without it removes what has its place.
+    fn insert_or_remove(
         &self,
         head: &StoredHead,
         stored: Option<&Arc<StoredResponse>>,
         known: &dyn Fn() -> Option<Arc<VaryRecord>>,
         may_keep: &dyn Fn() -> bool,
-    ) -> Kept {
+    ) -> Insertion {
         let put = |hash| match stored {
-            Some(stored) => self.put(hash, Entry::Response(Arc::clone(stored))),
+            Some(stored) => self.put(hash, MemoryEntry::Response(Arc::clone(stored))),
             None => drop(self.cache.remove(&hash)),
         };
         let Some(variant) = head.variant() else {
             let hash = head.key.hash();
             let _lock = self.lock(hash);
             if !may_keep() {
-                return Kept::No;
+                return Insertion::Refused;
             }
             put(hash);
-            return Kept::Alone;
+            return Insertion::Alone;
         };
         let leading_to = |record: VaryRecord| record.leading_to(variant, head);
-        let begin = || match known() {
+        let new_record = || match known() {
             Some(known) if known.key == head.key => (*known).clone(),
-            Some(_) | None => VaryRecord::new(head.key.clone(), random_u128(), variant.names.clone()),
+            Some(_) | None => VaryRecord::new(head.key.clone(), fastrand::u128(..), variant.names.clone()),
         };
         let Some(record) =
-            self.change_record(&head.key, may_keep, |current| leading_to(current.cloned().unwrap_or_else(begin)))
+            self.change_record(&head.key, may_keep, |current| leading_to(current.cloned().unwrap_or_else(new_record)))
         else {
-            return Kept::No;
+            return Insertion::Refused;
         };
-        if let Some(Entry::Vary(_, times)) = self.cache.get(&head.key.hash()) {
+        if let Some(MemoryEntry::Vary(_, times)) = self.cache.get(&head.key.hash()) {
             times.newest.fetch_max(head.response_time().as_millis(), Ordering::AcqRel);
             if head.states_vary() {
                 times.fresh_until.fetch_max(head.freshness.fresh_until().as_millis(), Ordering::AcqRel);
             }
         }
-        // Under a record that is removed by now nothing leads here.
+        // If the record was removed since, nothing leads to the variant.
         put(record.variant_hash(&variant.selector));
-        Kept::Under(record)
+        Insertion::Under(record)
     }
 
-    /// Without capacity nothing is kept, not even until the next look round.
-    fn put(&self, hash: u128, entry: Entry) {
+    /// Puts an entry in. Without capacity keeps nothing, not even until moka evicts it.
+    fn put(&self, hash: u128, entry: MemoryEntry) {
         if self.has_capacity {
             self.cache.insert(hash, entry);
         }
     }
 
-    /// Takes over a record that the durable tier has, so that both tiers name variants alike, if
-    /// `may_keep` says so as in [`Memory::insert`].
+    /// Takes over a record of the durable tier, so that both tiers name variants alike, if `may_keep` says so as in
+    /// [`Memory::insert`].
     pub fn adopt(&self, record: VaryRecord, now: Timestamp, may_keep: &dyn Fn() -> bool) {
         let key = record.key.clone();
         self.change_record(&key, may_keep, move |current| match current {
             Some(current) => current.clone().merged_with(&record),
             None => record.clone(),
         });
-        if let Some(Entry::Vary(record, times)) = self.cache.get(&key.hash())
+        if let Some(MemoryEntry::Vary(record, times)) = self.cache.get(&key.hash())
             && record.key == key
         {
             times.fresh_until.fetch_max(now.as_millis().saturating_add(UNKNOWN_FRESHNESS), Ordering::AcqRel);
         }
     }
 
-    /// The newest set of fields that select among the responses for `key`, while any of those whose `Vary` names
-    /// fields is fresh, or was within the last ten minutes.
+    /// Returns the newest set of fields that select among the responses for `key`, if any variant whose `Vary` names fields
+    /// is fresh, or was within the last ten minutes.
     pub fn names_in_force(&self, key: &CacheKey, now: Timestamp) -> Option<Vec<HeaderName>> {
         match self.cache.get(&key.hash()) {
-            Some(Entry::Vary(record, times))
+            Some(MemoryEntry::Vary(record, times))
                 if record.key == *key
                     && times.fresh_until.load(Ordering::Acquire).saturating_add(GRACE) > now.as_millis() =>
             {
@@ -238,18 +239,18 @@ impl Memory {
 
     /// Returns whether there is a record of the variants of `key`.
     pub fn has_record(&self, key: &CacheKey) -> bool {
-        matches!(self.cache.get(&key.hash()), Some(Entry::Vary(record, _)) if record.key == *key)
+        matches!(self.cache.get(&key.hash()), Some(MemoryEntry::Vary(record, _)) if record.key == *key)
     }
 
-    /// Changes the key's record as `change` has it. Where there is a record already its generation
-    /// stays, since variants are kept under it. One that stays as it is takes no lock.
+    /// Changes the key's record by `change`. An existing record keeps its generation, since variants are kept under it. A
+    /// record that does not change takes no lock.
     fn change_record(
         &self,
         key: &CacheKey,
         may_keep: &dyn Fn() -> bool,
         change: impl Fn(Option<&VaryRecord>) -> VaryRecord,
     ) -> Option<Arc<VaryRecord>> {
-        if let Some(Entry::Vary(current, _)) = self.cache.get(&key.hash())
+        if let Some(MemoryEntry::Vary(current, _)) = self.cache.get(&key.hash())
             && current.key == *key
             && change(Some(&current)) == *current
         {
@@ -261,44 +262,46 @@ impl Memory {
             return None;
         }
         let (record, times) = match self.cache.get(&hash) {
-            Some(Entry::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
+            Some(MemoryEntry::Vary(current, times)) if current.key == *key => (change(Some(&current)), times),
             Some(_) | None => (change(None), Arc::default()),
         };
         let record = Arc::new(record);
-        self.put(hash, Entry::Vary(Arc::clone(&record), times));
+        self.put(hash, MemoryEntry::Vary(Arc::clone(&record), times));
         Some(record)
     }
 
-    /// What is kept where a response with `head` would be put.
+    /// Returns the response that one with `head` would replace.
     pub fn at(&self, head: &StoredHead) -> Option<Arc<StoredResponse>> {
         let slot = match (head.variant(), self.cache.get(&head.key.hash())) {
-            (Some(variant), Some(Entry::Vary(record, _))) => self.cache.get(&record.variant_hash(&variant.selector)),
+            (Some(variant), Some(MemoryEntry::Vary(record, _))) => {
+                self.cache.get(&record.variant_hash(&variant.selector))
+            }
             (None, slot) => slot,
             (Some(_), _) => None,
         };
         match slot {
-            Some(Entry::Response(stored)) if stored.head.key == head.key => Some(stored),
+            Some(MemoryEntry::Response(stored)) if stored.head.key == head.key => Some(stored),
             Some(_) | None => None,
         }
     }
 
-    /// What a response with `head` would displace.
+    /// Returns what a response with `head` would displace.
     pub fn displaced(&self, head: &StoredHead) -> Option<Displaced> {
         match (self.at(head), self.cache.get(&head.key.hash())) {
             (Some(stored), _) => Some(Displaced::Response(stored)),
-            (None, Some(Entry::Response(stored))) if stored.head.key == head.key => Some(Displaced::Response(stored)),
-            (None, Some(Entry::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
+            (None, Some(MemoryEntry::Response(stored))) if stored.head.key == head.key => {
+                Some(Displaced::Response(stored))
+            }
+            (None, Some(MemoryEntry::Vary(record, times))) if record.key == head.key && head.variant().is_none() => {
                 Some(Displaced::Variants(Timestamp::from_millis(times.newest.load(Ordering::Acquire))))
             }
             (None, _) => None,
         }
     }
 
-    /// Forgets everything kept for `key`, all variants, and calls `note` in the same moment, as far
-    /// as others can tell who take the lock. Variants are not looked for one by one: without their
-    /// record nothing leads to them, and they are evicted in their turn.
-    ///
-    /// Another key with the same hash goes with it.
+    /// Removes everything kept for the key with this hash, and calls `note` under the key's lock. Does not search for
+    /// variants: without their record nothing leads to them, and they are evicted in their turn. Another key with the same
+    /// hash goes with it.
     pub fn remove<T>(&self, hash: u128, note: impl FnOnce() -> T) -> T {
         let _lock = self.lock(hash);
         let noted = note();
@@ -306,17 +309,17 @@ impl Memory {
         noted
     }
 
-    /// Puts `new` where `old` is, if it still is; whether it was.
+    /// Replaces `old` by `new`, if it is still there. Returns whether it was.
     pub fn replace(&self, old: &Arc<StoredResponse>, new: Arc<StoredResponse>) -> bool {
         let _lock = self.lock(old.head.key.hash());
         let slot = self.slot_of(old);
         if let Some(slot) = slot {
-            self.put(slot, Entry::Response(new));
+            self.put(slot, MemoryEntry::Response(new));
         }
         slot.is_some()
     }
 
-    /// Forgets one response, if it is still there; other variants of its key stay.
+    /// Removes one response, if it is still there. Other variants of its key stay.
     pub fn remove_response(&self, old: &Arc<StoredResponse>) {
         let _lock = self.lock(old.head.key.hash());
         if let Some(slot) = self.slot_of(old) {
@@ -324,45 +327,46 @@ impl Memory {
         }
     }
 
-    /// Forgets the variant that is kept under `name`, of the key with this hash.
+    /// Removes the variant `name` of the key with this hash.
     pub fn remove_variant(&self, key: u128, name: u128) {
         let _lock = self.lock(key);
         self.cache.remove(&name);
     }
 
-    /// The hash that a response is kept under, if it is. To be asked under the key's lock.
+    /// Returns the hash that a response is kept under, if it is. The caller holds the key's lock.
     fn slot_of(&self, stored: &Arc<StoredResponse>) -> Option<u128> {
         let hash = stored.head.key.hash();
         let slot = match (stored.head.variant(), self.cache.get(&hash)) {
-            (Some(variant), Some(Entry::Vary(record, _))) => record.variant_hash(&variant.selector),
+            (Some(variant), Some(MemoryEntry::Vary(record, _))) => record.variant_hash(&variant.selector),
             (Some(_), _) => return None,
             (None, _) => hash,
         };
-        matches!(self.cache.get(&slot), Some(Entry::Response(current)) if Arc::ptr_eq(&current, stored)).then_some(slot)
+        matches!(self.cache.get(&slot), Some(MemoryEntry::Response(current)) if Arc::ptr_eq(&current, stored))
+            .then_some(slot)
     }
 
-    /// Whether anything is kept under the hash of a key.
+    /// Returns whether anything is kept for the key with this hash.
     pub fn holds(&self, hash: u128) -> bool {
         self.cache.contains_key(&hash)
     }
 
-    /// The record of the key's variants, and what `note` says in the same moment.
+    /// Returns the record of the key's variants, and what `note` returns under the key's lock.
     pub fn record<T>(&self, key: &CacheKey, note: impl FnOnce() -> T) -> Option<(Arc<VaryRecord>, T)> {
         let _lock = self.lock(key.hash());
         match self.cache.get(&key.hash()) {
-            Some(Entry::Vary(record, _)) if record.key == *key => Some((record, note())),
+            Some(MemoryEntry::Vary(record, _)) if record.key == *key => Some((record, note())),
             Some(_) | None => None,
         }
     }
 
-    /// Objects and bytes kept now.
+    /// Returns the number of objects, and their bytes.
     pub fn usage(&self) -> (u64, u64) {
         self.cache.run_pending_tasks();
         (self.cache.entry_count(), self.cache.weighted_size())
     }
 }
 
-impl Entry {
+impl MemoryEntry {
     fn weight(&self) -> usize {
         match self {
             Self::Response(stored) => stored.weight(),
@@ -375,13 +379,7 @@ impl Entry {
     }
 }
 
-/// A random number that names something for good.
-pub(super) fn random_u128() -> u128 {
-    fastrand::u128(..)
-}
-
-/// Hashes keys that are hashes already, mixed with a secret, so that no one who picks URLs can
-/// choose which slots they fall into.
+/// Hashes keys, which are hashes, with a secret: a client that picks URLs can't choose which slots they fall into.
 #[derive(Clone, Debug)]
 struct Seed(u64);
 
@@ -472,7 +470,7 @@ mod tests {
             request_time: NOW,
             response_time: NOW,
             position: 0,
-            seen: Arc::default(),
+            version_vector: Arc::default(),
             tags: Vec::new(),
             hidden: &TagFields::default(),
         };
@@ -520,7 +518,7 @@ mod tests {
         let memory = Memory::new(&Config::default());
         let none = HeaderMap::new();
         let mine = stored("/mine", "", &none, "mine");
-        memory.cache.insert(key("/yours").hash(), Entry::Response(mine));
+        memory.cache.insert(key("/yours").hash(), MemoryEntry::Response(mine));
         assert_eq!(body_of(&memory, "/yours", &none), None);
     }
 

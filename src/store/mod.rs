@@ -4,35 +4,37 @@
 //!   writes wait in a bounded queue.
 //! * A purge is a position, not a scan. What was fetched before it is not served, wherever it is.
 //! * The full key and the checksums are compared on every durable read. Anything unreadable is a counted miss.
+//! * What differs between a bucket and a directory is behind `Place`: the rest of the room does not know which it has.
 //!
 //! May import: `rfc9111`, `base`, `entry`. Asks no origin, and decides nothing about freshness.
 
 mod admission;
-mod backend;
+mod directory;
 mod durable;
-mod file;
+mod error;
 mod index;
 mod journal;
 mod memory;
 mod names;
+mod place;
 mod purge;
 mod queue;
-mod room;
 pub mod s3;
-mod seldom;
 #[cfg(test)]
 mod simulated;
+mod throttle;
 mod tiers;
 
-pub(crate) use self::backend::{Backend, BackendError, CheckFailure, Trouble};
 pub(crate) use self::durable::{
-    Apart, BodyReader, Config as DurableConfig, Durable, Examined, Found, FoundBody, FoundResponse, Location, MAX_HEAD,
-    Opening, Wanted, body_of, place, report_drain,
+    BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse,
+    Location, MAX_HEAD, Opening, SeparateBody, open_place, report_drain,
 };
+pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory};
-pub(crate) use self::names::{Kind, Names};
-pub(crate) use self::purge::{EITHER, Made, Mark};
-pub use self::purge::{Purge, Purges, Target};
-pub(crate) use self::tiers::Known;
+pub(crate) use self::names::{Namespace, ObjectNames};
+pub(crate) use self::place::Place;
+pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
+pub use self::purge::{Purge, PurgeTarget, Purges};
+pub(crate) use self::tiers::KnownRecord;
 pub use self::tiers::{Durability, Store};

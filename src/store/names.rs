@@ -1,27 +1,27 @@
-//! The names of durable objects: everything that this process may ever write or delete.
+//! The names of durable objects. This process writes and deletes no others.
 //!
-//! | name | what |
+//! | name | content |
 //! | --- | --- |
 //! | `o/aa/bb/…` | the object at a key: a response, or the record of one that varies |
 //! | `o/aa/bb/….<variant>` | a variant |
 //! | `b/aa/bb/…` | a separate body |
-//! | `j/<time>-<maker>` | a record of the journal |
-//! | `s/<time>-<maker>` | a snapshot |
-//! | `probe` | written to find out whether that is allowed |
+//! | `j/<time>-<node>` | a record of the journal |
+//! | `s/<time>-<node>` | a snapshot of the journal |
+//! | `probe` | a constant, written to find out whether the place takes writes |
 //!
 //! All lie below `<prefix of the URL>/<key prefix>/larder-1/`.
 
 use crate::entry::JournalTime;
 use crate::rfc9111::key::CacheKey;
 
-/// The names below one root.
+/// Makes and parses the names below one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Names {
+pub(crate) struct ObjectNames {
     root: String,
 }
 
-impl Names {
-    /// Those for a URL's prefix and a key prefix.
+impl ObjectNames {
+    /// Names for the prefix of a bucket's URL, and a key prefix.
     pub(crate) fn new(url_prefix: &str, key_prefix: &str) -> Self {
         let mut root = String::new();
         for part in [url_prefix, &escape(key_prefix)] {
@@ -34,34 +34,34 @@ impl Names {
         Self { root }
     }
 
-    /// What all names begin with.
+    /// Returns what all names begin with.
     pub(crate) fn root(&self) -> &str {
         &self.root
     }
 
-    /// The object at a key: a response, or the record of one that varies.
+    /// Returns the name of the object at a key: a response, or the record of one that varies.
     pub(crate) fn primary(&self, key: &CacheKey) -> String {
         self.spread("o", key.hash())
     }
 
-    /// A variant of what is at a key.
+    /// Returns the name of a variant of what is at a key.
     pub(crate) fn variant(&self, key: &CacheKey, variant: u128) -> String {
         format!("{}.{variant:032x}", self.primary(key))
     }
 
-    /// A separate body.
+    /// Returns the name of a separate body.
     pub(crate) fn body(&self, id: u128) -> String {
         self.spread("b", id)
     }
 
-    /// What the names of objects, or of bodies, whose hash begins with this byte begin with.
-    pub(crate) fn shard(&self, kind: Kind, first: u8) -> String {
-        format!("{}{}/{first:02x}/", self.root, kind.letter())
+    /// Returns what the names begin with whose hash begins with this byte.
+    pub(crate) fn shard(&self, namespace: Namespace, first: u8) -> String {
+        format!("{}{}/{first:02x}/", self.root, namespace.letter())
     }
 
-    /// The hash that the name of an object or a separate body was made of, and whether it is a variant's.
-    pub(crate) fn parse(&self, kind: Kind, name: &str) -> Option<(u128, bool)> {
-        let rest = name.strip_prefix(&self.root)?.strip_prefix(kind.letter())?.strip_prefix('/')?;
+    /// Returns the hash that a name was made of, and whether it is a variant's.
+    pub(crate) fn parse(&self, namespace: Namespace, name: &str) -> Option<(u128, bool)> {
+        let rest = name.strip_prefix(&self.root)?.strip_prefix(namespace.letter())?.strip_prefix('/')?;
         let (rest, is_variant) = match rest.split_once('.') {
             Some((rest, variant)) if variant.len() == 32 => (rest, true),
             Some(_) => return None,
@@ -73,64 +73,64 @@ impl Names {
         u128::from_str_radix(&hex, 16).ok().filter(|_| is_whole).map(|hash| (hash, is_variant))
     }
 
-    /// Spreads names over 65,536 prefixes, which S3 partitions by and directories stay small by.
+    /// Spreads names over 65,536 prefixes: S3 partitions by prefix, and directories stay small.
     fn spread(&self, kind: &str, hash: u128) -> String {
         let hex = format!("{hash:032x}");
         format!("{}{kind}/{}/{}/{}", self.root, &hex[..2], &hex[2..4], &hex[4..])
     }
 
-    /// What the names of the journal's records begin with.
+    /// Returns what the names of the journal's records begin with.
     pub(crate) fn journal(&self) -> String {
         format!("{}j/", self.root)
     }
 
-    /// Returns the name of the object that is written to find out whether that is allowed.
+    /// Returns the name of the probe.
     pub(crate) fn probe(&self) -> String {
         format!("{}probe", self.root)
     }
 
-    /// What the names of snapshots begin with.
+    /// Returns what the names of snapshots begin with.
     pub(crate) fn snapshots(&self) -> String {
         format!("{}s/", self.root)
     }
 
-    /// The record that `maker` wrote at `time`.
-    pub(crate) fn record(&self, time: JournalTime, maker: u64) -> String {
-        format!("{}j/{time:016x}-{maker:016x}", self.root)
+    /// Returns the name of the record that `node` wrote at `time`.
+    pub(crate) fn record(&self, time: JournalTime, node: u64) -> String {
+        format!("{}j/{time:016x}-{node:016x}", self.root)
     }
 
-    /// The snapshot that `maker` wrote of all until `time`.
-    pub(crate) fn snapshot(&self, time: JournalTime, maker: u64) -> String {
-        format!("{}s/{time:016x}-{maker:016x}", self.root)
+    /// Returns the name of the snapshot that `node` wrote of all until `time`.
+    pub(crate) fn snapshot(&self, time: JournalTime, node: u64) -> String {
+        format!("{}s/{time:016x}-{node:016x}", self.root)
     }
 
-    /// Time and maker in the name of a record or a snapshot.
+    /// Returns the time and the node in the name of a record or a snapshot.
     pub(crate) fn parse_timed(name: &str) -> Option<(JournalTime, u64)> {
-        let (time, maker) = name.rsplit('/').next()?.split_once('-')?;
+        let (time, node) = name.rsplit('/').next()?.split_once('-')?;
         let hex = |text: &str| u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-        Some((hex(time)?, hex(maker)?))
+        Some((hex(time)?, hex(node)?))
     }
 }
 
-/// What lies under spread names.
+/// The two groups of names that are spread by a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Objects.
-    Object,
-    /// Separate bodies.
-    Body,
+pub(crate) enum Namespace {
+    /// Responses and records, by the key's hash.
+    Objects,
+    /// Separate bodies, by their id.
+    Bodies,
 }
 
-impl Kind {
+impl Namespace {
     fn letter(self) -> &'static str {
         match self {
-            Self::Object => "o",
-            Self::Body => "b",
+            Self::Objects => "o",
+            Self::Bodies => "b",
         }
     }
 }
 
-/// A key prefix as one path segment that can't climb out of its directory.
+/// Escapes a key prefix to one path segment that can't climb out of its directory.
 fn escape(prefix: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = String::with_capacity(prefix.len());
@@ -160,7 +160,7 @@ mod tests {
             ("any", "../..", "any/%2E%2E%2F%2E%2E/larder-1/"),
             ("", "a b/é", "a%20b%2F%C3%A9/larder-1/"),
         ] {
-            let names = Names::new(url_prefix, key_prefix);
+            let names = ObjectNames::new(url_prefix, key_prefix);
             assert_eq!(names.root(), root);
             assert!(names.body(1).starts_with(root));
         }
@@ -168,16 +168,16 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        let names = Names::new("any", "p");
+        let names = ObjectNames::new("any", "p");
         let key = CacheKey::new(KeyParts { prefix: "p", scheme: "http", authority: "h", path: "/", query: None });
-        assert_eq!(names.parse(Kind::Object, &names.primary(&key)), Some((key.hash(), false)));
-        assert_eq!(names.parse(Kind::Object, &names.variant(&key, 3)), Some((key.hash(), true)));
-        assert_eq!(names.parse(Kind::Body, &names.body(u128::MAX)), Some((u128::MAX, false)));
-        assert!(names.primary(&key).starts_with(&names.shard(Kind::Object, (key.hash() >> 120) as u8)));
-        assert_eq!(Names::parse_timed(&names.record(5, u64::MAX)), Some((5, u64::MAX)));
+        assert_eq!(names.parse(Namespace::Objects, &names.primary(&key)), Some((key.hash(), false)));
+        assert_eq!(names.parse(Namespace::Objects, &names.variant(&key, 3)), Some((key.hash(), true)));
+        assert_eq!(names.parse(Namespace::Bodies, &names.body(u128::MAX)), Some((u128::MAX, false)));
+        assert!(names.primary(&key).starts_with(&names.shard(Namespace::Objects, (key.hash() >> 120) as u8)));
+        assert_eq!(ObjectNames::parse_timed(&names.record(5, u64::MAX)), Some((5, u64::MAX)));
         for foreign in ["any/p/larder-1/o/aa/bb/cc", "o/aa/bb/cc", "any/p/larder-1/o/aa/bb/cc.gone", ""] {
-            assert_eq!(names.parse(Kind::Object, foreign), None);
-            assert_eq!(Names::parse_timed(foreign), None);
+            assert_eq!(names.parse(Namespace::Objects, foreign), None);
+            assert_eq!(ObjectNames::parse_timed(foreign), None);
         }
     }
 }

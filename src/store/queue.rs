@@ -1,8 +1,7 @@
-//! The durable tier's queue: operations that wait to be carried out, and what a look-up that comes
-//! meanwhile is told.
+//! The durable tier's queue: the operations that wait, by key, and the answers to look-ups that come meanwhile.
 //!
-//! A response that waits to be written is found here as it will be found there. A key that waits to
-//! be deleted is not there.
+//! A look-up finds a response that waits to be written as if it were written, and nothing for a key that waits to be
+//! deleted.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,29 +16,29 @@ use crate::entry::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant,
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// The most variants of a key that are found while they wait.
-const MAX_FOUND: usize = 64;
+/// The most waiting variants of a key that look-ups find.
+const MAX_VARIANTS: usize = 64;
 
-/// The most keys whose deletion is tried until it succeeds.
+/// The most keys whose failed deletion is tried until it succeeds.
 const MAX_RETRIED: usize = 65_536;
 
 /// One operation.
 #[derive(Debug)]
 pub(super) enum Op {
-    /// Write a response, and the record that leads to it where it varies.
+    /// Writes a response, and the record that leads to it if it varies.
     Put {
         /// The response.
         stored: Put,
         /// The record.
         record: Option<Arc<VaryRecord>>,
     },
-    /// Delete what a key leads to.
+    /// Deletes what a key leads to.
     Delete {
         /// The key.
         key: CacheKey,
-        /// The one variant that is to go, by its name and by what selects it; `None`: everything.
+        /// The one variant to delete: its name, and what selects it. `None`: everything.
         variant: Option<(u128, Variant)>,
-        /// The object of a body that may go with it: from then on it counts as not written.
+        /// The separate body that goes with it, if known. It counts as not written from then on.
         body: Option<Arc<BodyObject>>,
     },
 }
@@ -47,14 +46,14 @@ pub(super) enum Op {
 /// A response to be written.
 #[derive(Clone, Debug)]
 pub(super) enum Put {
-    /// With its body.
+    /// A response with its body.
     Whole(Arc<StoredResponse>),
-    /// Its body is written already.
+    /// A response whose body is written already.
     Apart(Arc<StoredApart>),
 }
 
 impl Put {
-    /// Its head.
+    /// Returns its head.
     pub(super) fn head(&self) -> &StoredHead {
         match self {
             Self::Whole(stored) => &stored.head,
@@ -62,7 +61,7 @@ impl Put {
         }
     }
 
-    /// The bytes that it holds in memory.
+    /// Returns the bytes that it holds in memory.
     pub(super) fn weight(&self) -> u64 {
         match self {
             Self::Whole(stored) => stored.weight() as u64,
@@ -72,7 +71,7 @@ impl Put {
 }
 
 impl Op {
-    /// The key it is about.
+    /// Returns its key.
     pub(super) fn key(&self) -> &CacheKey {
         match self {
             Self::Put { stored, .. } => &stored.head().key,
@@ -85,7 +84,7 @@ impl Op {
         matches!(self, Self::Put { .. })
     }
 
-    /// The bytes it holds.
+    /// Returns the bytes that it holds.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Put { stored, .. } => stored.weight(),
@@ -94,53 +93,52 @@ impl Op {
     }
 }
 
-/// For so many keys there is always room.
-const KEPT: usize = 1024;
+/// The capacity that the map of keys keeps when it shrinks.
+const MIN_CAPACITY: usize = 1024;
 
-/// What is outstanding for one key.
+/// The outstanding operations of one key.
 #[derive(Debug, Default)]
 struct Pending {
     operations: usize,
-    /// What the key will have, newest first: one response for each variant.
+    /// The responses that the key will have, one for each variant, newest first.
     puts: SmallVec<[(Put, Option<Arc<VaryRecord>>); 1]>,
 }
 
-/// What the queue has for a request.
+/// The queue's answer to a look-up.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    /// Nothing is outstanding for the key: the tier itself is to be asked.
+    /// Nothing is outstanding for the key: the index and the place decide.
     Nothing,
-    /// The key is about to be gone, or to have something that does not answer the request: the record
-    /// that leads to it, and its purge position.
+    /// The key will hold nothing for the request. If it will hold other variants: their record, and its purge position.
     Other(Option<(Arc<VaryRecord>, u64)>),
-    /// A response that waits to be written, and the record that will lead to it.
+    /// A response that waits to be written, and its record.
     Found(Put, Option<Arc<VaryRecord>>),
 }
 
-/// How full the queue is, and what is in it by key. The operations themselves go through channels.
+/// Counts what is in the queue, and knows it by key. The operations themselves go through channels.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct WriteQueue {
     objects: AtomicU64,
     bytes: AtomicU64,
-    /// Those of the operations that write a response.
+    /// Operations that write a response.
     puts: AtomicU64,
-    /// What is outstanding and about no response.
-    others: AtomicU64,
-    /// Guarded by its lock: what is outstanding, by the key's hash.
+    /// Large bodies that are being written.
+    uploads: AtomicU64,
+    /// Guarded by its lock: the outstanding operations, by the key's hash.
     pending: Mutex<HashMap<u128, Pending>>,
-    /// Guarded by its lock: the keys whose deletion failed, and is tried until it succeeds.
+    /// Guarded by its lock: the keys whose deletion failed and is tried until it succeeds.
     retried: Mutex<HashSet<u128>>,
-    /// The number of outstanding operations, for whoever waits for none.
+    /// The number of outstanding operations and uploads, for those who wait until there are none.
     idle: watch::Sender<u64>,
 }
 
-impl Default for Queue {
+impl Default for WriteQueue {
     fn default() -> Self {
         Self {
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             puts: AtomicU64::new(0),
-            others: AtomicU64::new(0),
+            uploads: AtomicU64::new(0),
             pending: Mutex::default(),
             retried: Mutex::default(),
             idle: watch::Sender::new(0),
@@ -148,8 +146,8 @@ impl Default for Queue {
     }
 }
 
-impl Queue {
-    /// Operations and bytes in the queue.
+impl WriteQueue {
+    /// Returns the operations and the bytes in the queue.
     pub(super) fn depth(&self) -> (u64, u64) {
         (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
@@ -159,14 +157,14 @@ impl Queue {
         self.puts.load(Ordering::Relaxed)
     }
 
-    /// What is outstanding for a key, as `request` would find it.
+    /// Answers a look-up for `request`.
     pub(super) fn look(&self, key: &CacheKey, request: &HeaderMap) -> Waiting {
         let (puts, record) = {
             let pending = self.pending.lock();
             let Some(pending) = pending.get(&key.hash()) else { return Waiting::Nothing };
             (pending.puts.clone(), record_of(pending, key))
         };
-        // Which of them answers is looked into without the lock.
+        // Selected without the lock.
         let found = puts.into_iter().find(|(put, _)| put.head().key == *key && put.head().is_selected_by(request));
         match found {
             Some((stored, record)) => Waiting::Found(stored, record),
@@ -174,13 +172,12 @@ impl Queue {
         }
     }
 
-    /// The newest record that waits to be written for `key`, and the purge position of the response
-    /// that it goes with.
+    /// Returns the newest record that waits to be written for `key`, and the purge position of its response.
     pub(super) fn record(&self, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)> {
         record_of(self.pending.lock().get(&key.hash())?, key)
     }
 
-    /// Whether a response waits to be written that `stored` would not take the place of.
+    /// Returns whether a response waits to be written that `stored` may not replace.
     pub(super) fn outranks(&self, stored: &StoredHead, now: Timestamp) -> bool {
         let pending = self.pending.lock();
         pending.get(&stored.key.hash()).is_some_and(|pending| {
@@ -192,12 +189,12 @@ impl Queue {
         })
     }
 
-    /// Whether anything is outstanding for the key with this hash.
+    /// Returns whether an operation on the key with this hash is outstanding.
     pub(super) fn is_pending(&self, hash: u128) -> bool {
         self.pending.lock().contains_key(&hash)
     }
 
-    /// Counts an operation in.
+    /// Counts an operation that begins to wait.
     pub(super) fn enter(&self, op: &Op) {
         {
             let mut pending = self.pending.lock();
@@ -215,38 +212,38 @@ impl Queue {
                         variant.is_some() && other.is_some() && other != variant
                     });
                     pending.puts.insert(0, (stored.clone(), record.clone()));
-                    pending.puts.truncate(MAX_FOUND);
+                    pending.puts.truncate(MAX_VARIANTS);
                 }
             }
         }
         self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
         self.puts.fetch_add(u64::from(op.is_put()), Ordering::Relaxed);
         self.objects.fetch_add(1, Ordering::Relaxed);
-        self.tell();
+        self.update_idle();
     }
 
-    /// Counts something in that is about no response.
-    pub(super) fn enter_other(&self) {
-        self.others.fetch_add(1, Ordering::Relaxed);
-        self.tell();
+    /// Counts a large body that begins to be written.
+    pub(super) fn begin_upload(&self) {
+        self.uploads.fetch_add(1, Ordering::Relaxed);
+        self.update_idle();
     }
 
-    /// It is done.
-    pub(super) fn leave_other(&self) {
-        self.others.fetch_sub(1, Ordering::Relaxed);
-        self.tell();
+    /// Counts a large body that is written, or given up.
+    pub(super) fn end_upload(&self) {
+        self.uploads.fetch_sub(1, Ordering::Relaxed);
+        self.update_idle();
     }
 
-    /// How much is outstanding that is about no response.
-    pub(super) fn others(&self) -> u64 {
-        self.others.load(Ordering::Relaxed)
+    /// Returns the number of large bodies that are being written.
+    pub(super) fn uploads(&self) -> u64 {
+        self.uploads.load(Ordering::Relaxed)
     }
 
-    fn tell(&self) {
-        self.idle.send_replace(self.objects.load(Ordering::Relaxed) + self.others.load(Ordering::Relaxed));
+    fn update_idle(&self) {
+        self.idle.send_replace(self.objects.load(Ordering::Relaxed) + self.uploads.load(Ordering::Relaxed));
     }
 
-    /// One operation on the key with this hash is no longer outstanding.
+    /// Ends an operation on the key with this hash: look-ups go to the place again after the last one.
     pub(super) fn settle(&self, hash: u128) {
         let mut all = self.pending.lock();
         if let Some(pending) = all.get_mut(&hash) {
@@ -254,35 +251,35 @@ impl Queue {
             if pending.operations == 0 {
                 all.remove(&hash);
             }
-            // What a burst needed room for is given back.
-            if all.capacity() > 2 * KEPT && all.len() < all.capacity() / 8 {
-                let room = KEPT.max(all.len() * 2);
+            // Gives back the memory that a burst needed.
+            if all.capacity() > 2 * MIN_CAPACITY && all.len() < all.capacity() / 8 {
+                let room = MIN_CAPACITY.max(all.len() * 2);
                 all.shrink_to(room);
             }
         }
     }
 
-    /// One operation of `bytes` has left the queue, which wrote a response or not.
+    /// Counts an operation of `bytes` that leaves the queue. `is_put` says whether it wrote a response.
     pub(super) fn leave(&self, bytes: u64, is_put: bool) {
         self.puts.fetch_sub(u64::from(is_put), Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.objects.fetch_sub(1, Ordering::Relaxed);
-        self.tell();
+        self.update_idle();
     }
 
-    /// Notes a key whose deletion is tried again until it succeeds; `false` when it is already.
+    /// Records a key whose deletion is tried until it succeeds. Returns `false` if it is recorded already, or too many are:
+    /// then the object counts as purged as long as its purge is known.
     pub(super) fn begin_retrying(&self, hash: u128) -> bool {
         let mut retried = self.retried.lock();
-        // What is left out counts as purged as long as its purge is remembered.
         retried.len() < MAX_RETRIED && retried.insert(hash)
     }
 
-    /// It has succeeded.
+    /// Records that the deletion has succeeded.
     pub(super) fn end_retrying(&self, hash: u128) {
         self.retried.lock().remove(&hash);
     }
 
-    /// The number of keys whose deletion is tried again.
+    /// Returns the number of keys whose deletion is tried again.
     pub(super) fn retrying(&self) -> u64 {
         self.retried.lock().len() as u64
     }
@@ -304,19 +301,19 @@ mod tests {
     use crate::entry::tests::sample;
 
     #[test]
-    fn what_a_burst_needed_room_for_is_given_back() {
-        let (queue, stored) = (Queue::default(), Arc::new(sample()));
-        for hash in 0..10 * KEPT as u128 {
+    fn memory_of_a_burst_is_given_back() {
+        let (queue, stored) = (WriteQueue::default(), Arc::new(sample()));
+        for hash in 0..10 * MIN_CAPACITY as u128 {
             let mut pending = queue.pending.lock();
             let puts = smallvec::smallvec![(Put::Whole(Arc::clone(&stored)), None)];
             pending.insert(hash, Pending { operations: 1, puts });
         }
-        assert!(queue.pending.lock().capacity() >= 10 * KEPT);
-        for hash in 0..10 * KEPT as u128 {
+        assert!(queue.pending.lock().capacity() >= 10 * MIN_CAPACITY);
+        for hash in 0..10 * MIN_CAPACITY as u128 {
             queue.settle(hash);
-            assert_eq!(queue.pending.lock().len() as u128, 10 * KEPT as u128 - hash - 1);
+            assert_eq!(queue.pending.lock().len() as u128, 10 * MIN_CAPACITY as u128 - hash - 1);
         }
-        assert!(queue.pending.lock().capacity() <= 2 * KEPT);
+        assert!(queue.pending.lock().capacity() <= 2 * MIN_CAPACITY);
         assert_eq!(Arc::strong_count(&stored), 1);
     }
 }

@@ -1,55 +1,63 @@
-//! A bucket in memory, for tests that need thousands of turns of events: requests fail, or are carried
-//! out and answered with an error, or carried out late.
-
-#![expect(clippy::unused_async, reason = "the places that it stands for wait")]
+//! A bucket in memory, for tests that need thousands of turns of events. Its requests fail, or are carried out and answered
+//! with an error, or are carried out late.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::backend::{BackendError, CheckFailure, Listed, Page, Pieces};
+use super::error::{StoreError, StoreErrorKind};
+use super::names::ObjectNames;
+use super::place::{Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// What goes wrong, each in thousandths of the requests.
+/// The faults of the bucket, each in thousandths of the requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
-    /// Nothing is done, and that is said.
+    /// The request is not carried out, and fails.
     pub fail: u32,
-    /// It is done, and an error is the answer.
+    /// The request is carried out, and fails.
     pub lost_answer: u32,
-    /// A write is done later, and an error is the answer.
+    /// A write is carried out later, and fails.
     pub late: u32,
+    /// Every read is refused.
+    pub refuse: bool,
 }
 
-/// One process's way to the bucket.
+/// One process's access to the bucket.
 #[derive(Debug)]
 pub(crate) struct Simulated {
-    bucket: Arc<Bucket>,
+    bucket: Arc<SimulatedBucket>,
     is_cut: AtomicBool,
 }
 
-/// The bucket.
+/// The bucket that processes share.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct SimulatedBucket {
     clock: Clock,
-    state: Mutex<State>,
+    content: Mutex<BucketContent>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BucketContent {
     objects: BTreeMap<String, (Bytes, Timestamp)>,
     random: fastrand::Rng,
     faults: Faults,
-    /// Writes that land at some time.
+    /// Writes that are carried out later.
     late: Vec<(Timestamp, String, Bytes)>,
+    /// Number of objects that were asked for.
+    reads: u64,
 }
 
-/// So late a write may land, in milliseconds.
+/// The longest delay of a late write, in milliseconds.
 const LATE: u64 = 8_000;
+
+/// Names on a page: few, so that listings have several pages.
+const PAGE: usize = 7;
 
 enum Fate {
     Done,
@@ -58,46 +66,52 @@ enum Fate {
     Failed,
 }
 
-impl Bucket {
-    /// An empty one. `clock` is the true time.
+impl SimulatedBucket {
+    /// An empty bucket. `clock` is the true time.
     pub(crate) fn new(clock: Clock, seed: u64) -> Self {
-        let state = State {
+        let content = BucketContent {
             objects: BTreeMap::new(),
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
             late: Vec::new(),
+            reads: 0,
         };
-        Self { clock, state: Mutex::new(state) }
+        Self { clock, content: Mutex::new(content) }
     }
 
-    /// From now on, this goes wrong.
+    /// Sets the faults from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
-        self.state.lock().faults = faults;
+        self.content.lock().faults = faults;
     }
 
-    /// The names of all objects.
+    /// Returns the number of objects that were asked for.
+    pub(crate) fn reads(&self) -> u64 {
+        self.content.lock().reads
+    }
+
+    /// Returns the names of all objects.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.state.lock().objects.keys().cloned().collect()
+        self.content.lock().objects.keys().cloned().collect()
     }
 
-    /// Puts an object in from outside.
+    /// Adds an object that no process wrote.
     pub(crate) fn plant(&self, name: &str, object: Bytes) {
         let now = self.clock.now();
-        self.state.lock().objects.insert(name.to_owned(), (object, now));
+        self.content.lock().objects.insert(name.to_owned(), (object, now));
     }
 
-    /// A request comes in: late writes land, and its fate is decided.
-    fn begin(&self) -> (parking_lot::MutexGuard<'_, State>, Fate) {
+    /// Begins a request: carries out late writes that are due, and decides the request's fate.
+    fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
         let now = self.clock.now();
-        let mut state = self.state.lock();
+        let mut content = self.content.lock();
         let (landing, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.late).into_iter().partition(|(at, ..)| *at <= now);
-        state.late = later;
+            std::mem::take(&mut content.late).into_iter().partition(|(at, ..)| *at <= now);
+        content.late = later;
         for (_, name, object) in landing {
-            state.objects.insert(name, (object, now));
+            content.objects.insert(name, (object, now));
         }
-        let dice = state.random.u32(0..1000);
-        let Faults { fail, lost_answer, late } = state.faults;
+        let dice = content.random.u32(0..1000);
+        let Faults { fail, lost_answer, late, .. } = content.faults;
         let fate = if dice < fail {
             Fate::Failed
         } else if dice < fail + lost_answer {
@@ -107,59 +121,47 @@ impl Bucket {
         } else {
             Fate::Done
         };
-        (state, fate)
+        (content, fate)
     }
 }
 
 impl Simulated {
-    /// A way to `bucket`.
-    pub(crate) fn to(bucket: &Arc<Bucket>) -> Self {
+    /// Access to `bucket`.
+    pub(crate) fn to(bucket: &Arc<SimulatedBucket>) -> Self {
         Self { bucket: Arc::clone(bucket), is_cut: AtomicBool::new(false) }
     }
 
-    /// From now on the process is dead, as far as the bucket can tell.
+    /// Fails all requests from now on: to the bucket, the process is dead.
     pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
-    fn begin(&self) -> (parking_lot::MutexGuard<'_, State>, Fate) {
-        let (state, fate) = self.bucket.begin();
-        (state, if self.is_cut.load(Ordering::SeqCst) { Fate::Failed } else { fate })
+    fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
+        let (content, fate) = self.bucket.begin();
+        (content, if self.is_cut.load(Ordering::SeqCst) { Fate::Failed } else { fate })
     }
 
-    pub(crate) async fn check(&self) -> Result<(), CheckFailure> {
-        Ok(())
-    }
-
-    pub(crate) async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, BackendError> {
-        let (state, fate) = self.begin();
-        match fate {
-            Fate::Done => match state.objects.get(name) {
-                Some((object, _)) if object.len() as u64 > limit => Err(fault(name)),
-                found => Ok(found.map(|(object, _)| object.clone())),
-            },
-            Fate::DoneWithError | Fate::Late | Fate::Failed => Err(fault(name)),
+    fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
+        let (mut content, fate) = self.begin();
+        content.reads += 1;
+        if content.faults.refuse {
+            return Err(StoreError::new(StoreErrorKind::Refused, name));
+        }
+        match (fate, content.objects.get(name)) {
+            (Fate::Done, Some((object, _))) if object.len() as u64 > limit => Err(StoreError::corrupt(name)),
+            (Fate::Done, Some((object, _))) => Ok(object.clone()),
+            (Fate::Done, None) => Err(StoreError::absent(name)),
+            (Fate::DoneWithError | Fate::Late | Fate::Failed, _) => Err(fault(name)),
         }
     }
 
-    pub(crate) async fn read(&self, name: &str, len: u64) -> Result<Option<Pieces>, BackendError> {
-        let object = self.get(name, len).await?;
-        Ok(object.map(|object| Pieces::Simulated(Some(object))))
-    }
-
-    pub(crate) async fn read_range(&self, name: &str, first: u64, end: u64) -> Result<Option<Pieces>, BackendError> {
-        let (Ok(first), Ok(end)) = (usize::try_from(first), usize::try_from(end)) else { return Err(fault(name)) };
-        let object = self.get(name, u64::MAX).await?;
-        Ok(object.map(|object| Pieces::Simulated(Some(object.slice(first..end)))))
-    }
-
-    pub(crate) async fn list(&self, prefix: &str, after: &str) -> Result<Page, BackendError> {
-        let (state, fate) = self.begin();
+    fn list(&self, prefix: &str, after: &str) -> Result<Page, StoreError> {
+        let (content, fate) = self.begin();
         if !matches!(fate, Fate::Done) {
             return Err(fault(prefix));
         }
         let after = std::ops::Bound::Excluded(after.max(prefix).to_owned());
-        let names = state.objects.range((after, std::ops::Bound::Unbounded));
+        let names = content.objects.range((after, std::ops::Bound::Unbounded));
         let mut listed: Vec<Listed> = names
             .take_while(|(name, _)| name.starts_with(prefix))
             .take(PAGE + 1)
@@ -170,33 +172,83 @@ impl Simulated {
         Ok(Page { listed, is_last })
     }
 
-    pub(crate) async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), BackendError> {
+    fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), StoreError> {
         let now = self.bucket.clock.now();
-        let (mut state, fate) = self.begin();
+        let (mut content, fate) = self.begin();
         let object = Bytes::from(pieces.concat());
         match fate {
-            Fate::Done | Fate::DoneWithError => drop(state.objects.insert(name.to_owned(), (object, now))),
+            Fate::Done | Fate::DoneWithError => drop(content.objects.insert(name.to_owned(), (object, now))),
             Fate::Late => {
-                let at = now.plus_millis(i64::try_from(state.random.u64(0..LATE)).unwrap_or(0));
-                state.late.push((at, name.to_owned(), object));
+                let at = now.plus_millis(i64::try_from(content.random.u64(0..LATE)).unwrap_or(0));
+                content.late.push((at, name.to_owned(), object));
             }
             Fate::Failed => {}
         }
         if matches!(fate, Fate::Done) { Ok(()) } else { Err(fault(name)) }
     }
 
-    pub(crate) async fn delete(&self, name: &str) -> Result<(), BackendError> {
-        let (mut state, fate) = self.begin();
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let (mut content, fate) = self.begin();
         if !matches!(fate, Fate::Failed) {
-            state.objects.remove(name);
+            content.objects.remove(name);
         }
         if matches!(fate, Fate::Done) { Ok(()) } else { Err(fault(name)) }
     }
 }
 
-/// So many names make a page: few, so that listings have several.
-const PAGE: usize = 7;
+impl Place for Simulated {
+    fn check<'a>(&'a self, _: &'a ObjectNames) -> Operation<'a, ()> {
+        Box::pin(ready(Ok(())))
+    }
 
-fn fault(name: &str) -> BackendError {
-    BackendError::failing(format!("{name}: simulated"))
+    fn find_cache<'a>(&'a self, _: &'a str) -> Operation<'a, ()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn get<'a>(&'a self, name: &'a str, limit: u64) -> Operation<'a, Bytes> {
+        Box::pin(ready(self.get(name, limit)))
+    }
+
+    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
+        let object = self.get(name, len);
+        Box::pin(ready(object.map(|object| Box::new(OnePiece(Some(object))) as Box<dyn ObjectReader>)))
+    }
+
+    fn read_range<'a>(&'a self, name: &'a str, _: u64, _: u64) -> Operation<'a, Box<dyn ObjectReader>> {
+        Box::pin(ready(Err(fault(name))))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: &'a str) -> Operation<'a, Page> {
+        Box::pin(ready(self.list(prefix, after)))
+    }
+
+    fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()> {
+        Box::pin(ready(self.put(name, pieces)))
+    }
+
+    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {
+        Box::pin(ready(Err(fault(name))))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> Operation<'a, ()> {
+        Box::pin(ready(self.delete(name)))
+    }
+
+    fn remove_unfinished<'a>(&'a self, _: &'a str, _: Timestamp, _: bool) -> Operation<'a, u64> {
+        Box::pin(ready(Ok(0)))
+    }
+}
+
+/// An object that comes in one piece.
+#[derive(Debug)]
+struct OnePiece(Option<Bytes>);
+
+impl ObjectReader for OnePiece {
+    fn next(&mut self) -> Operation<'_, Option<Bytes>> {
+        Box::pin(ready(Ok(self.0.take())))
+    }
+}
+
+fn fault(name: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, format!("{name}: simulated"))
 }

@@ -1,4 +1,4 @@
-//! Both tiers as one: look-ups, insertions and purges go through here.
+//! Both tiers as one: look-ups, insertions, invalidations and purges go through here.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName};
 
 use super::admission::Verdict;
-use super::backend::BackendError;
-use super::durable::{Durable, Found, Opening};
+use super::durable::{Durable, DurableLookup, Opening};
+use super::error::StoreError;
 use super::journal::Urgency;
-use super::memory::{Displaced, Kept, Lookup, Memory};
-use super::purge::{Made, Purge, Purges, Target};
+use super::memory::{Displaced, Insertion, Lookup, Memory};
+use super::purge::{Purge, PurgeReceipt, PurgeTarget, Purges};
 use crate::base::{Clock, Saved};
 use crate::entry::{BodyObject, Covered, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::Freshness;
@@ -19,11 +19,11 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// How long a purge waits to be written before it says that it is not yet.
+/// The longest that a purge waits to be written before the operator is told that it is not.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an invalidation waits for a directory.
-const NEAR: Duration = Duration::from_millis(500);
+/// The longest that an invalidation waits for a directory.
+const LOCAL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Both tiers.
 #[derive(Debug)]
@@ -34,21 +34,21 @@ pub struct Store {
     clock: Clock,
 }
 
-/// What is known of a key's variants, from a look that began at a purge position.
+/// A record of a key's variants, and the purge position at the beginning of its look-up.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct KnownRecord {
     /// The record.
     pub record: Arc<VaryRecord>,
     /// See [`Store::position`].
     pub position: u64,
 }
 
-/// Whether a response goes to the durable tier as well, as its rule has it.
+/// The tiers that a response may go to, by its rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// If it is fresh for long enough.
+    /// To the durable tier too, if it is fresh for long enough.
     Durable,
-    /// Never.
+    /// To memory only.
     MemoryOnly,
 }
 
@@ -58,7 +58,7 @@ impl Store {
         Self { memory, durable, purges, clock }
     }
 
-    /// What memory has for a request.
+    /// Looks for a response in memory.
     pub fn lookup(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
         match self.memory.lookup(key, request) {
             Lookup::Found(stored) if self.purges.is_due(&stored.head) => self.compare(stored),
@@ -72,7 +72,7 @@ impl Store {
         }
     }
 
-    /// Compares a response in memory with the purges that came since it was last compared.
+    /// Compares a response in memory with the purges since it was last compared.
     fn compare(&self, stored: Arc<StoredResponse>) -> Lookup {
         let position = self.purges.position();
         match self.purges.check(&stored.head) {
@@ -87,7 +87,7 @@ impl Store {
                 head.position = position;
                 let expired = Arc::new(StoredResponse::with_body_of(&stored, head));
                 self.memory.replace(&stored, Arc::clone(&expired));
-                // It may have been written since it was copied.
+                // The response may have been written after its marks were copied.
                 if stored.head.marks.is_durable.load(Ordering::Acquire) {
                     expired.head.marks.is_durable.store(true, Ordering::Release);
                     expired.head.marks.awaits_uses.store(false, Ordering::Release);
@@ -97,18 +97,18 @@ impl Store {
         }
     }
 
-    /// Purges everything that has one of `tags`, because an unsafe request did. In force at once; ready when
-    /// that is written down, or, in a bucket, at once.
+    /// Purges everything that has one of `tags`, for an unsafe request. In force at once. The future is ready when a
+    /// directory's journal holds it; with a bucket, at once.
     pub fn invalidate_tags(&self, tags: Vec<String>) -> impl Future<Output = ()> + use<'_> {
         let mut last = None;
         for tag in tags {
-            last = Some(self.purges.purge(Purge::hard(Target::Tag(tag)), true));
+            last = Some(self.purges.purge(Purge::hard(PurgeTarget::Tag(tag)), true));
         }
         async move {
             let (Some(durable), Some(last)) = (&self.durable, last) else { return };
-            if durable.is_near() {
+            if durable.is_local() {
                 durable.hurry(Urgency::Purge);
-                let _ = durable.recorded(last.position, NEAR).await;
+                let _ = durable.recorded(last.position, LOCAL_TIMEOUT).await;
             } else {
                 durable.hurry(Urgency::Invalidation);
             }
@@ -120,22 +120,22 @@ impl Store {
         self.durable.as_ref().is_some_and(|durable| durable.may_hold(key.hash()))
     }
 
-    /// The memory tier.
+    /// Returns the memory tier.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// The durable tier, unless it is off.
+    /// Returns the durable tier, unless it is off.
     pub fn durable(&self) -> Option<&Durable> {
         self.durable.as_ref()
     }
 
-    /// The position of a fetch that begins now; what it stores is covered by every later purge.
+    /// Returns the position of a fetch that begins now. Every later purge covers what it stores.
     pub fn position(&self) -> u64 {
         self.purges.position()
     }
 
-    /// What the durable tier has. An object that is past its retention counts as not there.
+    /// Looks for a response in the durable tier. One past its retention counts as absent.
     pub async fn lookup_durable(
         &self,
         key: &CacheKey,
@@ -143,27 +143,27 @@ impl Store {
         policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
         opening: Opening,
-    ) -> Found {
-        let Some(durable) = &self.durable else { return Found::Nothing };
+    ) -> DurableLookup {
+        let Some(durable) = &self.durable else { return DurableLookup::Nothing };
         match durable.lookup(key, request, policy, known, opening).await {
-            Found::Response(found)
+            DurableLookup::Response(found)
                 if found.head.freshness.remaining(self.clock.now()).saturating_add(durable.retain_millis()) < 0 =>
             {
-                Found::Nothing
+                DurableLookup::Nothing
             }
             found => found,
         }
     }
 
-    /// Keeps a response that was just fetched or freshened, in memory and, where it lasts and
-    /// `durability` allows, behind. `known` is what is known of the key's variants: a response that
-    /// varies is kept beside them. `replaced` is the stored response that it takes the place of, if
-    /// that is known. `false` when a purge came since its fetch began.
+    /// Stores a response that was just fetched or freshened: in memory, and in the durable tier if it lasts long enough and
+    /// `durability` allows. `known` is a record of the key's variants: a response that varies is stored beside them.
+    /// `replaced` is the stored response whose place it takes, if that is known. Returns `false` if a purge came since its
+    /// fetch began.
     pub fn insert(
         &self,
         stored: &Arc<StoredResponse>,
         durability: Durability,
-        known: Option<&Known>,
+        known: Option<&KnownRecord>,
         replaced: Option<&Replaced>,
     ) -> bool {
         let key = &stored.head.key;
@@ -171,16 +171,16 @@ impl Store {
         let replaced = replaced.cloned().or_else(|| in_memory.as_ref().map(Replaced::response));
         let known = || self.known_in_force(key, known);
         let record = match self.insert_memory(stored, &known) {
-            Kept::No => return false,
-            Kept::Alone => None,
-            Kept::Under(record) => Some(record),
+            Insertion::Refused => return false,
+            Insertion::Alone => None,
+            Insertion::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
         let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone());
         if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
-            // Its separate body goes as well, which the new response may have, too.
+            // The separate body goes as well, even if the new response shares it.
             let body = old.body_object;
-            // What the durable tier has is history, and would come back with a restart.
+            // Left in the durable tier, the old response would come back with a restart.
             match (stored.head.variant(), &record) {
                 (Some(variant), Some(record)) => {
                     durable.delete_variant(key, record.variant_hash(&variant.selector), variant, body);
@@ -191,7 +191,7 @@ impl Store {
         true
     }
 
-    /// Whether a response is to be written now. One that was not used often enough is once it was.
+    /// Returns whether a response is to be written now. Marks one that was not used often enough, to be written later.
     fn is_worth_it(&self, durable: &Durable, stored: &StoredResponse, durability: Durability) -> bool {
         let head = &stored.head;
         if let Some(why) = self.why_not_durable(durable, &head.freshness, durability) {
@@ -208,38 +208,37 @@ impl Store {
         }
     }
 
-    /// Counts a use of a response that is in memory only, and has it written if that was the one.
+    /// Counts a use of a response that is in memory only, and has it written once it was used often enough.
     fn use_again(&self, stored: &Arc<StoredResponse>) {
         let head = &stored.head;
         let Some(durable) = self.durable.as_ref().filter(|durable| durable.has_room(stored.weight())) else { return };
         let verdict = durable.admit(head.uses_hash(), durable.requests_for(stored));
-        // Where the budget is spent, it is no more asked for this one.
+        // A response that the budget refuses is not asked for again.
         let is_settled = verdict != Verdict::TooFewUses && head.marks.awaits_uses.swap(false, Ordering::AcqRel);
         if is_settled && verdict == Verdict::Admitted {
             let record = head.variant().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
-            // A variant that no record leads to any more is no use.
+            // A variant without a record is of no use: nothing leads to it.
             if head.variant().is_none() || record.is_some() {
                 put(durable, stored, record);
             }
         }
     }
 
-    /// Keeps a response whose body is in the durable tier already, and nowhere else. What memory has in
-    /// its place goes. Where it may not be kept, its body is deleted.
-    pub fn insert_apart(&self, stored: StoredApart, known: Option<&Known>) {
+    /// Stores a response whose body is written to the durable tier already, and removes what memory has in its place.
+    /// Deletes the body if the response may not be stored.
+    pub fn insert_apart(&self, stored: StoredApart, known: Option<&KnownRecord>) {
         let Some(durable) = &self.durable else { return };
         let head = &stored.head;
         let known = || self.known_in_force(&head.key, known);
         let record = match self.memory.make_way(head, &known, &|| self.may_keep(head)) {
-            Kept::No => return durable.forget_body(head.body_id()),
-            Kept::Alone => None,
-            Kept::Under(record) => Some(record),
+            Insertion::Refused => return durable.delete_body(head.body_id()),
+            Insertion::Alone => None,
+            Insertion::Under(record) => Some(record),
         };
         durable.put_apart(Arc::new(stored), record);
     }
 
-    /// Whether a response that was just received lasts long enough for the durable tier, and may go
-    /// there.
+    /// Returns whether a response that was just received may go to the durable tier, and lasts long enough for it.
     pub fn is_for_durable(&self, freshness: &Freshness, durability: Durability) -> bool {
         self.durable.as_ref().is_some_and(|durable| self.why_not_durable(durable, freshness, durability).is_none())
     }
@@ -252,12 +251,12 @@ impl Store {
         (least > 0 && freshness.remaining(self.clock.now()) < least).then_some(Saved::MinLifetime)
     }
 
-    /// Whether the body of a response that only the durable tier takes is worth writing.
+    /// Returns whether the body of a response that only the durable tier takes is worth writing.
     pub fn admits_large(&self, hash: u128) -> bool {
         self.durable.as_ref().is_some_and(|durable| durable.admit(hash, 2) == Verdict::Admitted)
     }
 
-    /// Names the object of a body of `len` bytes, if it needs one and has none yet.
+    /// Gives a body of `len` bytes an object of its own, if it needs one and has none yet.
     pub fn name_body(&self, head: &mut StoredHead, len: u64) {
         let is_separate = self.durable.as_ref().is_some_and(|durable| durable.is_separate(len));
         if is_separate && head.body_object.is_none() {
@@ -265,14 +264,14 @@ impl Store {
         }
     }
 
-    /// The largest body that the durable tier takes as it comes in: 0 when there is none.
+    /// Returns the largest body that the durable tier takes as it arrives; 0 without the tier.
     pub fn max_durable_size(&self) -> u64 {
         self.durable.as_ref().map_or(0, Durable::max_object_size)
     }
 
-    /// What is known of a key's variants, unless a purge came since. Asked for under the key's lock, so
-    /// that no record of before a purge comes back after it.
-    fn known_in_force(&self, key: &CacheKey, known: Option<&Known>) -> Option<Arc<VaryRecord>> {
+    /// Returns the known or waiting record of a key's variants, unless a purge came since. Called under the key's lock, so
+    /// that no record from before a purge comes back after it.
+    fn known_in_force(&self, key: &CacheKey, known: Option<&KnownRecord>) -> Option<Arc<VaryRecord>> {
         let is_in_force = |position| !self.purges.covers_fetch(key.hash(), position);
         let waiting = || self.durable.as_ref()?.waiting_record(key);
         match known.filter(|known| known.record.key == *key) {
@@ -281,7 +280,7 @@ impl Store {
         }
     }
 
-    /// Keeps in memory a response that the durable tier had, under the record that led to it.
+    /// Puts a response of the durable tier into memory, under the record that led to it.
     pub fn promote(&self, stored: &Arc<StoredResponse>, record: Option<VaryRecord>) {
         if let Some(record) = record {
             self.adopt(record, stored.head.position);
@@ -289,15 +288,15 @@ impl Store {
         self.insert_memory(stored, &|| None);
     }
 
-    /// Takes over a record that a read of the durable tier found which began at `position`.
+    /// Takes over a record that a look-up in the durable tier found. The look-up began at `position`.
     pub fn adopt(&self, record: VaryRecord, position: u64) {
         let hash = record.key.hash();
         self.memory.adopt(record, self.clock.now(), &|| !self.purges.covers_fetch(hash, position));
     }
 
-    /// A purge notes its position before it removes, so one that this does not see removes what
-    /// is kept here.
-    fn insert_memory(&self, stored: &Arc<StoredResponse>, known: &dyn Fn() -> Option<Arc<VaryRecord>>) -> Kept {
+    /// Inserts a response into memory unless a purge covers it. A purge gets its position before it removes: one that is not
+    /// seen here removes the response afterwards.
+    fn insert_memory(&self, stored: &Arc<StoredResponse>, known: &dyn Fn() -> Option<Arc<VaryRecord>>) -> Insertion {
         self.memory.insert(stored, known, &|| self.may_keep(&stored.head))
     }
 
@@ -305,52 +304,50 @@ impl Store {
         !self.is_covered(head) && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
     }
 
-    /// Forgets everything stored for `key`; the durable tier follows behind, except for a
-    /// directory, where it takes no longer than to say so.
+    /// Removes everything stored for `key`. The durable tier deletes it in the background; a directory hides it at once.
     ///
-    /// The durable tier is told first: from then on it has nothing for the key, and whoever looked
-    /// there before began before the position that the purge takes.
+    /// The durable tier is told first, and finds nothing from then on. A look-up that found something began before the
+    /// position of the purge.
     pub fn invalidate(&self, key: &CacheKey) {
         self.invalidate_here(key);
     }
 
-    /// The same on behalf of a request that was sent at `position`, whose own response may take the
-    /// place of what is forgotten: the position it is stored with, unless somebody else purged the
-    /// key meanwhile.
+    /// Removes everything stored for `key` on behalf of a request that was sent at `position`. Returns the position at which
+    /// the request's own response may be stored, unless another purge of the key came meanwhile.
     pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> Option<u64> {
         let made = self.invalidate_here(key);
         made.before.is_none_or(|before| before <= position).then_some(made.position)
     }
 
-    /// Other processes are told if there is, or may be, something that they could have.
-    fn invalidate_here(&self, key: &CacheKey) -> Made {
+    /// Purges a key. Tells other processes if they may have something for it.
+    fn invalidate_here(&self, key: &CacheKey) -> PurgeReceipt {
         let hash = key.hash();
         let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(hash));
         self.discard(key, None);
-        let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(Target::Url(hash)), is_shared));
+        let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
             durable.hurry(Urgency::Invalidation);
         }
         made
     }
 
-    /// Forgets everything stored for `key` in memory; fetches under way store nothing of it.
+    /// Removes everything stored for `key` in memory. Fetches under way store nothing for it.
     pub fn forget(&self, key: &CacheKey) {
-        let purge = Purge::hard(Target::Url(key.hash()));
+        let purge = Purge::hard(PurgeTarget::Url(key.hash()));
         self.memory.remove(key.hash(), || self.purges.purge(purge, false));
     }
 
-    /// What memory knows of the key's variants.
-    pub fn known(&self, key: &CacheKey) -> Option<Known> {
+    /// Returns the record of the key's variants that memory has.
+    pub fn known(&self, key: &CacheKey) -> Option<KnownRecord> {
         let (record, position) = self.memory.record(key, || self.purges.position())?;
-        Some(Known { record, position })
+        Some(KnownRecord { record, position })
     }
 
-    /// Purges. In force in this process when it returns; [`Store::recorded`] waits until the others can read
-    /// of it. `key` is that of a URL.
-    pub fn purge(&self, purge: Purge, key: Option<&CacheKey>) -> Made {
+    /// Purges. In force in this process when it returns; [`Store::recorded`] waits until other processes can read of it.
+    /// `key` is the key of a purged URL.
+    pub fn purge(&self, purge: Purge, key: Option<&CacheKey>) -> PurgeReceipt {
         let made = match (&purge, key) {
-            (Purge { target: Target::Url(hash), is_soft: false }, Some(key)) => {
+            (Purge { target: PurgeTarget::Url(hash), is_soft: false }, Some(key)) => {
                 self.discard(key, None);
                 self.memory.remove(*hash, || self.purges.purge(purge.clone(), true))
             }
@@ -362,21 +359,20 @@ impl Store {
         made
     }
 
-    /// Waits until a purge that was made outlasts this process, and others can read of it.
-    pub async fn recorded(&self, made: Made) -> Result<(), BackendError> {
+    /// Waits until a purge is in the journal, where other processes read it.
+    pub async fn recorded(&self, receipt: PurgeReceipt) -> Result<(), StoreError> {
         match &self.durable {
-            Some(durable) => durable.recorded(made.position, PURGE_TIMEOUT).await,
+            Some(durable) => durable.recorded(receipt.position, PURGE_TIMEOUT).await,
             None => Ok(()),
         }
     }
 
-    /// The purges that are known.
+    /// Returns the known purges.
     pub fn purges(&self) -> &Purges {
         &self.purges
     }
 
-    /// Forgets a response that has its successor under another key, wherever it is, and with it the
-    /// other variants of its own.
+    /// Removes a response whose successor is stored under another key, in both tiers, with the other variants of its key.
     pub fn forget_replaced(&self, old: &Replaced) {
         if old.is_durable() {
             self.discard(&old.key, old.body_object.clone());
@@ -384,9 +380,9 @@ impl Store {
         self.memory.remove(old.key.hash(), || ());
     }
 
-    /// Has a response in memory count as stale from now on, and deletes it in the durable tier. `false` when memory
-    /// does not have it.
-    pub fn outdate(&self, old: &Replaced, known: Option<&Known>) -> bool {
+    /// Makes a response in memory stale from now on, and deletes it in the durable tier. Returns `false` if memory does not
+    /// have it.
+    pub fn outdate(&self, old: &Replaced, known: Option<&KnownRecord>) -> bool {
         let Some(stored) = old.response_itself() else { return false };
         let mut head = stored.head.clone();
         head.outlives(Covered::Softly(self.clock.now()));
@@ -410,13 +406,13 @@ impl Store {
         true
     }
 
-    /// Forgets one variant, wherever it is; the others for its URL stay. `known` is what is known of them, where
-    /// memory has no record.
-    pub fn forget_variant(&self, old: &Replaced, known: Option<&Known>) {
+    /// Removes one variant in both tiers; the others for its URL stay. `known` is a record of them, for the case that memory
+    /// has none.
+    pub fn forget_variant(&self, old: &Replaced, known: Option<&KnownRecord>) {
         let Some(variant) = &old.variant else { return };
         let record = self.memory.record(&old.key, || ()).map(|(record, ())| record);
         let record = record.or_else(|| self.known_in_force(&old.key, known));
-        // Without a record nothing leads to it.
+        // Without a record nothing leads to the variant.
         let Some(record) = record else { return };
         let name = record.variant_hash(&variant.selector);
         if let Some(durable) = self.durable.as_ref().filter(|_| old.is_durable()) {
@@ -425,15 +421,19 @@ impl Store {
         self.memory.remove_variant(old.key.hash(), name);
     }
 
-    /// The fields that select among the responses for `key`, where any of those that vary may still be fresh:
-    /// the newest set of them.
-    pub fn names_in_force(&self, key: &CacheKey, known: Option<&Known>, now: Timestamp) -> Option<Vec<HeaderName>> {
+    /// Returns the newest set of fields that select among the responses for `key`, if any that varies may still be fresh.
+    pub fn names_in_force(
+        &self,
+        key: &CacheKey,
+        known: Option<&KnownRecord>,
+        now: Timestamp,
+    ) -> Option<Vec<HeaderName>> {
         let in_memory = self.memory.names_in_force(key, now);
         in_memory
             .or_else(|| self.known_in_force(key, known).filter(|_| !self.memory.has_record(key))?.sets.first().cloned())
     }
 
-    /// Whether `old` gives way to `new` in its place.
+    /// Returns whether `old` gives way to `new`.
     fn gives_way(&self, old: &Displaced, new: &StoredHead) -> bool {
         let now = self.clock.now();
         match old {
@@ -442,29 +442,28 @@ impl Store {
         }
     }
 
-    /// Whether a purge came that covers a response as it is: of its URL, a prefix of it, a tag, or everything.
+    /// Returns whether a purge since its fetch covers a response.
     pub fn is_covered(&self, head: &StoredHead) -> bool {
         self.purges.covers(head, head.position) != Covered::No
     }
 
-    /// Whether a purge of one of `tags` came since `position`.
+    /// Returns whether a purge of one of `tags` came since `position`.
     pub fn are_purged(&self, tags: &[String], position: u64) -> bool {
         self.purges.covers_tags(tags, position)
     }
 
-    /// Whether any URL was purged since a fetch that began at `position`.
+    /// Returns whether any purge came since a fetch that began at `position`.
     pub fn is_any_purged(&self, position: u64) -> bool {
         self.purges.is_any_since(position)
     }
 
-    /// Whether a purge came for the key with this hash since a fetch that began at `position`.
+    /// Returns whether a purge of the URL with this hash came since a fetch that began at `position`.
     pub fn is_purged(&self, hash: u128, position: u64) -> bool {
         self.purges.covers_fetch(hash, position)
     }
 
-    /// Has what the durable tier keeps for `key` deleted: it was found expired, or broken.
-    ///
-    /// `body` is the object of the body that goes with it, where that is known.
+    /// Deletes what the durable tier holds for `key`: it was found expired, or broken. `body` is the separate body that goes
+    /// with it, where that is known.
     pub fn discard(&self, key: &CacheKey, body: Option<Arc<BodyObject>>) {
         if let Some(durable) = &self.durable {
             durable.delete(key, body);
@@ -472,7 +471,7 @@ impl Store {
     }
 }
 
-/// Has a response written. What there is no room for in the queue is tried again when it is used again.
+/// Queues a response to be written. If the queue is full, marks it to be tried again on its next use.
 fn put(durable: &Durable, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
     let is_put = durable.put(Arc::clone(stored), record);
     if !is_put {

@@ -1,4 +1,4 @@
-//! Reading a separate body: in pieces, each checked before it is given out.
+//! Reading a separate body, in chunks that are verified before they are given out.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::{FoundBody, Inner};
 use crate::base::{DurableOp, DurableOutcome};
 use crate::entry::encoding::BODY_CHUNK;
 use crate::entry::{Body, StoredHead, encoding};
-use crate::store::BackendError;
-use crate::store::backend::Pieces;
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::place::ObjectReader;
 
-/// A separate body, to be read in part.
+/// A separate body that is not opened yet, to be read in part.
 #[derive(Clone, Debug)]
-pub struct Apart {
+pub struct SeparateBody {
     pub(super) inner: Arc<Inner>,
     pub(super) runtime: Handle,
     pub(super) name: String,
@@ -23,37 +23,40 @@ pub struct Apart {
     pub(super) checksums: Arc<[u64]>,
 }
 
-/// What of a separate body is read, and what stands between.
+/// A part of what a client gets of a separate body.
 #[derive(Clone, Debug)]
-pub enum Wanted {
-    /// A text that is no part of it.
+pub enum BodyPart {
+    /// Text between ranges, such as the boundaries of a multipart response.
     Text(Bytes),
     /// The bytes from the first position up to the second.
     Range(u64, u64),
 }
 
-/// How many pieces a client's own reading is ahead of it.
+/// The most pieces that are read ahead of the client.
 const AHEAD: usize = 2;
 
-impl Apart {
-    /// The length of the body.
+/// The channel to the client.
+type Pipe = mpsc::Sender<Result<Bytes, StoreError>>;
+
+impl SeparateBody {
+    /// Returns the length of the body.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Reads what is wanted and no more, but to the ends of the chunks that are checked. `None` when the
-    /// first piece can't be had, in time or at all. Dropping the receiver ends the reading.
-    pub async fn read(&self, wanted: Vec<Wanted>) -> Option<mpsc::Receiver<Result<Bytes, BackendError>>> {
-        let (sender, receiver) = mpsc::channel(AHEAD);
+    /// Reads `parts`, and no more than the chunks that hold them. Returns `None` if the first piece can't be had, in time
+    /// or at all. Dropping the receiver ends the reading.
+    pub async fn read(&self, parts: Vec<BodyPart>) -> Option<mpsc::Receiver<Result<Bytes, StoreError>>> {
+        let (pipe, receiver) = mpsc::channel(AHEAD);
         let (opened, is_open) = oneshot::channel();
         let this = self.clone();
         let within = self.inner.config.lookup_timeout;
-        let task = self.runtime.spawn(async move { this.send(wanted, &sender, opened).await });
+        let task = self.runtime.spawn(async move {
+            let mut sender = PartSender { body: &this, pipe, opened: Some(opened), texts: Vec::new() };
+            if let Some(error) = sender.send(parts).await.err().flatten() {
+                let _ = sender.pipe.send(Err(error)).await;
+            }
+        });
         match tokio::time::timeout(within, is_open).await {
             Ok(Ok(())) => Some(receiver),
             Ok(Err(_)) => None,
@@ -65,106 +68,109 @@ impl Apart {
         }
     }
 
-    async fn send(
-        &self,
-        wanted: Vec<Wanted>,
-        sender: &mpsc::Sender<Result<Bytes, BackendError>>,
-        opened: oneshot::Sender<()>,
-    ) {
-        let mut opened = Some(opened);
-        // What stands before the first piece goes out once that is there.
-        let mut texts = Vec::new();
-        for wanted in wanted {
-            let (first, end) = match wanted {
-                Wanted::Text(text) => {
-                    texts.push(text);
-                    continue;
-                }
-                Wanted::Range(first, end) => (first, end),
-            };
-            let mut left = end.saturating_sub(first);
-            let mut reader = match self.open(first, end).await {
-                Ok(reader) => reader,
-                Err(error) => {
-                    self.inner.note_error(DurableOp::Get, &error);
-                    let _ = sender.send(Err(error)).await;
-                    return;
-                }
-            };
-            let mut skip = first % BODY_CHUNK as u64;
-            while left > 0 {
-                let mut piece = match reader.next().await {
-                    Ok(Some(piece)) => piece,
-                    Ok(None) => return self.fail(BackendError::failing("the body ended early"), sender).await,
-                    Err(error) => return self.fail(error, sender).await,
-                };
-                piece = piece.split_off(usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len()));
-                piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                skip = 0;
-                left -= piece.len() as u64;
-                if let Some(opened) = opened.take() {
-                    self.inner.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
-                    // The one who waits may have given up: the next line finds out.
-                    let _ = opened.send(());
-                }
-                for piece in texts.drain(..).chain([piece]) {
-                    if sender.send(Ok(piece)).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-        if let Some(opened) = opened.take() {
-            let _ = opened.send(());
-        }
-        for text in texts {
-            if sender.send(Ok(text)).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn fail(&self, error: BackendError, sender: &mpsc::Sender<Result<Bytes, BackendError>>) {
-        self.inner.unreadable(&self.name, error.text());
-        let _ = sender.send(Err(error)).await;
-    }
-
     /// Opens the chunks that hold the bytes from `first` up to `end`.
-    async fn open(&self, first: u64, end: u64) -> Result<BodyReader, BackendError> {
+    async fn open(&self, first: u64, end: u64) -> Result<BodyReader, StoreError> {
         const CHUNK: u64 = BODY_CHUNK as u64;
         let start = first / CHUNK * CHUNK;
         let stop = end.div_ceil(CHUNK).saturating_mul(CHUNK).min(self.len);
-        let pieces = self.inner.backend.read_range(&self.name, start, stop).await?;
-        let pieces = pieces.ok_or_else(|| BackendError::failing("its body is missing"))?;
+        let pieces = self.inner.place.read_range(&self.name, start, stop).await?;
         let next = usize::try_from(first / CHUNK).unwrap_or(usize::MAX);
         let checksums = Arc::clone(&self.checksums);
         Ok(BodyReader { pieces, pending: BytesMut::new(), left: stop.saturating_sub(start), checksums, next })
     }
 }
 
-/// A separate body on its way in, each piece checked before it is given out.
+/// Sends the parts of a separate body to a client.
+struct PartSender<'a> {
+    body: &'a SeparateBody,
+    pipe: Pipe,
+    /// Tells the caller of [`SeparateBody::read`] that the first piece is there. Dropped untold, it tells of a failure.
+    opened: Option<oneshot::Sender<()>>,
+    /// Texts that wait until the piece after them is there, so that nothing is sent of a body that can't be read.
+    texts: Vec<Bytes>,
+}
+
+/// The end of sender before the last part: an error for the client, or `None` if the client has left.
+type Ended = Option<StoreError>;
+
+impl PartSender<'_> {
+    async fn send(&mut self, parts: Vec<BodyPart>) -> Result<(), Ended> {
+        for part in parts {
+            match part {
+                BodyPart::Text(text) => self.texts.push(text),
+                BodyPart::Range(first, end) => self.send_range(first, end).await?,
+            }
+        }
+        self.tell_opened();
+        self.send_texts().await
+    }
+
+    async fn send_range(&mut self, first: u64, end: u64) -> Result<(), Ended> {
+        let mut left = end.saturating_sub(first);
+        let mut reader = self.body.open(first, end).await.inspect_err(|error| {
+            self.body.inner.report_error(DurableOp::Get, error);
+        })?;
+        let mut skip = first % BODY_CHUNK as u64;
+        while left > 0 {
+            let read = reader.next().await.and_then(|piece| piece.ok_or_else(ended_early));
+            let mut piece = read.inspect_err(|error| self.body.inner.report_unreadable(&self.body.name, error))?;
+            piece = piece.split_off(usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len()));
+            piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            skip = 0;
+            left -= piece.len() as u64;
+            if self.tell_opened() {
+                self.body.inner.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
+            }
+            self.send_texts().await?;
+            self.pipe.send(Ok(piece)).await.map_err(|_| None)?;
+        }
+        Ok(())
+    }
+
+    async fn send_texts(&mut self) -> Result<(), Ended> {
+        for text in self.texts.drain(..) {
+            self.pipe.send(Ok(text)).await.map_err(|_| None)?;
+        }
+        Ok(())
+    }
+
+    /// Tells that the first piece is there. Returns whether that was not told before.
+    fn tell_opened(&mut self) -> bool {
+        let Some(opened) = self.opened.take() else { return false };
+        // A caller that has given up is noticed when the piece is sent.
+        let _ = opened.send(());
+        true
+    }
+}
+
+fn ended_early() -> StoreError {
+    StoreError::corrupt("the body ended early")
+}
+
+/// A separate body that is being read. Each chunk is verified before it is given out.
 #[derive(Debug)]
 pub struct BodyReader {
-    pieces: Pieces,
+    pieces: Box<dyn ObjectReader>,
     pending: BytesMut,
     left: u64,
     checksums: Arc<[u64]>,
+    /// Number of the next chunk.
     next: usize,
 }
 
 impl BodyReader {
-    /// The bytes that are still to come.
+    /// Returns the number of bytes that are still to come.
     pub fn left(&self) -> u64 {
         self.left
     }
 
-    /// Whether every piece was given out.
+    /// Returns whether every chunk was given out.
     pub fn is_end(&self) -> bool {
         self.left == 0
     }
 
-    /// The next checked piece; `None` at the end of a complete body.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, BackendError> {
+    /// Reads and verifies the next chunk. Returns `None` at the end of a complete body.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -172,12 +178,12 @@ impl BodyReader {
         while self.pending.len() < want {
             match self.pieces.next().await? {
                 Some(piece) => self.pending.extend_from_slice(&piece),
-                None => return Err(BackendError::failing("the body ended early")),
+                None => return Err(ended_early()),
             }
         }
         let chunk = self.pending.split_to(want).freeze();
         if self.checksums.get(self.next) != Some(&encoding::chunk_checksum(&chunk)) {
-            return Err(BackendError::failing("the body's checksum does not hold"));
+            return Err(StoreError::corrupt("the body's checksum does not hold"));
         }
         self.next += 1;
         self.left -= want as u64;
@@ -186,20 +192,19 @@ impl BodyReader {
 }
 
 impl Inner {
-    /// Opens a separate body and checks its first piece, so that one that is missing, cut off, or
-    /// another's is a miss and not a broken response.
+    /// Opens a separate body and verifies its first chunk: a body that is missing, cut off, or another's is then a miss and
+    /// not a broken response.
     pub(super) async fn open_body(&self, head: &StoredHead, len: u64, checksums: Arc<[u64]>) -> Option<FoundBody> {
         let name = self.names.body(head.body_id());
-        let opened = self.backend.read(&name, len).await;
-        let pieces = match opened {
-            Ok(Some(pieces)) => pieces,
-            Ok(None) => {
-                self.unreadable(&name, "its body is missing");
+        let pieces = match self.place.read(&name, len).await {
+            Ok(pieces) => pieces,
+            Err(error) if matches!(error.kind(), StoreErrorKind::Absent | StoreErrorKind::Corrupt) => {
+                self.report_unreadable(&name, &error);
                 self.forget_head(head);
                 return None;
             }
             Err(error) => {
-                self.note_error(DurableOp::Get, &error);
+                self.report_error(DurableOp::Get, &error);
                 return None;
             }
         };
@@ -208,14 +213,14 @@ impl Inner {
             Ok(Some(first)) => Some(FoundBody::Streamed(first, reader)),
             Ok(None) => Some(FoundBody::Whole(Body::default())),
             Err(error) => {
-                self.unreadable(&name, error.text());
+                self.report_unreadable(&name, &error);
                 self.forget_head(head);
                 None
             }
         }
     }
 
-    /// The object of a head is no use: it is not looked for again before it is written again.
+    /// Takes the key of a head without a body out of the index, so that look-ups skip it until it is written anew.
     fn forget_head(&self, head: &StoredHead) {
         if head.variant().is_none() {
             self.index.remove(head.key.hash());

@@ -1,100 +1,101 @@
-//! The end: what waits is written while there is time, and what is not is told.
+//! The end of the tier: it writes what waits while there is time, and reports what it could not write.
 
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::Durable;
-use super::flow::AT_THE_END;
+use super::write_breaker::PAUSE_AT_STOP;
 use crate::base::Lost;
-use crate::store::seldom::Seldom;
+use crate::store::throttle::LogThrottle;
 
-/// Reports what became of the operations that were outstanding.
+/// The operations that are left after a drain, and the responses lost before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drained {
     /// Responses that still wait to be written.
     pub unwritten: u64,
-    /// Deletions that still wait: what they are of is there, and counts as purged.
+    /// Deletions that still wait. What they should delete is there, and counts as purged.
     pub undeleted: u64,
     /// Purges and new keys that are not in the journal.
-    pub untold: u64,
-    /// Responses that were lost since the start, and why.
+    pub unannounced: u64,
+    /// Numbers of responses that were lost since the start, by reason.
     pub lost: Vec<(Lost, u64)>,
 }
 
 impl Drained {
     /// Returns how many operations are left.
     pub fn left(&self) -> u64 {
-        self.unwritten + self.undeleted + self.untold
+        self.unwritten + self.undeleted + self.unannounced
     }
 }
 
 impl Durable {
-    /// Waits until nothing is outstanding, at most `deadline`, without the pauses that there are in service.
+    /// Waits until nothing is outstanding, at most `deadline`. Pauses between attempts are short.
     pub async fn drain(&self, deadline: Duration) -> Drained {
-        self.inner.flow.end();
-        let said = Seldom::default();
+        self.inner.writes.set_stopping(true);
+        let throttle = LogThrottle::default();
         let write_journal = async || {
             while let Err(error) = self.inner.journal.write().await {
-                if said.is_due().is_some() {
+                if throttle.is_due().is_some() {
                     warn!("the journal can't be written: {error}");
                 }
-                tokio::time::sleep(AT_THE_END).await;
+                tokio::time::sleep(PAUSE_AT_STOP).await;
             }
         };
         let emptied = tokio::time::timeout(deadline, async {
-            // Waits for both at once: the journal does not wait for writes that can't succeed.
+            // Both at once: the journal must not wait for writes that can't succeed. Then the journal again, for the keys
+            // that were written meanwhile.
             tokio::join!(self.inner.queue.empty(), write_journal());
             write_journal().await;
         });
         let _ = emptied.await;
-        self.inner.flow.go_on();
+        self.inner.writes.set_stopping(false);
         self.left()
     }
 
     /// Returns the operations that are outstanding now.
     fn left(&self) -> Drained {
         let (inner, queue) = (&self.inner, &self.inner.queue);
-        let unwritten = queue.puts() + queue.others();
+        let unwritten = queue.puts() + queue.uploads();
         Drained {
             unwritten,
             undeleted: queue.depth().0.saturating_sub(queue.puts()) + queue.retrying(),
-            untold: inner.journal.outstanding(),
+            unannounced: inner.journal.outstanding(),
             lost: inner.metrics.losses(),
         }
     }
 }
 
-/// Says at a stop what became of what was to be written.
+/// Logs at the stop what became of the responses that were to be written.
 pub(crate) fn report_drain(drained: &Drained, deadline: Duration) {
     let lost: u64 = drained.lost.iter().map(|(_, count)| count).sum();
     if lost + drained.left() == 0 {
         info!("every response that was to be written to the durable tier is written");
         return;
     }
-    let Drained { unwritten, undeleted, untold, .. } = drained;
-    let mut told = Vec::new();
+    let Drained { unwritten, undeleted, unannounced, .. } = drained;
+    let mut reasons = Vec::new();
     if *unwritten > 0 {
-        told.push(format!(
+        reasons.push(format!(
             "{unwritten} responses still waited when durable.drain_timeout ({} s) had passed",
             deadline.as_secs_f64()
         ));
     }
-    told.extend(drained.lost.iter().map(|(why, count)| match why {
+    reasons.extend(drained.lost.iter().map(|(why, count)| match why {
         Lost::QueueFull => format!("{count} found the queue full (durable.queue_objects, durable.queue_bytes)"),
         Lost::NotTaken => format!("{count} were not taken by the tier"),
         Lost::NoRoom => format!("{count} found no room"),
         Lost::Upload => format!("{count} too large for memory could not be written as they came in"),
     }));
     if *undeleted > 0 {
-        told.push(format!("{undeleted} that were invalidated are not deleted there, and count as purged"));
+        reasons.push(format!("{undeleted} that were invalidated are not deleted there, and count as purged"));
     }
-    if *untold > 0 {
-        told.push(format!("{untold} purges and new keys are not known to other processes"));
+    if *unannounced > 0 {
+        reasons.push(format!("{unannounced} purges and new keys are not known to other processes"));
     }
     warn!(
         "{} responses were not written to the durable tier when they were to be: {}",
         lost + unwritten,
-        told.join("; ")
+        reasons.join("; ")
     );
 }

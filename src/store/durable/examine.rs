@@ -1,4 +1,4 @@
-//! What the tier has, told and not used: for an operator who asks why.
+//! A look-up that only reports what the tier has, for an operator who asks why a request was answered as it was.
 
 use std::sync::Arc;
 
@@ -10,23 +10,24 @@ use crate::entry::{StoredHead, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
+use crate::store::error::StoreErrorKind;
 
-/// What the tier has for a request.
+/// The tier's content for a request, or the reason why it serves nothing.
 #[derive(Debug)]
 pub enum Examined {
-    /// The journal was not read yet, so that nothing is served from it.
+    /// The journal is not read yet: nothing of the tier is served.
     NotLoaded,
-    /// The index knows that there is nothing: the place was not asked.
+    /// The index has no such key: the place was not asked.
     NotIndexed,
-    /// It counts as down: it was not asked.
+    /// The place counts as down, or has just refused a read: it was not asked.
     Down,
-    /// It failed.
+    /// The place failed.
     Failed(String),
-    /// It waits to be written.
+    /// A write or deletion of the key waits.
     Waiting,
     /// There is no such object.
     Nothing,
-    /// There is one that can't be believed.
+    /// There is an object that can't be believed.
     Unreadable(DecodeError),
     /// There are responses for the key, none for this request.
     OtherVariants(VaryRecord),
@@ -36,13 +37,13 @@ pub enum Examined {
         head: Box<StoredHead>,
         /// The length of its body.
         len: u64,
-        /// Whether the body is an object of its own.
+        /// True if the body is an object of its own.
         is_apart: bool,
     },
 }
 
 impl Durable {
-    /// Looks for a request as a look-up does, and tells what there is. Nothing is changed by it.
+    /// Looks for a response to `request` as a look-up does, and reports what there is. Changes nothing.
     pub async fn examine(&self, key: &CacheKey, request: &HeaderMap, policy: Arc<StoragePolicy>) -> Examined {
         let inner = Arc::clone(&self.inner);
         if inner.queue.is_pending(key.hash()) {
@@ -54,7 +55,7 @@ impl Durable {
         if !inner.index.may_hold(key.hash()) {
             return Examined::NotIndexed;
         }
-        if inner.breaker.is_open() {
+        if inner.spares_lookups() {
             return Examined::Down;
         }
         let (key, request) = (key.clone(), request.clone());
@@ -86,9 +87,9 @@ impl Inner {
     }
 
     async fn read_object(&self, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, Examined> {
-        match self.backend.get(name, self.config.inline_size + HEAD_LIMIT).await {
-            Ok(Some(object)) => decode(&object, key, policy).map_err(Examined::Unreadable),
-            Ok(None) => Err(Examined::Nothing),
+        match self.place.get(name, self.config.inline_size + HEAD_LIMIT).await {
+            Ok(object) => decode(&object, key, policy).map_err(Examined::Unreadable),
+            Err(error) if error.kind() == StoreErrorKind::Absent => Err(Examined::Nothing),
             Err(error) => Err(Examined::Failed(error.to_string())),
         }
     }

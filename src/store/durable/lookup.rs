@@ -1,29 +1,30 @@
-//! Looking for a request: in the queue, the index, and then the place itself.
+//! Look-ups: first in the queue, then in the index, and only then in the place.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::HeaderMap;
 use tokio::runtime::Handle;
 
-use super::{Apart, BodyReader, Durable, HEAD_LIMIT, Inner};
+use super::{BodyReader, Durable, HEAD_LIMIT, Inner, SeparateBody};
 use crate::base::{DurableOp, DurableOutcome, Saved, Stopwatch};
 use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
 use crate::entry::{Body, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
+use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::queue::{Put, Waiting};
-use bytes::Bytes;
 
-/// What the tier has for a request.
+/// The result of a look-up.
 #[derive(Debug)]
-pub enum Found {
+pub enum DurableLookup {
     /// A response that the key and `Vary` select.
     Response(Box<FoundResponse>),
     /// Responses for the key, none for this request.
     OtherVariants(VaryRecord),
-    /// Nothing, or nothing that could be had in time.
+    /// Nothing, or nothing that was read in time.
     Nothing,
 }
 
@@ -34,7 +35,7 @@ pub struct FoundResponse {
     pub head: StoredHead,
     /// Its body.
     pub body: FoundBody,
-    /// The record that led to it, where it varies.
+    /// The record that led to it, if it varies.
     pub record: Option<VaryRecord>,
 }
 
@@ -43,33 +44,32 @@ pub struct FoundResponse {
 pub enum FoundBody {
     /// All of it.
     Whole(Body),
-    /// Its first piece, and the rest as it comes.
+    /// Its first chunk, and a reader of the rest.
     Streamed(Bytes, BodyReader),
-    /// An object of its own that was not opened, as was asked.
-    Apart(Apart),
+    /// A separate body that is not opened, as [`Opening::Later`] asks.
+    Separate(SeparateBody),
 }
 
-/// Whether a separate body is opened when it is found.
+/// Says when a separate body is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// It is, and its first piece is checked.
+    /// With its head: its first chunk is verified before the look-up returns.
     AtOnce,
-    /// It is not: what is wanted of it is to be seen.
+    /// Later, by the caller, who decides what to read of it.
     Later,
 }
 
-/// How the tier is looked into.
-struct Looked<'a> {
+/// A look-up under way.
+struct Search<'a> {
     request: &'a HeaderMap,
     opening: Opening,
     runtime: Handle,
-    /// The purge position when it began.
+    /// The purge position at its beginning.
     position: u64,
 }
 
 impl Durable {
-    /// What the tier has for `key` and `request`, within the lookup timeout. `known` is the
-    /// record that memory has of the key.
+    /// Looks for a response to `request`, at most for the look-up timeout. `known` is the record that memory has of the key.
     pub async fn lookup(
         &self,
         key: &CacheKey,
@@ -77,62 +77,62 @@ impl Durable {
         policy: Arc<StoragePolicy>,
         known: Option<Arc<VaryRecord>>,
         opening: Opening,
-    ) -> Found {
+    ) -> DurableLookup {
         let (mut waiting, inner) = (None, &self.inner);
         match inner.queue.look(key, request) {
             Waiting::Nothing => {}
             Waiting::Found(Put::Whole(stored), record) => return self.waiting(&stored, record, known.is_some()),
-            // Its body is there already.
+            // Its body is written already, and read from the place.
             Waiting::Found(Put::Apart(stored), record) => waiting = Some((stored, record)),
-            // A write that a purge came before is skipped in its turn.
+            // A purged record is not written: its writer skips it.
             Waiting::Other(Some((record, position))) if !inner.purges.covers_fetch(key.hash(), position) => {
-                return Found::OtherVariants((*record).clone());
+                return DurableLookup::OtherVariants((*record).clone());
             }
-            Waiting::Other(_) => return Found::Nothing,
+            Waiting::Other(_) => return DurableLookup::Nothing,
         }
         if !inner.journal.is_loaded() {
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         if !inner.index.may_hold(key.hash()) && waiting.is_none() {
             inner.metrics.saved(Saved::Index);
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
-        if inner.breaker.is_open() {
+        if inner.spares_lookups() {
             inner.metrics.saved(Saved::Breaker);
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         let watch = Stopwatch::start();
-        let looked = Looked { request, opening, runtime: self.runtime.clone(), position: inner.purges.position() };
-        // On the thread that asks: to hand it to another and back costs as much as the rest.
-        let looking: Pin<Box<dyn Future<Output = Found> + Send + '_>> = Box::pin(async {
+        let search = Search { request, opening, runtime: self.runtime.clone(), position: inner.purges.position() };
+        // Runs on the thread that asks: handing it to another and back costs as much as the rest.
+        let looking: Pin<Box<dyn Future<Output = DurableLookup> + Send + '_>> = Box::pin(async {
             let Some((stored, record)) = waiting else {
-                return inner.lookup(key, &looked, &policy.lifetimes, known).await;
+                return inner.lookup(key, &search, &policy.lifetimes, known).await;
             };
             let body = DurableBody::Separate { len: stored.len, checksums: Arc::clone(&stored.checksums) };
             let record = record.filter(|_| known.is_none()).map(|record| (*record).clone());
-            inner.found((*stored.head).clone(), body, &looked, record).await
+            inner.found((*stored.head).clone(), body, &search, record).await
         });
         let found = match tokio::time::timeout(self.lookup_timeout, looking).await {
             Ok(found) => found,
             Err(_) => {
                 inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
-                inner.failed(true, &"it does not answer in time");
-                Found::Nothing
+                inner.note_outage(true, &StoreError::timed_out());
+                DurableLookup::Nothing
             }
         };
         self.inner.metrics.durable_latency.record(watch.elapsed());
         found
     }
 
-    /// A response that waits to be written, as it will be found.
-    fn waiting(&self, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, is_known: bool) -> Found {
+    /// Returns a response that waits to be written as it would be found in the place.
+    fn waiting(&self, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, is_known: bool) -> DurableLookup {
         let (purges, mut head) = (&self.inner.purges, stored.head.clone());
         let position = purges.position();
         if !head.outlives(purges.covers(&head, head.position)) {
-            return Found::Nothing;
+            return DurableLookup::Nothing;
         }
         head.position = position;
-        Found::Response(Box::new(FoundResponse {
+        DurableLookup::Response(Box::new(FoundResponse {
             head,
             body: FoundBody::Whole(stored.body()),
             record: record.filter(|_| !is_known).map(|record| (*record).clone()),
@@ -144,103 +144,114 @@ impl Inner {
     async fn lookup(
         self: &Arc<Self>,
         key: &CacheKey,
-        looked: &Looked<'_>,
+        search: &Search<'_>,
         policy: &LifetimePolicy,
         known: Option<Arc<VaryRecord>>,
-    ) -> Found {
+    ) -> DurableLookup {
         let is_known = known.is_some();
         let record = match known {
             Some(record) => (*record).clone(),
             None => match self.object(&self.names.primary(key), key, policy).await {
-                None => return Found::Nothing,
+                None => return DurableLookup::Nothing,
                 Some(Object::Vary(record)) => record,
-                Some(Object::Response { head, body }) => return self.found(*head, body, looked, None).await,
+                Some(Object::Response { head, body }) => return self.found(*head, body, search, None).await,
             },
         };
-        let candidates: Vec<u128> = record.candidates(looked.request).collect();
+        let candidates: Vec<u128> = record.candidates(search.request).collect();
         for hash in candidates {
             if let Some(Object::Response { head, body }) =
                 self.object(&self.names.variant(key, hash), key, policy).await
             {
-                if is_known && self.backend.is_near() {
-                    self.backend.note_use(&self.names.primary(key));
+                if is_known {
+                    self.place.note_use(&self.names.primary(key));
                 }
-                // One that came from memory may have been removed there since: it does not go back.
+                // A record that came from memory may have been removed there since. It does not go back.
                 let record = (!is_known).then_some(record);
-                return self.found(*head, body, looked, record).await;
+                return self.found(*head, body, search, record).await;
             }
         }
-        Found::OtherVariants(record)
+        DurableLookup::OtherVariants(record)
     }
 
     async fn found(
         self: &Arc<Self>,
         mut head: StoredHead,
         body: DurableBody,
-        looked: &Looked<'_>,
+        search: &Search<'_>,
         record: Option<VaryRecord>,
-    ) -> Found {
-        if !head.outlives(self.purges.covers_read(&head)) || !head.is_selected_by(looked.request) {
-            return Found::Nothing;
+    ) -> DurableLookup {
+        if !head.outlives(self.purges.covers_read(&head)) || !head.is_selected_by(search.request) {
+            return DurableLookup::Nothing;
         }
-        // Compared with all that is known now.
-        head.position = looked.position;
+        // The response was just compared with all purges up to this position.
+        head.position = search.position;
         let body = match body {
             DurableBody::Inline(bytes) => FoundBody::Whole(Body::from(bytes)),
-            DurableBody::Separate { len, checksums } if looked.opening == Opening::Later => FoundBody::Apart(Apart {
-                inner: Arc::clone(self),
-                runtime: looked.runtime.clone(),
-                name: self.names.body(head.body_id()),
-                len,
-                checksums,
-            }),
+            DurableBody::Separate { len, checksums } if search.opening == Opening::Later => {
+                FoundBody::Separate(SeparateBody {
+                    inner: Arc::clone(self),
+                    runtime: search.runtime.clone(),
+                    name: self.names.body(head.body_id()),
+                    len,
+                    checksums,
+                })
+            }
             DurableBody::Separate { len, checksums } => match self.open_body(&head, len, checksums).await {
                 Some(body) => body,
-                None => return Found::Nothing,
+                None => return DurableLookup::Nothing,
             },
         };
-        Found::Response(Box::new(FoundResponse { head, body, record }))
+        DurableLookup::Response(Box::new(FoundResponse { head, body, record }))
     }
 
+    /// Reads and decodes an object. Counts the outcome; an object that is absent or unreadable leaves the index.
     async fn object(self: &Arc<Self>, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Option<Object> {
-        let is_primary = name.rsplit('/').next().is_some_and(|last| !last.contains('.'));
-        let answer = self.backend.get(name, self.config.inline_size + HEAD_LIMIT).await;
-        match &answer {
-            Ok(_) => drop(self.breaker.succeeded()),
-            Err(error) => self.failed(false, error),
-        }
-        let bytes = match answer {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => {
-                self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
-                if is_primary && !self.queue.is_pending(key.hash()) {
-                    self.index.remove(key.hash());
+        let answer = self.place.get(name, self.config.inline_size + HEAD_LIMIT).await;
+        self.note_read(&answer);
+        let decoded = match answer {
+            Ok(bytes) => decode(&bytes, key, policy),
+            Err(error) => {
+                match error.kind() {
+                    StoreErrorKind::Absent => {
+                        self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
+                        self.forget_primary(name, key);
+                    }
+                    StoreErrorKind::Corrupt => {
+                        self.report_unreadable(name, &error);
+                        self.forget_primary(name, key);
+                    }
+                    StoreErrorKind::Refused
+                    | StoreErrorKind::Unavailable
+                    | StoreErrorKind::Overloaded
+                    | StoreErrorKind::Full
+                    | StoreErrorKind::Unacceptable => self.report_error(DurableOp::Get, &error),
                 }
                 return None;
             }
-            Err(error) => {
-                self.note_error(DurableOp::Get, &error);
-                return None;
-            }
         };
-        match decode(&bytes, key, policy) {
+        match decoded {
             Ok(object) => {
                 self.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
                 Some(object)
             }
             Err(DecodeError::OtherKey) => {
-                // Two keys with one hash: the other one's object is sound, and not ours.
+                // Two keys with one hash: the object is sound, and belongs to the other.
                 self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
                 None
             }
             Err(error) => {
-                self.unreadable(name, error.as_str());
-                // Said once: it is not looked for again before it is written again.
-                if is_primary && !self.queue.is_pending(key.hash()) {
-                    self.index.remove(key.hash());
-                }
+                self.report_unreadable(name, &error.as_str());
+                self.forget_primary(name, key);
                 None
             }
+        }
+    }
+
+    /// Takes the key of a primary out of the index, so that look-ups skip it until it is written anew.
+    fn forget_primary(&self, name: &str, key: &CacheKey) {
+        let is_primary = name.rsplit('/').next().is_some_and(|last| !last.contains('.'));
+        if is_primary && !self.queue.is_pending(key.hash()) {
+            self.index.remove(key.hash());
         }
     }
 }

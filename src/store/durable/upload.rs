@@ -1,4 +1,4 @@
-//! Writing a body that is too large for memory, as it comes in.
+//! Writing a body that is too large for memory, as it arrives.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use super::{Durable, Inner};
 use crate::base::{DurableOp, DurableOutcome, Lost};
 use crate::entry::encoding::Checksums;
 use crate::entry::{BodyObject, FillReader, StoredApart, StoredHead};
-use crate::store::BackendError;
+use crate::store::error::StoreError;
 
-/// Leave to write a large body.
+/// Permit to write the large body of one key. Held until its head is queued; dropping it lets the next one begin.
 #[derive(Debug)]
-pub struct Leave {
+pub struct UploadPermit {
     inner: Arc<Inner>,
     hash: u128,
 }
 
-impl Drop for Leave {
+impl Drop for UploadPermit {
     fn drop(&mut self) {
         self.inner.uploading.lock().remove(&self.hash);
-        self.inner.queue.leave_other();
+        self.inner.queue.end_upload();
     }
 }
 
 impl Durable {
-    /// Leave to write the large body of a response for the key with this hash: a few at once have it, and
-    /// one for each key.
-    pub fn begin_upload(&self, hash: u128) -> Option<Leave> {
+    /// Returns a permit to write the large body of a response for the key with this hash. There are few permits, and one
+    /// for each key.
+    pub fn begin_upload(&self, hash: u128) -> Option<UploadPermit> {
         let mut uploading = self.inner.uploading.lock();
         if uploading.len() >= self.inner.config.uploads || !uploading.insert(hash) {
             drop(uploading);
@@ -33,35 +33,34 @@ impl Durable {
             self.inner.metrics.lost(Lost::Upload);
             return None;
         }
-        self.inner.queue.enter_other();
-        Some(Leave { inner: Arc::clone(&self.inner), hash })
+        self.inner.queue.begin_upload();
+        Some(UploadPermit { inner: Arc::clone(&self.inner), hash })
     }
 
-    /// Writes the body that `reader` brings as the object of `head`. `None` when it did not come to its
-    /// end, is too large, or could not be written: then there is nothing. The leave comes back, to be kept
-    /// until the head is on its way.
+    /// Writes the body from `reader` as a separate object of `head`. Returns `None`, and leaves nothing, if the body is
+    /// incomplete or too large, or could not be written. Returns the permit, to be held until the head is queued.
     pub async fn upload(
         &self,
-        leave: Leave,
+        permit: UploadPermit,
         head: Arc<StoredHead>,
         reader: FillReader,
-    ) -> Option<(StoredApart, Leave)> {
+    ) -> Option<(StoredApart, UploadPermit)> {
         let written = self.runtime.spawn(async move {
-            let inner = Arc::clone(&leave.inner);
+            let inner = Arc::clone(&permit.inner);
             let outcome = inner.upload(&head, reader).await;
             inner.metrics.durable_uploads.add_one();
             match outcome {
                 Ok(Some(apart)) => {
                     inner.metrics.durable(DurableOp::Put, DurableOutcome::Ok);
-                    Some((apart, leave))
+                    Some((apart, permit))
                 }
                 Ok(None) => {
                     inner.metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
                     None
                 }
                 Err(error) => {
-                    inner.note_error(DurableOp::Put, &error);
-                    inner.lost(Lost::Upload, &head.key, &error);
+                    inner.report_error(DurableOp::Put, &error);
+                    inner.report_lost(Lost::Upload, &head.key, &error);
                     None
                 }
             }
@@ -71,22 +70,22 @@ impl Durable {
 }
 
 impl Inner {
-    /// Writes the body that `reader` brings; `None` when it broke off, or is too large.
-    async fn upload(&self, head: &StoredHead, mut reader: FillReader) -> Result<Option<StoredApart>, BackendError> {
+    /// Writes the body from `reader`. Returns `None` if it is incomplete or too large.
+    async fn upload(&self, head: &StoredHead, mut reader: FillReader) -> Result<Option<StoredApart>, StoreError> {
         let mut head = head.clone();
         let object = BodyObject::new(&head.key);
         head.body_object = Some(Arc::clone(&object));
-        let mut upload = self.backend.begin(&self.names.body(object.id)).await?;
+        let mut upload = self.place.begin(&self.names.body(object.id)).await?;
         let mut checksums = Checksums::default();
         while let Some(chunk) = reader.chunk().await {
             let Ok(chunk) = chunk else { return Ok(None) };
             checksums.update(&chunk);
-            if checksums.len() > self.max_object_size() {
+            if checksums.hashed() > self.max_object_size() {
                 return Ok(None);
             }
             upload.write(chunk).await?;
         }
-        let len = checksums.len();
+        let len = checksums.hashed();
         if !head.is_of_length(len) {
             return Ok(None);
         }

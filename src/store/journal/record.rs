@@ -1,134 +1,132 @@
-//! What the journal's objects look like. They have the preamble of every durable object
-//! ([`crate::base::wire`]), and then:
+//! The encoding of the journal's objects: the preamble of every durable object ([`crate::base::wire`]), and then:
 //!
 //! ```text
-//! kind 3, a record: maker u64, time u64,
+//! kind 2, a record: node u64, time u64,
 //!         purges (u32 count, each: time u64, soft u8, target),
 //!         keys newly stored (u32 count, the first 40 bits of the hash each)
-//! kind 4, a snapshot: all until u64, latest time u64,
-//!         makers (u32 count, each: maker u64, last time u64),
-//!         marks (u32 count, each: time u64, maker u64, soft u8, target),
-//!         the URLs of purges that are not remembered one by one (a string, as the index),
+//! kind 3, a snapshot: all until u64, latest time u64,
+//!         nodes (u32 count, each: node u64, last time u64),
+//!         purges (u32 count, each: time u64, node u64, soft u8, target),
+//!         the fingerprints of evicted URLs (a string, as the index),
 //!         1u8 and the index (a string, see [`crate::store::Index::encode`]), or 0u8
 //! target: u8 0 and the key's hash u128; 1 and a prefix, a string; 2 and a tag, a string; 3 for all;
-//!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for forgotten URLs, tags, prefixes,
-//!         8 for URLs that are not remembered one by one
+//!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for the floors of URLs, tags, prefixes,
+//!         8 for that of the fingerprints of evicted URLs
 //! ```
 
 use bytes::BufMut;
 
-use crate::base::wire::{DecodeError, Framed, Reader, frame, put_string, unframe};
+use crate::base::wire::{DecodeError, Decoder, Framed, frame, put_string, unframe};
 use crate::entry::JournalTime;
-use crate::store::index::Print;
-use crate::store::purge::{Kept, Remembered};
-use crate::store::{Mark, Purge, Target};
+use crate::store::index::Fingerprint;
+use crate::store::purge::{Purge, PurgeSnapshot, PurgeStamp, PurgeTarget, Scope};
 
-const KIND_RECORD: u8 = 3;
-const KIND_SNAPSHOT: u8 = 4;
+const KIND_RECORD: u8 = 2;
+const KIND_SNAPSHOT: u8 = 3;
 
-/// What one process tells the others.
+/// A record: the purges and stored keys that one process tells the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Who tells it.
-    pub maker: u64,
+    /// Its writer.
+    pub node: u64,
     /// The time in its name.
     pub time: JournalTime,
-    /// Purges, and when each was made.
+    /// Purges, and the time of each.
     pub purges: Vec<(Purge, JournalTime)>,
     /// Keys that something was stored for.
-    pub stored: Vec<Print>,
+    pub stored: Vec<Fingerprint>,
 }
 
 /// All that the journal told until some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// Everything of before is in it.
+    /// Everything told before this time is in it.
     pub until: JournalTime,
     /// The purges.
-    pub remembered: Remembered,
-    /// The index, unless its writer's was not complete.
+    pub purges: PurgeSnapshot,
+    /// The index, if its writer's was complete.
     pub index: Option<Vec<u8>>,
 }
 
 impl Record {
-    /// Writes it.
+    /// Encodes the record.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.purges.len() * 32 + self.stored.len() * 5);
-        out.put_u64_le(self.maker);
+        out.put_u64_le(self.node);
         out.put_u64_le(self.time);
         put_count(&mut out, self.purges.len());
         for (purge, time) in &self.purges {
             out.put_u64_le(*time);
             out.put_u8(u8::from(purge.is_soft));
             match &purge.target {
-                Target::Url(hash) => put_hash(&mut out, 0, *hash),
-                Target::Prefix(prefix) => put_text(&mut out, 1, prefix),
-                Target::Tag(tag) => put_text(&mut out, 2, tag),
-                Target::All => out.put_u8(3),
+                PurgeTarget::Url(hash) => put_hash(&mut out, 0, *hash),
+                PurgeTarget::Prefix(prefix) => put_text(&mut out, 1, prefix),
+                PurgeTarget::Tag(tag) => put_text(&mut out, 2, tag),
+                PurgeTarget::All => out.put_u8(3),
             }
         }
         put_count(&mut out, self.stored.len());
-        for print in &self.stored {
-            out.put_slice(&print.0);
+        for fingerprint in &self.stored {
+            out.put_slice(&fingerprint.0);
         }
         frame(KIND_RECORD, &out)
     }
 
-    /// Reads it back.
+    /// Decodes what `encode` wrote.
     pub(crate) fn decode(object: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = head_of(object, KIND_RECORD)?;
-        let (maker, time) = (reader.u64()?, reader.u64()?);
+        let mut decoder = head_of(object, KIND_RECORD)?;
+        let (node, time) = (decoder.u64()?, decoder.u64()?);
         let mut purges = Vec::new();
-        for _ in 0..reader.u32()? {
-            let (time, is_soft) = (reader.u64()?, flag(&mut reader)?);
-            let target = match reader.u8()? {
-                0 => Target::Url(reader.u128()?),
-                1 => Target::Prefix(text(&mut reader)?),
-                2 => Target::Tag(text(&mut reader)?),
-                3 => Target::All,
+        for _ in 0..decoder.u32()? {
+            let (time, is_soft) = (decoder.u64()?, flag(&mut decoder)?);
+            let target = match decoder.u8()? {
+                0 => PurgeTarget::Url(decoder.u128()?),
+                1 => PurgeTarget::Prefix(text(&mut decoder)?),
+                2 => PurgeTarget::Tag(text(&mut decoder)?),
+                3 => PurgeTarget::All,
                 _ => return Err(DecodeError::Malformed),
             };
             purges.push((Purge { target, is_soft }, time));
         }
         let mut stored = Vec::new();
-        for _ in 0..reader.u32()? {
-            stored.push(Print(reader.array()?));
+        for _ in 0..decoder.u32()? {
+            stored.push(Fingerprint(decoder.array()?));
         }
-        ends(reader)?;
-        Ok(Self { maker, time, purges, stored })
+        ends(decoder)?;
+        Ok(Self { node, time, purges, stored })
     }
 }
 
 impl Snapshot {
-    /// Writes it.
+    /// Encodes the snapshot.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let remembered = &self.remembered;
+        let purges = &self.purges;
         let index_len = self.index.as_ref().map_or(0, Vec::len);
-        let mut out = Vec::with_capacity(64 + remembered.marks.len() * 40 + remembered.makers.len() * 16 + index_len);
+        let mut out = Vec::with_capacity(64 + purges.stamps.len() * 40 + purges.nodes.len() * 16 + index_len);
         out.put_u64_le(self.until);
-        out.put_u64_le(remembered.latest);
-        put_count(&mut out, remembered.makers.len());
-        for (maker, time) in &remembered.makers {
-            out.put_u64_le(*maker);
+        out.put_u64_le(purges.latest);
+        put_count(&mut out, purges.nodes.len());
+        for (node, time) in &purges.nodes {
+            out.put_u64_le(*node);
             out.put_u64_le(*time);
         }
-        put_count(&mut out, remembered.marks.len());
-        for (kept, mark) in &remembered.marks {
-            out.put_u64_le(mark.time);
-            out.put_u64_le(mark.maker);
-            out.put_u8(u8::from(mark.is_soft));
-            match kept {
-                Kept::Url(hash) => put_hash(&mut out, 0, *hash),
-                Kept::Prefix(prefix) => put_text(&mut out, 1, prefix),
-                Kept::All => out.put_u8(3),
-                Kept::Tag(hash) => put_hash(&mut out, 4, *hash),
-                Kept::UrlFloor => out.put_u8(5),
-                Kept::TagFloor => out.put_u8(6),
-                Kept::PrefixFloor => out.put_u8(7),
-                Kept::OldUrls => out.put_u8(8),
+        put_count(&mut out, purges.stamps.len());
+        for (scope, stamp) in &purges.stamps {
+            out.put_u64_le(stamp.time);
+            out.put_u64_le(stamp.node);
+            out.put_u8(u8::from(stamp.is_soft));
+            match scope {
+                Scope::Url(hash) => put_hash(&mut out, 0, *hash),
+                Scope::Prefix(prefix) => put_text(&mut out, 1, prefix),
+                Scope::All => out.put_u8(3),
+                Scope::Tag(hash) => put_hash(&mut out, 4, *hash),
+                Scope::UrlFloor => out.put_u8(5),
+                Scope::TagFloor => out.put_u8(6),
+                Scope::PrefixFloor => out.put_u8(7),
+                Scope::OldUrls => out.put_u8(8),
             }
         }
-        put_string(&mut out, &remembered.old_urls);
+        put_string(&mut out, &purges.old_urls);
         out.put_u8(u8::from(self.index.is_some()));
         if let Some(index) = &self.index {
             put_string(&mut out, index);
@@ -136,59 +134,59 @@ impl Snapshot {
         frame(KIND_SNAPSHOT, &out)
     }
 
-    /// Reads it back.
+    /// Decodes what `encode` wrote.
     pub(crate) fn decode(object: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = head_of(object, KIND_SNAPSHOT)?;
-        let until = reader.u64()?;
-        let mut remembered = Remembered { latest: reader.u64()?, ..Remembered::default() };
-        for _ in 0..reader.u32()? {
-            remembered.makers.push((reader.u64()?, reader.u64()?));
+        let mut decoder = head_of(object, KIND_SNAPSHOT)?;
+        let until = decoder.u64()?;
+        let mut purges = PurgeSnapshot { latest: decoder.u64()?, ..PurgeSnapshot::default() };
+        for _ in 0..decoder.u32()? {
+            purges.nodes.push((decoder.u64()?, decoder.u64()?));
         }
-        for arrival in 0..u64::from(reader.u32()?) {
-            let (time, maker, is_soft) = (reader.u64()?, reader.u64()?, flag(&mut reader)?);
-            let kept = match reader.u8()? {
-                0 => Kept::Url(reader.u128()?),
-                1 => Kept::Prefix(text(&mut reader)?),
-                3 => Kept::All,
-                4 => Kept::Tag(reader.u128()?),
-                5 => Kept::UrlFloor,
-                6 => Kept::TagFloor,
-                7 => Kept::PrefixFloor,
-                8 => Kept::OldUrls,
+        for arrival in 0..u64::from(decoder.u32()?) {
+            let (time, node, is_soft) = (decoder.u64()?, decoder.u64()?, flag(&mut decoder)?);
+            let scope = match decoder.u8()? {
+                0 => Scope::Url(decoder.u128()?),
+                1 => Scope::Prefix(text(&mut decoder)?),
+                3 => Scope::All,
+                4 => Scope::Tag(decoder.u128()?),
+                5 => Scope::UrlFloor,
+                6 => Scope::TagFloor,
+                7 => Scope::PrefixFloor,
+                8 => Scope::OldUrls,
                 _ => return Err(DecodeError::Malformed),
             };
-            remembered.marks.push((kept, Mark { arrival, time, maker, is_soft }));
+            purges.stamps.push((scope, PurgeStamp { arrival, time, node, is_soft }));
         }
-        remembered.old_urls = reader.string()?.to_vec();
-        let index = if flag(&mut reader)? { Some(reader.string()?.to_vec()) } else { None };
-        ends(reader)?;
-        Ok(Self { until, remembered, index })
+        purges.old_urls = decoder.string()?.to_vec();
+        let index = if flag(&mut decoder)? { Some(decoder.string()?.to_vec()) } else { None };
+        ends(decoder)?;
+        Ok(Self { until, purges, index })
     }
 }
 
-/// The head of an object that is of the journal.
-fn head_of(object: &[u8], expected: u8) -> Result<Reader<'_>, DecodeError> {
+/// Returns the head of an object of this kind.
+fn head_of(object: &[u8], expected: u8) -> Result<Decoder<'_>, DecodeError> {
     let Framed { kind, head, rest, .. } = unframe(object)?;
     if kind != expected || !rest.is_empty() {
         return Err(DecodeError::Malformed);
     }
-    Ok(Reader(head))
+    Ok(Decoder(head))
 }
 
-fn ends(reader: Reader<'_>) -> Result<(), DecodeError> {
-    if reader.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed) }
+fn ends(decoder: Decoder<'_>) -> Result<(), DecodeError> {
+    if decoder.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed) }
 }
 
-fn flag(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
-    match reader.u8()? {
+fn flag(decoder: &mut Decoder<'_>) -> Result<bool, DecodeError> {
+    match decoder.u8()? {
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(DecodeError::Malformed),
     }
 }
 
-fn text(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
-    String::from_utf8(reader.string()?.to_vec()).map_err(|_| DecodeError::Malformed)
+fn text(decoder: &mut Decoder<'_>) -> Result<String, DecodeError> {
+    String::from_utf8(decoder.string()?.to_vec()).map_err(|_| DecodeError::Malformed)
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {
@@ -210,45 +208,55 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let targets = [Target::Url(7), Target::Prefix("http://h/a".into()), Target::Tag("é".into()), Target::All];
+        let targets = [
+            PurgeTarget::Url(7),
+            PurgeTarget::Prefix("http://h/a".into()),
+            PurgeTarget::Tag("é".into()),
+            PurgeTarget::All,
+        ];
         let purges = targets.into_iter().zip(1..).map(|(target, n)| (Purge { target, is_soft: n == 2 }, n));
-        Record { maker: 3, time: 9, purges: purges.collect(), stored: vec![Print([1, 2, 3, 4, 5]), Print([255; 5])] }
+        Record {
+            node: 3,
+            time: 9,
+            purges: purges.collect(),
+            stored: vec![Fingerprint([1, 2, 3, 4, 5]), Fingerprint([255; 5])],
+        }
     }
 
     fn snapshot() -> Snapshot {
-        let kept = [
-            Kept::All,
-            Kept::Prefix("/a".into()),
-            Kept::Tag(5),
-            Kept::Url(u128::MAX),
-            Kept::UrlFloor,
-            Kept::TagFloor,
-            Kept::PrefixFloor,
-            Kept::OldUrls,
+        let scopes = [
+            Scope::All,
+            Scope::Prefix("/a".into()),
+            Scope::Tag(5),
+            Scope::Url(u128::MAX),
+            Scope::UrlFloor,
+            Scope::TagFloor,
+            Scope::PrefixFloor,
+            Scope::OldUrls,
         ];
-        let mark = |n: u64| Mark { arrival: n, time: 10 + n, maker: n, is_soft: n == 1 };
-        let marks = kept.into_iter().zip(0..).map(|(kept, n)| (kept, mark(n))).collect();
-        let remembered = Remembered { marks, makers: vec![(1, 2), (3, 4)], old_urls: vec![9], latest: 99 };
-        Snapshot { until: 8, remembered, index: Some(vec![1, 2, 3]) }
+        let stamp = |n: u64| PurgeStamp { arrival: n, time: 10 + n, node: n, is_soft: n == 1 };
+        let stamps = scopes.into_iter().zip(0..).map(|(scope, n)| (scope, stamp(n))).collect();
+        let purges = PurgeSnapshot { stamps, nodes: vec![(1, 2), (3, 4)], old_urls: vec![9], latest: 99 };
+        Snapshot { until: 8, purges, index: Some(vec![1, 2, 3]) }
     }
 
-    /// What is on disk stays readable: these files never change.
+    /// Pins version 1 to the byte: a change of the format needs a new version.
     #[test]
     fn golden_files_are_written_and_read_to_the_byte() {
         let golden = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        for (name, written) in [("v3-record.bin", record().encode()), ("v3-snapshot.bin", snapshot().encode())] {
+        for (name, written) in [("v1-record.bin", record().encode()), ("v1-snapshot.bin", snapshot().encode())] {
             if std::env::var_os("LARDER_WRITE_GOLDEN").is_some() && !golden(name).exists() {
                 std::fs::write(golden(name), &written).expect("golden file is written");
             }
             assert_eq!(std::fs::read(golden(name)).expect("golden file is there"), written, "{name}");
         }
         let read = |name: &str| std::fs::read(golden(name)).expect("golden file is there");
-        assert_eq!(Record::decode(&read("v3-record.bin")), Ok(record()));
-        assert_eq!(Snapshot::decode(&read("v3-snapshot.bin")), Ok(snapshot()));
+        assert_eq!(Record::decode(&read("v1-record.bin")), Ok(record()));
+        assert_eq!(Snapshot::decode(&read("v1-snapshot.bin")), Ok(snapshot()));
     }
 
     #[test]
-    fn what_is_cut_off_or_changed_is_told() {
+    fn a_cut_or_changed_object_does_not_decode() {
         for object in [record().encode(), snapshot().encode()] {
             for len in 0..object.len() {
                 assert!(Record::decode(&object[..len]).is_err() && Snapshot::decode(&object[..len]).is_err());
@@ -256,11 +264,14 @@ mod tests {
             for at in 0..object.len() {
                 let mut changed = object.clone();
                 changed[at] ^= 1;
-                // Two bytes of the preamble are not looked at.
+                // The preamble's two zero bytes are not checked.
                 let is_read = Record::decode(&changed).is_ok() || Snapshot::decode(&changed).is_ok();
-                assert!(!is_read || (6..8).contains(&at) || at == 4, "{at}");
+                assert!(!is_read || (6..8).contains(&at), "{at}");
             }
         }
         assert!(Record::decode(&snapshot().encode()).is_err());
+        let mut of_a_version_to_come = record().encode();
+        of_a_version_to_come[4] = 2;
+        assert_eq!(Record::decode(&of_a_version_to_come), Err(DecodeError::Version(2)));
     }
 }

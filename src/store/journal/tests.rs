@@ -1,5 +1,5 @@
-//! Processes that share a bucket, in thousands of turns of events: none serves what was purged, and none
-//! loses what was not.
+//! Plays thousands of turns of events on processes that share a bucket: none serves what was purged, none loses what was
+//! not.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,30 +11,34 @@ use http::{Method, StatusCode};
 
 use super::*;
 use crate::base::Clock;
-use crate::entry::{Body, NewHead, Seen, StoredHead, StoredResponse};
+use crate::entry::{Body, NewHead, StoredHead, StoredResponse, TICK_BITS, VersionVector};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::simulated::{Bucket, Faults, Simulated};
-use crate::store::{Durability, Durable, Found, FoundBody, Known, Lookup, Opening, Store, durable, memory};
+use crate::store::names::ObjectNames;
+use crate::store::purge::{Purge, PurgeTarget};
+use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
+use crate::store::{
+    Durability, Durable, DurableLookup, FoundBody, KnownRecord, Lookup, Opening, Store, durable, memory,
+};
 
 const START: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-/// A process: both tiers over its way to the bucket, and a clock of its own.
+/// A process: both tiers over the bucket, and a clock of its own.
 struct Node {
     clock: Clock,
-    way: Arc<Backend>,
+    place: Arc<Simulated>,
     store: Store,
-    /// The steps of the beginnings of its last two good looks into the journal.
+    /// The step at which it last read the journal.
     read_at: usize,
 }
 
 impl Node {
-    fn start(bucket: &Arc<Bucket>, clock: Clock, maker: u64) -> Self {
-        let purges = Arc::new(Purges::new(clock.clone(), maker));
+    fn start(bucket: &Arc<SimulatedBucket>, clock: Clock, node: u64) -> Self {
+        let purges = Arc::new(Purges::new(clock.clone(), node));
         let memory = Arc::new(Memory::new(&memory::Config::default()));
-        let way = Arc::new(Backend::Simulated(Arc::new(Simulated::to(bucket))));
+        let place = Arc::new(Simulated::to(bucket));
         let config = durable::Config {
             lookup_timeout: Duration::from_secs(60),
             min_lifetime: Duration::ZERO,
@@ -44,15 +48,15 @@ impl Node {
             ..durable::Config::default()
         };
         let durable = Durable::over(
-            Arc::clone(&way),
+            Arc::clone(&place) as Arc<dyn Place>,
             &config,
-            Names::new("", ""),
+            ObjectNames::new("", ""),
             Arc::clone(&purges),
             Arc::clone(&memory),
             Metrics::new(1),
         );
         let store = Store::new(memory, Some(durable), purges, clock.clone());
-        Self { clock, way, store, read_at: 0 }
+        Self { clock, place, store, read_at: 0 }
     }
 
     fn durable(&self) -> &Durable {
@@ -64,17 +68,15 @@ impl Node {
     }
 
     fn cut(&self) {
-        if let Backend::Simulated(way) = &*self.way {
-            way.cut();
-        }
+        self.place.cut();
     }
 
-    /// What a fetch notes when it begins.
-    fn now(&self) -> (u64, Arc<Seen>) {
-        (self.store.position(), self.store.purges().seen())
+    /// Returns the position and version vector of a fetch that begins now.
+    fn now(&self) -> (u64, Arc<VersionVector>) {
+        (self.store.position(), self.store.purges().version_vector())
     }
 
-    /// What a client would get: the step at which it was fetched, and whether it is fresh.
+    /// Returns what a client would get: the step at which it was fetched, and whether it is fresh.
     async fn look(&self, page: &Page, variant: usize) -> Option<(usize, bool)> {
         let request = page.request(variant);
         let fetched_at = |stored: &StoredResponse| {
@@ -87,22 +89,22 @@ impl Node {
         let (policy, position) = (Arc::new(StoragePolicy::default()), self.store.position());
         let known = self.store.known(&page.key).map(|known| known.record);
         match self.store.lookup_durable(&page.key, &request, policy, known, Opening::AtOnce).await {
-            Found::Response(found) => {
+            DurableLookup::Response(found) => {
                 let FoundBody::Whole(body) = found.body else { panic!("bodies are small") };
                 let stored = Arc::new(StoredResponse::new(found.head, body));
                 let seen = fetched_at(&stored);
                 self.store.promote(&stored, found.record);
                 Some(seen)
             }
-            Found::OtherVariants(record) => {
+            DurableLookup::OtherVariants(record) => {
                 self.store.adopt(record, position);
                 None
             }
-            Found::Nothing => None,
+            DurableLookup::Nothing => None,
         }
     }
 
-    /// Looks into the journal; at `step` nothing else happens.
+    /// Reads the journal, at a step in which nothing else happens. Returns whether that succeeded.
     async fn tail(&mut self, step: usize) -> bool {
         let read = if self.journal().is_loaded() { self.journal().read().await } else { self.journal().load().await };
         if read.is_ok() {
@@ -116,7 +118,7 @@ impl Node {
     }
 }
 
-/// A URL, and what it is tagged with.
+/// A URL and its tags.
 #[derive(Clone)]
 struct Page {
     key: CacheKey,
@@ -126,7 +128,7 @@ struct Page {
 }
 
 impl Page {
-    /// A request for one of its variants.
+    /// Returns a request for one of its variants.
     fn request(&self, variant: usize) -> HeaderMap {
         let mut request = HeaderMap::new();
         if self.varies {
@@ -153,7 +155,7 @@ fn response(
     variant: usize,
     fetched_at: usize,
     node: &Node,
-    (position, seen): (u64, Arc<Seen>),
+    (position, version_vector): (u64, Arc<VersionVector>),
 ) -> Arc<StoredResponse> {
     let mut fields = HeaderMap::new();
     fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
@@ -178,7 +180,7 @@ fn response(
         request_time: now,
         response_time: now,
         position,
-        seen,
+        version_vector,
         tags: page.tags.clone(),
         hidden: &TagFields::default(),
     };
@@ -189,27 +191,29 @@ fn response(
 /// A purge that was made.
 struct Made {
     purge: Purge,
-    maker: usize,
-    /// Of which life of its maker.
+    node: usize,
+    /// Of which life of its node.
     life: usize,
     at: usize,
-    /// Where it is in that life's own count, and the step at which it was in the journal.
+    /// Its position in that life, and the step by which it was in the journal.
     position: u64,
     recorded: Option<usize>,
     time: Timestamp,
-    /// Whether it took so long that it was made anew.
+    /// True if writing it took so long that it got a later time.
     is_late: bool,
-    /// Whether nobody else has to know of it.
+    /// True if no other process has to know of it.
     is_local: bool,
 }
 
 impl Made {
     fn is_of(&self, page: &Page) -> bool {
         match &self.purge.target {
-            Target::Url(hash) => *hash == page.key.hash(),
-            Target::Prefix(prefix) => page.url.starts_with(prefix) || page.url["http://h".len()..].starts_with(prefix),
-            Target::Tag(tag) => page.tags.contains(tag),
-            Target::All => true,
+            PurgeTarget::Url(hash) => *hash == page.key.hash(),
+            PurgeTarget::Prefix(prefix) => {
+                page.url.starts_with(prefix) || page.url["http://h".len()..].starts_with(prefix)
+            }
+            PurgeTarget::Tag(tag) => page.tags.contains(tag),
+            PurgeTarget::All => true,
         }
     }
 }
@@ -218,13 +222,13 @@ impl Made {
 struct Fetch {
     page: usize,
     variant: usize,
-    what: Option<Known>,
+    what: Option<KnownRecord>,
     node: usize,
     life: usize,
     at: usize,
-    /// What was known of purges when it began.
-    began: (u64, Arc<Seen>),
-    /// How many of the purges that were made by then its node knew of for certain.
+    /// Position and version vector at its beginning.
+    began: (u64, Arc<VersionVector>),
+    /// The purges that its node knew of for certain at its beginning.
     known: Vec<usize>,
 }
 
@@ -232,26 +236,26 @@ struct Fetch {
 struct World {
     random: fastrand::Rng,
     time: Clock,
-    bucket: Arc<Bucket>,
+    bucket: Arc<SimulatedBucket>,
     pages: Vec<Page>,
     nodes: Vec<Node>,
     lives: Vec<usize>,
     skews: Vec<i64>,
     made: Vec<Made>,
     under_way: Vec<Fetch>,
-    /// What each fetch's node knew of, by the fetch's step, and who that was.
+    /// By the step of each fetch: the purges that its node knew of, and that node's life.
     fetched: HashMap<usize, (Vec<usize>, (usize, usize))>,
     /// The lives that ended without notice.
     killed: Vec<(usize, usize)>,
     step: usize,
-    next_maker: u64,
+    next_node: u64,
 }
 
 impl World {
     async fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let time = Clock::manual(START);
-        let bucket = Arc::new(Bucket::new(time.clone(), random.u64(..)));
+        let bucket = Arc::new(SimulatedBucket::new(time.clone(), random.u64(..)));
         // Five seconds apart, both ways.
         let skews = match random.u32(0..3) {
             0 => vec![0, 5000, -5000],
@@ -271,7 +275,7 @@ impl World {
             fetched: HashMap::new(),
             killed: Vec::new(),
             step: 0,
-            next_maker: 1,
+            next_node: 1,
         };
         for node in 0..world.skews.len() {
             let started = world.start(node).await;
@@ -282,8 +286,8 @@ impl World {
 
     async fn start(&mut self, node: usize) -> Node {
         let clock = Clock::manual(self.time.now().plus_millis(self.skews[node]));
-        self.next_maker += 1;
-        let mut started = Node::start(&self.bucket, clock, self.next_maker * 0x1_0001);
+        self.next_node += 1;
+        let mut started = Node::start(&self.bucket, clock, self.next_node * 0x1_0001);
         // Until the journal is read, nothing durable is served.
         started.tail(self.step).await;
         started
@@ -304,8 +308,8 @@ impl World {
 
     fn note_records(&mut self) {
         for made in &mut self.made {
-            let node = &self.nodes[made.maker];
-            if !made.is_local && made.recorded.is_none() && self.lives[made.maker] == made.life {
+            let node = &self.nodes[made.node];
+            if !made.is_local && made.recorded.is_none() && self.lives[made.node] == made.life {
                 let is_written = *node.journal().written.borrow() >= made.position;
                 made.recorded = is_written.then_some(self.step);
                 made.is_late |= self.time.now().millis_since(made.time) > 9000;
@@ -313,9 +317,9 @@ impl World {
         }
     }
 
-    /// Whether a node knows of a purge for certain.
+    /// Returns whether a node knows of a purge for certain.
     fn knows(&self, node: usize, made: &Made) -> bool {
-        (made.maker == node && made.life == self.lives[node])
+        (made.node == node && made.life == self.lives[node])
             || made.recorded.is_some_and(|recorded| recorded < self.nodes[node].read_at)
     }
 
@@ -323,31 +327,8 @@ impl World {
         self.step += 1;
         let node = self.random.usize(0..self.nodes.len());
         match self.random.u32(0..100) {
-            0..25 => {
-                let page = self.random.usize(0..self.pages.len());
-                let began = self.nodes[node].now();
-                let known = (0..self.made.len()).filter(|made| self.knows(node, &self.made[*made])).collect();
-                let (variant, what) = (self.random.usize(0..3), self.nodes[node].store.known(&self.pages[page].key));
-                self.under_way.push(Fetch {
-                    page,
-                    variant,
-                    what,
-                    node,
-                    life: self.lives[node],
-                    at: self.step,
-                    began,
-                    known,
-                });
-            }
-            25..50 if !self.under_way.is_empty() => {
-                let fetch = self.under_way.swap_remove(self.random.usize(0..self.under_way.len()));
-                if self.lives[fetch.node] == fetch.life {
-                    let at = &self.nodes[fetch.node];
-                    let stored = response(&self.pages[fetch.page], fetch.variant, fetch.at, at, fetch.began);
-                    at.store.insert(&stored, Durability::Durable, fetch.what.as_ref(), None);
-                    self.fetched.insert(fetch.at, (fetch.known, (fetch.node, fetch.life)));
-                }
-            }
+            0..25 => self.begin_fetch(node),
+            25..50 if !self.under_way.is_empty() => self.end_fetch(),
             50..60 => self.purge(node),
             60..75 => {
                 let step = self.step;
@@ -367,8 +348,8 @@ impl World {
             84..86 => {
                 let faults = match self.random.u32(0..3) {
                     0 => Faults::default(),
-                    1 => Faults { fail: 100, lost_answer: 50, late: 100 },
-                    _ => Faults { fail: 300, lost_answer: 100, late: 200 },
+                    1 => Faults { fail: 100, lost_answer: 50, late: 100, refuse: false },
+                    _ => Faults { fail: 300, lost_answer: 100, late: 200, refuse: false },
                 };
                 self.bucket.set_faults(faults);
             }
@@ -384,13 +365,32 @@ impl World {
         self.look(node, page).await;
     }
 
+    fn begin_fetch(&mut self, node: usize) {
+        let page = self.random.usize(0..self.pages.len());
+        let began = self.nodes[node].now();
+        let known = (0..self.made.len()).filter(|made| self.knows(node, &self.made[*made])).collect();
+        let (variant, what) = (self.random.usize(0..3), self.nodes[node].store.known(&self.pages[page].key));
+        let (life, at) = (self.lives[node], self.step);
+        self.under_way.push(Fetch { page, variant, what, node, life, at, began, known });
+    }
+
+    fn end_fetch(&mut self) {
+        let fetch = self.under_way.swap_remove(self.random.usize(0..self.under_way.len()));
+        if self.lives[fetch.node] == fetch.life {
+            let at = &self.nodes[fetch.node];
+            let stored = response(&self.pages[fetch.page], fetch.variant, fetch.at, at, fetch.began);
+            at.store.insert(&stored, Durability::Durable, fetch.what.as_ref(), None);
+            self.fetched.insert(fetch.at, (fetch.known, (fetch.node, fetch.life)));
+        }
+    }
+
     fn purge(&mut self, node: usize) {
         let page = &self.pages[self.random.usize(0..self.pages.len())];
         let target = match self.random.u32(0..10) {
-            0..4 => Target::Url(page.key.hash()),
-            4..6 => Target::Prefix(["http://h/a/", "/b", "http://h/", "/a/b/"][self.random.usize(0..4)].into()),
-            6..9 => Target::Tag(["x", "y", "z"][self.random.usize(0..3)].into()),
-            _ => Target::All,
+            0..4 => PurgeTarget::Url(page.key.hash()),
+            4..6 => PurgeTarget::Prefix(["http://h/a/", "/b", "http://h/", "/a/b/"][self.random.usize(0..4)].into()),
+            6..9 => PurgeTarget::Tag(["x", "y", "z"][self.random.usize(0..3)].into()),
+            _ => PurgeTarget::All,
         };
         let key = page.key.clone();
         let purge = Purge { target, is_soft: self.random.u32(0..4) == 0 };
@@ -398,27 +398,17 @@ impl World {
         if self.random.u32(0..4) == 0 {
             // What an unsafe request does: in force here, and nowhere else for certain.
             let position = self.nodes[node].store.position();
-            let purge = Purge::hard(Target::Url(key.hash()));
+            let purge = Purge::hard(PurgeTarget::Url(key.hash()));
             self.nodes[node].store.invalidate(&key);
             let is_late = true;
             let time = self.time.now();
-            self.made.push(Made {
-                purge,
-                maker: node,
-                life,
-                at,
-                position,
-                recorded: None,
-                time,
-                is_late,
-                is_local: true,
-            });
+            self.made.push(Made { purge, node, life, at, position, recorded: None, time, is_late, is_local: true });
             return;
         }
         let made = self.nodes[node].store.purge(purge.clone(), Some(&key));
         self.made.push(Made {
             purge,
-            maker: node,
+            node,
             life,
             at,
             position: made.position,
@@ -442,7 +432,7 @@ impl World {
         self.nodes[node] = started;
     }
 
-    /// Holds what a node serves for a page to what was purged.
+    /// Checks that a node serves nothing of a page that was purged.
     async fn look(&mut self, node: usize, page: usize) {
         let page = self.pages[page].clone();
         let variant = self.random.usize(0..3);
@@ -460,8 +450,8 @@ impl World {
         }
     }
 
-    /// Everything is written and read; what is in the bucket and was not purged is found by everyone, and by
-    /// a process that comes anew.
+    /// Lets everything be written and read. Checks that every process, and a new one, finds what is in the bucket and was
+    /// not purged.
     async fn settle(&mut self) {
         self.bucket.set_faults(Faults::default());
         self.step += 1;
@@ -501,7 +491,7 @@ impl World {
                     (0..self.made.len()).filter(is_of).any(|made| !known.contains(&made) || self.made[made].is_late);
                 let may_hold = self.nodes[node].durable().may_hold(self.pages[page].key.hash());
                 let why = if may_hold { "purges" } else { "the index" };
-                // Who is killed before he announces what he stored costs a request to the origin.
+                // A process that is killed before it announces a key costs a request to the origin.
                 let is_unannounced = !may_hold && self.killed.contains(by);
                 assert!(
                     unknown || is_unannounced || found.is_some(),
@@ -513,15 +503,15 @@ impl World {
     }
 
     async fn in_bucket(&self, page: &Page) -> Option<usize> {
-        let name = Names::new("", "").primary(&page.key);
-        let object = self.nodes[0].way.get(&name, u64::MAX).await.expect("no faults")?;
+        let name = ObjectNames::new("", "").primary(&page.key);
+        let object = Place::get(&*self.nodes[0].place, &name, u64::MAX).await.ok()?;
         let policy = crate::rfc9111::freshness::LifetimePolicy::default();
         match crate::entry::encoding::decode(&object, &page.key, &policy).expect("an object of ours") {
             crate::entry::encoding::Object::Response { body, .. } => match body {
                 crate::entry::encoding::DurableBody::Inline(text) => std::str::from_utf8(&text).ok()?.parse().ok(),
                 crate::entry::encoding::DurableBody::Separate { .. } => None,
             },
-            // Whether a variant is lost is another matter: its record names another generation, perhaps.
+            // Does not follow records: a variant may be of another generation.
             crate::entry::encoding::Object::Vary(_) => None,
         }
     }
@@ -529,7 +519,7 @@ impl World {
 
 fn run(seeds: std::ops::Range<u64>) {
     for seed in seeds {
-        // What is random in the tier itself, too.
+        // Seeds the tier's own randomness as well.
         fastrand::seed(seed);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
@@ -546,9 +536,9 @@ fn run(seeds: std::ops::Range<u64>) {
     }
 }
 
-/// `LARDER_TEST_SEEDS=from..to` runs others.
+/// `LARDER_TEST_SEEDS=from..to` runs other seeds.
 #[test]
-fn what_is_purged_is_served_by_nobody_and_what_is_not_is_lost_by_nobody() {
+fn no_process_serves_what_was_purged_or_loses_what_was_not() {
     let given = std::env::var("LARDER_TEST_SEEDS").ok();
     let given = given.as_deref().and_then(|text| text.split_once(".."));
     match given.map(|(from, to)| (from.parse().expect("a seed"), to.parse().expect("a seed"))) {
@@ -563,7 +553,7 @@ fn on_a_paused_clock<T>(work: impl Future<Output = T>) -> T {
 }
 
 impl World {
-    /// A world of one process, whose bucket does what it is asked to.
+    /// A world of one process, without faults.
     async fn of_one() -> Self {
         let mut world = Self::new(0).await;
         world.nodes.truncate(1);
@@ -572,15 +562,15 @@ impl World {
         world
     }
 
-    /// Purges at once, and has it written.
+    /// Purges a tag, and writes that into the journal.
     async fn purge_tag(&mut self, tag: String) {
-        self.nodes[0].store.purge(Purge::hard(Target::Tag(tag)), None);
+        self.nodes[0].store.purge(Purge::hard(PurgeTarget::Tag(tag)), None);
         self.nodes[0].journal().write().await.expect("no faults");
     }
 }
 
 #[test]
-fn the_journal_stays_short_also_for_one_that_was_started_again() {
+fn the_journal_stays_short_also_across_restarts() {
     on_a_paused_clock(async {
         let mut world = World::of_one().await;
         for life in 0..3 {
@@ -599,13 +589,13 @@ fn the_journal_stays_short_also_for_one_that_was_started_again() {
             world.nodes[0].cut();
             let started = world.start(0).await;
             world.nodes[0] = started;
-            assert_eq!(world.nodes[0].store.purges().remembered().marks.len(), (life + 1) * 8 * 300);
+            assert_eq!(world.nodes[0].store.purges().snapshot().stamps.len(), (life + 1) * 8 * 300);
         }
     });
 }
 
 #[test]
-fn one_that_slept_while_the_journal_was_cleared_reads_the_snapshot() {
+fn a_process_that_slept_while_the_journal_was_compacted_reads_the_snapshot() {
     on_a_paused_clock(async {
         let mut world = World::of_one().await;
         let clock = Clock::manual(world.time.now());
@@ -628,9 +618,9 @@ fn one_that_slept_while_the_journal_was_cleared_reads_the_snapshot() {
             world.nodes[0].journal().compact(false).await;
         }
         let first = world.bucket.names().into_iter().find(|name| name.contains("/j/")).expect("a record");
-        let (time, _) = Names::parse_timed(&first).expect("a time");
+        let (time, _) = ObjectNames::parse_timed(&first).expect("a time");
         assert!(
-            time > world.nodes[0].store.purges().journal_now() - ((2 * KEPT) << TICK_BITS),
+            time > world.nodes[0].store.purges().journal_now() - ((2 * compact::KEPT) << TICK_BITS),
             "the old ones are gone"
         );
         assert!(sleeper.tail(0).await);
@@ -639,14 +629,14 @@ fn one_that_slept_while_the_journal_was_cleared_reads_the_snapshot() {
 }
 
 #[test]
-fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
+fn an_unreadable_record_covers_what_was_stored_before_it_and_no_more() {
     on_a_paused_clock(async {
         let mut world = World::of_one().await;
         let page = world.pages[0].clone();
         let before = response(&page, 0, 1, &world.nodes[0], world.nodes[0].now());
         world.pass(Duration::from_secs(10)).await;
         let now = world.nodes[0].store.purges().journal_now();
-        world.bucket.plant(&Names::new("", "").record(now, 7), Bytes::from_static(b"nonsense"));
+        world.bucket.plant(&ObjectNames::new("", "").record(now, 7), Bytes::from_static(b"nonsense"));
         assert!(world.nodes[0].tail(0).await);
         world.pass(Duration::from_secs(10)).await;
         let after = response(&page, 0, 2, &world.nodes[0], world.nodes[0].now());
@@ -657,9 +647,9 @@ fn what_cannot_be_read_counts_as_a_purge_of_what_was_before_it_and_no_more() {
             let started = world.start(0).await;
             world.nodes[0] = started;
         }
-        // Of snapshots one is enough; without any, nobody knows.
+        // One readable snapshot is enough. Without any, everything counts as purged.
         for n in 1..3 {
-            world.bucket.plant(&Names::new("", "").snapshot(now + n, 7), Bytes::from_static(b"nonsense"));
+            world.bucket.plant(&ObjectNames::new("", "").snapshot(now + n, 7), Bytes::from_static(b"nonsense"));
         }
         let started = world.start(0).await;
         assert_eq!(started.store.purges().covers_read(&after.head), crate::entry::Covered::Wholly);

@@ -1,11 +1,13 @@
-//! What covers what, here and as others tell of it; and what is left when there are too many to remember.
+//! Tests which purges cover which responses: those of this process, those of other nodes, and evicted ones.
 
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use super::table::{MAX_PREFIXES, MAX_TAGS, MAX_URLS};
 use super::*;
 use crate::entry::NewHead;
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::key::KeyParts;
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
@@ -17,7 +19,7 @@ fn key(path: &str) -> CacheKey {
     CacheKey::new(KeyParts { prefix: "p", scheme: "http", authority: "h:8080", path, query })
 }
 
-/// A response that was fetched when `purges` knew what it knows.
+/// Returns the head of a response that is fetched now.
 fn head(purges: &Purges, path: &str, tags: &[&str]) -> StoredHead {
     let mut fields = http::HeaderMap::new();
     fields.insert("cache-control", http::HeaderValue::from_static("max-age=3600"));
@@ -39,22 +41,22 @@ fn head(purges: &Purges, path: &str, tags: &[&str]) -> StoredHead {
         request_time: NOW,
         response_time: NOW,
         position: purges.position(),
-        seen: purges.seen(),
+        version_vector: purges.version_vector(),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         hidden: &TagFields::default(),
     };
     StoredHead::new(&storable, new)
 }
 
-fn of(target: Target) -> Purge {
+fn of(target: PurgeTarget) -> Purge {
     Purge::hard(target)
 }
 
-fn url(path: &str) -> Target {
-    Target::Url(key(path).hash())
+fn url(path: &str) -> PurgeTarget {
+    PurgeTarget::Url(key(path).hash())
 }
 
-/// As a response in memory, and as one that was read from the durable tier.
+/// Returns how purges affect a response in memory, and one that was read from the durable tier.
 fn covered(purges: &Purges, head: &StoredHead) -> (Covered, Covered) {
     (purges.covers(head, head.position), purges.covers_read(head))
 }
@@ -68,21 +70,21 @@ fn a_purge_covers_what_it_names_and_began_before() {
     for (target, covers) in [
         (url("/a/b?c=d"), true),
         (url("/a/b"), false),
-        (Target::All, true),
-        (Target::Tag("t".into()), true),
-        (Target::Tag("T u".into()), true),
-        (Target::Tag("T".into()), false),
-        (Target::Tag("*".into()), false),
-        (Target::Prefix("/".into()), true),
-        (Target::Prefix("/a/b?c=d".into()), true),
-        (Target::Prefix("/a/b?c=dd".into()), false),
-        (Target::Prefix("/a/b?".into()), true),
-        (Target::Prefix("/a/c".into()), false),
-        (Target::Prefix("http://h:8080/".into()), true),
-        (Target::Prefix("http://h:8080/a/b?c".into()), true),
-        (Target::Prefix("http://h:808/".into()), false),
-        (Target::Prefix("https://h:8080/".into()), false),
-        (Target::Prefix("http://h:8080".into()), true),
+        (PurgeTarget::All, true),
+        (PurgeTarget::Tag("t".into()), true),
+        (PurgeTarget::Tag("T u".into()), true),
+        (PurgeTarget::Tag("T".into()), false),
+        (PurgeTarget::Tag("*".into()), false),
+        (PurgeTarget::Prefix("/".into()), true),
+        (PurgeTarget::Prefix("/a/b?c=d".into()), true),
+        (PurgeTarget::Prefix("/a/b?c=dd".into()), false),
+        (PurgeTarget::Prefix("/a/b?".into()), true),
+        (PurgeTarget::Prefix("/a/c".into()), false),
+        (PurgeTarget::Prefix("http://h:8080/".into()), true),
+        (PurgeTarget::Prefix("http://h:8080/a/b?c".into()), true),
+        (PurgeTarget::Prefix("http://h:808/".into()), false),
+        (PurgeTarget::Prefix("https://h:8080/".into()), false),
+        (PurgeTarget::Prefix("http://h:8080".into()), true),
     ] {
         let purges = Purges::new(Clock::manual(NOW), 1);
         let before = head(&purges, page.0, page.1);
@@ -90,9 +92,9 @@ fn a_purge_covers_what_it_names_and_began_before() {
         let after = head(&purges, page.0, page.1);
         assert_eq!(covered(&purges, &before), if covers { GONE } else { GOOD }, "{target:?}");
         assert_eq!(covered(&purges, &after), GOOD, "{target:?}, within one tick of the clock");
-        // Compared once, it is not compared again.
+        // A second comparison is not due.
         assert!(!purges.is_due(&after));
-        let is_removed_at_once = matches!(target, Target::Url(_));
+        let is_removed_at_once = matches!(target, PurgeTarget::Url(_));
         assert_eq!(purges.is_due(&before), !is_removed_at_once, "{target:?}");
         if !covers && !is_removed_at_once {
             assert_eq!(purges.check(&before), Covered::No);
@@ -102,46 +104,46 @@ fn a_purge_covers_what_it_names_and_began_before() {
 }
 
 #[test]
-fn what_is_stored_for_several_queries_goes_with_each_of_their_urls() {
+fn a_response_for_several_queries_is_covered_by_a_purge_of_any_of_their_urls() {
     let purges = Purges::new(Clock::manual(NOW), 1);
     let searched = head(&purges, "/a?x\0g1", &[]);
-    purges.purge(of(Target::Url(key("/b?x").path_hash().expect("a key"))), true);
-    purges.purge(of(Target::Prefix("/b?x".into())), true);
+    purges.purge(of(PurgeTarget::Url(key("/b?x").path_hash().expect("a key"))), true);
+    purges.purge(of(PurgeTarget::Prefix("/b?x".into())), true);
     assert_eq!(covered(&purges, &searched), GOOD);
     assert!(purges.is_due(&searched), "no key of an URL finds it");
-    purges.purge(of(Target::Url(key("/a?y").path_hash().expect("a key"))), true);
+    purges.purge(of(PurgeTarget::Url(key("/a?y").path_hash().expect("a key"))), true);
     assert_eq!(covered(&purges, &searched), GONE);
     let another = head(&purges, "/a?x\0g1", &[]);
-    purges.purge(of(Target::Prefix("/a?y=1".into())), true);
+    purges.purge(of(PurgeTarget::Prefix("/a?y=1".into())), true);
     assert_eq!(covered(&purges, &another), GONE, "nobody can tell how its query begins");
 }
 
 #[test]
-fn a_hard_purge_counts_for_more_than_soft_ones() {
+fn a_hard_purge_outweighs_soft_ones() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);
     let page = head(&purges, "/a", &["t"]);
     let soft = |target| Purge { target, is_soft: true };
-    purges.purge(soft(Target::Tag("t".into())), true);
+    purges.purge(soft(PurgeTarget::Tag("t".into())), true);
     assert_eq!(covered(&purges, &page), (Covered::Softly(NOW), Covered::Softly(NOW)));
     clock.advance(Duration::from_secs(5));
     purges.purge(soft(url("/a")), true);
     let later = Covered::Softly(NOW.plus_millis(5000));
     assert_eq!(covered(&purges, &page), (later, later));
-    purges.purge(of(Target::All), true);
-    purges.purge(soft(Target::All), true);
+    purges.purge(of(PurgeTarget::All), true);
+    purges.purge(soft(PurgeTarget::All), true);
     assert_eq!(covered(&purges, &page), GONE);
 }
 
 #[test]
-fn what_others_purge_covers_what_did_not_know_of_it() {
+fn another_nodes_purge_covers_responses_whose_version_vector_lacks_it() {
     let (here, there) = (Purges::new(Clock::manual(NOW), 1), Purges::new(Clock::manual(NOW.plus_millis(-5000)), 2));
     for purges in [&here, &there] {
         purges.write_down();
         purges.read_until(purges.journal_now());
     }
     let before = head(&here, "/a", &[]);
-    there.purge(of(Target::All), true);
+    there.purge(of(PurgeTarget::All), true);
     let unaware = head(&here, "/a", &[]);
     let batch = there.take_outgoing(10);
     let [told] = &batch.purges[..] else { panic!("one purge") };
@@ -153,23 +155,23 @@ fn what_others_purge_covers_what_did_not_know_of_it() {
         assert_eq!(covered(&here, page), expected);
         assert_eq!(there.covers_read(page), expected.1, "whoever reads it");
     }
-    // A process that comes anew knows what the snapshot knows, and judges alike.
+    // A new process that restores the snapshot decides alike.
     let anew = Purges::new(Clock::manual(NOW), 3);
-    assert!(anew.remember(&there.remembered()));
+    assert!(anew.restore(&there.snapshot()));
     assert_eq!((anew.covers_read(&unaware), anew.covers_read(&aware)), (Covered::Wholly, Covered::No));
-    assert_eq!(anew.remembered().marks.len(), 1);
-    assert!(anew.remember(&there.remembered()) && anew.remembered().marks.len() == 1);
-    // What it makes is later than all that it read, although its clock is behind.
+    assert_eq!(anew.snapshot().stamps.len(), 1);
+    assert!(anew.restore(&there.snapshot()) && anew.snapshot().stamps.len() == 1);
+    // Its own purges are later than all that it read, although its clock is behind.
     anew.learnt(9, anew.journal_now() + (3_600_000 << TICK_BITS));
     assert!(anew.take_outgoing(1).time > anew.journal_now() + (3_600_000 << TICK_BITS));
 }
 
 #[test]
-fn what_is_late_is_made_anew_and_what_is_not_is_not() {
+fn only_a_purge_that_is_written_late_gets_a_later_time() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);
     purges.write_down();
-    purges.purge(of(Target::All), true);
+    purges.purge(of(PurgeTarget::All), true);
     let first = purges.take_outgoing(10);
     purges.give_back(first.clone());
     clock.advance(Duration::from_millis(LATE / 2));
@@ -183,7 +185,7 @@ fn what_is_late_is_made_anew_and_what_is_not_is_not() {
 }
 
 #[test]
-fn what_is_forgotten_is_covered_for_all_that() {
+fn an_evicted_purge_still_covers() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);
     purges.write_down();
@@ -193,39 +195,40 @@ fn what_is_forgotten_is_covered_for_all_that() {
     let position = purges.position();
     purges.purge(of(url("/purged")), true);
     for hash in 0..=u128::try_from(MAX_URLS).expect("it fits") {
-        purges.purge(of(Target::Url(hash << 64 | 1)), false);
+        purges.purge(of(PurgeTarget::Url(hash << 64 | 1)), false);
     }
-    assert!(purges.state.read().urls.of(&key("/purged").hash()).is_empty(), "it is not remembered as it was");
+    let is_known = |(scope, _): &(Scope, PurgeStamp)| *scope == Scope::Url(key("/purged").hash());
+    assert!(!purges.snapshot().stamps.iter().any(is_known), "only its fingerprint is left");
     assert_eq!((covered(&purges, &purged), covered(&purges, &other)), (GONE, GOOD));
     assert!(purges.covers_fetch(0, position), "what was under way is covered");
     let anew = Purges::new(clock.clone(), 2);
-    assert!(anew.remember(&purges.remembered()));
+    assert!(anew.restore(&purges.snapshot()));
     assert_eq!((anew.covers_read(&purged), anew.covers_read(&other)), (Covered::Wholly, Covered::No));
     assert_eq!(purges.covers_read(&tagged), Covered::No, "URLs say nothing of tags");
     for tag in 0..=MAX_TAGS {
-        purges.purge(of(Target::Tag(format!("tag {tag}"))), false);
+        purges.purge(of(PurgeTarget::Tag(format!("tag {tag}"))), false);
     }
     assert_eq!(covered(&purges, &tagged), GONE, "one that had its tag may be among the forgotten");
     assert_eq!(covered(&purges, &other), GOOD, "it has none");
     for n in 0..=MAX_PREFIXES {
-        purges.purge(of(Target::Prefix(format!("/{n}/"))), false);
+        purges.purge(of(PurgeTarget::Prefix(format!("/{n}/"))), false);
     }
     assert_eq!(covered(&purges, &other), GONE);
-    // Nobody remembers who made them: what is stored knew of them once they are long enough ago.
+    // A floor has no node: version vectors contain it once it is before their horizon.
     clock.advance(Duration::from_millis(HORIZON + 1000));
     purges.read_until(purges.journal_now());
     assert_eq!(covered(&purges, &head(&purges, "/other", &["t"])), GOOD, "what came since is good");
 }
 
 #[test]
-fn too_many_that_wait_to_be_written_become_one_of_everything() {
+fn too_many_waiting_purges_become_one_of_everything() {
     let purges = Purges::new(Clock::manual(NOW), 1);
     purges.write_down();
     let page = head(&purges, "/a", &[]);
     for n in 0..=MAX_OUTGOING {
-        purges.purge(of(Target::Tag(format!("{n}"))), true);
+        purges.purge(of(PurgeTarget::Tag(format!("{n}"))), true);
     }
     assert_eq!(covered(&purges, &page), GONE);
     let batch = purges.take_outgoing(usize::MAX);
-    assert_eq!(batch.purges.iter().map(|outgoing| &outgoing.purge.target).collect::<Vec<_>>(), [&Target::All]);
+    assert_eq!(batch.purges.iter().map(|outgoing| &outgoing.purge.target).collect::<Vec<_>>(), [&PurgeTarget::All]);
 }

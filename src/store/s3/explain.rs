@@ -1,5 +1,5 @@
-//! Turns a failed request to the service into a sentence that says what to do: with the service's own words, and
-//! sorted by what the caller does about it.
+//! Turns a failed request to the service into an error of the store: its kind, and a sentence that quotes the service and
+//! says what to do.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use super::S3Config;
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::{BackendError, Trouble};
+use crate::store::error::{StoreError, StoreErrorKind};
 
-/// Names the request to the service.
+/// The requests to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Request {
     List,
     Read,
     Write,
@@ -25,8 +25,8 @@ pub(super) enum Asked {
     WriteLifecycle,
 }
 
-impl Asked {
-    /// In words, after "may not", and the right that it takes.
+impl Request {
+    /// Returns the words for the request after "may not", and the right that it takes.
     fn in_words(self) -> (&'static str, &'static str) {
         match self {
             Self::List => {
@@ -43,7 +43,7 @@ impl Asked {
     }
 }
 
-/// Codes that say that a request is to be sent again, whatever their status.
+/// Codes of answers after which the request is sent again later, whatever their status.
 const AGAIN: &[&str] = &[
     "RequestTimeout",
     "IncompleteBody",
@@ -58,7 +58,7 @@ const AGAIN: &[&str] = &[
     "ConditionalRequestConflict",
 ];
 
-/// Codes that say that whoever asks has to change something, whatever their status.
+/// Codes of answers after which an operator has to change something, whatever their status.
 const REFUSED: &[&str] = &[
     "AccessDenied",
     "InvalidAccessKeyId",
@@ -78,28 +78,28 @@ const REFUSED: &[&str] = &[
     "QuotaExceeded",
 ];
 
-/// Sorts an answer with this status and code by what to do about it.
-fn trouble(status: u16, code: &str, message: &str) -> Trouble {
+/// Returns the kind of an error with this status and code.
+fn kind_of(status: u16, code: &str, message: &str) -> StoreErrorKind {
     let is_lock = message.contains("Object Lock");
     match status {
-        _ if AGAIN.contains(&code) => Trouble::Failing,
-        _ if REFUSED.contains(&code) || code.starts_with("KMS.") || is_lock => Trouble::Refused,
-        301 | 302 | 307 | 308 | 401 | 403 | 404 | 405 => Trouble::Refused,
-        408 | 425 | 429 => Trouble::Failing,
-        400..=499 => Trouble::Unacceptable,
-        _ => Trouble::Failing,
+        _ if AGAIN.contains(&code) => StoreErrorKind::Overloaded,
+        _ if REFUSED.contains(&code) || code.starts_with("KMS.") || is_lock => StoreErrorKind::Refused,
+        301 | 302 | 307 | 308 | 401 | 403 | 404 | 405 => StoreErrorKind::Refused,
+        408 | 425 | 429 => StoreErrorKind::Overloaded,
+        400..=499 => StoreErrorKind::Unacceptable,
+        _ => StoreErrorKind::Overloaded,
     }
 }
 
-/// Holds the words of a service that answered an error.
-struct Said<'a> {
+/// The service's own words for an error.
+struct Quote<'a> {
     status: u16,
     code: &'a str,
     message: &'a str,
 }
 
-impl Said<'_> {
-    /// As it is told.
+impl Quote<'_> {
+    /// Returns the words as a sentence quotes them.
     fn in_words(&self) -> String {
         let Self { status, code, message } = self;
         match (code.is_empty(), message.is_empty()) {
@@ -111,8 +111,8 @@ impl Said<'_> {
     }
 }
 
-/// The most that is shown of what a service said.
-const MOST: usize = 500;
+/// The most characters that are quoted.
+const MAX_QUOTE: usize = 500;
 
 /// Returns the content of the element `name` in an error's XML.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
@@ -121,19 +121,19 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn cut(text: &str) -> &str {
-    text.char_indices().nth(MOST).map_or(text, |(end, _)| &text[..end])
+    text.char_indices().nth(MAX_QUOTE).map_or(text, |(end, _)| &text[..end])
 }
 
 impl S3Config {
-    /// The error of a request about `what`, a name or what names begin with.
-    pub(super) fn fault<E: ProvideErrorMetadata + std::error::Error + 'static>(
+    /// Returns the error of a request about `what`, a name or what names begin with.
+    pub(super) fn fault<E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static>(
         &self,
-        asked: Asked,
+        request: Request,
         what: &str,
-        error: &SdkError<E>,
-    ) -> BackendError {
-        let (trouble, text) = self.explain(asked, error);
-        BackendError::new(trouble, format!("{what}: {text}"))
+        error: SdkError<E>,
+    ) -> StoreError {
+        let (kind, text) = self.explain(request, &error);
+        StoreError::caused_by(kind, format!("{what}: {text}"), error)
     }
 
     fn endpoint(&self) -> &str {
@@ -142,9 +142,9 @@ impl S3Config {
 
     fn explain<E: ProvideErrorMetadata + std::error::Error + 'static>(
         &self,
-        asked: Asked,
+        request: Request,
         error: &SdkError<E>,
-    ) -> (Trouble, String) {
+    ) -> (StoreErrorKind, String) {
         let endpoint = self.endpoint();
         match error {
             SdkError::ServiceError(service) => {
@@ -152,18 +152,18 @@ impl S3Config {
                 let body = raw.body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
                 let code = service.err().code().or_else(|| element(&body, "Code")).unwrap_or_default();
                 let message = service.err().message().or_else(|| element(&body, "Message")).unwrap_or_default();
-                let said = Said { status: raw.status().as_u16(), code: cut(code), message: cut(message) };
-                (trouble(said.status, code, message), self.explain_answer(asked, &said, raw, &body))
+                let quote = Quote { status: raw.status().as_u16(), code: cut(code), message: cut(message) };
+                (kind_of(quote.status, code, message), self.explain_answer(request, &quote, raw, &body))
             }
             SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
                 let cause = DisplayErrorContext(error).to_string();
                 let why = if cause.contains("dns error") { " (its host name is not known)" } else { "" };
                 let text = format!("{endpoint} can't be reached{why}; check durable.endpoint_url and the network");
-                (Trouble::Unreachable, text + &self.hint())
+                (StoreErrorKind::Unavailable, text + &self.hint())
             }
             SdkError::TimeoutError(_) => {
                 let text = format!("{endpoint} does not answer in time; check durable.endpoint_url and the network");
-                (Trouble::Unreachable, text + &self.hint())
+                (StoreErrorKind::Unavailable, text + &self.hint())
             }
             other => {
                 let (text, bucket) = (DisplayErrorContext(other).to_string(), &self.bucket);
@@ -171,19 +171,19 @@ impl S3Config {
                     let text = format!(
                         "no credentials for the bucket \"{bucket}\" were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role"
                     );
-                    return (Trouble::Refused, text);
+                    return (StoreErrorKind::Refused, text);
                 }
                 let first = text.lines().next().unwrap_or_default();
                 let text = format!("the bucket \"{bucket}\" at {endpoint} can't be used: {}", cut(first));
-                (Trouble::Failing, text + &self.hint())
+                (StoreErrorKind::Overloaded, text + &self.hint())
             }
         }
     }
 
-    fn explain_answer(&self, asked: Asked, said: &Said<'_>, raw: &HttpResponse, body: &str) -> String {
-        let (endpoint, bucket, words) = (self.endpoint(), &self.bucket, said.in_words());
+    fn explain_answer(&self, request: Request, quote: &Quote<'_>, raw: &HttpResponse, body: &str) -> String {
+        let (endpoint, bucket, words) = (self.endpoint(), &self.bucket, quote.in_words());
         let hint = self.hint();
-        match (said.code, said.status) {
+        match (quote.code, quote.status) {
             ("RequestTimeTooSkewed", _) => format!(
                 "this machine's clock is wrong{}: {endpoint} does not take its requests ({words}); set the clock, and keep it right by NTP",
                 raw.headers().get("date").map_or_else(String::new, by_how_much)
@@ -212,7 +212,7 @@ impl S3Config {
                 "{endpoint} refuses these credentials for the bucket \"{bucket}\" ({words}); give Larder others"
             ),
             (_, 401 | 403) => {
-                let (verb, right) = asked.in_words();
+                let (verb, right) = request.in_words();
                 format!(
                     "{endpoint} refuses these credentials for the bucket \"{bucket}\": they may not {verb} ({words}); they need {right}"
                 )
@@ -221,14 +221,14 @@ impl S3Config {
                 "the bucket \"{bucket}\" at {endpoint} can't use its encryption key ({words}); see to the key, or to the rights to it"
             ),
             (_, 400 | 405 | 501) => {
-                let (verb, _) = asked.in_words();
+                let (verb, _) = request.in_words();
                 format!("{endpoint} does not let Larder {verb}, in the bucket \"{bucket}\" ({words}){hint}")
             }
             _ => format!("{endpoint} fails for the bucket \"{bucket}\": {words}"),
         }
     }
 
-    /// Hints at the usual trouble with services other than AWS, whose buckets have no host names.
+    /// Returns a hint at the usual mistake with services other than AWS, whose buckets have no host names.
     fn hint(&self) -> String {
         if self.path_style || self.endpoint_url.is_empty() {
             return String::new();
@@ -242,7 +242,7 @@ impl S3Config {
     }
 }
 
-/// Says how far this machine's clock is off, by the date of an answer.
+/// Returns how far this machine's clock is off, by the date of an answer.
 fn by_how_much(date: &str) -> String {
     let Ok(date) = httpdate::parse_http_date(date) else { return String::new() };
     let behind = Timestamp::from(date).millis_since(Clock::system().now());
@@ -259,32 +259,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_sorted_by_what_is_to_be_done() {
+    fn each_answer_of_the_service_has_a_kind() {
         for (status, code, message, expected) in [
-            (500, "InternalError", "", Trouble::Failing),
-            (503, "SlowDown", "", Trouble::Failing),
-            (502, "", "", Trouble::Failing),
-            (429, "", "", Trouble::Failing),
-            (400, "RequestTimeout", "", Trouble::Failing),
-            (409, "OperationAborted", "", Trouble::Failing),
-            (403, "AccessDenied", "", Trouble::Refused),
-            (403, "QuotaExceeded", "", Trouble::Refused),
-            (400, "ExpiredToken", "", Trouble::Refused),
-            (400, "KMS.DisabledException", "", Trouble::Refused),
-            (400, "InvalidRequest", "Content-MD5 is required with Object Lock parameters", Trouble::Refused),
-            (404, "NoSuchBucket", "", Trouble::Refused),
-            (301, "PermanentRedirect", "", Trouble::Refused),
-            (400, "InvalidRequest", "", Trouble::Unacceptable),
-            (400, "", "", Trouble::Unacceptable),
-            (413, "", "", Trouble::Unacceptable),
-            (400, "EntityTooLarge", "", Trouble::Unacceptable),
+            (500, "InternalError", "", StoreErrorKind::Overloaded),
+            (503, "SlowDown", "", StoreErrorKind::Overloaded),
+            (502, "", "", StoreErrorKind::Overloaded),
+            (429, "", "", StoreErrorKind::Overloaded),
+            (400, "RequestTimeout", "", StoreErrorKind::Overloaded),
+            (409, "OperationAborted", "", StoreErrorKind::Overloaded),
+            (403, "AccessDenied", "", StoreErrorKind::Refused),
+            (403, "QuotaExceeded", "", StoreErrorKind::Refused),
+            (400, "ExpiredToken", "", StoreErrorKind::Refused),
+            (400, "KMS.DisabledException", "", StoreErrorKind::Refused),
+            (400, "InvalidRequest", "Content-MD5 is required with Object Lock parameters", StoreErrorKind::Refused),
+            (404, "NoSuchBucket", "", StoreErrorKind::Refused),
+            (301, "PermanentRedirect", "", StoreErrorKind::Refused),
+            (400, "InvalidRequest", "", StoreErrorKind::Unacceptable),
+            (400, "", "", StoreErrorKind::Unacceptable),
+            (413, "", "", StoreErrorKind::Unacceptable),
+            (400, "EntityTooLarge", "", StoreErrorKind::Unacceptable),
         ] {
-            assert_eq!(trouble(status, code, message), expected, "{status} {code}");
+            assert_eq!(kind_of(status, code, message), expected, "{status} {code}");
         }
     }
 
     #[test]
-    fn what_is_in_an_errors_xml_is_found() {
+    fn elements_of_an_errors_xml_are_found() {
         let xml = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-central-1</Region></Error>";
         assert_eq!(element(xml, "Region"), Some("eu-central-1"));
         assert_eq!(element(xml, "Message"), None);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_asked_by_host_name_is_hinted_at() {
+    fn a_service_asked_by_host_name_gets_a_hint() {
         let config = |endpoint: &str, path_style| S3Config {
             bucket: "b".into(),
             endpoint_url: endpoint.into(),

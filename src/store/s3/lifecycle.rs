@@ -1,4 +1,4 @@
-//! What a bucket is told to delete by itself, and what an upload left behind that was killed.
+//! The bucket's lifecycle rules, which delete what is no longer of use; and uploads that were never finished.
 
 use std::fmt::Write as _;
 
@@ -8,36 +8,36 @@ use aws_sdk_s3::types::{
     LifecycleRuleFilter, NoncurrentVersionExpiration,
 };
 
-use super::S3Store;
-use super::explain::Asked;
+use super::S3Bucket;
+use super::explain::Request;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::BackendError;
+use crate::store::error::{StoreError, StoreErrorKind};
 
-/// The rules of a deployment.
+/// The rules that one configuration needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// What the names of everything begin with.
+    /// The beginning of all names.
     pub root: String,
-    /// After so many days objects and bodies are deleted.
+    /// Age in days at which objects and bodies are deleted.
     pub days: i32,
 }
 
-/// Says what a rule has done.
+/// The action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// Objects of this age are deleted.
+    /// Deletes objects of this age, in days.
     Expire(i32),
-    /// Uploads that were never finished are ended. In a versioned bucket, versions that were replaced or deleted go for
-    /// good, and then what marks them as deleted.
+    /// Ends uploads that were never finished. In a versioned bucket, removes versions that were replaced or deleted, and
+    /// then their delete markers.
     ClearUp,
 }
 
-/// After so many days what is left over goes.
+/// Age in days at which leftovers go.
 const LEFT_OVER: i32 = 1;
 
 impl Lifecycle {
-    /// Returns, for each rule, the prefix of its objects' names and what is done with them. The journal does not
-    /// expire: it is kept short by those who write it. What they delete of it in a versioned bucket does.
+    /// Returns for each rule its id, the prefix of its names, and its action. The journal does not expire: its writers
+    /// keep it short. What they delete of it in a versioned bucket does.
     fn parts(&self) -> [(String, String, Action); 3] {
         let Self { root, days } = self;
         [
@@ -47,7 +47,7 @@ impl Lifecycle {
         ]
     }
 
-    fn rules(&self) -> Result<Vec<LifecycleRule>, BackendError> {
+    fn rules(&self) -> Result<Vec<LifecycleRule>, StoreError> {
         let rule = |(id, prefix, action): (String, String, Action)| {
             let rule = LifecycleRule::builder()
                 .id(id)
@@ -64,12 +64,12 @@ impl Lifecycle {
                     )
                     .expiration(LifecycleExpiration::builder().expired_object_delete_marker(true).build()),
             };
-            rule.build().map_err(|error| BackendError::failing(error.to_string()))
+            rule.build().map_err(invalid)
         };
         self.parts().into_iter().map(rule).collect()
     }
 
-    /// The rules as `aws s3api put-bucket-lifecycle-configuration` takes them.
+    /// Returns the rules as `aws s3api put-bucket-lifecycle-configuration` takes them.
     pub fn to_json(&self) -> serde_json::Value {
         let rule = |(id, prefix, action): (String, String, Action)| {
             let mut rule = serde_json::json!({"ID": id, "Filter": {"Prefix": prefix}, "Status": "Enabled"});
@@ -87,15 +87,20 @@ impl Lifecycle {
     }
 }
 
+fn invalid(error: aws_sdk_s3::error::BuildError) -> StoreError {
+    let text = error.to_string();
+    StoreError::caused_by(StoreErrorKind::Unacceptable, text, error)
+}
+
 fn prefix_of(rule: &LifecycleRule) -> &str {
-    // The older form has it beside the filter.
+    // The older form has the prefix beside the filter.
     #[expect(deprecated, reason = "buckets may still have rules of the older form")]
     let older = rule.prefix();
     let and = || rule.filter()?.and()?.prefix();
     rule.filter().and_then(LifecycleRuleFilter::prefix).or_else(and).or(older).unwrap_or_default()
 }
 
-/// Returns whether a rule deletes objects that nobody deleted.
+/// Returns whether a rule deletes current objects, as opposed to replaced or deleted versions.
 fn expires(rule: &LifecycleRule) -> bool {
     rule.expiration().is_some_and(|expiration| expiration.days().is_some() || expiration.date().is_some())
 }
@@ -122,14 +127,14 @@ fn in_words(rule: &LifecycleRule) -> String {
     text
 }
 
-impl S3Store {
-    /// The bucket's rules beside `wanted`, and what installing those would change, a line each.
-    async fn compare(&self, wanted: &Lifecycle) -> Result<(Vec<LifecycleRule>, Vec<String>), BackendError> {
+impl S3Bucket {
+    /// Returns the bucket's rules beside `wanted`, and what installing those would change, a line each.
+    async fn compare(&self, wanted: &Lifecycle) -> Result<(Vec<LifecycleRule>, Vec<String>), StoreError> {
         let asked = self.client.get_bucket_lifecycle_configuration().bucket(&self.config.bucket).send().await;
         let present = match asked {
             Ok(present) => present.rules.unwrap_or_default(),
             Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => Vec::new(),
-            Err(error) => return Err(self.config.fault(Asked::ReadLifecycle, "the lifecycle rules", &error)),
+            Err(error) => return Err(self.config.fault(Request::ReadLifecycle, "the lifecycle rules", error)),
         };
         let rules = wanted.rules()?;
         let mut lines = Vec::new();
@@ -158,30 +163,27 @@ impl S3Store {
     }
 
     /// Returns what installing the rules would change, a line each.
-    pub async fn compare_lifecycle(&self, wanted: &Lifecycle) -> Result<Vec<String>, BackendError> {
+    pub async fn compare_lifecycle(&self, wanted: &Lifecycle) -> Result<Vec<String>, StoreError> {
         self.compare(wanted).await.map(|(_, lines)| lines)
     }
 
-    /// Installs the rules beside those that the bucket has; what that changed.
-    pub async fn install_lifecycle(&self, wanted: &Lifecycle) -> Result<Vec<String>, BackendError> {
+    /// Installs the rules beside those that the bucket has. Returns what that changed, a line each.
+    pub async fn install_lifecycle(&self, wanted: &Lifecycle) -> Result<Vec<String>, StoreError> {
         let (mut rules, lines) = self.compare(wanted).await?;
         rules.extend(wanted.rules()?);
-        let configuration = BucketLifecycleConfiguration::builder()
-            .set_rules(Some(rules))
-            .build()
-            .map_err(|error| BackendError::failing(error.to_string()))?;
+        let configuration = BucketLifecycleConfiguration::builder().set_rules(Some(rules)).build().map_err(invalid)?;
         self.client
             .put_bucket_lifecycle_configuration()
             .bucket(&self.config.bucket)
             .lifecycle_configuration(configuration)
             .send()
             .await
-            .map_err(|error| self.config.fault(Asked::WriteLifecycle, "the lifecycle rules", &error))?;
+            .map_err(|error| self.config.fault(Request::WriteLifecycle, "the lifecycle rules", error))?;
         Ok(lines)
     }
 
-    /// Ends uploads of names below `root` that were begun before `before`; how many.
-    pub async fn end_uploads(&self, root: &str, before: Timestamp, is_dry: bool) -> Result<u64, BackendError> {
+    /// Ends uploads of names below `root` that were begun before `before`, unless `is_dry`. Returns their number.
+    pub(super) async fn end_uploads(&self, root: &str, before: Timestamp, is_dry: bool) -> Result<u64, StoreError> {
         let (mut ended, mut after) = (0, None::<(String, String)>);
         loop {
             let listing = self.client.list_multipart_uploads().bucket(&self.config.bucket).prefix(root);
@@ -191,9 +193,9 @@ impl S3Store {
             };
             let page = match listing.send().await {
                 Ok(page) => page,
-                // Not every service has this: then its lifecycle rules end them.
+                // Not every service lists uploads. Its lifecycle rules end them.
                 Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 501) => break,
-                Err(error) => return Err(self.config.fault(Asked::ListUploads, root, &error)),
+                Err(error) => return Err(self.config.fault(Request::ListUploads, root, error)),
             };
             let next = page.next_key_marker.zip(page.next_upload_id_marker).filter(|_| page.is_truncated == Some(true));
             for upload in page.uploads.unwrap_or_default() {
@@ -206,11 +208,11 @@ impl S3Store {
                 if !is_dry {
                     let abort = self.client.abort_multipart_upload().bucket(&self.config.bucket).key(&key);
                     let aborted = abort.upload_id(id).send().await;
-                    aborted.map_err(|error| self.config.fault(Asked::AbortUpload, &key, &error))?;
+                    aborted.map_err(|error| self.config.fault(Request::AbortUpload, &key, error))?;
                 }
                 ended += 1;
             }
-            // A service that begins again from the start would never come to an end.
+            // A service that starts again from the beginning would never come to an end.
             match next {
                 Some(next) if after.as_ref().is_none_or(|after| *after < next) => after = Some(next),
                 Some(_) | None => break,

@@ -1,11 +1,12 @@
-//! Looking for a small object by one signed request.
+//! Reading a small object by one request that is signed here.
 //!
-//! The SDK does two dozen things for every operation that make a read of 1 KiB cost twice what signing,
-//! sending and reading do. So each thread that looks for objects has the SDK do it once, learns from the
-//! request that went out where the bucket is and what it is signed for, and from then on signs the same
-//! request itself, with the SDK's signer, credentials and connections. Whatever is answered with anything
-//! but the object, or that there is none, is asked again by the SDK, which knows of all that can be
-//! wrong, says so, and tries again; so is everything where the requests are of another kind.
+//! An operation of the SDK does two dozen things that make a read of 1 KiB cost twice what signing, sending and reading
+//! cost. So each thread that reads small objects has the SDK read one, and records the request that went out: where the
+//! bucket is, and what the request is signed for. From then on it signs the same request itself, with the SDK's signer,
+//! credentials and connections.
+//!
+//! Every answer but the object, or that there is none, is [`ReplayOutcome::Unclear`]: the caller then asks the SDK, which knows
+//! all that can be wrong, and tries again. Requests of any other kind are not replayed either.
 
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -33,26 +34,26 @@ use parking_lot::Mutex;
 use super::{CONNECT_TIMEOUT, Watcher};
 use crate::base::RequestClass;
 
-/// What one thread looks for objects with.
+/// One thread's reader of small objects.
 #[derive(Clone, Debug)]
-pub(super) struct Looker {
-    /// For what this one leaves to the SDK.
+pub(super) struct SmallReader {
+    /// The SDK's client for what this reader leaves to it.
     pub(super) client: Client,
-    learnt: Arc<Learnt>,
+    recording: Arc<Recording>,
 }
 
-/// What the SDK's requests were seen to be.
+/// The record of the SDK's requests.
 #[derive(Debug, Default)]
-pub(super) struct Learnt {
-    /// The last one.
-    last: Mutex<Option<Request>>,
-    /// What came of them; `None` where they are not to be imitated.
-    way: OnceLock<Option<Way>>,
+struct Recording {
+    /// Guarded by its lock: the SDK's last request.
+    last: Mutex<Option<SentRequest>>,
+    /// The parts of a replayed request; `None` inside: requests are not replayed.
+    replay: OnceLock<Option<Replay>>,
 }
 
-/// A request as it went out.
+/// A request of the SDK as it went out.
 #[derive(Debug)]
-struct Request {
+struct SentRequest {
     uri: String,
     authorization: Option<String>,
     is_express: bool,
@@ -68,10 +69,10 @@ struct Signed {
     service: String,
 }
 
-/// How an object is asked for.
+/// All that a request for an object is made of but its name.
 #[derive(Debug)]
-struct Way {
-    place: Signed,
+struct Replay {
+    signed: Signed,
     connector: SharedHttpConnector,
     identities: SharedIdentityCache,
     resolver: SharedIdentityResolver,
@@ -79,21 +80,21 @@ struct Way {
     bag: ConfigBag,
 }
 
-/// What was answered.
-pub(super) enum Looked {
-    /// An object, and its length if that was said.
+/// The answer to a replayed request.
+pub(super) enum ReplayOutcome {
+    /// The object, and its length if the service told it.
     Object(ByteStream, Option<u64>),
-    /// There is none.
-    Nothing,
-    /// Something that the SDK should be asked about.
+    /// There is no such object.
+    Absent,
+    /// Anything else: the SDK is to be asked.
     Unclear,
 }
 
-/// The SDK's handle to what is learnt of it.
+/// The interceptor that records the SDK's requests.
 #[derive(Debug)]
-pub(super) struct Learning(Arc<Learnt>);
+pub(super) struct Recorder(Arc<Recording>);
 
-impl Intercept for Learning {
+impl Intercept for Recorder {
     fn name(&self) -> &'static str {
         "larder-look"
     }
@@ -104,9 +105,9 @@ impl Intercept for Learning {
         components: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if self.0.way.get().is_none() {
+        if self.0.replay.get().is_none() {
             let request = context.request();
-            *self.0.last.lock() = Some(Request {
+            *self.0.last.lock() = Some(SentRequest {
                 uri: request.uri().to_owned(),
                 authorization: request.headers().get("authorization").map(str::to_owned),
                 is_express: request.headers().get("x-amz-s3session-token").is_some(),
@@ -117,39 +118,39 @@ impl Intercept for Learning {
     }
 }
 
-impl Looker {
-    /// One whose client `make` makes, with an interceptor that it must have.
-    pub(super) fn new(make: impl FnOnce(Learning) -> Client) -> Self {
-        let learnt = Arc::new(Learnt::default());
-        Self { client: make(Learning(Arc::clone(&learnt))), learnt }
+impl SmallReader {
+    /// A reader whose client `make` makes, with the recorder as an interceptor.
+    pub(super) fn new(make: impl FnOnce(Recorder) -> Client) -> Self {
+        let recording = Arc::new(Recording::default());
+        Self { client: make(Recorder(Arc::clone(&recording))), recording }
     }
 
-    /// Learns from the request that the SDK has made for `name`, unless that was done.
+    /// Learns from the request that the SDK has just sent for `name`, unless that was done before.
     pub(super) fn learn(&self, name: &str) {
-        if self.learnt.way.get().is_some() {
+        if self.recording.replay.get().is_some() {
             return;
         }
-        // Another one's may have come after it: then the next one is looked at.
-        let is_its = |seen: &mut Request| path(&seen.uri).0.ends_with(name);
-        let Some(seen) = self.learnt.last.lock().take_if(is_its) else { return };
-        let _ = self.learnt.way.set(Way::of(seen, name));
+        // Another request may have been recorded since. Then a later one is learnt from.
+        let is_its = |sent: &mut SentRequest| path(&sent.uri).0.ends_with(name);
+        let Some(sent) = self.recording.last.lock().take_if(is_its) else { return };
+        let _ = self.recording.replay.set(Replay::of(sent, name));
     }
 
     /// Asks for the object `name`.
-    pub(super) async fn look(&self, name: &str, watcher: &Watcher) -> Looked {
-        match self.learnt.way.get() {
-            Some(Some(way)) if name.bytes().all(is_plain) => way.look(name, watcher).await,
-            _ => Looked::Unclear,
+    pub(super) async fn read(&self, name: &str, watcher: &Watcher) -> ReplayOutcome {
+        match self.recording.replay.get() {
+            Some(Some(replay)) if name.bytes().all(is_plain) => replay.read(name, watcher).await,
+            _ => ReplayOutcome::Unclear,
         }
     }
 }
 
-/// Whether a byte of a name is itself in a URI.
+/// Returns whether a byte of a name stands for itself in a URI.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'.' | b'_' | b'~')
 }
 
-/// A URI without its query, and whether that says no more than the operation's name.
+/// Returns a URI without its query, and whether that holds nothing but the operation's name.
 fn path(uri: &str) -> (&str, bool) {
     match uri.split_once('?') {
         Some((path, query)) => (path, query == "x-id=GetObject"),
@@ -157,28 +158,29 @@ fn path(uri: &str) -> (&str, bool) {
     }
 }
 
-/// The region and the service that a request is signed for.
+/// Returns the region and the service that a request is signed for.
 fn scope(authorization: &str) -> Option<(&str, &str)> {
     let credential = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=")?.split(',').next()?;
-    // The key's name may hold slashes, what follows it may not.
+    // The access key may contain slashes, what follows it can't.
     let mut parts = credential.rsplitn(5, '/');
     let (end, service, region) = (parts.next()?, parts.next()?, parts.next()?);
     (end == "aws4_request").then_some((region, service))
 }
 
-impl Way {
-    fn of(seen: Request, name: &str) -> Option<Self> {
-        let (path, is_bare) = path(&seen.uri);
+impl Replay {
+    /// Returns how `sent`, a request for `name`, is replayed for other names; `None`: not at all.
+    fn of(sent: SentRequest, name: &str) -> Option<Self> {
+        let (path, is_bare) = path(&sent.uri);
         let base = path.strip_suffix(name)?;
-        let (region, service) = scope(seen.authorization.as_deref()?)?;
-        if !is_bare || seen.is_express {
+        let (region, service) = scope(sent.authorization.as_deref()?)?;
+        if !is_bare || sent.is_express {
             return None;
         }
-        let components = seen.components;
+        let components = sent.components;
         let scheme = components.auth_scheme(AuthSchemeId::new("sigv4"))?;
         let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
         Some(Self {
-            place: Signed { base: base.to_owned(), region: region.to_owned(), service: service.to_owned() },
+            signed: Signed { base: base.to_owned(), region: region.to_owned(), service: service.to_owned() },
             connector: components.http_client()?.http_connector(&settings, &components),
             identities: components.identity_cache(),
             resolver: scheme.identity_resolver(&components)?,
@@ -187,15 +189,15 @@ impl Way {
         })
     }
 
-    async fn look(&self, name: &str, watcher: &Watcher) -> Looked {
+    async fn read(&self, name: &str, watcher: &Watcher) -> ReplayOutcome {
         let resolver = self.resolver.clone();
         let identity = self.identities.resolve_cached_identity(resolver, &self.components, &self.bag).await;
-        let Some(request) = identity.ok().and_then(|identity| self.place.request(name, &identity, watcher.time()))
+        let Some(request) = identity.ok().and_then(|identity| self.signed.request(name, &identity, watcher.time()))
         else {
-            return Looked::Unclear;
+            return ReplayOutcome::Unclear;
         };
         watcher.metrics.request(RequestClass::Read);
-        let Ok(mut answer) = self.connector.call(request).await else { return Looked::Unclear };
+        let Ok(mut answer) = self.connector.call(request).await else { return ReplayOutcome::Unclear };
         if let Some(date) = answer.headers().get("date") {
             watcher.note_date(date);
         }
@@ -203,16 +205,16 @@ impl Way {
         match answer.status().as_u16() {
             200 => {
                 let len = answer.headers().get("content-length").and_then(|len| len.parse().ok());
-                Looked::Object(body, len)
+                ReplayOutcome::Object(body, len)
             }
-            404 if is_of_an_object(body).await => Looked::Nothing,
-            _ => Looked::Unclear,
+            404 if is_of_an_object(body).await => ReplayOutcome::Absent,
+            _ => ReplayOutcome::Unclear,
         }
     }
 }
 
 impl Signed {
-    /// The request for an object, signed.
+    /// Makes and signs the request for an object.
     fn request(&self, name: &str, identity: &Identity, time: SystemTime) -> Option<HttpRequest> {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
@@ -234,20 +236,20 @@ impl Signed {
     }
 }
 
-/// Whether a 404 is about the object, and not about the bucket.
+/// Returns whether the body of a 404 is about the object, and not about the bucket.
 async fn is_of_an_object(mut body: ByteStream) -> bool {
-    let mut said = Vec::new();
+    let mut text = Vec::new();
     while let Some(piece) = body.next().await {
         match piece {
-            Ok(piece) if said.len() + piece.len() <= MAX_SAID => said.extend_from_slice(&piece),
+            Ok(piece) if text.len() + piece.len() <= MAX_TEXT => text.extend_from_slice(&piece),
             Ok(_) | Err(_) => return false,
         }
     }
-    !String::from_utf8_lossy(&said).contains("NoSuchBucket")
+    !String::from_utf8_lossy(&text).contains("NoSuchBucket")
 }
 
-/// The most that is read of why there is no object.
-const MAX_SAID: usize = 64 << 10;
+/// The most bytes that are read of a 404.
+const MAX_TEXT: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -263,10 +265,10 @@ mod tests {
 
     #[test]
     fn a_request_is_signed_with_its_token() {
-        let place = Signed { base: "http://h:9/b/".into(), region: "us-east-1".into(), service: "s3".into() };
+        let signed = Signed { base: "http://h:9/b/".into(), region: "us-east-1".into(), service: "s3".into() };
         let identity = aws_sdk_s3::config::Credentials::new("key", "secret", Some("token".into()), None, "test").into();
         let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_790_000_000);
-        let request = place.request("larder-1/o/aa/bb/cc", &identity, time).expect("a request");
+        let request = signed.request("larder-1/o/aa/bb/cc", &identity, time).expect("a request");
         assert_eq!((request.method(), request.uri()), ("GET", "http://h:9/b/larder-1/o/aa/bb/cc"));
         let fields = request.headers();
         assert_eq!(fields.get("x-amz-security-token"), Some("token"));
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_that_says_more_is_not_imitated() {
+    fn a_query_that_says_more_is_not_replayed() {
         assert_eq!(path("http://h/b/n?x-id=GetObject"), ("http://h/b/n", true));
         assert_eq!(path("http://h/b/n?versionId=1&x-id=GetObject"), ("http://h/b/n", false));
         assert_eq!(path("http://h/b/n"), ("http://h/b/n", true));

@@ -1,0 +1,107 @@
+//! Taking writes and deletions into the queue, within its bounds.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tracing::warn;
+
+use super::{Durable, Inner};
+use crate::base::{DurableOp, DurableOutcome, Lost};
+use crate::entry::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
+use crate::rfc9111::key::CacheKey;
+use crate::store::queue::{Op, Put};
+
+/// The queue takes this many times more deletions than responses: they are small, and must not be lost easily.
+const DELETES_PER_PUT: u64 = 16;
+
+impl Durable {
+    /// Returns whether the queue takes another response of `weight` bytes.
+    pub fn has_room(&self, weight: usize) -> bool {
+        let config = &self.inner.config;
+        let ((objects, bytes), weight) = (self.inner.queue.depth(), weight as u64);
+        objects < config.queue_objects as u64 && bytes.saturating_add(weight) <= config.queue_bytes.max(weight)
+    }
+
+    /// Queues a response to be written. Returns `false` if the queue is full.
+    pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
+        let queue = &self.inner.queue;
+        if !self.has_room(stored.weight()) {
+            self.inner.report_lost(Lost::QueueFull, &stored.head.key, &"the queue is full");
+            return false;
+        }
+        if queue.outranks(&stored.head, self.inner.purges.time()) {
+            return true;
+        }
+        stored.head.marks.is_durable.store(true, Ordering::Release);
+        self.inner.enqueue(Op::Put { stored: Put::Whole(stored), record });
+        true
+    }
+
+    /// Queues the head of a response whose body is written already. Deletes the body if the head can't be kept.
+    pub fn put_apart(&self, stored: Arc<StoredApart>, record: Option<Arc<VaryRecord>>) {
+        if self.inner.queue.outranks(&stored.head, self.inner.purges.time()) {
+            return self.delete_body(stored.head.body_id());
+        }
+        if !self.has_room(stored.head.weight()) {
+            self.inner.report_lost(Lost::QueueFull, &stored.head.key, &"the queue is full");
+            return self.delete_body(stored.head.body_id());
+        }
+        stored.head.marks.is_durable.store(true, Ordering::Release);
+        self.inner.enqueue(Op::Put { stored: Put::Apart(stored), record });
+    }
+
+    /// Deletes a separate body that no head leads to, in the background.
+    pub fn delete_body(&self, id: u128) {
+        let inner = Arc::clone(&self.inner);
+        self.runtime.spawn(async move { inner.delete_body(id).await });
+    }
+
+    /// Queues everything kept for `key` to be deleted. A directory hides it before this returns.
+    ///
+    /// `body` is the object of the body that goes with it, where that is known.
+    pub fn delete(&self, key: &CacheKey, body: Option<Arc<BodyObject>>) {
+        if !self.may_hold(key.hash()) {
+            return;
+        }
+        self.inner.place.hide(&self.inner.names.primary(key));
+        if !self.has_room_to_delete() {
+            return;
+        }
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body });
+    }
+
+    /// Queues one variant of `key` to be deleted, the one with this name.
+    pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant, body: Option<Arc<BodyObject>>) {
+        self.inner.place.hide(&self.inner.names.variant(key, name));
+        if !self.has_room_to_delete() {
+            return;
+        }
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), body });
+    }
+
+    /// Returns whether the queue takes another deletion.
+    fn has_room_to_delete(&self) -> bool {
+        let inner = &self.inner;
+        let has_room = inner.queue.depth().0 < (inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT);
+        if !has_room {
+            inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
+            if let Some(suppressed) = inner.log.queue_full.is_due() {
+                warn!("the durable queue is full: what was invalidated stays there, and counts as purged{suppressed}");
+            }
+        }
+        has_room
+    }
+}
+
+impl Inner {
+    /// Gives an operation to the writer of its key, so that operations on one key keep their order.
+    fn enqueue(&self, op: Op) {
+        self.queue.enter(&op);
+        let (hash, bytes, is_put) = (op.key().hash(), op.bytes(), op.is_put());
+        let writer = usize::try_from(hash % self.writers.len() as u128).unwrap_or(0);
+        if self.writers[writer].send(op).is_err() {
+            self.queue.settle(hash);
+            self.queue.leave(bytes, is_put);
+        }
+    }
+}

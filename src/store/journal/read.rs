@@ -1,0 +1,225 @@
+//! Reading the journal: the last snapshot at the start, and then the new records.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tracing::{debug, error, info, warn};
+
+use super::record::{Record, Snapshot};
+use super::{AT_ONCE, Journal};
+use crate::base::Stopwatch;
+use crate::entry::{HORIZON, JournalTime, TICK_BITS};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::names::ObjectNames;
+use crate::store::purge::{Purge, PurgeTarget, Scope};
+
+/// Milliseconds that a listing goes back: more than the clocks of two processes may differ.
+const LOOK_BACK: u64 = HORIZON + 60_000;
+
+/// A process that has not read for longer, in milliseconds, reads a snapshot first. Measured by the time of day: the other
+/// clock stands still while a machine sleeps.
+const AWAY: u64 = 30 * 60_000;
+
+/// The most bytes of a record and of a snapshot.
+const MAX_RECORD: u64 = 64 << 20;
+const MAX_SNAPSHOT: u64 = 2 << 30;
+
+/// The reader's position in the journal.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// Everything before this time was read.
+    pub from: JournalTime,
+    /// Names of the records that were read since.
+    read: BTreeSet<String>,
+    /// Records since the last known snapshot.
+    pub since_snapshot: usize,
+    /// Time of that snapshot.
+    pub snapshot: JournalTime,
+    /// Time of the last complete read, by the clock that the processes share.
+    last_read: Option<JournalTime>,
+}
+
+impl Journal {
+    /// Reads what is new, for good. No other work delays it.
+    pub(in crate::store) async fn follow(self: Arc<Self>) {
+        let mut is_failing = false;
+        loop {
+            let outcome = if self.is_loaded() { self.read().await } else { self.load().await };
+            match outcome {
+                Ok(()) => is_failing = false,
+                Err(error) if is_failing => debug!("the journal can't be read: {error}"),
+                Err(error) => {
+                    is_failing = true;
+                    warn!("the journal can't be read, which is tried again: {error}");
+                }
+            }
+            self.sleep_until_poll().await;
+        }
+    }
+
+    /// Reads the last snapshot, and the records since.
+    pub(in crate::store) async fn load(&self) -> Result<(), StoreError> {
+        let watch = Stopwatch::start();
+        {
+            let mut tail = self.tail.lock().await;
+            self.load_snapshot(&mut tail).await?;
+            self.read_new(&mut tail).await?;
+        }
+        self.is_loaded.store(true, Ordering::Release);
+        let index = if self.index.is_loaded() { "known" } else { "being listed" };
+        info!(
+            keys = self.index.len(),
+            ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "the journal is read; what the durable tier holds is {index}"
+        );
+        Ok(())
+    }
+
+    async fn load_snapshot(&self, tail: &mut Tail) -> Result<(), StoreError> {
+        let mut listed = self.place.list_all(&self.names.snapshots(), "").await?;
+        listed.reverse();
+        let mut is_unreadable = false;
+        for listed in listed {
+            let Some((time, _)) = ObjectNames::parse_timed(&listed.name) else { continue };
+            let Some(object) = self.read_object(&listed.name, MAX_SNAPSHOT).await? else { continue };
+            match Snapshot::decode(&object) {
+                Ok(snapshot) if snapshot.until == time && self.purges.restore(&snapshot.purges) => {
+                    self.take_over(snapshot);
+                    *tail = Tail { from: time, snapshot: time, ..Tail::default() };
+                    return Ok(());
+                }
+                Ok(_) | Err(_) => {
+                    is_unreadable = true;
+                    self.metrics.journal_unreadable.add_one();
+                    error!(object = listed.name, "a snapshot can't be read; the one before it is");
+                }
+            }
+        }
+        if is_unreadable {
+            error!("no snapshot can be read: purges may be in them, so all that is stored counts as purged");
+            self.purges.purge(Purge::hard(PurgeTarget::All), false);
+        }
+        *tail = Tail::default();
+        Ok(())
+    }
+
+    /// Takes over a snapshot whose purges are restored: removes from memory what they cover, and merges the index.
+    fn take_over(&self, snapshot: Snapshot) {
+        for (scope, stamp) in &snapshot.purges.stamps {
+            if let (Scope::Url(hash), false) = (scope, stamp.is_soft) {
+                self.memory.remove(*hash, || ());
+            }
+        }
+        // A directory is listed at every start instead: that costs nothing, and finds what a process that was killed had no
+        // time to announce.
+        let index = snapshot.index.filter(|_| !self.place.is_local());
+        if index.is_some_and(|index| self.index.merge(&index)) {
+            self.index.set_loaded();
+        }
+    }
+
+    /// Reads an object of the journal; `None` if it is gone, as when another process has deleted it.
+    async fn read_object(&self, name: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
+        match self.place.get(name, limit).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.kind() == StoreErrorKind::Absent => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the new records.
+    pub(super) async fn read(&self) -> Result<(), StoreError> {
+        let mut tail = self.tail.lock().await;
+        let now = self.purges.journal_now();
+        if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
+            info!("the journal was not read for long: it is read from its last snapshot");
+            self.load_snapshot(&mut tail).await?;
+        }
+        self.read_new(&mut tail).await
+    }
+
+    async fn read_new(&self, tail: &mut Tail) -> Result<(), StoreError> {
+        let (start, watch) = (self.now(), Stopwatch::start());
+        let journal = self.names.journal();
+        let listed = self.place.list_all(&journal, &format!("{journal}{:016x}", tail.from)).await?;
+        // The answer told the place's time, which may correct the time at which the listing began.
+        let took = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1) << TICK_BITS;
+        let start = start.min(self.now().saturating_sub(took));
+        let is_new = |name: &String| !tail.read.contains(name) && ObjectNames::parse_timed(name).is_some();
+        let new: Vec<String> = listed.into_iter().map(|listed| listed.name).filter(is_new).collect();
+        for names in new.chunks(AT_ONCE) {
+            self.read_records(names).await?;
+            tail.read.extend(names.iter().cloned());
+            tail.since_snapshot += names.len();
+        }
+        tail.from = start.saturating_sub(LOOK_BACK << TICK_BITS);
+        let first = format!("{journal}{:016x}", tail.from);
+        tail.read = tail.read.split_off(&first);
+        tail.last_read = Some(start);
+        self.purges.read_until(start);
+        Ok(())
+    }
+
+    /// Reads records at once, and applies them in their order.
+    async fn read_records(&self, names: &[String]) -> Result<(), StoreError> {
+        let mut reading = JoinSet::new();
+        for (index, name) in names.iter().enumerate() {
+            // This process knows what it wrote itself.
+            if ObjectNames::parse_timed(name).is_none_or(|(_, node)| node == self.purges.node()) {
+                continue;
+            }
+            let (place, name) = (Arc::clone(&self.place), name.clone());
+            reading.spawn(async move { (index, place.get(&name, MAX_RECORD).await) });
+        }
+        let mut objects = Vec::new();
+        while let Some(read) = reading.join_next().await {
+            let (index, object) = read.map_err(|_| StoreError::given_up("the journal"))?;
+            match object {
+                Ok(object) => objects.push((index, object)),
+                // A record that is gone is in a snapshot, and its like were read long ago.
+                Err(error) if error.kind() == StoreErrorKind::Absent => {}
+                Err(error) => return Err(error),
+            }
+        }
+        objects.sort_unstable_by_key(|(index, _)| *index);
+        for (index, object) in objects {
+            self.apply(&names[index], &object);
+        }
+        Ok(())
+    }
+
+    /// Returns the time by the place's clock.
+    fn now(&self) -> JournalTime {
+        self.purges.set_clock_offset(self.place.clock_offset());
+        self.purges.journal_now()
+    }
+
+    fn apply(&self, name: &str, object: &[u8]) {
+        let record = match Record::decode(object) {
+            Ok(record) if ObjectNames::parse_timed(name) == Some((record.time, record.node)) => record,
+            Ok(_) | Err(_) => {
+                self.metrics.journal_unreadable.add_one();
+                let Some((time, node)) = ObjectNames::parse_timed(name) else { return };
+                error!(
+                    "the record {name} can't be read: a purge may be in it, so all that was stored before counts as purged"
+                );
+                self.purges.learn(&Purge::hard(PurgeTarget::All), time, node);
+                self.purges.learnt(node, time);
+                return;
+            }
+        };
+        for (purge, time) in &record.purges {
+            let learn = || self.purges.learn(purge, *time, record.node);
+            match purge {
+                Purge { target: PurgeTarget::Url(hash), is_soft: false } => self.memory.remove(*hash, learn),
+                _ => learn(),
+            };
+        }
+        self.purges.learnt(record.node, record.time);
+        self.index.insert_all(record.stored);
+        self.metrics.journal_read.add_one();
+    }
+}

@@ -1,0 +1,109 @@
+//! Writing records: one at a time, of what has waited.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::Journal;
+use super::record::Record;
+use crate::base::Stopwatch;
+use crate::store::error::StoreError;
+use crate::store::index::Fingerprint;
+
+/// The longest that writing a record takes before it is tried again as another.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most purges and keys of one record.
+const MAX_PURGES: usize = 4096;
+const MAX_KEYS: usize = 65_536;
+
+/// The longest that an invalidation waits for others.
+const INVALIDATION_DELAY: Duration = Duration::from_secs(1);
+
+/// The pauses between two attempts to write.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+impl Journal {
+    /// Writes what waits until nothing does. Records are written one after the other.
+    pub(in crate::store) async fn write(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.writing.lock().await;
+        loop {
+            self.purges.set_clock_offset(self.place.clock_offset());
+            let stored: Vec<Fingerprint> = {
+                let mut unannounced = self.unannounced.lock();
+                let count = unannounced.len().min(MAX_KEYS);
+                self.under_way.store((count + self.purges.outgoing().min(MAX_PURGES)) as u64, Ordering::Release);
+                unannounced.drain(..count).collect()
+            };
+            let batch = self.purges.take_outgoing(MAX_PURGES);
+            if stored.is_empty() && batch.purges.is_empty() {
+                self.under_way.store(0, Ordering::Release);
+                return Ok(());
+            }
+            self.under_way.store((stored.len() + batch.purges.len()) as u64, Ordering::Release);
+            let purges = batch.purges.iter().map(|outgoing| (outgoing.purge.clone(), outgoing.time)).collect();
+            let record = Record { node: self.purges.node(), time: batch.time, purges, stored };
+            let object = [Bytes::from(record.encode())];
+            let name = self.names.record(batch.time, record.node);
+            let written = tokio::time::timeout(WRITE_TIMEOUT, self.place.put(&name, &object)).await;
+            if let Err(error) = written.unwrap_or_else(|_| Err(StoreError::timed_out())) {
+                *self.last_error.lock() = Some(error.clone());
+                self.purges.give_back(batch);
+                self.unannounced.lock().splice(..0, record.stored);
+                self.under_way.store(0, Ordering::Release);
+                return Err(error);
+            }
+            *self.last_error.lock() = None;
+            self.metrics.journal_written.add_one();
+            if let Some(last) = batch.purges.last() {
+                self.written.send_if_modified(|written| {
+                    let is_newer = last.arrival > *written;
+                    *written = last.arrival.max(*written);
+                    is_newer
+                });
+            }
+        }
+    }
+
+    /// Writes for good, whenever something has waited as long as it may.
+    pub(in crate::store) async fn write_behind(self: Arc<Self>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            self.wake.notified().await;
+            let watch = Stopwatch::start();
+            loop {
+                let left = self.delay().saturating_sub(watch.elapsed());
+                if left.is_zero() {
+                    break;
+                }
+                // Woken by something more urgent.
+                let _ = tokio::time::timeout(left, self.wake.notified()).await;
+            }
+            let urgency = self.urgency.swap(0, Ordering::AcqRel);
+            match self.write().await {
+                Ok(()) => pause = Duration::ZERO,
+                Err(error) => {
+                    if let Some(suppressed) = self.log.writing.is_due() {
+                        warn!("the journal can't be written, which is tried again: {error}{suppressed}");
+                    }
+                    pause = (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    self.urgency.fetch_max(urgency, Ordering::AcqRel);
+                    self.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    fn delay(&self) -> Duration {
+        match self.urgency.load(Ordering::Acquire) {
+            0 | 1 => self.timing.announce,
+            2 => INVALIDATION_DELAY.min(self.timing.announce),
+            _ => Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The place of the durable tier: a directory, a bucket, or in tests a simulated bucket.
+//!
+//! * Names are relative, with slashes between their parts, and never empty.
+//! * An object is written whole or not at all. Its name leads to it only once all of it is written.
+//! * No operation holds a whole body but [`Place::get`] and [`Place::put`]: bodies are read and written in pieces.
+
+use std::fmt;
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::StoreError;
+use super::index::Index;
+use super::memory::Memory;
+use super::names::ObjectNames;
+use crate::base::Metrics;
+use crate::rfc9111::timestamp::Timestamp;
+
+/// Content of the probe, the object that is written to find out whether the place takes writes.
+pub(super) const PROBE: &[u8] = b"Larder writes this to find out whether it may.\n";
+
+/// An operation of a place under way.
+pub(crate) type Operation<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Holds the objects of the durable tier.
+pub(crate) trait Place: fmt::Debug + Send + Sync {
+    /// Checks that the place may be used: lists, writes the probe, and reads it. The probe stays.
+    fn check<'a>(&'a self, names: &'a ObjectNames) -> Operation<'a, ()>;
+
+    /// Checks that the place holds a cache below `root`. Writes nothing.
+    fn find_cache<'a>(&'a self, root: &'a str) -> Operation<'a, ()>;
+
+    /// Reads the object `name` whole. An object of more than `limit` bytes is corrupt.
+    fn get<'a>(&'a self, name: &'a str, limit: u64) -> Operation<'a, Bytes>;
+
+    /// Opens the object `name` to read it in pieces. An object that does not have `len` bytes is corrupt.
+    fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>>;
+
+    /// Opens the object `name` to read its bytes from `first` up to `end` in pieces. An object without those is corrupt.
+    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn ObjectReader>>;
+
+    /// Lists the objects whose names begin with `prefix`, which ends in a slash, and come after `after`: one page.
+    fn list<'a>(&'a self, prefix: &'a str, after: &'a str) -> Operation<'a, Page>;
+
+    /// Writes the object `name`, which is the concatenation of `pieces`.
+    fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()>;
+
+    /// Begins to write the object `name` in pieces. [`ObjectWriter::finish`] puts it in its place.
+    fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>>;
+
+    /// Deletes the object `name`, if there is one.
+    fn delete<'a>(&'a self, name: &'a str) -> Operation<'a, ()>;
+
+    /// Removes what interrupted writes below `root` left before `before`, unless `is_dry`. Returns their number.
+    fn remove_unfinished<'a>(&'a self, root: &'a str, before: Timestamp, is_dry: bool) -> Operation<'a, u64>;
+
+    /// Returns whether the place is on this machine. Requests to it are quick and free, so that listings, reads before
+    /// writes, and searches for what belongs together are affordable.
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    /// Returns by how many milliseconds the clock of the place is ahead of this machine's.
+    fn clock_offset(&self) -> i64 {
+        0
+    }
+
+    /// Prepares for `threads` threads that read objects, each of which calls [`super::s3::use_reader`].
+    fn prepare(&self, _threads: usize) {}
+
+    /// Records a use of the object `name`, where eviction goes by that.
+    fn note_use(&self, _name: &str) {}
+
+    /// Hides the object `name` from readers at once, without waiting, where that is possible. A deletion follows.
+    fn hide(&self, _name: &str) {}
+
+    /// Returns the objects to delete with the object `name`, itself included: its variants, where they can be found.
+    /// Elsewhere nothing leads to them any more, and a lifecycle rule ends them.
+    fn family<'a>(&'a self, name: &'a str) -> Operation<'a, Vec<String>> {
+        Box::pin(ready(Ok(vec![name.to_owned()])))
+    }
+
+    /// Returns whether the object `name`, which was written, was evicted since.
+    fn was_evicted<'a>(&'a self, _name: &'a str) -> Operation<'a, bool> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// Returns the space of a place that is bounded; `None` for one that is not.
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
+    /// Evicts for good, whenever the place is over its capacity. Ends at once where there is none.
+    fn evict(self: Arc<Self>, _context: EvictionContext) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(ready(()))
+    }
+}
+
+impl dyn Place {
+    /// Lists all pages of what [`Place::list`] lists.
+    pub(crate) async fn list_all(&self, prefix: &str, after: &str) -> Result<Vec<Listed>, StoreError> {
+        let mut all: Vec<Listed> = Vec::new();
+        loop {
+            let last = all.last().map_or(after, |listed| &listed.name);
+            let page = self.list(prefix, last).await?;
+            let is_last = page.is_last || page.listed.is_empty();
+            all.extend(page.listed);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// An object that is read in pieces.
+pub(crate) trait ObjectReader: fmt::Debug + Send {
+    /// Reads the next piece, of any size; `None` at the end.
+    fn next(&mut self) -> Operation<'_, Option<Bytes>>;
+}
+
+/// An object that is written in pieces. Dropped before it is finished, it leaves nothing behind.
+pub(crate) trait ObjectWriter: Send {
+    /// Appends a piece. Returns when the next one may follow: few MiB are held.
+    fn write(&mut self, piece: Bytes) -> Operation<'_, ()>;
+
+    /// Puts the object in its place.
+    fn finish(self: Box<Self>) -> Operation<'static, ()>;
+}
+
+/// One object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Its name.
+    pub name: String,
+    /// The time at which it was written, by the clock of the place.
+    pub modified: Timestamp,
+}
+
+/// One page of a listing, in the order of the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// Its objects.
+    pub listed: Vec<Listed>,
+    /// True if no page follows.
+    pub is_last: bool,
+}
+
+/// The space of a bounded place, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// Bytes that its objects take.
+    pub used: u64,
+    /// Bytes that they may take; 0: any number.
+    pub capacity: u64,
+    /// The largest object that is kept.
+    pub largest: u64,
+}
+
+/// The rest of the store, as far as an eviction consults it and reports to it.
+#[derive(Clone, Debug)]
+pub(crate) struct EvictionContext {
+    /// Names that may be evicted.
+    pub names: ObjectNames,
+    /// The memory tier: what it holds as well goes last.
+    pub memory: Arc<Memory>,
+    /// Forgets the keys of evicted objects.
+    pub index: Arc<Index>,
+    /// Counts evictions.
+    pub metrics: Arc<Metrics>,
+}
