@@ -16,7 +16,7 @@ use crate::base::{Clock, Metrics};
 use crate::config::Config;
 use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
-use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin};
+use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin, Origins};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::upstream::forwarding::Signature;
@@ -148,7 +148,7 @@ fn make_proxy(config: &Config, store: Store, metrics: Arc<Metrics>, clock: &Cloc
     let surrogate_control = config.cache.targets.surrogate_control;
     let fetcher = Fetcher {
         store,
-        origin: Origin { upstream, surrogate_control, signature: Signature::random() },
+        origins: Origins::of_default(Origin { upstream, surrogate_control, signature: Signature::random() }),
         clock: clock.clone(),
         memories: Memories::new(config.cache.pass_memory),
         flights: Flights::new(config.cache.collapse_limit),

@@ -36,7 +36,7 @@ struct Cli {
 enum Command {
     /// Run the proxy (the default)
     Run(ConfigArgs),
-    /// Say what is wrong with the configuration, one line each, and exit
+    /// Check the configuration: print ok, or one line a mistake
     Check(ConfigArgs),
     /// Print the effective values, and the source of each
     Config {
@@ -48,7 +48,7 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Say that stored responses are no longer to be served, through the admin listener of a running Larder
+    /// Purge stored responses, through the admin listener of a running Larder
     Purge {
         #[command(flatten)]
         what: PurgeArgs,
@@ -77,7 +77,7 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Say why a request is, or is not, a hit, through the admin listener; the application is not asked
+    /// Explain why a URL is a hit or a miss, through the admin listener; the application is not asked
     Explain {
         /// An absolute URL, as clients see it
         url: String,
@@ -139,9 +139,7 @@ impl ConfigArgs {
 
     /// Reads the file and the `--set` options that these name, and the environment.
     fn read(&self) -> Reading {
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Reading::load(self.config.as_deref(), environment, &self.set)
+        Reading::load(self.config.as_deref(), std::env::vars_os(), &self.set)
     }
 
     /// For a command that ends: mistakes go to standard error.

@@ -9,7 +9,8 @@ pub(super) fn nearest<'a>(known: &'a [String], key: &str) -> Option<&'a String> 
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
     let is_of = |known: &String| known.rsplit_once('.').is_some_and(|(of, _)| of == section);
     let Some((distance, same)) = nearest(&mut known.iter().filter(|known| is_of(known))) else {
-        return nearest(&mut known.iter()).map(|(_, known)| known);
+        // Another section's key helps only if it is much like this one.
+        return nearest(&mut known.iter()).filter(|(distance, _)| 2 * distance <= name.len()).map(|(_, known)| known);
     };
     let elsewhere = known.iter().find(|known| known.rsplit_once('.').is_some_and(|(_, other)| other == name));
     Some(elsewhere.filter(|_| 2 * distance > name.len()).unwrap_or(same))

@@ -1,6 +1,7 @@
 //! Reads the settings into a [`Config`], key by key of the table. A setting that no key takes is an unknown key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 
 use super::hints::nearest;
@@ -29,7 +30,7 @@ impl Reading {
     /// Reads `file`, if there is one, `environment` and the `--set` options, each overriding the ones before.
     pub(crate) fn load(
         file: Option<&Path>,
-        environment: impl Iterator<Item = (String, String)>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
         sets: &[String],
     ) -> Self {
         let mut sources = Sources::default();
@@ -37,7 +38,7 @@ impl Reading {
             sources.read_file(path);
         }
         for (name, value) in environment {
-            sources.read_variable(&name, &value);
+            sources.read_os_variable(&name, &value);
         }
         for set in sets {
             sources.read_set(set);

@@ -1,5 +1,6 @@
 //! Everything that can be configured, as the rooms take it.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
@@ -63,7 +64,7 @@ impl Config {
     /// options, each overriding the ones before.
     pub fn load(
         file: Option<&Path>,
-        environment: impl Iterator<Item = (String, String)>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
         sets: &[String],
     ) -> Result<Self, ConfigErrors> {
         Reading::load(file, environment, sets).finish()

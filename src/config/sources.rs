@@ -2,7 +2,9 @@
 //!
 //! Knows no key and checks no value: `reading` does that with the table.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
@@ -107,6 +109,17 @@ impl Sources {
     }
 
     /// Reads `LARDER_SECTION__KEY`.
+    /// Reads a variable. One of Larder's that is not UTF-8 is a mistake: it may have been a secret that is missed.
+    pub(super) fn read_os_variable(&mut self, name: &OsStr, value: &OsStr) {
+        match (name.to_str(), value.to_str()) {
+            (Some(name), Some(value)) => self.read_variable(name, value),
+            (Some(name), None) if name.starts_with("LARDER_") && name.contains("__") => {
+                self.errors.push(format!("{name}: the value is not UTF-8; write it as UTF-8, or take it out"));
+            }
+            (Some(_) | None, _) => {}
+        }
+    }
+
     pub(super) fn read_variable(&mut self, name: &str, value: &str) {
         let Some(rest) = name.strip_prefix("LARDER_") else { return };
         match rest.split_once("__") {
@@ -127,7 +140,12 @@ impl Sources {
                 let setting = Setting { value: Given::Text(unquoted(value.trim())), origin: Origin::Set };
                 self.settings.insert(key.trim().to_owned(), setting);
             }
-            None => self.errors.push(format!("--set {set}: write it as section.key=value")),
+            // Shows no more than a name: what follows may be a secret.
+            None => {
+                let name: String =
+                    set.chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_')).collect();
+                self.errors.push(format!("--set {name}: write it as section.key=value"));
+            }
         }
     }
 
@@ -224,6 +242,13 @@ fn unquoted(value: &str) -> String {
     }
 }
 
+/// Returns a value as messages show it: without what stands before an `@`, which may be a password.
+fn without_credentials(text: &str) -> Cow<'_, str> {
+    let Some((before, after)) = text.rsplit_once('@') else { return Cow::Borrowed(text) };
+    let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+    Cow::Owned(if scheme.is_empty() { format!("…@{after}") } else { format!("{scheme}://…@{after}") })
+}
+
 impl Given {
     pub(super) fn text(&self) -> Option<&str> {
         match self {
@@ -260,8 +285,9 @@ impl Given {
     /// Returns the value as an error message shows it.
     pub(super) fn shown(&self) -> String {
         match self {
+            Self::Typed(Value::String(text)) => Value::String(without_credentials(text).into_owned()).to_string(),
             Self::Typed(value) => value.to_string(),
-            Self::Text(text) => format!("\"{text}\""),
+            Self::Text(text) => format!("\"{}\"", without_credentials(text)),
         }
     }
 }

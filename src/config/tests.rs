@@ -443,3 +443,40 @@ fn what_is_most_likely_not_meant_is_a_warning() {
         }
     }
 }
+
+#[test]
+fn no_message_shows_what_may_be_a_secret() {
+    for set in [
+        "upstream.url=http://u:SECRET@h",
+        "upstream.host=u:SECRET@h",
+        "durable.url=s3://k:SECRET@b/x",
+        "durable.endpoint_url=https://k:SECRET@e",
+        "admin.token=SECRET with a space",
+        "admin.token SECRET",
+        "admin.token:SECRET",
+    ] {
+        let errors = load("", &[], &[set]).expect_err(set);
+        assert!(errors.iter().all(|error| !error.contains("SECRET")), "{set}: {errors:?}");
+    }
+    let errors = load("[upstream]\nurl = \"http://u:SECRET@h\"", &[], &[]).expect_err("no such address");
+    assert!(errors.iter().all(|error| !error.contains("SECRET")), "{errors:?}");
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_a_mistake() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut sources = Sources::default();
+    let value = std::ffi::OsString::from_vec(vec![0xff, 0xfe]);
+    sources.read_os_variable("LARDER_ADMIN__TOKEN".as_ref(), &value);
+    sources.read_os_variable("LARDER_TEST".as_ref(), &value);
+    let errors = Reading::of(sources).finish().expect_err("it is none").0;
+    assert_eq!(errors, ["LARDER_ADMIN__TOKEN: the value is not UTF-8; write it as UTF-8, or take it out"]);
+}
+
+#[test]
+fn a_key_of_no_section_gets_no_far_fetched_hint() {
+    for set in ["nosuch.x=1", "rule[0].path=/a"] {
+        let errors = load("", &[], &[set]).expect_err(set);
+        assert!(errors.iter().all(|error| !error.contains("nearest")), "{errors:?}");
+    }
+}

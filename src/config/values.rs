@@ -261,6 +261,9 @@ fn endpoint(text: &str) -> Result<String, String> {
         return Ok(String::new());
     }
     match text.parse::<Uri>() {
+        Ok(uri) if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
+            Err("has a user name or a password; credentials come from the environment or a profile".into())
+        }
         Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => {
             Ok(text.to_owned())
         }

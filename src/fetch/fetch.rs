@@ -328,7 +328,7 @@ impl Fetch {
         let (method, uri, informational) = (order.method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
         let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
-        self.fetcher.send(&request, RequestBody::Empty).await
+        self.fetcher.send(order.asked.terms.upstream, &request, RequestBody::Empty).await
     }
 
     /// Returns the request fields for the origin.
@@ -336,7 +336,12 @@ impl Fetch {
         let asked = &self.order.asked;
         let parts = asked.exact.parts();
         let (scheme, authority) = parts.map_or(("http", ""), |parts| (parts.scheme, parts.authority));
-        let mut fields = self.fetcher.origin.onward(&asked.peer, scheme, authority).fields(asked.request.headers());
+        let mut fields = self
+            .fetcher
+            .origins
+            .named(asked.terms.upstream)
+            .onward(&asked.peer, scheme, authority)
+            .fields(asked.request.headers());
         match (wish, &self.order.held.validate) {
             (Wish::AsAsked, _) => {}
             (Wish::Validation, Some(stored)) if stored.head.parts().is_some() => {

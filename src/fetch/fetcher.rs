@@ -26,7 +26,7 @@ use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{date, fields};
 use crate::store::{Durability, MemoryConfig, Store};
 use crate::upstream::forwarding::{Onward, Peer, Signature};
-use crate::upstream::{OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError};
+use crate::upstream::{OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamName};
 
 /// The origin, and what it is told about this server.
 #[derive(Debug)]
@@ -37,6 +37,33 @@ pub(crate) struct Origin {
     pub(crate) surrogate_control: bool,
     /// The pseudonym in `Via` of forwarded requests.
     pub(crate) signature: Signature,
+}
+
+/// The origins, each by the upstream that a request's settings name.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    /// That of `[upstream]`.
+    default: Origin,
+}
+
+impl Origins {
+    /// Makes the origin of `[upstream]` the only one.
+    pub(crate) fn of_default(default: Origin) -> Self {
+        Self { default }
+    }
+
+    /// Returns the origin that `name` names.
+    #[inline]
+    pub(crate) fn named(&self, name: UpstreamName) -> &Origin {
+        match name {
+            UpstreamName::Default => &self.default,
+        }
+    }
+
+    /// Returns whether this process has forwarded a request with these fields before, to whichever origin.
+    pub(crate) fn have_seen(&self, fields: &HeaderMap) -> bool {
+        self.default.signature.is_in(fields)
+    }
 }
 
 impl Origin {
@@ -167,7 +194,7 @@ pub struct Fetcher {
     /// Both tiers.
     pub(crate) store: Store,
     /// The origin.
-    pub(crate) origin: Origin,
+    pub(crate) origins: Origins,
     /// The time.
     pub(crate) clock: Clock,
     /// The memories of keys.
@@ -216,8 +243,8 @@ impl Fetcher {
 
     /// Returns how the origin recently failed to validate a stored response for clients like `who`. While that is
     /// known, a stale response is served without waiting for the origin.
-    pub(crate) fn known_failure(&self, stored: &StoredHead, who: Who) -> Option<Failure> {
-        let upstream = &self.origin.upstream;
+    pub(crate) fn known_failure(&self, name: UpstreamName, stored: &StoredHead, who: Who) -> Option<Failure> {
+        let upstream = &self.origins.named(name).upstream;
         if upstream.breaker().is_open() {
             return Some(Failure::Unreachable);
         }
@@ -230,18 +257,20 @@ impl Fetcher {
 
     /// Returns whether a stored response is due for background validation for clients like `who`: at most one is tried
     /// in a `breaker_pause`, or four for clients that differ, whatever came of the last.
-    pub(crate) fn may_validate(&self, stored: &StoredHead, who: Who) -> bool {
-        let pause = millis(self.origin.upstream.config().breaker_pause);
-        stored.marks.is_due(pause, who, self.clock.now()) && self.origin.upstream.breaker().is_probe_due()
+    pub(crate) fn may_validate(&self, name: UpstreamName, stored: &StoredHead, who: Who) -> bool {
+        let upstream = &self.origins.named(name).upstream;
+        let pause = millis(upstream.config().breaker_pause);
+        stored.marks.is_due(pause, who, self.clock.now()) && upstream.breaker().is_probe_due()
     }
 
     /// Sends a request to the origin, and removes hop-by-hop fields from the answer.
     pub(crate) async fn send(
         &self,
+        name: UpstreamName,
         request: &OriginRequest<'_>,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        self.origin.send(request, body, &self.clock).await
+        self.origins.named(name).send(request, body, &self.clock).await
     }
 
     /// Stores a response. One that is stored for several queries stays in memory: other processes may make another key

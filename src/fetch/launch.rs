@@ -10,6 +10,7 @@ use super::fetch::{Fetch, Fetched};
 use super::fetcher::{Fetcher, MAX_UNATTENDED};
 use super::flight::{Joined, Lease, Outcome, Watch};
 use super::order::Order;
+use crate::base::log::cut;
 use crate::entry::StoredResponse;
 use crate::rfc9111::cache_status::Fwd;
 use crate::store::Opening;
@@ -81,7 +82,9 @@ impl Fetcher {
     /// Validates a response that `fetch` served stale, in the background, once a key at a time. Purges since `fetch`
     /// began cover what comes of it.
     pub(super) fn validate_in_background(self: &Arc<Self>, mut fetch: Fetch, stored: Arc<StoredResponse>) {
-        if *fetch.order.method() != Method::GET || !self.origin.upstream.breaker().is_probe_due() {
+        if *fetch.order.method() != Method::GET
+            || !self.origins.named(fetch.order.asked.terms.upstream).upstream.breaker().is_probe_due()
+        {
             return;
         }
         let hash = fetch.order.asked.exact.hash();
@@ -131,5 +134,10 @@ impl Fetcher {
 fn span_of(order: &Order) -> Span {
     let asked = &order.asked;
     let authority = asked.exact.authority().unwrap_or_default();
-    debug_span!("fetch", host = authority, path = asked.uri.path(), background = order.errand == Errand::Background)
+    debug_span!(
+        "fetch",
+        host = &*cut(authority.into()),
+        path = &*cut(asked.uri.path().into()),
+        background = order.errand == Errand::Background
+    )
 }

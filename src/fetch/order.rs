@@ -14,7 +14,7 @@ use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
 use crate::store::{Durability, KnownRecord};
 use crate::upstream::forwarding::Peer;
-use crate::upstream::{Errand, Informational, Transfer};
+use crate::upstream::{Errand, Informational, Transfer, UpstreamName};
 
 /// The request to the origin where a client wants a range that is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) struct Asked {
 /// The terms of a request's rule that matter to a fetch.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
+    /// The upstream that is asked.
+    pub(crate) upstream: UpstreamName,
     /// Says how far the directives of clients count.
     pub(crate) request_directives: RequestDirectives,
     /// The policy by which responses are stored.

@@ -8,15 +8,13 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use tracing::info;
 
-use crate::base::{Stopwatch, log};
+use crate::base::Stopwatch;
+use crate::base::log::{self, cut};
 use crate::respond::ResponseBody;
 use crate::rfc9111::cache_status::CacheStatus;
 use crate::rfc9111::storage::NotStorable;
 use crate::upstream::ClientBody;
 use crate::upstream::forwarding::{Peer, Trust};
-
-/// The most bytes of a target, or of a field's value, in a line.
-const MAX_VALUE: usize = 1024;
 
 /// The id of a request, shared by its lines. It is made when the first of them is written.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +77,7 @@ impl AccessLine {
                     request_id = %id,
                     client = ip(self.client),
                     peer = ip(self.peer),
-                    method = %self.method,
+                    method = &*cut(Cow::Borrowed(self.method.as_str())),
                     host = text(self.host.as_ref()).as_deref(),
                     uri = &*cut(Cow::Borrowed(&uri)),
                     status = code,
@@ -99,24 +97,4 @@ impl AccessLine {
 /// Returns a field's value as text, with the replacement character for what is not UTF-8.
 fn text(value: Option<&HeaderValue>) -> Option<Cow<'_, str>> {
     value.map(|value| cut(String::from_utf8_lossy(value.as_bytes())))
-}
-
-fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
-    if text.len() <= MAX_VALUE {
-        return text;
-    }
-    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(MAX_VALUE)]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_cut_at_a_character() {
-        let long = "é".repeat(MAX_VALUE);
-        let short = cut(Cow::Borrowed(&long));
-        assert!(short.len() <= MAX_VALUE + '…'.len_utf8() && short.ends_with("é…"), "{}", short.len());
-        assert_eq!(cut(Cow::Borrowed("a")), "a");
-    }
 }

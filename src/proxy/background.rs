@@ -26,7 +26,9 @@ impl Proxy {
         directives: CacheControl,
         stored: &Arc<StoredResponse>,
     ) {
-        if *request.method() != Method::GET || !self.fetcher.may_validate(&stored.head, Who::of(request.headers())) {
+        if *request.method() != Method::GET
+            || !self.fetcher.may_validate(target.rule.upstream, &stored.head, Who::of(request.headers()))
+        {
             return;
         }
         let Some(validating) = Validating::begin(stored) else { return };

@@ -80,6 +80,8 @@ impl Proxy {
             .map_err(|_| format!("\"{}\" is no method; write GET or another", question.method))?;
         // Treats the fields as if a trusted proxy had sent them.
         let mut fields = question.fields;
+        // As the proxy does: a field that the origin will not see selects nothing.
+        crate::rfc9111::fields::remove_listed(&mut fields);
         forwarding::receive(&self.trust, &Peer::of_operator(), &method, &mut fields);
         let rule = self.keys.rules.matching(&path);
         let exact = self.keys.key(scheme, &authority, &path, query.as_deref());
@@ -226,7 +228,7 @@ impl Proxy {
             let (head, freshness) = (&found.head, found.head.freshness);
             let directives = rule.directives(inquiry.fields);
             let directives = rule.request_directives.bounded(directives, head.response_time(), now);
-            let failure = || self.fetcher.known_failure(head, Who::of(inquiry.fields));
+            let failure = || self.fetcher.known_failure(rule.upstream, head, Who::of(inquiry.fields));
             let early = rule.rule.early_refresh;
             let on_this = with_stored(inquiry, &directives, head, found.len, early, failure, now);
             tell_decision(story, &found, on_this);
@@ -436,7 +438,10 @@ fn tell_response(
 }
 
 fn tell_freshness(story: &mut Story, tier: &str, freshness: &Freshness, now: Timestamp) {
-    let seconds = |millis: i64| format!("{}.{:03}s", millis / 1000, (millis % 1000).abs());
+    let seconds = |millis: i64| {
+        let (sign, millis) = (if millis < 0 { "-" } else { "" }, millis.unsigned_abs());
+        format!("{sign}{}.{:03}s", millis / 1000, millis % 1000)
+    };
     let source = match freshness.source {
         LifetimeSource::Origin => "as its origin says (s-maxage, max-age or Expires)",
         LifetimeSource::Configuration => "as the configuration says",

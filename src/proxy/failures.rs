@@ -7,7 +7,6 @@ use tracing::info;
 
 use super::Proxy;
 use crate::base::log::OncePerMinute;
-use crate::proxy::access::RequestId;
 use crate::proxy::target::RequestTarget;
 use crate::respond::{Cause, ResponseBody};
 
@@ -24,8 +23,7 @@ impl Proxy {
         }
         // A 502 or 504 that the application itself gave carries no cause.
         let (Some(cause), Some(target)) = (response.extensions_mut().remove::<Cause>(), target) else { return };
-        let id = RequestId::random();
-        response.extensions_mut().insert(id);
+        let id = target.id();
         let now = self.fetcher.clock.now().as_millis();
         let Some(turn) = self.failures.turn((target.key.hash(), status), now) else { return };
         info!(

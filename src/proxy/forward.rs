@@ -1,5 +1,6 @@
 //! Passes on requests that no stored response may answer, and invalidates what unsafe ones change.
 
+use crate::proxy::rules::Resolved;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
 use crate::upstream::{
-    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, Transfer, UpstreamBody, UpstreamError,
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
 };
 
 /// The time for which the answer to an unsafe request is awaited after its client has left. Such a request holds a
@@ -62,8 +63,8 @@ impl Proxy {
         let fetcher = &self.fetcher;
         let position = fetcher.store.position();
         let version_vector = fetcher.store.purges().version_vector();
-        let fields =
-            || fetcher.origin.onward(caller.peer(), target.scheme, target.authority()).fields(&request.headers);
+        let origin = fetcher.origins.named(target.rule.upstream);
+        let fields = || origin.onward(caller.peer(), target.scheme, target.authority()).fields(&request.headers);
         let (method, uri) = (&request.method, &request.uri);
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
@@ -71,7 +72,7 @@ impl Proxy {
         let sent = OriginRequest { method, uri, fields: &fields, informational, errand: Errand::Client, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
-        let mut response = match fetcher.origin.upstream.send(&sent, RequestBody::Empty).await {
+        let mut response = match origin.upstream.send(&sent, RequestBody::Empty).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, fwd),
         };
@@ -111,19 +112,20 @@ impl Proxy {
         fwd: Fwd,
     ) -> Answer {
         let transfer = &target.rule.transfer;
-        let body = match self.body_for_origin(body, transfer).await {
+        let body = match self.body_for_origin(body, target.rule).await {
             Ok(body) => body,
             Err(refusal) => return refusal.answer(),
         };
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
-        let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
+        let onward =
+            self.fetcher.origins.named(target.rule.upstream).onward(caller.peer(), target.scheme, target.authority());
         let (uri, informational) = (origin_form(&parts.uri), informational(caller, parts.version));
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, informational) = (&parts.method, informational.as_ref());
             let sent =
                 OriginRequest { method, uri: &uri, fields: &fields, informational, errand: Errand::Client, transfer };
-            return match self.fetcher.send(&sent, body).await {
+            return match self.fetcher.send(target.rule.upstream, &sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
             };
@@ -156,8 +158,9 @@ impl Proxy {
     }
 
     /// Makes the body of the request to the origin. Takes it in first where the rule has requests buffered.
-    async fn body_for_origin(&self, body: ClientBody, transfer: &Arc<Transfer>) -> Result<RequestBody, Refusal> {
-        let buffers = self.fetcher.origin.upstream.buffers();
+    async fn body_for_origin(&self, body: ClientBody, rule: &Resolved) -> Result<RequestBody, Refusal> {
+        let transfer = &rule.transfer;
+        let buffers = self.fetcher.origins.named(rule.upstream).upstream.buffers();
         let body = RequestBody::client(body, self.upload_limits, transfer).map_err(Refusal::Body)?;
         if !matches!(body, RequestBody::Sending(_)) || transfer.buffer_request == 0 {
             return Ok(body);
@@ -188,7 +191,7 @@ impl Proxy {
         };
         let (mut sender, receiver) = oneshot::channel();
         let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
-        let transfer = Arc::clone(&target.rule.transfer);
+        let (transfer, upstream) = (Arc::clone(&target.rule.transfer), target.rule.upstream);
         self.fetcher.tasks.spawn(async move {
             let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
@@ -199,7 +202,7 @@ impl Proxy {
                 tokio::time::sleep(ABANDONED).await;
             };
             let answered = tokio::select! {
-                answered = this.fetcher.send(&request, body) => answered,
+                answered = this.fetcher.send(upstream, &request, body) => answered,
                 () = is_abandoned => {
                     // The request may have been carried out or not, so its target is invalidated.
                     let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
@@ -289,7 +292,8 @@ impl Proxy {
     ) -> Answer {
         let client = caller.upgraded(&mut request);
         let (parts, body) = request.into_parts();
-        let onward = self.fetcher.origin.onward(caller.peer(), target.scheme, target.authority());
+        let onward =
+            self.fetcher.origins.named(target.rule.upstream).onward(caller.peer(), target.scheme, target.authority());
         let mut fields = onward.fields(&parts.headers);
         if let Some(protocol) = parts.headers.get(header::UPGRADE) {
             fields.insert(header::UPGRADE, protocol.clone());
@@ -302,10 +306,11 @@ impl Proxy {
         let fields = || fields.clone();
         let (errand, transfer) = (Errand::Client, &*target.rule.transfer);
         let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, transfer };
-        let mut response = match self.fetcher.origin.upstream.send(&request, RequestBody::Empty).await {
-            Ok(response) => response,
-            Err(error) => return unanswered(&error, Fwd::Bypass),
-        };
+        let mut response =
+            match self.fetcher.origins.named(target.rule.upstream).upstream.send(&request, RequestBody::Empty).await {
+                Ok(response) => response,
+                Err(error) => return unanswered(&error, Fwd::Bypass),
+            };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             clean_response(response.headers_mut(), &self.fetcher.clock);
             return passed(response, Fwd::Bypass);

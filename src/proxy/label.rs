@@ -28,6 +28,10 @@ impl Proxy {
     pub(super) fn label_answer(&self, (status, response): &mut Answer, target: Option<&RequestTarget<'_>>) {
         self.put_label(target, status, response.headers_mut());
         self.log_failure(target, response);
+        // The access line has the id that other lines of the request have.
+        if let Some(id) = target.and_then(|target| target.id.get()) {
+            response.extensions_mut().insert(**id);
+        }
     }
 
     /// Labels an answer that is made here, and returns it as a step.

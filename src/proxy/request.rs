@@ -16,7 +16,7 @@ use tracing::field::Empty;
 use tracing::{Span, debug_span};
 
 use super::Proxy;
-use super::access::{AccessLine, RequestId};
+use super::access::AccessLine;
 use super::background::is_due;
 use super::client::{Client, informational};
 use super::forward::{Passed, max_forwards};
@@ -25,6 +25,7 @@ use super::reply::{Reply, Step};
 use super::share::asked;
 use super::target::{RequestTarget, is_upgrade, shared_form};
 use crate::base::WorkerMetrics;
+use crate::base::log::cut;
 use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
     Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
@@ -64,7 +65,7 @@ impl Proxy {
             Original::of_peer(client.peer())
         };
         let access = if self.access_log { Some(self.begin_line(client.peer(), &request)) } else { None };
-        if present.has(Present::VIA) && self.fetcher.origin.signature.is_in(request.headers()) {
+        if present.has(Present::VIA) && self.fetcher.origins.have_seen(request.headers()) {
             return Reply::new(worker, client, access, self.labelled(Refusal::Loop.answer(), None));
         }
         let step = match self.keys.target(&original, &request, present) {
@@ -151,7 +152,7 @@ impl Proxy {
         if inquiry.present.has(Present::DIRECTIVES) {
             *directives = rule.request_directives.bounded(std::mem::take(directives), head.response_time(), now);
         }
-        let failure = || self.fetcher.known_failure(head, Who::of(inquiry.fields));
+        let failure = || self.fetcher.known_failure(rule.upstream, head, Who::of(inquiry.fields));
         with_stored(inquiry, directives, head, stored.len(), rule.rule.early_refresh, failure, now)
     }
 
@@ -292,10 +293,10 @@ struct Missed {
 fn span_of<B>(request: &Request<B>, target: &RequestTarget<'_>) -> Span {
     debug_span!(
         "request",
-        id = %RequestId::random(),
-        method = %request.method(),
-        host = target.authority(),
-        path = request.uri().path(),
+        id = %target.id(),
+        method = &*cut(request.method().as_str().into()),
+        host = &*cut(target.authority().into()),
+        path = &*cut(request.uri().path().into()),
         cache_status = Empty,
     )
 }

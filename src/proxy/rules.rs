@@ -14,7 +14,7 @@ use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::targeted::Targets;
 use crate::rfc9111::vary::Nominated;
 use crate::store::Durability;
-use crate::upstream::{Overrides, Transfer};
+use crate::upstream::{Overrides, Transfer, UpstreamName};
 
 /// `[cache]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +168,8 @@ pub struct Resolved {
     pub request_directives: RequestDirectives,
     /// The limits for the bodies of its requests and responses.
     pub transfer: Arc<Transfer>,
+    /// The upstream that its requests go to.
+    pub upstream: UpstreamName,
 }
 
 impl Resolved {
@@ -211,6 +213,7 @@ impl Rules {
                 }),
                 request_directives: rule.request_directives.unwrap_or(cache.request_directives),
                 transfer: Arc::new(rule.transfer.of(transfer)),
+                upstream: UpstreamName::Default,
                 rule,
             }
         };

@@ -149,7 +149,9 @@ impl Proxy {
         mut selection: Selection,
     ) -> Answer {
         let arrived = self.fetcher.clock.now();
-        let patience = self.fetcher.origin.upstream.patience_for(order.asked.terms.transfer.response_timeout);
+        let terms = &order.asked.terms;
+        let upstream = &self.fetcher.origins.named(terms.upstream).upstream;
+        let patience = upstream.patience_for(terms.transfer.response_timeout);
         let watch = Stopwatch::start();
         let mut joined_again = 0;
         loop {
@@ -396,6 +398,7 @@ pub(super) fn asked(
         peer: caller.peer().clone(),
         directives,
         terms: Terms {
+            upstream: target.rule.upstream,
             request_directives: target.rule.request_directives,
             policy: Arc::clone(&target.rule.policy),
             transfer: Arc::clone(&target.rule.transfer),

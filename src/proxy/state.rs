@@ -12,7 +12,7 @@ use crate::base::Metrics;
 use crate::fetch::Fetcher;
 use crate::store::Store;
 use crate::upstream::forwarding::Trust;
-use crate::upstream::{UploadLimits, Upstream};
+use crate::upstream::{UploadLimits, Upstream, UpstreamName};
 
 /// The proxy: the state that all workers share.
 #[derive(Debug)]
@@ -86,6 +86,6 @@ impl Proxy {
 
     /// Returns the connections to the origin.
     pub(crate) fn upstream(&self) -> &Upstream {
-        &self.fetcher.origin.upstream
+        &self.fetcher.origins.named(UpstreamName::Default).upstream
     }
 }

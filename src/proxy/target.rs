@@ -1,11 +1,13 @@
 //! The target of a request: its key, its rule, and the form in which the origin is asked for it.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use http::header;
 use http::{Method, Request, Uri, Version};
 
 use crate::proxy::Rules;
+use crate::proxy::access::RequestId;
 use crate::proxy::rules::Resolved;
 use crate::respond::Refusal;
 use crate::rfc9111::fields;
@@ -23,6 +25,8 @@ pub(crate) struct RequestTarget<'a> {
     pub key: CacheKey,
     /// The rule for its path.
     pub rule: &'a Resolved,
+    /// The id that all log lines of the request have, once one has needed it.
+    pub(super) id: OnceLock<Box<RequestId>>,
 }
 
 impl RequestTarget<'_> {
@@ -30,6 +34,11 @@ impl RequestTarget<'_> {
     /// a page that others get.
     pub(crate) fn authority(&self) -> &str {
         self.key.authority().unwrap_or_default()
+    }
+
+    /// Returns the id of the request, which is made at the first call.
+    pub(super) fn id(&self) -> RequestId {
+        **self.id.get_or_init(|| Box::new(RequestId::random()))
     }
 }
 
@@ -95,7 +104,7 @@ impl Keys {
         let path = request.uri().path();
         let rule = self.rules.matching(path);
         let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
-        Ok(RequestTarget { scheme: original.scheme, key, rule })
+        Ok(RequestTarget { scheme: original.scheme, key, rule, id: OnceLock::new() })
     }
 
     /// Returns the key of a URI.

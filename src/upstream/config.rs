@@ -4,6 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Names an upstream of the configuration. Its connections and its breaker are its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamName {
+    /// `[upstream]`
+    #[default]
+    Default,
+}
+
 /// The `[upstream]` settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {

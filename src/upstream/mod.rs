@@ -36,7 +36,7 @@ pub use self::body::{UpstreamBody, UpstreamBodyError};
 pub(crate) use self::buffers::Buffers;
 pub(crate) use self::client_content::{ClientBody, Fault, UploadLimits};
 pub(crate) use self::config::Address;
-pub use self::config::Config;
+pub use self::config::{Config, UpstreamName};
 pub use self::error::UpstreamError;
 pub use self::framing::EndsWithConnection;
 pub(crate) use self::informational::{Informational, InformationalSender};

@@ -15,7 +15,7 @@ const README: &str = "README.md";
 const PAGES: [&str; 3] = [README, "docs/reference.md", "docs/performance.md"];
 
 /// Commands that this test does not run, and why.
-const NOT_RUN: [(&str, &str); 17] = [
+const NOT_RUN: [(&str, &str); 18] = [
     ("make demo", "builds with cargo; `make test` runs the demo"),
     ("cargo build --release --locked", "builds with cargo"),
     ("export PATH=\"$PWD/target/release:$PATH\"", "the test puts the binary under test there"),
@@ -35,6 +35,7 @@ const NOT_RUN: [(&str, &str); 17] = [
     ("bench/scale.py --larder target/release/larder", "measures the release binary for minutes"),
     ("nginx", "its configuration needs nginx and a certificate"),
     ("caddy", "its configuration needs Caddy and a name in the DNS"),
+    ("ini", "a unit of systemd"),
     ("text", "a diagram"),
 ];
 

@@ -1,6 +1,7 @@
 //! Formats a line of the log as text or JSON. Escapes control characters and those that set the direction of text, so that
 //! no value can end its line, forge another, or change the direction in which it is read.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use tracing::Level;
@@ -18,6 +19,17 @@ fn is_escaped(c: char) -> bool {
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
             // Ends of lines and paragraphs.
             | '\u{2028}' | '\u{2029}')
+}
+
+/// Limit of a value in a line, in bytes: clients choose some.
+const MAX_VALUE: usize = 1024;
+
+/// Cuts a value that a client chose to [`MAX_VALUE`].
+pub(crate) fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.len() <= MAX_VALUE {
+        return text;
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(MAX_VALUE)]))
 }
 
 /// Appends `text` to `out`, with its control and direction characters escaped.
@@ -201,6 +213,14 @@ impl fmt::Write for Escaping<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_cut_at_a_character() {
+        let long = "é".repeat(MAX_VALUE);
+        let short = cut(Cow::Borrowed(&long));
+        assert!(short.len() <= MAX_VALUE + '…'.len_utf8() && short.ends_with("é…"), "{}", short.len());
+        assert_eq!(cut(Cow::Borrowed("a")), "a");
+    }
 
     const HOSTILE: &str = "a\nb\r\t\u{1b}[31m\u{202e}gpj\u{2066}x\u{7f}\u{85}\u{2028}\"\\ é";
 

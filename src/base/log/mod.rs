@@ -24,6 +24,7 @@ use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::limit::{OncePerMinute, Turn};
+pub(crate) use self::line::cut;
 pub use self::line::escape;
 use self::line::{Fields, begin};
 use self::queue::Queue;

@@ -97,14 +97,15 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "breaker_failures",
             field: &Of { at: |d| &mut d.config.upstream.breaker_failures, kind: Whole { least: 0, most: 1_000_000 } },
-            does: "Counts the application as down after this many failures in a row (no connection, no answer; those \
-                   of one path count once). Stale responses are then served at once, and few requests are sent. 0: \
-                   never.",
+            does: "Counts the application as down after this many failures in a row. Each failed connection counts; \
+                   missing answers of one path count once. Stale responses are then served at once, and one request \
+                   at a time is sent. 0: never.",
         },
         Key {
             name: "breaker_pause",
             field: &Of { at: |d| &mut d.config.upstream.breaker_pause, kind: Time::AboveZero },
-            does: "Waits this long between two attempts to find the application up again.",
+            does: "Validates in the background at most this often while the application is down, and lets one more \
+                   request through this often while an earlier one gets no answer.",
         },
     ],
 };

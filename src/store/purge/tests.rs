@@ -7,8 +7,7 @@ use http::{Method, StatusCode};
 use super::table::{MAX_PREFIXES, MAX_TAGS, MAX_URLS};
 use super::*;
 use crate::entry::NewHead;
-use crate::rfc9111::key::CacheKey;
-use crate::rfc9111::key::KeyParts;
+use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 

@@ -299,7 +299,8 @@ fn each_line_below_a_request_names_it() {
         ),
     ] {
         let (format, level) = (format!("log.format={format}"), "log.level=debug");
-        let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off", &format, level]);
+        let sets = ["durable.url=off", &format, level, "log.access=true"];
+        let larder = Process::start(&format!("http://{}", origin.address), &sets);
         let mut client = larder.client();
         client.ask("GET", "/broken", "");
         assert!(client.try_answer().is_err(), "its body breaks off");
@@ -311,8 +312,20 @@ fn each_line_below_a_request_names_it() {
         }
         let answered = line("answered").expect("the answer is told before its body");
         assert!(answered.contains("fwd=uri-miss"), "{answered}");
-        let id = |line: &str| line.split("request.id").nth(1).map(|rest| rest[..35].to_owned());
-        assert_eq!(id(&told), id(&answered));
+        let id = |line: &str, name: &str| {
+            let rest = line.split(name).nth(1).unwrap_or_else(|| panic!("{name} in {line}"));
+            rest.trim_start_matches(['"', ':', '=']).chars().take(32).collect::<String>()
+        };
+        assert_eq!(id(&told, "request.id"), id(&answered, "request.id"));
+        eventually("the access line is there", || line("duration_us").is_some());
+        let access = line("duration_us").expect("just seen");
+        assert_eq!(id(&access, "request_id"), id(&answered, "request.id"), "one id a request");
+        // What a client chose is cut.
+        larder.get(&format!("/{}", "x".repeat(20_000)), "");
+        eventually("the long one is told", || {
+            larder.log().lines().filter(|line| line.contains("answered")).count() == 2
+        });
+        assert!(larder.log().lines().all(|line| line.len() < 6000));
     }
     let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
     larder.get("/a", "");

@@ -103,3 +103,15 @@ fn why_a_response_was_not_stored_is_told_everywhere() {
         assert!(!status.contains("detail="), "{status}");
     }
 }
+
+#[test]
+fn explain_takes_out_what_connection_lists() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=60", "a"));
+    let larder = Larder::new(&origin, "");
+    larder.get("/a", "");
+    let fields = "Connection: if-match\nIf-Match: \"x\"";
+    let query = "/explain?url=http://site.example/a&header=Connection:%20if-match&header=If-Match:%20x";
+    let told = Client::connect(larder.admin).get(query, "").text();
+    assert!(told.contains("larder; hit"), "{told}");
+    assert!(larder.get("/a", fields).is_hit());
+}
