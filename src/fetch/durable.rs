@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use tracing::{Span, warn};
 
 use super::body::fill_from_durable;
+use super::decide::{OnStored, Use};
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
 use super::flight::{Provenance, Shared, SharedResponse};
 use crate::entry::{Body, Replaced, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::rfc9111::reuse::Reuse;
 use crate::rfc9111::validation;
 use crate::store::{BodyPart, DurableLookup, FoundBody, FoundResponse, KnownRecord, Opening, StoreError};
 
@@ -35,18 +35,20 @@ impl Fetch {
             DurableLookup::Response(found) if found.head.parts().is_some() => {
                 let part = self.whole_from_durable(*found).await?;
                 self.fetcher.store.promote(&part, None);
-                if !self.order.is_answered_by(&part.head, part.len()) {
-                    self.order.held.fwd = Fwd::Partial;
-                    self.order.held.part = Some(part);
-                } else if self.reuse(&part.head).is_some() {
-                    return Some(shared(&part, Provenance::Tier(Tier::Durable)));
-                } else {
-                    self.order.held.fwd = Fwd::Stale;
-                    self.order.held.validate = Some(part);
+                match self.decide_on_stored(&part.head, part.len()) {
+                    OnStored::Fetch(Fwd::Partial) => {
+                        self.order.held.fwd = Fwd::Partial;
+                        self.order.held.part = Some(part);
+                    }
+                    OnStored::Answer(..) => return Some(shared(&part, Provenance::Tier(Tier::Durable))),
+                    OnStored::Fetch(_) | OnStored::NotCached => {
+                        self.order.held.fwd = Fwd::Stale;
+                        self.order.held.validate = Some(part);
+                    }
                 }
             }
-            DurableLookup::Response(found) if self.reuse(&found.head).is_some() => {
-                let is_stale = self.reuse(&found.head) == Some(Reuse::StaleWhileRevalidate);
+            DurableLookup::Response(found) if let OnStored::Answer(why, _) = self.decide_on_stored(&found.head, 0) => {
+                let is_stale = why == Use::WhileRevalidate;
                 let fetched = self.take_durable(*found);
                 // Validates the copy that is in memory from now on: the outcome of each try is noted there. A body
                 // that is still streaming is validated later, when it is in memory.

@@ -13,14 +13,15 @@ use http::header::{self, HeaderMap};
 use http::{Response, StatusCode};
 use tracing::debug;
 
-use super::decide::{self, AnswerHead, HeadDecision, KeepLimits, Validates};
+use super::decide::{self, AnswerHead, HeadDecision, Inquiry, KeepLimits, OnStored, Validates, with_stored};
 use super::fetcher::Fetcher;
 use super::flight::{Lease, Outcome, Provenance, Shared, SharedResponse};
 use super::missing::Missing;
 use super::order::Order;
 use crate::entry::{FillReader, StoredHead, StoredResponse, Tried, VersionVector, Who};
 use crate::rfc9111::cache_status::{Fwd, Tier};
-use crate::rfc9111::reuse::{self, Failure, Reuse};
+use crate::rfc9111::present::Present;
+use crate::rfc9111::reuse::{self, Failure};
 use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
@@ -128,18 +129,21 @@ impl Fetch {
         self.drop_covered();
         let order = &self.order;
         match self.fetcher.store.lookup(&order.asked.key, order.client_fields()) {
-            Lookup::Found(stored) if !order.is_answered_by(&stored.head, stored.len()) => {
-                self.order.held.fwd = Fwd::Partial;
-                self.order.held.part = Some(stored);
-            }
-            // It was stored after the request had looked in memory.
-            Lookup::Found(stored)
-                if self.reuse(&stored.head).is_some()
-                    && self.order.held.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
-            {
-                return shared(&stored, Provenance::Tier(Tier::Memory));
-            }
-            Lookup::Found(stored) => self.order.held.validate = Some(stored),
+            Lookup::Found(stored) => match self.decide_on_stored(&stored.head, stored.len()) {
+                OnStored::Fetch(Fwd::Partial) => {
+                    self.order.held.fwd = Fwd::Partial;
+                    self.order.held.part = Some(stored);
+                }
+                // It was stored after the request had looked in memory.
+                OnStored::Answer(..)
+                    if self.order.held.validate.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &stored)) =>
+                {
+                    return shared(&stored, Provenance::Tier(Tier::Memory));
+                }
+                OnStored::Answer(..) | OnStored::Fetch(_) | OnStored::NotCached => {
+                    self.order.held.validate = Some(stored);
+                }
+            },
             Lookup::OtherVariants(_) => {
                 self.order.held.known = self.fetcher.store.known(&self.order.asked.key);
             }
@@ -180,15 +184,15 @@ impl Fetch {
         }
     }
 
-    /// Returns how a stored response may answer the request; `None`: it may not.
-    pub(super) fn reuse(&self, head: &StoredHead) -> Option<Reuse> {
-        let (asked, now) = (&self.order.asked, self.fetcher.clock.now());
-        let directives = asked.directives.clone();
-        let directives = asked.terms.request_directives.bounded(directives, head.response_time(), now);
-        match reuse::reuse(&directives, &head.freshness, now) {
-            reuse @ (Reuse::Fresh | Reuse::Stale | Reuse::StaleWhileRevalidate) => Some(reuse),
-            Reuse::Validate(_) | Reuse::GatewayTimeout => None,
-        }
+    /// Decides on a response that is stored by now, whose body here has `len` bytes. Knows of no failure of the origin:
+    /// the fetch is on its way to ask it.
+    pub(super) fn decide_on_stored(&self, head: &StoredHead, len: u64) -> OnStored {
+        let (order, now) = (&self.order, self.fetcher.clock.now());
+        let directives = order.asked.directives.clone();
+        let directives = order.asked.terms.request_directives.bounded(directives, head.response_time(), now);
+        let fields = order.client_fields();
+        let inquiry = Inquiry { method: order.method(), fields, present: Present::of(fields), has_content: false };
+        with_stored(inquiry, &directives, head, len, 0, || None, now)
     }
 
     /// Asks the origin: with the validators of a stored response, for the bytes that a part lacks, or for the whole.
