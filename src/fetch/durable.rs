@@ -12,6 +12,7 @@ use super::body::fill_from_durable;
 use super::decide::{OnStored, Use};
 use super::fetch::{Fetch, Fetched, ForLeader, shared};
 use super::flight::{Provenance, Shared, SharedResponse};
+use crate::base::log::cut;
 use crate::entry::{Body, Replaced, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::validation;
@@ -114,7 +115,7 @@ impl Fetch {
                     if let Err(error) = fill_from_durable(writer, first, reader, keep).await {
                         // The next request for it gets it from the origin.
                         warn!(
-                            url = key.to_url(),
+                            url = &*cut(key.to_url().into()),
                             "a body from the durable tier broke off, and is deleted there: {error}"
                         );
                         this.store.discard(&key, None);
@@ -176,7 +177,7 @@ impl Fetch {
                     Ok(()) => whole,
                     Err(error) => {
                         warn!(
-                            url = self.order.asked.exact.to_url(),
+                            url = &*cut(self.order.asked.exact.to_url().into()),
                             "a body from the durable tier broke off, and is deleted there: {error}"
                         );
                         self.fetcher.store.discard(&self.order.asked.exact, None);

@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use tracing::info;
 
 use super::Proxy;
-use crate::base::log::OncePerMinute;
+use crate::base::log::{OncePerMinute, cut};
 use crate::proxy::target::RequestTarget;
 use crate::respond::{Cause, ResponseBody};
 
@@ -29,7 +29,7 @@ impl Proxy {
         info!(
             request_id = %id,
             status = status.as_u16(),
-            url = target.key.to_url(),
+            url = &*cut(target.key.to_url().into()),
             cause = match cause {
                 Cause::Upstream(error) => with_sources(&error),
                 Cause::Internal(sentence) => sentence.to_owned(),

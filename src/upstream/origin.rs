@@ -26,6 +26,7 @@ use super::request_body::RequestBody;
 use super::upload::Upload;
 use super::wait::HeadWait;
 use super::{Buffers, Config, UpstreamError, framing};
+use crate::base::log::cut;
 use crate::base::{Admission, Breaker, Metrics, OriginOutcome, Probe, Stopwatch};
 
 /// Idle time within which origins do not close a kept connection.
@@ -263,7 +264,7 @@ impl Upstream {
             }
             logged.push_back((hash, Stopwatch::start()));
         }
-        warn!("no answer for {path}: {error}");
+        warn!("no answer for {}: {error}", cut(path.into()));
     }
 }
 

@@ -280,6 +280,7 @@ fn the_access_log_has_a_line_a_request() {
 #[test]
 fn each_line_below_a_request_names_it() {
     let origin = Origin::new(|request, reply| match request.path() {
+        path if path.starts_with("/garbage") => reply.raw("no HTTP at all\r\n\r\n"),
         "/broken" => {
             reply.raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\nCache-Control: max-age=9\r\n\r\nabc");
             reply.hang_up();
@@ -325,6 +326,8 @@ fn each_line_below_a_request_names_it() {
         eventually("the long one is told", || {
             larder.log().lines().filter(|line| line.contains("answered")).count() == 2
         });
+        assert_eq!(larder.get(&format!("/garbage{}", "x".repeat(20_000)), "").status(), 502);
+        eventually("why is told", || line("got no answer").is_some() && line("no answer for /garbage").is_some());
         assert!(larder.log().lines().all(|line| line.len() < 6000));
     }
     let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);
