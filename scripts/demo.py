@@ -451,7 +451,7 @@ def stay(children: Children, addresses: list[tuple[str, ...]], larder_port: int)
 
 
 def introduce(larder: Path, python: Path, config: Path, cache: str) -> None:
-    """What is about to run, in words for somebody who sees it for the first time."""
+    """Prints what is about to run, in words for somebody who sees it for the first time."""
     say("Larder is a cache that stands in front of a web application. This demo starts a small")
     say("Flask application and Larder in front of it, and then asks Larder for pages. Each line")
     say("shows a request: what Larder did, how long it took, and how many requests have reached")

@@ -20,7 +20,7 @@ use crate::base::{Clock, log, parse_duration};
 use crate::config::{Config, Reading};
 use crate::proxy::{Manner, Schemes, What};
 
-/// What a mistake in the configuration or on the command line exits with.
+/// The exit code for a mistake in the configuration or on the command line.
 const EXIT_CONFIG: u8 = 2;
 
 #[derive(Debug, Parser)]
@@ -68,7 +68,7 @@ enum Command {
     },
     /// Remove from the durable tier what nothing leads to any more; safe beside running Larders
     Sweep {
-        /// What is younger is left alone
+        /// Leave alone objects that are younger
         #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1d")]
         min_age: Duration,
         /// Only say what would be removed
@@ -96,10 +96,10 @@ enum Command {
 struct PurgeArgs {
     /// Absolute URLs, as clients see them: every variant of each
     urls: Vec<String>,
-    /// What URLs begin with, host and all; or a path, of any host; repeatable
+    /// The beginning of URLs, host and all; or a path, of any host; repeatable
     #[arg(long, value_name = "PREFIX")]
     prefix: Vec<String>,
-    /// What is tagged so, to the byte; repeatable
+    /// A tag, to the byte; repeatable
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
     /// Everything

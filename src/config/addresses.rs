@@ -1,4 +1,4 @@
-//! Which of the configured addresses are one, and which rules others hide: mistakes of two keys together.
+//! Finds mistakes of two keys together: addresses that are one, and rules that another rule hides.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -185,7 +185,7 @@ bypass = true
         assert!(read("", &[], &[]).to_text().contains("# token = (not set)"));
     }
 
-    /// What is printed is a file that sets the same.
+    /// Checks that the printed text is a file that sets the same values.
     #[test]
     fn what_is_shown_can_be_read_again() {
         let reading = reading();

@@ -1,4 +1,4 @@
-//! Which key was meant, and where the other one is: what helps to mend a mistake.
+//! Finds the key that was meant, and the place of a duplicate, to help mend a mistake.
 
 /// The known key that is most likely meant by `key`: one of the same section, if there is such a section,
 /// unless another one has a key of exactly that name and this one nothing like it.

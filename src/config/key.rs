@@ -30,7 +30,7 @@ pub(super) struct Key<S: 'static> {
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) config: Config,
-    /// How a bucket is reached. Its place in `config` exists only if `durable.url` names a bucket.
+    /// Settings for reaching a bucket. Their place in `config` exists only if `durable.url` names a bucket.
     pub(super) s3: S3Config,
 }
 

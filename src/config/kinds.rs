@@ -24,7 +24,7 @@ pub(super) trait Kind<T>: Sync {
 pub(super) struct Described {
     /// Name of the kind.
     pub(super) kind: String,
-    /// What is allowed; empty: anything of the kind.
+    /// Bounds in words; empty: anything of the kind is allowed.
     pub(super) bounds: String,
     /// A value that may be given.
     pub(super) example: Value,
@@ -139,7 +139,7 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Kind<T> for Whole {
     }
 }
 
-/// What a million requests cost.
+/// A price of a million requests.
 pub(super) struct Price;
 
 impl Kind<f64> for Price {
@@ -257,7 +257,7 @@ fn words(words: &[&'static str]) -> Described {
 pub(super) struct Text<T: 'static> {
     /// Name of the kind: "address", "URL".
     pub(super) of: &'static str,
-    /// What is allowed; empty: any.
+    /// Bounds in words; empty: any text is allowed.
     pub(super) bounds: &'static str,
     pub(super) example: &'static str,
     pub(super) read: fn(&str) -> Result<T, String>,

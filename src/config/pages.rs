@@ -196,7 +196,7 @@ fn the_shipped_file_sets_every_key_to_its_default() {
     assert_eq!(Config::parse(&made), Ok(Config::default()));
 }
 
-/// What the file shows as a rule is one.
+/// Checks that the rule which the file shows can be read.
 #[test]
 fn the_rule_that_the_shipped_file_shows_is_sound() {
     let made = config_toml();

@@ -21,7 +21,7 @@ pub(super) struct Row {
     pub(super) is_by_rule: bool,
 }
 
-/// What applies if a key is not set.
+/// The value that applies if a key is not set.
 pub(super) enum Default {
     Value(Value),
     /// A rule takes the value of the same key in this section.

@@ -35,7 +35,7 @@ pub struct Config {
     pub stray_variables: Vec<String>,
 }
 
-/// What is wrong with a configuration: one sentence a mistake.
+/// The mistakes of a configuration, one sentence each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<String>);
 

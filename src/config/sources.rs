@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::hints::{duplicate, line_of};
 
-/// What a key was set to, and by whom.
+/// A value that a key was set to, and its source.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) value: Given,
@@ -28,7 +28,7 @@ pub(super) enum Given {
     Text(String),
 }
 
-/// Who set a key.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     File { name: String, line: usize },
@@ -183,7 +183,7 @@ impl Sources {
                 (Origin::File { name, .. }, Some(line)) => Origin::File { name: name.clone(), line: *line },
                 (origin, _) => origin.clone(),
             };
-            // What the environment or `--set` says of the same key goes before the file.
+            // The environment and `--set` override the file.
             self.settings.entry(key).or_insert(Setting { value: Given::Typed(value), origin });
         }
     }

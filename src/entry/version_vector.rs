@@ -21,7 +21,7 @@ pub(crate) const TICK_BITS: u32 = 10;
 /// the difference between two processes' clocks and the time that a record takes to be written, taken together.
 pub(crate) const HORIZON: u64 = 5 * 60_000;
 
-/// How purges affect a stored response.
+/// The effect of purges on a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Covered {
     /// No purge covers it.

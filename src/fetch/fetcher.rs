@@ -1,4 +1,4 @@
-//! What all fetches share: both tiers, the origin, the flights under way, the memories of keys, and the limits.
+//! Holds the things that all fetches share: both tiers, the origin, the flights under way, the memories of keys, and the limits.
 //!
 //! `launch` begins fetches.
 

@@ -242,7 +242,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// What httpdate writes reads back as the same second, for every second it can write.
+        /// Checks that every date which httpdate can write reads back as the same second.
         #[test]
         fn format_round_trips(secs in 0_i64..253_402_300_800) {
             let moment = Timestamp::from_secs(secs);

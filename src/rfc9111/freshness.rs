@@ -52,7 +52,7 @@ pub enum LifetimeSource {
 /// Says whether a response may be used once it is stale (RFC 9111 §4.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleUse {
-    /// Where a client accepts it, and where the origin can't be reached.
+    /// Allowed if a client accepts it, or the origin can't be reached.
     Allowed,
     /// Only where an extension allows it by name: `no-cache`, `s-maxage`.
     ByExtension,
@@ -136,7 +136,7 @@ impl Freshness {
         let stale_if_error = stated.or(policy.stale_if_error).unwrap_or(0);
         let stale_while_revalidate =
             directives.stale_while_revalidate.map(millis).or(policy.stale_while_revalidate).unwrap_or(0);
-        // Where the origin states a stale-if-error, that holds for every kind of error.
+        // An origin's own stale-if-error holds for every kind of error.
         let stale_if_unreachable = if stated.is_some() || stale_use != StaleUse::Allowed {
             stale_if_error
         } else {

@@ -1,4 +1,4 @@
-//! What the documentation tells a reader to type is run as it stands there, and what it prints is compared.
+//! Runs the commands that the documentation tells a reader to type, and compares what they print.
 //!
 //! The commands of README.md form one story: the same directory, the same ports, jobs as a shell numbers them.
 //! `…` in an output stands for what varies; the numbers of `ttl` and `age` are not compared. Every command is
@@ -39,7 +39,7 @@ const NOT_RUN: [(&str, &str); 18] = [
     ("text", "a diagram"),
 ];
 
-/// What stands between two fences.
+/// The text between two fences.
 struct Block {
     page: &'static str,
     line: usize,
@@ -118,7 +118,7 @@ fn plain(line: &str) -> String {
     plain
 }
 
-/// Whether `line` is `pattern`, in which `…` stands for any characters.
+/// Returns whether `line` is `pattern`, in which `…` stands for any characters.
 fn line_matches(pattern: &str, line: &str) -> bool {
     match pattern.split_once('…') {
         None => pattern == line,
@@ -128,7 +128,7 @@ fn line_matches(pattern: &str, line: &str) -> bool {
     }
 }
 
-/// Whether `lines` are `patterns`, in which a line `…` stands for any lines.
+/// Returns whether `lines` are `patterns`, in which a line `…` stands for any lines.
 fn output_matches(patterns: &[String], lines: &[String]) -> bool {
     match patterns.split_first() {
         None => lines.is_empty(),

@@ -94,7 +94,7 @@ fn every_field_has_a_key() {
             set_to_another(key.name, key.field, &base, &mut changed);
         }
     }
-    // Where a bucket is, is in `durable.url`; rules and variables are no keys.
+    // Left out: the bucket's name, which `durable.url` has, and rules and variables, which are no keys.
     let no_keys = ["config.rules", "config.stray_variables", "s3.bucket"];
     let unread: Vec<String> = same(&base, &changed).into_iter().filter(|at| !no_keys.contains(&at.as_str())).collect();
     assert_eq!(unread, Vec::<String>::new(), "fields that no key of the table sets");
@@ -125,7 +125,7 @@ fn every_key_says_what_it_does_in_sentences() {
     }
 }
 
-/// What is shown can be read, to the same effect; so can the example.
+/// Checks that a shown value reads back as itself, and that each example can be read.
 #[test]
 fn what_is_shown_is_what_is_read() {
     let mut draft = Draft::default();

@@ -13,7 +13,7 @@ use crate::store::s3::{S3Bucket, S3Config};
 /// `[durable]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where objects are kept.
+    /// The place in which objects are kept.
     pub location: Location,
     /// True if Larder refuses to start without the tier.
     pub required: bool,

@@ -60,7 +60,7 @@ struct SentRequest {
     components: RuntimeComponents,
 }
 
-/// Where the objects are, and what requests for them are signed for.
+/// The address of the objects, and the scope that requests for them are signed for.
 #[derive(Debug)]
 struct Signed {
     /// The URI of an object, up to its name.

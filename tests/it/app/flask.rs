@@ -40,7 +40,7 @@ impl Application {
         format!("http://{}", self.address)
     }
 
-    /// How many requests the application has answered, without one to `/count`.
+    /// Returns the number of requests that the application has answered, but for those to `/count`.
     fn total(&self) -> u64 {
         let text = Client::connect(self.address).get("/count", "Connection: close").text();
         let rest = text.split("\"total\"").nth(1).expect("a total");

@@ -1,5 +1,5 @@
-//! What `explain` says of a request is what the request then gets: both show the same decision. Over thousands of
-//! generated states: what is stored, how old it is, what was purged, what the request and the rule say.
+//! Compares the verdict of `explain` with the answer that the request then gets, over thousands of generated states:
+//! stored fields, ages, purges, requests and rules.
 
 use crate::support::{Client, Larder, Origin};
 
@@ -63,12 +63,12 @@ fn asked(rng: &mut fastrand::Rng) -> (&'static str, Vec<String>) {
     (method, fields)
 }
 
-/// What a `Cache-Status` decides: a hit with its lifetime and tier, or why the origin was asked.
+/// Returns the decision in a `Cache-Status`: a hit with its lifetime and tier, or why the origin was asked.
 fn decision(status: &str) -> String {
     let members: Vec<&str> = status.split("; ").collect();
     let is_told = |member: &&&str| {
         ["hit", "fwd=", "ttl=", "detail="].iter().any(|word| member.starts_with(word))
-            // What came of a fetch is not known before it.
+            // `explain` can't know the lifetime that a fetch will bring.
             && !(status.contains("fwd=") && member.starts_with("ttl="))
     };
     members.iter().filter(is_told).copied().collect::<Vec<_>>().join("; ")
@@ -81,7 +81,7 @@ fn escaped(text: &str) -> String {
 #[test]
 fn explain_says_what_a_request_then_gets() {
     let origin = Origin::new(|request, reply| {
-        // What is stored of a path is said by its first request, and the same ever after.
+        // The first request for a path says which fields are stored.
         let fields = request.head.get("x-store").unwrap_or("Cache-Control: no-store").replace('|', "\n");
         if request.method() == "GET" && request.head.get("if-none-match") == Some("\"a\"") {
             return reply.send(304, "ETag: \"a\"", "");

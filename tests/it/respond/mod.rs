@@ -1,3 +1,3 @@
-//! What goes out to a client.
+//! Tests the responses that go out to a client.
 
 mod stored;

@@ -13,7 +13,7 @@ fn clients_that_have_it_get_304_from_the_cache() {
     // Also on a miss: the whole is fetched, and the client's condition answered from it.
     let first = larder.get("/a", "If-None-Match: \"v\"");
     assert_eq!((first.status(), first.get("etag")), (304, Some("\"v\"")));
-    // Which needs no more than its head: the body may still be on its way.
+    // Its head is enough for that: the body may still be on its way.
     eventually("it is stored", || larder.metric("larder_memory_objects") == 1);
     for condition in
         ["If-None-Match: \"v\"", "If-None-Match: W/\"v\"", "If-Modified-Since: Wed, 01 Jan 2020 00:00:00 GMT"]

@@ -119,7 +119,7 @@ fn an_object_that_cannot_be_believed_is_said_once_and_written_anew() {
     assert_eq!(larder.get("/a", "").hit(), Some("durable"));
 }
 
-/// What a process is told that comes to a journal that it can't read.
+/// Checks the message of a process that can't read a journal which is there.
 #[test]
 fn a_record_that_cannot_be_read_counts_as_a_purge_of_everything() {
     let (place, origin) = (Place::file(), Origin::long_lived());

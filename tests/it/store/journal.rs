@@ -94,7 +94,7 @@ fn a_purge_on_one_process_is_a_purge_on_all() {
                 eventually("it is known there", || there.metric("larder_purge_position") >= known + told);
                 assert_eq!(there.hits(), others(covered), "{what}");
             }
-            // Who comes anew knows of them, and has what came after them.
+            // A new process knows of them, and of everything after them.
             there.settle();
             here.settle();
             drop(here);

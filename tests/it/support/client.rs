@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use super::message::{Head, lines, read_chunked};
 use super::wait::PATIENCE;
 
-/// What the client got.
+/// An answer, as the client got it.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub head: Head,
@@ -31,12 +31,12 @@ impl Answer {
         self.get("cache-status").expect("every response has a Cache-Status")
     }
 
-    /// What Larder said, after other caches.
+    /// Returns Larder's own member of `Cache-Status`, behind those of other caches.
     pub(crate) fn cache_status_of_larder(&self) -> &str {
         self.head.all("cache-status").last().expect("every response has a Cache-Status")
     }
 
-    /// Whether it was answered from a tier: `memory`, `durable`, or `None`.
+    /// Returns the tier that answered: `memory`, `durable`, or `None`.
     pub(crate) fn hit(&self) -> Option<&'static str> {
         let status = self.cache_status();
         if !status.contains("; hit") {
@@ -135,7 +135,7 @@ impl Client {
         self.answer()
     }
 
-    /// Whether the server ends the connection without another byte.
+    /// Returns whether the server ends the connection without another byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {

@@ -1,4 +1,4 @@
-//! What the tests stand on: a scripted origin, a byte-exact client, the proxy between them, the real binary, and places
+//! Supports the tests: a scripted origin, a byte-exact client, the proxy between them, the real binary, and places
 //! for the durable tier.
 
 mod admin;

@@ -8,7 +8,7 @@ use crate::support::{Client, Origin, Process, S3, bucket, eventually, file_url};
 /// A place.
 pub(crate) struct Place {
     pub name: &'static str,
-    /// What the configuration says of it.
+    /// Its settings in the configuration.
     pub sets: Vec<String>,
     directory: Option<tempfile::TempDir>,
     pub s3: Option<S3>,
@@ -61,7 +61,7 @@ impl Place {
         self.directory.as_ref().expect("it keeps files").path().to_owned()
     }
 
-    /// Whether nothing in it changes but by what is asked of it here.
+    /// Returns whether only the test itself changes anything in it.
     pub(crate) fn is_directory(&self) -> bool {
         self.name == "file"
     }

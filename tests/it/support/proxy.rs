@@ -27,7 +27,7 @@ pub(crate) struct Larder {
     settles: bool,
 }
 
-/// When tests begin: a moment like any other.
+/// The time at which tests begin: a moment like any other.
 pub(crate) const START: Timestamp = Timestamp::from_secs(1_790_000_000);
 
 impl Larder {

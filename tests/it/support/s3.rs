@@ -27,7 +27,7 @@ pub(crate) struct S3 {
     runtime: Option<tokio::runtime::Runtime>,
     /// The requests that came: method, path and query, and range.
     pub seen: Arc<Mutex<Vec<(String, String, String)>>>,
-    /// What goes wrong with its answers.
+    /// The fault of its answers.
     pub fault: Arc<Mutex<Fault>>,
     refusal: Arc<Mutex<Option<Refusal>>>,
 }
@@ -102,7 +102,7 @@ impl S3 {
         self.seen.lock().unwrap().iter().filter(|(seen, path, _)| seen == method && path.contains(part)).count()
     }
 
-    /// How many requests for an object there were.
+    /// Returns the number of requests for an object.
     pub(crate) fn looked_for(&self) -> usize {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|(method, path, _)| method == "GET" && path.contains("/o/")).count()

@@ -21,7 +21,7 @@ pub(crate) fn tagged() -> Origin {
 /// The pages that the purges of [`KINDS`] are tried on.
 pub(crate) const PATHS: [&str; 5] = ["/blog/1", "/blog/2?a=1", "/blogs", "/shop/1", "/"];
 
-/// What is to be purged, and which of [`PATHS`] that covers.
+/// Purges, each with those of [`PATHS`] that it covers.
 pub(crate) const KINDS: &[(&str, &[usize])] = &[
     (r#"{"url": "http://site.example/blog/1"}"#, &[0]),
     (r#"{"url": "HTTP://SITE.example:80/blog/2?a=1"}"#, &[1]),
@@ -59,12 +59,12 @@ pub(crate) fn fill(larder: &Larder) {
     }
 }
 
-/// Which of the paths are hits; the others become so again.
+/// Asks for all paths, and returns those that are hits; the others are stored again by it.
 pub(crate) fn hits(larder: &Larder) -> Vec<usize> {
     (0..PATHS.len()).filter(|n| larder.get(PATHS[*n], "").hit().is_some()).collect()
 }
 
-/// Which of the paths a purge does not cover.
+/// Returns the paths that a purge does not cover.
 pub(crate) fn others(covered: &[usize]) -> Vec<usize> {
     (0..PATHS.len()).filter(|n| !covered.contains(n)).collect()
 }
