@@ -91,16 +91,19 @@ fn durable(proxy: &Proxy) -> [Gauge; 6] {
 }
 
 /// Measures the index of the durable tier; all is 0 without one.
-fn index(proxy: &Proxy) -> [Gauge; 4] {
+fn index(proxy: &Proxy) -> [Gauge; 6] {
     let index = |of: fn(&Index) -> u64| proxy.store().durable().map_or(0, |durable| of(durable.index()));
+    let packs = proxy.store().durable().map(Durable::packs).unwrap_or_default();
     [
-        gauge("larder_index_keys", "Keys that the durable tier is known to hold something for.", index(Index::len)),
+        gauge("larder_index_keys", "Entries of the durable tier that its index has a place of.", index(Index::len)),
         gauge("larder_index_bytes", "Bytes of memory that the durable tier's index takes.", index(Index::bytes)),
         gauge(
             "larder_index_loaded",
-            "1 once the index is complete, so that a miss asks the bucket for nothing.",
+            "1 once the index is complete.",
             index(|index| u64::from(index.is_loaded())),
         ),
-        gauge("larder_index_listed", "Objects that the listing that fills the index has seen.", index(Index::listed)),
+        gauge("larder_packs", "Packs that the durable tier is known to have.", packs.count),
+        gauge("larder_packs_bytes", "Their bytes.", packs.bytes),
+        gauge("larder_packs_live_bytes", "Those of responses that no newer one has replaced.", packs.live),
     ]
 }

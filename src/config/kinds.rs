@@ -335,3 +335,28 @@ impl<T, K: Kind<T>> Kind<Option<T>> for Optional<K> {
         self.0.described()
     }
 }
+
+/// A value of its kind, or an empty string for none.
+pub(super) struct OrEmpty<K>(pub(super) K);
+
+impl<T, K: Kind<T>> Kind<Option<T>> for OrEmpty<K> {
+    fn read(&self, given: &Given) -> Result<Option<T>, String> {
+        if given.text().is_some_and(str::is_empty) {
+            return Ok(None);
+        }
+        self.0.read(given).map(Some)
+    }
+
+    fn shown(&self, value: &Option<T>) -> Option<Value> {
+        match value {
+            Some(value) => self.0.shown(value),
+            None => Some(Value::String(String::new())),
+        }
+    }
+
+    fn described(&self) -> Described {
+        let described = self.0.described();
+        let bounds = if described.bounds.is_empty() { "or empty".to_owned() } else { format!("{}, or empty", described.bounds) };
+        Described { bounds, ..described }
+    }
+}

@@ -19,6 +19,8 @@
 //!         u16 count of sets, each set a u16 count and names,
 //!         u16 count of aliases, each an alias u128 and the variant's name u128
 //! kinds 2 and 3, the journal's: see `store/journal/record.rs`
+//! kind 4, a tombstone: key string
+//! kind 5, the footer of a pack: see `store/pack/footer.rs`
 //! ```
 //!
 //! Checksums are XXH3-64. A decoder refuses every other version with [`DecodeError::Version`], which counts as a miss.
@@ -45,6 +47,7 @@ use crate::rfc9111::vary;
 
 pub(super) const KIND_RESPONSE: u8 = 0;
 pub(super) const KIND_VARY: u8 = 1;
+const KIND_TOMBSTONE: u8 = 4;
 
 /// Size of the chunks of a separate body. Each has a checksum.
 pub const BODY_CHUNK: usize = 256 * 1024;
@@ -232,6 +235,13 @@ pub fn encode_vary(record: &VaryRecord) -> Vec<u8> {
     frame(KIND_VARY, &out)
 }
 
+/// Encodes a tombstone: the deletion of what is stored for `key`.
+pub fn encode_tombstone(key: &CacheKey) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4 + key.as_bytes().len());
+    put_string(&mut out, key.as_bytes());
+    frame(KIND_TOMBSTONE, &out)
+}
+
 fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
     put_count16(out, names.len());
     for name in names {
@@ -243,7 +253,7 @@ fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
 pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
     let framed = unframe(object)?;
     let key = Decoder(framed.head).string()?;
-    CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY)).ok_or(DecodeError::Malformed)
+    CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY | KIND_TOMBSTONE)).ok_or(DecodeError::Malformed)
 }
 
 /// Returns the id of the separate body that an object leads to.

@@ -33,7 +33,7 @@ pub enum Covered {
 }
 
 /// The purges that a process knew of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct VersionVector {
     /// Every purge made until then was known.
     pub complete_until: JournalTime,

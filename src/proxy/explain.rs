@@ -271,10 +271,11 @@ impl Proxy {
             return (None, false);
         };
         let (word, line) = match durable.examine(key, fields, Arc::clone(&rule.policy)).await {
-            Examined::Response { head, len, is_apart } => {
+            Examined::Response { head, len, is_apart, at } => {
                 let covering = self.fetcher.store.purges().covering(&head, None);
                 let covered = self.fetcher.store.purges().covers_read(&head);
                 tell_response(story, "durable", &head, len, &covering, now);
+                story.say(format!("durable: it is in pack {at}"));
                 story.say(format!("durable: its body is {}", if is_apart { "an object of its own" } else { "inline" }));
                 let retained = head.freshness.remaining(now).saturating_add(durable.retain_millis()) >= 0;
                 if !retained {

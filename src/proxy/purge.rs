@@ -205,7 +205,7 @@ impl Proxy {
         let memory = [Some(key), searched.as_ref()].into_iter().flatten().any(|key| store.memory().holds(key.hash()));
         let durable = match store.durable() {
             Some(durable) if !durable.index().is_loaded() => None,
-            Some(durable) => Some(durable.may_hold(key.hash())),
+            Some(durable) => Some(durable.may_hold(key)),
             None => Some(false),
         };
         Tiers { memory, durable }

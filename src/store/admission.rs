@@ -50,6 +50,13 @@ impl WriteAdmission {
     }
 }
 
+impl WriteAdmission {
+    /// Decides whether a pack may be written now.
+    pub(super) fn admits_pack(&self) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.take(1))
+    }
+}
+
 /// A count-min sketch of uses: never counts too few, and too many only where each of a key's four counters is shared.
 /// Halves all counters from time to time, so that old uses count less.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ mod index;
 mod journal;
 mod memory;
 mod names;
+mod pack;
 mod place;
 mod purge;
 mod queue;
@@ -32,7 +33,7 @@ pub(crate) use self::durable::{
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory};
-pub(crate) use self::names::{Namespace, ObjectNames};
+pub(crate) use self::names::ObjectNames;
 pub(crate) use self::place::Place;
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
 pub use self::purge::{Purge, PurgeTarget, Purges};

@@ -2,17 +2,45 @@
 //!
 //! | name | content |
 //! | --- | --- |
-//! | `o/aa/bb/…` | the object at a key: a response, or the record of one that varies |
-//! | `o/aa/bb/….<variant>` | a variant |
+//! | `j/<time>-<node>.pack` | a pack of responses |
+//! | `j/<time>-<node>.open` | in a directory: a pack that still grows |
+//! | `j/<time>-<node>.purges` | purges that one process made |
 //! | `b/aa/bb/…` | a separate body |
-//! | `j/<time>-<node>` | a record of the journal |
 //! | `s/<time>-<node>` | a snapshot of the journal |
 //! | `probe` | a constant, written to find out whether the place takes writes |
 //!
-//! All lie below `<prefix of the URL>/<key prefix>/larder-1/`.
+//! All lie below `<prefix of the URL>/<key prefix>/larder-1/`. Packs and purges share a prefix, so that one listing finds
+//! what is new of both.
+
+use std::fmt;
 
 use crate::entry::JournalTime;
-use crate::rfc9111::key::CacheKey;
+
+/// The name of a pack: packs are ordered by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PackName {
+    /// The time at which its writer named it.
+    pub time: JournalTime,
+    /// Its writer.
+    pub node: u64,
+}
+
+impl fmt::Display for PackName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.time, self.node)
+    }
+}
+
+/// An object of the journal, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JournalObject {
+    /// A pack that is complete.
+    Pack(PackName),
+    /// A pack of a directory that still grows.
+    OpenPack(PackName),
+    /// Purges.
+    Purges(PackName),
+}
 
 /// Makes and parses the names below one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,49 +67,49 @@ impl ObjectNames {
         &self.root
     }
 
-    /// Returns the name of the object at a key: a response, or the record of one that varies.
-    pub(crate) fn primary(&self, key: &CacheKey) -> String {
-        self.spread("o", key.hash())
+    /// Returns the name of a complete pack.
+    pub(crate) fn pack(&self, pack: PackName) -> String {
+        format!("{}j/{pack}.pack", self.root)
     }
 
-    /// Returns the name of a variant of what is at a key.
-    pub(crate) fn variant(&self, key: &CacheKey, variant: u128) -> String {
-        format!("{}.{variant:032x}", self.primary(key))
+    /// Returns the name of a pack that still grows.
+    pub(crate) fn open_pack(&self, pack: PackName) -> String {
+        format!("{}j/{pack}.open", self.root)
     }
 
-    /// Returns the name of a separate body.
+    /// Returns the name of the purges that a process wrote at a time.
+    pub(crate) fn purges(&self, name: PackName) -> String {
+        format!("{}j/{name}.purges", self.root)
+    }
+
+    /// Returns the name of a separate body, spread over 65,536 prefixes: directories stay small.
     pub(crate) fn body(&self, id: u128) -> String {
-        self.spread("b", id)
+        let hex = format!("{id:032x}");
+        format!("{}b/{}/{}/{}", self.root, &hex[..2], &hex[2..4], &hex[4..])
     }
 
-    /// Returns what the names begin with whose hash begins with this byte.
-    pub(crate) fn shard(&self, namespace: Namespace, first: u8) -> String {
-        format!("{}{}/{first:02x}/", self.root, namespace.letter())
+    /// Returns what the names of separate bodies begin with whose id begins with this byte.
+    pub(crate) fn bodies(&self, first: u8) -> String {
+        format!("{}b/{first:02x}/", self.root)
     }
 
-    /// Returns the hash that a name was made of, and whether it is a variant's.
-    pub(crate) fn parse(&self, namespace: Namespace, name: &str) -> Option<(u128, bool)> {
-        let rest = name.strip_prefix(&self.root)?.strip_prefix(namespace.letter())?.strip_prefix('/')?;
-        let (rest, is_variant) = match rest.split_once('.') {
-            Some((rest, variant)) if variant.len() == 32 => (rest, true),
-            Some(_) => return None,
-            None => (rest, false),
-        };
+    /// Returns the id in the name of a separate body.
+    pub(crate) fn parse_body(&self, name: &str) -> Option<u128> {
+        let rest = name.strip_prefix(&self.root)?.strip_prefix("b/")?;
         let mut parts = rest.split('/');
         let hex = [parts.next()?, parts.next()?, parts.next()?].concat();
         let is_whole = parts.next().is_none() && hex.len() == 32;
-        u128::from_str_radix(&hex, 16).ok().filter(|_| is_whole).map(|hash| (hash, is_variant))
+        u128::from_str_radix(&hex, 16).ok().filter(|_| is_whole)
     }
 
-    /// Spreads names over 65,536 prefixes: S3 partitions by prefix, and directories stay small.
-    fn spread(&self, kind: &str, hash: u128) -> String {
-        let hex = format!("{hash:032x}");
-        format!("{}{kind}/{}/{}/{}", self.root, &hex[..2], &hex[2..4], &hex[4..])
-    }
-
-    /// Returns what the names of the journal's records begin with.
+    /// Returns what the names of packs and purges begin with.
     pub(crate) fn journal(&self) -> String {
         format!("{}j/", self.root)
+    }
+
+    /// Returns what the names of packs and purges are greater than that were named at `time` or later.
+    pub(crate) fn journal_from(&self, time: JournalTime) -> String {
+        format!("{}j/{time:016x}", self.root)
     }
 
     /// Returns the name of the probe.
@@ -94,40 +122,34 @@ impl ObjectNames {
         format!("{}s/", self.root)
     }
 
-    /// Returns the name of the record that `node` wrote at `time`.
-    pub(crate) fn record(&self, time: JournalTime, node: u64) -> String {
-        format!("{}j/{time:016x}-{node:016x}", self.root)
-    }
-
     /// Returns the name of the snapshot that `node` wrote of all until `time`.
     pub(crate) fn snapshot(&self, time: JournalTime, node: u64) -> String {
-        format!("{}s/{time:016x}-{node:016x}", self.root)
+        format!("{}s/{}", self.root, PackName { time, node })
     }
 
-    /// Returns the time and the node in the name of a record or a snapshot.
-    pub(crate) fn parse_timed(name: &str) -> Option<(JournalTime, u64)> {
-        let (time, node) = name.rsplit('/').next()?.split_once('-')?;
-        let hex = |text: &str| u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-        Some((hex(time)?, hex(node)?))
+    /// Returns the time and the node in the name of a snapshot.
+    pub(crate) fn parse_snapshot(name: &str) -> Option<(JournalTime, u64)> {
+        let name = parse_timed(name.rsplit('/').next()?)?;
+        Some((name.time, name.node))
     }
-}
 
-/// The two groups of names that are spread by a hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Namespace {
-    /// Responses and records, by the key's hash.
-    Objects,
-    /// Separate bodies, by their id.
-    Bodies,
-}
-
-impl Namespace {
-    fn letter(self) -> &'static str {
-        match self {
-            Self::Objects => "o",
-            Self::Bodies => "b",
+    /// Returns the object of the journal with this name.
+    pub(crate) fn parse_journal(name: &str) -> Option<JournalObject> {
+        let (timed, kind) = name.rsplit('/').next()?.split_once('.')?;
+        let name = parse_timed(timed)?;
+        match kind {
+            "pack" => Some(JournalObject::Pack(name)),
+            "open" => Some(JournalObject::OpenPack(name)),
+            "purges" => Some(JournalObject::Purges(name)),
+            _ => None,
         }
     }
+}
+
+fn parse_timed(text: &str) -> Option<PackName> {
+    let (time, node) = text.split_once('-')?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+    Some(PackName { time: hex(time)?, node: hex(node)? })
 }
 
 /// Escapes a key prefix to one path segment that can't climb out of its directory.
@@ -150,7 +172,6 @@ fn escape(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rfc9111::key::KeyParts;
 
     #[test]
     fn names_never_leave_our_own_prefix() {
@@ -168,16 +189,17 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        let names = ObjectNames::new("any", "p");
-        let key = CacheKey::new(KeyParts { prefix: "p", scheme: "http", authority: "h", path: "/", query: None });
-        assert_eq!(names.parse(Namespace::Objects, &names.primary(&key)), Some((key.hash(), false)));
-        assert_eq!(names.parse(Namespace::Objects, &names.variant(&key, 3)), Some((key.hash(), true)));
-        assert_eq!(names.parse(Namespace::Bodies, &names.body(u128::MAX)), Some((u128::MAX, false)));
-        assert!(names.primary(&key).starts_with(&names.shard(Namespace::Objects, (key.hash() >> 120) as u8)));
-        assert_eq!(ObjectNames::parse_timed(&names.record(5, u64::MAX)), Some((5, u64::MAX)));
-        for foreign in ["any/p/larder-1/o/aa/bb/cc", "o/aa/bb/cc", "any/p/larder-1/o/aa/bb/cc.gone", ""] {
-            assert_eq!(names.parse(Namespace::Objects, foreign), None);
-            assert_eq!(ObjectNames::parse_timed(foreign), None);
+        let (names, name) = (ObjectNames::new("any", "p"), PackName { time: 5, node: u64::MAX });
+        assert_eq!(names.parse_body(&names.body(u128::MAX)), Some(u128::MAX));
+        assert!(names.body(0xab << 120).starts_with(&names.bodies(0xab)));
+        assert_eq!(ObjectNames::parse_journal(&names.pack(name)), Some(JournalObject::Pack(name)));
+        assert_eq!(ObjectNames::parse_journal(&names.open_pack(name)), Some(JournalObject::OpenPack(name)));
+        assert_eq!(ObjectNames::parse_journal(&names.purges(name)), Some(JournalObject::Purges(name)));
+        assert_eq!(ObjectNames::parse_snapshot(&names.snapshot(5, u64::MAX)), Some((5, u64::MAX)));
+        for foreign in ["any/p/larder-1/j/aa-bb.pack", "j/aa", "any/p/larder-1/b/aa/bb/cc.gone", ""] {
+            assert_eq!(names.parse_body(foreign), None);
+            assert_eq!(ObjectNames::parse_journal(foreign), None);
+            assert_eq!(ObjectNames::parse_snapshot(foreign), None);
         }
     }
 }

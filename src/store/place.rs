@@ -5,17 +5,12 @@
 //! * No operation holds a whole body but [`Place::get`] and [`Place::put`]: bodies are read and written in pieces.
 
 use std::fmt;
-use std::future::ready;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::StoreError;
-use super::index::Index;
-use super::memory::Memory;
 use super::names::ObjectNames;
-use crate::base::Metrics;
 use crate::rfc9111::timestamp::Timestamp;
 
 /// Content of the probe, the object that is written to find out whether the place takes writes.
@@ -70,32 +65,21 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     /// Prepares for `threads` threads that read objects, each of which calls [`super::s3::use_reader`].
     fn prepare(&self, _threads: usize) {}
 
-    /// Records a use of the object `name`, where eviction goes by that.
-    fn note_use(&self, _name: &str) {}
+    /// Reads at most `len` bytes of a pack from `first` on; fewer at the pack's end. `name` is the pack's complete name, also
+    /// while it grows.
+    fn read_pack<'a>(&'a self, name: &'a str, first: u64, len: u32) -> Operation<'a, Bytes>;
 
-    /// Hides the object `name` from readers at once, without waiting, where that is possible. A deletion follows.
-    fn hide(&self, _name: &str) {}
-
-    /// Returns the objects to delete with the object `name`, itself included: its variants, where they can be found.
-    /// Elsewhere nothing leads to them any more, and a lifecycle rule ends them.
-    fn family<'a>(&'a self, name: &'a str) -> Operation<'a, Vec<String>> {
-        Box::pin(ready(Ok(vec![name.to_owned()])))
-    }
-
-    /// Returns whether the object `name`, which was written, was evicted since.
-    fn was_evicted<'a>(&'a self, _name: &'a str) -> Operation<'a, bool> {
-        Box::pin(ready(Ok(false)))
-    }
-
-    /// Returns the space of a place that is bounded; `None` for one that is not.
-    fn space(&self) -> Option<Space> {
+    /// Reads as [`Place::read_pack`] does, if that is possible without waiting; otherwise returns `None`.
+    fn read_at_hand(&self, _name: &str, _first: u64, _len: u32) -> Option<Result<Bytes, StoreError>> {
         None
     }
 
-    /// Evicts for good, whenever the place is over its capacity. Ends at once where there is none.
-    fn evict(self: Arc<Self>, _context: EvictionContext) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(ready(()))
-    }
+    /// Begins a pack that grows by appends. `name` is its complete name. Only for a local place.
+    fn begin_pack<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn GrowingPack>>;
+
+    /// Takes over a pack that still grows and whose writer is gone, to complete it. `None` while its writer has it, or
+    /// another process was faster. Only for a local place.
+    fn take_over<'a>(&'a self, name: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>>;
 }
 
 impl dyn Place {
@@ -129,11 +113,29 @@ pub(crate) trait ObjectWriter: Send {
     fn finish(self: Box<Self>) -> Operation<'static, ()>;
 }
 
+/// A pack that grows by appends. Its writer alone appends, and holds a lock on it until it is dropped.
+pub(crate) trait GrowingPack: fmt::Debug + Send {
+    /// Returns the pack's length.
+    fn len(&self) -> u64;
+
+    /// Appends. Once this returns, the bytes survive the end of the process. After an error the pack is as long as before,
+    /// or takes no more.
+    fn append(&mut self, bytes: Bytes) -> Operation<'_, ()>;
+
+    /// Cuts the pack off at `len` bytes.
+    fn truncate(&mut self, len: u64) -> Operation<'_, ()>;
+
+    /// Appends the footer, syncs, and gives the pack its complete name.
+    fn seal(self: Box<Self>, footer: Bytes) -> Operation<'static, ()>;
+}
+
 /// One object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Its name.
     pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
     /// The time at which it was written, by the clock of the place.
     pub modified: Timestamp,
 }
@@ -145,28 +147,4 @@ pub(crate) struct Page {
     pub listed: Vec<Listed>,
     /// True if no page follows.
     pub is_last: bool,
-}
-
-/// The space of a bounded place, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Space {
-    /// Bytes that its objects take.
-    pub used: u64,
-    /// Bytes that they may take; 0: any number.
-    pub capacity: u64,
-    /// The largest object that is kept.
-    pub largest: u64,
-}
-
-/// The rest of the store, as far as an eviction consults it and reports to it.
-#[derive(Clone, Debug)]
-pub(crate) struct EvictionContext {
-    /// Names that may be evicted.
-    pub names: ObjectNames,
-    /// The memory tier: what it holds as well goes last.
-    pub memory: Arc<Memory>,
-    /// Forgets the keys of evicted objects.
-    pub index: Arc<Index>,
-    /// Counts evictions.
-    pub metrics: Arc<Metrics>,
 }

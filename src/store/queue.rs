@@ -3,7 +3,7 @@
 //! A look-up finds a response that waits to be written as if it were written, and nothing for a key that waits to be
 //! deleted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,15 +12,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-use crate::entry::{BodyObject, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::entry::{BodyObject, JournalTime, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 
 /// The most waiting variants of a key that look-ups find.
 const MAX_VARIANTS: usize = 64;
-
-/// The most keys whose failed deletion is tried until it succeeds.
-const MAX_RETRIED: usize = 65_536;
 
 /// One operation.
 #[derive(Debug)]
@@ -31,6 +28,8 @@ pub(super) enum Op {
         stored: Put,
         /// The record.
         record: Option<Arc<VaryRecord>>,
+        /// See [`crate::store::pack::EntryHeader::order`].
+        order: JournalTime,
     },
     /// Deletes what a key leads to.
     Delete {
@@ -40,6 +39,8 @@ pub(super) enum Op {
         variant: Option<(u128, Variant)>,
         /// The separate body that goes with it, if known. It counts as not written from then on.
         body: Option<Arc<BodyObject>>,
+        /// See [`crate::store::pack::EntryHeader::order`].
+        order: JournalTime,
     },
 }
 
@@ -126,8 +127,6 @@ pub(super) struct WriteQueue {
     uploads: AtomicU64,
     /// Guarded by its lock: the outstanding operations, by the key's hash.
     pending: Mutex<HashMap<u128, Pending>>,
-    /// Guarded by its lock: the keys whose deletion failed and is tried until it succeeds.
-    retried: Mutex<HashSet<u128>>,
     /// The number of outstanding operations and uploads, for those who wait until there are none.
     idle: watch::Sender<u64>,
 }
@@ -140,7 +139,6 @@ impl Default for WriteQueue {
             puts: AtomicU64::new(0),
             uploads: AtomicU64::new(0),
             pending: Mutex::default(),
-            retried: Mutex::default(),
             idle: watch::Sender::new(0),
         }
     }
@@ -205,7 +203,7 @@ impl WriteQueue {
                 Op::Delete { variant: Some((_, variant)), .. } => {
                     pending.puts.retain(|(other, _)| other.head().variant() != Some(variant));
                 }
-                Op::Put { stored, record } => {
+                Op::Put { stored, record, .. } => {
                     let variant = stored.head().variant();
                     pending.puts.retain(|(other, _)| {
                         let other = other.head().variant();
@@ -265,23 +263,6 @@ impl WriteQueue {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.objects.fetch_sub(1, Ordering::Relaxed);
         self.update_idle();
-    }
-
-    /// Records a key whose deletion is tried until it succeeds. Returns `false` if it is recorded already, or too many are:
-    /// then the object counts as purged as long as its purge is known.
-    pub(super) fn begin_retrying(&self, hash: u128) -> bool {
-        let mut retried = self.retried.lock();
-        retried.len() < MAX_RETRIED && retried.insert(hash)
-    }
-
-    /// Records that the deletion has succeeded.
-    pub(super) fn end_retrying(&self, hash: u128) {
-        self.retried.lock().remove(&hash);
-    }
-
-    /// Returns the number of keys whose deletion is tried again.
-    pub(super) fn retrying(&self) -> u64 {
-        self.retried.lock().len() as u64
     }
 
     /// Waits until no operation is outstanding.

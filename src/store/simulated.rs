@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
-use super::place::{Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
+use super::place::{GrowingPack, Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -165,7 +165,11 @@ impl Simulated {
         let mut listed: Vec<Listed> = names
             .take_while(|(name, _)| name.starts_with(prefix))
             .take(PAGE + 1)
-            .map(|(name, (_, modified))| Listed { name: name.clone(), modified: *modified })
+            .map(|(name, (object, modified))| Listed {
+                name: name.clone(),
+                size: object.len() as u64,
+                modified: *modified,
+            })
             .collect();
         let is_last = listed.len() <= PAGE;
         listed.truncate(PAGE);
@@ -212,6 +216,22 @@ impl Place for Simulated {
     fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
         let object = self.get(name, len);
         Box::pin(ready(object.map(|object| Box::new(OnePiece(Some(object))) as Box<dyn ObjectReader>)))
+    }
+
+    fn read_pack<'a>(&'a self, name: &'a str, first: u64, len: u32) -> Operation<'a, Bytes> {
+        Box::pin(ready(self.get(name, u64::MAX).map(|object| {
+            let first = usize::try_from(first).unwrap_or(usize::MAX).min(object.len());
+            let end = first.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(object.len());
+            object.slice(first..end)
+        })))
+    }
+
+    fn begin_pack<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn GrowingPack>> {
+        Box::pin(ready(Err(fault(name))))
+    }
+
+    fn take_over<'a>(&'a self, _: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>> {
+        Box::pin(ready(Ok(None)))
     }
 
     fn read_range<'a>(&'a self, name: &'a str, _: u64, _: u64) -> Operation<'a, Box<dyn ObjectReader>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName};
 
 use super::admission::Verdict;
-use super::durable::{Durable, DurableLookup, Opening};
+use super::durable::{Came, Durable, DurableLookup, Opening};
 use super::error::StoreError;
 use super::journal::Urgency;
 use super::memory::{Displaced, Insertion, Lookup, Memory};
@@ -117,7 +117,7 @@ impl Store {
 
     /// Returns whether the durable tier may have something for `key`. `false` is certain; it costs no request.
     pub fn may_be_durable(&self, key: &CacheKey) -> bool {
-        self.durable.as_ref().is_some_and(|durable| durable.may_hold(key.hash()))
+        self.durable.as_ref().is_some_and(|durable| durable.may_hold(key))
     }
 
     /// Returns the memory tier.
@@ -176,7 +176,7 @@ impl Store {
             Insertion::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone());
+        let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
         if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
             // The separate body goes as well, even if the new response shares it.
             let body = old.body_object;
@@ -219,7 +219,7 @@ impl Store {
             let record = head.variant().and_then(|_| self.memory.record(&head.key, || ())).map(|(record, ())| record);
             // A variant without a record is of no use: nothing leads to it.
             if head.variant().is_none() || record.is_some() {
-                put(durable, stored, record);
+                put(durable, stored, record, Came::Before);
             }
         }
     }
@@ -322,7 +322,7 @@ impl Store {
     /// Purges a key. Tells other processes if they may have something for it.
     fn invalidate_here(&self, key: &CacheKey) -> PurgeReceipt {
         let hash = key.hash();
-        let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(hash));
+        let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
         self.discard(key, None);
         let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
@@ -472,8 +472,8 @@ impl Store {
 }
 
 /// Queues a response to be written. If the queue is full, marks it to be tried again on its next use.
-fn put(durable: &Durable, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
-    let is_put = durable.put(Arc::clone(stored), record);
+fn put(durable: &Durable, stored: &Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, came: Came) -> bool {
+    let is_put = durable.put(Arc::clone(stored), record, came);
     if !is_put {
         stored.head.marks.awaits_uses.store(true, Ordering::Release);
     }

@@ -35,10 +35,20 @@ pub struct Metrics {
     prices: OnceLock<Prices>,
     saved: [Counter; SAVED.len()],
     lost: [Counter; LOST.len()],
-    /// Objects evicted from a directory to keep it within its capacity.
-    pub durable_evicted_objects: Counter,
-    /// Bytes on disk of those.
-    pub durable_evicted_bytes: Counter,
+    /// Entries written to packs.
+    pub entries_written: Counter,
+    /// Packs that were completed.
+    pub packs_written: Counter,
+    /// Packs deleted: nothing of them was of use, or others have replaced them.
+    pub packs_deleted: Counter,
+    /// Packs written by merging or rewriting others.
+    pub packs_rewritten: Counter,
+    /// Bytes that were copied from pack to pack.
+    pub bytes_rewritten: Counter,
+    /// Packs dropped to keep the tier within its capacity.
+    pub packs_evicted: Counter,
+    /// Bytes of those, and of the separate bodies that went with them.
+    pub bytes_evicted: Counter,
     /// Times that the durable tier became known to be down.
     pub durable_downs: Counter,
     /// Records of the journal that were read.
@@ -75,8 +85,13 @@ impl Metrics {
             prices: OnceLock::new(),
             saved: Default::default(),
             lost: Default::default(),
-            durable_evicted_objects: Counter::default(),
-            durable_evicted_bytes: Counter::default(),
+            entries_written: Counter::default(),
+            packs_written: Counter::default(),
+            packs_deleted: Counter::default(),
+            packs_rewritten: Counter::default(),
+            bytes_rewritten: Counter::default(),
+            packs_evicted: Counter::default(),
+            bytes_evicted: Counter::default(),
             durable_downs: Counter::default(),
             journal_read: Counter::default(),
             journal_unreadable: Counter::default(),

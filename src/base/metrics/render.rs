@@ -160,12 +160,21 @@ impl Metrics {
         let help = "Responses that were to be written to the durable tier and were not, and why.";
         labelled(out, "larder_durable_lost_total", help, "why", values);
         for (name, help, value) in [
+            ("larder_durable_entries_total", "Entries written to packs.", self.entries_written.value()),
+            ("larder_packs_written_total", "Packs completed.", self.packs_written.value()),
+            ("larder_packs_deleted_total", "Packs deleted that were of no use any more.", self.packs_deleted.value()),
+            ("larder_packs_rewritten_total", "Packs written from others that they replace.", self.packs_rewritten.value()),
+            ("larder_packs_rewritten_bytes_total", "Bytes copied from pack to pack.", self.bytes_rewritten.value()),
             (
-                "larder_durable_evicted_objects_total",
-                "Objects evicted to keep the directory to its capacity.",
-                self.durable_evicted_objects.value(),
+                "larder_packs_evicted_total",
+                "Packs dropped to keep the tier within its capacity.",
+                self.packs_evicted.value(),
             ),
-            ("larder_durable_evicted_bytes_total", "Their bytes.", self.durable_evicted_bytes.value()),
+            (
+                "larder_packs_evicted_bytes_total",
+                "Their bytes, and those of the separate bodies that went with them.",
+                self.bytes_evicted.value(),
+            ),
         ] {
             header(out, name, "counter", help);
             let _ = writeln!(out, "{name} {value}");

@@ -1,7 +1,7 @@
 //! `[durable]`
 
 use crate::config::key::{Key, Of, Section};
-use crate::config::kinds::{FLAG, Price, Size, Time, Whole};
+use crate::config::kinds::{FLAG, OrEmpty, Price, Size, Time, Whole};
 use crate::config::values::{DURABLE_URL, ENDPOINT, REGION};
 
 pub(super) static SECTION: Section = Section {
@@ -35,9 +35,20 @@ pub(super) static SECTION: Section = Section {
         },
         Key {
             name: "capacity",
-            field: &Of { at: |d| &mut d.config.durable.capacity, kind: Size { least: 0, most: 1 << 50 } },
-            does: "Limits what a directory holds; the least recently used objects go first. 0: no limit. It does not \
-                   limit a bucket: see \"larder lifecycle\".",
+            field: &Of { at: |d| &mut d.config.durable.capacity, kind: OrEmpty(Size { least: 0, most: 1 << 50 }) },
+            does: "Limits what the tier holds: the oldest packs go first, and what was used since they were written is \
+                   written again. Empty: 10GiB for a directory, no limit for a bucket. 0: no limit.",
+        },
+        Key {
+            name: "pack_size",
+            field: &Of { at: |d| &mut d.config.durable.pack_size, kind: Size { least: 64 << 10, most: 128 << 20 } },
+            does: "Completes a pack, the object that holds many responses, at this size.",
+        },
+        Key {
+            name: "pack_interval",
+            field: &Of { at: |d| &mut d.config.durable.pack_interval, kind: OrEmpty(Time::AboveZero) },
+            does: "Writes a pack to a bucket at the latest this long after its first response came; empty: 5s. Reads \
+                   what other processes append to a directory this often; empty: 1s.",
         },
         Key {
             name: "lookup_timeout",
@@ -101,12 +112,6 @@ pub(super) static SECTION: Section = Section {
                    million a month.",
         },
         Key {
-            name: "announce_interval",
-            field: &Of { at: |d| &mut d.config.durable.announce_interval, kind: Time::AboveZero },
-            does: "Announces newly stored keys to other processes this often, if there are any. Each announcement is \
-                   one PUT.",
-        },
-        Key {
             name: "breaker_failures",
             field: &Of { at: |d| &mut d.config.durable.breaker_failures, kind: Whole { least: 0, most: 1_000_000 } },
             does: "Counts the tier as down after this many failed or slow requests in a row. Nothing is then looked \
@@ -128,8 +133,8 @@ pub(super) static SECTION: Section = Section {
                 at: |d| &mut d.config.durable.monthly_writes,
                 kind: Whole { least: 0, most: 1_000_000_000_000 },
             },
-            does: "Limits the write requests for responses to this many a month, in bursts of a day's worth. 0: no \
-                   limit.",
+            does: "Limits the packs and separate bodies that are written to this many a month, in bursts of a day's \
+                   worth; packs then wait longer and hold more. 0: no limit.",
         },
         Key {
             name: "price_write",

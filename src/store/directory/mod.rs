@@ -1,86 +1,42 @@
 //! A directory as the place of the durable tier.
 //!
 //! * A file is written aside, synced, and renamed into its place: a reader sees a whole object or none, also after
-//!   `kill -9` or a loss of power.
-//! * The space of all files is bounded ([`capacity`]); what was least recently used is evicted ([`evict`]).
-//! * Calls that wait for the disk run on threads for that, one call for a whole operation.
+//!   `kill -9` or a loss of power. Packs alone grow in their place ([`packs`]).
+//! * Calls that wait for the disk run on threads for that, one call for a whole operation. What the page cache has of a
+//!   pack is read without one.
 
-mod capacity;
-mod evict;
+mod packs;
 mod read;
-mod uses;
 mod walk;
 mod write;
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
 use tracing::warn;
-use xxhash_rust::xxh3::xxh3_64;
 
-use self::capacity::{Capacity, FileClass};
-use self::uses::Uses;
+use self::packs::OpenFiles;
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
-use super::place::{EvictionContext, ObjectReader, ObjectWriter, Operation, PROBE, Page, Place, Space};
+use super::place::{GrowingPack, ObjectReader, ObjectWriter, Operation, PROBE, Page, Place};
 use crate::rfc9111::timestamp::Timestamp;
 
 /// A directory of objects.
 #[derive(Debug)]
 pub(crate) struct Directory {
     root: PathBuf,
-    /// The beginning of all names.
-    base: String,
-    capacity: Arc<Capacity>,
-    uses: Uses,
-    /// Held while a file is renamed into its place, or evicted: one lock for each of [`STRIPES`] groups of directories.
-    renames: Arc<[Mutex<()>; STRIPES]>,
-}
-
-/// Number of locks that directories are spread over.
-const STRIPES: usize = 64;
-
-/// Returns the lock of the directory that a file is in. Objects and bodies of one key share it: their directories have
-/// the same two names.
-fn stripe(path: &Path) -> usize {
-    let mut directories = path.ancestors().skip(1).take(2).filter_map(Path::file_name);
-    let hash = |name: Option<&std::ffi::OsStr>| name.map_or(0, |name| xxh3_64(name.as_encoded_bytes()));
-    let both = hash(directories.next()) ^ hash(directories.next()).rotate_left(1);
-    usize::try_from(both % STRIPES as u64).unwrap_or(0)
+    files: OpenFiles,
 }
 
 impl Directory {
-    /// The directory `root`, which [`Place::check`] makes, with names that begin with `base`. It may take `capacity`
-    /// bytes; 0: any number.
-    pub(crate) fn new(root: PathBuf, base: &str, capacity: u64) -> Self {
-        Self {
-            root,
-            base: base.to_owned(),
-            capacity: Capacity::new(capacity),
-            uses: Uses::default(),
-            renames: Arc::new([const { Mutex::new(()) }; STRIPES]),
-        }
+    /// The directory `root`, which [`Place::check`] makes.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root, files: OpenFiles::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
-    }
-
-    /// Keeps files of the same key from being renamed into their places while the guard is held.
-    fn lock_renames(&self, path: &Path) -> MutexGuard<'_, ()> {
-        self.renames[stripe(path)].lock()
-    }
-
-    fn class(&self, name: &str) -> FileClass {
-        match name.strip_prefix(&self.base).map(|rest| rest.get(..2)) {
-            Some(Some("o/")) => FileClass::Object,
-            Some(Some("b/")) => FileClass::Body,
-            Some(_) | None => FileClass::Journal,
-        }
     }
 
     /// Makes the directory and writes the probe. A full disk is no failure: what it holds can be read.
@@ -121,11 +77,6 @@ impl Directory {
             self.root.display()
         );
         Err(StoreError::new(StoreErrorKind::Absent, text))
-    }
-
-    async fn was_evicted(&self, name: &str) -> Result<bool, StoreError> {
-        let path = self.path(name);
-        on_a_thread(name, move || path.try_exists().map(|exists| !exists)).await
     }
 }
 
@@ -174,31 +125,20 @@ impl Place for Directory {
         true
     }
 
-    fn note_use(&self, name: &str) {
-        self.uses.note(name);
+    fn read_pack<'a>(&'a self, name: &'a str, first: u64, len: u32) -> Operation<'a, Bytes> {
+        Box::pin(self.read_pack(name, first, len))
     }
 
-    /// Renames the file, so that an invalidation holds even if the process is killed the moment after. The deletion that
-    /// follows finds it in the object's family.
-    fn hide(&self, name: &str) {
-        let _ = std::fs::rename(self.path(name), self.path(&format!("{name}.gone")));
+    fn read_at_hand(&self, name: &str, first: u64, len: u32) -> Option<Result<Bytes, StoreError>> {
+        self.read_at_hand(name, first, len)
     }
 
-    fn family<'a>(&'a self, name: &'a str) -> Operation<'a, Vec<String>> {
-        Box::pin(self.family(name))
+    fn begin_pack<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn GrowingPack>> {
+        Box::pin(self.begin_pack(name))
     }
 
-    fn was_evicted<'a>(&'a self, name: &'a str) -> Operation<'a, bool> {
-        Box::pin(self.was_evicted(name))
-    }
-
-    fn space(&self) -> Option<Space> {
-        let (used, capacity, largest) = (self.capacity.used(), self.capacity.bytes(), self.capacity.largest());
-        Some(Space { used, capacity, largest })
-    }
-
-    fn evict(self: Arc<Self>, context: EvictionContext) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(evict::evict(self, context))
+    fn take_over<'a>(&'a self, name: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>> {
+        Box::pin(self.take_over(name))
     }
 }
 

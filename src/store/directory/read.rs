@@ -1,48 +1,34 @@
 //! Reading the files of a directory.
 
 use std::io::{self, Read};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::{Directory, fault, on_a_thread};
-use crate::base::Clock;
 use crate::store::error::StoreError;
 use crate::store::place::{ObjectReader, Operation};
 
 /// Bytes of a file that are read at a time.
 const PIECE: usize = 256 * 1024;
 
-/// Age at which the date of a file that is read is renewed. Other processes, and this one after a restart, evict by it.
-const RENEW_DATE_AFTER: Duration = Duration::from_secs(3600);
-
 impl Directory {
     pub(super) async fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
         let path = self.path(name);
         let read = on_a_thread(name, move || {
             let mut file = std::fs::File::open(path)?;
-            let metadata = file.metadata()?;
-            let len = metadata.len();
+            let len = file.metadata()?.len();
             if len > limit {
                 return Ok(Err(len));
-            }
-            let now = Clock::system().now();
-            let age = metadata.modified().map_or(0, |modified| now.millis_since(modified.into()));
-            if Duration::from_millis(u64::try_from(age).unwrap_or(0)) > RENEW_DATE_AFTER {
-                // A failure leaves the object to be evicted earlier than it should be.
-                let _ = file.set_modified(now.into());
             }
             let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
             file.read_to_end(&mut bytes)?;
             Ok(Ok(Bytes::from(bytes)))
         });
-        let found = read.await?.map_err(|len| {
+        read.await?.map_err(|len| {
             StoreError::corrupt(format!("{name} has {len} bytes, more than the {limit} of any object of ours"))
-        })?;
-        self.uses.note(name);
-        Ok(found)
+        })
     }
 
     pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn ObjectReader>, StoreError> {

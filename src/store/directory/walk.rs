@@ -1,4 +1,4 @@
-//! Walking through a directory: listings, the family of an object, and leftovers.
+//! Walking through a directory: listings and leftovers.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,25 +16,12 @@ impl Directory {
             let mut listed = Vec::new();
             each_file(&root, &directory, &mut |name, metadata| {
                 if !is_unfinished(&name) {
-                    listed.push(Listed { name, modified: modified(metadata) });
+                    listed.push(Listed { name, size: metadata.len(), modified: modified(metadata) });
                 }
             })?;
             listed.retain(|listed| listed.name > after);
             listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             Ok(Page { listed, is_last: true })
-        })
-        .await
-    }
-
-    /// Returns the object `name` and all whose names continue it with a dot: its variants, and what was hidden.
-    pub(super) async fn family(&self, name: &str) -> Result<Vec<String>, StoreError> {
-        let (directory, stem) = name.rsplit_once('/').unwrap_or(("", name));
-        let (path, directory, stem) = (self.path(directory), directory.to_owned(), stem.to_owned());
-        on_a_thread(name, move || {
-            let files = files_in(&path, &stem)?;
-            let names = files.iter().filter_map(|file| file.file_name()?.to_str());
-            let is_own = |name: &&str| name[stem.len()..].is_empty() || name[stem.len()..].starts_with('.');
-            Ok(names.filter(is_own).map(|name| format!("{directory}/{name}")).collect())
         })
         .await
     }
@@ -61,13 +48,13 @@ impl Directory {
     }
 }
 
-/// Returns when a file was written or last used, from its date.
-pub(super) fn modified(metadata: &std::fs::Metadata) -> Timestamp {
+/// Returns when a file was written, from its date.
+fn modified(metadata: &std::fs::Metadata) -> Timestamp {
     metadata.modified().map_or_else(|_| Timestamp::default(), Timestamp::from)
 }
 
 /// Returns whether a file's name says that it is still being written.
-pub(super) fn is_unfinished(name: &str) -> bool {
+fn is_unfinished(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|last| last.starts_with('.'))
 }
 
@@ -81,7 +68,7 @@ fn entries(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<std::
 }
 
 /// Calls `with` for each file below `directory`, a name with a slash at its end.
-pub(super) fn each_file(
+fn each_file(
     root: &Path,
     directory: &str,
     with: &mut dyn FnMut(String, &std::fs::Metadata),
@@ -100,19 +87,7 @@ pub(super) fn each_file(
     Ok(())
 }
 
-/// Returns the files in `directory` whose names begin with `start`.
-pub(super) fn files_in(directory: &Path, start: &str) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in entries(directory)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(start)) {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
-}
-
-/// Finds files older than `before` that an interrupted write or an unfinished deletion left.
+/// Finds files older than `before` that an interrupted write left.
 fn find_leftovers(directory: &Path, before: Timestamp, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in entries(directory)? {
         let entry = entry?;
@@ -123,7 +98,7 @@ fn find_leftovers(directory: &Path, before: Timestamp, found: &mut Vec<PathBuf>)
         }
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_ours = (name.starts_with('.') && name.ends_with(".tmp")) || name.ends_with(".gone");
+        let is_ours = name.starts_with('.') && name.ends_with(".tmp");
         if is_ours && metadata.modified().is_ok_and(|modified| Timestamp::from(modified) < before) {
             found.push(entry.path());
         }

@@ -223,7 +223,10 @@ impl Inner {
     /// Takes the key of a head without a body out of the index, so that look-ups skip it until it is written anew.
     fn forget_head(&self, head: &StoredHead) {
         if head.variant().is_none() {
-            self.index.remove(head.key.hash());
+            let fingerprint = self.index.fingerprint(&head.key, 0);
+            if let Some(found) = self.index.find(fingerprint) {
+                self.index.remove(fingerprint, found.place);
+            }
         }
     }
 }

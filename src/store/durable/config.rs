@@ -17,8 +17,13 @@ pub struct Config {
     pub location: Location,
     /// True if Larder refuses to start without the tier.
     pub required: bool,
-    /// The most bytes that a directory takes; 0: any number. Does not apply to a bucket.
-    pub capacity: u64,
+    /// The most bytes that the tier takes; 0: any number. `None`: 10 GiB for a directory, any number for a bucket.
+    pub capacity: Option<u64>,
+    /// A pack is complete at this length.
+    pub pack_size: u64,
+    /// The longest that a response waits to be written to a bucket, and to be read by others from a directory. `None`: 5 s
+    /// and 1 s.
+    pub pack_interval: Option<Duration>,
     /// The longest that a look-up takes before the origin is asked instead.
     pub lookup_timeout: Duration,
     /// A response that is fresh for less than this stays in memory only.
@@ -43,8 +48,6 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Time between two looks for what other processes purged and stored.
     pub poll_interval: Duration,
-    /// The longest that a newly stored key waits to be announced to them.
-    pub announce_interval: Duration,
     /// Number of failures on end after which no look-up asks the tier until it answers; 0: no number.
     pub breaker_failures: u32,
     /// Time between two attempts to find the tier up again.
@@ -55,6 +58,24 @@ pub struct Config {
     pub monthly_writes: u64,
     /// The prices of requests.
     pub prices: Prices,
+}
+
+impl Config {
+    /// Returns the capacity in bytes; 0: any number.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.unwrap_or(match self.location {
+            Location::File(_) => 10 << 30,
+            Location::S3 { .. } | Location::Off => 0,
+        })
+    }
+
+    /// Returns the interval of packs in the configured place.
+    pub fn pack_interval(&self) -> Duration {
+        self.pack_interval.unwrap_or(match self.location {
+            Location::File(_) => Duration::from_secs(1),
+            Location::S3 { .. } | Location::Off => Duration::from_secs(5),
+        })
+    }
 }
 
 /// `durable.url`
@@ -78,7 +99,9 @@ impl Default for Config {
         Self {
             location: Location::File("./larder-cache".into()),
             required: true,
-            capacity: 10 << 30,
+            capacity: None,
+            pack_size: 8 << 20,
+            pack_interval: None,
             lookup_timeout: Duration::from_millis(500),
             min_lifetime: Duration::from_secs(30),
             retain: Duration::from_secs(7 * 24 * 3600),
@@ -91,7 +114,6 @@ impl Default for Config {
             writers: 32,
             drain_timeout: Duration::from_secs(5),
             poll_interval: Duration::from_secs(2),
-            announce_interval: Duration::from_secs(5),
             breaker_failures: 5,
             breaker_pause: Duration::from_secs(2),
             after_hits: 1,
@@ -113,8 +135,7 @@ pub(crate) async fn open_place(
         Location::Off => None,
         Location::File(root) => {
             let names = ObjectNames::new("", key_prefix);
-            let directory = Directory::new(root.clone(), names.root(), config.capacity);
-            Some((Arc::new(directory), names))
+            Some((Arc::new(Directory::new(root.clone())), names))
         }
         Location::S3 { config, prefix } => {
             let bucket = S3Bucket::connect(config.clone(), Arc::clone(metrics), clock.clone()).await;

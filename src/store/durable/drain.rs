@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Durable;
+use super::write::Work;
 use super::write_breaker::PAUSE_AT_STOP;
 use crate::base::Lost;
 use crate::store::throttle::LogThrottle;
@@ -16,7 +18,7 @@ pub struct Drained {
     pub unwritten: u64,
     /// Deletions that still wait. What they should delete is there, and counts as purged.
     pub undeleted: u64,
-    /// Purges and new keys that are not in the journal.
+    /// Purges that are not in the journal.
     pub unannounced: u64,
     /// Numbers of responses that were lost since the start, by reason.
     pub lost: Vec<(Lost, u64)>,
@@ -43,14 +45,30 @@ impl Durable {
             }
         };
         let emptied = tokio::time::timeout(deadline, async {
-            // Both at once: the journal must not wait for writes that can't succeed. Then the journal again, for the keys
-            // that were written meanwhile.
-            tokio::join!(self.inner.queue.empty(), write_journal());
-            write_journal().await;
+            // Both at once: the journal must not wait for writes that can't succeed.
+            tokio::join!(self.write_all(), write_journal());
         });
         let _ = emptied.await;
         self.inner.writes.set_stopping(false);
         self.left()
+    }
+
+    /// Waits until all that waits is written, and no pack is open.
+    async fn write_all(&self) {
+        loop {
+            let (sender, is_sealed) = oneshot::channel();
+            if self.inner.writer.send(Work::Seal(sender)).is_err() || is_sealed.await.is_err() {
+                return;
+            }
+            // Separate bodies and uploads may be under way: their heads follow.
+            if tokio::time::timeout(PAUSE_AT_STOP, self.inner.queue.empty()).await.is_ok() {
+                let (sender, is_sealed) = oneshot::channel();
+                if self.inner.writer.send(Work::Seal(sender)).is_ok() {
+                    let _ = is_sealed.await;
+                }
+                return;
+            }
+        }
     }
 
     /// Returns the operations that are outstanding now.
@@ -59,7 +77,7 @@ impl Durable {
         let unwritten = queue.puts() + queue.uploads();
         Drained {
             unwritten,
-            undeleted: queue.depth().0.saturating_sub(queue.puts()) + queue.retrying(),
+            undeleted: queue.depth().0.saturating_sub(queue.puts()),
             unannounced: inner.journal.outstanding(),
             lost: inner.metrics.losses(),
         }
@@ -91,7 +109,7 @@ pub(crate) fn report_drain(drained: &Drained, deadline: Duration) {
         reasons.push(format!("{undeleted} that were invalidated are not deleted there, and count as purged"));
     }
     if *unannounced > 0 {
-        reasons.push(format!("{unannounced} purges and new keys are not known to other processes"));
+        reasons.push(format!("{unannounced} purges are not known to other processes"));
     }
     warn!(
         "{} responses were not written to the durable tier when they were to be: {}",

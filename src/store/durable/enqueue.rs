@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::write::Work;
 use super::{Durable, Inner};
 use crate::base::{DurableOp, DurableOutcome, Lost};
 use crate::entry::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
@@ -14,7 +18,27 @@ use crate::store::queue::{Op, Put};
 /// The queue takes this many times more deletions than responses: they are small, and must not be lost easily.
 const DELETES_PER_PUT: u64 = 16;
 
+/// The moment at which a response came that is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// It was just received, or freshened.
+    JustNow,
+    /// It was in memory for some time.
+    Before,
+}
+
 impl Durable {
+    /// Waits until all that was queued before is written or given up, in a directory. A bucket answers later.
+    pub async fn written(&self, within: Duration) {
+        if !self.is_local() {
+            return;
+        }
+        let (sender, is_written) = oneshot::channel();
+        if self.inner.writer.send(Work::Flush(sender)).is_ok() {
+            let _ = tokio::time::timeout(within, is_written).await;
+        }
+    }
+
     /// Returns whether the queue takes another response of `weight` bytes.
     pub fn has_room(&self, weight: usize) -> bool {
         let config = &self.inner.config;
@@ -23,7 +47,7 @@ impl Durable {
     }
 
     /// Queues a response to be written. Returns `false` if the queue is full.
-    pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>) -> bool {
+    pub fn put(&self, stored: Arc<StoredResponse>, record: Option<Arc<VaryRecord>>, came: Came) -> bool {
         let queue = &self.inner.queue;
         if !self.has_room(stored.weight()) {
             self.inner.report_lost(Lost::QueueFull, &stored.head.key, &"the queue is full");
@@ -33,7 +57,12 @@ impl Durable {
             return true;
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
-        self.inner.enqueue(Op::Put { stored: Put::Whole(stored), record });
+        let now = self.inner.purges.take_order();
+        let order = match came {
+            Came::JustNow => now,
+            Came::Before => now.min(self.inner.purges.journal_time(stored.head.response_time())),
+        };
+        self.inner.enqueue(Op::Put { stored: Put::Whole(stored), record, order });
         true
     }
 
@@ -47,7 +76,8 @@ impl Durable {
             return self.delete_body(stored.head.body_id());
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
-        self.inner.enqueue(Op::Put { stored: Put::Apart(stored), record });
+        let order = self.inner.purges.take_order();
+        self.inner.enqueue(Op::Put { stored: Put::Apart(stored), record, order });
     }
 
     /// Deletes a separate body that no head leads to, in the background.
@@ -56,27 +86,26 @@ impl Durable {
         self.runtime.spawn(async move { inner.delete_body(id).await });
     }
 
-    /// Queues everything kept for `key` to be deleted. A directory hides it before this returns.
-    ///
+    /// Queues everything kept for `key` to be deleted. [`Durable::written`] waits until it is.
     /// `body` is the object of the body that goes with it, where that is known.
     pub fn delete(&self, key: &CacheKey, body: Option<Arc<BodyObject>>) {
-        if !self.may_hold(key.hash()) {
+        if !self.may_hold(key) {
             return;
         }
-        self.inner.place.hide(&self.inner.names.primary(key));
         if !self.has_room_to_delete() {
             return;
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body });
+        let order = self.inner.purges.take_order();
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body, order });
     }
 
     /// Queues one variant of `key` to be deleted, the one with this name.
     pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant, body: Option<Arc<BodyObject>>) {
-        self.inner.place.hide(&self.inner.names.variant(key, name));
         if !self.has_room_to_delete() {
             return;
         }
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), body });
+        let order = self.inner.purges.take_order();
+        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), body, order });
     }
 
     /// Returns whether the queue takes another deletion.
@@ -94,14 +123,21 @@ impl Durable {
 }
 
 impl Inner {
-    /// Gives an operation to the writer of its key, so that operations on one key keep their order.
-    fn enqueue(&self, op: Op) {
+    /// Gives an operation to the writer.
+    pub(super) fn enqueue(&self, op: Op) {
         self.queue.enter(&op);
-        let (hash, bytes, is_put) = (op.key().hash(), op.bytes(), op.is_put());
-        let writer = usize::try_from(hash % self.writers.len() as u128).unwrap_or(0);
-        if self.writers[writer].send(op).is_err() {
-            self.queue.settle(hash);
-            self.queue.leave(bytes, is_put);
+        if let Err(SendError(Work::Op(op))) = self.writer.send(Work::Op(op)) {
+            self.settle(&op);
         }
+    }
+
+    /// Ends an operation.
+    pub(super) fn settle(&self, op: &Op) {
+        // Only now: a write of the body may have stood before this in the queue.
+        if let Op::Delete { body: Some(body), .. } = op {
+            body.note(false);
+        }
+        self.queue.settle(op.key().hash());
+        self.queue.leave(op.bytes(), op.is_put());
     }
 }

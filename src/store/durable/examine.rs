@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use http::header::HeaderMap;
 
-use super::{Durable, HEAD_LIMIT, Inner};
-use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
+use super::lookup::{decode_first, place_name};
+use super::{Durable, Inner};
+use crate::entry::encoding::{DecodeError, DurableBody, Object};
 use crate::entry::{StoredHead, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
@@ -39,6 +40,8 @@ pub enum Examined {
         len: u64,
         /// True if the body is an object of its own.
         is_apart: bool,
+        /// The pack and the offset of its entry.
+        at: String,
     },
 }
 
@@ -52,7 +55,7 @@ impl Durable {
         if !inner.journal.is_loaded() {
             return Examined::NotLoaded;
         }
-        if !inner.index.may_hold(key.hash()) {
+        if !inner.index.may_hold(key) {
             return Examined::NotIndexed;
         }
         if inner.spares_lookups() {
@@ -70,15 +73,17 @@ impl Durable {
 
 impl Inner {
     async fn examine(&self, key: &CacheKey, request: &HeaderMap, policy: &LifetimePolicy) -> Examined {
-        let record = match self.read_object(&self.names.primary(key), key, policy).await {
-            Ok(Object::Response { head, body }) if head.is_selected_by(request) => return response(head, &body),
-            Ok(Object::Response { .. }) => return Examined::Nothing,
-            Ok(Object::Vary(record)) => record,
+        let record = match self.read_entry(key, 0, policy).await {
+            Ok((Object::Response { head, body }, at)) if head.is_selected_by(request) => return response(head, &body, at),
+            Ok((Object::Response { .. }, _)) => return Examined::Nothing,
+            Ok((Object::Vary(record), _)) => record,
             Err(examined) => return examined,
         };
-        for hash in record.candidates(request).collect::<Vec<_>>() {
-            match self.read_object(&self.names.variant(key, hash), key, policy).await {
-                Ok(Object::Response { head, body }) if head.is_selected_by(request) => return response(head, &body),
+        for variant in record.candidates(request).collect::<Vec<_>>() {
+            match self.read_entry(key, variant, policy).await {
+                Ok((Object::Response { head, body }, at)) if head.is_selected_by(request) => {
+                    return response(head, &body, at);
+                }
                 Ok(_) | Err(Examined::Nothing) => {}
                 Err(examined) => return examined,
             }
@@ -86,19 +91,29 @@ impl Inner {
         Examined::OtherVariants(record)
     }
 
-    async fn read_object(&self, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, Examined> {
-        match self.place.get(name, self.config.inline_size + HEAD_LIMIT).await {
-            Ok(object) => decode(&object, key, policy).map_err(Examined::Unreadable),
+    async fn read_entry(
+        &self,
+        key: &CacheKey,
+        variant: u128,
+        policy: &LifetimePolicy,
+    ) -> Result<(Object, String), Examined> {
+        let found = self.index.find(self.index.fingerprint(key, variant)).ok_or(Examined::Nothing)?;
+        let name = self.names.pack(found.pack.name);
+        match self.place.read_pack(&name, found.place.offset, found.place.len).await {
+            Ok(bytes) => {
+                let object = decode_first(bytes, key, policy).map_err(Examined::Unreadable)?;
+                Ok((object, place_name(&found)))
+            }
             Err(error) if error.kind() == StoreErrorKind::Absent => Err(Examined::Nothing),
             Err(error) => Err(Examined::Failed(error.to_string())),
         }
     }
 }
 
-fn response(head: Box<StoredHead>, body: &DurableBody) -> Examined {
+fn response(head: Box<StoredHead>, body: &DurableBody, at: String) -> Examined {
     let (len, is_apart) = match body {
         DurableBody::Inline(bytes) => (bytes.len() as u64, false),
         DurableBody::Separate { len, .. } => (*len, true),
     };
-    Examined::Response { head, len, is_apart }
+    Examined::Response { head, len, is_apart, at }
 }

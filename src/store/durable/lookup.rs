@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use tokio::runtime::Handle;
 
-use super::{BodyReader, Durable, HEAD_LIMIT, Inner, SeparateBody};
+use super::{BodyReader, Durable, Inner, SeparateBody};
 use crate::base::{DurableOp, DurableOutcome, Saved, Stopwatch};
 use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
 use crate::entry::{Body, StoredHead, StoredResponse, VaryRecord};
@@ -15,6 +15,8 @@ use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::index::{Fingerprint, Found};
+use crate::store::pack::{Entry, EntryHeader};
 use crate::store::queue::{Put, Waiting};
 
 /// The result of a look-up.
@@ -93,7 +95,7 @@ impl Durable {
         if !inner.journal.is_loaded() {
             return DurableLookup::Nothing;
         }
-        if !inner.index.may_hold(key.hash()) && waiting.is_none() {
+        if !inner.index.may_hold(key) && waiting.is_none() {
             inner.metrics.saved(Saved::Index);
             return DurableLookup::Nothing;
         }
@@ -140,6 +142,14 @@ impl Durable {
     }
 }
 
+/// The entries that one read brought: the first, and those of its group.
+#[derive(Debug)]
+struct Group {
+    first: Object,
+    /// The variant that a Vary record was written with: its name, and the rest of what was read.
+    second: Option<(u128, Bytes)>,
+}
+
 impl Inner {
     async fn lookup(
         self: &Arc<Self>,
@@ -149,22 +159,23 @@ impl Inner {
         known: Option<Arc<VaryRecord>>,
     ) -> DurableLookup {
         let is_known = known.is_some();
-        let record = match known {
-            Some(record) => (*record).clone(),
-            None => match self.object(&self.names.primary(key), key, policy).await {
+        let (record, second) = match known {
+            Some(record) => ((*record).clone(), None),
+            None => match self.group(key, 0, policy).await {
                 None => return DurableLookup::Nothing,
-                Some(Object::Vary(record)) => record,
-                Some(Object::Response { head, body }) => return self.found(*head, body, search, None).await,
+                Some(Group { first: Object::Vary(record), second }) => (record, second),
+                Some(Group { first: Object::Response { head, body }, .. }) => {
+                    return self.found(*head, body, search, None).await;
+                }
             },
         };
         let candidates: Vec<u128> = record.candidates(search.request).collect();
-        for hash in candidates {
-            if let Some(Object::Response { head, body }) =
-                self.object(&self.names.variant(key, hash), key, policy).await
-            {
-                if is_known {
-                    self.place.note_use(&self.names.primary(key));
-                }
+        for variant in candidates {
+            let object = match &second {
+                Some((name, group)) if *name == variant => decode_first(group.clone(), key, policy).ok(),
+                Some(_) | None => self.group(key, variant, policy).await.map(|group| group.first),
+            };
+            if let Some(Object::Response { head, body }) = object {
                 // A record that came from memory may have been removed there since. It does not go back.
                 let record = (!is_known).then_some(record);
                 return self.found(*head, body, search, record).await;
@@ -204,54 +215,84 @@ impl Inner {
         DurableLookup::Response(Box::new(FoundResponse { head, body, record }))
     }
 
-    /// Reads and decodes an object. Counts the outcome; an object that is absent or unreadable leaves the index.
-    async fn object(self: &Arc<Self>, name: &str, key: &CacheKey, policy: &LifetimePolicy) -> Option<Object> {
-        let answer = self.place.get(name, self.config.inline_size + HEAD_LIMIT).await;
-        self.note_read(&answer);
-        let decoded = match answer {
-            Ok(bytes) => decode(&bytes, key, policy),
-            Err(error) => {
-                match error.kind() {
+    /// Reads and decodes the entry of a slot. Counts the outcome. An entry that is absent or unreadable leaves the index.
+    async fn group(self: &Arc<Self>, key: &CacheKey, variant: u128, policy: &LifetimePolicy) -> Option<Group> {
+        let fingerprint = self.index.fingerprint(key, variant);
+        // Once more, if the pack is gone: it may have been replaced by another.
+        for _ in 0..2 {
+            let found = self.index.find(fingerprint)?;
+            let name = self.names.pack(found.pack.name);
+            let answer = self.place.read_pack(&name, found.place.offset, found.place.len).await;
+            self.note_read(&answer);
+            match answer {
+                Ok(bytes) => return self.decoded(bytes, fingerprint, &found, key, policy),
+                Err(error) => match error.kind() {
                     StoreErrorKind::Absent => {
                         self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
-                        self.forget_primary(name, key);
+                        self.index.remove_pack(found.pack.name);
                     }
                     StoreErrorKind::Corrupt => {
-                        self.report_unreadable(name, &error);
-                        self.forget_primary(name, key);
+                        self.report_unreadable(&place_name(&found), &error);
+                        self.index.remove(fingerprint, found.place);
+                        return None;
                     }
                     StoreErrorKind::Refused
                     | StoreErrorKind::Unavailable
                     | StoreErrorKind::Overloaded
                     | StoreErrorKind::Full
-                    | StoreErrorKind::Unacceptable => self.report_error(DurableOp::Get, &error),
-                }
-                return None;
+                    | StoreErrorKind::Unacceptable => {
+                        self.report_error(DurableOp::Get, &error);
+                        return None;
+                    }
+                },
             }
-        };
-        match decoded {
-            Ok(object) => {
+        }
+        None
+    }
+
+    /// Decodes what was read at a place. Counts the outcome.
+    fn decoded(
+        &self,
+        bytes: Bytes,
+        fingerprint: Fingerprint,
+        found: &Found,
+        key: &CacheKey,
+        policy: &LifetimePolicy,
+    ) -> Option<Group> {
+        match decode_group(bytes, key, policy) {
+            Ok(group) => {
                 self.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
-                Some(object)
+                self.index.note_use(fingerprint, found.place);
+                Some(group)
             }
             Err(DecodeError::OtherKey) => {
-                // Two keys with one hash: the object is sound, and belongs to the other.
+                // Two slots with one fingerprint: the entry is sound, and belongs to the other.
                 self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
                 None
             }
             Err(error) => {
-                self.report_unreadable(name, &error.as_str());
-                self.forget_primary(name, key);
+                self.report_unreadable(&place_name(found), &error.as_str());
+                self.index.remove(fingerprint, found.place);
                 None
             }
         }
     }
+}
 
-    /// Takes the key of a primary out of the index, so that look-ups skip it until it is written anew.
-    fn forget_primary(&self, name: &str, key: &CacheKey) {
-        let is_primary = name.rsplit('/').next().is_some_and(|last| !last.contains('.'));
-        if is_primary && !self.queue.is_pending(key.hash()) {
-            self.index.remove(key.hash());
-        }
-    }
+/// Returns the name of a place for people.
+pub(super) fn place_name(found: &Found) -> String {
+    format!("{} at {}", found.pack.name, found.place.offset)
+}
+
+/// Decodes the first entry of what was read at a place.
+pub(super) fn decode_first(mut bytes: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+    decode(&Entry::take(&mut bytes)?.object, key, policy)
+}
+
+fn decode_group(mut bytes: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Group, DecodeError> {
+    let entry = Entry::take(&mut bytes)?;
+    let first = decode(&entry.object, key, policy)?;
+    let is_group = u64::from(entry.header.group_len) > entry.header.len();
+    let second = EntryHeader::decode(&bytes).ok().filter(|_| is_group).map(|header| (header.variant, bytes));
+    Ok(Group { first, second })
 }

@@ -16,6 +16,7 @@ mod enqueue;
 mod examine;
 mod lookup;
 mod outage;
+mod reclaim;
 mod report;
 mod upload;
 mod write;
@@ -26,7 +27,9 @@ pub(crate) use self::config::{Config, Location, open_place};
 pub(crate) use self::drain::report_drain;
 pub(crate) use self::examine::Examined;
 pub(crate) use self::lookup::{DurableLookup, FoundBody, FoundResponse, Opening};
+pub(crate) use self::enqueue::Came;
 use self::report::DurableLog;
+use self::write::Work;
 use self::write_breaker::WriteBreaker;
 
 use std::collections::HashSet;
@@ -41,12 +44,12 @@ use tracing::warn;
 use super::admission::{Verdict, WriteAdmission};
 use super::error::{StoreError, StoreErrorKind};
 use super::index::Index;
-use super::journal::{Journal, Timing, Urgency};
+use super::journal::{Journal, Urgency};
 use super::memory::Memory;
 use super::names::ObjectNames;
-use super::place::{EvictionContext, Place};
+use super::place::Place;
 use super::purge::Purges;
-use super::queue::{Op, WriteQueue};
+use super::queue::WriteQueue;
 use crate::base::{Breaker, Metrics, Saved, Stopwatch};
 use crate::entry::{StoredResponse, VaryRecord};
 use crate::rfc9111::key::CacheKey;
@@ -56,9 +59,6 @@ const HEAD_LIMIT: u64 = 1 << 20;
 
 /// The largest object that leads to a response, whatever the configuration was when it was written.
 pub(crate) const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
-
-/// The most failed deletions that are tried again at once.
-const DELETING: usize = 4;
 
 /// The longest that the tier takes to answer when Larder starts.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +74,17 @@ pub struct Durable {
     lookup_timeout: Duration,
 }
 
+/// Packs, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PackTotals {
+    /// Number of packs.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bytes of responses that count.
+    pub live: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// The tier's own runtime. Background work runs there, also if a worker thread begins it.
@@ -86,7 +97,7 @@ struct Inner {
     purges: Arc<Purges>,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
-    writers: Vec<mpsc::UnboundedSender<Op>>,
+    writer: mpsc::UnboundedSender<Work>,
     queue: WriteQueue,
     index: Arc<Index>,
     journal: Arc<Journal>,
@@ -98,8 +109,8 @@ struct Inner {
     is_up: watch::Sender<bool>,
     /// Spares writes a place that takes none.
     writes: WriteBreaker,
-    /// Permits to try a failed deletion again.
-    deleting: Semaphore,
+    /// Permits to write packs and separate bodies.
+    writing: Semaphore,
     admission: WriteAdmission,
     log: DurableLog,
     /// Guarded by its lock: the keys whose large body is being written.
@@ -141,12 +152,7 @@ impl Durable {
                 inner.stop_writing(&error);
             }
         }
-        this.runtime.spawn(Arc::clone(&inner.place).evict(EvictionContext {
-            names: inner.names.clone(),
-            memory: Arc::clone(&inner.memory),
-            index: Arc::clone(&inner.index),
-            metrics: Arc::clone(&inner.metrics),
-        }));
+        this.runtime.spawn(Arc::clone(inner).reclaim());
         this.runtime.spawn(Arc::clone(&inner.journal).follow());
         this.runtime.spawn(Arc::clone(&inner.journal).tend());
         this.runtime.spawn(report::log_prices(Arc::clone(&inner.metrics)));
@@ -164,9 +170,11 @@ impl Durable {
     ) -> Self {
         metrics.set_prices(config.prices);
         let runtime = Handle::current();
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            (0..config.writers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let (writer, work) = mpsc::unbounded_channel();
         let index = Arc::new(Index::default());
+        // In a directory a look costs little, and pack_interval bounds how soon others read what is appended.
+        let local = if place.is_local() { config.pack_interval() } else { config.poll_interval };
+        let poll = config.poll_interval.min(local);
         let journal = Arc::new(Journal::new(
             Arc::clone(&place),
             names.clone(),
@@ -174,7 +182,7 @@ impl Durable {
             Arc::clone(&index),
             Arc::clone(&memory),
             Arc::clone(&metrics),
-            Timing { poll: config.poll_interval, announce: config.announce_interval },
+            poll,
         ));
         let inner = Arc::new(Inner {
             runtime: runtime.clone(),
@@ -185,7 +193,7 @@ impl Durable {
             purges,
             memory,
             metrics,
-            writers: senders,
+            writer,
             queue: WriteQueue::default(),
             index,
             journal,
@@ -193,14 +201,12 @@ impl Durable {
             refused: Mutex::default(),
             is_up: watch::Sender::new(true),
             writes: WriteBreaker::new(config.breaker_failures),
-            deleting: Semaphore::new(DELETING),
+            writing: Semaphore::new(config.writers.max(1)),
             admission: WriteAdmission::new(config.after_hits, config.monthly_writes),
             log: DurableLog::default(),
             uploading: Mutex::default(),
         });
-        for receiver in receivers {
-            runtime.spawn(write::write_behind(Arc::clone(&inner), receiver));
-        }
+        runtime.spawn(write::write_behind(Arc::clone(&inner), work));
         runtime.spawn(Arc::clone(&inner.journal).write_behind());
         Self { inner, runtime, lookup_timeout: config.lookup_timeout }
     }
@@ -227,10 +233,9 @@ impl Durable {
         len > self.inner.config.inline_size
     }
 
-    /// Returns the number of requests that writing a response takes.
+    /// Returns the number of requests that writing a response takes beside those of its pack.
     pub fn requests_for(&self, stored: &StoredResponse) -> u32 {
-        let has_own_body = self.is_separate(stored.len()) && !stored.head.is_body_written();
-        1 + u32::from(has_own_body) + u32::from(stored.head.variant().is_some())
+        u32::from(self.is_separate(stored.len()) && !stored.head.is_body_written())
     }
 
     /// Counts a response that the configuration keeps from being written.
@@ -250,7 +255,17 @@ impl Durable {
 
     /// Returns the bytes that the place holds, and may hold (0: any number). Both are 0 for a bucket.
     pub fn held(&self) -> (u64, u64) {
-        self.inner.place.space().map_or((0, 0), |space| (space.used, space.capacity))
+        (self.inner.used(), self.inner.config.capacity())
+    }
+
+    /// Returns how many packs there are, and their bytes.
+    pub fn packs(&self) -> PackTotals {
+        let packs = self.inner.index.all_packs();
+        PackTotals {
+            count: packs.len() as u64,
+            bytes: packs.iter().map(|pack| pack.size()).sum(),
+            live: packs.iter().map(|pack| pack.live()).sum(),
+        }
     }
 
     /// Returns [`Config::min_upload_rate`].
@@ -258,9 +273,9 @@ impl Durable {
         self.inner.config.min_upload_rate
     }
 
-    /// Returns whether the tier may have something for the key with this hash, or is about to.
-    pub fn may_hold(&self, hash: u128) -> bool {
-        self.inner.index.may_hold(hash) || self.inner.queue.is_pending(hash)
+    /// Returns whether the tier may have something for the key, or is about to.
+    pub fn may_hold(&self, key: &CacheKey) -> bool {
+        self.inner.index.may_hold(key) || self.inner.queue.is_pending(key.hash())
     }
 
     /// Has purges that were made written to the journal.
@@ -330,9 +345,12 @@ fn millis(duration: Duration) -> i64 {
 }
 
 impl Inner {
-    /// Returns the largest response that is kept. In a bounded place no response takes the place of half of all.
+    /// Returns the largest response that is kept. In a bounded place no response takes more than an eighth.
     fn max_object_size(&self) -> u64 {
-        let largest = self.place.space().map_or(u64::MAX, |space| space.largest);
+        let largest = match self.config.capacity() {
+            0 => u64::MAX,
+            capacity => capacity / 8,
+        };
         self.config.max_object_size.min(largest)
     }
 }

@@ -1,29 +1,28 @@
-//! The writers: they carry out the queue's operations in the background, those of one key in their order.
+//! The writer: it appends what waits to packs, in the background.
+//!
+//! In a directory the pack is a file that grows (`growing`), in a bucket it is written whole (`whole`). The order of two
+//! operations on one slot is in their entries, not in the order of writing.
+
+mod entries;
+mod growing;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{HEAD_LIMIT, Inner, MAX_PAUSE};
+use self::growing::GrowingWriter;
+use self::whole::WholeWriter;
+use super::{Inner, MAX_PAUSE};
 use crate::base::{DurableOp, Lost};
-use crate::entry::encoding::{DurableBody, Object, decode, encode_response, encode_separate, encode_vary};
-use crate::entry::{BodyObject, Covered, StoredHead, VaryRecord};
-use crate::rfc9111::freshness::LifetimePolicy;
-use crate::rfc9111::key::CacheKey;
+use crate::entry::{Covered, StoredHead};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::queue::{Op, Put};
 
-/// A deletion that failed, and has to be tried again: the key, the variant, and the body that goes with it.
-struct Undeleted(CacheKey, Option<u128>, Option<Arc<BodyObject>>);
-
 /// Number of failures, while others succeed, after which a write is given up: the place does not take the object.
 const OWN_FAILURES: u32 = 6;
-
-/// Attempts at a deletion before it leaves the queue and is tried beside it.
-const ATTEMPTS: u32 = 3;
 
 /// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -31,42 +30,32 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause while Larder stops, so that there is time for several attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(250);
 
+/// The most operations that are taken at once.
+const AT_ONCE: usize = 1024;
+
+/// Time for which a directory's writer gathers operations before it appends them. A process that is killed loses what came
+/// within it.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Work for the writer.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// An operation.
+    Op(Op),
+    /// Answers once all work before it is appended.
+    Flush(oneshot::Sender<()>),
+    /// Answers once all work before it is written, and no pack is open.
+    Seal(oneshot::Sender<()>),
+}
+
 /// The attempts at one write.
 #[derive(Debug, Default)]
-struct Attempts {
+pub(super) struct Attempts {
     made: u32,
     /// Writes of any object that had succeeded by the last attempt.
     done: u64,
     /// Attempts that failed while others succeeded.
     own: u32,
-}
-
-/// Carries out operations in their order. Ends with the runtime: `inner` holds the senders.
-pub(super) async fn write_behind(inner: Arc<Inner>, mut ops: mpsc::UnboundedReceiver<Op>) {
-    while let Some(op) = ops.recv().await {
-        let (hash, bytes, is_put) = (op.key().hash(), op.bytes(), op.is_put());
-        let outcome = inner.carry_out(op).await;
-        match outcome {
-            // Tried again beside the queue, once for each key, so that other operations go on. The key stays outstanding:
-            // what should be deleted counts as deleted.
-            Err(Undeleted(key, variant, body)) if inner.queue.begin_retrying(hash) => {
-                let inner = Arc::clone(&inner);
-                tokio::spawn(async move {
-                    inner.delete_until_done(&key, variant).await;
-                    if let Some(body) = &body {
-                        body.note(false);
-                    }
-                    if variant.is_none() {
-                        inner.index.remove(hash);
-                    }
-                    inner.queue.end_retrying(hash);
-                    inner.queue.settle(hash);
-                });
-            }
-            Err(_) | Ok(()) => inner.queue.settle(hash),
-        }
-        inner.queue.leave(bytes, is_put);
-    }
 }
 
 impl Attempts {
@@ -78,6 +67,40 @@ impl Attempts {
     }
 }
 
+/// Carries out work for good. Ends with the runtime: `inner` holds the sender.
+pub(super) async fn write_behind(inner: Arc<Inner>, mut work: mpsc::UnboundedReceiver<Work>) {
+    // Entries are compared with those that the tier has.
+    inner.journal.loaded().await;
+    if inner.place.is_local() {
+        let mut writer = GrowingWriter::new(Arc::clone(&inner));
+        let mut taken = Vec::new();
+        loop {
+            let Ok(count) = tokio::time::timeout(writer.left(), work.recv_many(&mut taken, AT_ONCE)).await else {
+                writer.seal().await;
+                continue;
+            };
+            if count == 0 {
+                return;
+            }
+            if taken.iter().all(|work| matches!(work, Work::Op(_))) {
+                tokio::time::sleep(GATHER).await;
+                while taken.len() < AT_ONCE && let Ok(more) = work.try_recv() {
+                    taken.push(more);
+                }
+            }
+            writer.carry_out(taken.drain(..)).await;
+        }
+    }
+    let mut writer = WholeWriter::new(inner);
+    loop {
+        match tokio::time::timeout(writer.left(), work.recv()).await {
+            Ok(Some(work)) => writer.carry_out(work),
+            Ok(None) => return,
+            Err(_) => writer.seal(),
+        }
+    }
+}
+
 impl Inner {
     /// Deletes a separate body that no head leads to.
     pub(super) async fn delete_body(&self, id: u128) {
@@ -85,86 +108,45 @@ impl Inner {
         self.report(DurableOp::Delete, &outcome);
     }
 
-    async fn carry_out(self: &Arc<Self>, op: Op) -> Result<(), Undeleted> {
-        match op {
-            Op::Put { stored, record } => {
-                let is_written = self.write_until_done(&stored, record.as_deref()).await;
-                // The object may have been written although the answer was an error.
-                if is_written || !self.place.is_local() {
-                    self.journal.announce(stored.head().key.hash());
-                }
-                if is_written {
-                    return Ok(());
-                }
-                stored.head().marks.is_durable.store(false, Ordering::Release);
-                if let Put::Apart(apart) = &stored {
-                    // No head leads to its body.
-                    self.delete_body(apart.head.body_id()).await;
-                }
-                Ok(())
-            }
-            Op::Delete { key, variant, body } => {
-                // Only now: a write of the body may have stood before this in the queue.
-                if let Some(body) = &body {
-                    body.note(false);
-                }
-                let variant = variant.map(|(name, _)| name);
-                for attempt in 1.. {
-                    self.wait_to_write().await;
-                    let outcome = self.delete_once(&key, variant).await;
-                    if outcome.is_ok() {
-                        break;
-                    }
-                    if attempt == ATTEMPTS {
-                        return Err(Undeleted(key, variant, body));
-                    }
-                    self.back_off(attempt).await;
-                }
-                if variant.is_none() {
-                    self.index.remove(key.hash());
-                }
-                Ok(())
-            }
-        }
+    /// Returns whether a response is still to be written: no purge covers it.
+    fn is_wanted(&self, head: &StoredHead) -> bool {
+        self.purges.covers(head, head.position) == Covered::No
     }
 
-    /// Writes a response, however long that takes. Returns `false` if it is purged meanwhile, or lost: there is no space
-    /// for it, or the place takes others and not this one.
-    async fn write_until_done(self: &Arc<Self>, stored: &Put, record: Option<&VaryRecord>) -> bool {
-        let head = stored.head();
-        let mut attempts = Attempts::default();
-        loop {
-            self.wait_to_write().await;
-            if self.purges.covers(head, head.position) != Covered::No {
-                return false;
-            }
-            let outcome = self.write(stored, record).await;
-            self.report(DurableOp::Put, &outcome);
-            let Err(error) = outcome else {
-                self.writes.succeeded();
-                return true;
-            };
-            let lost = match error.kind() {
-                StoreErrorKind::Full => Some(Lost::NoRoom),
-                StoreErrorKind::Unacceptable => Some(Lost::NotTaken),
-                StoreErrorKind::Absent
-                | StoreErrorKind::Refused
-                | StoreErrorKind::Unavailable
-                | StoreErrorKind::Corrupt
-                | StoreErrorKind::Overloaded => {
-                    attempts.note(self.writes.done());
-                    (attempts.own >= OWN_FAILURES).then_some(Lost::NotTaken)
-                }
-            };
-            if let Some(lost) = lost {
-                self.report_lost(lost, &head.key, &error);
-                return false;
-            }
-            self.note_failed_write(&error);
-            if self.writes.is_closed() {
-                self.back_off(attempts.made).await;
-                self.test_with_probe(&attempts).await;
-            }
+    /// Gives up an operation whose write failed for good.
+    fn lose(&self, op: &Op, lost: Lost, error: &StoreError) {
+        if let Op::Put { stored, .. } = op {
+            let head = stored.head();
+            self.report_lost(lost, &head.key, error);
+            head.marks.is_durable.store(false, Ordering::Release);
+        }
+        self.settle(op);
+    }
+
+    /// Counts a failed write. Returns the reason for giving it up; `None`: it is tried again.
+    fn note_failure(self: &Arc<Self>, error: &StoreError, attempts: &mut Attempts) -> Option<Lost> {
+        match error.kind() {
+            StoreErrorKind::Full => return Some(Lost::NoRoom),
+            StoreErrorKind::Unacceptable => return Some(Lost::NotTaken),
+            StoreErrorKind::Absent
+            | StoreErrorKind::Refused
+            | StoreErrorKind::Unavailable
+            | StoreErrorKind::Corrupt
+            | StoreErrorKind::Overloaded => {}
+        }
+        attempts.note(self.writes.done());
+        if attempts.own >= OWN_FAILURES {
+            return Some(Lost::NotTaken);
+        }
+        self.note_failed_write(error);
+        None
+    }
+
+    /// Waits before the next attempt, and has the probe tell whether the place or the object is at fault.
+    async fn wait_for_next(self: &Arc<Self>, attempts: &Attempts) {
+        if self.writes.is_closed() {
+            self.back_off(attempts.made).await;
+            self.test_with_probe(attempts).await;
         }
     }
 
@@ -185,122 +167,46 @@ impl Inner {
         self.writes.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }
 
-    async fn delete_once(self: &Arc<Self>, key: &CacheKey, variant: Option<u128>) -> Result<(), StoreError> {
-        let outcome = self.delete_all(key, variant).await;
-        self.report(DurableOp::Delete, &outcome);
-        match &outcome {
-            // A refused deletion tells nothing about writes: the rights differ.
-            Err(error) if error.kind().is_outage() => self.note_failed_write(error),
-            Ok(()) | Err(_) => {}
-        }
-        outcome
-    }
-
-    /// Deletes what was invalidated, however long that takes: a restart must not bring it back.
-    async fn delete_until_done(self: &Arc<Self>, key: &CacheKey, variant: Option<u128>) {
-        for attempt in ATTEMPTS.. {
-            self.back_off(attempt).await;
-            self.wait_to_write().await;
-            let Ok(_permit) = self.deleting.acquire().await else { return };
-            if self.delete_once(key, variant).await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// Deletes what a key leads to, or one variant of it: the object, and in a directory its variants and their separate
-    /// bodies. In a bucket nothing leads to those any more, and its lifecycle rules end them.
-    async fn delete_all(&self, key: &CacheKey, variant: Option<u128>) -> Result<(), StoreError> {
-        let name = match variant {
-            Some(variant) => self.names.variant(key, variant),
-            None => self.names.primary(key),
+    /// Writes the separate body of a response, and queues its head after that. Returns the operation if there is no body to
+    /// write first.
+    fn write_body_first(self: &Arc<Self>, op: Op) -> Option<Op> {
+        let Op::Put { stored: Put::Whole(stored), .. } = &op else { return Some(op) };
+        let Some(object) = stored.head.body_object.clone().filter(|object| !object.is_written()) else {
+            return Some(op);
         };
-        for member in self.place.family(&name).await? {
-            let body = self.existing(&member, key).await.and_then(|(_, body)| body);
-            self.place.delete(&member).await?;
-            if let Some(body) = body {
-                self.place.delete(&self.names.body(body)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the head and the separate body of the response that `name` holds in a directory. In a bucket that would
-    /// cost a request for each write.
-    async fn existing(&self, name: &str, key: &CacheKey) -> Option<(Box<StoredHead>, Option<u128>)> {
-        if !self.place.is_local() {
-            return None;
-        }
-        let bytes = self.place.get(name, self.config.inline_size + HEAD_LIMIT).await.ok()?;
-        match decode(&bytes, key, &LifetimePolicy::default()) {
-            Ok(Object::Response { head, body }) => {
-                let separate = matches!(body, DurableBody::Separate { .. }).then(|| head.body_id());
-                Some((head, separate))
-            }
-            Ok(Object::Vary(_)) | Err(_) => None,
-        }
-    }
-
-    /// Writes an object, and then deletes the separate body that the replaced object led to.
-    async fn replace(&self, name: &str, object: Bytes, stored: &StoredHead) -> Result<(), StoreError> {
-        let before = self.existing(name, &stored.key).await;
-        let own = stored.body_object.as_ref();
-        let is_own = |body: &u128| own.is_some_and(|own| own.id == *body);
-        let now = self.purges.time();
-        if let Some((_, body)) = before.as_ref().filter(|(head, _)| head.outranks(stored, now)) {
-            if let Some(own) = own.filter(|own| own.is_written() && !body.as_ref().is_some_and(is_own)) {
-                own.note(false);
-                self.place.delete(&self.names.body(own.id)).await?;
-            }
-            return Ok(());
-        }
-        self.place.put(name, &[object]).await?;
-        match before.and_then(|(_, body)| body) {
-            Some(body) if !is_own(&body) => self.place.delete(&self.names.body(body)).await,
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Writes the separate body first, then the head, then the record that leads to it: a reader finds all of it or none,
-    /// wherever a crash falls.
-    async fn write(&self, put: &Put, record: Option<&VaryRecord>) -> Result<(), StoreError> {
-        let head = put.head();
-        let key = &head.key;
-        let object: Bytes = match put {
-            Put::Whole(stored) => {
-                if let Some(object) = &head.body_object
-                    && !self.has_body(object).await?
-                {
-                    self.place.put(&self.names.body(object.id), stored.body().segments()).await?;
-                    object.note(true);
+        let (inner, stored) = (Arc::clone(self), Arc::clone(stored));
+        self.runtime.spawn(async move {
+            let _permit = inner.writing.acquire().await;
+            let mut attempts = Attempts::default();
+            loop {
+                inner.wait_to_write().await;
+                if !inner.is_wanted(&stored.head) {
+                    return inner.settle(&op);
                 }
-                encode_response(stored, head.body_object.is_none()).into()
+                let pieces = stored.body();
+                let written = inner.make_room(stored.len()).await;
+                let written = match written {
+                    Ok(()) => inner.place.put(&inner.names.body(object.id), pieces.segments()).await,
+                    Err(error) => Err(error),
+                };
+                inner.report(DurableOp::Put, &written);
+                match written {
+                    Ok(()) => {
+                        inner.writes.succeeded();
+                        object.note(true);
+                        // It keeps its place among the operations on its key: that is in its order.
+                        if inner.writer.send(Work::Op(op)).is_err() {}
+                        return;
+                    }
+                    Err(error) => {
+                        if let Some(lost) = inner.note_failure(&error, &mut attempts) {
+                            return inner.lose(&op, lost, &error);
+                        }
+                        inner.wait_for_next(&attempts).await;
+                    }
+                }
             }
-            Put::Apart(stored) => encode_separate(head, stored.len, &stored.checksums).into(),
-        };
-        match (head.variant(), record) {
-            (Some(variant), Some(record)) => {
-                let name = self.names.variant(key, record.variant_hash(&variant.selector));
-                self.replace(&name, object, head).await?;
-                self.place.put(&self.names.primary(key), &[encode_vary(record).into()]).await?;
-            }
-            _ => self.replace(&self.names.primary(key), object, head).await?,
-        }
-        // A body that an earlier head led to may have been evicted with that.
-        match &head.body_object {
-            Some(object) if object.is_written() && !self.has_body(object).await? => Err(match put {
-                Put::Whole(_) => StoreError::new(StoreErrorKind::Absent, "its body was evicted meanwhile"),
-                Put::Apart(_) => StoreError::new(StoreErrorKind::Full, "its body was evicted meanwhile"),
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Returns whether a separate body is written and was not evicted since.
-    async fn has_body(&self, object: &BodyObject) -> Result<bool, StoreError> {
-        if object.is_written() && self.place.was_evicted(&self.names.body(object.id)).await? {
-            object.note(false);
-        }
-        Ok(object.is_written())
+        });
+        None
     }
 }

@@ -1,7 +1,6 @@
-//! Compacting the journal: listings that fill the index, snapshots, and the deletion of what they replace.
+//! Compacting the journal: snapshots, and the deletion of the records that they replace.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -9,59 +8,29 @@ use tracing::{info, warn};
 
 use super::record::Snapshot;
 use super::{AT_ONCE, Journal, outcome};
-use crate::base::Stopwatch;
 use crate::entry::{JournalTime, TICK_BITS};
 use crate::store::error::StoreError;
-use crate::store::index::{Fingerprint, Index};
-use crate::store::names::{Namespace, ObjectNames};
-use crate::store::place::{Listed, Place};
+use crate::store::names::{JournalObject, ObjectNames};
+use crate::store::place::Listed;
 
 /// Milliseconds for which records are kept at least: a process that was away finds them.
 pub(super) const KEPT: u64 = 60 * 60_000;
 
-/// Number of records since the last snapshot that make the journal long.
-const LONG: usize = 256;
+/// Number of records and packs since the last snapshot that make the journal long.
+const LONG: usize = 1024;
 
-/// Time between two messages about a long listing.
-const LOG_EVERY: Duration = Duration::from_secs(5);
+/// Milliseconds after which a snapshot is written in any case, if there is anything new.
+const DAY: u64 = 24 * 60 * 60_000;
 
 impl Journal {
-    /// Fills the index from a listing of all objects.
-    pub(super) async fn list_objects(&self) -> Result<(), StoreError> {
-        info!("the index is made from a listing of the durable tier; it is asked for everything until then");
-        let watch = Stopwatch::start();
-        let mut logged = watch;
-        let mut listing = JoinSet::new();
-        for first in 0..=u8::MAX {
-            if listing.len() >= AT_ONCE {
-                outcome(listing.join_next().await)?;
-            }
-            let (place, names, index) = (Arc::clone(&self.place), self.names.clone(), Arc::clone(&self.index));
-            listing.spawn(async move { list_shard(&*place, &names, &index, first).await });
-            if logged.elapsed() >= LOG_EVERY {
-                logged = Stopwatch::start();
-                info!(objects = self.index.listed(), "the listing is at {} %", u32::from(first) * 100 / 256);
-            }
-        }
-        while let Some(listed) = listing.join_next().await {
-            outcome(Some(listed))?;
-        }
-        self.index.set_loaded();
-        info!(
-            keys = self.index.len(),
-            ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "the index is complete"
-        );
-        Ok(())
-    }
-
     /// Writes a snapshot if the journal is long, or `is_forced`, and deletes what it replaces.
     pub(super) async fn compact(&self, is_forced: bool) {
         let (from, since, known) = {
             let tail = self.tail.lock().await;
             (tail.from, tail.since_snapshot, tail.snapshot)
         };
-        if !(is_forced || since >= LONG) || !self.index.is_loaded() {
+        let is_old = self.purges.journal_now().saturating_sub(known) > DAY << TICK_BITS;
+        if !(is_forced || since >= LONG || (since > 0 && is_old)) || !self.index.is_loaded() {
             return;
         }
         if let Err(error) = self.write_snapshot(from, known, is_forced).await
@@ -80,7 +49,7 @@ impl Journal {
     ) -> Result<(), StoreError> {
         let listed = self.place.list_all(&self.names.snapshots(), "").await?;
         let times: Vec<JournalTime> =
-            listed.iter().filter_map(|listed| ObjectNames::parse_timed(&listed.name)).map(|(time, _)| time).collect();
+            listed.iter().filter_map(|listed| ObjectNames::parse_snapshot(&listed.name)).map(|(time, _)| time).collect();
         let last = times.last().copied().unwrap_or(0);
         let is_written = last <= known || is_forced;
         if is_written {
@@ -110,15 +79,18 @@ impl Journal {
     /// snapshots before the one that was just written.
     async fn delete_replaced(&self, before: &[JournalTime]) -> Result<(), StoreError> {
         let Some(&older) = before.last() else { return Ok(()) };
-        let timed = |listed: Vec<Listed>| {
-            listed.into_iter().filter_map(|listed| Some((ObjectNames::parse_timed(&listed.name)?.0, listed.name)))
-        };
-        let snapshots = timed(self.place.list_all(&self.names.snapshots(), "").await?);
+        let listed = self.place.list_all(&self.names.snapshots(), "").await?;
+        let snapshots = listed
+            .into_iter()
+            .filter(|listed| ObjectNames::parse_snapshot(&listed.name).is_some_and(|(time, _)| time < older));
         let end = older.min(self.purges.journal_now().saturating_sub(KEPT << TICK_BITS));
-        let records = timed(self.place.list_all(&self.names.journal(), "").await?);
-        let snapshots = snapshots.filter(|(time, _)| *time < older);
+        let listed = self.place.list_all(&self.names.journal(), "").await?;
+        let records = listed.into_iter().filter(|listed| match ObjectNames::parse_journal(&listed.name) {
+            Some(JournalObject::Purges(name)) => name.time < end,
+            Some(JournalObject::Pack(_) | JournalObject::OpenPack(_)) | None => false,
+        });
         let mut deleting = JoinSet::new();
-        for (_, name) in snapshots.chain(records.filter(|(time, _)| *time < end)) {
+        for Listed { name, .. } in snapshots.chain(records) {
             if deleting.len() >= AT_ONCE {
                 outcome(deleting.join_next().await)?;
             }
@@ -129,21 +101,5 @@ impl Journal {
             outcome(Some(deleted))?;
         }
         Ok(())
-    }
-}
-
-/// Adds to the index the keys whose hash begins with `first`.
-async fn list_shard(place: &dyn Place, names: &ObjectNames, index: &Index, first: u8) -> Result<(), StoreError> {
-    let prefix = names.shard(Namespace::Objects, first);
-    let mut after = String::new();
-    loop {
-        let page = place.list(&prefix, &after).await?;
-        index.note_listed(page.listed.len() as u64);
-        let hashes = page.listed.iter().filter_map(|listed| names.parse(Namespace::Objects, &listed.name));
-        index.insert_all(hashes.filter(|(_, is_variant)| !is_variant).map(|(hash, _)| Fingerprint::of(hash)));
-        match page.listed.last() {
-            Some(last) if !page.is_last => after.clone_from(&last.name),
-            Some(_) | None => return Ok(()),
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The journal: how processes that share a place tell each other what they purged and stored.
 //!
-//! * A **record** is an object under a name of its own, which begins with its time, and is never written again. Every
+//! * A pack is its own announcement: packs and records lie under one prefix, and one listing finds what is new of both.
+//! * A **record** tells of purges. It is an object under a name of its own, which begins with its time, and is never written again. Every
 //!   process lists the names after those that it has read, and reads the new ones. That needs no condition of a service,
 //!   and no server besides the place.
 //! * A process (a **node**) writes one record at a time. A reader of one has read all that its node wrote before.
@@ -14,22 +15,22 @@
 //! * A record or snapshot that can't be read may hold a purge: everything stored before counts as purged.
 
 mod compact;
+mod packs;
 mod read;
 pub(super) mod record;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
-use tracing::warn;
 
 use self::read::Tail;
 use super::error::StoreError;
-use super::index::{Fingerprint, Index};
+use super::index::Index;
 use super::memory::Memory;
 use super::names::ObjectNames;
 use super::place::Place;
@@ -37,30 +38,16 @@ use super::purge::Purges;
 use super::throttle::LogThrottle;
 use crate::base::Metrics;
 
-/// The most keys that wait to be announced while the journal can't be written.
-const MAX_UNANNOUNCED: usize = 1 << 20;
-
-/// The most records that are read, shards that are listed, and objects that are deleted, at once.
+/// The most records and footers that are read, and objects that are deleted, at once.
 const AT_ONCE: usize = 16;
 
 /// The urgency of writing what waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// With others, within [`Timing::announce`].
-    Announcement = 1,
     /// With others, within a second.
-    Invalidation = 2,
+    Invalidation = 1,
     /// At once: a client waits for it.
-    Purge = 3,
-}
-
-/// The pace of reading and writing the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Timing {
-    /// Time between two looks for new records.
-    pub poll: Duration,
-    /// The longest that a newly stored key waits to be announced.
-    pub announce: Duration,
+    Purge = 2,
 }
 
 /// One process's end of the journal.
@@ -73,10 +60,9 @@ pub(super) struct Journal {
     /// Loses at once what another process purged by its URL.
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
-    timing: Timing,
-    /// Guarded by its lock: keys that were stored and not announced yet.
-    unannounced: Mutex<Vec<Fingerprint>>,
-    /// Purges and keys in the record that is being written.
+    /// Time between two looks for what is new.
+    poll: Duration,
+    /// Purges in the record that is being written.
     under_way: AtomicU64,
     urgency: AtomicU8,
     wake: Notify,
@@ -89,14 +75,14 @@ pub(super) struct Journal {
     writing: tokio::sync::Mutex<()>,
     /// Held while records are read.
     tail: tokio::sync::Mutex<Tail>,
-    is_loaded: AtomicBool,
+    /// True once earlier purges are known.
+    is_loaded: watch::Sender<bool>,
 }
 
 /// Limits the journal's log messages.
 #[derive(Debug, Default)]
 struct JournalLog {
     writing: LogThrottle,
-    listing: LogThrottle,
     snapshot: LogThrottle,
 }
 
@@ -109,7 +95,7 @@ impl Journal {
         index: Arc<Index>,
         memory: Arc<Memory>,
         metrics: Arc<Metrics>,
-        timing: Timing,
+        poll: Duration,
     ) -> Self {
         purges.write_down();
         Self {
@@ -119,8 +105,7 @@ impl Journal {
             index,
             memory,
             metrics,
-            timing,
-            unannounced: Mutex::default(),
+            poll,
             under_way: AtomicU64::new(0),
             urgency: AtomicU8::new(0),
             wake: Notify::new(),
@@ -129,32 +114,18 @@ impl Journal {
             log: JournalLog::default(),
             writing: tokio::sync::Mutex::default(),
             tail: tokio::sync::Mutex::default(),
-            is_loaded: AtomicBool::new(false),
+            is_loaded: watch::Sender::new(false),
         }
     }
 
     /// Returns whether earlier purges are known. Until then nothing of the tier may be served.
     pub(super) fn is_loaded(&self) -> bool {
-        self.is_loaded.load(Ordering::Acquire)
+        *self.is_loaded.borrow()
     }
 
-    /// Returns the number of purges and keys that wait to be written, and would be lost with the process. A directory is
-    /// listed at every start, so its keys do not count.
+    /// Returns the number of purges that wait to be written, and would be lost with the process.
     pub(super) fn outstanding(&self) -> u64 {
-        let keys = if self.place.is_local() { 0 } else { self.unannounced.lock().len() as u64 };
-        keys + self.purges.outgoing() as u64 + self.under_way.load(Ordering::Acquire)
-    }
-
-    /// Announces that something was stored for the key with this hash. Past the bound, a key is not announced: that costs
-    /// the other processes a request to the origin.
-    pub(super) fn announce(&self, hash: u128) {
-        self.index.insert(hash);
-        let mut unannounced = self.unannounced.lock();
-        if unannounced.len() < MAX_UNANNOUNCED {
-            unannounced.push(Fingerprint::of(hash));
-        }
-        drop(unannounced);
-        self.hurry(Urgency::Announcement);
+        self.purges.outgoing() as u64 + self.under_way.load(Ordering::Acquire)
     }
 
     /// Has what waits written as soon as `urgency` says.
@@ -175,29 +146,24 @@ impl Journal {
         }
     }
 
-    /// Tends the journal for good: fills the index by a listing, where no snapshot did, and writes a snapshot when the
-    /// journal is long.
+    /// Writes a snapshot whenever the journal is long, for good.
     pub(super) async fn tend(self: Arc<Self>) {
         loop {
-            if self.is_loaded() && !self.index.is_loaded() {
-                match self.list_objects().await {
-                    Ok(()) => self.compact(!self.place.is_local()).await,
-                    Err(error) => {
-                        if let Some(suppressed) = self.log.listing.is_due() {
-                            warn!("the index can't be made from a listing, which is tried again: {error}{suppressed}");
-                        }
-                    }
-                }
-            } else if self.is_loaded() {
+            if self.is_loaded() {
                 self.compact(false).await;
             }
             self.sleep_until_poll().await;
         }
     }
 
+    /// Waits until earlier purges are known.
+    pub(super) async fn loaded(&self) {
+        let _ = self.is_loaded.subscribe().wait_for(|is_loaded| *is_loaded).await;
+    }
+
     /// Sleeps until the next look: processes that started together drift apart.
     async fn sleep_until_poll(&self) {
-        tokio::time::sleep(self.timing.poll.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
+        tokio::time::sleep(self.poll.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -13,7 +12,8 @@ use super::{AT_ONCE, Journal};
 use crate::base::Stopwatch;
 use crate::entry::{HORIZON, JournalTime, TICK_BITS};
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::names::ObjectNames;
+use crate::store::names::{JournalObject, ObjectNames, PackName};
+use crate::store::place::Listed;
 use crate::store::purge::{Purge, PurgeTarget, Scope};
 
 /// Milliseconds that a listing goes back: more than the clocks of two processes may differ.
@@ -47,7 +47,7 @@ impl Journal {
     pub(in crate::store) async fn follow(self: Arc<Self>) {
         let mut is_failing = false;
         loop {
-            let outcome = if self.is_loaded() { self.read().await } else { self.load().await };
+            let outcome = if self.index.is_loaded() { self.read().await } else { self.load().await };
             match outcome {
                 Ok(()) => is_failing = false,
                 Err(error) if is_failing => debug!("the journal can't be read: {error}"),
@@ -60,7 +60,7 @@ impl Journal {
         }
     }
 
-    /// Reads the last snapshot, and the records since.
+    /// Reads the last snapshot, and what is new since.
     pub(in crate::store) async fn load(&self) -> Result<(), StoreError> {
         let watch = Stopwatch::start();
         {
@@ -68,12 +68,10 @@ impl Journal {
             self.load_snapshot(&mut tail).await?;
             self.read_new(&mut tail).await?;
         }
-        self.is_loaded.store(true, Ordering::Release);
-        let index = if self.index.is_loaded() { "known" } else { "being listed" };
         info!(
-            keys = self.index.len(),
+            entries = self.index.len(),
             ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "the journal is read; what the durable tier holds is {index}"
+            "the index of the durable tier is complete"
         );
         Ok(())
     }
@@ -83,7 +81,7 @@ impl Journal {
         listed.reverse();
         let mut is_unreadable = false;
         for listed in listed {
-            let Some((time, _)) = ObjectNames::parse_timed(&listed.name) else { continue };
+            let Some((time, _)) = ObjectNames::parse_snapshot(&listed.name) else { continue };
             let Some(object) = self.read_object(&listed.name, MAX_SNAPSHOT).await? else { continue };
             match Snapshot::decode(&object) {
                 Ok(snapshot) if snapshot.until == time && self.purges.restore(&snapshot.purges) => {
@@ -113,11 +111,9 @@ impl Journal {
                 self.memory.remove(*hash, || ());
             }
         }
-        // A directory is listed at every start instead: that costs nothing, and finds what a process that was killed had no
-        // time to announce.
-        let index = snapshot.index.filter(|_| !self.place.is_local());
-        if index.is_some_and(|index| self.index.merge(&index)) {
-            self.index.set_loaded();
+        if let Some(Err(error)) = snapshot.index.map(|index| self.index.decode(&index)) {
+            // The footers of all packs are read instead.
+            warn!("the index in a snapshot can't be read: {}", error.as_str());
         }
     }
 
@@ -143,20 +139,28 @@ impl Journal {
 
     async fn read_new(&self, tail: &mut Tail) -> Result<(), StoreError> {
         let (start, watch) = (self.now(), Stopwatch::start());
-        let journal = self.names.journal();
-        let listed = self.place.list_all(&journal, &format!("{journal}{:016x}", tail.from)).await?;
+        // A pack of a directory gets its complete name long after the time in that.
+        let from = if self.place.is_local() { 0 } else { tail.from };
+        let listed = self.place.list_all(&self.names.journal(), &self.names.journal_from(from)).await?;
         // The answer told the place's time, which may correct the time at which the listing began.
         let took = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1) << TICK_BITS;
         let start = start.min(self.now().saturating_sub(took));
-        let is_new = |name: &String| !tail.read.contains(name) && ObjectNames::parse_timed(name).is_some();
-        let new: Vec<String> = listed.into_iter().map(|listed| listed.name).filter(is_new).collect();
+        let is_new = |listed: &&Listed| match ObjectNames::parse_journal(&listed.name) {
+            Some(JournalObject::Purges(name)) => name.time >= tail.from && !tail.read.contains(&listed.name),
+            Some(JournalObject::Pack(_) | JournalObject::OpenPack(_)) | None => false,
+        };
+        let new: Vec<String> = listed.iter().filter(is_new).map(|listed| listed.name.clone()).collect();
         for names in new.chunks(AT_ONCE) {
             self.read_records(names).await?;
             tail.read.extend(names.iter().cloned());
             tail.since_snapshot += names.len();
         }
+        // Purges first: what a pack has is served from now on.
+        self.is_loaded.send_if_modified(|is_loaded| !std::mem::replace(is_loaded, true));
+        tail.since_snapshot += self.read_packs(&listed).await?;
+        self.index.set_loaded();
         tail.from = start.saturating_sub(LOOK_BACK << TICK_BITS);
-        let first = format!("{journal}{:016x}", tail.from);
+        let first = self.names.journal_from(tail.from);
         tail.read = tail.read.split_off(&first);
         tail.last_read = Some(start);
         self.purges.read_until(start);
@@ -168,7 +172,7 @@ impl Journal {
         let mut reading = JoinSet::new();
         for (index, name) in names.iter().enumerate() {
             // This process knows what it wrote itself.
-            if ObjectNames::parse_timed(name).is_none_or(|(_, node)| node == self.purges.node()) {
+            if written(name).is_none_or(|name| name.node == self.purges.node()) {
                 continue;
             }
             let (place, name) = (Arc::clone(&self.place), name.clone());
@@ -199,10 +203,10 @@ impl Journal {
 
     fn apply(&self, name: &str, object: &[u8]) {
         let record = match Record::decode(object) {
-            Ok(record) if ObjectNames::parse_timed(name) == Some((record.time, record.node)) => record,
+            Ok(record) if written(name) == Some(PackName { time: record.time, node: record.node }) => record,
             Ok(_) | Err(_) => {
                 self.metrics.journal_unreadable.add_one();
-                let Some((time, node)) = ObjectNames::parse_timed(name) else { return };
+                let Some(PackName { time, node }) = written(name) else { return };
                 error!(
                     "the record {name} can't be read: a purge may be in it, so all that was stored before counts as purged"
                 );
@@ -219,7 +223,14 @@ impl Journal {
             };
         }
         self.purges.learnt(record.node, record.time);
-        self.index.insert_all(record.stored);
         self.metrics.journal_read.add_one();
+    }
+}
+
+/// Returns the time and the writer in the name of a record.
+fn written(name: &str) -> Option<PackName> {
+    match ObjectNames::parse_journal(name)? {
+        JournalObject::Purges(name) => Some(name),
+        JournalObject::Pack(_) | JournalObject::OpenPack(_) => None,
     }
 }

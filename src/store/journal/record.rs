@@ -2,13 +2,12 @@
 //!
 //! ```text
 //! kind 2, a record: node u64, time u64,
-//!         purges (u32 count, each: time u64, soft u8, target),
-//!         keys newly stored (u32 count, the first 40 bits of the hash each)
+//!         purges (u32 count, each: time u64, soft u8, target)
 //! kind 3, a snapshot: all until u64, latest time u64,
 //!         nodes (u32 count, each: node u64, last time u64),
 //!         purges (u32 count, each: time u64, node u64, soft u8, target),
-//!         the fingerprints of evicted URLs (a string, as the index),
-//!         1u8 and the index (a string, see [`crate::store::Index::encode`]), or 0u8
+//!         the fingerprints of evicted URLs (a string, see `store/purge/fingerprints.rs`),
+//!         1u8 and the index (a string, see `store/index/snapshot.rs`), or 0u8
 //! target: u8 0 and the key's hash u128; 1 and a prefix, a string; 2 and a tag, a string; 3 for all;
 //!         in a snapshot also 4 and a tag's hash u128, and 5, 6, 7 for the floors of URLs, tags, prefixes,
 //!         8 for that of the fingerprints of evicted URLs
@@ -18,13 +17,12 @@ use bytes::BufMut;
 
 use crate::base::wire::{DecodeError, Decoder, Framed, frame, put_string, unframe};
 use crate::entry::JournalTime;
-use crate::store::index::Fingerprint;
 use crate::store::purge::{Purge, PurgeSnapshot, PurgeStamp, PurgeTarget, Scope};
 
 const KIND_RECORD: u8 = 2;
 const KIND_SNAPSHOT: u8 = 3;
 
-/// A record: the purges and stored keys that one process tells the others.
+/// A record: the purges that one process tells the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// Its writer.
@@ -33,8 +31,6 @@ pub(crate) struct Record {
     pub time: JournalTime,
     /// Purges, and the time of each.
     pub purges: Vec<(Purge, JournalTime)>,
-    /// Keys that something was stored for.
-    pub stored: Vec<Fingerprint>,
 }
 
 /// All that the journal told until some time.
@@ -51,7 +47,7 @@ pub(crate) struct Snapshot {
 impl Record {
     /// Encodes the record.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.purges.len() * 32 + self.stored.len() * 5);
+        let mut out = Vec::with_capacity(64 + self.purges.len() * 32);
         out.put_u64_le(self.node);
         out.put_u64_le(self.time);
         put_count(&mut out, self.purges.len());
@@ -64,10 +60,6 @@ impl Record {
                 PurgeTarget::Tag(tag) => put_text(&mut out, 2, tag),
                 PurgeTarget::All => out.put_u8(3),
             }
-        }
-        put_count(&mut out, self.stored.len());
-        for fingerprint in &self.stored {
-            out.put_slice(&fingerprint.0);
         }
         frame(KIND_RECORD, &out)
     }
@@ -88,12 +80,8 @@ impl Record {
             };
             purges.push((Purge { target, is_soft }, time));
         }
-        let mut stored = Vec::new();
-        for _ in 0..decoder.u32()? {
-            stored.push(Fingerprint(decoder.array()?));
-        }
         ends(decoder)?;
-        Ok(Self { node, time, purges, stored })
+        Ok(Self { node, time, purges })
     }
 }
 
@@ -215,12 +203,7 @@ mod tests {
             PurgeTarget::All,
         ];
         let purges = targets.into_iter().zip(1..).map(|(target, n)| (Purge { target, is_soft: n == 2 }, n));
-        Record {
-            node: 3,
-            time: 9,
-            purges: purges.collect(),
-            stored: vec![Fingerprint([1, 2, 3, 4, 5]), Fingerprint([255; 5])],
-        }
+        Record { node: 3, time: 9, purges: purges.collect() }
     }
 
     fn snapshot() -> Snapshot {

@@ -11,16 +11,15 @@ use super::Journal;
 use super::record::Record;
 use crate::base::Stopwatch;
 use crate::store::error::StoreError;
-use crate::store::index::Fingerprint;
+use crate::store::names::PackName;
 
 /// The longest that writing a record takes before it is tried again as another.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most purges and keys of one record.
+/// The most purges of one record.
 const MAX_PURGES: usize = 4096;
-const MAX_KEYS: usize = 65_536;
 
-/// The longest that an invalidation waits for others.
+/// The longest that an invalidation waits for others to be written with it.
 const INVALIDATION_DELAY: Duration = Duration::from_secs(1);
 
 /// The pauses between two attempts to write.
@@ -33,27 +32,21 @@ impl Journal {
         let _one_at_a_time = self.writing.lock().await;
         loop {
             self.purges.set_clock_offset(self.place.clock_offset());
-            let stored: Vec<Fingerprint> = {
-                let mut unannounced = self.unannounced.lock();
-                let count = unannounced.len().min(MAX_KEYS);
-                self.under_way.store((count + self.purges.outgoing().min(MAX_PURGES)) as u64, Ordering::Release);
-                unannounced.drain(..count).collect()
-            };
+            self.under_way.store(self.purges.outgoing().min(MAX_PURGES) as u64, Ordering::Release);
             let batch = self.purges.take_outgoing(MAX_PURGES);
-            if stored.is_empty() && batch.purges.is_empty() {
+            if batch.purges.is_empty() {
                 self.under_way.store(0, Ordering::Release);
                 return Ok(());
             }
-            self.under_way.store((stored.len() + batch.purges.len()) as u64, Ordering::Release);
+            self.under_way.store(batch.purges.len() as u64, Ordering::Release);
             let purges = batch.purges.iter().map(|outgoing| (outgoing.purge.clone(), outgoing.time)).collect();
-            let record = Record { node: self.purges.node(), time: batch.time, purges, stored };
+            let record = Record { node: self.purges.node(), time: batch.time, purges };
             let object = [Bytes::from(record.encode())];
-            let name = self.names.record(batch.time, record.node);
+            let name = self.names.purges(PackName { time: batch.time, node: record.node });
             let written = tokio::time::timeout(WRITE_TIMEOUT, self.place.put(&name, &object)).await;
             if let Err(error) = written.unwrap_or_else(|_| Err(StoreError::timed_out())) {
                 *self.last_error.lock() = Some(error.clone());
                 self.purges.give_back(batch);
-                self.unannounced.lock().splice(..0, record.stored);
                 self.under_way.store(0, Ordering::Release);
                 return Err(error);
             }
@@ -101,8 +94,7 @@ impl Journal {
 
     fn delay(&self) -> Duration {
         match self.urgency.load(Ordering::Acquire) {
-            0 | 1 => self.timing.announce,
-            2 => INVALIDATION_DELAY.min(self.timing.announce),
+            0 | 1 => INVALIDATION_DELAY,
             _ => Duration::ZERO,
         }
     }

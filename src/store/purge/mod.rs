@@ -8,6 +8,7 @@
 //! * Positions mean nothing to another process, or to this one after a restart. What goes to the durable tier carries a
 //!   [`VersionVector`] instead: there, a purge covers what does not contain it.
 
+mod fingerprints;
 mod snapshot;
 mod stamps;
 mod table;
@@ -165,6 +166,17 @@ impl Purges {
     pub(super) fn journal_now(&self) -> JournalTime {
         let now = self.clock.now().plus_millis(self.clock_offset.load(Ordering::Relaxed));
         u64::try_from(now.as_millis()).unwrap_or(0) << TICK_BITS
+    }
+
+    /// Returns a time by that clock.
+    pub(super) fn journal_time(&self, time: Timestamp) -> JournalTime {
+        let time = time.plus_millis(self.clock_offset.load(Ordering::Relaxed));
+        u64::try_from(time.as_millis()).unwrap_or(0) << TICK_BITS
+    }
+
+    /// Returns the order of an entry that is made now: later than any time known.
+    pub(super) fn take_order(&self) -> JournalTime {
+        self.table.write().next_time(self.journal_now())
     }
 
     /// Sets by how many milliseconds the clock that the processes share is ahead of this one's.

@@ -14,6 +14,7 @@ pub use self::lifecycle::Lifecycle;
 use self::replay::{Recorder, SmallReader};
 
 use std::cell::Cell;
+use std::future::ready;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -35,7 +36,8 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::names::ObjectNames;
-use super::place::{ObjectReader, ObjectWriter, Operation, Page, Place};
+use super::error::{StoreError, StoreErrorKind};
+use super::place::{GrowingPack, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::{Clock, Metrics, RequestClass};
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -270,6 +272,18 @@ impl Place for S3Bucket {
 
     fn remove_unfinished<'a>(&'a self, root: &'a str, before: Timestamp, is_dry: bool) -> Operation<'a, u64> {
         Box::pin(self.end_uploads(root, before, is_dry))
+    }
+
+    fn read_pack<'a>(&'a self, name: &'a str, first: u64, len: u32) -> Operation<'a, Bytes> {
+        Box::pin(self.read_pack(name, first, len))
+    }
+
+    fn begin_pack<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn GrowingPack>> {
+        Box::pin(ready(Err(StoreError::new(StoreErrorKind::Unacceptable, format!("{name}: a bucket's packs do not grow")))))
+    }
+
+    fn take_over<'a>(&'a self, _: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>> {
+        Box::pin(ready(Ok(None)))
     }
 
     fn clock_offset(&self) -> i64 {

@@ -65,7 +65,8 @@ impl S3Bucket {
         let is_last = !page.is_truncated.unwrap_or(false);
         let listed = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
             let modified = object.last_modified.and_then(|time| SystemTime::try_from(time).ok()).map(Timestamp::from);
-            Some(Listed { name: object.key?, modified: modified.unwrap_or_default() })
+            let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+            Some(Listed { name: object.key?, size, modified: modified.unwrap_or_default() })
         });
         // A service that ignores `start_after` would never come to an end.
         let listed: Vec<Listed> = listed.filter(|listed| listed.name.as_str() > after).collect();
@@ -99,6 +100,20 @@ impl S3Bucket {
             return Err(StoreError::corrupt(format!("{name} ended after {} bytes", whole.len())));
         }
         Ok(whole)
+    }
+
+    /// Reads a range that may end past the object.
+    pub(super) async fn read_pack(&self, name: &str, first: u64, len: u32) -> Result<Bytes, StoreError> {
+        let range = format!("bytes={first}-{}", first.saturating_add(u64::from(len)).saturating_sub(1));
+        let (mut pieces, actual) = self.open(&self.client, name, Some(range)).await?;
+        if actual.is_some_and(|actual| actual > u64::from(len)) {
+            return Err(StoreError::corrupt(format!("{name} gave more than the {len} bytes that were asked for")));
+        }
+        let mut whole = BytesMut::with_capacity(actual.and_then(|len| usize::try_from(len).ok()).unwrap_or(0));
+        while let Some(piece) = pieces.next_piece().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
     }
 
     pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn ObjectReader>, StoreError> {

@@ -1,12 +1,6 @@
-//! The index: which keys the durable tier holds something for, in a few bytes a key. A miss asks it instead of the tier.
+//! Fingerprints of URLs whose purges were evicted: 40 bits of each key's hash, in some five bytes.
 //!
-//! The index keeps a fingerprint of 40 bits of each key's hash. A negative answer is right, except for what another process has
-//! just written and not announced yet; that costs a request to the origin. A positive answer may be wrong: with a million
-//! keys, for one absent key in a million. That costs a request to the tier.
-
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::RwLock;
+//! Of a million other URLs, one is found by mistake. It counts as purged, which costs a request to the origin.
 
 /// The last three bytes of all fingerprints with the same first two, sorted.
 type Leaf = Vec<[u8; 3]>;
@@ -16,11 +10,11 @@ type Branch = Option<Box<[Leaf; 256]>>;
 
 /// The first 40 bits of a key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fingerprint(pub [u8; 5]);
+pub(super) struct Fingerprint(pub [u8; 5]);
 
 impl Fingerprint {
     /// Returns the fingerprint of a hash.
-    pub fn of(hash: u128) -> Self {
+    pub(super) fn of(hash: u128) -> Self {
         let mut first = [0; 5];
         first.copy_from_slice(&hash.to_be_bytes()[..5]);
         Self(first)
@@ -120,119 +114,38 @@ impl FingerprintSet {
     }
 }
 
-/// The keys that the durable tier holds something for.
-#[derive(Debug, Default)]
-pub struct Index {
-    /// Guarded by its lock: read on a miss, written when something was stored or found missing.
-    fingerprints: RwLock<FingerprintSet>,
-    is_loaded: AtomicBool,
-    /// Objects counted by the listing that loads the index.
-    listed: AtomicU64,
-}
-
-impl Index {
-    /// Returns whether there may be something for the key with this hash. Returns `true` until the index is loaded.
-    pub fn may_hold(&self, hash: u128) -> bool {
-        !self.is_loaded() || self.fingerprints.read().contains(hash)
-    }
-
-    /// Adds the key with this hash.
-    pub fn insert(&self, hash: u128) {
-        self.insert_all([Fingerprint::of(hash)]);
-    }
-
-    /// Adds many keys.
-    pub fn insert_all(&self, fingerprints: impl IntoIterator<Item = Fingerprint>) {
-        let mut all = self.fingerprints.write();
-        fingerprints.into_iter().for_each(|fingerprint| all.insert(fingerprint));
-    }
-
-    /// Removes the key with this hash, and with it any other key of the same fingerprint.
-    pub fn remove(&self, hash: u128) {
-        self.fingerprints.write().remove(hash);
-    }
-
-    /// Adds the keys of another index (see [`FingerprintSet::merge`]).
-    pub fn merge(&self, encoded: &[u8]) -> bool {
-        self.fingerprints.write().merge(encoded)
-    }
-
-    /// Encodes the keys for a snapshot (see [`FingerprintSet::encode`]).
-    pub fn encode(&self) -> Vec<u8> {
-        self.fingerprints.read().encode()
-    }
-
-    /// Returns whether the index has all keys, so that its negative answers count.
-    pub fn is_loaded(&self) -> bool {
-        self.is_loaded.load(Ordering::Acquire)
-    }
-
-    /// Marks the index as loaded.
-    pub fn set_loaded(&self) {
-        self.is_loaded.store(true, Ordering::Release);
-    }
-
-    /// Counts objects of the listing that loads the index.
-    pub fn note_listed(&self, objects: u64) {
-        self.listed.fetch_add(objects, Ordering::Relaxed);
-    }
-
-    /// Returns the number of objects listed so far.
-    pub fn listed(&self) -> u64 {
-        self.listed.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of keys.
-    pub fn len(&self) -> u64 {
-        self.fingerprints.read().len()
-    }
-
-    /// Returns the bytes that the index takes in memory.
-    pub fn bytes(&self) -> u64 {
-        self.fingerprints.read().bytes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_negative_answer_needs_a_loaded_index() {
-        let index = Index::default();
+    fn a_set_is_read_back_and_forgets() {
         let hash = |n: u32| u128::from(n) << 88 | 7;
-        assert!(index.may_hold(hash(1)), "not loaded yet");
-        index.insert(hash(2));
-        index.insert(hash(2));
-        index.set_loaded();
-        assert!(!index.may_hold(hash(1)));
-        assert!(index.may_hold(hash(2)));
-        let other = Index::default();
-        assert!(other.merge(&index.encode()));
-        other.insert(hash(3));
-        other.set_loaded();
-        assert!(other.may_hold(hash(2)) && other.may_hold(hash(3)));
+        let mut set = FingerprintSet::default();
+        set.insert(Fingerprint::of(hash(2)));
+        set.insert(Fingerprint::of(hash(2)));
+        let encoded = set.encode();
+        let mut other = FingerprintSet::default();
+        assert!(other.merge(&encoded));
+        other.insert(Fingerprint::of(hash(3)));
+        assert!(other.contains(hash(2)) && other.contains(hash(3)) && !other.contains(hash(1)));
         other.remove(hash(2));
         other.remove(hash(2));
-        assert!(!other.may_hold(hash(2)));
+        assert!(!other.contains(hash(2)));
         assert_eq!(other.len(), 1);
-        let encoded = other.encode();
         for broken in [&b"nonsense"[..], &encoded[..encoded.len() - 1], &[&encoded[..], &[0]].concat()] {
-            assert!(!Index::default().merge(broken));
+            assert!(!FingerprintSet::default().merge(broken));
         }
     }
 
     #[test]
-    fn it_takes_a_few_bytes_a_key_and_few_positive_answers_are_wrong() {
-        let (index, mut random) = (Index::default(), fastrand::Rng::with_seed(7));
+    fn a_fingerprint_takes_a_few_bytes_and_few_are_found_by_mistake() {
+        let (mut set, mut random) = (FingerprintSet::default(), fastrand::Rng::with_seed(7));
         let stored: Vec<u128> = (0..200_000).map(|_| random.u128(..)).collect();
-        for hash in &stored {
-            index.insert(*hash);
-        }
-        index.set_loaded();
-        assert!(stored.iter().all(|hash| index.may_hold(*hash)));
-        let wrong = (0..100_000).filter(|_| index.may_hold(random.u128(..))).count();
+        stored.iter().for_each(|hash| set.insert(Fingerprint::of(*hash)));
+        assert!(stored.iter().all(|hash| set.contains(*hash)));
+        let wrong = (0..100_000).filter(|_| set.contains(random.u128(..))).count();
         assert!(wrong <= 2, "{wrong}");
-        assert!(index.bytes() / 200_000 <= 16, "{}", index.bytes());
+        assert!(set.bytes() / 200_000 <= 16, "{}", set.bytes());
     }
 }

@@ -1,0 +1,94 @@
+//! Turns operations into entries of a pack.
+
+use crate::entry::encoding::{encode_response, encode_separate, encode_tombstone, encode_vary};
+use crate::entry::{StoredHead, VaryRecord, VersionVector};
+use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::timestamp::Timestamp;
+use crate::store::durable::Inner;
+use crate::store::pack::{EntryKind, NewEntry};
+use crate::store::queue::{Op, Put};
+
+impl Inner {
+    /// Returns the entries of an operation, which belong together; `None` if there is nothing to write any more.
+    pub(super) fn entries_of(&self, op: &Op) -> Option<Vec<NewEntry>> {
+        match op {
+            Op::Put { stored, record, order } => {
+                let head = stored.head();
+                if !self.is_wanted(head) {
+                    return None;
+                }
+                let variant = head.variant().zip(record.as_deref());
+                let name = variant.map_or(0, |(variant, record)| record.variant_hash(&variant.selector));
+                let response = self.response(stored, name, *order);
+                let record = variant.map(|(_, record)| self.record(record, head, &response));
+                Some(record.into_iter().chain([response]).collect())
+            }
+            Op::Delete { key, variant, order, .. } => {
+                let name = variant.as_ref().map_or(0, |(name, _)| *name);
+                Some(vec![NewEntry {
+                    kind: EntryKind::Tombstone,
+                    replaces: true,
+                    order: *order,
+                    key: key.clone(),
+                    variant: name,
+                    vector: VersionVector::default(),
+                    tags: Vec::new(),
+                    fresh_until: Timestamp::default(),
+                    of_use_until: Timestamp::default(),
+                    body: None,
+                    object: encode_tombstone(key),
+                }])
+            }
+        }
+    }
+
+    fn response(&self, stored: &Put, variant: u128, order: u64) -> NewEntry {
+        let head = stored.head();
+        let (object, body) = match stored {
+            Put::Whole(whole) => {
+                let is_inline = head.body_object.is_none();
+                let body = (!is_inline).then(|| (head.body_id(), whole.len()));
+                (encode_response(whole, is_inline), body)
+            }
+            Put::Apart(apart) => {
+                (encode_separate(head, apart.len, &apart.checksums), Some((head.body_id(), apart.len)))
+            }
+        };
+        let fresh_until = head.freshness.fresh_until();
+        let retain = i64::try_from(self.config.retain.as_millis()).unwrap_or(i64::MAX);
+        NewEntry {
+            kind: EntryKind::Response,
+            replaces: self.is_taken(&head.key, variant),
+            order,
+            key: head.key.clone(),
+            variant,
+            vector: (*head.version_vector).clone(),
+            tags: head.tags().to_vec(),
+            fresh_until,
+            of_use_until: Timestamp::from_millis(fresh_until.as_millis().saturating_add(retain)),
+            body,
+            object,
+        }
+    }
+
+    fn record(&self, record: &VaryRecord, head: &StoredHead, response: &NewEntry) -> NewEntry {
+        NewEntry {
+            kind: EntryKind::Vary,
+            replaces: self.is_taken(&head.key, 0),
+            order: response.order,
+            key: head.key.clone(),
+            variant: 0,
+            vector: response.vector.clone(),
+            tags: Vec::new(),
+            fresh_until: response.fresh_until,
+            of_use_until: response.of_use_until,
+            body: None,
+            object: encode_vary(record),
+        }
+    }
+
+    /// Returns whether a slot has an entry, which the new one takes the place of.
+    fn is_taken(&self, key: &CacheKey, variant: u128) -> bool {
+        self.index.find(self.index.fingerprint(key, variant)).is_some()
+    }
+}

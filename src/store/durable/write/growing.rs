@@ -1,0 +1,152 @@
+//! Packs of a directory: files that grow by appends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Attempts, Work};
+use crate::base::{DurableOp, Stopwatch};
+use crate::store::durable::Inner;
+use crate::store::error::StoreError;
+use crate::store::index::PackInfo;
+use crate::store::names::PackName;
+use crate::store::pack::PackBuilder;
+use crate::store::place::GrowingPack;
+use crate::store::queue::Op;
+
+/// The longest that a pack grows.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Bytes that are encoded before they are appended.
+const MOST_AT_ONCE: usize = 1 << 20;
+
+/// Appends to the open pack of a directory.
+pub(super) struct GrowingWriter {
+    inner: Arc<Inner>,
+    open: Option<OpenPack>,
+}
+
+/// The pack that grows.
+struct OpenPack {
+    file: Box<dyn GrowingPack>,
+    builder: PackBuilder,
+    info: Arc<PackInfo>,
+    since: Stopwatch,
+}
+
+impl GrowingWriter {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner, open: None }
+    }
+
+    /// Returns for how long the open pack may still grow.
+    pub(super) fn left(&self) -> Duration {
+        self.open.as_ref().map_or(LONGEST, |open| LONGEST.saturating_sub(open.since.elapsed()))
+    }
+
+    /// Carries out work in its order.
+    pub(super) async fn carry_out(&mut self, work: impl Iterator<Item = Work>) {
+        let (mut ops, mut bytes) = (Vec::new(), 0);
+        for work in work {
+            match work {
+                Work::Op(op) => {
+                    let Some(op) = self.inner.write_body_first(op) else { continue };
+                    bytes += op.bytes();
+                    ops.push(op);
+                    if bytes >= MOST_AT_ONCE as u64 {
+                        self.append(std::mem::take(&mut ops)).await;
+                        bytes = 0;
+                    }
+                }
+                Work::Flush(done) => {
+                    self.append(std::mem::take(&mut ops)).await;
+                    let _ = done.send(());
+                }
+                Work::Seal(done) => {
+                    self.append(std::mem::take(&mut ops)).await;
+                    self.seal().await;
+                    let _ = done.send(());
+                }
+            }
+        }
+        self.append(ops).await;
+    }
+
+    /// Appends the entries of operations, however long that takes, and ends the operations.
+    async fn append(&mut self, ops: Vec<Op>) {
+        let mut attempts = Attempts::default();
+        while !ops.is_empty() {
+            self.inner.wait_to_write().await;
+            match self.try_append(&ops).await {
+                Ok(()) => {
+                    self.inner.writes.succeeded();
+                    ops.iter().for_each(|op| self.inner.settle(op));
+                    break;
+                }
+                Err(error) => {
+                    self.inner.report_error(DurableOp::Put, &error);
+                    // Whatever is wrong with it: its entries are sound, and the next attempt has a pack of its own.
+                    self.seal().await;
+                    if let Some(lost) = self.inner.note_failure(&error, &mut attempts) {
+                        ops.iter().for_each(|op| self.inner.lose(op, lost, &error));
+                        break;
+                    }
+                    self.inner.wait_for_next(&attempts).await;
+                }
+            }
+        }
+        if self.open.as_ref().is_some_and(|open| open.builder.len() >= self.inner.config.pack_size) {
+            self.seal().await;
+        }
+    }
+
+    async fn try_append(&mut self, ops: &[Op]) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let groups: Vec<_> = ops.iter().filter_map(|op| inner.entries_of(op)).collect();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(begin(&inner).await?),
+        };
+        let (before, mut bytes, count) = (open.builder.entries().len(), Vec::new(), groups.len());
+        groups.into_iter().for_each(|group| open.builder.push(group, &mut bytes));
+        let len = bytes.len() as u64;
+        let appended = match inner.make_room(len).await {
+            Ok(()) => open.file.append(Bytes::from(bytes)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = appended {
+            open.builder.truncate(before);
+            return Err(error);
+        }
+        open.info.set_size(open.builder.len(), true);
+        inner.index.insert_all(&open.info, &open.builder.entries()[before..]);
+        inner.metrics.entries_written.add(count as u64);
+        Ok(())
+    }
+
+    /// Completes the open pack. One that can't be completed is completed by whoever finds it.
+    pub(super) async fn seal(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        let footer = Bytes::from(open.builder.finish());
+        let size = open.builder.len() + footer.len() as u64;
+        match open.file.seal(footer).await {
+            Ok(()) => {
+                open.info.set_size(size, false);
+                self.inner.metrics.packs_written.add_one();
+            }
+            Err(error) => self.inner.report_error(DurableOp::Put, &error),
+        }
+    }
+}
+
+/// Begins a pack.
+async fn begin(inner: &Arc<Inner>) -> Result<OpenPack, StoreError> {
+    let name = PackName { time: inner.purges.take_order(), node: inner.purges.node() };
+    let file = inner.place.begin_pack(&inner.names.pack(name)).await?;
+    let info = inner.index.add_pack(name, true);
+    Ok(OpenPack { file, builder: PackBuilder::default(), info, since: Stopwatch::start() })
+}

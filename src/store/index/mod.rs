@@ -1,0 +1,247 @@
+//! The index: where in which pack the durable tier holds what, in about 23 bytes an entry.
+//!
+//! * A **slot** is a key, or a variant of it. The index has at most one place for each: that of the entry with the
+//!   greatest order; of two copies, that in the greater pack.
+//! * A slot is found by a fingerprint of 64 bits, a keyed hash of its full key. The hash's secret is in the snapshots of
+//!   the journal, so no client can search for two URLs with one fingerprint. The full key is compared when the entry is
+//!   read.
+//! * A tombstone has a place too: an older entry, found later, does not come back.
+//! * What the index does not know is a miss. It costs a request to the origin, and nothing else.
+
+mod packs;
+mod places;
+mod snapshot;
+
+pub(super) use self::packs::PackInfo;
+use self::packs::Packs;
+use self::places::{Packed, PlaceTable};
+pub(super) use self::places::{Fingerprint, Place};
+
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::RwLock;
+use siphasher::sip::SipHasher13;
+
+use super::names::PackName;
+use super::pack::{EntryKind, FooterEntry};
+use crate::rfc9111::key::CacheKey;
+
+/// Number of locks that places are spread over, by the first byte of the fingerprint.
+const SHARDS: usize = 256;
+
+/// A place that was found, and the pack that it is in.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// The pack.
+    pub pack: Arc<PackInfo>,
+    /// The place.
+    pub place: Place,
+}
+
+/// The secret of the fingerprints.
+pub(super) type Seed = (u64, u64);
+
+/// The places of the durable tier's entries.
+#[derive(Debug)]
+pub struct Index {
+    seed: OnceLock<Seed>,
+    /// Guarded by its lock: the packs. Taken before the lock of a shard.
+    packs: RwLock<Packs>,
+    /// Each guarded by its lock: the places whose fingerprints begin with one byte.
+    shards: Box<[RwLock<PlaceTable>]>,
+    /// Places whose packs are gone, as far as they were not removed.
+    stale: AtomicU64,
+    is_loaded: AtomicBool,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            seed: OnceLock::new(),
+            packs: RwLock::default(),
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            stale: AtomicU64::new(0),
+            is_loaded: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Index {
+    /// Returns the secret of the fingerprints; makes one up if there is none yet.
+    pub(super) fn seed(&self) -> Seed {
+        *self.seed.get_or_init(|| {
+            let random = ahash::RandomState::new();
+            (random.hash_one(0_u8), random.hash_one(1_u8))
+        })
+    }
+
+    /// Takes over the secret of a snapshot. Returns `false` if the index has another: the snapshot's places are of no use
+    /// then.
+    pub(super) fn adopt_seed(&self, seed: Seed) -> bool {
+        *self.seed.get_or_init(|| seed) == seed
+    }
+
+    /// Returns the fingerprint of a slot; `variant` is 0 for the key itself.
+    pub(super) fn fingerprint(&self, key: &CacheKey, variant: u128) -> Fingerprint {
+        let (first, second) = self.seed();
+        let mut hasher = SipHasher13::new_with_keys(first, second);
+        hasher.write(&variant.to_le_bytes());
+        hasher.write(key.as_bytes());
+        Fingerprint(hasher.finish())
+    }
+
+    fn shard(&self, fingerprint: Fingerprint) -> &RwLock<PlaceTable> {
+        &self.shards[usize::from(fingerprint.first())]
+    }
+
+    /// Returns the place of a slot's entry. A slot that was deleted has none.
+    pub(super) fn find(&self, fingerprint: Fingerprint) -> Option<Found> {
+        let place = self.shard(fingerprint).read().get(fingerprint).filter(|place| !place.is_tombstone)?;
+        let pack = self.packs.read().of(place.pack)?;
+        Some(Found { pack, place })
+    }
+
+    /// Returns whether the tier may have something for the key. Returns `true` until the index is loaded.
+    pub(crate) fn may_hold(&self, key: &CacheKey) -> bool {
+        !self.is_loaded() || self.find(self.fingerprint(key, 0)).is_some()
+    }
+
+    /// Notes that the entry at a place was used, for whoever makes room.
+    pub(super) fn note_use(&self, fingerprint: Fingerprint, place: Place) {
+        if !place.is_used {
+            self.shard(fingerprint).write().note_use(fingerprint, place);
+        }
+    }
+
+    /// Adds a pack, or returns the one of this name that is known already.
+    pub(super) fn add_pack(&self, name: PackName, is_open: bool) -> Arc<PackInfo> {
+        self.packs.write().add(name, is_open)
+    }
+
+    /// Returns the pack of this name.
+    pub(super) fn pack(&self, name: PackName) -> Option<Arc<PackInfo>> {
+        self.packs.read().named(name)
+    }
+
+    /// Returns all packs, in the order of their names.
+    pub(super) fn all_packs(&self) -> Vec<Arc<PackInfo>> {
+        self.packs.read().all()
+    }
+
+    /// Adds the entries of a pack. Returns how many of them count: no other entry of their slot has a greater order, and
+    /// none of an equal order is in a greater pack.
+    pub(super) fn insert_all<'a>(&self, pack: &PackInfo, entries: impl IntoIterator<Item = &'a FooterEntry>) -> u64 {
+        let packs = self.packs.read();
+        if packs.of(pack.id).is_none() {
+            return 0;
+        }
+        let mut count = 0;
+        for entry in entries {
+            pack.note(entry);
+            let fingerprint = self.fingerprint(&entry.key, entry.variant);
+            count += u64::from(self.insert(&packs, pack, fingerprint, Place::of(pack.id, entry)));
+        }
+        count
+    }
+
+    /// Adds places of a pack that a snapshot has.
+    pub(super) fn restore(&self, pack: &PackInfo, places: impl IntoIterator<Item = (Fingerprint, Place)>) {
+        let packs = self.packs.read();
+        for (fingerprint, place) in places {
+            self.insert(&packs, pack, fingerprint, Place { pack: pack.id, ..place });
+        }
+    }
+
+    fn insert(&self, packs: &Packs, pack: &PackInfo, fingerprint: Fingerprint, place: Place) -> bool {
+        let mut shard = self.shard(fingerprint).write();
+        if let Some(old) = shard.get(fingerprint) {
+            match packs.of(old.pack) {
+                Some(other) if outranks((&other, old), (pack, place)) => return false,
+                Some(other) => other.lose(old),
+                None => _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |stale| stale.checked_sub(1)),
+            }
+        }
+        shard.set(fingerprint, place);
+        pack.gain(place);
+        true
+    }
+
+    /// Removes a place, unless the slot has another by now.
+    pub(super) fn remove(&self, fingerprint: Fingerprint, place: Place) {
+        let is_removed = self.shard(fingerprint).write().remove(fingerprint, place);
+        if is_removed && let Some(pack) = self.packs.read().of(place.pack) {
+            pack.lose(place);
+        }
+    }
+
+    /// Forgets a pack that is gone, and with it all places in it.
+    pub(super) fn remove_pack(&self, name: PackName) {
+        let removed = self.packs.write().remove(name);
+        if let Some(pack) = removed {
+            let stale = self.stale.fetch_add(pack.places(), Ordering::Relaxed) + pack.places();
+            if stale * 16 > self.len() + 1024 {
+                self.remove_stale();
+            }
+        }
+    }
+
+    /// Removes the places whose packs are gone.
+    fn remove_stale(&self) {
+        self.stale.store(0, Ordering::Relaxed);
+        for shard in &self.shards {
+            let packs = self.packs.read();
+            shard.write().retain(|place| packs.of(place.pack).is_some());
+        }
+    }
+
+    /// Calls `each` with the places of each leaf, and the first two bytes of their fingerprints.
+    fn each_leaf(&self, mut each: impl FnMut(u8, u8, &[Packed])) {
+        for (first, shard) in (0..=u8::MAX).zip(&self.shards) {
+            shard.read().leaves().for_each(|(second, leaf)| each(first, second, leaf));
+        }
+    }
+
+    /// Returns whether the index knows all that was stored when this process began to load it.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Acquire)
+    }
+
+    /// Marks the index as loaded.
+    pub(super) fn set_loaded(&self) {
+        self.is_loaded.store(true, Ordering::Release);
+    }
+
+    /// Returns the number of places.
+    pub(crate) fn len(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    /// Returns the bytes that the index takes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        let places: u64 = self.shards.iter().map(|shard| shard.read().bytes()).sum();
+        places + self.packs.read().bytes()
+    }
+}
+
+/// Returns whether the first of two entries of one slot counts, rather than the second.
+fn outranks((pack, place): (&PackInfo, Place), (other_pack, other): (&PackInfo, Place)) -> bool {
+    (place.order, pack.name, place.offset) >= (other.order, other_pack.name, other.offset)
+}
+
+impl Place {
+    /// Returns the place of an entry.
+    pub(super) fn of(pack: u32, entry: &FooterEntry) -> Self {
+        Self::new(pack, entry.offset, entry.group_len, entry.order, entry.kind)
+    }
+}
+
+impl EntryKind {
+    fn is_tombstone(self) -> bool {
+        matches!(self, Self::Tombstone)
+    }
+}
+
+#[cfg(test)]
+mod tests;
