@@ -132,8 +132,5 @@ mod tests {
         assert_eq!(ten_lookups(&bucket(), Faults { fail: 1000, ..Faults::default() }).await, (3, true), "an outage");
         assert_eq!(ten_lookups(&bucket(), Faults { refuse: true, ..Faults::default() }).await, (1, false), "a refusal");
         assert_eq!(ten_lookups(&bucket(), Faults::default()).await, (10, false), "nothing is there");
-        let corrupt = bucket();
-        corrupt.plant(&ObjectNames::new("", "").primary(&key()), Bytes::from_static(b"nonsense"));
-        assert_eq!(ten_lookups(&corrupt, Faults::default()).await, (10, false), "the index is not loaded");
     }
 }

@@ -228,7 +228,7 @@ impl Journal {
 }
 
 /// Returns the time and the writer in the name of a record.
-fn written(name: &str) -> Option<PackName> {
+pub(super) fn written(name: &str) -> Option<PackName> {
     match ObjectNames::parse_journal(name)? {
         JournalObject::Purges(name) => Some(name),
         JournalObject::Pack(_) | JournalObject::OpenPack(_) => None,

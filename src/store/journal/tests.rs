@@ -16,7 +16,8 @@ use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::names::ObjectNames;
+use crate::store::names::{JournalObject, ObjectNames, PackName};
+use crate::store::pack::Entry;
 use crate::store::purge::{Purge, PurgeTarget};
 use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
 use crate::store::{
@@ -44,7 +45,7 @@ impl Node {
             min_lifetime: Duration::ZERO,
             writers: 2,
             breaker_failures: 0,
-            announce_interval: Duration::from_secs(1),
+            pack_interval: Some(Duration::from_secs(1)),
             ..durable::Config::default()
         };
         let durable = Durable::over(
@@ -109,10 +110,6 @@ impl Node {
         let read = if self.journal().is_loaded() { self.journal().read().await } else { self.journal().load().await };
         if read.is_ok() {
             self.read_at = step;
-            if !self.durable().index().is_loaded() {
-                // In service that follows behind.
-                let _ = self.journal().list_objects().await;
-            }
         }
         read.is_ok()
     }
@@ -489,7 +486,7 @@ impl World {
                 let is_of = |made: &usize| self.made[*made].is_of(&self.pages[page]);
                 let unknown =
                     (0..self.made.len()).filter(is_of).any(|made| !known.contains(&made) || self.made[made].is_late);
-                let may_hold = self.nodes[node].durable().may_hold(self.pages[page].key.hash());
+                let may_hold = self.nodes[node].durable().may_hold(&self.pages[page].key);
                 let why = if may_hold { "purges" } else { "the index" };
                 // A process that is killed before it announces a key costs a request to the origin.
                 let is_unannounced = !may_hold && self.killed.contains(by);
@@ -503,8 +500,18 @@ impl World {
     }
 
     async fn in_bucket(&self, page: &Page) -> Option<usize> {
-        let name = ObjectNames::new("", "").primary(&page.key);
-        let object = Place::get(&*self.nodes[0].place, &name, u64::MAX).await.ok()?;
+        let (names, index) = (ObjectNames::new("", ""), Index::default());
+        let place = &*self.nodes[0].place;
+        for name in self.bucket.names() {
+            let Some(JournalObject::Pack(pack)) = ObjectNames::parse_journal(&name) else { continue };
+            let object = Place::get(place, &name, u64::MAX).await.ok()?;
+            let footer = packs::read_footer(place, &name, object.len() as u64).await.expect("a pack of ours");
+            index.insert_all(&index.add_pack(pack, false), &footer.entries);
+        }
+        let found = index.find(index.fingerprint(&page.key, 0))?;
+        let name = names.pack(found.pack.name);
+        let mut bytes = Place::read_pack(place, &name, found.place.offset, found.place.len).await.ok()?;
+        let object = Entry::take(&mut bytes).expect("an entry of ours").object;
         let policy = crate::rfc9111::freshness::LifetimePolicy::default();
         match crate::entry::encoding::decode(&object, &page.key, &policy).expect("an object of ours") {
             crate::entry::encoding::Object::Response { body, .. } => match body {
@@ -617,8 +624,8 @@ fn a_process_that_slept_while_the_journal_was_compacted_reads_the_snapshot() {
             assert!(world.nodes[0].tail(0).await);
             world.nodes[0].journal().compact(false).await;
         }
-        let first = world.bucket.names().into_iter().find(|name| name.contains("/j/")).expect("a record");
-        let (time, _) = ObjectNames::parse_timed(&first).expect("a time");
+        let first = world.bucket.names().into_iter().find(|name| name.ends_with(".purges")).expect("a record");
+        let time = read::written(&first).expect("a record").time;
         assert!(
             time > world.nodes[0].store.purges().journal_now() - ((2 * compact::KEPT) << TICK_BITS),
             "the old ones are gone"
@@ -636,7 +643,7 @@ fn an_unreadable_record_covers_what_was_stored_before_it_and_no_more() {
         let before = response(&page, 0, 1, &world.nodes[0], world.nodes[0].now());
         world.pass(Duration::from_secs(10)).await;
         let now = world.nodes[0].store.purges().journal_now();
-        world.bucket.plant(&ObjectNames::new("", "").record(now, 7), Bytes::from_static(b"nonsense"));
+        world.bucket.plant(&ObjectNames::new("", "").purges(PackName { time: now, node: 7 }), Bytes::from_static(b"nonsense"));
         assert!(world.nodes[0].tail(0).await);
         world.pass(Duration::from_secs(10)).await;
         let after = response(&page, 0, 2, &world.nodes[0], world.nodes[0].now());
