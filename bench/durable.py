@@ -148,7 +148,7 @@ class Larder:
             "server.listen": f"127.0.0.1:{self.port}",
             "admin.listen": f"127.0.0.1:{self.admin}",
             "upstream.url": f"http://127.0.0.1:{origin}",
-            "durable.announce_interval": "500ms",
+            "durable.pack_interval": "500ms",
             **more,
         }
         command = with_settings(options.larder, settings)
@@ -249,7 +249,7 @@ def index(options: argparse.Namespace) -> None:
     made = time.monotonic() - began
     heading("", f"{options.keys:,} names (made in {made:.0f} s)")
     # So short that a few stores make the journal long enough for a snapshot.
-    more = {"durable.url": f"file:{directory}", "durable.announce_interval": "1ms", "durable.poll_interval": "100ms"}
+    more = {"durable.url": f"file:{directory}", "durable.pack_interval": "100ms", "durable.poll_interval": "100ms"}
     with Larder(options, origin.port, more) as larder:
         up = time.monotonic() - larder.began
         loaded = larder.wait("larder_index_loaded", 1)

@@ -243,7 +243,7 @@ fn what_is_made_is_for_its_owner_alone_whatever_the_umask() {
             {
                 command.args(["--set", set]);
             }
-            command.args(["--set", "durable.announce_interval=100ms", "--set", "memory.max_object_size=64KiB"]);
+            command.args(["--set", "durable.pack_interval=100ms", "--set", "memory.max_object_size=64KiB"]);
             let larder = Process::spawn(command);
             larder.get("/a", "");
             larder.get("/vary", "X: 1");

@@ -16,7 +16,7 @@ use larder::downstream::Listen;
 use larder::rfc9111::timestamp::Timestamp;
 
 /// Nobody waits longer than that for what processes tell each other.
-pub(crate) const SOON: [&str; 2] = ["durable.announce_interval=20ms", "durable.poll_interval=100ms"];
+pub(crate) const SOON: [&str; 2] = ["durable.pack_interval=20ms", "durable.poll_interval=100ms"];
 
 /// The proxy under test, in this process, with a clock that the test moves.
 pub(crate) struct Larder {
