@@ -100,6 +100,11 @@ impl SimulatedBucket {
         self.content.lock().objects.insert(name.to_owned(), (object, now));
     }
 
+    /// Removes all objects.
+    pub(crate) fn remove_all(&self) {
+        self.content.lock().objects.clear();
+    }
+
     /// Begins a request: carries out late writes that are due, and decides the request's fate.
     fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
         let now = self.clock.now();

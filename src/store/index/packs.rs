@@ -33,6 +33,8 @@ pub(in crate::store) struct PackInfo {
     of_use_until: AtomicI64,
     /// True if it has a tombstone, or an entry that took the place of another: older entries may come back without it.
     holds_down: AtomicBool,
+    /// True once a snapshot has it.
+    is_saved: AtomicBool,
     /// Guarded by its lock: what it says of other packs and of separate bodies.
     refers: Mutex<References>,
 }
@@ -58,6 +60,7 @@ impl PackInfo {
             least_order: AtomicU64::new(u64::MAX),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
+            is_saved: AtomicBool::new(false),
             refers: Mutex::default(),
         }
     }
@@ -78,6 +81,18 @@ impl PackInfo {
         self.least_order.fetch_min(least_order, Ordering::AcqRel);
         self.of_use_until.fetch_max(of_use_until.as_millis(), Ordering::AcqRel);
         self.holds_down.fetch_or(holds_down, Ordering::AcqRel);
+    }
+
+    /// Notes that an entry of this pack counts rather than one of `other`, which its writer may not have known of.
+    pub(super) fn note_precedence(&self, other: &Self) {
+        if self.id != other.id {
+            self.holds_down.store(true, Ordering::Release);
+        }
+    }
+
+    /// Notes that a snapshot has the pack.
+    pub(in crate::store) fn set_saved(&self) {
+        self.is_saved.store(true, Ordering::Release);
     }
 
     /// Sets what the pack leads to.
@@ -184,6 +199,11 @@ impl Packs {
 
     pub(super) fn all(&self) -> Vec<Arc<PackInfo>> {
         self.by_name.values().filter_map(|id| self.of(*id)).collect()
+    }
+
+    pub(super) fn unsaved(&self) -> (usize, usize) {
+        let is_unsaved = |pack: &&Arc<PackInfo>| !pack.is_open() && !pack.is_saved.load(Ordering::Acquire);
+        (self.by_id.values().filter(is_unsaved).count(), self.by_id.len())
     }
 
     pub(super) fn remove(&mut self, name: PackName) -> Option<Arc<PackInfo>> {

@@ -454,6 +454,9 @@ impl World {
         self.step += 1;
         self.pass(Duration::from_secs(10)).await;
         for node in 0..self.nodes.len() {
+            // Nothing is written before earlier purges are known; in service that follows behind.
+            let step = self.step;
+            assert!(self.nodes[node].tail(step).await);
             // A deletion that has failed for long is tried again only after a while.
             let mut left = self.nodes[node].durable().drain(Duration::from_secs(600)).await.left();
             for _ in 0..20 {

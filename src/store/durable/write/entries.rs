@@ -87,8 +87,8 @@ impl Inner {
         }
     }
 
-    /// Returns whether a slot has an entry, which the new one takes the place of.
+    /// Returns whether a slot may have an entry, which the new one takes the place of.
     fn is_taken(&self, key: &CacheKey, variant: u128) -> bool {
-        self.index.find(self.index.fingerprint(key, variant)).is_some()
+        self.index.may_have(self.index.fingerprint(key, variant))
     }
 }
