@@ -11,7 +11,6 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::{Came, Config, Durable, DurableLookup, FoundBody, Opening};
 use crate::store::memory::{self, Memory};
 use crate::store::names::{JournalObject, ObjectNames};
-use crate::store::place::Place;
 use crate::store::purge::{Purge, PurgeTarget, Purges};
 use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
 
