@@ -29,13 +29,13 @@ const DAY: u64 = 24 * 60 * 60_000;
 impl Journal {
     /// Writes a snapshot if the journal is long, or `is_forced`, and deletes what it replaces.
     pub(super) async fn compact(&self, is_forced: bool) {
-        let (from, since, known) = {
+        let (from, since, known, saved) = {
             let tail = self.tail.lock().await;
-            (tail.from, tail.since_snapshot, tail.snapshot)
+            (tail.from, tail.since_snapshot, tail.snapshot, tail.saved)
         };
         let (unsaved, packs) = self.index.unsaved();
         let is_long = since >= LONG || unsaved >= MANY_PACKS.max(packs / 4);
-        let is_old = self.purges.journal_now().saturating_sub(known) > DAY << TICK_BITS;
+        let is_old = self.purges.journal_now().saturating_sub(saved) > DAY << TICK_BITS;
         let is_due = is_forced || is_long || (since + unsaved > 0 && is_old);
         if !is_due || !self.index.is_loaded() {
             return;
@@ -75,6 +75,7 @@ impl Journal {
         {
             let mut tail = self.tail.lock().await;
             tail.snapshot = last.max(from);
+            tail.saved = tail.snapshot;
             tail.since_snapshot = 0;
         }
         if !is_written {
