@@ -190,7 +190,7 @@ impl Proxy {
             return None;
         };
         if stored.len() <= self.fetcher.limits.memory.max_object_size {
-            self.fetcher.store.promote(&stored, found.record);
+            self.fetcher.store.promote_at_hand(&stored, found.record);
         }
         if is_due(background) {
             self.validate_in_background(caller, target, None, request, directives, &stored);
