@@ -210,6 +210,8 @@ impl GrowingPack for PackFile {
         Box::pin(async move {
             let Self { file, len, path, complete, directory, name } = *self;
             on_a_thread(&name, move || {
+                // A failed append may have left something.
+                file.set_len(len)?;
                 file.write_all_at(&footer, len)?;
                 (&*file).flush()?;
                 file.sync_all()?;

@@ -345,8 +345,8 @@ impl World {
             84..86 => {
                 let faults = match self.random.u32(0..3) {
                     0 => Faults::default(),
-                    1 => Faults { fail: 100, lost_answer: 50, late: 100, refuse: false },
-                    _ => Faults { fail: 300, lost_answer: 100, late: 200, refuse: false },
+                    1 => Faults { fail: 100, lost_answer: 50, late: 100, ..Faults::default() },
+                    _ => Faults { fail: 300, lost_answer: 100, late: 200, ..Faults::default() },
                 };
                 self.bucket.set_faults(faults);
             }
