@@ -67,6 +67,11 @@ impl Inner {
         }
     }
 
+    /// Returns whether the tier takes writes, as far as is known: it is not down, and the write breaker is closed.
+    pub(super) fn takes_writes(&self) -> bool {
+        *self.is_up.borrow() && self.writes.is_closed()
+    }
+
     /// Waits until the tier takes writes: while it is down, or the write breaker is open. Waits less at a stop, where there
     /// is time for one more attempt.
     pub(super) async fn wait_to_write(&self) {

@@ -1,3 +1,5 @@
+//! Tests of the index: which of several entries counts, what a snapshot holds, how many bytes it takes.
+
 use super::*;
 use crate::entry::VersionVector;
 use crate::rfc9111::key::KeyParts;

@@ -7,7 +7,7 @@ mod growing;
 mod pieces;
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::ready;
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,6 +36,8 @@ pub(crate) struct Faults {
     pub refuse: bool,
     /// Every write finds no room.
     pub is_full: bool,
+    /// No write is carried out, nor answered.
+    pub hang: bool,
 }
 
 /// One process's access to the place.
@@ -68,6 +70,8 @@ struct BucketContent {
     processes: u64,
     /// In a directory: the process that holds the lock of each growing pack.
     locks: HashMap<String, u64>,
+    /// The names of writes, in their order.
+    puts: Vec<String>,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -103,6 +107,7 @@ impl SimulatedBucket {
             reads: 0,
             processes: 0,
             locks: HashMap::new(),
+            puts: Vec::new(),
         };
         Self { clock, is_local, content: Mutex::new(content) }
     }
@@ -115,6 +120,11 @@ impl SimulatedBucket {
     /// Returns the number of objects that were asked for.
     pub(crate) fn reads(&self) -> u64 {
         self.content.lock().reads
+    }
+
+    /// Returns the names of all writes so far, in their order.
+    pub(crate) fn puts(&self) -> Vec<String> {
+        self.content.lock().puts.clone()
     }
 
     /// Returns the names of all objects.
@@ -239,6 +249,7 @@ impl Simulated {
         if content.faults.is_full {
             return Err(StoreError::new(StoreErrorKind::Full, name));
         }
+        content.puts.push(name.to_owned());
         match fate {
             Fate::Done | Fate::DoneWithError => drop(content.objects.insert(name.to_owned(), (object, now))),
             Fate::Late => {
@@ -311,7 +322,13 @@ impl Place for Simulated {
     }
 
     fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()> {
-        Box::pin(ready(self.put(name, pieces)))
+        let hangs = {
+            let mut content = self.bucket.content.lock();
+            let hangs = content.faults.hang;
+            content.puts.extend(hangs.then(|| name.to_owned()));
+            hangs
+        };
+        if hangs { Box::pin(pending()) } else { Box::pin(ready(self.put(name, pieces))) }
     }
 
     fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {
