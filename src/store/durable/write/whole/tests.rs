@@ -14,7 +14,7 @@ use crate::store::names::{JournalObject, ObjectNames};
 use crate::store::purge::{Purge, PurgeTarget, Purges};
 use crate::store::simulated::{Faults, Simulated, SimulatedBucket};
 
-const HANGS: Faults = Faults { fail: 0, lost_answer: 0, late: 0, refuse: false, hang: true };
+const HANGS: Faults = Faults { fail: 0, lost_answer: 0, late: 0, torn: 0, refuse: false, is_full: false, hang: true };
 
 struct Tier {
     bucket: Arc<SimulatedBucket>,
