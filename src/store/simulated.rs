@@ -26,8 +26,6 @@ pub(crate) struct Faults {
     pub late: u32,
     /// Every read is refused.
     pub refuse: bool,
-    /// No write is carried out, nor answered.
-    pub hang: bool,
 }
 
 /// One process's access to the bucket.
@@ -55,6 +53,8 @@ struct BucketContent {
     reads: u64,
     /// The names of writes, in their order.
     puts: Vec<String>,
+    /// True if no write is carried out, nor answered.
+    hangs: bool,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -80,6 +80,7 @@ impl SimulatedBucket {
             late: Vec::new(),
             reads: 0,
             puts: Vec::new(),
+            hangs: false,
         };
         Self { clock, content: Mutex::new(content) }
     }
@@ -87,6 +88,11 @@ impl SimulatedBucket {
     /// Sets the faults from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.content.lock().faults = faults;
+    }
+
+    /// Says whether writes are neither carried out nor answered from now on.
+    pub(crate) fn set_hanging(&self, hangs: bool) {
+        self.content.lock().hangs = hangs;
     }
 
     /// Returns the number of objects that were asked for.
@@ -256,7 +262,7 @@ impl Place for Simulated {
     fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()> {
         let hangs = {
             let mut content = self.bucket.content.lock();
-            let hangs = content.faults.hang;
+            let hangs = content.hangs;
             content.puts.extend(hangs.then(|| name.to_owned()));
             hangs
         };
