@@ -37,6 +37,8 @@ pub(in crate::store) struct Place {
     pub is_record: bool,
     /// True if the entry was used since it was written.
     pub is_used: bool,
+    /// True if an older entry of the slot may be in another pack, and come back without this one.
+    pub replaces: bool,
 }
 
 /// Bits of an order that a place leaves out. With the other 48, milliseconds last until the year 2109.
@@ -46,7 +48,11 @@ const ORDER_BITS: u32 = 4;
 const TOMBSTONE: u16 = 1 << 15;
 const USED: u16 = 1 << 14;
 const RECORD: u16 = 1 << 13;
-const CLASS: u16 = RECORD - 1;
+const REPLACES: u16 = 1 << 12;
+const CLASS: u16 = REPLACES - 1;
+
+/// The weight of a Vary record, whose group's bytes are its variant's: a pack with a record alone is not dead.
+const RECORD_WEIGHT: u64 = ALIGNMENT as u64;
 
 impl Place {
     /// The place of an entry whose group has `group_len` bytes.
@@ -59,12 +65,17 @@ impl Place {
             is_tombstone: kind.is_tombstone(),
             is_record: kind == EntryKind::Vary,
             is_used: false,
+            replaces: kind.is_tombstone(),
         }
     }
 
-    /// Returns the bytes that count as live for it. Those of a record's group are its variant's.
+    /// Returns the bytes that count as live for it.
     pub(super) fn weight(&self) -> u64 {
-        if self.is_tombstone || self.is_record { 0 } else { u64::from(self.len) }
+        match self {
+            Self { is_tombstone: true, .. } => 0,
+            Self { is_record: true, .. } => RECORD_WEIGHT,
+            Self { len, .. } => u64::from(*len),
+        }
     }
 
     /// Returns whether two places are of the same entry.
@@ -127,7 +138,10 @@ fn pack(value: [u8; 6], place: Place) -> Packed {
     packed[9..12].copy_from_slice(&units.to_be_bytes()[1..]);
     packed[12..18].copy_from_slice(&place.order.to_be_bytes()[2..]);
     let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
-    let flags = flag(place.is_tombstone, TOMBSTONE) | flag(place.is_used, USED) | flag(place.is_record, RECORD);
+    let flags = flag(place.is_tombstone, TOMBSTONE)
+        | flag(place.is_used, USED)
+        | flag(place.is_record, RECORD)
+        | flag(place.replaces, REPLACES);
     packed[18..].copy_from_slice(&(class_of(place.len) | flags).to_be_bytes());
     Packed(packed)
 }
@@ -143,6 +157,7 @@ fn unpack(packed: &Packed) -> Place {
         is_tombstone: flags & TOMBSTONE != 0,
         is_record: flags & RECORD != 0,
         is_used: flags & USED != 0,
+        replaces: flags & REPLACES != 0,
     }
 }
 
@@ -192,8 +207,8 @@ impl PlaceTable {
 
     /// Notes a use of what is at a place, if that is still the slot's.
     pub(super) fn note_use(&mut self, fingerprint: Fingerprint, place: Place) {
-        if self.get(fingerprint).is_some_and(|current| current.is_same(&place)) {
-            self.set(fingerprint, Place { is_used: true, ..place });
+        if let Some(current) = self.get(fingerprint).filter(|current| current.is_same(&place)) {
+            self.set(fingerprint, Place { is_used: true, ..current });
         }
     }
 
@@ -261,6 +276,7 @@ mod tests {
             is_tombstone: true,
             is_record: true,
             is_used: true,
+            replaces: true,
         };
         let mut table = PlaceTable::default();
         let fingerprint = Fingerprint(0x0102_0304_0506_0708);

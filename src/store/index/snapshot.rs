@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! secret of the fingerprints: u64, u64
-//! packs (u32 count, each: time u64, node u64, length u64, least order u64, of use until i64 ms, holds down u8,
+//! packs (u32 count, each: time u64, node u64, length u64, that of the entries u64, least order u64, of use until i64 ms, holds down u8,
 //!        packs that it replaces (u16 count, each: time u64, node u64),
 //!        separate bodies (u32 count, each: id u128, length u64))
 //! places, to the end: the first two bytes of their fingerprints, u32 count, each in twenty bytes (places.rs), with the
@@ -69,15 +69,17 @@ impl Index {
                 let packed = Packed(decoder.array()?);
                 let (fingerprint, place) = packed.read(first, second);
                 let pack = usize::try_from(place.pack).ok().and_then(|number| packs.get(number));
-                self.restore(pack.ok_or(DecodeError::Malformed)?, [(fingerprint, place)]);
+                self.restore(&pack.ok_or(DecodeError::Malformed)?.0, [(fingerprint, place)]);
             }
         }
+        // Complete only now, with all places: a pack without any is deleted.
+        packs.iter().for_each(|(pack, size)| pack.set_size(*size, false));
         Ok(true)
     }
 
-    fn decode_pack(&self, decoder: &mut Decoder<'_>) -> Result<Arc<PackInfo>, DecodeError> {
+    fn decode_pack(&self, decoder: &mut Decoder<'_>) -> Result<(Arc<PackInfo>, u64), DecodeError> {
         let name = PackName { time: decoder.u64()?, node: decoder.u64()? };
-        let (size, least_order) = (decoder.u64()?, decoder.u64()?);
+        let (size, filled, least_order) = (decoder.u64()?, decoder.u64()?, decoder.u64()?);
         let of_use_until = Timestamp::from_millis(decoder.i64()?);
         let holds_down = decoder.u8()? != 0;
         let mut refers = References::default();
@@ -87,11 +89,12 @@ impl Index {
         for _ in 0..decoder.u32()? {
             refers.bodies.push((decoder.u128()?, decoder.u64()?));
         }
-        let pack = self.add_pack(name, false);
-        pack.set_size(size, false);
+        let pack = self.add_pack(name);
+        pack.note_filled(filled);
         pack.note_bounds(least_order, of_use_until, holds_down);
-        pack.set_references(refers);
-        Ok(pack)
+        pack.set_replaces(refers.packs);
+        pack.note_bodies(&refers.bodies);
+        Ok((pack, size))
     }
 }
 
@@ -99,6 +102,7 @@ fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
     out.put_u64_le(pack.name.time);
     out.put_u64_le(pack.name.node);
     out.put_u64_le(pack.size());
+    out.put_u64_le(pack.filled());
     out.put_u64_le(pack.least_order());
     out.put_i64_le(pack.of_use_until().as_millis());
     out.put_u8(u8::from(pack.holds_down()));

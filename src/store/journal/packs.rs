@@ -50,6 +50,13 @@ impl Journal {
         Ok(count)
     }
 
+    /// Reads the packs of a listing that were missed.
+    pub(in crate::store) async fn read_missed(&self, listed: &[Listed]) -> Result<(), StoreError> {
+        let mut tail = self.tail.lock().await;
+        tail.since_snapshot += self.read_packs(listed).await?;
+        Ok(())
+    }
+
     /// Returns whether a complete pack was not read since it is complete. This process knows its own.
     fn is_unread(&self, name: PackName) -> bool {
         self.index.pack(name).is_none_or(|pack| pack.is_open() && name.node != self.purges.node())
@@ -72,16 +79,16 @@ impl Journal {
             }
             Err(error) => return Err(error),
         };
-        let pack = self.index.add_pack(name, false);
-        pack.set_size(size, false);
+        let pack = self.index.add_pack(name);
         pack.set_replaces(footer.replaces.clone());
         self.index.insert_all(&pack, &footer.entries);
+        pack.set_size(size, false);
         Ok(())
     }
 
     /// Reads what another process appended to a pack since the last look. An incomplete entry is not there yet.
     async fn read_growing(&self, name: PackName, size: u64) -> Result<(), StoreError> {
-        let pack: Arc<PackInfo> = self.index.add_pack(name, true);
+        let pack: Arc<PackInfo> = self.index.add_pack(name);
         let from = pack.size();
         if size <= from {
             return Ok(());

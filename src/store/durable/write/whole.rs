@@ -62,7 +62,7 @@ impl WholeWriter {
                 }
                 self.bytes += op.bytes();
                 self.gathered.push(op);
-                if self.bytes >= self.inner.config.pack_size {
+                if self.bytes >= self.inner.pack_size() {
                     self.seal();
                 }
             }
@@ -109,6 +109,14 @@ async fn write_pack(inner: Arc<Inner>, ops: Vec<Op>) {
         if builder.entries().is_empty() {
             break;
         }
+        if let Err(error) = inner.make_room(pack.len() as u64).await {
+            if let Some(lost) = inner.note_failure(&error, &mut attempts) {
+                ops.iter().for_each(|op| inner.lose(op, lost, &error));
+                return;
+            }
+            inner.wait_for_next(&attempts).await;
+            continue;
+        }
         let (named, pack) = (Stopwatch::start(), [pack]);
         let deadline = TO_WRITE + Duration::from_secs(pack[0].len() as u64 / LEAST_RATE);
         while named.elapsed() < ONE_NAME {
@@ -119,9 +127,9 @@ async fn write_pack(inner: Arc<Inner>, ops: Vec<Op>) {
             inner.report(DurableOp::Put, &written);
             let Err(error) = written else {
                 inner.writes.succeeded();
-                let info = inner.index.add_pack(name, false);
-                info.set_size(pack[0].len() as u64, false);
+                let info = inner.index.add_pack(name);
                 inner.index.insert_all(&info, builder.entries());
+                info.set_size(pack[0].len() as u64, false);
                 inner.metrics.entries_written.add(ops.len() as u64);
                 inner.metrics.packs_written.add_one();
                 break 'names;
