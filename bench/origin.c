@@ -5,6 +5,7 @@
  *
  *   /0, /1k, /10k, /100k, /1m   as many bytes that may be kept for an hour, with an ETag
  *   /page/...    1 KiB of the same kind
+ *   /4k/...      4 KiB of the same kind
  *   /pass        1 KiB that must not be stored
  *   /count       how many requests for the others there have been
  *
@@ -57,7 +58,7 @@ struct connection {
     char buffer[16384];
 };
 
-static struct page pages[6];
+static struct page pages[7];
 static struct response not_found;
 static unsigned long answered;
 static time_t date_now;
@@ -106,6 +107,10 @@ static void make_pages(void)
     pages[5].whole = make_response("200 OK", UNSHARED, 1024);
     pages[5].last = make_response("200 OK", UNSHARED LAST, 1024);
     pages[5].not_modified = pages[5].whole;
+    pages[6].target = "/4k";
+    pages[6].whole = make_response("200 OK", SHARED, 4096);
+    pages[6].last = make_response("200 OK", SHARED LAST, 4096);
+    pages[6].not_modified = pages[6].whole;
     not_found = make_response("404 Not Found", UNSHARED, 0);
 }
 
@@ -152,6 +157,8 @@ static struct response choose(const char *head, size_t length, int is_last)
     answered++;
     if (target_length > strlen("/page/") && memcmp(target, "/page/", strlen("/page/")) == 0)
         return is_last ? pages[0].last : pages[0].whole;
+    if (target_length > strlen("/4k/") && memcmp(target, "/4k/", strlen("/4k/")) == 0)
+        return is_last ? pages[6].last : pages[6].whole;
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         if (strlen(pages[i].target) != target_length || memcmp(target, pages[i].target, target_length) != 0)
             continue;

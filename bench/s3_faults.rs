@@ -95,7 +95,8 @@ impl Fault {
             }
             Self::Corrupt if is_spoilt => {
                 let mut changed = bytes.to_vec();
-                let at = changed.len() - 2;
+                // A range of a pack may end with bytes of the next entry.
+                let at = changed.len() / 2;
                 changed[at] ^= 1;
                 bytes = changed.into();
             }

@@ -64,7 +64,7 @@ async fn main() {
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let answered = Service::call(&service, request);
             let Mood { fault, delay } = *mood.lock().expect("nobody panics");
-            let is_object = method == "GET" && (path.contains("/o/") || path.contains("/b/"));
+            let is_object = method == "GET" && (path.contains(".pack") || path.contains("/b/"));
             async move {
                 tokio::time::sleep(delay).await;
                 let answer = fault.spoil(is_object, answered.await?).await;

@@ -68,7 +68,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
-    let control = control_runtime(config.durable.writers).map_err(StartError::Runtime)?;
+    let control = control_runtime().map_err(StartError::Runtime)?;
     let metrics = Metrics::new(threads);
     let store = open_store(&config, &control, &metrics, threads, &clock)?;
     // Bound last: nobody connects to a Larder that may not come up.
@@ -101,18 +101,21 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     Ok(Running { addresses, admin_address, proxy, stop, workers, control, unix_sockets })
 }
 
-/// Makes the runtime of everything but the workers: the durable tier with `writers`, the admin listener, signals.
-fn control_runtime(writers: usize) -> io::Result<Runtime> {
+/// Makes the runtime of everything but the workers: the durable tier, the admin listener, signals.
+fn control_runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("larder-control")
-        // Each write keeps a thread busy. Without a bound tokio begins another thread whenever all are busy.
-        .max_blocking_threads(writers + SPARE_THREADS)
+        // Without a bound tokio begins another thread whenever all are busy.
+        .max_blocking_threads(DISK_THREADS)
         // A thread that ends gives back what its allocator kept.
         .thread_keep_alive(Duration::from_secs(2))
         .enable_all()
         .build()
 }
+
+/// The threads that wait for the disk of a directory.
+const DISK_THREADS: usize = 8;
 
 /// Opens both tiers, and checks that the durable one can be used.
 fn open_store(
@@ -188,11 +191,16 @@ fn start_admin(control: &Runtime, admin: Admin, sockets: Sockets) {
 /// for more than a few milliseconds, and large enough that writes go out in bunches, which costs the kernel less.
 const TURNS: u32 = 128;
 
-/// The blocking threads besides those that write: for the journal, listings and names.
-const SPARE_THREADS: usize = 32;
+/// The threads of a worker that wait for what blocks: temporary files, and the names of origins.
+const SPARE_THREADS: usize = 8;
 
 fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
-    let runtime = Builder::new_current_thread().enable_all().event_interval(TURNS).build()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(TURNS)
+        .max_blocking_threads(SPARE_THREADS)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()?;
     std::thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
         s3::use_reader(index);
         if let Err(why) = runtime.block_on(worker.run(sockets)) {

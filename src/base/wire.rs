@@ -77,6 +77,12 @@ pub fn unframe(object: &[u8]) -> Result<Framed<'_>, DecodeError> {
     Ok(Framed { kind, head, rest: preamble.0 })
 }
 
+/// Returns the kind of the object that `bytes` begin with, if they begin as an object does. Verifies nothing else.
+pub fn kind_of(bytes: &[u8]) -> Option<u8> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    (*rest.first()? == VERSION).then_some(*rest.get(1)?)
+}
+
 /// Writes the preamble for a head, and the head.
 pub fn frame(kind: u8, head: &[u8]) -> Vec<u8> {
     let mut object = Vec::with_capacity(PREAMBLE + head.len());

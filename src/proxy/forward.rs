@@ -253,7 +253,7 @@ impl Proxy {
             .iter()
             .map(|group| groups::tag(&self.keys.prefix, changed.scheme, &changed.authority, group))
             .collect();
-        let written = self.fetcher.store.invalidate_tags(tags);
+        let tags_written = self.fetcher.store.invalidate_tags(tags);
         for named in invalidation::named_targets(response, changed.scheme, &changed.authority, &changed.path) {
             let key = self.keys.key(changed.scheme, &changed.authority, &named.path, named.query.as_deref());
             if key != changed.key {
@@ -264,6 +264,10 @@ impl Proxy {
         self.fetcher.flights.detach(changed.key.hash());
         self.forget_searched(&changed.key);
         self.metrics.invalidations.add_one();
+        let written = async move {
+            tags_written.await;
+            self.fetcher.store.deletions_written().await;
+        };
         (own, written)
     }
 

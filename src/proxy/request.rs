@@ -31,13 +31,13 @@ use crate::fetch::{
     Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
 };
 use crate::respond::{ClientRequest, Refusal, hit};
-use crate::rfc9111::cache_status::Fwd;
+use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
-use crate::store::Lookup;
+use crate::store::{FoundBody, Lookup};
 use crate::upstream::forwarding::{Original, Peer};
 use crate::upstream::{ClientBody, forwarding};
 
@@ -102,13 +102,16 @@ impl Proxy {
         if present.has(Present::DIRECTIVES) {
             directives = target.rule.directives(request.headers());
         }
+        if let Some(step) = self.answer_at_hand(caller, &target, &request, inquiry, &directives, key.as_deref(), &found) {
+            return step;
+        }
         let (fwd, stored) = match found {
             Lookup::Found(stored) => match self.decide(&target, inquiry, &mut directives, &stored, now) {
                 OnStored::Answer(_, background) => {
                     if is_due(background) {
                         self.validate_in_background(caller, &target, key, &request, directives, &stored);
                     }
-                    return self.hit(ClientRequest::noted(&request, present), stored, now, &target);
+                    return self.hit(ClientRequest::noted(&request, present), stored, Tier::Memory, now, &target);
                 }
                 OnStored::NotCached => return self.labelled(Refusal::OnlyIfCached.answer(), Some(&target)),
                 OnStored::Fetch(fwd) => (fwd, Some(stored)),
@@ -156,16 +159,58 @@ impl Proxy {
         with_stored(inquiry, directives, head, stored.len(), rule.rule.early_refresh, failure, now)
     }
 
+    /// Answers from the durable tier what memory does not have, if that is possible without waiting. What else the tier has is
+    /// for a fetch.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "the request as far as it was looked at")]
+    fn answer_at_hand<'a>(
+        self: &'a Arc<Self>,
+        caller: &'a dyn Client,
+        target: &RequestTarget<'a>,
+        request: &Request<ClientBody>,
+        inquiry: Inquiry<'_>,
+        directives: &CacheControl,
+        key: Option<&CacheKey>,
+        found: &Lookup,
+    ) -> Option<Step<'a>> {
+        let known = match found {
+            Lookup::Found(_) => return None,
+            Lookup::OtherVariants(record) => Some(&**record),
+            Lookup::Nothing => None,
+        };
+        if key.is_some() {
+            return None;
+        }
+        let mut directives = directives.clone();
+        let now = self.fetcher.clock.now();
+        let found = self.fetcher.store.look_at_hand(&target.key, request.headers(), &target.rule.policy, known)?;
+        let FoundBody::Whole(body) = found.body else { return None };
+        let stored = Arc::new(StoredResponse::new(found.head, body));
+        let OnStored::Answer(_, background) = self.decide(target, inquiry, &mut directives, &stored, now) else {
+            return None;
+        };
+        if stored.len() <= self.fetcher.limits.memory.max_object_size {
+            self.fetcher.store.promote_at_hand(&stored, found.record);
+        }
+        if is_due(background) {
+            self.validate_in_background(caller, target, None, request, directives, &stored);
+        }
+        let asked = ClientRequest::noted(request, inquiry.present);
+        Some(self.hit(asked, stored, Tier::Durable, now, target))
+    }
+
+    #[inline]
     fn hit<'a>(
         &self,
         asked: ClientRequest<'_>,
         stored: Arc<StoredResponse>,
+        tier: Tier,
         now: Timestamp,
         target: &RequestTarget<'_>,
     ) -> Step<'a> {
         match self.fetcher.limits.budget.reading(&stored) {
-            None => Step::answered(hit(asked, stored, now, self.label(target))),
-            Some(reading) => Step::answered(held_by(hit(asked, stored, now, self.label(target)), reading)),
+            None => Step::answered(hit(asked, stored, tier, now, self.label(target))),
+            Some(reading) => Step::answered(held_by(hit(asked, stored, tier, now, self.label(target)), reading)),
         }
     }
 

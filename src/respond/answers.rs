@@ -54,16 +54,19 @@ pub(crate) struct Label<L> {
     pub is_steady: bool,
 }
 
-/// Makes the answer of a hit in memory, fresh or stale, with its label.
+/// Makes the answer of a hit in `tier`, fresh or stale, with its label.
+#[inline]
 pub(crate) fn hit<L: FnOnce(&CacheStatus, &mut HeaderMap)>(
     asked: ClientRequest<'_>,
     stored: Arc<StoredResponse>,
+    tier: Tier,
     now: Timestamp,
     label: Label<L>,
 ) -> Answer {
     let head = &stored.head;
-    let status = CacheStatus::hit(Tier::Memory, head.freshness.remaining(now));
-    if !(asked.is_plain_get() && label.is_steady) {
+    let status = CacheStatus::hit(tier, head.freshness.remaining(now));
+    // What the durable tier had is labelled otherwise at its next use: its fields are not kept.
+    if !(asked.is_plain_get() && label.is_steady && tier == Tier::Memory) {
         let mut response = answer_head(asked, head, Some(stored.len()), now);
         (label.put)(&status, response.headers_mut());
         return (status, response.map(|part| of_stored(part, &stored)));

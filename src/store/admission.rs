@@ -1,4 +1,5 @@
-//! Decides which responses are worth a write to the durable tier: those used often enough, within the month's budget.
+//! Decides which responses are worth a write to the durable tier: those used often enough, within the month's budget. The
+//! less of the budget is left, the longer packs wait, and the more each holds.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
@@ -51,9 +52,21 @@ impl WriteAdmission {
 }
 
 impl WriteAdmission {
-    /// Decides whether a pack may be written now.
-    pub(super) fn admits_pack(&self) -> bool {
-        self.budget.as_ref().is_none_or(|budget| budget.take(1))
+    /// Returns for how long a pack gathers responses that may do so for `interval`.
+    pub(super) fn stretched(&self, interval: Duration) -> Duration {
+        self.budget.as_ref().map_or(interval, |budget| budget.stretched(interval))
+    }
+
+    /// Returns the time until the budget allows a pack.
+    pub(super) fn until_write(&self) -> Duration {
+        self.budget.as_ref().map_or(Duration::ZERO, WriteBudget::until_write)
+    }
+
+    /// Counts a pack that is written now, whether the budget allows it or not.
+    pub(super) fn spend(&self) {
+        if let Some(budget) = &self.budget {
+            budget.spend();
+        }
     }
 }
 
@@ -104,18 +117,18 @@ const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A token bucket, one token a request. It fills at the monthly rate, and holds a day's worth.
 #[derive(Debug)]
 struct WriteBudget {
-    a_second: f64,
+    /// Time in which one token comes.
+    apart: Duration,
     most: f64,
-    /// Guarded by its lock: the tokens, and when they were counted.
+    /// Guarded by its lock: the tokens, and when they were counted. Fewer than none after writes that did not wait.
     tokens: Mutex<(f64, Stopwatch)>,
 }
 
 impl WriteBudget {
     #[expect(clippy::cast_precision_loss, reason = "requests a month")]
     fn new(monthly: u64) -> Self {
-        let a_second = monthly as f64 / MONTH.as_secs_f64();
         let most = (monthly as f64 / 30.0).max(1.0);
-        Self { a_second, most, tokens: Mutex::new((most, Stopwatch::start())) }
+        Self { apart: MONTH.div_f64(monthly as f64), most, tokens: Mutex::new((most, Stopwatch::start())) }
     }
 
     fn take(&self, requests: u32) -> bool {
@@ -128,8 +141,31 @@ impl WriteBudget {
         is_enough
     }
 
+    fn spend(&self) {
+        let mut tokens = self.tokens.lock();
+        self.fill(&mut tokens);
+        tokens.0 = (tokens.0 - 1.0).max(-self.most);
+    }
+
+    /// Returns `interval` with a full bucket, the time in which one token comes with an empty one, and in between what lies
+    /// in between.
+    fn stretched(&self, interval: Duration) -> Duration {
+        let missing = 1.0 - (self.count() / self.most).clamp(0.0, 1.0);
+        interval + self.apart.saturating_sub(interval).mul_f64(missing)
+    }
+
+    fn until_write(&self) -> Duration {
+        self.apart.mul_f64((1.0 - self.count()).max(0.0))
+    }
+
+    fn count(&self) -> f64 {
+        let mut tokens = self.tokens.lock();
+        self.fill(&mut tokens);
+        tokens.0
+    }
+
     fn fill(&self, tokens: &mut (f64, Stopwatch)) {
-        let came = tokens.1.elapsed().as_secs_f64() * self.a_second;
+        let came = tokens.1.elapsed().div_duration_f64(self.apart);
         *tokens = ((tokens.0 + came).min(self.most), Stopwatch::start());
     }
 }
@@ -173,5 +209,38 @@ mod tests {
             assert_eq!(admission.admit(1, 1), Verdict::Admitted);
         }
         assert_eq!(admission.admit(1, 2), Verdict::NoBudget);
+    }
+
+    /// Packs of a month in which there is always something to write.
+    #[tokio::test(start_paused = true)]
+    async fn packs_come_ever_more_slowly_until_they_keep_to_the_budget() {
+        let (admission, interval, begun) = (WriteAdmission::new(1, 3000), Duration::from_secs(5), Stopwatch::start());
+        let mut waits = Vec::new();
+        while begun.elapsed() < MONTH {
+            let wait = admission.stretched(interval).max(admission.until_write());
+            tokio::time::advance(wait).await;
+            admission.spend();
+            waits.push(wait);
+        }
+        assert_eq!(waits.first(), Some(&interval), "the bucket is full");
+        assert!(waits.len() <= 3100, "a day's worth besides the month's: {}", waits.len());
+        assert!(waits.len() > 2950, "what may be spent is: {}", waits.len());
+        let apart = Duration::from_secs(30 * 24 * 3600 / 3000);
+        assert!(waits.iter().all(|wait| *wait <= apart + interval), "never longer than the budget says");
+        assert!(waits.windows(2).all(|pair| pair[1] <= pair[0] + apart / 20), "without a leap");
+        assert!(waits.last().is_some_and(|wait| *wait > apart.mul_f64(0.98)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_did_not_wait_is_made_up_for() {
+        let admission = WriteAdmission::new(1, 300);
+        for _ in 0..12 {
+            admission.spend();
+        }
+        let apart = Duration::from_secs(30 * 24 * 3600 / 300);
+        let left = admission.until_write().as_secs_f64();
+        assert!((left - 3.0 * apart.as_secs_f64()).abs() < 1.0, "{left}");
+        assert_eq!(WriteAdmission::new(1, 0).until_write(), Duration::ZERO);
+        assert_eq!(WriteAdmission::new(1, 0).stretched(apart), apart);
     }
 }

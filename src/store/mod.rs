@@ -21,6 +21,7 @@ mod place;
 mod purge;
 mod queue;
 pub mod s3;
+mod second_use;
 #[cfg(test)]
 mod simulated;
 mod throttle;

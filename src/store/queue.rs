@@ -80,6 +80,13 @@ impl Op {
         }
     }
 
+    /// Returns its order.
+    pub(super) fn order(&self) -> JournalTime {
+        match self {
+            Self::Put { order, .. } | Self::Delete { order, .. } => *order,
+        }
+    }
+
     /// Returns whether it writes a response.
     pub(super) fn is_put(&self) -> bool {
         matches!(self, Self::Put { .. })

@@ -2,7 +2,7 @@
 //! with an error, or are carried out late.
 
 use std::collections::BTreeMap;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +26,8 @@ pub(crate) struct Faults {
     pub late: u32,
     /// Every read is refused.
     pub refuse: bool,
+    /// No write is carried out, nor answered.
+    pub hang: bool,
 }
 
 /// One process's access to the bucket.
@@ -51,6 +53,8 @@ struct BucketContent {
     late: Vec<(Timestamp, String, Bytes)>,
     /// Number of objects that were asked for.
     reads: u64,
+    /// The names of writes, in their order.
+    puts: Vec<String>,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -75,6 +79,7 @@ impl SimulatedBucket {
             faults: Faults::default(),
             late: Vec::new(),
             reads: 0,
+            puts: Vec::new(),
         };
         Self { clock, content: Mutex::new(content) }
     }
@@ -89,6 +94,11 @@ impl SimulatedBucket {
         self.content.lock().reads
     }
 
+    /// Returns the names of all writes so far, in their order.
+    pub(crate) fn puts(&self) -> Vec<String> {
+        self.content.lock().puts.clone()
+    }
+
     /// Returns the names of all objects.
     pub(crate) fn names(&self) -> Vec<String> {
         self.content.lock().objects.keys().cloned().collect()
@@ -98,6 +108,11 @@ impl SimulatedBucket {
     pub(crate) fn plant(&self, name: &str, object: Bytes) {
         let now = self.clock.now();
         self.content.lock().objects.insert(name.to_owned(), (object, now));
+    }
+
+    /// Removes all objects.
+    pub(crate) fn remove_all(&self) {
+        self.content.lock().objects.clear();
     }
 
     /// Begins a request: carries out late writes that are due, and decides the request's fate.
@@ -180,6 +195,7 @@ impl Simulated {
         let now = self.bucket.clock.now();
         let (mut content, fate) = self.begin();
         let object = Bytes::from(pieces.concat());
+        content.puts.push(name.to_owned());
         match fate {
             Fate::Done | Fate::DoneWithError => drop(content.objects.insert(name.to_owned(), (object, now))),
             Fate::Late => {
@@ -243,7 +259,13 @@ impl Place for Simulated {
     }
 
     fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()> {
-        Box::pin(ready(self.put(name, pieces)))
+        let hangs = {
+            let mut content = self.bucket.content.lock();
+            let hangs = content.faults.hang;
+            content.puts.extend(hangs.then(|| name.to_owned()));
+            hangs
+        };
+        if hangs { Box::pin(pending()) } else { Box::pin(ready(self.put(name, pieces))) }
     }
 
     fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName};
 
 use super::admission::Verdict;
-use super::durable::{Came, Durable, DurableLookup, Opening};
+use super::durable::{Came, Durable, DurableLookup, FoundResponse, Opening};
 use super::error::StoreError;
 use super::journal::Urgency;
 use super::memory::{Displaced, Insertion, Lookup, Memory};
 use super::purge::{Purge, PurgeReceipt, PurgeTarget, Purges};
+use super::second_use::SecondUse;
 use crate::base::{Clock, Saved};
 use crate::entry::{BodyObject, Covered, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::Freshness;
@@ -32,6 +33,8 @@ pub struct Store {
     durable: Option<Durable>,
     purges: Arc<Purges>,
     clock: Clock,
+    /// Uses of what is read at hand.
+    at_hand: SecondUse,
 }
 
 /// A record of a key's variants, and the purge position at the beginning of its look-up.
@@ -55,7 +58,7 @@ pub enum Durability {
 impl Store {
     /// Puts the tiers together.
     pub fn new(memory: Arc<Memory>, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
-        Self { memory, durable, purges, clock }
+        Self { memory, durable, purges, clock, at_hand: SecondUse::default() }
     }
 
     /// Looks for a response in memory.
@@ -153,6 +156,20 @@ impl Store {
             }
             found => found,
         }
+    }
+
+    /// Looks for a response in the durable tier, if that is possible without waiting. `None` says nothing.
+    pub fn look_at_hand(
+        &self,
+        key: &CacheKey,
+        request: &HeaderMap,
+        policy: &StoragePolicy,
+        known: Option<&VaryRecord>,
+    ) -> Option<FoundResponse> {
+        let durable = self.durable.as_ref()?;
+        let found = durable.look_at_hand(key, request, &policy.lifetimes, known)?;
+        let left = found.head.freshness.remaining(self.clock.now()).saturating_add(durable.retain_millis());
+        (left >= 0).then_some(found)
     }
 
     /// Stores a response that was just fetched or freshened: in memory, and in the durable tier if it lasts long enough and
@@ -288,6 +305,15 @@ impl Store {
         self.insert_memory(stored, &|| None);
     }
 
+    /// Puts a response that was read at hand into memory, as [`Store::promote`] does. While memory is full, only on its second
+    /// use within a short while: to read it again costs less than what would have to go for it.
+    pub fn promote_at_hand(&self, stored: &Arc<StoredResponse>, record: Option<VaryRecord>) {
+        let is_second = self.at_hand.note(stored.head.uses_hash());
+        if is_second || self.memory.has_room() {
+            self.promote(stored, record);
+        }
+    }
+
     /// Takes over a record that a look-up in the durable tier found. The look-up began at `position`.
     pub fn adopt(&self, record: VaryRecord, position: u64) {
         let hash = record.key.hash();
@@ -304,7 +330,8 @@ impl Store {
         !self.is_covered(head) && self.memory.displaced(head).is_none_or(|old| self.gives_way(&old, head))
     }
 
-    /// Removes everything stored for `key`. The durable tier deletes it in the background; a directory hides it at once.
+    /// Removes everything stored for `key`. The durable tier deletes it in the background; [`Store::deletions_written`] waits for
+    /// that.
     ///
     /// The durable tier is told first, and finds nothing from then on. A look-up that found something began before the
     /// position of the purge.
@@ -361,9 +388,16 @@ impl Store {
 
     /// Waits until a purge is in the journal, where other processes read it.
     pub async fn recorded(&self, receipt: PurgeReceipt) -> Result<(), StoreError> {
-        match &self.durable {
-            Some(durable) => durable.recorded(receipt.position, PURGE_TIMEOUT).await,
-            None => Ok(()),
+        let Some(durable) = &self.durable else { return Ok(()) };
+        self.deletions_written().await;
+        durable.recorded(receipt.position, PURGE_TIMEOUT).await
+    }
+
+    /// Waits until a directory has the deletions that were asked for before, so that they hold even if the process is killed
+    /// the moment after. With a bucket, or after a bounded time, ends without that.
+    pub async fn deletions_written(&self) {
+        if let Some(durable) = &self.durable {
+            durable.written(LOCAL_TIMEOUT).await;
         }
     }
 

@@ -93,12 +93,13 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "queue_bytes",
             field: &Of { at: |d| &mut d.config.durable.queue_bytes, kind: Size { least: 1 << 10, most: 1 << 40 } },
-            does: "Limits the bytes of the responses that wait to be written.",
+            does: "Limits the bytes of the responses that wait to be written. While a pack is written to a bucket, it \
+                   takes its length besides.",
         },
         Key {
             name: "writers",
             field: &Of { at: |d| &mut d.config.durable.writers, kind: Whole { least: 1, most: 1024 } },
-            does: "Limits the writes under way at once.",
+            does: "Limits the packs and separate bodies that are being written at once.",
         },
         Key {
             name: "drain_timeout",
@@ -133,8 +134,8 @@ pub(super) static SECTION: Section = Section {
                 at: |d| &mut d.config.durable.monthly_writes,
                 kind: Whole { least: 0, most: 1_000_000_000_000 },
             },
-            does: "Limits the packs and separate bodies that are written to this many a month, in bursts of a day's \
-                   worth; packs then wait longer and hold more. 0: no limit.",
+            does: "Limits the packs and separate bodies that are written to a bucket to this many a month, in bursts of \
+                   a day's worth; the less is left, the longer packs wait and the more they hold. 0: no limit.",
         },
         Key {
             name: "price_write",

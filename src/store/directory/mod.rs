@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tracing::warn;
 
 use self::packs::OpenFiles;
@@ -27,12 +28,13 @@ use crate::rfc9111::timestamp::Timestamp;
 pub(crate) struct Directory {
     root: PathBuf,
     files: OpenFiles,
+    threads: Threads,
 }
 
 impl Directory {
-    /// The directory `root`, which [`Place::check`] makes.
+    /// The directory `root`, which [`Place::check`] makes. Waits for the disk on threads of the current runtime.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, files: OpenFiles::default() }
+        Self { root, files: OpenFiles::default(), threads: Threads(Handle::current()) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -42,7 +44,7 @@ impl Directory {
     /// Makes the directory and writes the probe. A full disk is no failure: what it holds can be read.
     async fn check(&self, probe: &str) -> Result<(), StoreError> {
         let root = self.root.clone();
-        let made = on_a_thread("the directory", move || write::make_directory(&root)).await;
+        let made = self.threads.run("the directory", move || write::make_directory(&root)).await;
         let written = match made {
             Ok(()) => self.put(probe, &[Bytes::from_static(PROBE)]).await,
             failed => failed,
@@ -65,7 +67,7 @@ impl Directory {
 
     async fn find_cache(&self, base: &str) -> Result<(), StoreError> {
         let (root, below) = (self.root.clone(), self.path(base));
-        let found = on_a_thread("the directory", move || Ok((root.is_dir(), below.is_dir()))).await;
+        let found = self.threads.run("the directory", move || Ok((root.is_dir(), below.is_dir()))).await;
         let why = match found {
             Ok((true, true)) => return Ok(()),
             Ok((true, false)) => format!("is not one that Larder keeps objects in: it has no directory {base}"),
@@ -142,15 +144,22 @@ impl Place for Directory {
     }
 }
 
-/// Runs `work` on a thread that may wait for the disk. One call for a whole operation: each hand-over to another thread
-/// costs as much as a system call.
-async fn on_a_thread<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| fault(name, error)),
-        Err(_) => Err(StoreError::given_up(name)),
+/// The threads that wait for the disk: those of the runtime that the directory was opened on, which are few.
+#[derive(Clone, Debug)]
+struct Threads(Handle);
+
+impl Threads {
+    /// Runs `work` on one of the threads. One call for a whole operation: each hand-over to another thread costs as much as a
+    /// system call.
+    async fn run<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self.0.spawn_blocking(work).await {
+            Ok(done) => done.map_err(|error| fault(name, error)),
+            Err(_) => Err(StoreError::given_up(name)),
+        }
     }
 }
 

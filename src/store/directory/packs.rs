@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use super::read::read_at;
 use super::write::{FILE_MODE, create};
-use super::{Directory, fault, is_gone, on_a_thread};
+use super::{Directory, Threads, fault, is_gone};
 use crate::store::error::StoreError;
 use crate::store::place::{GrowingPack, Operation};
 
@@ -87,23 +88,13 @@ impl Directory {
 
     pub(super) async fn read_pack(&self, name: &str, first: u64, len: u32) -> Result<Bytes, StoreError> {
         let (known, root, owned) = (self.files.get(name), self.root.clone(), name.to_owned());
-        let (file, bytes) = on_a_thread(name, move || {
+        let (file, bytes) = self.threads.run(name, move || {
             let file = match known {
                 Some(file) => file,
                 None => Arc::new(Self::open_pack(&root, &owned)?),
             };
-            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-            let mut filled = 0;
-            while filled < bytes.len() {
-                match file.read_at(&mut bytes[filled..], first + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            bytes.truncate(filled);
-            Ok((file, Bytes::from(bytes)))
+            let bytes = read_at(&file, first, usize::try_from(len).unwrap_or(0))?;
+            Ok((file, bytes))
         })
         .await?;
         self.files.keep(name, &file);
@@ -129,11 +120,11 @@ impl Directory {
     pub(super) async fn begin_pack(&self, name: &str) -> Result<Box<dyn GrowingPack>, StoreError> {
         let (complete, path) = (self.path(name), self.path(&open_name(name)));
         let directory = path.parent().unwrap_or(&self.root).to_owned();
-        let owned = name.to_owned();
-        let pack = on_a_thread(name, move || {
+        let (owned, threads) = (name.to_owned(), self.threads.clone());
+        let pack = self.threads.run(name, move || {
             let file = create(&directory, &path)?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            Ok(PackFile { file: Arc::new(file), len: 0, path, complete, directory, name: owned })
+            Ok(PackFile { file: Arc::new(file), len: 0, path, complete, directory, name: owned, threads })
         })
         .await?;
         Ok(Box::new(pack))
@@ -142,8 +133,8 @@ impl Directory {
     pub(super) async fn take_over(&self, name: &str) -> Result<Option<Box<dyn GrowingPack>>, StoreError> {
         let (complete, path) = (self.path(name), self.path(&open_name(name)));
         let directory = path.parent().unwrap_or(&self.root).to_owned();
-        let owned = name.to_owned();
-        let taken = on_a_thread(name, move || {
+        let (owned, threads) = (name.to_owned(), self.threads.clone());
+        let taken = self.threads.run(name, move || {
             let opened = File::options().read(true).write(true).mode(FILE_MODE).open(&path);
             let file = match opened {
                 Ok(file) => file,
@@ -160,7 +151,7 @@ impl Directory {
                 return Ok(None);
             }
             let len = file.metadata()?.len();
-            Ok(Some(PackFile { file: Arc::new(file), len, path, complete, directory, name: owned }))
+            Ok(Some(PackFile { file: Arc::new(file), len, path, complete, directory, name: owned, threads }))
         });
         Ok(taken.await?.map(|pack| Box::new(pack) as Box<dyn GrowingPack>))
     }
@@ -175,6 +166,7 @@ struct PackFile {
     complete: PathBuf,
     directory: PathBuf,
     name: String,
+    threads: Threads,
 }
 
 impl GrowingPack for PackFile {
@@ -185,7 +177,7 @@ impl GrowingPack for PackFile {
     fn append(&mut self, bytes: Bytes) -> Operation<'_, ()> {
         Box::pin(async move {
             let (file, at, len) = (Arc::clone(&self.file), self.len, bytes.len() as u64);
-            let written = on_a_thread(&self.name, move || {
+            let written = self.threads.run(&self.name, move || {
                 file.write_all_at(&bytes, at).inspect_err(|_| {
                     // What was written of it would stand between this entry and the next one.
                     let _ = file.set_len(at);
@@ -200,7 +192,7 @@ impl GrowingPack for PackFile {
     fn truncate(&mut self, len: u64) -> Operation<'_, ()> {
         Box::pin(async move {
             let file = Arc::clone(&self.file);
-            on_a_thread(&self.name, move || file.set_len(len)).await?;
+            self.threads.run(&self.name, move || file.set_len(len)).await?;
             self.len = len;
             Ok(())
         })
@@ -208,8 +200,8 @@ impl GrowingPack for PackFile {
 
     fn seal(self: Box<Self>, footer: Bytes) -> Operation<'static, ()> {
         Box::pin(async move {
-            let Self { file, len, path, complete, directory, name } = *self;
-            on_a_thread(&name, move || {
+            let Self { file, len, path, complete, directory, name, threads } = *self;
+            threads.run(&name, move || {
                 file.write_all_at(&footer, len)?;
                 (&*file).flush()?;
                 file.sync_all()?;

@@ -1,12 +1,13 @@
 //! Reading the files of a directory.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio::fs;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use bytes::Bytes;
 
-use super::{Directory, fault, on_a_thread};
+use super::{Directory, Threads};
 use crate::store::error::StoreError;
 use crate::store::place::{ObjectReader, Operation};
 
@@ -16,8 +17,8 @@ const PIECE: usize = 256 * 1024;
 impl Directory {
     pub(super) async fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
         let path = self.path(name);
-        let read = on_a_thread(name, move || {
-            let mut file = std::fs::File::open(path)?;
+        let read = self.threads.run(name, move || {
+            let mut file = File::open(path)?;
             let len = file.metadata()?.len();
             if len > limit {
                 return Ok(Err(len));
@@ -36,7 +37,7 @@ impl Directory {
         if actual != len {
             return Err(StoreError::corrupt(format!("{name} has {actual} bytes instead of {len}")));
         }
-        Ok(Box::new(FilePieces { file, left: len, name: name.to_owned() }))
+        Ok(self.pieces(name, file, 0, len))
     }
 
     pub(super) async fn read_range(
@@ -45,44 +46,63 @@ impl Directory {
         first: u64,
         end: u64,
     ) -> Result<Box<dyn ObjectReader>, StoreError> {
-        let (mut file, actual) = self.open(name).await?;
+        let (file, actual) = self.open(name).await?;
         if actual < end {
             return Err(StoreError::corrupt(format!("{name} has {actual} bytes, less than {end}")));
         }
-        file.seek(io::SeekFrom::Start(first)).await.map_err(|error| fault(name, error))?;
-        Ok(Box::new(FilePieces { file, left: end.saturating_sub(first), name: name.to_owned() }))
+        Ok(self.pieces(name, file, first, end))
     }
 
-    async fn open(&self, name: &str) -> Result<(fs::File, u64), StoreError> {
-        let file = fs::File::open(self.path(name)).await.map_err(|error| fault(name, error))?;
-        let len = file.metadata().await.map_err(|error| fault(name, error))?.len();
-        Ok((file, len))
+    async fn open(&self, name: &str) -> Result<(Arc<File>, u64), StoreError> {
+        let path = self.path(name);
+        let opened = self.threads.run(name, move || {
+            let file = File::open(path)?;
+            let len = file.metadata()?.len();
+            Ok((Arc::new(file), len))
+        });
+        opened.await
+    }
+
+    fn pieces(&self, name: &str, file: Arc<File>, at: u64, end: u64) -> Box<dyn ObjectReader> {
+        Box::new(FilePieces { file, at, end: end.max(at), name: name.to_owned(), threads: self.threads.clone() })
     }
 }
 
 /// A file that is read in pieces.
 #[derive(Debug)]
 struct FilePieces {
-    file: fs::File,
-    /// Bytes that are still to be read.
-    left: u64,
+    file: Arc<File>,
+    /// The place of the next piece.
+    at: u64,
+    end: u64,
     name: String,
+    threads: Threads,
 }
 
 impl ObjectReader for FilePieces {
     fn next(&mut self) -> Operation<'_, Option<Bytes>> {
         Box::pin(async move {
-            let want = usize::try_from(self.left).unwrap_or(PIECE).min(PIECE);
-            let mut piece = BytesMut::with_capacity(want);
-            while piece.len() < want {
-                let room = want - piece.len();
-                let mut limited = (&mut piece).limit(room);
-                if self.file.read_buf(&mut limited).await.map_err(|error| fault(&self.name, error))? == 0 {
-                    break;
-                }
-            }
-            self.left -= piece.len() as u64;
-            Ok((!piece.is_empty()).then(|| piece.freeze()))
+            let want = usize::try_from(self.end - self.at).unwrap_or(PIECE).min(PIECE);
+            let (file, at) = (Arc::clone(&self.file), self.at);
+            let piece = self.threads.run(&self.name, move || read_at(&file, at, want)).await?;
+            self.at += piece.len() as u64;
+            Ok((!piece.is_empty()).then_some(piece))
         })
     }
+}
+
+/// Reads `want` bytes of a file from `at` on; fewer at its end.
+pub(super) fn read_at(file: &File, at: u64, want: usize) -> io::Result<Bytes> {
+    let mut bytes = vec![0; want];
+    let mut filled = 0;
+    while filled < want {
+        match file.read_at(&mut bytes[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(Bytes::from(bytes))
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Directory, is_gone, on_a_thread};
+use super::{Directory, is_gone};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::place::{Listed, Page};
@@ -12,7 +12,7 @@ impl Directory {
     /// Lists everything below the directory `prefix` on one page.
     pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<Page, StoreError> {
         let (root, directory, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
-        on_a_thread(prefix, move || {
+        self.threads.run(prefix, move || {
             let mut listed = Vec::new();
             each_file(&root, &directory, &mut |name, metadata| {
                 if !is_unfinished(&name) {
@@ -33,7 +33,7 @@ impl Directory {
         is_dry: bool,
     ) -> Result<u64, StoreError> {
         let root = self.path(prefix);
-        on_a_thread("unfinished files", move || {
+        self.threads.run("unfinished files", move || {
             let mut found = Vec::new();
             find_leftovers(&root, before, &mut found)?;
             for path in found.iter().filter(|_| !is_dry) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
-use super::{Directory, fault, is_gone, on_a_thread};
+use super::{Directory, Threads, fault, is_gone};
 use crate::store::error::StoreError;
 use crate::store::place::{ObjectWriter, Operation};
 
@@ -24,7 +24,7 @@ impl Directory {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let pieces = pieces.to_vec();
-        on_a_thread(name, move || {
+        self.threads.run(name, move || {
             let aside = name_aside(&directory);
             let written =
                 write_aside(&directory, &aside, &pieces).and_then(|()| put_in_place(&aside, &target, &directory));
@@ -41,7 +41,7 @@ impl Directory {
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let aside = name_aside(&directory);
         let (into, path) = (directory.clone(), aside.clone());
-        let file = on_a_thread(name, move || create(&into, &path)).await?;
+        let file = self.threads.run(name, move || create(&into, &path)).await?;
         Ok(Box::new(FileUpload {
             file: file.into(),
             aside: Some(aside),
@@ -49,13 +49,14 @@ impl Directory {
             directory,
             unsynced: 0,
             name: name.to_owned(),
+            threads: self.threads.clone(),
         }))
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path(name);
         self.files.forget(name);
-        on_a_thread(name, move || remove(&path)).await
+        self.threads.run(name, move || remove(&path)).await
     }
 }
 
@@ -119,6 +120,7 @@ struct FileUpload {
     directory: PathBuf,
     unsynced: usize,
     name: String,
+    threads: Threads,
 }
 
 impl ObjectWriter for FileUpload {
@@ -131,7 +133,7 @@ impl ObjectWriter for FileUpload {
             self.try_sync().await.map_err(|error| fault(&self.name, error))?;
             let Some(aside) = self.aside.clone() else { return Ok(()) };
             let (target, directory) = (self.target.clone(), self.directory.clone());
-            on_a_thread(&self.name, move || put_in_place(&aside, &target, &directory)).await?;
+            self.threads.run(&self.name, move || put_in_place(&aside, &target, &directory)).await?;
             self.aside = None;
             Ok(())
         })

@@ -54,7 +54,7 @@ pub struct Config {
     pub breaker_pause: Duration,
     /// The use on which a response is written: 1 for the first.
     pub after_hits: u8,
-    /// The most write requests a month for responses; 0: any number.
+    /// The most packs and separate bodies that are written to a bucket a month; 0: any number.
     pub monthly_writes: u64,
     /// The prices of requests.
     pub prices: Prices,
@@ -111,7 +111,7 @@ impl Default for Config {
             min_upload_rate: 8 << 20,
             queue_objects: 65_536,
             queue_bytes: 64 << 20,
-            writers: 32,
+            writers: 8,
             drain_timeout: Duration::from_secs(5),
             poll_interval: Duration::from_secs(2),
             breaker_failures: 5,

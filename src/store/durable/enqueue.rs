@@ -30,7 +30,7 @@ pub enum Came {
 impl Durable {
     /// Waits until all that was queued before is written or given up, in a directory. A bucket answers later.
     pub async fn written(&self, within: Duration) {
-        if !self.is_local() {
+        if !self.is_local() || self.inner.queue.depth().0 == 0 {
             return;
         }
         let (sender, is_written) = oneshot::channel();

@@ -144,10 +144,11 @@ impl Durable {
 
 /// The entries that one read brought: the first, and those of its group.
 #[derive(Debug)]
-struct Group {
-    first: Object,
+pub(super) struct Group {
+    /// The entry at the place.
+    pub(super) first: Object,
     /// The variant that a Vary record was written with: its name, and the rest of what was read.
-    second: Option<(u128, Bytes)>,
+    pub(super) second: Option<(u128, Bytes)>,
 }
 
 impl Inner {
@@ -251,7 +252,7 @@ impl Inner {
     }
 
     /// Decodes what was read at a place. Counts the outcome.
-    fn decoded(
+    pub(super) fn decoded(
         &self,
         bytes: Bytes,
         fingerprint: Fingerprint,

@@ -9,6 +9,7 @@
 //!
 //! `lookup` and `body` read; `enqueue` and `write` write; `outage` and `write_breaker` spare a place that fails.
 
+mod at_hand;
 mod body;
 mod config;
 mod drain;
@@ -75,6 +76,8 @@ pub struct Durable {
     inner: Arc<Inner>,
     runtime: Handle,
     lookup_timeout: Duration,
+    /// See [`Place::is_local`].
+    is_local: bool,
 }
 
 /// Packs, and their bytes.
@@ -213,7 +216,7 @@ impl Durable {
         });
         runtime.spawn(write::write_behind(Arc::clone(&inner), work));
         runtime.spawn(Arc::clone(&inner.journal).write_behind());
-        Self { inner, runtime, lookup_timeout: config.lookup_timeout }
+        Self { is_local: inner.place.is_local(), inner, runtime, lookup_timeout: config.lookup_timeout }
     }
 
     /// Returns the record of a key's variants that waits to be written, and its purge position.
@@ -295,7 +298,7 @@ impl Durable {
 
     /// Returns whether the place is on this machine.
     pub fn is_local(&self) -> bool {
-        self.inner.place.is_local()
+        self.is_local
     }
 
     #[cfg(test)]

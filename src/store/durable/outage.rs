@@ -67,6 +67,11 @@ impl Inner {
         }
     }
 
+    /// Returns whether the tier takes writes, as far as is known: it is not down, and the write breaker is closed.
+    pub(super) fn takes_writes(&self) -> bool {
+        *self.is_up.borrow() && self.writes.is_closed()
+    }
+
     /// Waits until the tier takes writes: while it is down, or the write breaker is open. Waits less at a stop, where there
     /// is time for one more attempt.
     pub(super) async fn wait_to_write(&self) {
@@ -85,13 +90,12 @@ impl Inner {
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
-    use http::header::HeaderMap;
+    use http::header::{ACCEPT_LANGUAGE, HeaderMap, HeaderValue};
 
     use crate::base::{Clock, Metrics};
-    use crate::rfc9111::key::{CacheKey, KeyParts};
+    use crate::entry::tests::sample;
     use crate::rfc9111::timestamp::Timestamp;
-    use crate::store::durable::{Config, Durable, DurableLookup, Opening};
+    use crate::store::durable::{Came, Config, Durable, DurableLookup, Opening};
     use crate::store::memory::{self, Memory};
     use crate::store::names::ObjectNames;
     use crate::store::purge::Purges;
@@ -99,17 +103,13 @@ mod tests {
 
     use super::*;
 
-    fn key() -> CacheKey {
-        CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path: "/", query: None })
-    }
-
-    /// Looks up ten times in a bucket with these faults. Returns the reads that the bucket saw, and whether the tier counts
-    /// as down.
-    async fn ten_lookups(bucket: &Arc<SimulatedBucket>, faults: Faults) -> (u64, bool) {
+    /// A bucket with a sample response, and a tier over it that knows of it.
+    async fn tier() -> (Arc<SimulatedBucket>, Durable) {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let bucket = Arc::new(SimulatedBucket::new(clock.clone(), 7));
         let config = Config { breaker_failures: 3, breaker_pause: Duration::from_secs(2), ..Config::default() };
         let durable = Durable::over(
-            Arc::new(Simulated::to(bucket)),
+            Arc::new(Simulated::to(&bucket)),
             &config,
             ObjectNames::new("", ""),
             Arc::new(Purges::new(clock, 1)),
@@ -117,20 +117,35 @@ mod tests {
             Metrics::new(1),
         );
         durable.journal().load().await.expect("no faults yet");
+        let stored = Arc::new(sample());
+        assert!(durable.put(Arc::clone(&stored), None, Came::JustNow));
+        assert_eq!(durable.drain(Duration::from_secs(60)).await.left(), 0);
+        (bucket, durable)
+    }
+
+    /// Looks up ten times in a bucket with these faults. Returns the reads that the bucket saw, how many found the response,
+    /// and whether the tier counts as down.
+    async fn ten_lookups((bucket, durable): &(Arc<SimulatedBucket>, Durable), faults: Faults) -> (u64, usize, bool) {
         bucket.set_faults(faults);
-        let before = bucket.reads();
+        let (before, mut found) = (bucket.reads(), 0);
+        let key = sample().head.key;
+        let request = HeaderMap::from_iter([(ACCEPT_LANGUAGE, HeaderValue::from_static("de, en"))]);
         for _ in 0..10 {
-            let found = durable.lookup(&key(), &HeaderMap::new(), Arc::default(), None, Opening::AtOnce).await;
-            assert!(matches!(found, DurableLookup::Nothing));
+            let answer = durable.lookup(&key, &request, Arc::default(), None, Opening::Later).await;
+            found += usize::from(matches!(answer, DurableLookup::Response(_)));
         }
-        (bucket.reads() - before, durable.is_down())
+        (bucket.reads() - before, found, durable.is_down())
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_breaker_goes_by_the_kind_of_the_error() {
-        let bucket = || Arc::new(SimulatedBucket::new(Clock::manual(Timestamp::from_secs(1_700_000_000)), 7));
-        assert_eq!(ten_lookups(&bucket(), Faults { fail: 1000, ..Faults::default() }).await, (3, true), "an outage");
-        assert_eq!(ten_lookups(&bucket(), Faults { refuse: true, ..Faults::default() }).await, (1, false), "a refusal");
-        assert_eq!(ten_lookups(&bucket(), Faults::default()).await, (10, false), "nothing is there");
+        let failing = Faults { fail: 1000, ..Faults::default() };
+        assert_eq!(ten_lookups(&tier().await, failing).await, (3, 0, true), "an outage");
+        let refusing = Faults { refuse: true, ..Faults::default() };
+        assert_eq!(ten_lookups(&tier().await, refusing).await, (1, 0, false), "a refusal");
+        let there = tier().await;
+        assert_eq!(ten_lookups(&there, Faults::default()).await, (10, 10, false), "it answers");
+        there.0.remove_all();
+        assert_eq!(ten_lookups(&there, Faults::default()).await, (1, 0, false), "the pack is gone, and with it all in it");
     }
 }

@@ -101,7 +101,7 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut work: mpsc::UnboundedRec
         match tokio::time::timeout(writer.left(), work.recv()).await {
             Ok(Some(work)) => writer.carry_out(work),
             Ok(None) => return,
-            Err(_) => writer.seal(),
+            Err(_) => writer.seal_if_due(),
         }
     }
 }

@@ -26,6 +26,7 @@ use siphasher::sip::SipHasher13;
 
 use super::names::PackName;
 use super::pack::{EntryKind, FooterEntry};
+use crate::entry::JournalTime;
 use crate::rfc9111::key::CacheKey;
 
 /// Number of locks that places are spread over, by the first byte of the fingerprint.
@@ -54,6 +55,8 @@ pub struct Index {
     /// Places whose packs are gone, as far as they were not removed.
     stale: AtomicU64,
     is_loaded: AtomicBool,
+    /// Until the index is loaded, only entries of this order or a greater one are found (see [`Index::set_certain_from`]).
+    certain_from: AtomicU64,
 }
 
 impl Default for Index {
@@ -64,6 +67,7 @@ impl Default for Index {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             stale: AtomicU64::new(0),
             is_loaded: AtomicBool::new(false),
+            certain_from: AtomicU64::new(0),
         }
     }
 }
@@ -96,16 +100,25 @@ impl Index {
         &self.shards[usize::from(fingerprint.first())]
     }
 
-    /// Returns the place of a slot's entry. A slot that was deleted has none.
+    /// Returns the place of a slot's entry. A slot that was deleted has none, nor has one of which a deletion may not be read
+    /// yet.
     pub(super) fn find(&self, fingerprint: Fingerprint) -> Option<Found> {
         let place = self.shard(fingerprint).read().get(fingerprint).filter(|place| !place.is_tombstone)?;
+        if !self.is_loaded() && place.order < self.certain_from.load(Ordering::Acquire) {
+            return None;
+        }
         let pack = self.packs.read().of(place.pack)?;
         Some(Found { pack, place })
     }
 
     /// Returns whether the tier may have something for the key. Returns `true` until the index is loaded.
     pub(crate) fn may_hold(&self, key: &CacheKey) -> bool {
-        !self.is_loaded() || self.find(self.fingerprint(key, 0)).is_some()
+        !self.is_loaded() || self.may_have(self.fingerprint(key, 0))
+    }
+
+    /// Returns whether a slot may have an entry. Returns `true` until the index is loaded.
+    pub(super) fn may_have(&self, fingerprint: Fingerprint) -> bool {
+        !self.is_loaded() || self.find(fingerprint).is_some()
     }
 
     /// Notes that the entry at a place was used, for whoever makes room.
@@ -123,6 +136,11 @@ impl Index {
     /// Returns the pack of this name.
     pub(super) fn pack(&self, name: PackName) -> Option<Arc<PackInfo>> {
         self.packs.read().named(name)
+    }
+
+    /// Returns the number of complete packs that no known snapshot has, and that of all packs.
+    pub(super) fn unsaved(&self) -> (usize, usize) {
+        self.packs.read().unsaved()
     }
 
     /// Returns all packs, in the order of their names.
@@ -146,28 +164,20 @@ impl Index {
         count
     }
 
-    /// Adds places of a pack that a snapshot has.
-    pub(super) fn restore(&self, pack: &PackInfo, places: impl IntoIterator<Item = (Fingerprint, Place)>) {
-        let packs = self.packs.read();
-        for (fingerprint, place) in places {
-            self.insert(&packs, pack, fingerprint, Place { pack: pack.id, ..place });
-        }
-    }
-
     fn insert(&self, packs: &Packs, pack: &PackInfo, fingerprint: Fingerprint, mut place: Place) -> bool {
         let mut shard = self.shard(fingerprint).write();
         if let Some(old) = shard.get(fingerprint) {
             match packs.of(old.pack) {
                 Some(other) if outranks((&other, old), (pack, place)) => {
-                    if !old.replaces && old.pack != place.pack && old.order > place.order {
+                    if old.pack != place.pack && old.order > place.order {
                         shard.set(fingerprint, Place { replaces: true, ..old });
-                        other.hold_down();
+                        other.note_precedence();
                     }
                     return false;
                 }
                 Some(other) => {
-                    place.replaces |= old.pack != place.pack && old.order < place.order;
                     other.lose(old);
+                    place.replaces |= old.pack != place.pack && old.order < place.order;
                 }
                 None => _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |stale| stale.checked_sub(1)),
             }
@@ -241,6 +251,12 @@ impl Index {
     /// Returns whether the index knows all that was stored when this process began to load it.
     pub(crate) fn is_loaded(&self) -> bool {
         self.is_loaded.load(Ordering::Acquire)
+    }
+
+    /// Lets entries of this order or a greater one be found before the index is loaded: every pack is read that may hold a
+    /// deletion of them.
+    pub(super) fn set_certain_from(&self, order: JournalTime) {
+        self.certain_from.store(order, Ordering::Release);
     }
 
     /// Marks the index as loaded.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::places::Place;
+use super::places::{MAX_PACK, Place};
 use crate::entry::JournalTime;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::names::PackName;
@@ -97,6 +97,8 @@ pub(in crate::store) struct PackInfo {
     holds_down: AtomicBool,
     /// Bytes of separate bodies that it names, and that none of its responses that count leads to.
     dead_bodies: AtomicU64,
+    /// True once a snapshot has it.
+    is_saved: AtomicBool,
     /// Guarded by its lock: what it says of other packs and of separate bodies; `None` once the index has forgotten it.
     refers: Mutex<Option<References>>,
     totals: Arc<Totals>,
@@ -125,6 +127,7 @@ impl PackInfo {
             least_order: AtomicU64::new(u64::MAX),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
+            is_saved: AtomicBool::new(false),
             dead_bodies: AtomicU64::new(0),
             refers: Mutex::new(Some(References::default())),
             totals,
@@ -166,6 +169,16 @@ impl PackInfo {
         }
     }
 
+    /// Notes that an entry of this pack counts rather than an older one of another, which its writer may not have known of.
+    pub(super) fn note_precedence(&self) {
+        self.holds_down.store(true, Ordering::Release);
+    }
+
+    /// Notes that a snapshot has the pack.
+    pub(in crate::store) fn set_saved(&self) {
+        self.is_saved.store(true, Ordering::Release);
+    }
+
     /// Sets the packs that this one replaces.
     pub(in crate::store) fn set_replaces(&self, packs: Vec<PackName>) {
         if let Some(refers) = &mut *self.refers.lock() {
@@ -186,9 +199,11 @@ impl PackInfo {
     /// Sets the pack's length, and whether it still grows. One that does not has all of its entries in the index.
     pub(in crate::store) fn set_size(&self, size: u64, is_open: bool) {
         // Under the lock, so that a pack that is forgotten counts no more.
-        if self.refers.lock().is_some() {
+        let refers = self.refers.lock();
+        if refers.is_some() {
             self.totals.resize(self.size.swap(size, Ordering::AcqRel), size);
         }
+        drop(refers);
         self.is_open.store(is_open, Ordering::Release);
     }
 
@@ -245,11 +260,6 @@ impl PackInfo {
         self.live.load(Ordering::Acquire).min(self.size())
     }
 
-    /// Notes that older entries elsewhere may come back without this pack.
-    pub(super) fn hold_down(&self) {
-        self.holds_down.store(true, Ordering::Release);
-    }
-
     /// Returns the number of places in it, tombstones included.
     pub(in crate::store) fn places(&self) -> u64 {
         self.places.load(Ordering::Acquire)
@@ -290,9 +300,9 @@ impl Packs {
         if let Some(known) = self.named(name) {
             return known;
         }
-        // A number has 24 bits in a place. They last for 16 million packs, after which numbers are free again.
+        // A number has 23 bits in a place. They last for 8 million packs, after which numbers are free again.
         let id = loop {
-            self.next = (self.next + 1) & 0x00ff_ffff;
+            self.next = (self.next + 1) & MAX_PACK;
             if !self.by_id.contains_key(&self.next) {
                 break self.next;
             }
@@ -313,6 +323,11 @@ impl Packs {
 
     pub(super) fn all(&self) -> Vec<Arc<PackInfo>> {
         self.by_name.values().filter_map(|id| self.of(*id)).collect()
+    }
+
+    pub(super) fn unsaved(&self) -> (usize, usize) {
+        let is_unsaved = |pack: &&Arc<PackInfo>| !pack.is_open() && !pack.is_saved.load(Ordering::Acquire);
+        (self.by_id.values().filter(is_unsaved).count(), self.by_id.len())
     }
 
     /// Removes a pack. Returns it, and the separate bodies that no other pack names.

@@ -29,8 +29,8 @@ pub(in crate::store) struct Place {
     pub offset: u64,
     /// The length of what to read there: that of the entry's group, and at most a sixteenth more.
     pub len: u32,
-    /// The entry's order, without its last four bits.
-    pub order: u64,
+    /// The entry's order.
+    pub order: JournalTime,
     /// True for a tombstone.
     pub is_tombstone: bool,
     /// True for a Vary record.
@@ -41,15 +41,21 @@ pub(in crate::store) struct Place {
     pub replaces: bool,
 }
 
-/// Bits of an order that a place leaves out. With the other 48, milliseconds last until the year 2109.
-const ORDER_BITS: u32 = 4;
+/// Bits of an order that a place has: its milliseconds last until the year 2109.
+const ORDER_BITS: u32 = 52;
 
-/// The bits above the length's class.
+/// The bits above the length's class. The last four bits of the order lie between them.
 const TOMBSTONE: u16 = 1 << 15;
 const USED: u16 = 1 << 14;
 const RECORD: u16 = 1 << 13;
-const REPLACES: u16 = 1 << 12;
-const CLASS: u16 = REPLACES - 1;
+const ORDER_SHIFT: u32 = 9;
+const CLASS: u16 = (1 << ORDER_SHIFT) - 1;
+
+/// The bit above the pack's number.
+const REPLACES: u8 = 1 << 7;
+
+/// The greatest number of a pack.
+pub(super) const MAX_PACK: u32 = 0x007f_ffff;
 
 /// The weight of a Vary record, whose group's bytes are its variant's: a pack with a record alone is not dead.
 const RECORD_WEIGHT: u64 = ALIGNMENT as u64;
@@ -61,7 +67,7 @@ impl Place {
             pack,
             offset,
             len: len_of(class_of(group_len)),
-            order: order >> ORDER_BITS,
+            order: order.min((1 << ORDER_BITS) - 1),
             is_tombstone: kind.is_tombstone(),
             is_record: kind == EntryKind::Vary,
             is_used: false,
@@ -105,8 +111,8 @@ fn len_of(class: u16) -> u32 {
     units.saturating_mul(ALIGNMENT as u32)
 }
 
-/// A place and the rest of its fingerprint, in twenty bytes: six of the fingerprint, three of the pack's number, three of the
-/// offset in units of sixteen, six of the order, and two of the length's class and flags.
+/// A place and the rest of its fingerprint, in twenty bytes: six of the fingerprint, three of a flag and the pack's number, three of the
+/// offset in units of sixteen, six of the order, and two of the length's class, the rest of the order and flags.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packed(pub [u8; 20]);
 
@@ -115,11 +121,18 @@ impl Packed {
         &self.0[..6]
     }
 
+    /// Returns the number of its pack.
+    pub(super) fn pack(&self) -> u32 {
+        let [_, _, _, _, _, _, p0, p1, p2, ..] = self.0;
+        u32::from_be_bytes([0, p0 & !REPLACES, p1, p2])
+    }
+
     /// Returns the place with another number for its pack; `None` if `number` has none for it.
     pub(super) fn renumbered(mut self, number: impl Fn(u32) -> Option<u32>) -> Option<Self> {
-        let [_, _, _, _, _, _, p0, p1, p2, ..] = self.0;
-        let number = number(u32::from_be_bytes([0, p0, p1, p2]))?;
+        let number = number(self.pack())?;
+        let flag = self.0[6] & REPLACES;
         self.0[6..9].copy_from_slice(&number.to_be_bytes()[1..]);
+        self.0[6] |= flag;
         Some(self)
     }
 
@@ -134,30 +147,29 @@ fn pack(value: [u8; 6], place: Place) -> Packed {
     let mut packed = [0; 20];
     packed[..6].copy_from_slice(&value);
     packed[6..9].copy_from_slice(&place.pack.to_be_bytes()[1..]);
+    packed[6] |= if place.replaces { REPLACES } else { 0 };
     let units = u32::try_from(place.offset / ALIGNMENT as u64).unwrap_or(u32::MAX);
     packed[9..12].copy_from_slice(&units.to_be_bytes()[1..]);
-    packed[12..18].copy_from_slice(&place.order.to_be_bytes()[2..]);
+    packed[12..18].copy_from_slice(&(place.order >> 4).to_be_bytes()[2..]);
+    let rest = u16::from(place.order.to_le_bytes()[0] & 15) << ORDER_SHIFT;
     let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
-    let flags = flag(place.is_tombstone, TOMBSTONE)
-        | flag(place.is_used, USED)
-        | flag(place.is_record, RECORD)
-        | flag(place.replaces, REPLACES);
-    packed[18..].copy_from_slice(&(class_of(place.len) | flags).to_be_bytes());
+    let flags = flag(place.is_tombstone, TOMBSTONE) | flag(place.is_used, USED) | flag(place.is_record, RECORD);
+    packed[18..].copy_from_slice(&(class_of(place.len) | rest | flags).to_be_bytes());
     Packed(packed)
 }
 
 fn unpack(packed: &Packed) -> Place {
-    let [_, _, _, _, _, _, p0, p1, p2, o0, o1, o2, t0, t1, t2, t3, t4, t5, f0, f1] = packed.0;
+    let [_, _, _, _, _, _, p0, _, _, o0, o1, o2, t0, t1, t2, t3, t4, t5, f0, f1] = packed.0;
     let flags = u16::from_be_bytes([f0, f1]);
     Place {
-        pack: u32::from_be_bytes([0, p0, p1, p2]),
+        pack: packed.pack(),
         offset: u64::from(u32::from_be_bytes([0, o0, o1, o2])) * ALIGNMENT as u64,
         len: len_of(flags & CLASS),
-        order: u64::from_be_bytes([0, 0, t0, t1, t2, t3, t4, t5]),
+        order: u64::from_be_bytes([0, 0, t0, t1, t2, t3, t4, t5]) << 4 | u64::from(flags >> ORDER_SHIFT & 15),
         is_tombstone: flags & TOMBSTONE != 0,
         is_record: flags & RECORD != 0,
         is_used: flags & USED != 0,
-        replaces: flags & REPLACES != 0,
+        replaces: p0 & REPLACES != 0,
     }
 }
 
@@ -203,6 +215,22 @@ impl PlaceTable {
                 self.len += 1;
             }
         }
+    }
+
+    /// Takes over places of a snapshot, which are sorted, as the leaf `second`. Returns `false`, and takes none, if the leaf
+    /// has places.
+    pub(super) fn fill(&mut self, second: u8, places: impl ExactSizeIterator<Item = Packed>) -> bool {
+        if self.leaves.is_empty() {
+            self.leaves = vec![Leaf::new(); 256];
+        }
+        let leaf = &mut self.leaves[usize::from(second)];
+        if !leaf.is_empty() {
+            return false;
+        }
+        self.len += places.len() as u64;
+        leaf.reserve_exact(places.len());
+        leaf.extend(places);
+        true
     }
 
     /// Notes a use of what is at a place, if that is still the slot's.
@@ -269,10 +297,10 @@ mod tests {
     #[test]
     fn a_place_is_read_back() {
         let place = Place {
-            pack: 0x00ab_cdef,
+            pack: 0x005b_cdef,
             offset: 0x00ff_ffff * 16,
             len: len_of(class_of(12_345)),
-            order: (1 << 48) - 2,
+            order: (1 << 52) - 2,
             is_tombstone: true,
             is_record: true,
             is_used: true,

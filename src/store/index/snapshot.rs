@@ -18,14 +18,15 @@ use bytes::BufMut;
 
 use super::packs::References;
 use super::places::Packed;
-use super::{Index, PackInfo};
+use super::{Index, PackInfo, Place};
 use crate::base::wire::{DecodeError, Decoder, put_count16};
+use crate::entry::JournalTime;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::names::PackName;
 
 impl Index {
-    /// Encodes the index.
-    pub(in crate::store) fn encode(&self) -> Vec<u8> {
+    /// Encodes the index. Returns the packs that are in it, too.
+    pub(in crate::store) fn encode(&self) -> (Vec<u8>, Vec<Arc<PackInfo>>) {
         let (first, second) = self.seed();
         let mut out = Vec::new();
         out.put_u64_le(first);
@@ -50,52 +51,114 @@ impl Index {
                 out[start + 2..start + 6].copy_from_slice(&count.to_le_bytes());
             }
         });
-        out
+        (out, packs)
     }
 
     /// Adds what [`Index::encode`] wrote. Returns `false` if its fingerprints have another secret, and nothing was added.
+    /// Adds nothing if any of it is malformed.
     pub(in crate::store) fn decode(&self, encoded: &[u8]) -> Result<bool, DecodeError> {
         let mut decoder = Decoder(encoded);
-        if !self.adopt_seed((decoder.u64()?, decoder.u64()?)) {
-            return Ok(false);
-        }
+        let seed = (decoder.u64()?, decoder.u64()?);
         let mut packs = Vec::new();
         for _ in 0..decoder.u32()? {
-            packs.push(self.decode_pack(&mut decoder)?);
+            packs.push(decode_pack(&mut decoder)?);
         }
+        let mut leaves = Vec::new();
         while !decoder.0.is_empty() {
-            let [first, second] = decoder.array()?;
-            for _ in 0..decoder.u32()? {
-                let packed = Packed(decoder.array()?);
-                let (fingerprint, place) = packed.read(first, second);
-                let pack = usize::try_from(place.pack).ok().and_then(|number| packs.get(number));
-                self.restore(&pack.ok_or(DecodeError::Malformed)?.0, [(fingerprint, place)]);
-            }
+            leaves.push(Leaf::decode(&mut decoder, leaves.last(), packs.len())?);
         }
+        if !self.adopt_seed(seed) {
+            return Ok(false);
+        }
+        let sizes: Vec<u64> = packs.iter().map(|pack| pack.size).collect();
+        let packs: Vec<Arc<PackInfo>> = packs.into_iter().map(|pack| self.restore_pack(pack)).collect();
+        leaves.into_iter().for_each(|leaf| self.restore_leaf(leaf, &packs));
         // Complete only now, with all places: a pack without any is deleted.
-        packs.iter().for_each(|(pack, size)| pack.set_size(*size, false));
+        packs.iter().zip(sizes).for_each(|(pack, size)| pack.set_size(size, false));
         Ok(true)
     }
 
-    fn decode_pack(&self, decoder: &mut Decoder<'_>) -> Result<(Arc<PackInfo>, u64), DecodeError> {
-        let name = PackName { time: decoder.u64()?, node: decoder.u64()? };
-        let (size, filled, least_order) = (decoder.u64()?, decoder.u64()?, decoder.u64()?);
-        let of_use_until = Timestamp::from_millis(decoder.i64()?);
-        let holds_down = decoder.u8()? != 0;
-        let mut refers = References::default();
-        for _ in 0..decoder.u16()? {
-            refers.packs.push(PackName { time: decoder.u64()?, node: decoder.u64()? });
-        }
-        for _ in 0..decoder.u32()? {
-            refers.bodies.push((decoder.u128()?, decoder.u64()?));
-        }
-        let pack = self.add_pack(name);
-        pack.note_filled(filled);
-        pack.note_bounds(least_order, of_use_until, holds_down);
-        pack.set_replaces(refers.packs);
-        pack.note_bodies(&refers.bodies);
-        Ok((pack, size))
+    fn restore_pack(&self, saved: SavedPack) -> Arc<PackInfo> {
+        let pack = self.add_pack(saved.name);
+        pack.note_filled(saved.filled);
+        pack.note_bounds(saved.least_order, saved.of_use_until, saved.holds_down);
+        pack.set_replaces(saved.refers.packs);
+        pack.note_bodies(&saved.refers.bodies);
+        pack.set_saved();
+        pack
     }
+
+    /// Adds the places of a leaf. `packs` are those of the snapshot.
+    fn restore_leaf(&self, leaf: Leaf<'_>, packs: &[Arc<PackInfo>]) {
+        let pack_of = |number: u32| usize::try_from(number).ok().and_then(|number| packs.get(number));
+        let known = self.packs.read();
+        let filled = {
+            let mut shard = self.shards[usize::from(leaf.first)].write();
+            let own = leaf.places.iter().map(|place| {
+                let packed = Packed(*place);
+                packed.renumbered(|number| pack_of(number).map(|pack| pack.id)).unwrap_or(packed)
+            });
+            shard.fill(leaf.second, own)
+        };
+        for place in leaf.places {
+            let (fingerprint, place) = Packed(*place).read(leaf.first, leaf.second);
+            let Some(pack) = pack_of(place.pack) else { continue };
+            if filled {
+                pack.gain(place);
+            } else {
+                self.insert(&known, pack, fingerprint, Place { pack: pack.id, ..place });
+            }
+        }
+    }
+}
+
+/// A pack in a snapshot.
+struct SavedPack {
+    name: PackName,
+    size: u64,
+    filled: u64,
+    least_order: JournalTime,
+    of_use_until: Timestamp,
+    holds_down: bool,
+    refers: References,
+}
+
+/// The places in a snapshot whose fingerprints begin with the same two bytes.
+struct Leaf<'a> {
+    first: u8,
+    second: u8,
+    places: &'a [[u8; 20]],
+}
+
+impl<'a> Leaf<'a> {
+    /// Takes the leaf after `before`. Its places are sorted, and are in one of `packs` packs.
+    fn decode(decoder: &mut Decoder<'a>, before: Option<&Self>, packs: usize) -> Result<Self, DecodeError> {
+        let ([first, second], count) = (decoder.array()?, decoder.len32()?);
+        let (places, _) = decoder.take(count.checked_mul(20).ok_or(DecodeError::Truncated)?)?.as_chunks();
+        let is_in_order = before.is_none_or(|before| (before.first, before.second) < (first, second));
+        let is_sorted = places.is_sorted_by(|a, b| a[..6] < b[..6]);
+        let has_pack = |place: &[u8; 20]| usize::try_from(Packed(*place).pack()).is_ok_and(|number| number < packs);
+        if is_in_order && is_sorted && places.iter().all(has_pack) {
+            Ok(Self { first, second, places })
+        } else {
+            Err(DecodeError::Malformed)
+        }
+    }
+}
+
+fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
+    let name = PackName { time: decoder.u64()?, node: decoder.u64()? };
+    let (size, filled, least_order) = (decoder.u64()?, decoder.u64()?, decoder.u64()?);
+    let of_use_until = Timestamp::from_millis(decoder.i64()?);
+    let holds_down = decoder.u8()? != 0;
+    let mut refers = References::default();
+    for _ in 0..decoder.u16()? {
+        refers.packs.push(PackName { time: decoder.u64()?, node: decoder.u64()? });
+    }
+    for _ in 0..decoder.u32()? {
+        refers.bodies.push((decoder.u128()?, decoder.u64()?));
+    }
+    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, refers })
 }
 
 fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {

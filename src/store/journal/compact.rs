@@ -10,14 +10,18 @@ use super::record::Snapshot;
 use super::{AT_ONCE, Journal, outcome};
 use crate::entry::{JournalTime, TICK_BITS};
 use crate::store::error::StoreError;
+use crate::store::index::PackInfo;
 use crate::store::names::{JournalObject, ObjectNames};
 use crate::store::place::Listed;
 
 /// Milliseconds for which records are kept at least: a process that was away finds them.
 pub(super) const KEPT: u64 = 60 * 60_000;
 
-/// Number of records and packs since the last snapshot that make the journal long.
-const LONG: usize = 1024;
+/// Number of records since the last snapshot that make the journal long: a start reads them before it serves anything.
+pub(super) const LONG: usize = 256;
+
+/// Number of packs since the last snapshot that make the journal long, or a quarter of all packs, if that is more.
+const MANY_PACKS: usize = 1024;
 
 /// Milliseconds after which a snapshot is written in any case, if there is anything new.
 const DAY: u64 = 24 * 60 * 60_000;
@@ -25,12 +29,15 @@ const DAY: u64 = 24 * 60 * 60_000;
 impl Journal {
     /// Writes a snapshot if the journal is long, or `is_forced`, and deletes what it replaces.
     pub(super) async fn compact(&self, is_forced: bool) {
-        let (from, since, known) = {
+        let (from, since, known, saved) = {
             let tail = self.tail.lock().await;
-            (tail.from, tail.since_snapshot, tail.snapshot)
+            (tail.from, tail.since_snapshot, tail.snapshot, tail.saved)
         };
-        let is_old = self.purges.journal_now().saturating_sub(known) > DAY << TICK_BITS;
-        if !(is_forced || since >= LONG || (since > 0 && is_old)) || !self.index.is_loaded() {
+        let (unsaved, packs) = self.index.unsaved();
+        let is_long = since >= LONG || unsaved >= MANY_PACKS.max(packs / 4);
+        let is_old = self.purges.journal_now().saturating_sub(saved) > DAY << TICK_BITS;
+        let is_due = is_forced || is_long || (since + unsaved > 0 && is_old);
+        if !is_due || !self.index.is_loaded() {
             return;
         }
         if let Err(error) = self.write_snapshot(from, known, is_forced).await
@@ -53,13 +60,11 @@ impl Journal {
         let last = times.last().copied().unwrap_or(0);
         let is_written = last <= known || is_forced;
         if is_written {
-            let snapshot = Snapshot {
-                until: from,
-                purges: self.purges.snapshot(),
-                index: self.index.is_loaded().then(|| self.index.encode()),
-            };
+            let (index, packs) = self.index.is_loaded().then(|| self.index.encode()).unzip();
+            let snapshot = Snapshot { until: from, purges: self.purges.snapshot(), index };
             let name = self.names.snapshot(from, self.purges.node());
             self.place.put(&name, &[Bytes::from(snapshot.encode())]).await?;
+            packs.iter().flatten().for_each(|pack| pack.set_saved());
             self.metrics.snapshots.add_one();
             info!(
                 keys = self.index.len(),
@@ -70,7 +75,12 @@ impl Journal {
         {
             let mut tail = self.tail.lock().await;
             tail.snapshot = last.max(from);
+            tail.saved = tail.snapshot;
             tail.since_snapshot = 0;
+        }
+        if !is_written {
+            let has = |pack: &Arc<PackInfo>| pack.name.time < last && !pack.is_open();
+            self.index.all_packs().into_iter().filter(has).for_each(|pack| pack.set_saved());
         }
         if is_written { self.delete_replaced(&times).await } else { Ok(()) }
     }

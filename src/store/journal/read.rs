@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use super::record::{Record, Snapshot};
+use super::compact::LONG;
 use super::{AT_ONCE, Journal};
 use crate::base::Stopwatch;
 use crate::entry::{HORIZON, JournalTime, TICK_BITS};
@@ -30,16 +31,29 @@ const MAX_SNAPSHOT: u64 = 2 << 30;
 /// The reader's position in the journal.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// Everything before this time was read.
+    /// All purges before this time were read.
     pub from: JournalTime,
+    /// All packs named before this time were read.
+    packs_from: JournalTime,
     /// Names of the records that were read since.
     read: BTreeSet<String>,
     /// Records since the last known snapshot.
     pub since_snapshot: usize,
     /// Time of that snapshot.
     pub snapshot: JournalTime,
+    /// The time of that snapshot, or without one that of the first look: the next one is due a day later.
+    pub saved: JournalTime,
     /// Time of the last complete read, by the clock that the processes share.
     last_read: Option<JournalTime>,
+}
+
+/// Says what of a snapshot is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    /// Its purges, and its index.
+    Index,
+    /// Its purges alone: a process that has an index lists the packs that are new to it.
+    Purges,
 }
 
 impl Journal {
@@ -65,7 +79,7 @@ impl Journal {
         let watch = Stopwatch::start();
         {
             let mut tail = self.tail.lock().await;
-            self.load_snapshot(&mut tail).await?;
+            self.load_snapshot(&mut tail, Holding::Index).await?;
             self.read_new(&mut tail).await?;
         }
         info!(
@@ -76,7 +90,8 @@ impl Journal {
         Ok(())
     }
 
-    async fn load_snapshot(&self, tail: &mut Tail) -> Result<(), StoreError> {
+    /// Reads the last snapshot that can be read: its purges, and of its index what `holding` says.
+    async fn load_snapshot(&self, tail: &mut Tail, holding: Holding) -> Result<(), StoreError> {
         let mut listed = self.place.list_all(&self.names.snapshots(), "").await?;
         listed.reverse();
         let mut is_unreadable = false;
@@ -85,8 +100,10 @@ impl Journal {
             let Some(object) = self.read_object(&listed.name, MAX_SNAPSHOT).await? else { continue };
             match Snapshot::decode(&object) {
                 Ok(snapshot) if snapshot.until == time && self.purges.restore(&snapshot.purges) => {
-                    self.take_over(snapshot);
-                    *tail = Tail { from: time, snapshot: time, ..Tail::default() };
+                    let has_index = self.take_over(snapshot, holding);
+                    // Without its index, the footers of all packs that are not known yet are read.
+                    let packs_from = if has_index { time } else { tail.packs_from.min(time) };
+                    *tail = Tail { from: time, packs_from, snapshot: time, saved: time, ..Tail::default() };
                     return Ok(());
                 }
                 Ok(_) | Err(_) => {
@@ -100,20 +117,25 @@ impl Journal {
             error!("no snapshot can be read: purges may be in them, so all that is stored counts as purged");
             self.purges.purge(Purge::hard(PurgeTarget::All), false);
         }
-        *tail = Tail::default();
+        *tail = Tail { saved: self.now(), ..Tail::default() };
         Ok(())
     }
 
-    /// Takes over a snapshot whose purges are restored: removes from memory what they cover, and merges the index.
-    fn take_over(&self, snapshot: Snapshot) {
+    /// Takes over a snapshot whose purges are restored: removes from memory what they cover. Returns whether the index has
+    /// all that the snapshot's has.
+    fn take_over(&self, snapshot: Snapshot, holding: Holding) -> bool {
         for (scope, stamp) in &snapshot.purges.stamps {
             if let (Scope::Url(hash), false) = (scope, stamp.is_soft) {
                 self.memory.remove(*hash, || ());
             }
         }
-        if let Some(Err(error)) = snapshot.index.map(|index| self.index.decode(&index)) {
-            // The footers of all packs are read instead.
-            warn!("the index in a snapshot can't be read: {}", error.as_str());
+        match snapshot.index.filter(|_| holding == Holding::Index).map(|index| self.index.decode(&index)) {
+            Some(Ok(is_added)) => is_added,
+            Some(Err(error)) => {
+                warn!("the index in a snapshot can't be read: {}", error.as_str());
+                false
+            }
+            None => false,
         }
     }
 
@@ -132,7 +154,7 @@ impl Journal {
         let now = self.purges.journal_now();
         if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
             info!("the journal was not read for long: it is read from its last snapshot");
-            self.load_snapshot(&mut tail).await?;
+            self.load_snapshot(&mut tail, Holding::Purges).await?;
         }
         self.read_new(&mut tail).await
     }
@@ -140,7 +162,7 @@ impl Journal {
     async fn read_new(&self, tail: &mut Tail) -> Result<(), StoreError> {
         let (start, watch) = (self.now(), Stopwatch::start());
         // A pack of a directory gets its complete name long after the time in that.
-        let from = if self.place.is_local() { 0 } else { tail.from };
+        let from = if self.place.is_local() { 0 } else { tail.from.min(tail.packs_from) };
         let listed = self.place.list_all(&self.names.journal(), &self.names.journal_from(from)).await?;
         // The answer told the place's time, which may correct the time at which the listing began.
         let took = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1) << TICK_BITS;
@@ -155,11 +177,17 @@ impl Journal {
             tail.read.extend(names.iter().cloned());
             tail.since_snapshot += names.len();
         }
+        // Deletions may be in packs that are not read yet.
+        self.index.set_certain_from(start);
         // Purges first: what a pack has is served from now on.
         self.is_loaded.send_if_modified(|is_loaded| !std::mem::replace(is_loaded, true));
-        tail.since_snapshot += self.read_packs(&listed).await?;
+        if self.read_packs(&listed).await? {
+            // What was lost is known from a snapshot once the damaged pack is gone.
+            tail.since_snapshot = tail.since_snapshot.max(LONG);
+        }
         self.index.set_loaded();
         tail.from = start.saturating_sub(LOOK_BACK << TICK_BITS);
+        tail.packs_from = tail.from;
         let first = self.names.journal_from(tail.from);
         tail.read = tail.read.split_off(&first);
         tail.last_read = Some(start);

@@ -345,8 +345,8 @@ impl World {
             84..86 => {
                 let faults = match self.random.u32(0..3) {
                     0 => Faults::default(),
-                    1 => Faults { fail: 100, lost_answer: 50, late: 100, refuse: false },
-                    _ => Faults { fail: 300, lost_answer: 100, late: 200, refuse: false },
+                    1 => Faults { fail: 100, lost_answer: 50, late: 100, ..Faults::default() },
+                    _ => Faults { fail: 300, lost_answer: 100, late: 200, ..Faults::default() },
                 };
                 self.bucket.set_faults(faults);
             }
@@ -454,6 +454,9 @@ impl World {
         self.step += 1;
         self.pass(Duration::from_secs(10)).await;
         for node in 0..self.nodes.len() {
+            // Nothing is written before earlier purges are known; in service that follows behind.
+            let step = self.step;
+            assert!(self.nodes[node].tail(step).await);
             // A deletion that has failed for long is tried again only after a while.
             let mut left = self.nodes[node].durable().drain(Duration::from_secs(600)).await.left();
             for _ in 0..20 {

@@ -151,10 +151,10 @@ impl PackBuilder {
     }
 }
 
-/// Rebuilds a pack from its entries, up to the first one that does not hold: for a pack without a footer. Verifies all
-/// checksums. The length of the builder is where the sound entries end.
-pub(in crate::store) fn entries_of(mut bytes: Bytes) -> PackBuilder {
-    let mut builder = PackBuilder::default();
+/// Describes the entries in `bytes`, which begin at the offset `from` of a pack without a footer, up to the first one that
+/// does not hold. Verifies all checksums. The length of the builder is where the sound entries end.
+pub(in crate::store) fn entries_of(mut bytes: Bytes, from: u64) -> PackBuilder {
+    let mut builder = PackBuilder { footer: Footer::default(), len: from };
     while let Ok(entry) = Entry::take(&mut bytes) {
         let Ok((key, vector, tags, body)) = describe(&entry) else { break };
         builder.note(&entry.header, key, vector, tags, body);

@@ -19,7 +19,7 @@ use bytes::BufMut;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::EntryKind;
-use crate::base::wire::{DecodeError, Decoder, Framed, frame, put_count16, put_string, unframe};
+use crate::base::wire::{DecodeError, Decoder, Framed, frame, kind_of, put_count16, put_string, unframe};
 use crate::entry::{JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
@@ -125,6 +125,11 @@ impl Footer {
         }
         if head.0.is_empty() { Ok(Self { replaces, entries }) } else { Err(DecodeError::Malformed) }
     }
+}
+
+/// Returns whether `bytes` begin as a footer does.
+pub(in crate::store) fn is_footer(bytes: &[u8]) -> bool {
+    kind_of(bytes) == Some(KIND_FOOTER)
 }
 
 fn encode_entry(entry: &FooterEntry, vector: u32, out: &mut Vec<u8>) {

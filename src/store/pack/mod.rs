@@ -9,4 +9,4 @@ mod footer;
 
 pub(super) use self::builder::{NewEntry, PackBuilder, entries_of};
 pub(super) use self::entry::{ALIGNMENT, Entry, EntryHeader, EntryKind};
-pub(super) use self::footer::{Footer, FooterEntry, TRAILER, Trailer};
+pub(super) use self::footer::{Footer, FooterEntry, TRAILER, Trailer, is_footer};

@@ -180,6 +180,12 @@ impl Purges {
         self.table.write().next_time(self.journal_now())
     }
 
+    /// Records the order of an entry that was read: entries made here from now on have greater ones, also if this process's
+    /// clock is behind.
+    pub(super) fn note_order(&self, order: JournalTime) {
+        self.table.write().note_time(order);
+    }
+
     /// Sets by how many milliseconds the clock that the processes share is ahead of this one's.
     pub(super) fn set_clock_offset(&self, offset: i64) {
         self.clock_offset.store(offset, Ordering::Relaxed);

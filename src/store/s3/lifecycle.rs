@@ -18,7 +18,7 @@ use crate::store::error::{StoreError, StoreErrorKind};
 pub struct Lifecycle {
     /// The beginning of all names.
     pub root: String,
-    /// Age in days at which objects and bodies are deleted.
+    /// Age in days at which a pack, and all that is in it, is of no use any more.
     pub days: i32,
 }
 
@@ -35,14 +35,19 @@ enum Action {
 /// Age in days at which leftovers go.
 const LEFT_OVER: i32 = 1;
 
+/// Days for which a snapshot stays longer than a pack: what it knows of purges outlives what they cover. A snapshot is
+/// written within a day of every pack.
+const LONGER: i32 = 7;
+
 impl Lifecycle {
-    /// Returns for each rule its id, the prefix of its names, and its action. The journal does not expire: its writers
-    /// keep it short. What they delete of it in a versioned bucket does.
-    fn parts(&self) -> [(String, String, Action); 3] {
+    /// Returns for each rule its id, the prefix of its names, and its action. While a Larder runs it deletes all of this
+    /// sooner; what the rules delete is what nobody uses any more.
+    fn parts(&self) -> [(String, String, Action); 4] {
         let Self { root, days } = self;
         [
-            (format!("larder objects {root}"), format!("{root}o/"), Action::Expire(*days)),
+            (format!("larder packs {root}"), format!("{root}j/"), Action::Expire(*days)),
             (format!("larder bodies {root}"), format!("{root}b/"), Action::Expire(*days)),
+            (format!("larder snapshots {root}"), format!("{root}s/"), Action::Expire(days.saturating_add(LONGER))),
             (format!("larder leftovers {root}"), root.clone(), Action::ClearUp),
         ]
     }
@@ -100,9 +105,12 @@ fn prefix_of(rule: &LifecycleRule) -> &str {
     rule.filter().and_then(LifecycleRuleFilter::prefix).or_else(and).or(older).unwrap_or_default()
 }
 
-/// Returns whether a rule deletes current objects, as opposed to replaced or deleted versions.
-fn expires(rule: &LifecycleRule) -> bool {
-    rule.expiration().is_some_and(|expiration| expiration.days().is_some() || expiration.date().is_some())
+/// Returns whether a rule deletes current objects before they are `days` old.
+fn expires_before(rule: &LifecycleRule, days: i32) -> bool {
+    let is_early = |expiration: &LifecycleExpiration| {
+        expiration.date().is_some() || expiration.days().is_some_and(|its| its < days)
+    };
+    *rule.status() == ExpirationStatus::Enabled && rule.expiration().is_some_and(is_early)
 }
 
 fn in_words(rule: &LifecycleRule) -> String {
@@ -150,11 +158,10 @@ impl S3Bucket {
             present.into_iter().filter(|old| !rules.iter().any(|rule| rule.id() == old.id())).collect();
         for other in &others {
             lines.push(format!("stays: {}", in_words(other)));
-            let journal = format!("{}j/", wanted.root);
-            let is_enabled = *other.status() == ExpirationStatus::Enabled;
-            if is_enabled && expires(other) && journal.starts_with(prefix_of(other)) {
+            let packs = format!("{}j/", wanted.root);
+            if packs.starts_with(prefix_of(other)) && expires_before(other, wanted.days) {
                 lines.push(format!(
-                    "beware: \"{}\" deletes the journal as well, and with it what is known of purges; narrow it",
+                    "beware: \"{}\" deletes packs that are of use, and what is known of purges; narrow it",
                     other.id().unwrap_or_default()
                 ));
             }

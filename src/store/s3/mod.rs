@@ -1,7 +1,7 @@
 //! A bucket as the place of the durable tier. The only folder that names the AWS SDK.
 //!
-//! * Small objects are read by requests that this folder signs itself (`replay.rs`): an operation of the SDK costs twice as
-//!   much. All others are the SDK's.
+//! * Responses in packs are read by ranged requests that this folder signs itself (`replay.rs`): an operation of the SDK
+//!   costs twice as much. All others are the SDK's.
 //! * Names that differ lead to objects that differ: no request depends on a condition that a service may ignore.
 
 mod explain;
@@ -57,9 +57,9 @@ pub struct S3Config {
 /// A bucket of objects.
 #[derive(Debug)]
 pub struct S3Bucket {
-    /// Sends everything but reads of small objects.
+    /// Sends everything but reads of responses in packs.
     client: Client,
-    /// One for each thread that reads small objects, with connections of its own: no answer is handed from the thread
+    /// One for each thread that looks responses up, with connections of its own: no answer is handed from the thread
     /// that receives it to another.
     readers: RwLock<Vec<SmallReader>>,
     settings: Builder,
@@ -70,11 +70,11 @@ pub struct S3Bucket {
 }
 
 thread_local! {
-    /// Number of this thread among those that read small objects.
+    /// Number of this thread among those that look responses up.
     static THREAD: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Declares the current thread to be number `thread`, from 0, of those that read small objects.
+/// Declares the current thread to be number `thread`, from 0, of those that look responses up.
 pub fn use_reader(thread: usize) {
     THREAD.set(Some(thread));
 }
@@ -207,7 +207,7 @@ impl S3Bucket {
         Self { client, readers: RwLock::default(), settings: builder, config, watcher, probe: OnceLock::new() }
     }
 
-    /// Makes a client for each of `threads` threads that read small objects.
+    /// Makes a client for each of `threads` threads that look responses up.
     fn prepare(&self, threads: usize) {
         // Each look-up has a deadline of its own: the SDK need not keep three.
         let patient = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
@@ -223,7 +223,7 @@ impl S3Bucket {
         *self.readers.write() = (0..threads).map(|_| SmallReader::new(client)).collect();
     }
 
-    /// Returns the current thread's reader of small objects, if it has one.
+    /// Returns the current thread's reader, if it has one.
     fn reader(&self) -> Option<SmallReader> {
         THREAD.get().and_then(|thread| self.readers.read().get(thread).cloned())
     }

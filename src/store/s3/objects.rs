@@ -1,7 +1,8 @@
 //! Reading, writing, listing and deleting the objects of a bucket.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -10,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::explain::Request;
 use super::replay::ReplayOutcome;
-use super::{S3Bucket, S3Config};
+use super::{CONNECT_TIMEOUT, S3Bucket, S3Config};
 use crate::entry::encoding::SMALL;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -20,8 +21,14 @@ use crate::store::place::{Listed, ObjectReader, Operation, PROBE, Page};
 /// Names on a page of a listing: the most that services give.
 const PAGE: i32 = 1000;
 
-/// An object that is opened: its bytes, and its length if the service told it.
-type Opened = (S3Pieces, Option<u64>);
+/// An object, or a range of one, that is opened.
+struct Opened {
+    pieces: S3Pieces,
+    /// The number of bytes that come, if the service told it.
+    len: Option<u64>,
+    /// False if the whole object comes.
+    is_range: bool,
+}
 
 impl S3Bucket {
     /// Lists, writes the probe and reads it, in this order. Asks for nothing outside the root, where rights may end.
@@ -74,54 +81,28 @@ impl S3Bucket {
     }
 
     pub(super) async fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
-        let too_large = || StoreError::corrupt(format!("{name} has more than the {limit} bytes of any object of ours"));
-        let (mut pieces, len) = self.open_small(name).await?;
-        if len.is_some_and(|len| len > limit) {
-            return Err(too_large());
-        }
-        // A large object goes into a buffer of its own: a piece keeps all that was received with it.
-        let expected = len.and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
-        let mut small = Bytes::new();
-        let mut whole = BytesMut::with_capacity(if expected > SMALL { expected } else { 0 });
-        while let Some(piece) = pieces.next_piece().await? {
-            let total = small.len() + whole.len() + piece.len();
-            if total as u64 > limit {
-                return Err(too_large());
-            }
-            if whole.is_empty() && small.is_empty() && total <= SMALL {
-                small = piece;
-            } else {
-                whole.extend_from_slice(&std::mem::take(&mut small));
-                whole.extend_from_slice(&piece);
-            }
-        }
-        let whole = if whole.is_empty() { small } else { whole.freeze() };
-        if len.is_some_and(|len| len != whole.len() as u64) {
-            return Err(StoreError::corrupt(format!("{name} ended after {} bytes", whole.len())));
-        }
-        Ok(whole)
+        let opened = self.open(&self.client, name, None).await?;
+        opened.pieces.collect(opened.len, limit).await
     }
 
-    /// Reads a range that may end past the object.
+    /// Reads a range, which may end past the object.
     pub(super) async fn read_pack(&self, name: &str, first: u64, len: u32) -> Result<Bytes, StoreError> {
-        let range = format!("bytes={first}-{}", first.saturating_add(u64::from(len)).saturating_sub(1));
-        let (mut pieces, actual) = self.open(&self.client, name, Some(range)).await?;
-        if actual.is_some_and(|actual| actual > u64::from(len)) {
-            return Err(StoreError::corrupt(format!("{name} gave more than the {len} bytes that were asked for")));
+        let Some(last) = u64::from(len).checked_sub(1).map(|more| first.saturating_add(more)) else {
+            return Ok(Bytes::new());
+        };
+        let opened = self.open_small(name, format!("bytes={first}-{last}")).await?;
+        if opened.is_range {
+            return opened.pieces.collect(opened.len, u64::from(len)).await;
         }
-        let mut whole = BytesMut::with_capacity(actual.and_then(|len| usize::try_from(len).ok()).unwrap_or(0));
-        while let Some(piece) = pieces.next_piece().await? {
-            whole.extend_from_slice(&piece);
-        }
-        Ok(whole.freeze())
+        opened.pieces.cut_out(first, len).await
     }
 
     pub(super) async fn read(&self, name: &str, len: u64) -> Result<Box<dyn ObjectReader>, StoreError> {
         match self.open(&self.client, name, None).await? {
-            (_, Some(actual)) if actual != len => {
+            Opened { len: Some(actual), .. } if actual != len => {
                 Err(StoreError::corrupt(format!("{name} has {actual} bytes instead of {len}")))
             }
-            (pieces, _) => Ok(Box::new(pieces)),
+            Opened { pieces, .. } => Ok(Box::new(pieces)),
         }
     }
 
@@ -134,21 +115,24 @@ impl S3Bucket {
         let range = format!("bytes={first}-{}", end.saturating_sub(1));
         match self.open(&self.client, name, Some(range)).await? {
             // A service that ignores the range sends the whole.
-            (_, Some(len)) if len != end - first => {
+            Opened { len: Some(len), .. } if len != end - first => {
                 Err(StoreError::corrupt(format!("{name} gave {len} bytes instead of {}", end - first)))
             }
-            (pieces, _) => Ok(Box::new(pieces)),
+            Opened { pieces, .. } => Ok(Box::new(pieces)),
         }
     }
 
-    /// Opens an object by this thread's own reader, if it has one. What that can't tell is asked of the SDK.
-    async fn open_small(&self, name: &str) -> Result<Opened, StoreError> {
-        let Some(reader) = self.reader() else { return self.open(&self.client, name, None).await };
-        match reader.read(name, &self.watcher).await {
-            ReplayOutcome::Object(stream, len) => Ok((S3Pieces { stream, name: name.to_owned() }, len)),
+    /// Opens a range by this thread's own reader, if it has one. What that can't tell is asked of the SDK.
+    async fn open_small(&self, name: &str, range: String) -> Result<Opened, StoreError> {
+        let Some(reader) = self.reader() else { return self.open(&self.client, name, Some(range)).await };
+        match reader.read(name, &range, &self.watcher).await {
+            ReplayOutcome::Opened { stream, len, is_range } => {
+                Ok(Opened { pieces: S3Pieces { stream, name: name.to_owned() }, len, is_range })
+            }
             ReplayOutcome::Absent => Err(StoreError::absent(name)),
+            ReplayOutcome::PastEnd => Err(past_end(name)),
             ReplayOutcome::Unclear => {
-                let opened = self.open(&reader.client, name, None).await;
+                let opened = self.open(&reader.client, name, Some(range)).await;
                 if opened.is_ok() {
                     reader.learn(name);
                 }
@@ -161,8 +145,10 @@ impl S3Bucket {
         match client.get_object().bucket(&self.config.bucket).key(name).set_range(range).send().await {
             Ok(object) => {
                 let len = object.content_length().and_then(|len| u64::try_from(len).ok());
-                Ok((S3Pieces { stream: object.body, name: name.to_owned() }, len))
+                let is_range = object.content_range().is_some();
+                Ok(Opened { pieces: S3Pieces { stream: object.body, name: name.to_owned() }, len, is_range })
             }
+            Err(SdkError::ServiceError(service)) if service.raw().status().as_u16() == PAST_END => Err(past_end(name)),
             Err(SdkError::ServiceError(service))
                 if service.err().is_no_such_key()
                     || (service.raw().status().as_u16() == 404 && service.err().code() != Some("NoSuchBucket")) =>
@@ -200,14 +186,35 @@ impl S3Bucket {
     }
 }
 
-/// Writes the object `name` by one request.
+/// The status of a range that begins past the end.
+pub(super) const PAST_END: u16 = 416;
+
+fn past_end(name: &str) -> StoreError {
+    StoreError::corrupt(format!("{name} ends before the range that was asked for"))
+}
+
+/// The longest that an attempt to write an object takes, besides a second for each [`LEAST_RATE`] bytes.
+const TO_PUT: Duration = Duration::from_secs(30);
+
+/// Bytes a second below which a write counts as failed.
+const LEAST_RATE: u64 = 128 << 10;
+
+/// Writes the object `name` by one request. The time that it may take grows with its length.
 pub(super) async fn put(client: &Client, config: &S3Config, name: &str, body: Bytes) -> Result<(), StoreError> {
+    let longest = TO_PUT + Duration::from_secs(body.len() as u64 / LEAST_RATE);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(longest)
+        .operation_timeout(longest * 2)
+        .build();
     client
         .put_object()
         .bucket(&config.bucket)
         .key(name)
         .content_type("application/octet-stream")
         .body(ByteStream::from(body))
+        .customize()
+        .config_override(aws_sdk_s3::config::Builder::default().timeout_config(timeouts))
         .send()
         .await
         .map(|_| ())
@@ -231,6 +238,53 @@ impl S3Pieces {
                 Err(StoreError::caused_by(StoreErrorKind::Unavailable, text, error))
             }
         }
+    }
+}
+
+impl S3Pieces {
+    /// Reads all that comes: `told` bytes, if the service told, and at most `limit`.
+    async fn collect(mut self, told: Option<u64>, limit: u64) -> Result<Bytes, StoreError> {
+        let too_large = |name: &str| StoreError::corrupt(format!("{name} gave more than {limit} bytes"));
+        if told.is_some_and(|told| told > limit) {
+            return Err(too_large(&self.name));
+        }
+        // What is large goes into a buffer of its own: a piece keeps all that was received with it.
+        let expected = told.and_then(|told| usize::try_from(told).ok()).unwrap_or(0);
+        let mut small = Bytes::new();
+        let mut whole = BytesMut::with_capacity(if expected > SMALL { expected } else { 0 });
+        while let Some(piece) = self.next_piece().await? {
+            let total = small.len() + whole.len() + piece.len();
+            if total as u64 > limit {
+                return Err(too_large(&self.name));
+            }
+            if whole.is_empty() && small.is_empty() && total <= SMALL {
+                small = piece;
+            } else {
+                whole.reserve(expected.saturating_sub(whole.len()));
+                whole.extend_from_slice(&std::mem::take(&mut small));
+                whole.extend_from_slice(&piece);
+            }
+        }
+        let whole = if whole.is_empty() { small } else { whole.freeze() };
+        if told.is_some_and(|told| told != whole.len() as u64) {
+            return Err(StoreError::corrupt(format!("{} ended after {} bytes", self.name, whole.len())));
+        }
+        Ok(whole)
+    }
+
+    /// Reads `len` bytes from `first` on of an object that comes whole, since the service knows no ranges. Reads no further.
+    async fn cut_out(mut self, first: u64, len: u32) -> Result<Bytes, StoreError> {
+        let (mut skip, len) = (first, usize::try_from(len).unwrap_or(usize::MAX));
+        let mut range = BytesMut::new();
+        while range.len() < len
+            && let Some(piece) = self.next_piece().await?
+        {
+            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+            skip -= passed as u64;
+            let rest = &piece[passed..];
+            range.extend_from_slice(&rest[..rest.len().min(len - range.len())]);
+        }
+        if skip > 0 { Err(past_end(&self.name)) } else { Ok(range.freeze()) }
     }
 }
 

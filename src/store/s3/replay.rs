@@ -1,12 +1,12 @@
-//! Reading a small object by one request that is signed here.
+//! Reading a range of an object, mostly one response in a pack, by one request that is signed here.
 //!
 //! An operation of the SDK does two dozen things that make a read of 1 KiB cost twice what signing, sending and reading
-//! cost. So each thread that reads small objects has the SDK read one, and records the request that went out: where the
+//! cost. So each thread that looks responses up has the SDK read one, and records the request that went out: where the
 //! bucket is, and what the request is signed for. From then on it signs the same request itself, with the SDK's signer,
-//! credentials and connections.
+//! credentials and connections. The range is a field that no signature has to cover.
 //!
-//! Every answer but the object, or that there is none, is [`ReplayOutcome::Unclear`]: the caller then asks the SDK, which knows
-//! all that can be wrong, and tries again. Requests of any other kind are not replayed either.
+//! Every answer but the bytes, or that there are none, is [`ReplayOutcome::Unclear`]: the caller then asks the SDK, which
+//! knows all that can be wrong, and tries again. Requests of any other kind are not replayed either.
 
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -31,10 +31,11 @@ use aws_smithy_runtime_api::client::identity::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use parking_lot::Mutex;
 
+use super::objects::PAST_END;
 use super::{CONNECT_TIMEOUT, Watcher};
 use crate::base::RequestClass;
 
-/// One thread's reader of small objects.
+/// One thread's reader of ranges.
 #[derive(Clone, Debug)]
 pub(super) struct SmallReader {
     /// The SDK's client for what this reader leaves to it.
@@ -82,10 +83,19 @@ struct Replay {
 
 /// The answer to a replayed request.
 pub(super) enum ReplayOutcome {
-    /// The object, and its length if the service told it.
-    Object(ByteStream, Option<u64>),
+    /// Bytes come.
+    Opened {
+        /// The bytes.
+        stream: ByteStream,
+        /// Their number, if the service told it.
+        len: Option<u64>,
+        /// False if they are the whole object: the service knows no ranges.
+        is_range: bool,
+    },
     /// There is no such object.
     Absent,
+    /// The object ends before the range.
+    PastEnd,
     /// Anything else: the SDK is to be asked.
     Unclear,
 }
@@ -136,10 +146,10 @@ impl SmallReader {
         let _ = self.recording.replay.set(Replay::of(sent, name));
     }
 
-    /// Asks for the object `name`.
-    pub(super) async fn read(&self, name: &str, watcher: &Watcher) -> ReplayOutcome {
+    /// Asks for a range of the object `name`.
+    pub(super) async fn read(&self, name: &str, range: &str, watcher: &Watcher) -> ReplayOutcome {
         match self.recording.replay.get() {
-            Some(Some(replay)) if name.bytes().all(is_plain) => replay.read(name, watcher).await,
+            Some(Some(replay)) if name.bytes().all(is_plain) => replay.read(name, range, watcher).await,
             _ => ReplayOutcome::Unclear,
         }
     }
@@ -189,13 +199,11 @@ impl Replay {
         })
     }
 
-    async fn read(&self, name: &str, watcher: &Watcher) -> ReplayOutcome {
+    async fn read(&self, name: &str, range: &str, watcher: &Watcher) -> ReplayOutcome {
         let resolver = self.resolver.clone();
         let identity = self.identities.resolve_cached_identity(resolver, &self.components, &self.bag).await;
-        let Some(request) = identity.ok().and_then(|identity| self.signed.request(name, &identity, watcher.time()))
-        else {
-            return ReplayOutcome::Unclear;
-        };
+        let request = |identity| self.signed.request(name, range, &identity, watcher.time());
+        let Some(request) = identity.ok().and_then(request) else { return ReplayOutcome::Unclear };
         watcher.metrics.request(RequestClass::Read);
         let Ok(mut answer) = self.connector.call(request).await else { return ReplayOutcome::Unclear };
         if let Some(date) = answer.headers().get("date") {
@@ -203,10 +211,11 @@ impl Replay {
         }
         let body = ByteStream::new(answer.take_body());
         match answer.status().as_u16() {
-            200 => {
+            status @ (200 | 206) => {
                 let len = answer.headers().get("content-length").and_then(|len| len.parse().ok());
-                ReplayOutcome::Object(body, len)
+                ReplayOutcome::Opened { stream: body, len, is_range: status == 206 }
             }
+            PAST_END => ReplayOutcome::PastEnd,
             404 if is_of_an_object(body).await => ReplayOutcome::Absent,
             _ => ReplayOutcome::Unclear,
         }
@@ -214,8 +223,8 @@ impl Replay {
 }
 
 impl Signed {
-    /// Makes and signs the request for an object.
-    fn request(&self, name: &str, identity: &Identity, time: SystemTime) -> Option<HttpRequest> {
+    /// Makes and signs the request for a range of an object.
+    fn request(&self, name: &str, range: &str, identity: &Identity, time: SystemTime) -> Option<HttpRequest> {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
@@ -231,6 +240,7 @@ impl Signed {
         for field in fields {
             request.headers_mut().try_insert(field.name(), field.value().to_owned()).ok()?;
         }
+        request.headers_mut().try_insert("range", range.to_owned()).ok()?;
         request.headers_mut().try_insert("user-agent", concat!("larder/", env!("CARGO_PKG_VERSION"))).ok()?;
         Some(request)
     }
@@ -268,9 +278,10 @@ mod tests {
         let signed = Signed { base: "http://h:9/b/".into(), region: "us-east-1".into(), service: "s3".into() };
         let identity = aws_sdk_s3::config::Credentials::new("key", "secret", Some("token".into()), None, "test").into();
         let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_790_000_000);
-        let request = signed.request("larder-1/o/aa/bb/cc", &identity, time).expect("a request");
-        assert_eq!((request.method(), request.uri()), ("GET", "http://h:9/b/larder-1/o/aa/bb/cc"));
+        let request = signed.request("larder-1/j/1-2.pack", "bytes=16-31", &identity, time).expect("a request");
+        assert_eq!((request.method(), request.uri()), ("GET", "http://h:9/b/larder-1/j/1-2.pack"));
         let fields = request.headers();
+        assert_eq!(fields.get("range"), Some("bytes=16-31"));
         assert_eq!(fields.get("x-amz-security-token"), Some("token"));
         assert_eq!(fields.get("x-amz-date"), Some("20260921T141320Z"));
         let authorization = fields.get("authorization").expect("it is signed");

@@ -33,18 +33,25 @@ pub(crate) fn in_directory(origin: &Origin, directory: &Path, more: &str) -> Lar
     Larder::new(origin, &format!("{}\ndurable.lookup_timeout=20s\n{more}", file_url(directory)))
 }
 
-/// Every object and body below `directory`, by path: not what the journal is made of.
+/// Every pack and separate body below `directory`, by path.
 pub(crate) fn objects(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
-        if ["larder-1/j", "larder-1/s", "larder-1/probe"].iter().any(|name| path.ends_with(name)) {
-            continue;
+        let name = path.to_string_lossy();
+        if path.is_dir() {
+            found.extend(objects(&path));
+        } else if name.ends_with(".pack") || name.ends_with(".open") || name.contains("larder-1/b/") {
+            found.push(path);
         }
-        if path.is_dir() { found.extend(objects(&path)) } else { found.push(path) }
     }
     found.sort();
     found
+}
+
+/// The packs among them.
+pub(crate) fn packs(directory: &Path) -> Vec<PathBuf> {
+    objects(directory).into_iter().filter(|path| !path.to_string_lossy().contains("larder-1/b/")).collect()
 }
 
 /// Ranges are asked for as they are, so that parts are put together.

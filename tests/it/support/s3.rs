@@ -58,7 +58,7 @@ impl S3 {
                 let noting = service_fn(move |request: Request<Incoming>| {
                     let range = request.headers().get("range").map_or("", |range| range.to_str().unwrap_or("?"));
                     let what = (request.method().to_string(), request.uri().to_string(), range.to_owned());
-                    let is_object = what.0 == "GET" && (what.1.contains("/o/") || what.1.contains("/b/"));
+                    let is_object = what.0 == "GET" && (what.1.contains(".pack") || what.1.contains("/b/"));
                     let refused = refusing.lock().unwrap().as_ref().and_then(|refuse| refuse(&what.0, &what.1));
                     noted.lock().unwrap().push(what);
                     let fault = *current.lock().unwrap();
@@ -102,10 +102,9 @@ impl S3 {
         self.seen.lock().unwrap().iter().filter(|(seen, path, _)| seen == method && path.contains(part)).count()
     }
 
-    /// Returns the number of requests for an object.
+    /// Returns the number of requests for parts of packs.
     pub(crate) fn looked_for(&self) -> usize {
-        let seen = self.seen.lock().unwrap();
-        seen.iter().filter(|(method, path, _)| method == "GET" && path.contains("/o/")).count()
+        self.count("GET", ".pack")
     }
 
     /// Ends it with every connection, as if the machine were gone.

@@ -39,7 +39,7 @@ impl Durable {
             let name = inner.names.pack(pack.name);
             let entries = if pack.is_open() {
                 inner.place.get(&inner.names.open_pack(pack.name), u64::MAX).await.map(|whole| {
-                    crate::store::pack::entries_of(whole).into_footer().entries
+                    crate::store::pack::entries_of(whole, 0).into_footer().entries
                 })
             } else {
                 read_footer(&*inner.place, &name, pack.size()).await.map(|footer| footer.entries)

@@ -20,7 +20,7 @@ impl Inner {
         let name = self.names.pack(pack);
         let Some(mut file) = self.place.take_over(&name).await? else { return Ok(false) };
         let whole = self.place.read_pack(&name, 0, u32::try_from(file.len()).unwrap_or(u32::MAX)).await?;
-        let builder = entries_of(whole);
+        let builder = entries_of(whole, 0);
         if builder.entries().is_empty() {
             self.place.delete(&self.names.open_pack(pack)).await?;
             drop(self.index.remove_pack(pack));

@@ -1,6 +1,6 @@
 //! Turns operations into entries of a pack.
 
-use crate::entry::encoding::{encode_response, encode_separate, encode_tombstone, encode_vary};
+use crate::entry::encoding::{BODY_CHUNK, encode_response, encode_separate, encode_tombstone, encode_vary};
 use crate::entry::{StoredHead, VaryRecord, VersionVector};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
@@ -8,7 +8,49 @@ use crate::store::durable::Inner;
 use crate::store::pack::{EntryKind, NewEntry};
 use crate::store::queue::{Op, Put};
 
+/// Returns about how many bytes an operation takes in a pack, its part of the footer included.
+pub(super) fn len_in_pack(op: &Op) -> u64 {
+    match op {
+        Op::Put { stored, .. } => {
+            let head = stored.head();
+            let body = match stored {
+                Put::Whole(whole) if head.body_object.is_none() => whole.len(),
+                Put::Whole(whole) => whole.len() / BODY_CHUNK as u64 * 8,
+                Put::Apart(apart) => apart.checksums.len() as u64 * 8,
+            };
+            // A head is about as large encoded, with its part of the footer, as in memory.
+            (head.weight() + head.key.as_bytes().len()) as u64 + body
+        }
+        Op::Delete { key, .. } => TOMBSTONE + 2 * key.as_bytes().len() as u64,
+    }
+}
+
+/// The bytes that a tombstone takes besides its key, which the footer has as well.
+const TOMBSTONE: u64 = 200;
+
+/// Returns the slot that an operation is about: the hash of its key, and the name of the variant.
+pub(super) fn slot_of(op: &Op) -> (u128, u128) {
+    let variant = match op {
+        Op::Put { stored, record, .. } => name_of(stored.head(), record.as_deref()),
+        Op::Delete { variant, .. } => variant.as_ref().map_or(0, |(name, _)| *name),
+    };
+    (op.key().hash(), variant)
+}
+
+/// Returns the name of a variant under its record; 0 for a response that does not vary.
+fn name_of(head: &StoredHead, record: Option<&VaryRecord>) -> u128 {
+    head.variant().zip(record).map_or(0, |(variant, record)| record.variant_hash(&variant.selector))
+}
+
 impl Inner {
+    /// Returns whether an operation is still to be written: no purge covers its response.
+    pub(super) fn is_to_be_written(&self, op: &Op) -> bool {
+        match op {
+            Op::Put { stored, .. } => self.is_wanted(stored.head()),
+            Op::Delete { .. } => true,
+        }
+    }
+
     /// Returns the entries of an operation, which belong together; `None` if there is nothing to write any more.
     pub(super) fn entries_of(&self, op: &Op) -> Option<Vec<NewEntry>> {
         match op {
@@ -17,10 +59,9 @@ impl Inner {
                 if !self.is_wanted(head) {
                     return None;
                 }
-                let variant = head.variant().zip(record.as_deref());
-                let name = variant.map_or(0, |(variant, record)| record.variant_hash(&variant.selector));
-                let response = self.response(stored, name, *order);
-                let record = variant.map(|(_, record)| self.record(record, head, &response));
+                let response = self.response(stored, name_of(head, record.as_deref()), *order);
+                let record = record.as_deref().filter(|_| head.variant().is_some());
+                let record = record.map(|record| self.record(record, head, &response));
                 Some(record.into_iter().chain([response]).collect())
             }
             Op::Delete { key, variant, order, .. } => {
@@ -72,6 +113,9 @@ impl Inner {
     }
 
     fn record(&self, record: &VaryRecord, head: &StoredHead, response: &NewEntry) -> NewEntry {
+        // It leads to other variants as well, which may be of use for longer: all were written with the record before it.
+        let before = self.index.find(self.index.fingerprint(&head.key, 0));
+        let until = before.map_or(response.of_use_until, |found| found.pack.of_use_until());
         NewEntry {
             kind: EntryKind::Vary,
             replaces: self.is_taken(&head.key, 0),
@@ -81,14 +125,14 @@ impl Inner {
             vector: response.vector.clone(),
             tags: Vec::new(),
             fresh_until: response.fresh_until,
-            of_use_until: response.of_use_until,
+            of_use_until: until.max(response.of_use_until),
             body: None,
             object: encode_vary(record),
         }
     }
 
-    /// Returns whether a slot has an entry, which the new one takes the place of.
+    /// Returns whether a slot may have an entry, which the new one takes the place of.
     fn is_taken(&self, key: &CacheKey, variant: u128) -> bool {
-        self.index.find(self.index.fingerprint(key, variant)).is_some()
+        self.index.may_have(self.index.fingerprint(key, variant))
     }
 }
