@@ -230,7 +230,7 @@ impl Inner {
                 Err(error) => match error.kind() {
                     StoreErrorKind::Absent => {
                         self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
-                        self.index.remove_pack(found.pack.name);
+                        _ = self.index.remove_pack(found.pack.name);
                     }
                     StoreErrorKind::Corrupt => {
                         self.report_unreadable(&place_name(&found), &error);

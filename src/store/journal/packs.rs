@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
+use super::compact::LONG;
 use super::{AT_ONCE, Journal};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -92,6 +93,15 @@ impl Journal {
         Ok(progress.is_any_damaged)
     }
 
+    /// Reads the packs of a listing that were missed.
+    pub(in crate::store) async fn read_missed(&self, listed: &[Listed]) -> Result<(), StoreError> {
+        let mut tail = self.tail.lock().await;
+        if self.read_packs(listed).await? {
+            tail.since_snapshot = tail.since_snapshot.max(LONG);
+        }
+        Ok(())
+    }
+
     /// Returns whether a complete pack was not read since it is complete. One of this process may have been completed by
     /// another.
     fn is_unread(&self, name: PackName) -> bool {
@@ -139,10 +149,10 @@ impl Journal {
     }
 
     fn take_pack(&self, name: PackName, size: u64, footer: &Footer) {
-        let pack = self.index.add_pack(name, false);
-        pack.set_size(size, false);
+        let pack = self.index.add_pack(name);
         pack.set_replaces(footer.replaces.clone());
         self.take_entries(&pack, &footer.entries);
+        pack.set_size(size, false);
     }
 
     fn take_entries(&self, pack: &PackInfo, entries: &[FooterEntry]) {
@@ -167,7 +177,7 @@ impl Journal {
 
     /// Reads what another process appended to a pack since the last look. An incomplete entry is not there yet.
     async fn read_growing(&self, name: PackName, size: u64) -> Result<(), StoreError> {
-        let pack: Arc<PackInfo> = self.index.add_pack(name, true);
+        let pack: Arc<PackInfo> = self.index.add_pack(name);
         let object = self.names.pack(name);
         loop {
             let from = pack.size();

@@ -509,7 +509,7 @@ impl World {
             let Some(JournalObject::Pack(pack)) = ObjectNames::parse_journal(&name) else { continue };
             let object = Place::get(place, &name, u64::MAX).await.ok()?;
             let footer = packs::read_footer(place, &name, object.len() as u64).await.expect("a pack of ours");
-            index.insert_all(&index.add_pack(pack, false), &footer.entries);
+            index.insert_all(&index.add_pack(pack), &footer.entries);
         }
         let found = index.find(index.fingerprint(&page.key, 0))?;
         let name = names.pack(found.pack.name);
