@@ -193,7 +193,8 @@ impl Store {
             Insertion::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
+        let is_put =
+            self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
         if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
             // The separate body goes as well, even if the new response shares it.
             let body = old.body_object;

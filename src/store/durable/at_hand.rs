@@ -24,7 +24,8 @@ impl Durable {
         known: Option<&VaryRecord>,
     ) -> Option<FoundResponse> {
         let inner = &self.inner;
-        if !self.is_local || inner.queue.is_pending(key.hash()) || !inner.journal.is_loaded() || inner.spares_lookups() {
+        if !self.is_local || inner.queue.is_pending(key.hash()) || !inner.journal.is_loaded() || inner.spares_lookups()
+        {
             return None;
         }
         let (position, watch) = (inner.purges.position(), Stopwatch::start());

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use super::record::{Record, Snapshot};
 use super::compact::LONG;
+use super::record::{Record, Snapshot};
 use super::{AT_ONCE, Journal};
 use crate::base::Stopwatch;
 use crate::entry::{HORIZON, JournalTime, TICK_BITS};

@@ -115,11 +115,7 @@ impl Inner {
 
     /// Copies what counts of `sources` into a new pack, which says that it replaces them. Takes no more of them than fill
     /// it.
-    pub(super) async fn copy(
-        self: &Arc<Self>,
-        sources: &[Arc<PackInfo>],
-        keep: Keep,
-    ) -> Result<Copied, StoreError> {
+    pub(super) async fn copy(self: &Arc<Self>, sources: &[Arc<PackInfo>], keep: Keep) -> Result<Copied, StoreError> {
         let sources = self.fitting(sources);
         let own: HashSet<PackName> = sources.iter().map(|pack| pack.name).collect();
         let others: Vec<_> = self.index.all_packs().into_iter().filter(|pack| !own.contains(&pack.name)).collect();
@@ -198,7 +194,8 @@ impl CopyWriter {
                     Fate::Forgotten => {}
                 }
             }
-            let weight: u64 = kept.iter().map(|entry| u64::from(entry.len) + entry.body.map_or(0, |(_, len)| len)).sum();
+            let weight: u64 =
+                kept.iter().map(|entry| u64::from(entry.len) + entry.body.map_or(0, |(_, len)| len)).sum();
             if weight <= *left {
                 *left -= weight;
                 copied.extend((!kept.is_empty()).then_some(kept));
@@ -218,7 +215,8 @@ impl CopyWriter {
     }
 
     async fn copy_run(&mut self, judge: &Judge<'_>, run: Run) -> Result<(), StoreError> {
-        let (Some(first), Some(last)) = (run.first().and_then(|group| group.first()), run.last().and_then(|group| group.last()))
+        let (Some(first), Some(last)) =
+            (run.first().and_then(|group| group.first()), run.last().and_then(|group| group.last()))
         else {
             return Ok(());
         };

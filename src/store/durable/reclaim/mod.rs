@@ -112,7 +112,9 @@ impl Inner {
             upkeep.listed = Some(Stopwatch::start());
         }
         done.purged = self.recount_if_due(upkeep).await?;
-        self.make_room(0).await.or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
+        self.make_room(0)
+            .await
+            .or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
         done.deleted += self.delete_replaced(upkeep).await?;
         self.delete_dead(upkeep, &mut done).await?;
         let choices: [fn(&Situation<'_>) -> Vec<Arc<PackInfo>>; 2] =
@@ -219,11 +221,8 @@ impl Inner {
     async fn compare_with_listing(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<u64, StoreError> {
         let known = self.index.all_packs();
         let listed = self.place.list_all(&self.names.journal(), "").await?;
-        let snapshots: Vec<Listed> = if self.place.is_local() {
-            self.place.list_all(&self.names.snapshots(), "").await?
-        } else {
-            Vec::new()
-        };
+        let snapshots: Vec<Listed> =
+            if self.place.is_local() { self.place.list_all(&self.names.snapshots(), "").await? } else { Vec::new() };
         self.room.set_journal(room::others(&listed) + snapshots.iter().map(|listed| listed.size).sum::<u64>());
         let mut completed = 0;
         let mut there: HashSet<PackName> = HashSet::new();
