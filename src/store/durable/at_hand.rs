@@ -32,6 +32,7 @@ impl Durable {
         let (head, body, record) = inner.select_at_hand(key, request, policy, known)?;
         let found = inner.accept_at_hand(head, body, request, position, record)?;
         inner.metrics.durable_latency.record(watch.elapsed());
+        inner.metrics.durable_at_hand.add_one();
         Some(found)
     }
 }
