@@ -105,11 +105,11 @@ impl Situation<'_> {
         Vec::new()
     }
 
-    /// Returns the packs with the most dead bytes, once a third of all bytes is dead; otherwise none.
-    pub(super) fn rewrite(&self) -> Vec<Arc<PackInfo>> {
+    /// Returns the packs with the most dead bytes, once one part in `parts` of all bytes is dead; otherwise none.
+    pub(super) fn rewrite(&self, parts: u64) -> Vec<Arc<PackInfo>> {
         let total: u64 = self.packs.iter().map(|pack| pack.size()).sum();
         let mut dead: u64 = self.packs.iter().map(|pack| pack.dead()).sum();
-        if dead.saturating_mul(3) <= total || total < self.pack_size {
+        if dead.saturating_mul(parts) <= total || total < self.pack_size {
             return Vec::new();
         }
         let mut packs: Vec<_> = self.packs.iter().filter(|pack| pack.dead() > pack.size() / 8).collect();
@@ -117,7 +117,7 @@ impl Situation<'_> {
         packs.sort_by_key(|pack| std::cmp::Reverse(pack.dead().saturating_mul(1000) / pack.size().max(1)));
         let (mut chosen, mut live) = (Vec::new(), 0);
         for pack in packs.into_iter().take(MOST) {
-            if !chosen.is_empty() && (live + pack.live() > self.pack_size || dead.saturating_mul(3) <= total) {
+            if !chosen.is_empty() && (live + pack.live() > self.pack_size || dead.saturating_mul(4) <= total) {
                 break;
             }
             live += pack.live();

@@ -115,19 +115,28 @@ impl Inner {
         self.make_room(0).await.or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
         done.deleted += self.delete_replaced(upkeep).await?;
         self.delete_dead(upkeep, &mut done).await?;
-        let choices: [fn(&Situation<'_>) -> Vec<Arc<PackInfo>>; 2] =
-            [|situation| situation.merge(), |situation| situation.rewrite()];
-        for choose in choices {
-            for _ in 0..MOST_COPIES {
-                let _changing = self.room.changing.lock().await;
-                let chosen = self.with_situation(upkeep, choose);
-                if chosen.is_empty() {
-                    break;
-                }
-                self.replace(&chosen, &mut done).await?;
-            }
-        }
+        self.replace_chosen(upkeep, &mut done, |situation, _| situation.merge()).await?;
+        // Begins when a third is dead, and goes on until a quarter is.
+        self.replace_chosen(upkeep, &mut done, |situation, is_first| situation.rewrite(if is_first { 3 } else { 4 })).await?;
         Ok(done)
+    }
+
+    /// Copies what counts of the packs that are chosen, again and again. Tells `choose` whether it is the first time.
+    async fn replace_chosen(
+        self: &Arc<Self>,
+        upkeep: &Upkeep,
+        done: &mut Done,
+        choose: fn(&Situation<'_>, bool) -> Vec<Arc<PackInfo>>,
+    ) -> Result<(), StoreError> {
+        for turn in 0..MOST_COPIES {
+            let _changing = self.room.changing.lock().await;
+            let chosen = self.with_situation(upkeep, |situation| choose(situation, turn == 0));
+            if chosen.is_empty() {
+                break;
+            }
+            self.replace(&chosen, done).await?;
+        }
+        Ok(())
     }
 
     /// Copies what counts of packs. Those stay for a while, for processes that know no others.

@@ -124,7 +124,7 @@ impl Inner {
         let due = self.due(upkeep).len();
         let (dead, copied) = self.with_situation(upkeep, |situation: &Situation<'_>| {
             let dead = situation.dead();
-            let copied = situation.merge().len() + situation.rewrite().len();
+            let copied = situation.merge().len() + situation.rewrite(3).len();
             (dead.at_once.len() + dead.with_tombstones.len(), copied)
         });
         Ok(Done { deleted: (due + dead) as u64, copied: copied as u64, purged, ..Done::default() })
