@@ -1,4 +1,4 @@
-//! The place of the durable tier: a directory, a bucket, or in tests a simulated bucket.
+//! The place of the durable tier: a directory, a bucket, or in tests a simulated one of either.
 //!
 //! * Names are relative, with slashes between their parts, and never empty.
 //! * An object is written whole or not at all. Its name leads to it only once all of it is written.

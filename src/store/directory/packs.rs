@@ -202,6 +202,8 @@ impl GrowingPack for PackFile {
         Box::pin(async move {
             let Self { file, len, path, complete, directory, name, threads } = *self;
             threads.run(&name, move || {
+                // A failed append may have left something.
+                file.set_len(len)?;
                 file.write_all_at(&footer, len)?;
                 (&*file).flush()?;
                 file.sync_all()?;

@@ -102,9 +102,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns whether a complete pack was not read since it is complete. This process knows its own.
+    /// Returns whether a complete pack was not read since it is complete. One of this process may have been completed by
+    /// another.
     fn is_unread(&self, name: PackName) -> bool {
-        self.index.pack(name).is_none_or(|pack| pack.is_open() && name.node != self.purges.node())
+        self.index.pack(name).is_none_or(|pack| pack.is_open())
     }
 
     async fn take_footer(

@@ -1,7 +1,12 @@
-//! A bucket in memory, for tests that need thousands of turns of events. Its requests fail, or are carried out and answered
-//! with an error, or are carried out late.
+//! A bucket or a directory in memory, for tests that need thousands of turns of events. Its faults are data: requests fail,
+//! or are carried out and answered with an error, or are carried out late; appends are torn.
+//!
+//! `growing` has the packs of a directory that grow, and `pieces` what is read and written in pieces.
 
-use std::collections::BTreeMap;
+mod growing;
+mod pieces;
+
+use std::collections::{BTreeMap, HashMap};
 use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +16,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
+use self::pieces::{Pieces, Upload};
 use super::place::{GrowingPack, Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
 
-/// The faults of the bucket, each in thousandths of the requests.
+/// The faults of the place, each in thousandths of the requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     /// The request is not carried out, and fails.
@@ -24,23 +30,28 @@ pub(crate) struct Faults {
     pub lost_answer: u32,
     /// A write is carried out later, and fails.
     pub late: u32,
+    /// An append to a growing pack is carried out in part, and fails.
+    pub torn: u32,
     /// Every read is refused.
     pub refuse: bool,
-    /// No write is carried out, nor answered.
-    pub hang: bool,
+    /// Every write finds no room.
+    pub is_full: bool,
 }
 
-/// One process's access to the bucket.
+/// One process's access to the place.
 #[derive(Debug)]
 pub(crate) struct Simulated {
     bucket: Arc<SimulatedBucket>,
-    is_cut: AtomicBool,
+    /// Its number among the processes: locks are held by it.
+    process: u64,
+    is_cut: Arc<AtomicBool>,
 }
 
-/// The bucket that processes share.
+/// The place that processes share: a bucket, or a directory.
 #[derive(Debug)]
 pub(crate) struct SimulatedBucket {
     clock: Clock,
+    is_local: bool,
     content: Mutex<BucketContent>,
 }
 
@@ -53,8 +64,14 @@ struct BucketContent {
     late: Vec<(Timestamp, String, Bytes)>,
     /// Number of objects that were asked for.
     reads: u64,
+    /// Number of processes so far.
+    processes: u64,
+    /// In a directory: the process that holds the lock of each growing pack.
+    locks: HashMap<String, u64>,
     /// The names of writes, in their order.
     puts: Vec<String>,
+    /// True if no write is carried out, nor answered.
+    hangs: bool,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -73,20 +90,37 @@ enum Fate {
 impl SimulatedBucket {
     /// An empty bucket. `clock` is the true time.
     pub(crate) fn new(clock: Clock, seed: u64) -> Self {
+        Self::with(clock, seed, false)
+    }
+
+    /// An empty directory. `clock` is the true time.
+    pub(crate) fn directory(clock: Clock, seed: u64) -> Self {
+        Self::with(clock, seed, true)
+    }
+
+    fn with(clock: Clock, seed: u64, is_local: bool) -> Self {
         let content = BucketContent {
             objects: BTreeMap::new(),
             random: fastrand::Rng::with_seed(seed),
             faults: Faults::default(),
             late: Vec::new(),
             reads: 0,
+            processes: 0,
+            locks: HashMap::new(),
             puts: Vec::new(),
+            hangs: false,
         };
-        Self { clock, content: Mutex::new(content) }
+        Self { clock, is_local, content: Mutex::new(content) }
     }
 
     /// Sets the faults from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.content.lock().faults = faults;
+    }
+
+    /// Says whether writes are neither carried out nor answered from now on.
+    pub(crate) fn set_hanging(&self, hangs: bool) {
+        self.content.lock().hangs = hangs;
     }
 
     /// Returns the number of objects that were asked for.
@@ -115,6 +149,20 @@ impl SimulatedBucket {
         self.content.lock().objects.clear();
     }
 
+    /// Returns an object's content.
+    pub(crate) fn object(&self, name: &str) -> Option<Bytes> {
+        self.content.lock().objects.get(name).map(|(object, _)| object.clone())
+    }
+
+    /// Changes an object behind everyone's back.
+    pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some((object, _)) = self.content.lock().objects.get_mut(name) {
+            let mut bytes = object.to_vec();
+            change(&mut bytes);
+            *object = Bytes::from(bytes);
+        }
+    }
+
     /// Begins a request: carries out late writes that are due, and decides the request's fate.
     fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
         let now = self.clock.now();
@@ -132,7 +180,8 @@ impl SimulatedBucket {
         } else if dice < fail + lost_answer {
             Fate::DoneWithError
         } else if dice < fail + lost_answer + late {
-            Fate::Late
+            // What writes to a directory has ended when its process goes on.
+            if self.is_local { Fate::Failed } else { Fate::Late }
         } else {
             Fate::Done
         };
@@ -143,12 +192,18 @@ impl SimulatedBucket {
 impl Simulated {
     /// Access to `bucket`.
     pub(crate) fn to(bucket: &Arc<SimulatedBucket>) -> Self {
-        Self { bucket: Arc::clone(bucket), is_cut: AtomicBool::new(false) }
+        let process = {
+            let mut content = bucket.content.lock();
+            content.processes += 1;
+            content.processes
+        };
+        Self { bucket: Arc::clone(bucket), process, is_cut: Arc::default() }
     }
 
-    /// Fails all requests from now on: to the bucket, the process is dead.
+    /// Fails all requests from now on, and releases all locks: to the place, the process is dead.
     pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
+        self.bucket.content.lock().locks.retain(|_, holder| *holder != self.process);
     }
 
     fn begin(&self) -> (MutexGuard<'_, BucketContent>, Fate) {
@@ -162,7 +217,9 @@ impl Simulated {
         if content.faults.refuse {
             return Err(StoreError::new(StoreErrorKind::Refused, name));
         }
-        match (fate, content.objects.get(name)) {
+        // A pack may be read by its complete name while it grows.
+        let found = content.objects.get(name).or_else(|| content.objects.get(&open_name(name)));
+        match (fate, found) {
             (Fate::Done, Some((object, _))) if object.len() as u64 > limit => Err(StoreError::corrupt(name)),
             (Fate::Done, Some((object, _))) => Ok(object.clone()),
             (Fate::Done, None) => Err(StoreError::absent(name)),
@@ -195,6 +252,9 @@ impl Simulated {
         let now = self.bucket.clock.now();
         let (mut content, fate) = self.begin();
         let object = Bytes::from(pieces.concat());
+        if content.faults.is_full {
+            return Err(StoreError::new(StoreErrorKind::Full, name));
+        }
         content.puts.push(name.to_owned());
         match fate {
             Fate::Done | Fate::DoneWithError => drop(content.objects.insert(name.to_owned(), (object, now))),
@@ -230,8 +290,21 @@ impl Place for Simulated {
     }
 
     fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
-        let object = self.get(name, len);
-        Box::pin(ready(object.map(|object| Box::new(OnePiece(Some(object))) as Box<dyn ObjectReader>)))
+        let object = self.get(name, u64::MAX).and_then(|object| {
+            if object.len() as u64 == len { Ok(object) } else { Err(StoreError::corrupt(name)) }
+        });
+        Box::pin(ready(object.map(Pieces::of)))
+    }
+
+    fn read_range<'a>(&'a self, name: &'a str, first: u64, end: u64) -> Operation<'a, Box<dyn ObjectReader>> {
+        let object = self.get(name, u64::MAX).and_then(|object| {
+            let range = usize::try_from(first).ok().zip(usize::try_from(end).ok());
+            match range.filter(|(first, end)| first <= end && *end <= object.len()) {
+                Some((first, end)) => Ok(object.slice(first..end)),
+                None => Err(StoreError::corrupt(name)),
+            }
+        });
+        Box::pin(ready(object.map(Pieces::of)))
     }
 
     fn read_pack<'a>(&'a self, name: &'a str, first: u64, len: u32) -> Operation<'a, Bytes> {
@@ -243,15 +316,11 @@ impl Place for Simulated {
     }
 
     fn begin_pack<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn GrowingPack>> {
-        Box::pin(ready(Err(fault(name))))
+        Box::pin(ready(growing::begin(self, name)))
     }
 
-    fn take_over<'a>(&'a self, _: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>> {
-        Box::pin(ready(Ok(None)))
-    }
-
-    fn read_range<'a>(&'a self, name: &'a str, _: u64, _: u64) -> Operation<'a, Box<dyn ObjectReader>> {
-        Box::pin(ready(Err(fault(name))))
+    fn take_over<'a>(&'a self, name: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>> {
+        Box::pin(ready(growing::take_over(self, name)))
     }
 
     fn list<'a>(&'a self, prefix: &'a str, after: &'a str) -> Operation<'a, Page> {
@@ -261,7 +330,7 @@ impl Place for Simulated {
     fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()> {
         let hangs = {
             let mut content = self.bucket.content.lock();
-            let hangs = content.faults.hang;
+            let hangs = content.hangs;
             content.puts.extend(hangs.then(|| name.to_owned()));
             hangs
         };
@@ -269,7 +338,8 @@ impl Place for Simulated {
     }
 
     fn begin<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn ObjectWriter>> {
-        Box::pin(ready(Err(fault(name))))
+        let access = Self { bucket: Arc::clone(&self.bucket), process: self.process, is_cut: Arc::clone(&self.is_cut) };
+        Box::pin(ready(Ok(Box::new(Upload::to(access, name)) as Box<dyn ObjectWriter>)))
     }
 
     fn delete<'a>(&'a self, name: &'a str) -> Operation<'a, ()> {
@@ -279,16 +349,15 @@ impl Place for Simulated {
     fn remove_unfinished<'a>(&'a self, _: &'a str, _: Timestamp, _: bool) -> Operation<'a, u64> {
         Box::pin(ready(Ok(0)))
     }
+
+    fn is_local(&self) -> bool {
+        self.bucket.is_local
+    }
 }
 
-/// An object that comes in one piece.
-#[derive(Debug)]
-struct OnePiece(Option<Bytes>);
-
-impl ObjectReader for OnePiece {
-    fn next(&mut self) -> Operation<'_, Option<Bytes>> {
-        Box::pin(ready(Ok(self.0.take())))
-    }
+/// Returns the name that a pack has while it grows.
+fn open_name(name: &str) -> String {
+    name.strip_suffix(".pack").map_or_else(|| name.to_owned(), |stem| format!("{stem}.open"))
 }
 
 fn fault(name: &str) -> StoreError {
