@@ -64,6 +64,8 @@ pub(super) struct Upkeep {
     heard: HashMap<u64, JournalTime>,
     /// Since the last look for what was purged, and the purge position then.
     recounted: Option<(Stopwatch, u64)>,
+    /// Time for which replaced packs stay, if it is not as usual.
+    grace: Option<Duration>,
     /// Since the last look for bodies that nothing leads to.
     bodies: Option<Stopwatch>,
 }
@@ -111,8 +113,12 @@ impl Inner {
             done.completed = self.compare_with_listing(upkeep).await?;
             upkeep.listed = Some(Stopwatch::start());
         }
+        self.measure_disk().await?;
         done.purged = self.recount_if_due(upkeep).await?;
-        self.make_room(0).await.or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
+        match self.make_room(0).await {
+            Err(error) if error.kind() != StoreErrorKind::Full => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
         done.deleted += self.delete_replaced(upkeep).await?;
         self.delete_dead(upkeep, &mut done).await?;
         self.replace_chosen(upkeep, &mut done, |situation, _| situation.merge()).await?;
@@ -170,6 +176,8 @@ impl Inner {
         with(&Situation {
             packs,
             all: &all,
+            bodies: self.index.named_bodies().1,
+            is_bounded: self.is_bounded(),
             pack_size: self.pack_size(),
             node: self.purges.node(),
             heard: &heard,
@@ -190,7 +198,9 @@ impl Inner {
 
     /// Returns the packs that others have replaced for long enough.
     fn due(&self, upkeep: &Upkeep) -> Vec<Arc<PackInfo>> {
-        let grace = if !self.place.is_local() {
+        let grace = if let Some(grace) = upkeep.grace {
+            grace
+        } else if !self.place.is_local() {
             GRACE
         } else if self.is_alone(upkeep) {
             Duration::ZERO
