@@ -296,6 +296,78 @@ async fn a_purge_covers_copies_and_what_it_covers_is_dead() {
     assert_eq!(world.start(4).await.find("/after").await, Some(b"page".to_vec()));
 }
 
+/// An exact LRU of bodies of one length.
+struct Lru {
+    most: usize,
+    uses: u64,
+    last: HashMap<String, u64>,
+    order: std::collections::BTreeMap<u64, String>,
+}
+
+impl Lru {
+    /// Uses `path`. Returns whether it was there.
+    fn touch(&mut self, path: &str) -> bool {
+        self.uses += 1;
+        let before = self.last.insert(path.to_owned(), self.uses);
+        before.map(|before| self.order.remove(&before));
+        self.order.insert(self.uses, path.to_owned());
+        if self.last.len() > self.most
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.last.remove(&oldest);
+        }
+        before.is_some()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_is_kept_to_the_capacity_and_does_not_evict_what_is_read() {
+    const CAPACITY: u64 = 4 << 20;
+    const URLS: u32 = 4000;
+    let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+    let bucket = Arc::new(SimulatedBucket::directory(clock.clone(), 7));
+    let config = Config { capacity: Some(CAPACITY), ..Config::default() };
+    let (world, body) = (World { clock, bucket, config }, [b'x'; 4096]);
+    let mut node = world.start(1).await;
+    let mut random = fastrand::Rng::with_seed(3);
+    // Zipf's law with an exponent of 0.9.
+    let mut sum = 0.0;
+    let zipf: Vec<f64> = (1..=URLS).map(|rank| { sum += f64::from(rank).powf(-0.9); sum }).collect();
+    let most = usize::try_from(CAPACITY).expect("a size") / body.len();
+    let mut lru = Lru { most, uses: 0, last: HashMap::new(), order: std::collections::BTreeMap::new() };
+    let (mut hits, mut ideal, mut reads, mut stored, mut largest) = (0_u32, 0_u32, 0_u32, 0_u64, 0);
+    for n in 0.. {
+        if stored > 10 * CAPACITY {
+            break;
+        }
+        let flood = format!("/flood/{n}");
+        let dice = random.f64() * sum;
+        let path = format!("/{}", zipf.partition_point(|until| *until < dice));
+        lru.touch(&flood);
+        let (is_found, is_ideal) = (node.find(&path).await.is_some(), lru.touch(&path));
+        // Not before it is full.
+        if stored > 2 * CAPACITY {
+            (reads, hits, ideal) = (reads + 1, hits + u32::from(is_found), ideal + u32::from(is_ideal));
+        }
+        for path in [Some(flood), (!is_found).then_some(path)].into_iter().flatten() {
+            node.put(&path, &body, LONG);
+            stored += body.len() as u64;
+        }
+        world.pass(Duration::from_millis(3)).await;
+        node.inner().queue.empty().await;
+        if n % 50 == 0 {
+            node.reclaim().await;
+            let listed = node.inner().place.list_all("larder-1/", "").await.expect("no faults");
+            largest = listed.iter().map(|listed| listed.size).sum::<u64>().max(largest);
+        }
+    }
+    let (part, ideal) = (f64::from(hits) / f64::from(reads), f64::from(ideal) / f64::from(reads));
+    println!("hits {part:.3}, of an LRU {ideal:.3}, at most {largest} bytes of {CAPACITY}");
+    assert!(part > ideal - 0.03, "{part} of {ideal}");
+    assert!(largest <= CAPACITY + 4 * node.inner().pack_size(), "{largest}");
+    assert!(node.inner().metrics.losses().is_empty());
+}
+
 /// The worked example, with bodies and packs an eighth as long: ratios are the same.
 #[tokio::test(start_paused = true)]
 async fn one_response_a_second_for_a_day_costs_few_requests_and_leaves_few_packs() {
