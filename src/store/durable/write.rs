@@ -201,10 +201,10 @@ impl Inner {
                     return inner.settle(&op);
                 }
                 let pieces = stored.body();
-                let written = inner.make_room(stored.len()).await;
-                let written = match written {
-                    Ok(()) => inner.place.put(&inner.names.body(object.id), pieces.segments()).await,
-                    Err(error) => Err(error),
+                let reserved = inner.make_room(stored.len()).await;
+                let written = match &reserved {
+                    Ok(_) => inner.place.put(&inner.names.body(object.id), pieces.segments()).await,
+                    Err(error) => Err(error.clone()),
                 };
                 inner.report(DurableOp::Put, &written);
                 match written {

@@ -64,6 +64,8 @@ pub(super) struct Upkeep {
     heard: HashMap<u64, JournalTime>,
     /// Since the last look for what was purged, and the purge position then.
     recounted: Option<(Stopwatch, u64)>,
+    /// Time for which replaced packs stay, if it is not as usual.
+    grace: Option<Duration>,
     /// Since the last look for bodies that nothing leads to.
     bodies: Option<Stopwatch>,
 }
@@ -111,25 +113,36 @@ impl Inner {
             done.completed = self.compare_with_listing(upkeep).await?;
             upkeep.listed = Some(Stopwatch::start());
         }
+        self.measure_disk().await?;
         done.purged = self.recount_if_due(upkeep).await?;
-        self.make_room(0)
-            .await
-            .or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
+        match self.make_room(0).await {
+            Err(error) if error.kind() != StoreErrorKind::Full => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
         done.deleted += self.delete_replaced(upkeep).await?;
         self.delete_dead(upkeep, &mut done).await?;
-        let choices: [fn(&Situation<'_>) -> Vec<Arc<PackInfo>>; 2] =
-            [|situation| situation.merge(), |situation| situation.rewrite()];
-        for choose in choices {
-            for _ in 0..MOST_COPIES {
-                let _changing = self.room.changing.lock().await;
-                let chosen = self.with_situation(upkeep, choose);
-                if chosen.is_empty() {
-                    break;
-                }
-                self.replace(&chosen, &mut done).await?;
-            }
-        }
+        self.replace_chosen(upkeep, &mut done, |situation, _| situation.merge()).await?;
+        // Begins when a third is dead, and goes on until a quarter is.
+        self.replace_chosen(upkeep, &mut done, |situation, is_first| situation.rewrite(if is_first { 3 } else { 4 })).await?;
         Ok(done)
+    }
+
+    /// Copies what counts of the packs that are chosen, again and again. Tells `choose` whether it is the first time.
+    async fn replace_chosen(
+        self: &Arc<Self>,
+        upkeep: &Upkeep,
+        done: &mut Done,
+        choose: fn(&Situation<'_>, bool) -> Vec<Arc<PackInfo>>,
+    ) -> Result<(), StoreError> {
+        for turn in 0..MOST_COPIES {
+            let _changing = self.room.changing.lock().await;
+            let chosen = self.with_situation(upkeep, |situation| choose(situation, turn == 0));
+            if chosen.is_empty() {
+                break;
+            }
+            self.replace(&chosen, done).await?;
+        }
+        Ok(())
     }
 
     /// Copies what counts of packs. Those stay for a while, for processes that know no others.
@@ -163,6 +176,8 @@ impl Inner {
         with(&Situation {
             packs,
             all: &all,
+            bodies: self.index.named_bodies().1,
+            is_bounded: self.is_bounded(),
             pack_size: self.pack_size(),
             node: self.purges.node(),
             heard: &heard,
@@ -183,7 +198,9 @@ impl Inner {
 
     /// Returns the packs that others have replaced for long enough.
     fn due(&self, upkeep: &Upkeep) -> Vec<Arc<PackInfo>> {
-        let grace = if !self.place.is_local() {
+        let grace = if let Some(grace) = upkeep.grace {
+            grace
+        } else if !self.place.is_local() {
             GRACE
         } else if self.is_alone(upkeep) {
             Duration::ZERO
@@ -221,8 +238,11 @@ impl Inner {
     async fn compare_with_listing(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<u64, StoreError> {
         let known = self.index.all_packs();
         let listed = self.place.list_all(&self.names.journal(), "").await?;
-        let snapshots: Vec<Listed> =
-            if self.place.is_local() { self.place.list_all(&self.names.snapshots(), "").await? } else { Vec::new() };
+        let snapshots: Vec<Listed> = if self.place.is_local() {
+            self.place.list_all(&self.names.snapshots(), "").await?
+        } else {
+            Vec::new()
+        };
         self.room.set_journal(room::others(&listed) + snapshots.iter().map(|listed| listed.size).sum::<u64>());
         let mut completed = 0;
         let mut there: HashSet<PackName> = HashSet::new();

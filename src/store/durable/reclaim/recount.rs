@@ -19,7 +19,8 @@ impl Inner {
     /// Compares all footers with the purges, if there are new ones and the last look is long ago. Returns how many entries
     /// are of no use.
     pub(super) async fn recount_if_due(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<u64, StoreError> {
-        let (position, pause) = (self.purges.last_compared(), if self.place.is_local() { PAUSE_LOCAL } else { HOUR });
+        let (position, pause) =
+            (self.purges.last_compared(), if self.place.is_local() { PAUSE_LOCAL } else { HOUR });
         let has_bodies = self.index.all_packs().iter().any(|pack| !pack.references().bodies.is_empty());
         let is_due = match upkeep.recounted {
             None => position > 0 || has_bodies,

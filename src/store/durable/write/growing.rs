@@ -99,7 +99,7 @@ impl GrowingWriter {
                 }
             }
         }
-        if self.open.as_ref().is_some_and(|open| open.builder.len() >= self.inner.pack_size()) {
+        if self.open.as_ref().is_some_and(|open| self.inner.pack_weight(&open.info) >= self.inner.pack_size()) {
             self.seal().await;
         }
     }
@@ -118,7 +118,7 @@ impl GrowingWriter {
         groups.into_iter().for_each(|group| open.builder.push(group, &mut bytes));
         let len = bytes.len() as u64;
         let appended = match inner.make_room(len).await {
-            Ok(()) => open.file.append(Bytes::from(bytes)).await,
+            Ok(_reserved) => open.file.append(Bytes::from(bytes)).await,
             Err(error) => Err(error),
         };
         if let Err(error) = appended {
