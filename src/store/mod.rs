@@ -22,6 +22,8 @@ mod purge;
 mod queue;
 pub mod s3;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod simulated;
 mod throttle;
 mod tiers;

@@ -28,7 +28,7 @@ const DAY: u64 = 24 * 60 * 60_000;
 
 impl Journal {
     /// Writes a snapshot if the journal is long, or `is_forced`, and deletes what it replaces.
-    pub(super) async fn compact(&self, is_forced: bool) {
+    pub(in crate::store) async fn compact(&self, is_forced: bool) {
         let (from, since, known) = {
             let tail = self.tail.lock().await;
             (tail.from, tail.since_snapshot, tail.snapshot)

@@ -147,7 +147,7 @@ impl Journal {
     }
 
     /// Reads the new records.
-    pub(super) async fn read(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn read(&self) -> Result<(), StoreError> {
         let mut tail = self.tail.lock().await;
         let now = self.purges.journal_now();
         if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
