@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::{info, warn};
 
 use super::signals::Signals;
-use super::upkeep::Sweep;
+use super::upkeep::{Sweep, Wanted};
 use super::{admin_client, upkeep};
 use crate::app;
 use crate::base::{Clock, log, parse_duration};
@@ -66,9 +66,20 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Remove from the durable tier what nothing leads to any more; safe beside running Larders
+    /// List what the durable tier holds: size, age, freshness and pack of each response
+    Keys {
+        /// Only URLs that begin with this, host and all; or a path, of any host
+        #[arg(long, value_name = "PREFIX", default_value = "")]
+        prefix: String,
+        /// Only what has this tag, to the byte
+        #[arg(long, value_name = "TAG", default_value = "")]
+        tag: String,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Remove from the durable tier what is of no use any more, and merge small packs; safe beside running Larders
     Sweep {
-        /// Leave alone objects that are younger
+        /// Leave alone separate bodies that are younger
         #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1d")]
         min_age: Duration,
         /// Only say what would be removed
@@ -205,8 +216,12 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Sweep { min_age, dry_run, config }) => loaded(config, before).map(|config| {
             let sweep = Sweep { min_age, is_dry: dry_run };
-            let swept = upkeep::block_on(upkeep::sweep(&config, sweep, &Clock::system()));
-            told(swept.map(|swept| vec![swept.in_words(dry_run)]))
+            told(upkeep::block_on(upkeep::sweep(&config, sweep, &Clock::system())))
+        }),
+        Some(Command::Keys { prefix, tag, config }) => loaded(config, before).map(|config| {
+            let wanted = Wanted { prefix, tag };
+            let listed = upkeep::block_on(upkeep::keys(&config, &wanted, &Clock::system()));
+            told(listed.map(|lines| lines.iter().map(|line| escaped(line)).collect()))
         }),
         Some(Command::Explain { url, fields, json, config }) => {
             loaded(config, before).map(|config| explain(&config, &url, &fields, json))

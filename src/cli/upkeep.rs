@@ -1,5 +1,5 @@
-//! `larder lifecycle` and `larder sweep`: the upkeep of a bucket or directory. Neither needs a running Larder, and both may
-//! run beside any number.
+//! `larder lifecycle`, `larder sweep` and `larder keys`: the upkeep of a bucket or directory. None needs a running Larder, and
+//! all may run beside any number.
 
 use std::time::Duration;
 
@@ -7,7 +7,9 @@ use crate::base::{Clock, Metrics};
 use crate::config::Config;
 use crate::rfc9111::freshness::HEURISTIC_MAX;
 use crate::store::s3::{Lifecycle, S3Bucket};
-use crate::store::{Location, ObjectNames, StoreErrorKind, open_place};
+use crate::store::{Durable, KeptKey, Location, ObjectNames, StoreErrorKind};
+
+pub(crate) use crate::store::Sweep;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -56,50 +58,63 @@ pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) 
     Ok(lines)
 }
 
-/// The numbers of objects that a sweep found, and removed unless it was dry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swept {
-    /// Number of separate bodies.
-    pub bodies: u64,
-    /// Number of separate bodies that no head leads to.
-    pub orphans: u64,
-    /// Number of responses past their retention, in a directory.
-    pub expired: u64,
-    /// Number of leftovers of interrupted writes; or the reason why they can't be looked for.
-    pub unfinished: Result<u64, String>,
+/// Reclaims at once what a running Larder reclaims in time. Returns lines for people.
+pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Vec<String>, String> {
+    let swept = Durable::sweep(&config.durable, &config.cache.key_prefix, sweep, clock);
+    let swept = swept.await.map_err(|error| format!("durable.url: {error}"))?.ok_or(OFF)?;
+    Ok(swept.in_words(sweep.is_dry))
 }
 
-impl Swept {
-    /// Returns one line for people.
-    pub fn in_words(&self, is_dry: bool) -> String {
-        let Self { bodies, orphans, expired, unfinished } = self;
-        let word = if is_dry { "to be removed" } else { "removed" };
-        let unfinished = match unfinished {
-            Ok(unfinished) => format!("{unfinished} unfinished writes"),
-            Err(why) => format!("and unfinished writes left to the bucket's lifecycle rules: {why}"),
-        };
-        format!(
-            "of {bodies} separate bodies {orphans} that nothing leads to {word}, {expired} expired responses, {unfinished}"
-        )
+/// Says which keys are listed.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The beginning of their URLs; or a path, of any host. Empty: all.
+    pub prefix: String,
+    /// A tag that they have. Empty: any, or none.
+    pub tag: String,
+}
+
+impl Wanted {
+    fn has(&self, key: &KeptKey) -> bool {
+        let path = || key.url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        let is_below = key.url.starts_with(&self.prefix) || path().is_some_and(|path| path.starts_with(&self.prefix));
+        is_below && (self.tag.is_empty() || key.tags.contains(&self.tag))
     }
 }
 
-/// The options of a sweep.
-#[derive(Clone, Copy, Debug)]
-pub struct Sweep {
-    /// A younger body is kept: its head may be about to be written.
-    pub min_age: Duration,
-    /// True if nothing is removed.
-    pub is_dry: bool,
+/// Lists what the durable tier holds, one line a response.
+pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Vec<String>, String> {
+    let keys = Durable::keys(&config.durable, &config.cache.key_prefix, clock);
+    let mut keys = keys.await.map_err(|error| format!("durable.url: {error}"))?.ok_or(OFF)?;
+    keys.retain(|key| wanted.has(key));
+    keys.sort_by(|a, b| a.url.cmp(&b.url));
+    let rows = keys.iter().map(|key| {
+        let fresh = match u64::try_from(key.fresh_millis) {
+            Ok(millis) => short(millis),
+            Err(_) => format!("-{}", short(key.fresh_millis.unsigned_abs())),
+        };
+        let age = short(u64::try_from(key.age.as_millis()).unwrap_or(u64::MAX));
+        [format!("{}", key.size), age, fresh, key.pack.clone(), key.url.replace('\0', "*")]
+    });
+    let head = ["BYTES", "AGE", "FRESH FOR", "PACK", "URL"].map(str::to_owned);
+    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2), width(3)];
+    let line = |[size, age, fresh, pack, url]: &[String; 5]| {
+        format!("{size:>0$}  {age:>1$}  {fresh:>2$}  {pack:<3$}  {url}", widths[0], widths[1], widths[2], widths[3])
+    };
+    Ok(rows.iter().map(line).collect())
 }
 
-/// Removes separate bodies that nothing leads to, and leftovers of interrupted writes.
-pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Swept, String> {
-    let opened = open_place(&config.durable, &config.cache.key_prefix, &Metrics::new(1), clock).await;
-    let (place, names) = opened.ok_or(OFF)?;
-    place.find_cache(names.root()).await.map_err(|error| format!("durable.url: {error}"))?;
-    let _ = sweep;
-    Ok(Swept { bodies: 0, orphans: 0, expired: 0, unfinished: Ok(0) })
+/// Returns a duration in its greatest unit.
+fn short(millis: u64) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Runs `work` on a runtime of its own.

@@ -93,6 +93,8 @@ pub enum Insertion {
 pub struct Memory {
     cache: Cache<u128, MemoryEntry, Seed>,
     has_capacity: bool,
+    /// Bytes under which nothing has to be evicted soon.
+    roomy: u64,
     /// Held while it is decided whether something may be inserted for a key and it is, and while a key is removed. Each
     /// lock serves the keys of one remainder. Readers take none.
     locks: [Mutex<()>; LOCKS],
@@ -109,7 +111,12 @@ impl Memory {
             .weigher(|_: &u128, entry: &MemoryEntry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
-        Self { cache, has_capacity: config.capacity > 0, locks: std::array::from_fn(|_| Mutex::new(())) }
+        Self {
+            cache,
+            has_capacity: config.capacity > 0,
+            roomy: config.capacity / 8 * 7,
+            locks: std::array::from_fn(|_| Mutex::new(())),
+        }
     }
 
     fn lock(&self, hash: u128) -> MutexGuard<'_, ()> {
@@ -357,6 +364,11 @@ impl Memory {
             Some(MemoryEntry::Vary(record, _)) if record.key == *key => Some((record, note())),
             Some(_) | None => None,
         }
+    }
+
+    /// Returns whether an insertion would probably evict nothing.
+    pub fn has_room(&self) -> bool {
+        self.cache.weighted_size() < self.roomy
     }
 
     /// Returns the number of objects, and their bytes.

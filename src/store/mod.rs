@@ -21,6 +21,7 @@ mod place;
 mod purge;
 mod queue;
 pub mod s3;
+mod second_use;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -29,14 +30,13 @@ mod throttle;
 mod tiers;
 
 pub(crate) use self::durable::{
-    BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse,
-    Location, MAX_HEAD, Opening, SeparateBody, open_place, report_drain,
+    BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse, KeptKey,
+    Location, Opening, SeparateBody, Sweep, report_drain,
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory};
 pub(crate) use self::names::ObjectNames;
-pub(crate) use self::place::Place;
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
 pub use self::purge::{Purge, PurgeTarget, Purges};
 pub(crate) use self::tiers::KnownRecord;

@@ -199,6 +199,14 @@ impl WriteQueue {
         self.pending.lock().contains_key(&hash)
     }
 
+    /// Returns whether a response that waits leads to this separate body.
+    pub(super) fn leads_to(&self, body: u128) -> bool {
+        let leads = |(put, _): &(Put, Option<Arc<VaryRecord>>)| {
+            put.head().body_object.as_ref().is_some_and(|object| object.id == body)
+        };
+        self.pending.lock().values().any(|pending| pending.puts.iter().any(leads))
+    }
+
     /// Counts an operation that begins to wait.
     pub(super) fn enter(&self, op: &Op) {
         {

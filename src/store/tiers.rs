@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::journal::Urgency;
 use super::memory::{Displaced, Insertion, Lookup, Memory};
 use super::purge::{Purge, PurgeReceipt, PurgeTarget, Purges};
+use super::second_use::SecondUse;
 use crate::base::{Clock, Saved};
 use crate::entry::{BodyObject, Covered, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::Freshness;
@@ -32,6 +33,8 @@ pub struct Store {
     durable: Option<Durable>,
     purges: Arc<Purges>,
     clock: Clock,
+    /// Uses of what is read at hand.
+    at_hand: SecondUse,
 }
 
 /// A record of a key's variants, and the purge position at the beginning of its look-up.
@@ -55,7 +58,7 @@ pub enum Durability {
 impl Store {
     /// Puts the tiers together.
     pub fn new(memory: Arc<Memory>, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
-        Self { memory, durable, purges, clock }
+        Self { memory, durable, purges, clock, at_hand: SecondUse::default() }
     }
 
     /// Looks for a response in memory.
@@ -190,7 +193,8 @@ impl Store {
             Insertion::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
+        let is_put =
+            self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
         if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
             // The separate body goes as well, even if the new response shares it.
             let body = old.body_object;
@@ -300,6 +304,15 @@ impl Store {
             self.adopt(record, stored.head.position);
         }
         self.insert_memory(stored, &|| None);
+    }
+
+    /// Puts a response that was read at hand into memory, as [`Store::promote`] does. While memory is full, only on its second
+    /// use within a short while: to read it again costs less than what would have to go for it.
+    pub fn promote_at_hand(&self, stored: &Arc<StoredResponse>, record: Option<VaryRecord>) {
+        let is_second = self.at_hand.note(stored.head.uses_hash());
+        if is_second || self.memory.has_room() {
+            self.promote(stored, record);
+        }
     }
 
     /// Takes over a record that a look-up in the durable tier found. The look-up began at `position`.

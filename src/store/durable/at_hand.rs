@@ -24,13 +24,15 @@ impl Durable {
         known: Option<&VaryRecord>,
     ) -> Option<FoundResponse> {
         let inner = &self.inner;
-        if !self.is_local || inner.queue.is_pending(key.hash()) || !inner.journal.is_loaded() || inner.spares_lookups() {
+        if !self.is_local || inner.queue.is_pending(key.hash()) || !inner.journal.is_loaded() || inner.spares_lookups()
+        {
             return None;
         }
         let (position, watch) = (inner.purges.position(), Stopwatch::start());
         let (head, body, record) = inner.select_at_hand(key, request, policy, known)?;
         let found = inner.accept_at_hand(head, body, request, position, record)?;
         inner.metrics.durable_latency.record(watch.elapsed());
+        inner.metrics.durable_at_hand.add_one();
         Some(found)
     }
 }
@@ -59,7 +61,7 @@ impl Inner {
         let candidates: Vec<u128> = record.candidates(request).collect();
         for variant in candidates {
             let object = match &second {
-                Some((name, group)) if *name == variant => super::lookup::decode_first(group.clone(), key, policy).ok(),
+                Some(second) if self.leads_to(second, key, variant) => second.decode(key, policy).ok(),
                 Some(_) | None if self.index.find(self.index.fingerprint(key, variant)).is_none() => continue,
                 Some(_) | None => Some(self.group_at_hand(key, variant, policy)?.first),
             };

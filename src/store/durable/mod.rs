@@ -24,11 +24,14 @@ mod write;
 mod write_breaker;
 
 pub(crate) use self::body::{BodyPart, BodyReader, SeparateBody};
-pub(crate) use self::config::{Config, Location, open_place};
+use self::config::open_place;
+pub(crate) use self::config::{Config, Location};
 pub(crate) use self::drain::report_drain;
+pub(crate) use self::enqueue::Came;
 pub(crate) use self::examine::Examined;
 pub(crate) use self::lookup::{DurableLookup, FoundBody, FoundResponse, Opening};
-pub(crate) use self::enqueue::Came;
+use self::reclaim::Room;
+pub(crate) use self::reclaim::{KeptKey, Sweep};
 use self::report::DurableLog;
 use self::write::Work;
 use self::write_breaker::WriteBreaker;
@@ -118,6 +121,7 @@ struct Inner {
     log: DurableLog,
     /// Guarded by its lock: the keys whose large body is being written.
     uploading: Mutex<HashSet<u128>>,
+    room: Room,
 }
 
 impl Durable {
@@ -208,6 +212,7 @@ impl Durable {
             admission: WriteAdmission::new(config.after_hits, config.monthly_writes),
             log: DurableLog::default(),
             uploading: Mutex::default(),
+            room: Room::default(),
         });
         runtime.spawn(write::write_behind(Arc::clone(&inner), work));
         runtime.spawn(Arc::clone(&inner.journal).write_behind());

@@ -8,6 +8,9 @@ use crate::entry::encoding::Checksums;
 use crate::entry::{BodyObject, FillReader, StoredApart, StoredHead};
 use crate::store::error::StoreError;
 
+/// Bytes for which room is made ahead of a body that is written as it arrives.
+const ROOM: u64 = 1 << 20;
+
 /// Permit to write the large body of one key. Held until its head is queued; dropping it lets the next one begin.
 #[derive(Debug)]
 pub struct UploadPermit {
@@ -71,17 +74,43 @@ impl Durable {
 
 impl Inner {
     /// Writes the body from `reader`. Returns `None` if it is incomplete or too large.
-    async fn upload(&self, head: &StoredHead, mut reader: FillReader) -> Result<Option<StoredApart>, StoreError> {
+    async fn upload(
+        self: &Arc<Self>,
+        head: &StoredHead,
+        reader: FillReader,
+    ) -> Result<Option<StoredApart>, StoreError> {
         let mut head = head.clone();
         let object = BodyObject::new(&head.key);
         head.body_object = Some(Arc::clone(&object));
+        let written = self.write_upload(&head, &object, reader).await;
+        if !matches!(written, Ok(Some(_))) {
+            self.room.forget_body(object.id);
+        }
+        let Some((len, checksums)) = written? else { return Ok(None) };
+        object.note(true);
+        self.room.note_body(object.id, len, false);
+        Ok(Some(StoredApart { head: Arc::new(head), len, checksums: checksums.finish().into() }))
+    }
+
+    /// Writes the body of `head` as `object`. Returns its length and its checksums.
+    async fn write_upload(
+        self: &Arc<Self>,
+        head: &StoredHead,
+        object: &BodyObject,
+        mut reader: FillReader,
+    ) -> Result<Option<(u64, Checksums)>, StoreError> {
         let mut upload = self.place.begin(&self.names.body(object.id)).await?;
-        let mut checksums = Checksums::default();
+        let (mut checksums, mut counted) = (Checksums::default(), 0);
         while let Some(chunk) = reader.chunk().await {
             let Ok(chunk) = chunk else { return Ok(None) };
             checksums.update(&chunk);
             if checksums.hashed() > self.max_object_size() {
                 return Ok(None);
+            }
+            if checksums.hashed() > counted {
+                self.make_room(ROOM).await?;
+                counted = checksums.hashed() + ROOM;
+                self.room.note_body(object.id, counted, true);
             }
             upload.write(chunk).await?;
         }
@@ -90,7 +119,6 @@ impl Inner {
             return Ok(None);
         }
         upload.finish().await?;
-        object.note(true);
-        Ok(Some(StoredApart { head: Arc::new(head), len, checksums: checksums.finish().into() }))
+        Ok(Some((len, checksums)))
     }
 }

@@ -24,6 +24,9 @@ use crate::store::queue::{Op, Put};
 /// Number of failures, while others succeed, after which a write is given up: the place does not take the object.
 const OWN_FAILURES: u32 = 6;
 
+/// Number of times that packs are dropped for one write that finds the disk full.
+const MOST_FULL: u32 = 8;
+
 /// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -56,6 +59,8 @@ pub(super) struct Attempts {
     done: u64,
     /// Attempts that failed while others succeeded.
     own: u32,
+    /// Attempts for which packs were dropped from a full disk.
+    full: u32,
 }
 
 impl Attempts {
@@ -84,7 +89,9 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut work: mpsc::UnboundedRec
             }
             if taken.iter().all(|work| matches!(work, Work::Op(_))) {
                 tokio::time::sleep(GATHER).await;
-                while taken.len() < AT_ONCE && let Ok(more) = work.try_recv() {
+                while taken.len() < AT_ONCE
+                    && let Ok(more) = work.try_recv()
+                {
                     taken.push(more);
                 }
             }
@@ -105,6 +112,9 @@ impl Inner {
     /// Deletes a separate body that no head leads to.
     pub(super) async fn delete_body(&self, id: u128) {
         let outcome = self.place.delete(&self.names.body(id)).await;
+        if outcome.is_ok() {
+            self.room.forget_body(id);
+        }
         self.report(DurableOp::Delete, &outcome);
     }
 
@@ -121,6 +131,13 @@ impl Inner {
             head.marks.is_durable.store(false, Ordering::Release);
         }
         self.settle(op);
+    }
+
+    /// Makes space if the disk is full, a few times for each write. Returns whether the write may be tried again.
+    async fn makes_space(self: &Arc<Self>, error: &StoreError, attempts: &mut Attempts) -> bool {
+        let is_full = error.kind() == StoreErrorKind::Full && attempts.full < MOST_FULL;
+        attempts.full += u32::from(is_full);
+        is_full && self.make_space().await
     }
 
     /// Counts a failed write. Returns the reason for giving it up; `None`: it is tried again.
@@ -194,11 +211,15 @@ impl Inner {
                     Ok(()) => {
                         inner.writes.succeeded();
                         object.note(true);
+                        inner.room.note_body(object.id, stored.len(), false);
                         // It keeps its place among the operations on its key: that is in its order.
                         if inner.writer.send(Work::Op(op)).is_err() {}
                         return;
                     }
                     Err(error) => {
+                        if inner.makes_space(&error, &mut attempts).await {
+                            continue;
+                        }
                         if let Some(lost) = inner.note_failure(&error, &mut attempts) {
                             return inner.lose(&op, lost, &error);
                         }

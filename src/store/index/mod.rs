@@ -14,8 +14,8 @@ mod snapshot;
 
 pub(super) use self::packs::PackInfo;
 use self::packs::Packs;
-use self::places::{Packed, PlaceTable};
 pub(super) use self::places::{Fingerprint, Place};
+use self::places::{Packed, PlaceTable};
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -128,9 +128,9 @@ impl Index {
         }
     }
 
-    /// Adds a pack, or returns the one of this name that is known already.
-    pub(super) fn add_pack(&self, name: PackName, is_open: bool) -> Arc<PackInfo> {
-        self.packs.write().add(name, is_open)
+    /// Adds a pack, or returns the one of this name that is known already. A new one counts as open until its size is set.
+    pub(super) fn add_pack(&self, name: PackName) -> Arc<PackInfo> {
+        self.packs.write().add(name)
     }
 
     /// Returns the pack of this name.
@@ -164,20 +164,24 @@ impl Index {
         count
     }
 
-    fn insert(&self, packs: &Packs, pack: &PackInfo, fingerprint: Fingerprint, place: Place) -> bool {
+    fn insert(&self, packs: &Packs, pack: &PackInfo, fingerprint: Fingerprint, mut place: Place) -> bool {
         let mut shard = self.shard(fingerprint).write();
         if let Some(old) = shard.get(fingerprint) {
             match packs.of(old.pack) {
                 Some(other) if outranks((&other, old), (pack, place)) => {
-                    other.note_precedence(pack);
+                    if old.pack != place.pack && old.order > place.order {
+                        shard.set(fingerprint, Place { replaces: true, ..old });
+                        other.note_precedence();
+                    }
                     return false;
                 }
                 Some(other) => {
                     other.lose(old);
-                    pack.note_precedence(&other);
+                    place.replaces |= old.pack != place.pack && old.order < place.order;
                 }
                 None => _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |stale| stale.checked_sub(1)),
             }
+            place.replaces |= old.replaces;
         }
         shard.set(fingerprint, place);
         pack.gain(place);
@@ -192,15 +196,40 @@ impl Index {
         }
     }
 
-    /// Forgets a pack that is gone, and with it all places in it.
-    pub(super) fn remove_pack(&self, name: PackName) {
+    /// Returns the bytes of the packs that are known, and of the separate bodies that they name.
+    pub(super) fn packed_bytes(&self) -> u64 {
+        self.packs.read().totals().bytes()
+    }
+
+    /// Returns whether a pack names a separate body.
+    pub(super) fn names_body(&self, id: u128) -> bool {
+        self.packs.read().totals().names(id)
+    }
+
+    /// Returns whether one pack alone names a separate body.
+    pub(super) fn names_body_once(&self, id: u128) -> bool {
+        self.packs.read().totals().names_of(id) == 1
+    }
+
+    /// Returns the place of a slot, also that of a tombstone. Its pack may be gone.
+    pub(super) fn slot(&self, fingerprint: Fingerprint) -> Option<Place> {
+        self.shard(fingerprint).read().get(fingerprint)
+    }
+
+    /// Returns whether the index has the pack with this number.
+    pub(super) fn has_pack(&self, id: u32) -> bool {
+        self.packs.read().of(id).is_some()
+    }
+
+    /// Forgets a pack that is gone, and with it all places in it. Returns the separate bodies that no other pack names.
+    pub(super) fn remove_pack(&self, name: PackName) -> Vec<(u128, u64)> {
         let removed = self.packs.write().remove(name);
-        if let Some(pack) = removed {
-            let stale = self.stale.fetch_add(pack.places(), Ordering::Relaxed) + pack.places();
-            if stale * 16 > self.len() + 1024 {
-                self.remove_stale();
-            }
+        let Some((pack, bodies)) = removed else { return Vec::new() };
+        let stale = self.stale.fetch_add(pack.places(), Ordering::Relaxed) + pack.places();
+        if stale * 16 > self.len() + 1024 {
+            self.remove_stale();
         }
+        bodies
     }
 
     /// Removes the places whose packs are gone.
@@ -255,7 +284,8 @@ fn outranks((pack, place): (&PackInfo, Place), (other_pack, other): (&PackInfo, 
 impl Place {
     /// Returns the place of an entry.
     pub(super) fn of(pack: u32, entry: &FooterEntry) -> Self {
-        Self::new(pack, entry.offset, entry.group_len, entry.order, entry.kind)
+        let place = Self::new(pack, entry.offset, entry.group_len, entry.order, entry.kind);
+        Self { replaces: place.replaces || entry.replaces, ..place }
     }
 }
 

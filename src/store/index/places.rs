@@ -37,6 +37,8 @@ pub(in crate::store) struct Place {
     pub is_record: bool,
     /// True if the entry was used since it was written.
     pub is_used: bool,
+    /// True if an older entry of the slot may be in another pack, and come back without this one.
+    pub replaces: bool,
 }
 
 /// Bits of an order that a place has: its milliseconds last until the year 2109.
@@ -49,6 +51,15 @@ const RECORD: u16 = 1 << 13;
 const ORDER_SHIFT: u32 = 9;
 const CLASS: u16 = (1 << ORDER_SHIFT) - 1;
 
+/// The bit above the pack's number.
+const REPLACES: u8 = 1 << 7;
+
+/// The greatest number of a pack.
+pub(super) const MAX_PACK: u32 = 0x007f_ffff;
+
+/// The weight of a Vary record, whose group's bytes are its variant's: a pack with a record alone is not dead.
+const RECORD_WEIGHT: u64 = ALIGNMENT as u64;
+
 impl Place {
     /// The place of an entry whose group has `group_len` bytes.
     pub(super) fn new(pack: u32, offset: u64, group_len: u32, order: JournalTime, kind: EntryKind) -> Self {
@@ -60,12 +71,17 @@ impl Place {
             is_tombstone: kind.is_tombstone(),
             is_record: kind == EntryKind::Vary,
             is_used: false,
+            replaces: kind.is_tombstone(),
         }
     }
 
-    /// Returns the bytes that count as live for it. Those of a record's group are its variant's.
+    /// Returns the bytes that count as live for it.
     pub(super) fn weight(&self) -> u64 {
-        if self.is_tombstone || self.is_record { 0 } else { u64::from(self.len) }
+        match self {
+            Self { is_tombstone: true, .. } => 0,
+            Self { is_record: true, .. } => RECORD_WEIGHT,
+            Self { len, .. } => u64::from(*len),
+        }
     }
 
     /// Returns whether two places are of the same entry.
@@ -95,7 +111,7 @@ fn len_of(class: u16) -> u32 {
     units.saturating_mul(ALIGNMENT as u32)
 }
 
-/// A place and the rest of its fingerprint, in twenty bytes: six of the fingerprint, three of the pack's number, three of the
+/// A place and the rest of its fingerprint, in twenty bytes: six of the fingerprint, three of a flag and the pack's number, three of the
 /// offset in units of sixteen, six of the order, and two of the length's class, the rest of the order and flags.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packed(pub [u8; 20]);
@@ -108,13 +124,15 @@ impl Packed {
     /// Returns the number of its pack.
     pub(super) fn pack(&self) -> u32 {
         let [_, _, _, _, _, _, p0, p1, p2, ..] = self.0;
-        u32::from_be_bytes([0, p0, p1, p2])
+        u32::from_be_bytes([0, p0 & !REPLACES, p1, p2])
     }
 
     /// Returns the place with another number for its pack; `None` if `number` has none for it.
     pub(super) fn renumbered(mut self, number: impl Fn(u32) -> Option<u32>) -> Option<Self> {
         let number = number(self.pack())?;
+        let flag = self.0[6] & REPLACES;
         self.0[6..9].copy_from_slice(&number.to_be_bytes()[1..]);
+        self.0[6] |= flag;
         Some(self)
     }
 
@@ -129,6 +147,7 @@ fn pack(value: [u8; 6], place: Place) -> Packed {
     let mut packed = [0; 20];
     packed[..6].copy_from_slice(&value);
     packed[6..9].copy_from_slice(&place.pack.to_be_bytes()[1..]);
+    packed[6] |= if place.replaces { REPLACES } else { 0 };
     let units = u32::try_from(place.offset / ALIGNMENT as u64).unwrap_or(u32::MAX);
     packed[9..12].copy_from_slice(&units.to_be_bytes()[1..]);
     packed[12..18].copy_from_slice(&(place.order >> 4).to_be_bytes()[2..]);
@@ -140,16 +159,17 @@ fn pack(value: [u8; 6], place: Place) -> Packed {
 }
 
 fn unpack(packed: &Packed) -> Place {
-    let [_, _, _, _, _, _, p0, p1, p2, o0, o1, o2, t0, t1, t2, t3, t4, t5, f0, f1] = packed.0;
+    let [_, _, _, _, _, _, p0, _, _, o0, o1, o2, t0, t1, t2, t3, t4, t5, f0, f1] = packed.0;
     let flags = u16::from_be_bytes([f0, f1]);
     Place {
-        pack: u32::from_be_bytes([0, p0, p1, p2]),
+        pack: packed.pack(),
         offset: u64::from(u32::from_be_bytes([0, o0, o1, o2])) * ALIGNMENT as u64,
         len: len_of(flags & CLASS),
         order: u64::from_be_bytes([0, 0, t0, t1, t2, t3, t4, t5]) << 4 | u64::from(flags >> ORDER_SHIFT & 15),
         is_tombstone: flags & TOMBSTONE != 0,
         is_record: flags & RECORD != 0,
         is_used: flags & USED != 0,
+        replaces: p0 & REPLACES != 0,
     }
 }
 
@@ -215,8 +235,8 @@ impl PlaceTable {
 
     /// Notes a use of what is at a place, if that is still the slot's.
     pub(super) fn note_use(&mut self, fingerprint: Fingerprint, place: Place) {
-        if self.get(fingerprint).is_some_and(|current| current.is_same(&place)) {
-            self.set(fingerprint, Place { is_used: true, ..place });
+        if let Some(current) = self.get(fingerprint).filter(|current| current.is_same(&place)) {
+            self.set(fingerprint, Place { is_used: true, ..current });
         }
     }
 
@@ -277,19 +297,21 @@ mod tests {
     #[test]
     fn a_place_is_read_back() {
         let place = Place {
-            pack: 0x00ab_cdef,
+            pack: 0x005b_cdef,
             offset: 0x00ff_ffff * 16,
             len: len_of(class_of(12_345)),
             order: (1 << 52) - 2,
             is_tombstone: true,
             is_record: true,
             is_used: true,
+            replaces: true,
         };
         let mut table = PlaceTable::default();
         let fingerprint = Fingerprint(0x0102_0304_0506_0708);
         table.set(fingerprint, place);
         assert_eq!(table.get(fingerprint), Some(place));
-        let all: Vec<_> = table.leaves().flat_map(|(second, leaf)| leaf.iter().map(move |p| p.read(1, second))).collect();
+        let all: Vec<_> =
+            table.leaves().flat_map(|(second, leaf)| leaf.iter().map(move |p| p.read(1, second))).collect();
         assert_eq!(all, [(fingerprint, place)]);
         assert!(!table.remove(fingerprint, Place { offset: 0, ..place }) && table.remove(fingerprint, place));
         assert_eq!((table.len(), table.get(fingerprint)), (0, None));

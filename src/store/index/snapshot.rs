@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! secret of the fingerprints: u64, u64
-//! packs (u32 count, each: time u64, node u64, length u64, least order u64, of use until i64 ms, holds down u8,
+//! packs (u32 count, each: time u64, node u64, length u64, that of the entries u64, least order u64, of use until i64 ms, holds down u8,
 //!        packs that it replaces (u16 count, each: time u64, node u64),
 //!        separate bodies (u32 count, each: id u128, length u64))
 //! places, to the end: the first two bytes of their fingerprints, u32 count, each in twenty bytes (places.rs), with the
@@ -70,16 +70,20 @@ impl Index {
         if !self.adopt_seed(seed) {
             return Ok(false);
         }
+        let sizes: Vec<u64> = packs.iter().map(|pack| pack.size).collect();
         let packs: Vec<Arc<PackInfo>> = packs.into_iter().map(|pack| self.restore_pack(pack)).collect();
         leaves.into_iter().for_each(|leaf| self.restore_leaf(leaf, &packs));
+        // Complete only now, with all places: a pack without any is deleted.
+        packs.iter().zip(sizes).for_each(|(pack, size)| pack.set_size(size, false));
         Ok(true)
     }
 
     fn restore_pack(&self, saved: SavedPack) -> Arc<PackInfo> {
-        let pack = self.add_pack(saved.name, false);
-        pack.set_size(saved.size, false);
+        let pack = self.add_pack(saved.name);
+        pack.note_filled(saved.filled);
         pack.note_bounds(saved.least_order, saved.of_use_until, saved.holds_down);
-        pack.set_references(saved.refers);
+        pack.set_replaces(saved.refers.packs);
+        pack.note_bodies(&saved.refers.bodies);
         pack.set_saved();
         pack
     }
@@ -112,6 +116,7 @@ impl Index {
 struct SavedPack {
     name: PackName,
     size: u64,
+    filled: u64,
     least_order: JournalTime,
     of_use_until: Timestamp,
     holds_down: bool,
@@ -143,7 +148,7 @@ impl<'a> Leaf<'a> {
 
 fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     let name = PackName { time: decoder.u64()?, node: decoder.u64()? };
-    let (size, least_order) = (decoder.u64()?, decoder.u64()?);
+    let (size, filled, least_order) = (decoder.u64()?, decoder.u64()?, decoder.u64()?);
     let of_use_until = Timestamp::from_millis(decoder.i64()?);
     let holds_down = decoder.u8()? != 0;
     let mut refers = References::default();
@@ -153,13 +158,14 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     for _ in 0..decoder.u32()? {
         refers.bodies.push((decoder.u128()?, decoder.u64()?));
     }
-    Ok(SavedPack { name, size, least_order, of_use_until, holds_down, refers })
+    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, refers })
 }
 
 fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
     out.put_u64_le(pack.name.time);
     out.put_u64_le(pack.name.node);
     out.put_u64_le(pack.size());
+    out.put_u64_le(pack.filled());
     out.put_u64_le(pack.least_order());
     out.put_i64_le(pack.of_use_until().as_millis());
     out.put_u8(u8::from(pack.holds_down()));

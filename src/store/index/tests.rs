@@ -54,7 +54,7 @@ fn the_greatest_order_counts_then_the_greater_pack_then_the_later_entry() {
             }
             let index = Index::default();
             for (pack, entry) in &all {
-                let pack = index.add_pack(*pack, false);
+                let pack = index.add_pack(*pack);
                 pack.set_size(4096, false);
                 index.insert_all(&pack, [entry]);
             }
@@ -69,7 +69,7 @@ fn the_greatest_order_counts_then_the_greater_pack_then_the_later_entry() {
 #[test]
 fn a_tombstone_keeps_what_is_older_away() {
     let index = Index::default();
-    let (first, second) = (index.add_pack(name(1), false), index.add_pack(name(2), false));
+    let (first, second) = (index.add_pack(name(1)), index.add_pack(name(2)));
     index.insert_all(&second, [&entry("/a", EntryKind::Tombstone, 5, 0)]);
     index.insert_all(&first, [&entry("/a", EntryKind::Response, 4, 0)]);
     assert_eq!(place(&index, "/a"), None);
@@ -80,7 +80,7 @@ fn a_tombstone_keeps_what_is_older_away() {
 #[test]
 fn a_pack_that_is_gone_takes_its_places_along_and_stands_in_nobodys_way() {
     let index = Index::default();
-    let (first, second) = (index.add_pack(name(1), false), index.add_pack(name(2), false));
+    let (first, second) = (index.add_pack(name(1)), index.add_pack(name(2)));
     index.insert_all(&second, [&entry("/a", EntryKind::Response, 5, 0)]);
     index.remove_pack(second.name);
     assert_eq!(place(&index, "/a"), None);
@@ -92,7 +92,7 @@ fn a_pack_that_is_gone_takes_its_places_along_and_stands_in_nobodys_way() {
 #[test]
 fn a_snapshot_holds_all_but_what_still_grows() {
     let index = Index::default();
-    let (sealed, open) = (index.add_pack(name(1), false), index.add_pack(name(2), true));
+    let (sealed, open) = (index.add_pack(name(1)), index.add_pack(name(2)));
     sealed.set_size(1 << 20, false);
     let mut with_body = entry("/b", EntryKind::Response, 5, 4096);
     with_body.body = Some((7, 1 << 21));
@@ -122,7 +122,7 @@ fn a_snapshot_holds_all_but_what_still_grows() {
 #[test]
 fn a_million_places_take_less_than_24_bytes_each() {
     let index = Index::default();
-    let pack = index.add_pack(name(1), false);
+    let pack = index.add_pack(name(1));
     let mut random = fastrand::Rng::with_seed(7);
     let place = Place::new(pack.id, 0, 1024, 5, EntryKind::Response);
     for _ in 0..1_000_000 {

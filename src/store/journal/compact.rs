@@ -29,13 +29,13 @@ const DAY: u64 = 24 * 60 * 60_000;
 impl Journal {
     /// Writes a snapshot if the journal is long, or `is_forced`, and deletes what it replaces.
     pub(in crate::store) async fn compact(&self, is_forced: bool) {
-        let (from, since, known) = {
+        let (from, since, known, saved) = {
             let tail = self.tail.lock().await;
-            (tail.from, tail.since_snapshot, tail.snapshot)
+            (tail.from, tail.since_snapshot, tail.snapshot, tail.saved)
         };
         let (unsaved, packs) = self.index.unsaved();
         let is_long = since >= LONG || unsaved >= MANY_PACKS.max(packs / 4);
-        let is_old = self.purges.journal_now().saturating_sub(known) > DAY << TICK_BITS;
+        let is_old = self.purges.journal_now().saturating_sub(saved) > DAY << TICK_BITS;
         let is_due = is_forced || is_long || (since + unsaved > 0 && is_old);
         if !is_due || !self.index.is_loaded() {
             return;
@@ -55,8 +55,11 @@ impl Journal {
         is_forced: bool,
     ) -> Result<(), StoreError> {
         let listed = self.place.list_all(&self.names.snapshots(), "").await?;
-        let times: Vec<JournalTime> =
-            listed.iter().filter_map(|listed| ObjectNames::parse_snapshot(&listed.name)).map(|(time, _)| time).collect();
+        let times: Vec<JournalTime> = listed
+            .iter()
+            .filter_map(|listed| ObjectNames::parse_snapshot(&listed.name))
+            .map(|(time, _)| time)
+            .collect();
         let last = times.last().copied().unwrap_or(0);
         let is_written = last <= known || is_forced;
         if is_written {
@@ -75,6 +78,7 @@ impl Journal {
         {
             let mut tail = self.tail.lock().await;
             tail.snapshot = last.max(from);
+            tail.saved = tail.snapshot;
             tail.since_snapshot = 0;
         }
         if !is_written {

@@ -14,12 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
+use super::compact::LONG;
 use super::{AT_ONCE, Journal};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::{JournalObject, ObjectNames, PackName};
-use crate::store::pack::{Footer, FooterEntry, EntryHeader, PackBuilder, TRAILER, Trailer, entries_of, is_footer};
+use crate::store::pack::{EntryHeader, Footer, FooterEntry, PackBuilder, TRAILER, Trailer, entries_of, is_footer};
 use crate::store::place::{Listed, Place};
 use crate::store::purge::{Purge, PurgeTarget};
 
@@ -82,7 +83,8 @@ impl Journal {
             let (place, pack, room) = (Arc::clone(&self.place), pack.clone(), Arc::clone(&room));
             reading.spawn(async move {
                 let found = find_footer(&*place, &pack.listed, Some(&room)).await;
-                let (found, permit) = found.map_or_else(|error| (Err(error), None), |(found, permit)| (Ok(found), permit));
+                let (found, permit) =
+                    found.map_or_else(|error| (Err(error), None), |(found, permit)| (Ok(found), permit));
                 Reading { number, found, _permit: permit }
             });
         }
@@ -90,6 +92,15 @@ impl Journal {
             self.take_footer(packs, reading.join_next().await, &mut progress).await?;
         }
         Ok(progress.is_any_damaged)
+    }
+
+    /// Reads the packs of a listing that were missed.
+    pub(in crate::store) async fn read_missed(&self, listed: &[Listed]) -> Result<(), StoreError> {
+        let mut tail = self.tail.lock().await;
+        if self.read_packs(listed).await? {
+            tail.since_snapshot = tail.since_snapshot.max(LONG);
+        }
+        Ok(())
     }
 
     /// Returns whether a complete pack was not read since it is complete. One of this process may have been completed by
@@ -139,10 +150,10 @@ impl Journal {
     }
 
     fn take_pack(&self, name: PackName, size: u64, footer: &Footer) {
-        let pack = self.index.add_pack(name, false);
-        pack.set_size(size, false);
+        let pack = self.index.add_pack(name);
         pack.set_replaces(footer.replaces.clone());
         self.take_entries(&pack, &footer.entries);
+        pack.set_size(size, false);
     }
 
     fn take_entries(&self, pack: &PackInfo, entries: &[FooterEntry]) {
@@ -160,14 +171,15 @@ impl Journal {
             listed.name
         );
         // A pack of a directory takes entries after the time in its name.
-        let time = if self.place.is_local() { self.purges.journal_time(listed.modified).max(name.time) } else { name.time };
+        let time =
+            if self.place.is_local() { self.purges.journal_time(listed.modified).max(name.time) } else { name.time };
         self.purges.learn(&Purge { target: PurgeTarget::All, is_soft: true }, time, name.node);
         self.purges.learnt(name.node, time);
     }
 
     /// Reads what another process appended to a pack since the last look. An incomplete entry is not there yet.
     async fn read_growing(&self, name: PackName, size: u64) -> Result<(), StoreError> {
-        let pack: Arc<PackInfo> = self.index.add_pack(name, true);
+        let pack: Arc<PackInfo> = self.index.add_pack(name);
         let object = self.names.pack(name);
         loop {
             let from = pack.size();

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use super::record::{Record, Snapshot};
 use super::compact::LONG;
+use super::record::{Record, Snapshot};
 use super::{AT_ONCE, Journal};
 use crate::base::Stopwatch;
 use crate::entry::{HORIZON, JournalTime, TICK_BITS};
@@ -41,6 +41,8 @@ pub(super) struct Tail {
     pub since_snapshot: usize,
     /// Time of that snapshot.
     pub snapshot: JournalTime,
+    /// The time of that snapshot, or without one that of the first look: the next one is due a day later.
+    pub saved: JournalTime,
     /// Time of the last complete read, by the clock that the processes share.
     last_read: Option<JournalTime>,
 }
@@ -101,7 +103,7 @@ impl Journal {
                     let has_index = self.take_over(snapshot, holding);
                     // Without its index, the footers of all packs that are not known yet are read.
                     let packs_from = if has_index { time } else { tail.packs_from.min(time) };
-                    *tail = Tail { from: time, packs_from, snapshot: time, ..Tail::default() };
+                    *tail = Tail { from: time, packs_from, snapshot: time, saved: time, ..Tail::default() };
                     return Ok(());
                 }
                 Ok(_) | Err(_) => {
@@ -115,7 +117,7 @@ impl Journal {
             error!("no snapshot can be read: purges may be in them, so all that is stored counts as purged");
             self.purges.purge(Purge::hard(PurgeTarget::All), false);
         }
-        *tail = Tail::default();
+        *tail = Tail { saved: self.now(), ..Tail::default() };
         Ok(())
     }
 

@@ -47,9 +47,9 @@ pub(in crate::store) struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// A pack that will replace others.
-    pub(in crate::store) fn replacing(packs: Vec<PackName>) -> Self {
-        Self { footer: Footer { replaces: packs, entries: Vec::new() }, len: 0 }
+    /// Says which packs this one replaces.
+    pub(in crate::store) fn set_replaces(&mut self, packs: Vec<PackName>) {
+        self.footer.replaces = packs;
     }
 
     /// Returns the length of the entries.
@@ -115,6 +115,25 @@ impl PackBuilder {
         self.len += len;
     }
 
+    /// Appends a copy of a group of entries to `out`. Each keeps all that its header says but the length of the group, whose
+    /// other entries may be left behind. Verifies all checksums; returns `false`, and appends nothing, if one does not hold.
+    pub(in crate::store) fn copy(&mut self, group: &[(FooterEntry, Bytes)], out: &mut Vec<u8>) -> bool {
+        if !group.iter().all(|(entry, bytes)| is_sound(entry, bytes.clone())) {
+            return false;
+        }
+        let mut left: u64 = group.iter().map(|(entry, _)| u64::from(entry.len)).sum();
+        for (entry, bytes) in group {
+            let Ok(header) = EntryHeader::decode(bytes) else { return false };
+            let header = EntryHeader { group_len: u32::try_from(left).unwrap_or(u32::MAX), ..header };
+            header.encode(out);
+            out.extend_from_slice(&bytes[HEADER..]);
+            let (key, vector, tags) = (entry.key.clone(), entry.vector.clone(), entry.tags.clone());
+            self.note(&header, key, vector, tags, entry.body);
+            left -= header.len();
+        }
+        true
+    }
+
     /// Takes back what was pushed since the pack had `entries` entries: it could not be written.
     pub(in crate::store) fn truncate(&mut self, entries: usize) {
         self.footer.entries.truncate(entries);
@@ -141,6 +160,15 @@ pub(in crate::store) fn entries_of(mut bytes: Bytes, from: u64) -> PackBuilder {
         builder.note(&entry.header, key, vector, tags, body);
     }
     builder
+}
+
+/// Returns whether these are the bytes of an entry, and its checksums hold.
+fn is_sound(entry: &FooterEntry, mut bytes: Bytes) -> bool {
+    let len = bytes.len();
+    let Ok(read) = Entry::take(&mut bytes) else { return false };
+    let header = (read.header.kind, read.header.order, read.header.variant, len as u64);
+    let expected = (entry.kind, entry.order, entry.variant, u64::from(entry.len));
+    header == expected && bytes.is_empty() && describe(&read).is_ok_and(|(key, ..)| key == entry.key)
 }
 
 type Description = (CacheKey, VersionVector, Vec<String>, Option<(u128, u64)>);

@@ -25,6 +25,7 @@ use tracing::warn;
 
 use crate::base::Clock;
 use crate::entry::{Covered, HORIZON, JournalTime, StoredHead, TICK_BITS, VersionVector};
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 
 /// Milliseconds after which a purge that is not written yet gets a later time.
@@ -280,6 +281,17 @@ impl Purges {
     pub fn covers_read(&self, head: &StoredHead) -> Covered {
         let is_unknown = |stamp: &PurgeStamp| !head.version_vector.contains(stamp.node, stamp.time);
         self.not_ahead(self.table.read().covers(&head.key, head.tags(), None, is_unknown))
+    }
+
+    /// Returns how purges affect an entry of the durable tier: those that its version vector lacks.
+    pub(super) fn covers_entry(&self, key: &CacheKey, tags: &[String], vector: &VersionVector) -> Covered {
+        let is_unknown = |stamp: &PurgeStamp| !vector.contains(stamp.node, stamp.time);
+        self.not_ahead(self.table.read().covers(key, tags, None, is_unknown))
+    }
+
+    /// Returns the position of the last purge of more than one URL, or of a soft one.
+    pub(super) fn last_compared(&self) -> u64 {
+        self.last_compared.load(Ordering::Acquire)
     }
 
     /// Limits the moment of a soft purge to now: the clock of the process that made it may be ahead.

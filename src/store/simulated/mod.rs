@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
+use self::pieces::{Pieces, Upload};
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
-use self::pieces::{Pieces, Upload};
 use super::place::{GrowingPack, Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
@@ -36,8 +36,6 @@ pub(crate) struct Faults {
     pub refuse: bool,
     /// Every write finds no room.
     pub is_full: bool,
-    /// No write is carried out, nor answered.
-    pub hang: bool,
 }
 
 /// One process's access to the place.
@@ -72,6 +70,8 @@ struct BucketContent {
     locks: HashMap<String, u64>,
     /// The names of writes, in their order.
     puts: Vec<String>,
+    /// True if no write is carried out, nor answered.
+    hangs: bool,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -108,6 +108,7 @@ impl SimulatedBucket {
             processes: 0,
             locks: HashMap::new(),
             puts: Vec::new(),
+            hangs: false,
         };
         Self { clock, is_local, content: Mutex::new(content) }
     }
@@ -115,6 +116,11 @@ impl SimulatedBucket {
     /// Sets the faults from now on.
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.content.lock().faults = faults;
+    }
+
+    /// Says whether writes are neither carried out nor answered from now on.
+    pub(crate) fn set_hanging(&self, hangs: bool) {
+        self.content.lock().hangs = hangs;
     }
 
     /// Returns the number of objects that were asked for.
@@ -284,9 +290,9 @@ impl Place for Simulated {
     }
 
     fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
-        let object = self.get(name, u64::MAX).and_then(|object| {
-            if object.len() as u64 == len { Ok(object) } else { Err(StoreError::corrupt(name)) }
-        });
+        let object = self
+            .get(name, u64::MAX)
+            .and_then(|object| if object.len() as u64 == len { Ok(object) } else { Err(StoreError::corrupt(name)) });
         Box::pin(ready(object.map(Pieces::of)))
     }
 
@@ -324,7 +330,7 @@ impl Place for Simulated {
     fn put<'a>(&'a self, name: &'a str, pieces: &'a [Bytes]) -> Operation<'a, ()> {
         let hangs = {
             let mut content = self.bucket.content.lock();
-            let hangs = content.faults.hang;
+            let hangs = content.hangs;
             content.puts.extend(hangs.then(|| name.to_owned()));
             hangs
         };

@@ -147,19 +147,20 @@ fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
         "\"NoncurrentDays\": 1",
         "\"ExpiredObjectDeleteMarker\": true",
         "\"Days\": 38",
-        "\"Prefix\": \"p/larder-1/o/\"",
-        "new: \"larder objects p/larder-1/\"",
+        "\"Days\": 45",
+        "\"Prefix\": \"p/larder-1/j/\"",
+        "new: \"larder packs p/larder-1/\"",
     ] {
         assert!(printed.contains(word), "{word} in {printed}");
     }
     let applied = run(&place, &[&["lifecycle", "--apply"][..], &rule].concat());
     assert!(applied.status.success() && said(&applied).contains("installed"), "{}", said(&applied));
     let again = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
-    assert!(again.contains("as it is: \"larder objects p/larder-1/\"") && !again.contains("new:"), "{again}");
+    assert!(again.contains("as it is: \"larder packs p/larder-1/\"") && !again.contains("new:"), "{again}");
     assert!(again.contains("as it is: \"larder leftovers p/larder-1/\""), "{again}");
     assert!(again.contains("noncurrent versions deleted after 1 days, delete markers removed"), "{again}");
     let other = said(&run(&place, &["lifecycle", "--apply", "--longest", "100d"]));
-    assert!(other.contains("instead of: \"larder objects p/larder-1/\""), "{other}");
+    assert!(other.contains("instead of: \"larder packs p/larder-1/\""), "{other}");
     let elsewhere = said(&run(&place, &["lifecycle", "--apply", "--set", "cache.key_prefix=site"]));
-    assert!(elsewhere.contains("stays: \"larder objects p/larder-1/\""), "{elsewhere}");
+    assert!(elsewhere.contains("stays: \"larder packs p/larder-1/\""), "{elsewhere}");
 }

@@ -1,7 +1,7 @@
 //! Tests which responses are worth a write to the durable tier.
 
-use crate::support::tagged::{PATHS, fill, hits, tagged};
-use crate::support::{Larder, Origin, file_url};
+use crate::support::tagged::tagged;
+use crate::support::{Larder, Origin, Place, eventually, file_url};
 
 #[test]
 fn what_is_used_often_enough_is_written_and_no_sooner() {
@@ -12,7 +12,7 @@ fn what_is_used_often_enough_is_written_and_no_sooner() {
     larder.get("/blog/1", "");
     larder.get("/shop/1", "");
     larder.settle();
-    let puts = || larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"ok\"}");
+    let puts = || larder.metric("larder_durable_entries_total ");
     assert_eq!(puts(), 0);
     larder.get("/blog/1", "");
     larder.settle();
@@ -37,24 +37,54 @@ fn uses_are_counted_of_a_variant() {
         larder.get("/a", &format!("X-Theme: {n}"));
     }
     larder.settle();
-    assert_eq!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"ok\"}"), 0, "each was used once");
+    assert_eq!(larder.metric("larder_durable_entries_total "), 0, "each was used once");
     for _ in 0..2 {
         larder.get("/a", "X-Theme: 1");
     }
     larder.settle();
-    assert_ne!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"ok\"}"), 0);
+    assert_eq!(larder.metric("larder_durable_entries_total "), 1);
 }
 
 #[test]
-fn a_budget_bounds_the_writes_and_nothing_else() {
-    let (origin, directory) = (tagged(), tempfile::tempdir().expect("a directory"));
-    // A day's worth is two.
-    let config = format!("{}\ndurable.monthly_writes=60", file_url(directory.path()));
-    let larder = Larder::new(&origin, &config);
-    fill(&larder);
+fn a_budget_bounds_the_packs_and_nothing_else() {
+    let (place, origin) = (Place::s3(), Origin::long_lived());
+    let s3 = place.s3.as_ref().expect("a server");
+    // A day's worth is two, and they come half a day apart.
+    let larder = place.start(&origin, &["memory.capacity=0", "durable.monthly_writes=60", "durable.drain_timeout=20s"]);
+    larder.get("/first", "");
     larder.settle();
-    assert_eq!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"ok\"}"), 2);
+    assert_eq!(s3.count("PUT", ".pack"), 1, "while there is budget, packs come as ever");
+    for n in 0..20 {
+        larder.get(&format!("/{n}"), "");
+    }
+    assert_eq!(larder.purge("http://site.example/first").status(), 200, "purges are written whatever it says");
+    let listed = s3.count("GET", "list-type=2");
+    eventually("many intervals have passed", || s3.count("GET", "list-type=2") > listed + 5);
+    // The purge deletes as well.
+    assert_eq!((s3.count("PUT", ".pack"), larder.metric("larder_durable_queue_objects")), (1, 21), "{}", larder.log());
+    for n in 0..20 {
+        assert_eq!(larder.get(&format!("/{n}"), "").hit(), Some("durable"), "what waits is served");
+    }
+    let mut larder = larder;
+    larder.signal("-TERM");
+    assert_eq!(larder.wait(), Some(0));
+    assert_eq!(s3.count("PUT", ".pack"), 2, "at the stop it is written: {}", larder.log());
+    let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
+    for n in 0..20 {
+        assert_eq!(larder.get(&format!("/{n}"), "").hit(), Some("durable"));
+    }
+    assert_eq!(larder.get("/first", "").status(), 502);
+}
+
+#[test]
+fn separate_bodies_count_towards_the_budget() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=600", &"x".repeat(100_000)));
+    let place = Place::s3();
+    let s3 = place.s3.as_ref().expect("a server");
+    let larder = place.start(&origin, &["durable.monthly_writes=60", "durable.inline_size=50KiB"]);
+    for n in 0..5 {
+        assert_eq!(larder.get(&format!("/{n}"), "").status(), 200);
+    }
     assert_eq!(larder.metric("larder_durable_saved_total{why=\"budget\"}"), 3);
-    assert_eq!(hits(&larder).len(), PATHS.len());
-    assert_eq!(larder.purge_of(r#"{"all": true}"#).status(), 200, "purges are written whatever it says");
+    eventually("two bodies are written", || s3.count("PUT", "/b/") == 2);
 }

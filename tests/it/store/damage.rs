@@ -103,7 +103,12 @@ fn swapped_packs_are_not_served_for_each_other() {
     let larder = in_directory(&origin, directory.path(), "");
     for path in ["/a", "/b"] {
         let answer = larder.get(path, "");
-        assert_eq!((answer.hit(), answer.text().as_str()), (Some("durable"), path), "each pack says what it has");
+        assert_eq!(
+            (answer.hit(), answer.text().as_str()),
+            (Some("durable"), path),
+            "each pack says what it has: {}",
+            answer.cache_status()
+        );
     }
 }
 

@@ -59,7 +59,7 @@ fn small_objects_are_looked_for_by_requests_of_our_own() {
     // The SDK's say in the query what they are.
     let of_the_sdk = || {
         let seen = s3.seen.lock().unwrap();
-        let looked = seen.iter().filter(|(method, path, _)| method == "GET" && path.contains("/o/"));
+        let looked = seen.iter().filter(|(method, path, _)| method == "GET" && path.contains(".pack"));
         looked.map(|(_, path, _)| path.contains("x-id")).collect::<Vec<_>>()
     };
     s3.seen.lock().unwrap().clear();
@@ -131,18 +131,18 @@ fn a_record_that_cannot_be_read_counts_as_a_purge_of_everything() {
     let journal = root.join("larder-1/j");
     let known = larder.metric("larder_purge_position");
     let mut time = String::new();
-    eventually("a record is written", || {
+    eventually("a pack is begun", || {
         let names = std::fs::read_dir(&journal).into_iter().flatten().map(|entry| entry.expect("an entry").file_name());
         let name = names.map(|name| name.to_string_lossy().into_owned()).find(|name| !name.starts_with('.'));
         time = name.and_then(|name| Some(name.split_once('-')?.0.to_owned())).unwrap_or_default();
         !time.is_empty()
     });
-    std::fs::write(journal.join(format!("{time}-00000000000000ff")), "nonsense").expect("it is written");
+    std::fs::write(journal.join(format!("{time}-00000000000000ff.purges")), "nonsense").expect("it is written");
     eventually("it is read", || larder.metric("larder_purge_position") > known);
     assert_eq!(larder.metric("larder_journal_unreadable_total"), 1);
     assert_eq!(larder.get("/a", "").hit(), None);
     assert_eq!(larder.get("/a", "").hit(), Some("memory"), "what came since is good");
-    std::fs::write(journal.join("not-ours"), "nonsense").expect("it is written");
+    std::fs::write(journal.join("not-ours.purges"), "nonsense").expect("it is written");
     larder.settle();
     assert_eq!(larder.metric("larder_journal_unreadable_total"), 1, "another's file says nothing");
 }

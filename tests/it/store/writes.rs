@@ -1,6 +1,9 @@
 //! Tests writes that the durable tier does not take: they wait, are tried again, and what is lost is told.
 
-use crate::support::{Larder, Origin, Place, Process, eventually, file_url, larder};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::support::{Origin, Place, Process, S3, eventually, larder, packs};
 
 const SETS: &[&str] = &["durable.breaker_pause=100ms", "durable.drain_timeout=1s"];
 
@@ -112,7 +115,7 @@ fn a_refused_write_is_found_at_the_start() {
         assert!(larder.log().contains("going on without it") && larder.log().contains(message), "{}", larder.log());
         store(&larder, 30);
         assert!(waiting(&larder));
-        assert_eq!(s3.count("PUT", "larder-1/o/"), 0, "nothing but the probe is tried");
+        assert_eq!(s3.count("PUT", ".pack"), 0, "nothing but the probe is tried");
         assert!(larder.log().matches("WARN").count() < 6, "{}", larder.log());
         s3.allow();
         larder.settle();
@@ -121,24 +124,31 @@ fn a_refused_write_is_found_at_the_start() {
     }
 }
 
+/// Has the next pack refused for good: all requests for its name. Returns that name, once it was asked for.
+fn refuse_next_pack(s3: &S3, status: u16, code: &'static str, message: &'static str) -> Arc<OnceLock<String>> {
+    let refused = Arc::new(OnceLock::new());
+    let name = Arc::clone(&refused);
+    s3.refuse(move |method, path| {
+        if method != "PUT" || !path.contains(".pack") {
+            return None;
+        }
+        let path = path.split('?').next().expect("a path");
+        (name.get_or_init(|| path.to_owned()) == path).then_some((status, code, message))
+    });
+    refused
+}
+
 #[test]
-fn an_object_that_is_not_taken_is_dropped_alone() {
+fn a_pack_that_is_not_taken_is_dropped_alone() {
     for (status, code) in
         [(400, "InvalidRequest"), (413, "EntityTooLarge"), (500, "InternalError"), (403, "AccessDenied")]
     {
         let (place, origin) = (Place::s3(), Origin::long_lived());
         let s3 = place.s3.as_ref().expect("a server");
         let larder = place.start(&origin, &[SETS, &["durable.writers=2"]].concat());
+        let refused = refuse_next_pack(s3, status, code, "Not this one");
         larder.get("/bad", "");
-        larder.settle();
-        let bad =
-            s3.seen.lock().unwrap().iter().find(|(method, path, _)| method == "PUT" && path.contains("/o/")).cloned();
-        let bad = bad.expect("it was written").1;
-        let bad = bad.split('?').next().expect("a path").to_owned();
-        s3.refuse(move |method, path| {
-            (method == "PUT" && path.starts_with(&bad)).then_some((status, code, "Not this one"))
-        });
-        assert_eq!(larder.get("/bad", "Cache-Control: no-cache").status(), 200);
+        eventually("it is refused", || refused.get().is_some());
         store(&larder, 30);
         larder.settle();
         let lost = larder.metric("larder_durable_lost_total{why=\"not-taken\"}");
@@ -147,6 +157,38 @@ fn an_object_that_is_not_taken_is_dropped_alone() {
         assert!(log.contains("1 were not taken by the tier") && !log.contains(ALL_IS_WRITTEN), "{code}: {log}");
         assert_eq!(found(&place, 30), 30, "{code}");
     }
+}
+
+#[test]
+fn a_separate_body_that_is_not_taken_is_dropped_alone() {
+    let (place, origin) = (Place::s3(), Origin::long_lived());
+    let s3 = place.s3.as_ref().expect("a server");
+    let larder = place.start(&origin, &[SETS, &["durable.inline_size=1KiB"]].concat());
+    s3.refuse(|method, path| {
+        (method == "PUT" && path.contains("/b/")).then_some((413, "EntityTooLarge", "Not this one"))
+    });
+    let long = format!("/{}", "long".repeat(20));
+    assert_eq!(larder.get(&long, "").status(), 200);
+    store(&larder, 30);
+    larder.settle();
+    assert_eq!(larder.metric("larder_durable_lost_total{why=\"not-taken\"}"), 1, "{}", larder.log());
+    assert!(stopped(larder).contains("1 were not taken by the tier"));
+    assert_eq!(found(&place, 30), 30);
+}
+
+/// As a proxy before the service does, that bounds the length of what it passes on.
+#[test]
+fn a_pack_that_is_too_large_for_the_service_is_written_in_halves() {
+    let origin = Origin::new(|seen, reply| reply.send(200, "Cache-Control: max-age=6000", &seen.path().repeat(10_000)));
+    let place = Place::s3();
+    let s3 = place.s3.as_ref().expect("a server");
+    let larder = place.start(&origin, &[SETS, &["durable.pack_interval=10m", "durable.drain_timeout=20s"]].concat());
+    store(&larder, 30);
+    let refused = refuse_next_pack(s3, 413, "EntityTooLarge", "Not so much");
+    assert!(stopped(larder).contains(ALL_IS_WRITTEN));
+    assert!(refused.get().is_some());
+    assert_eq!(packs(&place).len(), 2);
+    assert_eq!(found(&place, 30), 30);
 }
 
 #[test]
@@ -192,56 +234,24 @@ fn what_waits_is_answered_for_purged_and_written_in_its_order() {
 fn a_deletion_is_tried_until_it_succeeds_and_holds_up_nothing() {
     let (place, origin) = (Place::s3(), Origin::long_lived());
     let s3 = place.s3.as_ref().expect("a server");
-    let larder = place.start(&origin, &[SETS, &["durable.writers=1"]].concat());
+    let larder = place.start(&origin, &[SETS, &["durable.writers=1", "memory.capacity=0"]].concat());
     store(&larder, 5);
     larder.settle();
-    s3.refuse(|method, _| (method == "DELETE").then_some((403, "AccessDenied", "Nothing is deleted here")));
+    // A response would be given up by then.
+    let tried = AtomicUsize::new(0);
+    s3.refuse(move |method, path| {
+        let is_refused = method == "PUT" && path.contains(".pack") && tried.fetch_add(1, Ordering::SeqCst) < 5;
+        is_refused.then_some((400, "InvalidRequest", "Nothing is deleted here"))
+    });
+    let before = s3.count("PUT", ".pack");
     larder.client().send("DELETE", "/1", "");
-    eventually("it is tried again and again", || s3.count("DELETE", "/o/") > 4);
-    assert!(larder.log().matches("Nothing is deleted here").count() == 1, "{}", larder.log());
-    assert_eq!(larder.get("/new", "").status(), 200);
-    eventually("another is written", || {
-        larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"ok\"}") == 6
-    });
-    s3.allow();
-    eventually("it is deleted", || larder.metric("larder_durable_operations_total{op=\"delete\",outcome=\"ok\"}") == 1);
-    assert!(stopped(larder).contains(ALL_IS_WRITTEN));
-}
-
-#[test]
-fn a_deletion_that_never_succeeds_does_not_stop_the_writes() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let origin = Origin::new(|seen, reply| match seen.method() {
-        "GET" => reply.send(200, "Cache-Control: max-age=600", seen.path()),
-        _ => reply.send(204, "", ""),
-    });
-    let config = format!("{}\ndurable.queue_objects=5\ndurable.drain_timeout=0s", file_url(directory.path()));
-    let larder = Larder::new(&origin, &config);
-    larder.get("/stuck", "");
+    eventually("it is tried again and again", || s3.count("PUT", ".pack") > before + 2);
+    assert_eq!(larder.get("/1", "Cache-Control: no-store").hit(), None, "in force all the while");
+    assert_eq!(larder.get("/2", "").hit(), Some("durable"));
+    assert_eq!(larder.purge("http://site.example/3").status(), 200, "it is recorded");
     larder.settle();
-    // A directory in the object's place can be deleted neither by name nor in passing.
-    let mut files = Vec::new();
-    let mut directories = vec![directory.path().to_owned()];
-    while let Some(next) = directories.pop() {
-        for entry in std::fs::read_dir(next).expect("a directory").map(|entry| entry.expect("an entry").path()) {
-            if entry.is_dir() && !entry.ends_with("j") && !entry.ends_with("s") {
-                directories.push(entry);
-            } else if entry.is_file() {
-                files.push(entry);
-            }
-        }
-    }
-    let object = files.pop().expect("an object");
-    std::fs::remove_file(&object).expect("it goes");
-    std::fs::create_dir_all(object.join("in-the-way")).expect("it is made");
-    for _ in 0..20 {
-        larder.client().send("DELETE", "/stuck", "");
-    }
-    eventually("the queue is empty", || larder.metric("larder_durable_queue_objects") == 0);
-    for n in 0..5 {
-        larder.get(&format!("/{n}"), "");
-        eventually("the queue is empty", || larder.metric("larder_durable_queue_objects") == 0);
-    }
-    assert_eq!(larder.metric("larder_durable_operations_total{op=\"put\",outcome=\"dropped\"}"), 0);
-    assert!(larder.metric("larder_durable_operations_total{op=\"delete\",outcome=\"error\"}") > 0);
+    assert!(s3.count("PUT", ".pack") > before + 5);
+    assert_eq!(larder.log().matches("Nothing is deleted here").count(), 1, "{}", larder.log());
+    assert!(stopped(larder).contains(ALL_IS_WRITTEN));
+    assert_eq!(found(&place, 5), 3);
 }

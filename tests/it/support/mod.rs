@@ -19,7 +19,7 @@ pub(crate) use self::client::{Answer, Client};
 pub(crate) use self::durable::{FORWARD, in_each_tier};
 pub(crate) use self::message::Head;
 pub(crate) use self::origin::{Origin, Reply, Seen};
-pub(crate) use self::places::Place;
+pub(crate) use self::places::{Place, packs};
 pub(crate) use self::proxy::{Larder, START};
 pub(crate) use self::s3::{S3, bucket};
 pub(crate) use self::wait::{Count, Gate, at_once, eventually};

@@ -2,6 +2,7 @@
 //! process, and one of `moto_server`, where `make test` has installed that.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::support::{Client, Origin, Process, S3, bucket, eventually, file_url};
 
@@ -57,7 +58,7 @@ impl Place {
     }
 
     /// Returns the directory of its files, if it has one.
-    pub(crate) fn directory(&self) -> std::path::PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.directory.as_ref().expect("it keeps files").path().to_owned()
     }
 
@@ -87,6 +88,15 @@ impl Place {
         }
         found
     }
+}
+
+/// Returns the files of the packs in a bucket that is kept as files, in the order of their names.
+pub(crate) fn packs(place: &Place) -> Vec<PathBuf> {
+    let journal = place.directory().join("larder-bucket/any/prefix/larder-1/j");
+    let files = std::fs::read_dir(journal).into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    let mut packs: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "pack")).collect();
+    packs.sort();
+    packs
 }
 
 /// An S3 server of another make.

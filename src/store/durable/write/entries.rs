@@ -113,6 +113,9 @@ impl Inner {
     }
 
     fn record(&self, record: &VaryRecord, head: &StoredHead, response: &NewEntry) -> NewEntry {
+        // It leads to other variants as well, which may be of use for longer: all were written with the record before it.
+        let before = self.index.find(self.index.fingerprint(&head.key, 0));
+        let until = before.map_or(response.of_use_until, |found| found.pack.of_use_until());
         NewEntry {
             kind: EntryKind::Vary,
             replaces: self.is_taken(&head.key, 0),
@@ -122,7 +125,7 @@ impl Inner {
             vector: response.vector.clone(),
             tags: Vec::new(),
             fresh_until: response.fresh_until,
-            of_use_until: response.of_use_until,
+            of_use_until: until.max(response.of_use_until),
             body: None,
             object: encode_vary(record),
         }

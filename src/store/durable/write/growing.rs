@@ -86,6 +86,9 @@ impl GrowingWriter {
                 }
                 Err(error) => {
                     self.inner.report_error(DurableOp::Put, &error);
+                    if self.inner.makes_space(&error, &mut attempts).await {
+                        continue;
+                    }
                     // Whatever is wrong with it: its entries are sound, and the next attempt has a pack of its own.
                     self.seal().await;
                     if let Some(lost) = self.inner.note_failure(&error, &mut attempts) {
@@ -96,7 +99,7 @@ impl GrowingWriter {
                 }
             }
         }
-        if self.open.as_ref().is_some_and(|open| open.builder.len() >= self.inner.config.pack_size) {
+        if self.open.as_ref().is_some_and(|open| open.builder.len() >= self.inner.pack_size()) {
             self.seal().await;
         }
     }
@@ -131,6 +134,9 @@ impl GrowingWriter {
     /// Completes the open pack. One that can't be completed is completed by whoever finds it.
     pub(super) async fn seal(&mut self) {
         let Some(open) = self.open.take() else { return };
+        if open.builder.entries().is_empty() {
+            return self.remove_empty(open).await;
+        }
         let footer = Bytes::from(open.builder.finish());
         let size = open.builder.len() + footer.len() as u64;
         match open.file.seal(footer).await {
@@ -143,10 +149,24 @@ impl GrowingWriter {
     }
 }
 
+impl GrowingWriter {
+    /// Removes a pack to which nothing could be appended.
+    async fn remove_empty(&mut self, open: OpenPack) {
+        let OpenPack { file, info, .. } = open;
+        let removed = self.inner.place.delete(&self.inner.names.open_pack(info.name)).await;
+        // Its lock goes after it.
+        drop(file);
+        drop(self.inner.index.remove_pack(info.name));
+        if let Err(error) = removed {
+            self.inner.report_error(DurableOp::Delete, &error);
+        }
+    }
+}
+
 /// Begins a pack.
 async fn begin(inner: &Arc<Inner>) -> Result<OpenPack, StoreError> {
     let name = PackName { time: inner.purges.take_order(), node: inner.purges.node() };
     let file = inner.place.begin_pack(&inner.names.pack(name)).await?;
-    let info = inner.index.add_pack(name, true);
+    let info = inner.index.add_pack(name);
     Ok(OpenPack { file, builder: PackBuilder::default(), info, since: Stopwatch::start() })
 }

@@ -66,7 +66,7 @@ impl WholeWriter {
         if self.gathered.is_empty() {
             return LONG;
         }
-        if self.len >= config.pack_size {
+        if self.len >= self.inner.pack_size() {
             return admission.until_write();
         }
         if !self.inner.takes_writes() {
@@ -114,7 +114,7 @@ impl WholeWriter {
     /// Has what is gathered written, whatever the budget says; the first of it, where it is too much for one pack.
     fn send(&mut self) {
         self.inner.admission.spend();
-        let most = self.inner.config.pack_size.saturating_mul(TIMES).min(LARGEST);
+        let most = self.inner.pack_size().saturating_mul(TIMES).min(LARGEST);
         let (mut count, mut len) = (0, 0);
         for op in &self.gathered {
             let more = len_in_pack(op);
@@ -135,16 +135,9 @@ enum Outcome {
     /// It is written, or nothing of it was to be.
     Written,
     /// It may be written under another name. `is_slow` says whether the last attempt took too long.
-    NotYet {
-        len: u64,
-        is_slow: bool,
-    },
+    NotYet { len: u64, is_slow: bool },
     /// The bucket does not take it.
-    NotTaken {
-        len: u64,
-        lost: Lost,
-        error: StoreError,
-    },
+    NotTaken { len: u64, lost: Lost, error: StoreError },
 }
 
 /// Writes operations as one pack, or several if that can't be, however long it takes. Ends them.
@@ -213,9 +206,9 @@ async fn write_named(inner: &Arc<Inner>, ops: &[Op], attempts: &mut Attempts) ->
         inner.report(DurableOp::Put, &written);
         let Err(error) = written else {
             inner.writes.succeeded();
-            let info = inner.index.add_pack(name, false);
-            info.set_size(len, false);
+            let info = inner.index.add_pack(name);
             inner.index.insert_all(&info, builder.entries());
+            info.set_size(len, false);
             inner.metrics.entries_written.add(count);
             inner.metrics.packs_written.add_one();
             return Outcome::Written;

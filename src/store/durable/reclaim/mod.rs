@@ -1,0 +1,298 @@
+//! Reclaims space, in the background and beside other processes: nobody waits for it.
+//!
+//! * A pack of which nothing is of use any more is deleted. Small packs are merged, and once a third of all bytes is dead
+//!   the deadest packs are rewritten (`choose`, `copy`). What was purged counts as dead (`recount`).
+//! * A pack that grows, and whose writer is gone, is completed (`takeover`).
+//! * Within `durable.capacity` the oldest packs go first (`room`).
+//! * A separate body goes once no footer names it (`bodies`).
+//!
+//! Two processes that do the same at once do no harm: they leave copies, of which those in the greater pack count.
+
+mod bodies;
+mod choose;
+mod copy;
+mod keys;
+mod recount;
+mod room;
+mod sweep;
+mod takeover;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::keys::KeptKey;
+pub(super) use self::room::Room;
+pub(crate) use self::sweep::Sweep;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::choose::{Situation, replaced};
+use self::copy::Keep;
+use super::Inner;
+use crate::base::{DurableOp, Stopwatch};
+use crate::entry::{JournalTime, TICK_BITS};
+use crate::store::error::{StoreError, StoreErrorKind};
+use crate::store::index::PackInfo;
+use crate::store::names::{JournalObject, ObjectNames, PackName};
+use crate::store::place::Listed;
+
+/// Time between two passes over a directory, and over a bucket.
+const PAUSE_LOCAL: Duration = Duration::from_secs(10);
+const PAUSE_REMOTE: Duration = Duration::from_secs(60);
+
+/// Time after which a process that gave no name to anything counts as gone.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Time for which packs stay that others have replaced: processes read the footers of those meanwhile. In a directory that
+/// others use, they do so every second.
+const GRACE: Duration = Duration::from_secs(600);
+const GRACE_LOCAL: Duration = Duration::from_secs(30);
+
+/// The most merges and rewritings of a pass.
+const MOST_COPIES: usize = 16;
+
+/// The most bytes that are read or appended at once.
+const CHUNK: u64 = 1 << 20;
+
+/// What is remembered from pass to pass.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// Since the last full listing of packs.
+    listed: Option<Stopwatch>,
+    /// For each process the last time in a name that it gave.
+    heard: HashMap<u64, JournalTime>,
+    /// Since the last look for what was purged, and the purge position then.
+    recounted: Option<(Stopwatch, u64)>,
+    /// Since the last look for bodies that nothing leads to.
+    bodies: Option<Stopwatch>,
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Packs completed whose writers were gone.
+    pub completed: u64,
+    /// Packs deleted: nothing of them was of use, or others had replaced them.
+    pub deleted: u64,
+    /// Packs copied, merged or alone.
+    pub copied: u64,
+    /// Packs written for those.
+    pub written: u64,
+    /// Entries found purged.
+    pub purged: u64,
+}
+
+impl Inner {
+    /// Reclaims space for good.
+    pub(super) async fn reclaim(self: Arc<Self>) {
+        self.journal.loaded().await;
+        let pause = if self.place.is_local() { PAUSE_LOCAL } else { PAUSE_REMOTE };
+        let mut upkeep = Upkeep::default();
+        loop {
+            self.wait_to_write().await;
+            if self.index.is_loaded() {
+                if let Err(error) = self.reclaim_once(&mut upkeep).await {
+                    self.report_error(DurableOp::Delete, &error);
+                }
+                if let Err(error) = self.tend_bodies(&mut upkeep).await {
+                    self.report_error(DurableOp::Delete, &error);
+                }
+            }
+            // Processes that started together drift apart.
+            tokio::time::sleep(pause.mul_f64(0.9 + fastrand::f64() / 5.0)).await;
+        }
+    }
+
+    /// Makes one pass over the packs.
+    pub(super) async fn reclaim_once(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<Done, StoreError> {
+        let mut done = Done::default();
+        if self.place.is_local() || upkeep.listed.is_none_or(|listed| listed.elapsed() >= HOUR) {
+            done.completed = self.compare_with_listing(upkeep).await?;
+            upkeep.listed = Some(Stopwatch::start());
+        }
+        done.purged = self.recount_if_due(upkeep).await?;
+        self.make_room(0)
+            .await
+            .or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
+        done.deleted += self.delete_replaced(upkeep).await?;
+        self.delete_dead(upkeep, &mut done).await?;
+        let choices: [fn(&Situation<'_>) -> Vec<Arc<PackInfo>>; 2] =
+            [|situation| situation.merge(), |situation| situation.rewrite()];
+        for choose in choices {
+            for _ in 0..MOST_COPIES {
+                let _changing = self.room.changing.lock().await;
+                let chosen = self.with_situation(upkeep, choose);
+                if chosen.is_empty() {
+                    break;
+                }
+                self.replace(&chosen, &mut done).await?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Copies what counts of packs. Those stay for a while, for processes that know no others.
+    async fn replace(self: &Arc<Self>, chosen: &[Arc<PackInfo>], done: &mut Done) -> Result<(), StoreError> {
+        let copied = self.copy(chosen, Keep::All).await?;
+        done.copied += copied.emptied.len() as u64;
+        done.written += u64::from(copied.pack.is_some());
+        if copied.pack.is_none() {
+            // Nothing of them is of use, and nothing names them as replaced.
+            for pack in copied.emptied {
+                self.delete_useless(&pack, done).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_useless(&self, pack: &PackInfo, done: &mut Done) -> Result<(), StoreError> {
+        self.delete_pack(pack, false).await?;
+        self.metrics.packs_deleted.add_one();
+        done.deleted += 1;
+        Ok(())
+    }
+
+    /// Calls `with` with what is known now.
+    fn with_situation<T>(&self, upkeep: &Upkeep, with: impl FnOnce(&Situation<'_>) -> T) -> T {
+        let all = self.index.all_packs();
+        let (replaced, _) = replaced(&all, 0);
+        let packs = all.iter().filter(|pack| !pack.is_open() && !replaced.contains(&pack.name)).cloned().collect();
+        let mut heard = upkeep.heard.clone();
+        all.iter().for_each(|pack| hear(&mut heard, pack.name));
+        with(&Situation {
+            packs,
+            all: &all,
+            pack_size: self.pack_size(),
+            node: self.purges.node(),
+            heard: &heard,
+            now: self.purges.time(),
+            journal_now: self.purges.journal_now(),
+        })
+    }
+
+    /// Deletes the packs that others have replaced for long enough.
+    async fn delete_replaced(self: &Arc<Self>, upkeep: &Upkeep) -> Result<u64, StoreError> {
+        let _changing = self.room.changing.lock().await;
+        let due = self.due(upkeep);
+        for pack in &due {
+            self.delete_useless(pack, &mut Done::default()).await?;
+        }
+        Ok(due.len() as u64)
+    }
+
+    /// Returns the packs that others have replaced for long enough.
+    fn due(&self, upkeep: &Upkeep) -> Vec<Arc<PackInfo>> {
+        let grace = if !self.place.is_local() {
+            GRACE
+        } else if self.is_alone(upkeep) {
+            Duration::ZERO
+        } else {
+            GRACE_LOCAL
+        };
+        let all = self.index.all_packs();
+        let (_, due) = replaced(&all, self.purges.journal_now().saturating_sub(ticks(grace)));
+        all.into_iter().filter(|pack| due.contains(&pack.name) && !pack.is_open()).collect()
+    }
+
+    /// Returns whether no other process was heard of within an hour.
+    fn is_alone(&self, upkeep: &Upkeep) -> bool {
+        let (own, silent) = (self.purges.node(), self.purges.journal_now().saturating_sub(ticks(HOUR)));
+        let mut heard = upkeep.heard.clone();
+        self.index.all_packs().iter().for_each(|pack| hear(&mut heard, pack.name));
+        heard.iter().all(|(node, last)| *node == own || *last < silent)
+    }
+
+    /// Deletes the packs of which nothing is of use.
+    async fn delete_dead(self: &Arc<Self>, upkeep: &Upkeep, done: &mut Done) -> Result<(), StoreError> {
+        let _changing = self.room.changing.lock().await;
+        let dead = self.with_situation(upkeep, |situation| situation.dead());
+        for pack in &dead.at_once {
+            self.delete_useless(pack, done).await?;
+        }
+        for packs in dead.with_tombstones.chunks(choose::MOST) {
+            self.replace(packs, done).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares what the index has with what is there: reads packs that were missed, forgets those that are gone, and
+    /// completes those whose writers are. Returns how many it completed.
+    async fn compare_with_listing(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<u64, StoreError> {
+        let known = self.index.all_packs();
+        let listed = self.place.list_all(&self.names.journal(), "").await?;
+        let snapshots: Vec<Listed> =
+            if self.place.is_local() { self.place.list_all(&self.names.snapshots(), "").await? } else { Vec::new() };
+        self.room.set_journal(room::others(&listed) + snapshots.iter().map(|listed| listed.size).sum::<u64>());
+        let mut completed = 0;
+        let mut there: HashSet<PackName> = HashSet::new();
+        for object in &listed {
+            match ObjectNames::parse_journal(&object.name) {
+                Some(JournalObject::Pack(name)) => _ = there.insert(name),
+                Some(JournalObject::OpenPack(name)) => {
+                    there.insert(name);
+                    completed += u64::from(self.complete(name).await?);
+                }
+                Some(JournalObject::Purges(name)) => hear(&mut upkeep.heard, name),
+                None => {}
+            }
+        }
+        self.journal.read_missed(&listed).await?;
+        for pack in known.into_iter().filter(|pack| !there.contains(&pack.name)) {
+            self.forget_if_gone(&pack).await?;
+        }
+        Ok(completed)
+    }
+
+    /// Forgets a pack that a listing did not show, if it is not there: it may have got its complete name meanwhile.
+    async fn forget_if_gone(&self, pack: &PackInfo) -> Result<(), StoreError> {
+        let (complete, open) = (self.names.pack(pack.name), self.names.open_pack(pack.name));
+        let is_local = self.place.is_local();
+        for name in [&complete, &open, &complete].into_iter().take(if is_local { 3 } else { 1 }) {
+            match self.place.read(name, pack.size()).await {
+                Err(error) if error.kind() == StoreErrorKind::Absent => {}
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(()),
+            }
+        }
+        if is_local {
+            // Closes the file, whose space is free only then.
+            self.place.delete(&complete).await?;
+        }
+        for (id, len) in self.index.remove_pack(pack.name) {
+            self.room.note_body(id, len, false);
+        }
+        Ok(())
+    }
+}
+
+fn hear(heard: &mut HashMap<u64, JournalTime>, name: PackName) {
+    let last = heard.entry(name.node).or_default();
+    *last = name.time.max(*last);
+}
+
+/// Returns a duration in the units of journal times.
+fn ticks(duration: Duration) -> JournalTime {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).saturating_mul(1 << TICK_BITS)
+}
+
+/// Returns the least order of an entry that one of `others` may have, and `pack` may hold down. A pack that was named long
+/// after it has none: whoever wrote it knew of `pack`.
+fn elsewhere(pack: &PackInfo, others: &[Arc<PackInfo>]) -> JournalTime {
+    let until = pack.name.time.saturating_add(2 * ticks(HOUR));
+    let older = others.iter().filter(|other| other.name.time < until);
+    older.map(|other| other.least_order()).min().unwrap_or(JournalTime::MAX)
+}
+
+impl Inner {
+    /// Returns whether something that was named at `time` is old enough that no footer is under way that names its bodies.
+    fn is_old(&self, time: JournalTime) -> bool {
+        time.saturating_add(ticks(HOUR)) < self.purges.journal_now()
+    }
+
+    /// Returns a name for a pack that is made now.
+    fn new_name(&self) -> PackName {
+        PackName { time: self.purges.take_order(), node: self.purges.node() }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests that space is reclaimed.
