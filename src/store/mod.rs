@@ -23,6 +23,8 @@ mod queue;
 pub mod s3;
 mod second_use;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod simulated;
 mod throttle;
 mod tiers;
