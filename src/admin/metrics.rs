@@ -97,11 +97,7 @@ fn index(proxy: &Proxy) -> [Gauge; 6] {
     [
         gauge("larder_index_keys", "Entries of the durable tier that its index has a place of.", index(Index::len)),
         gauge("larder_index_bytes", "Bytes of memory that the durable tier's index takes.", index(Index::bytes)),
-        gauge(
-            "larder_index_loaded",
-            "1 once the index is complete.",
-            index(|index| u64::from(index.is_loaded())),
-        ),
+        gauge("larder_index_loaded", "1 once the index is complete.", index(|index| u64::from(index.is_loaded()))),
         gauge("larder_packs", "Packs that the durable tier is known to have.", packs.count),
         gauge("larder_packs_bytes", "Their bytes.", packs.bytes),
         gauge("larder_packs_live_bytes", "Those of responses that no newer one has replaced.", packs.live),

@@ -356,7 +356,8 @@ impl<T, K: Kind<T>> Kind<Option<T>> for OrEmpty<K> {
 
     fn described(&self) -> Described {
         let described = self.0.described();
-        let bounds = if described.bounds.is_empty() { "or empty".to_owned() } else { format!("{}, or empty", described.bounds) };
+        let bounds =
+            if described.bounds.is_empty() { "or empty".to_owned() } else { format!("{}, or empty", described.bounds) };
         Described { bounds, ..described }
     }
 }

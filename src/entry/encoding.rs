@@ -253,7 +253,9 @@ fn put_names(out: &mut Vec<u8>, names: &[HeaderName]) {
 pub fn key_of(object: &[u8]) -> Result<CacheKey, DecodeError> {
     let framed = unframe(object)?;
     let key = Decoder(framed.head).string()?;
-    CacheKey::from_bytes(key).filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY | KIND_TOMBSTONE)).ok_or(DecodeError::Malformed)
+    CacheKey::from_bytes(key)
+        .filter(|_| matches!(framed.kind, KIND_RESPONSE | KIND_VARY | KIND_TOMBSTONE))
+        .ok_or(DecodeError::Malformed)
 }
 
 /// Returns the id of the separate body that an object leads to.

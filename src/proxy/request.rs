@@ -102,7 +102,7 @@ impl Proxy {
         if present.has(Present::DIRECTIVES) {
             directives = target.rule.directives(request.headers());
         }
-        if let Some(step) = self.answer_at_hand(caller, &target, &request, inquiry, &directives, key.as_deref(), &found) {
+        if let Some(step) = self.answer_at_hand(&target, &request, inquiry, &directives, key.as_deref(), &found) {
             return step;
         }
         let (fwd, stored) = match found {
@@ -162,10 +162,8 @@ impl Proxy {
     /// Answers from the durable tier what memory does not have, if that is possible without waiting. What else the tier has is
     /// for a fetch.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "the request as far as it was looked at")]
     fn answer_at_hand<'a>(
-        self: &'a Arc<Self>,
-        caller: &'a dyn Client,
+        &self,
         target: &RequestTarget<'a>,
         request: &Request<ClientBody>,
         inquiry: Inquiry<'_>,
@@ -186,14 +184,14 @@ impl Proxy {
         let found = self.fetcher.store.look_at_hand(&target.key, request.headers(), &target.rule.policy, known)?;
         let FoundBody::Whole(body) = found.body else { return None };
         let stored = Arc::new(StoredResponse::new(found.head, body));
-        let OnStored::Answer(_, background) = self.decide(target, inquiry, &mut directives, &stored, now) else {
-            return None;
-        };
+        match self.decide(target, inquiry, &mut directives, &stored, now) {
+            // Whoever validates shares that with others.
+            OnStored::Answer(_, background) if is_due(background) => return None,
+            OnStored::Answer(..) => {}
+            OnStored::Fetch(_) | OnStored::NotCached => return None,
+        }
         if stored.len() <= self.fetcher.limits.memory.max_object_size {
             self.fetcher.store.promote_at_hand(&stored, found.record);
-        }
-        if is_due(background) {
-            self.validate_in_background(caller, target, None, request, directives, &stored);
         }
         let asked = ClientRequest::noted(request, inquiry.present);
         Some(self.hit(asked, stored, Tier::Durable, now, target))

@@ -111,7 +111,12 @@ impl Memory {
             .weigher(|_: &u128, entry: &MemoryEntry| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(Seed::random());
-        Self { cache, has_capacity: config.capacity > 0, roomy: config.capacity / 8 * 7, locks: std::array::from_fn(|_| Mutex::new(())) }
+        Self {
+            cache,
+            has_capacity: config.capacity > 0,
+            roomy: config.capacity / 8 * 7,
+            locks: std::array::from_fn(|_| Mutex::new(())),
+        }
     }
 
     fn lock(&self, hash: u128) -> MutexGuard<'_, ()> {

@@ -28,8 +28,8 @@ mod throttle;
 mod tiers;
 
 pub(crate) use self::durable::{
-    BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse,
-    KeptKey, Location, Opening, SeparateBody, Sweep, report_drain,
+    BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse, KeptKey,
+    Location, Opening, SeparateBody, Sweep, report_drain,
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;

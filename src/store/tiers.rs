@@ -193,7 +193,8 @@ impl Store {
             Insertion::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
-        let is_put = self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
+        let is_put =
+            self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
         if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
             // The separate body goes as well, even if the new response shares it.
             let body = old.body_object;
@@ -349,11 +350,13 @@ impl Store {
     /// Purges a key. Tells other processes if they may have something for it.
     fn invalidate_here(&self, key: &CacheKey) -> PurgeReceipt {
         let hash = key.hash();
-        let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
+        let tells_all = self.durable.as_ref().is_some_and(Durable::tells_all);
+        let may_hold = || self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
+        let is_shared = tells_all || may_hold();
         self.discard(key, None);
         let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
-            durable.hurry(Urgency::Invalidation);
+            durable.hurry(if tells_all { Urgency::Purge } else { Urgency::Invalidation });
         }
         made
     }

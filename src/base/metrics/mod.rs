@@ -35,6 +35,8 @@ pub struct Metrics {
     prices: OnceLock<Prices>,
     saved: [Counter; SAVED.len()],
     lost: [Counter; LOST.len()],
+    /// Look-ups in the durable tier that were answered without waiting.
+    pub durable_at_hand: Counter,
     /// Entries written to packs.
     pub entries_written: Counter,
     /// Packs that were completed.
@@ -85,6 +87,7 @@ impl Metrics {
             prices: OnceLock::new(),
             saved: Default::default(),
             lost: Default::default(),
+            durable_at_hand: Counter::default(),
             entries_written: Counter::default(),
             packs_written: Counter::default(),
             packs_deleted: Counter::default(),

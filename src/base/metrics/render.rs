@@ -160,10 +160,19 @@ impl Metrics {
         let help = "Responses that were to be written to the durable tier and were not, and why.";
         labelled(out, "larder_durable_lost_total", help, "why", values);
         for (name, help, value) in [
+            (
+                "larder_durable_at_hand_total",
+                "Look-ups that a directory answered from the page cache, without waiting.",
+                self.durable_at_hand.value(),
+            ),
             ("larder_durable_entries_total", "Entries written to packs.", self.entries_written.value()),
             ("larder_packs_written_total", "Packs completed.", self.packs_written.value()),
             ("larder_packs_deleted_total", "Packs deleted that were of no use any more.", self.packs_deleted.value()),
-            ("larder_packs_rewritten_total", "Packs written from others that they replace.", self.packs_rewritten.value()),
+            (
+                "larder_packs_rewritten_total",
+                "Packs written from others that they replace.",
+                self.packs_rewritten.value(),
+            ),
             ("larder_packs_rewritten_bytes_total", "Bytes copied from pack to pack.", self.bytes_rewritten.value()),
             (
                 "larder_packs_evicted_total",

@@ -135,7 +135,7 @@ pub(super) static SECTION: Section = Section {
                 kind: Whole { least: 0, most: 1_000_000_000_000 },
             },
             does: "Limits the packs and separate bodies that are written to a bucket to this many a month, in bursts of \
-                   a day's worth; the less is left, the longer packs wait and the more they hold. 0: no limit.",
+                   a day's worth. The less is left, the longer packs wait and the more they hold. 0: no limit.",
         },
         Key {
             name: "price_write",

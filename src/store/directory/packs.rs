@@ -88,15 +88,17 @@ impl Directory {
 
     pub(super) async fn read_pack(&self, name: &str, first: u64, len: u32) -> Result<Bytes, StoreError> {
         let (known, root, owned) = (self.files.get(name), self.root.clone(), name.to_owned());
-        let (file, bytes) = self.threads.run(name, move || {
-            let file = match known {
-                Some(file) => file,
-                None => Arc::new(Self::open_pack(&root, &owned)?),
-            };
-            let bytes = read_at(&file, first, usize::try_from(len).unwrap_or(0))?;
-            Ok((file, bytes))
-        })
-        .await?;
+        let (file, bytes) = self
+            .threads
+            .run(name, move || {
+                let file = match known {
+                    Some(file) => file,
+                    None => Arc::new(Self::open_pack(&root, &owned)?),
+                };
+                let bytes = read_at(&file, first, usize::try_from(len).unwrap_or(0))?;
+                Ok((file, bytes))
+            })
+            .await?;
         self.files.keep(name, &file);
         Ok(bytes)
     }
@@ -121,12 +123,14 @@ impl Directory {
         let (complete, path) = (self.path(name), self.path(&open_name(name)));
         let directory = path.parent().unwrap_or(&self.root).to_owned();
         let (owned, threads) = (name.to_owned(), self.threads.clone());
-        let pack = self.threads.run(name, move || {
-            let file = create(&directory, &path)?;
-            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            Ok(PackFile { file: Arc::new(file), len: 0, path, complete, directory, name: owned, threads })
-        })
-        .await?;
+        let pack = self
+            .threads
+            .run(name, move || {
+                let file = create(&directory, &path)?;
+                flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+                Ok(PackFile { file: Arc::new(file), len: 0, path, complete, directory, name: owned, threads })
+            })
+            .await?;
         Ok(Box::new(pack))
     }
 
@@ -201,16 +205,17 @@ impl GrowingPack for PackFile {
     fn seal(self: Box<Self>, footer: Bytes) -> Operation<'static, ()> {
         Box::pin(async move {
             let Self { file, len, path, complete, directory, name, threads } = *self;
-            threads.run(&name, move || {
-                // A failed append may have left something.
-                file.set_len(len)?;
-                file.write_all_at(&footer, len)?;
-                (&*file).flush()?;
-                file.sync_all()?;
-                std::fs::rename(&path, &complete)?;
-                File::open(&directory)?.sync_all()
-            })
-            .await
+            threads
+                .run(&name, move || {
+                    // A failed append may have left something.
+                    file.set_len(len)?;
+                    file.write_all_at(&footer, len)?;
+                    (&*file).flush()?;
+                    file.sync_all()?;
+                    std::fs::rename(&path, &complete)?;
+                    File::open(&directory)?.sync_all()
+                })
+                .await
         })
     }
 }

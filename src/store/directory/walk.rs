@@ -12,18 +12,19 @@ impl Directory {
     /// Lists everything below the directory `prefix` on one page.
     pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<Page, StoreError> {
         let (root, directory, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
-        self.threads.run(prefix, move || {
-            let mut listed = Vec::new();
-            each_file(&root, &directory, &mut |name, metadata| {
-                if !is_unfinished(&name) {
-                    listed.push(Listed { name, size: metadata.len(), modified: modified(metadata) });
-                }
-            })?;
-            listed.retain(|listed| listed.name > after);
-            listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            Ok(Page { listed, is_last: true })
-        })
-        .await
+        self.threads
+            .run(prefix, move || {
+                let mut listed = Vec::new();
+                each_file(&root, &directory, &mut |name, metadata| {
+                    if !is_unfinished(&name) {
+                        listed.push(Listed { name, size: metadata.len(), modified: modified(metadata) });
+                    }
+                })?;
+                listed.retain(|listed| listed.name > after);
+                listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                Ok(Page { listed, is_last: true })
+            })
+            .await
     }
 
     pub(super) async fn remove_unfinished(
@@ -33,18 +34,19 @@ impl Directory {
         is_dry: bool,
     ) -> Result<u64, StoreError> {
         let root = self.path(prefix);
-        self.threads.run("unfinished files", move || {
-            let mut found = Vec::new();
-            find_leftovers(&root, before, &mut found)?;
-            for path in found.iter().filter(|_| !is_dry) {
-                match std::fs::remove_file(path) {
-                    Err(error) if !is_gone(&error) => return Err(error),
-                    Ok(()) | Err(_) => {}
+        self.threads
+            .run("unfinished files", move || {
+                let mut found = Vec::new();
+                find_leftovers(&root, before, &mut found)?;
+                for path in found.iter().filter(|_| !is_dry) {
+                    match std::fs::remove_file(path) {
+                        Err(error) if !is_gone(&error) => return Err(error),
+                        Ok(()) | Err(_) => {}
+                    }
                 }
-            }
-            Ok(found.len() as u64)
-        })
-        .await
+                Ok(found.len() as u64)
+            })
+            .await
     }
 }
 
@@ -68,11 +70,7 @@ fn entries(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<std::
 }
 
 /// Calls `with` for each file below `directory`, a name with a slash at its end.
-fn each_file(
-    root: &Path,
-    directory: &str,
-    with: &mut dyn FnMut(String, &std::fs::Metadata),
-) -> io::Result<()> {
+fn each_file(root: &Path, directory: &str, with: &mut dyn FnMut(String, &std::fs::Metadata)) -> io::Result<()> {
     for entry in entries(&root.join(directory))? {
         let entry = entry?;
         let Ok(file_name) = entry.file_name().into_string() else { continue };

@@ -24,16 +24,17 @@ impl Directory {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let pieces = pieces.to_vec();
-        self.threads.run(name, move || {
-            let aside = name_aside(&directory);
-            let written =
-                write_aside(&directory, &aside, &pieces).and_then(|()| put_in_place(&aside, &target, &directory));
-            if written.is_err() {
-                let _ = std::fs::remove_file(&aside);
-            }
-            written
-        })
-        .await
+        self.threads
+            .run(name, move || {
+                let aside = name_aside(&directory);
+                let written =
+                    write_aside(&directory, &aside, &pieces).and_then(|()| put_in_place(&aside, &target, &directory));
+                if written.is_err() {
+                    let _ = std::fs::remove_file(&aside);
+                }
+                written
+            })
+            .await
     }
 
     pub(super) async fn begin(&self, name: &str) -> Result<Box<dyn ObjectWriter>, StoreError> {

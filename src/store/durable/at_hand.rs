@@ -24,13 +24,15 @@ impl Durable {
         known: Option<&VaryRecord>,
     ) -> Option<FoundResponse> {
         let inner = &self.inner;
-        if !self.is_local || inner.queue.is_pending(key.hash()) || !inner.journal.is_loaded() || inner.spares_lookups() {
+        if !self.is_local || inner.queue.is_pending(key.hash()) || !inner.journal.is_loaded() || inner.spares_lookups()
+        {
             return None;
         }
         let (position, watch) = (inner.purges.position(), Stopwatch::start());
         let (head, body, record) = inner.select_at_hand(key, request, policy, known)?;
         let found = inner.accept_at_hand(head, body, request, position, record)?;
         inner.metrics.durable_latency.record(watch.elapsed());
+        inner.metrics.durable_at_hand.add_one();
         Some(found)
     }
 }

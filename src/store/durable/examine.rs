@@ -74,7 +74,9 @@ impl Durable {
 impl Inner {
     async fn examine(&self, key: &CacheKey, request: &HeaderMap, policy: &LifetimePolicy) -> Examined {
         let record = match self.read_entry(key, 0, policy).await {
-            Ok((Object::Response { head, body }, at)) if head.is_selected_by(request) => return response(head, &body, at),
+            Ok((Object::Response { head, body }, at)) if head.is_selected_by(request) => {
+                return response(head, &body, at);
+            }
             Ok((Object::Response { .. }, _)) => return Examined::Nothing,
             Ok((Object::Vary(record), _)) => record,
             Err(examined) => return examined,

@@ -24,14 +24,14 @@ mod write;
 mod write_breaker;
 
 pub(crate) use self::body::{BodyPart, BodyReader, SeparateBody};
-pub(crate) use self::config::{Config, Location};
 use self::config::open_place;
+pub(crate) use self::config::{Config, Location};
 pub(crate) use self::drain::report_drain;
+pub(crate) use self::enqueue::Came;
 pub(crate) use self::examine::Examined;
 pub(crate) use self::lookup::{DurableLookup, FoundBody, FoundResponse, Opening};
 use self::reclaim::Room;
 pub(crate) use self::reclaim::{KeptKey, Sweep};
-pub(crate) use self::enqueue::Came;
 use self::report::DurableLog;
 use self::write::Work;
 use self::write_breaker::WriteBreaker;

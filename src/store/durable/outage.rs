@@ -146,6 +146,10 @@ mod tests {
         let there = tier().await;
         assert_eq!(ten_lookups(&there, Faults::default()).await, (10, 10, false), "it answers");
         there.0.remove_all();
-        assert_eq!(ten_lookups(&there, Faults::default()).await, (1, 0, false), "the pack is gone, and with it all in it");
+        assert_eq!(
+            ten_lookups(&there, Faults::default()).await,
+            (1, 0, false),
+            "the pack is gone, and with it all in it"
+        );
     }
 }

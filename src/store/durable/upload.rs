@@ -74,7 +74,11 @@ impl Durable {
 
 impl Inner {
     /// Writes the body from `reader`. Returns `None` if it is incomplete or too large.
-    async fn upload(self: &Arc<Self>, head: &StoredHead, reader: FillReader) -> Result<Option<StoredApart>, StoreError> {
+    async fn upload(
+        self: &Arc<Self>,
+        head: &StoredHead,
+        reader: FillReader,
+    ) -> Result<Option<StoredApart>, StoreError> {
         let mut head = head.clone();
         let object = BodyObject::new(&head.key);
         head.body_object = Some(Arc::clone(&object));

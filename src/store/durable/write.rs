@@ -89,7 +89,9 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut work: mpsc::UnboundedRec
             }
             if taken.iter().all(|work| matches!(work, Work::Op(_))) {
                 tokio::time::sleep(GATHER).await;
-                while taken.len() < AT_ONCE && let Ok(more) = work.try_recv() {
+                while taken.len() < AT_ONCE
+                    && let Ok(more) = work.try_recv()
+                {
                     taken.push(more);
                 }
             }

@@ -14,8 +14,8 @@ mod snapshot;
 
 pub(super) use self::packs::PackInfo;
 use self::packs::Packs;
-use self::places::{Packed, PlaceTable};
 pub(super) use self::places::{Fingerprint, Place};
+use self::places::{Packed, PlaceTable};
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

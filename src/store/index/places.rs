@@ -310,7 +310,8 @@ mod tests {
         let fingerprint = Fingerprint(0x0102_0304_0506_0708);
         table.set(fingerprint, place);
         assert_eq!(table.get(fingerprint), Some(place));
-        let all: Vec<_> = table.leaves().flat_map(|(second, leaf)| leaf.iter().map(move |p| p.read(1, second))).collect();
+        let all: Vec<_> =
+            table.leaves().flat_map(|(second, leaf)| leaf.iter().map(move |p| p.read(1, second))).collect();
         assert_eq!(all, [(fingerprint, place)]);
         assert!(!table.remove(fingerprint, Place { offset: 0, ..place }) && table.remove(fingerprint, place));
         assert_eq!((table.len(), table.get(fingerprint)), (0, None));

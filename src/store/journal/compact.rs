@@ -55,8 +55,11 @@ impl Journal {
         is_forced: bool,
     ) -> Result<(), StoreError> {
         let listed = self.place.list_all(&self.names.snapshots(), "").await?;
-        let times: Vec<JournalTime> =
-            listed.iter().filter_map(|listed| ObjectNames::parse_snapshot(&listed.name)).map(|(time, _)| time).collect();
+        let times: Vec<JournalTime> = listed
+            .iter()
+            .filter_map(|listed| ObjectNames::parse_snapshot(&listed.name))
+            .map(|(time, _)| time)
+            .collect();
         let last = times.last().copied().unwrap_or(0);
         let is_written = last <= known || is_forced;
         if is_written {

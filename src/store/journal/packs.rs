@@ -20,7 +20,7 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::{JournalObject, ObjectNames, PackName};
-use crate::store::pack::{Footer, FooterEntry, EntryHeader, PackBuilder, TRAILER, Trailer, entries_of, is_footer};
+use crate::store::pack::{EntryHeader, Footer, FooterEntry, PackBuilder, TRAILER, Trailer, entries_of, is_footer};
 use crate::store::place::{Listed, Place};
 use crate::store::purge::{Purge, PurgeTarget};
 
@@ -83,7 +83,8 @@ impl Journal {
             let (place, pack, room) = (Arc::clone(&self.place), pack.clone(), Arc::clone(&room));
             reading.spawn(async move {
                 let found = find_footer(&*place, &pack.listed, Some(&room)).await;
-                let (found, permit) = found.map_or_else(|error| (Err(error), None), |(found, permit)| (Ok(found), permit));
+                let (found, permit) =
+                    found.map_or_else(|error| (Err(error), None), |(found, permit)| (Ok(found), permit));
                 Reading { number, found, _permit: permit }
             });
         }
@@ -170,7 +171,8 @@ impl Journal {
             listed.name
         );
         // A pack of a directory takes entries after the time in its name.
-        let time = if self.place.is_local() { self.purges.journal_time(listed.modified).max(name.time) } else { name.time };
+        let time =
+            if self.place.is_local() { self.purges.journal_time(listed.modified).max(name.time) } else { name.time };
         self.purges.learn(&Purge { target: PurgeTarget::All, is_soft: true }, time, name.node);
         self.purges.learnt(name.node, time);
     }

@@ -646,7 +646,9 @@ fn an_unreadable_record_covers_what_was_stored_before_it_and_no_more() {
         let before = response(&page, 0, 1, &world.nodes[0], world.nodes[0].now());
         world.pass(Duration::from_secs(10)).await;
         let now = world.nodes[0].store.purges().journal_now();
-        world.bucket.plant(&ObjectNames::new("", "").purges(PackName { time: now, node: 7 }), Bytes::from_static(b"nonsense"));
+        world
+            .bucket
+            .plant(&ObjectNames::new("", "").purges(PackName { time: now, node: 7 }), Bytes::from_static(b"nonsense"));
         assert!(world.nodes[0].tail(0).await);
         world.pass(Duration::from_secs(10)).await;
         let after = response(&page, 0, 2, &world.nodes[0], world.nodes[0].now());

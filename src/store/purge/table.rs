@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
+use super::fingerprints::{Fingerprint, FingerprintSet};
 use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
 use super::{EITHER, Outgoing, PurgeTarget};
 use crate::entry::{Covered, JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
-use super::fingerprints::{Fingerprint, FingerprintSet};
 
 /// The most URLs whose purges are known one by one.
 pub(super) const MAX_URLS: usize = 262_144;

@@ -35,8 +35,8 @@ use aws_sdk_s3::error::BoxError;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::names::ObjectNames;
 use super::error::{StoreError, StoreErrorKind};
+use super::names::ObjectNames;
 use super::place::{GrowingPack, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::{Clock, Metrics, RequestClass};
 use crate::rfc9111::timestamp::Timestamp;
@@ -279,7 +279,10 @@ impl Place for S3Bucket {
     }
 
     fn begin_pack<'a>(&'a self, name: &'a str) -> Operation<'a, Box<dyn GrowingPack>> {
-        Box::pin(ready(Err(StoreError::new(StoreErrorKind::Unacceptable, format!("{name}: a bucket's packs do not grow")))))
+        Box::pin(ready(Err(StoreError::new(
+            StoreErrorKind::Unacceptable,
+            format!("{name}: a bucket's packs do not grow"),
+        ))))
     }
 
     fn take_over<'a>(&'a self, _: &'a str) -> Operation<'a, Option<Box<dyn GrowingPack>>> {

@@ -49,13 +49,7 @@ pub(super) fn take_over(place: &Simulated, name: &str) -> Result<Option<Box<dyn 
     }
 }
 
-fn lock(
-    place: &Simulated,
-    content: &mut BucketContent,
-    name: &str,
-    open: String,
-    len: u64,
-) -> Box<dyn GrowingPack> {
+fn lock(place: &Simulated, content: &mut BucketContent, name: &str, open: String, len: u64) -> Box<dyn GrowingPack> {
     content.locks.insert(open.clone(), place.process);
     Box::new(Growing {
         bucket: Arc::clone(&place.bucket),

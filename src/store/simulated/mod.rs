@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
+use self::pieces::{Pieces, Upload};
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
-use self::pieces::{Pieces, Upload};
 use super::place::{GrowingPack, Listed, ObjectReader, ObjectWriter, Operation, Page, Place};
 use crate::base::Clock;
 use crate::rfc9111::timestamp::Timestamp;
@@ -290,9 +290,9 @@ impl Place for Simulated {
     }
 
     fn read<'a>(&'a self, name: &'a str, len: u64) -> Operation<'a, Box<dyn ObjectReader>> {
-        let object = self.get(name, u64::MAX).and_then(|object| {
-            if object.len() as u64 == len { Ok(object) } else { Err(StoreError::corrupt(name)) }
-        });
+        let object = self
+            .get(name, u64::MAX)
+            .and_then(|object| if object.len() as u64 == len { Ok(object) } else { Err(StoreError::corrupt(name)) });
         Box::pin(ready(object.map(Pieces::of)))
     }
 

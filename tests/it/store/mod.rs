@@ -1,6 +1,7 @@
 //! The two tiers, and the purges that both obey.
 
 mod admission;
+mod at_hand;
 mod bodies;
 mod bucket;
 mod capacity;

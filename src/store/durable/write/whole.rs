@@ -135,16 +135,9 @@ enum Outcome {
     /// It is written, or nothing of it was to be.
     Written,
     /// It may be written under another name. `is_slow` says whether the last attempt took too long.
-    NotYet {
-        len: u64,
-        is_slow: bool,
-    },
+    NotYet { len: u64, is_slow: bool },
     /// The bucket does not take it.
-    NotTaken {
-        len: u64,
-        lost: Lost,
-        error: StoreError,
-    },
+    NotTaken { len: u64, lost: Lost, error: StoreError },
 }
 
 /// Writes operations as one pack, or several if that can't be, however long it takes. Ends them.
