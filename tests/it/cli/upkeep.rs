@@ -147,14 +147,16 @@ fn keys_lists_what_the_tier_holds() {
             let run = run(&place, &[&["keys"], args].concat());
             assert!(run.status.success(), "{}", said(&run));
             let all = said(&run);
-            let urls: Vec<String> = all.lines().skip(1).filter_map(|line| line.rsplit(' ').next()).map(str::to_owned).collect();
+            let urls: Vec<String> =
+                all.lines().skip(1).filter_map(|line| line.rsplit(' ').next()).map(str::to_owned).collect();
             (all.clone(), urls)
         };
         let (all, urls) = listed(&[]);
         let site = "http://site.example";
         let expected = ["/a", "/shop/1", "/shop/large", "/vary", "/vary"].map(|path| format!("{site}{path}"));
         assert_eq!(urls, expected, "{}: {all}", place.name);
-        let large: Vec<&str> = all.lines().find(|line| line.ends_with("large")).expect("listed").split_whitespace().collect();
+        let large: Vec<&str> =
+            all.lines().find(|line| line.ends_with("large")).expect("listed").split_whitespace().collect();
         assert!(large[0].parse::<u64>().is_ok_and(|size| size > 1_500_000), "{all}");
         assert!(large[1].ends_with('s') && large[2].ends_with('m') && large[3].len() == 33, "{all}");
         assert_eq!(listed(&["--prefix", "/shop"]).1, expected[1..3]);

@@ -141,6 +141,10 @@ fn a_capacity_that_was_lowered_is_kept_also_after_kill_9() {
     for n in 250..300 {
         client.get(&format!("/{n}"), "");
     }
+    larder.settle();
+    for n in 300..310 {
+        client.get(&format!("/{n}"), "");
+    }
     larder.kill_9();
     // Leaves what a killed process leaves: a body without a head, and one that is half written.
     let left = directory.path().join("larder-1/b/00/00/000000000000000000000000000f");

@@ -19,11 +19,11 @@ pub(super) const MOST: usize = 64;
 const ENOUGH: usize = 32;
 
 /// What is known when choosing.
-pub(super) struct Situation<'a> {
+pub(super) struct Situation {
     /// The packs that are complete, in the order of their names.
     pub packs: Vec<Arc<PackInfo>>,
     /// All packs.
-    pub all: &'a [Arc<PackInfo>],
+    pub all: Vec<Arc<PackInfo>>,
     /// Bytes of all separate bodies that packs name.
     pub bodies: u64,
     /// True if packs are dropped, and separate bodies with them: those count as in the packs then.
@@ -33,7 +33,7 @@ pub(super) struct Situation<'a> {
     /// This process.
     pub node: u64,
     /// For each process the last time in a name that it gave.
-    pub heard: &'a HashMap<u64, JournalTime>,
+    pub heard: HashMap<u64, JournalTime>,
     /// The time of day.
     pub now: Timestamp,
     /// The time by the clock that the processes share.
@@ -62,7 +62,7 @@ pub(super) struct Dead {
     pub with_tombstones: Vec<Arc<PackInfo>>,
 }
 
-impl Situation<'_> {
+impl Situation {
     /// Returns the packs of which nothing is of use.
     pub(super) fn dead(&self) -> Dead {
         let mut dead = Dead::default();
@@ -119,7 +119,9 @@ impl Situation<'_> {
         }
         let mut packs: Vec<_> = self.packs.iter().filter(|pack| pack.dead() > self.weight(pack) / 8).collect();
         // By the part of it that is dead, in thousandths.
-        packs.sort_by_key(|pack| std::cmp::Reverse(pack.dead().saturating_mul(1000) / (pack.size() + pack.named()).max(1)));
+        packs.sort_by_key(|pack| {
+            std::cmp::Reverse(pack.dead().saturating_mul(1000) / (pack.size() + pack.named()).max(1))
+        });
         let (mut chosen, mut live) = (Vec::new(), 0);
         for pack in packs.into_iter().take(MOST) {
             if !chosen.is_empty() && (live + self.live(pack) > self.pack_size || dead.saturating_mul(4) <= total) {

@@ -125,11 +125,7 @@ impl Inner {
 
     /// Copies what counts of `sources` into a new pack, which says that it replaces them. Takes no more of them than fill
     /// it.
-    pub(super) async fn copy(
-        self: &Arc<Self>,
-        sources: &[Arc<PackInfo>],
-        keep: Keep,
-    ) -> Result<Copied, StoreError> {
+    pub(super) async fn copy(self: &Arc<Self>, sources: &[Arc<PackInfo>], keep: Keep) -> Result<Copied, StoreError> {
         let sources = self.fitting(sources);
         let own: HashSet<PackName> = sources.iter().map(|pack| pack.name).collect();
         let others: Vec<_> = self.index.all_packs().into_iter().filter(|pack| !own.contains(&pack.name)).collect();
@@ -207,14 +203,19 @@ impl CopyWriter {
                 is_copied[number] = true;
             }
         };
-        groups.iter().enumerate().filter(|(_, (_, is_kept))| *is_kept).for_each(|(number, group)| try_copy(number, group));
+        groups
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, is_kept))| *is_kept)
+            .for_each(|(number, group)| try_copy(number, group));
         let others = groups.iter().enumerate().rev().filter(|(_, (_, is_kept))| fills && !is_kept);
         others.for_each(|(number, group)| try_copy(number, group));
         let (mut copied, mut tombstones): (Vec<Vec<FooterEntry>>, Vec<&FooterEntry>) = (Vec::new(), Vec::new());
         for ((group, _), is_copied) in groups.iter().zip(is_copied) {
             let fates = group.iter().map(|entry| (entry, judge.fate(entry, is_copied)));
             let (kept, others): (Vec<_>, Vec<_>) = fates.partition(|(_, fate)| *fate == Fate::Copied);
-            tombstones.extend(others.iter().filter(|(_, fate)| *fate == Fate::LeavesTombstone).map(|(entry, _)| *entry));
+            tombstones
+                .extend(others.iter().filter(|(_, fate)| *fate == Fate::LeavesTombstone).map(|(entry, _)| *entry));
             copied.extend((!kept.is_empty()).then(|| kept.into_iter().map(|(entry, _)| entry.clone()).collect()));
         }
         for run in runs(copied, self.inner.place.is_local()) {
@@ -231,7 +232,8 @@ impl CopyWriter {
     }
 
     async fn copy_run(&mut self, judge: &Judge<'_>, run: Run) -> Result<(), StoreError> {
-        let (Some(first), Some(last)) = (run.first().and_then(|group| group.first()), run.last().and_then(|group| group.last()))
+        let (Some(first), Some(last)) =
+            (run.first().and_then(|group| group.first()), run.last().and_then(|group| group.last()))
         else {
             return Ok(());
         };

@@ -56,8 +56,9 @@ const MOST_COPIES: usize = 16;
 const CHUNK: u64 = 1 << 20;
 
 /// What is remembered from pass to pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Upkeep {
+    started: Stopwatch,
     /// Since the last full listing of packs.
     listed: Option<Stopwatch>,
     /// For each process the last time in a name that it gave.
@@ -90,7 +91,7 @@ impl Inner {
     pub(super) async fn reclaim(self: Arc<Self>) {
         self.journal.loaded().await;
         let pause = if self.place.is_local() { PAUSE_LOCAL } else { PAUSE_REMOTE };
-        let mut upkeep = Upkeep::default();
+        let mut upkeep = Upkeep::new();
         loop {
             self.wait_to_write().await;
             if self.index.is_loaded() {
@@ -123,7 +124,8 @@ impl Inner {
         self.delete_dead(upkeep, &mut done).await?;
         self.replace_chosen(upkeep, &mut done, |situation, _| situation.merge()).await?;
         // Begins when a third is dead, and goes on until a quarter is.
-        self.replace_chosen(upkeep, &mut done, |situation, is_first| situation.rewrite(if is_first { 3 } else { 4 })).await?;
+        self.replace_chosen(upkeep, &mut done, |situation, is_first| situation.rewrite(if is_first { 3 } else { 4 }))
+            .await?;
         Ok(done)
     }
 
@@ -132,11 +134,11 @@ impl Inner {
         self: &Arc<Self>,
         upkeep: &Upkeep,
         done: &mut Done,
-        choose: fn(&Situation<'_>, bool) -> Vec<Arc<PackInfo>>,
+        choose: fn(&Situation, bool) -> Vec<Arc<PackInfo>>,
     ) -> Result<(), StoreError> {
         for turn in 0..MOST_COPIES {
             let _changing = self.room.changing.lock().await;
-            let chosen = self.with_situation(upkeep, |situation| choose(situation, turn == 0));
+            let chosen = choose(&self.situation(upkeep), turn == 0);
             if chosen.is_empty() {
                 break;
             }
@@ -166,24 +168,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Calls `with` with what is known now.
-    fn with_situation<T>(&self, upkeep: &Upkeep, with: impl FnOnce(&Situation<'_>) -> T) -> T {
+    /// Returns what is known now.
+    fn situation(&self, upkeep: &Upkeep) -> Situation {
         let all = self.index.all_packs();
         let (replaced, _) = replaced(&all, 0);
         let packs = all.iter().filter(|pack| !pack.is_open() && !replaced.contains(&pack.name)).cloned().collect();
-        let mut heard = upkeep.heard.clone();
-        all.iter().for_each(|pack| hear(&mut heard, pack.name));
-        with(&Situation {
+        Situation {
             packs,
-            all: &all,
+            heard: upkeep.heard_from(&all),
+            all,
             bodies: self.index.named_bodies().1,
             is_bounded: self.is_bounded(),
             pack_size: self.pack_size(),
             node: self.purges.node(),
-            heard: &heard,
             now: self.purges.time(),
             journal_now: self.purges.journal_now(),
-        })
+        }
     }
 
     /// Deletes the packs that others have replaced for long enough.
@@ -215,15 +215,13 @@ impl Inner {
     /// Returns whether no other process was heard of within an hour.
     fn is_alone(&self, upkeep: &Upkeep) -> bool {
         let (own, silent) = (self.purges.node(), self.purges.journal_now().saturating_sub(ticks(HOUR)));
-        let mut heard = upkeep.heard.clone();
-        self.index.all_packs().iter().for_each(|pack| hear(&mut heard, pack.name));
-        heard.iter().all(|(node, last)| *node == own || *last < silent)
+        upkeep.heard_from(&self.index.all_packs()).iter().all(|(node, last)| *node == own || *last < silent)
     }
 
     /// Deletes the packs of which nothing is of use.
     async fn delete_dead(self: &Arc<Self>, upkeep: &Upkeep, done: &mut Done) -> Result<(), StoreError> {
         let _changing = self.room.changing.lock().await;
-        let dead = self.with_situation(upkeep, |situation| situation.dead());
+        let dead = self.situation(upkeep).dead();
         for pack in &dead.at_once {
             self.delete_useless(pack, done).await?;
         }
@@ -238,11 +236,8 @@ impl Inner {
     async fn compare_with_listing(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<u64, StoreError> {
         let known = self.index.all_packs();
         let listed = self.place.list_all(&self.names.journal(), "").await?;
-        let snapshots: Vec<Listed> = if self.place.is_local() {
-            self.place.list_all(&self.names.snapshots(), "").await?
-        } else {
-            Vec::new()
-        };
+        let snapshots: Vec<Listed> =
+            if self.place.is_local() { self.place.list_all(&self.names.snapshots(), "").await? } else { Vec::new() };
         self.room.set_journal(room::others(&listed) + snapshots.iter().map(|listed| listed.size).sum::<u64>());
         let mut completed = 0;
         let mut there: HashSet<PackName> = HashSet::new();
@@ -284,6 +279,22 @@ impl Inner {
             self.room.note_body(id, len, false);
         }
         Ok(())
+    }
+}
+
+impl Upkeep {
+    fn new() -> Self {
+        let (started, heard) = (Stopwatch::start(), HashMap::new());
+        Self { started, listed: None, heard, recounted: None, grace: None, bodies: None }
+    }
+
+    /// Returns for each process the last time in a name that it gave, those of packs among them.
+    fn heard_from(&self, packs: &[Arc<PackInfo>]) -> HashMap<u64, JournalTime> {
+        let mut heard = self.heard.clone();
+        for pack in packs {
+            hear(&mut heard, pack.name);
+        }
+        heard
     }
 }
 

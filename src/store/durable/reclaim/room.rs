@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracing::debug;
 
 use super::super::Inner;
 use super::copy::Keep;
-use crate::base::DurableOp;
+use crate::base::{DurableOp, Stopwatch};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::ObjectNames;
@@ -31,8 +32,8 @@ const AT_ONCE: usize = 64;
 pub(in crate::store::durable) struct Room {
     /// Held while packs are copied, dropped, or deleted.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// Guarded by its lock: the separate bodies that no pack names: their lengths, and whether they are being written.
-    unnamed: Mutex<HashMap<u128, (u64, bool)>>,
+    /// Guarded by its lock: the separate bodies that no pack names.
+    unnamed: Mutex<HashMap<u128, Unnamed>>,
     unnamed_bytes: AtomicU64,
     /// Bytes for which room is made, and that are not written yet.
     reserved: AtomicU64,
@@ -42,10 +43,22 @@ pub(in crate::store::durable) struct Room {
     on_disk: AtomicU64,
 }
 
+/// A separate body that no pack names: it is being written, waits for its head, or is of no use.
+#[derive(Debug)]
+struct Unnamed {
+    bytes: u64,
+    is_growing: bool,
+    since: Stopwatch,
+}
+
 impl Room {
     /// Counts a separate body that no pack names yet, with so many bytes by now.
     pub(in crate::store::durable) fn note_body(&self, id: u128, bytes: u64, is_growing: bool) {
-        let old = self.unnamed.lock().insert(id, (bytes, is_growing)).map_or(0, |(old, _)| old);
+        let mut unnamed = self.unnamed.lock();
+        let body = unnamed.entry(id).or_insert(Unnamed { bytes: 0, is_growing, since: Stopwatch::start() });
+        let old = std::mem::replace(&mut body.bytes, bytes);
+        body.is_growing = is_growing;
+        drop(unnamed);
         self.unnamed_bytes.fetch_add(bytes.wrapping_sub(old), Ordering::Relaxed);
     }
 
@@ -57,13 +70,20 @@ impl Room {
     /// Counts no longer the bodies for which `is_other` says that they are gone, or counted otherwise. It gets their ids,
     /// and whether they are being written.
     pub(super) fn forget_bodies(&self, is_other: impl Fn(u128, bool) -> bool) {
-        self.unnamed.lock().retain(|id, (bytes, is_growing)| {
-            let is_kept = !is_other(*id, *is_growing);
+        self.unnamed.lock().retain(|id, body| {
+            let is_kept = !is_other(*id, body.is_growing);
             if !is_kept {
-                self.unnamed_bytes.fetch_sub(*bytes, Ordering::Relaxed);
+                self.unnamed_bytes.fetch_sub(body.bytes, Ordering::Relaxed);
             }
             is_kept
         });
+    }
+
+    /// Returns the bodies that no pack has named for `age`, and that are written.
+    pub(super) fn unnamed_for(&self, age: Duration) -> Vec<u128> {
+        let unnamed = self.unnamed.lock();
+        let old = unnamed.iter().filter(|(_, body)| !body.is_growing && body.since.elapsed() >= age);
+        old.map(|(id, _)| *id).collect()
     }
 
     /// Sets the bytes of the journal's records and snapshots.
@@ -227,7 +247,9 @@ impl Inner {
                 self.delete_body(id).await;
             }
         } else {
-            bodies.iter().for_each(|(id, len)| self.room.note_body(*id, *len, false));
+            for (id, len) in bodies {
+                self.room.note_body(id, len, false);
+            }
         }
         Ok(())
     }
