@@ -31,7 +31,7 @@ pub(crate) use self::durable::{
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
-pub use self::memory::{Config as MemoryConfig, Lookup, Memory};
+pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::{Namespace, ObjectNames};
 pub(crate) use self::place::Place;
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
