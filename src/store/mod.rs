@@ -15,6 +15,8 @@ mod error;
 mod index;
 mod journal;
 mod memory;
+#[cfg(test)]
+mod model;
 mod names;
 mod pack;
 mod place;
@@ -22,8 +24,6 @@ mod purge;
 mod queue;
 pub mod s3;
 mod second_use;
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 mod simulated;
 mod throttle;

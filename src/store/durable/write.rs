@@ -220,7 +220,7 @@ impl Inner {
                         object.note(true);
                         inner.room.note_body(object.id, stored.len(), false);
                         // It keeps its place among the operations on its key: that is in its order.
-                        if inner.writer.send(Work::Op(op)).is_err() {}
+                        let _ = inner.writer.send(Work::Op(op));
                         return;
                     }
                     Err(error) => {
