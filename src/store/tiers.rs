@@ -75,6 +75,14 @@ impl Store {
         }
     }
 
+    /// Looks in memory once more for a request that has looked before. Counts no second use.
+    pub fn look_again(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
+        match self.memory.peek(key, request) {
+            Lookup::Found(stored) if self.purges.is_due(&stored.head) => self.compare(stored),
+            found => found,
+        }
+    }
+
     /// Compares a response in memory with the purges since it was last compared.
     fn compare(&self, stored: Arc<StoredResponse>) -> Lookup {
         let position = self.purges.position();

@@ -61,7 +61,7 @@ impl Inner {
         let candidates: Vec<u128> = record.candidates(request).collect();
         for variant in candidates {
             let object = match &second {
-                Some((name, group)) if *name == variant => super::lookup::decode_first(group.clone(), key, policy).ok(),
+                Some(second) if self.leads_to(second, key, variant) => second.decode(key, policy).ok(),
                 Some(_) | None if self.index.find(self.index.fingerprint(key, variant)).is_none() => continue,
                 Some(_) | None => Some(self.group_at_hand(key, variant, policy)?.first),
             };

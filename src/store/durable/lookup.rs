@@ -16,6 +16,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::{Fingerprint, Found};
+use crate::store::names::PackName;
 use crate::store::pack::{Entry, EntryHeader};
 use crate::store::queue::{Put, Waiting};
 
@@ -147,8 +148,20 @@ impl Durable {
 pub(super) struct Group {
     /// The entry at the place.
     pub(super) first: Object,
-    /// The variant that a Vary record was written with: its name, and the rest of what was read.
-    pub(super) second: Option<(u128, Bytes)>,
+    /// The variant that a Vary record was written with.
+    pub(super) second: Option<Second>,
+}
+
+/// An entry that was read with the one before it.
+#[derive(Debug)]
+pub(super) struct Second {
+    /// The name of the variant.
+    variant: u128,
+    /// The pack, and the entry's place in it.
+    pack: PackName,
+    offset: u64,
+    /// The bytes from there on.
+    bytes: Bytes,
 }
 
 impl Inner {
@@ -173,7 +186,7 @@ impl Inner {
         let candidates: Vec<u128> = record.candidates(search.request).collect();
         for variant in candidates {
             let object = match &second {
-                Some((name, group)) if *name == variant => decode_first(group.clone(), key, policy).ok(),
+                Some(second) if self.leads_to(second, key, variant) => second.decode(key, policy).ok(),
                 Some(_) | None => self.group(key, variant, policy).await.map(|group| group.first),
             };
             if let Some(Object::Response { head, body }) = object {
@@ -183,6 +196,16 @@ impl Inner {
             }
         }
         DurableLookup::OtherVariants(record)
+    }
+
+    /// Returns whether an entry that was read with its record is still that of the variant: it may have been deleted, or
+    /// replaced, by another that left the record as it is.
+    pub(super) fn leads_to(&self, second: &Second, key: &CacheKey, variant: u128) -> bool {
+        second.variant == variant
+            && self
+                .index
+                .find(self.index.fingerprint(key, variant))
+                .is_some_and(|found| (found.pack.name, found.place.offset) == (second.pack, second.offset))
     }
 
     async fn found(
@@ -260,7 +283,7 @@ impl Inner {
         key: &CacheKey,
         policy: &LifetimePolicy,
     ) -> Option<Group> {
-        match decode_group(bytes, key, policy) {
+        match decode_group(bytes, found, key, policy) {
             Ok(group) => {
                 self.metrics.durable(DurableOp::Get, DurableOutcome::Ok);
                 self.index.note_use(fingerprint, found.place);
@@ -285,15 +308,29 @@ pub(super) fn place_name(found: &Found) -> String {
     format!("{} at {}", found.pack.name, found.place.offset)
 }
 
+impl Second {
+    /// Decodes the entry.
+    pub(super) fn decode(&self, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+        decode_first(self.bytes.clone(), key, policy)
+    }
+}
+
 /// Decodes the first entry of what was read at a place.
 pub(super) fn decode_first(mut bytes: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
     decode(&Entry::take(&mut bytes)?.object, key, policy)
 }
 
-fn decode_group(mut bytes: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Group, DecodeError> {
+fn decode_group(
+    mut bytes: Bytes,
+    found: &Found,
+    key: &CacheKey,
+    policy: &LifetimePolicy,
+) -> Result<Group, DecodeError> {
     let entry = Entry::take(&mut bytes)?;
     let first = decode(&entry.object, key, policy)?;
     let is_group = u64::from(entry.header.group_len) > entry.header.len();
-    let second = EntryHeader::decode(&bytes).ok().filter(|_| is_group).map(|header| (header.variant, bytes));
+    let (pack, offset) = (found.pack.name, found.place.offset + entry.header.len());
+    let second = EntryHeader::decode(&bytes).ok().filter(|_| is_group);
+    let second = second.map(|header| Second { variant: header.variant, pack, offset, bytes });
     Ok(Group { first, second })
 }

@@ -127,6 +127,12 @@ impl Journal {
         *self.is_loaded.borrow()
     }
 
+    /// Returns the number of the last purge that is in the journal.
+    #[cfg(test)]
+    pub(super) fn written(&self) -> u64 {
+        *self.written.borrow()
+    }
+
     /// Returns the number of purges that wait to be written, and would be lost with the process.
     pub(super) fn outstanding(&self) -> u64 {
         self.purges.outgoing() as u64 + self.under_way.load(Ordering::Acquire)
