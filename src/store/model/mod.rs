@@ -35,9 +35,9 @@ struct Fetch {
     what: Option<KnownRecord>,
     node: usize,
     life: usize,
-    /// The step, and the purges known for certain, at its beginning.
+    /// The step, and the purges and removals known for certain, at its beginning.
     at: usize,
-    known: Vec<usize>,
+    known: (Vec<usize>, Vec<usize>),
     /// Position and version vector at its beginning.
     began: (u64, Arc<VersionVector>),
 }
@@ -171,7 +171,7 @@ impl World {
             node,
             life: at.life,
             at: self.model.step,
-            known: self.model.known_purges(node, at),
+            known: self.model.known(node, at),
             began: at.now(),
         });
     }
@@ -216,8 +216,9 @@ impl World {
             at: self.model.step,
             time: self.time.now(),
             read_at: at.read_at,
-            known: Vec::new(),
+            known: (Vec::new(), Vec::new()),
             written: None,
+            is_late: false,
         }
     }
 
@@ -327,9 +328,11 @@ impl World {
             assert_eq!(
                 found.map(|found| found.body),
                 Some(body),
-                "step {}: {} is lost to node {node}",
+                "step {}: {} {variant} is lost to node {node}, which read at {}: {}",
                 self.model.step,
-                self.pages[page].url
+                self.pages[page].url,
+                at.read_at,
+                self.model.history(page),
             );
         }
     }
