@@ -3,15 +3,16 @@
 
     cargo build --release && bench/durable.py --larder target/release/larder
 
-Scenes (--only index,warm,faults,cpu):
-  index   --keys names in a directory: time to list them, bytes each in memory; the same from a snapshot in a
-          bucket; then 10,000 cold misses, and what the bucket was asked for meanwhile
+Scenes (--only stores,warm,faults,cpu):
+  stores  --stores responses of 10 KiB as fast as they come, into a bucket that takes 100 ms a request: the packs and
+          requests that takes, in all and for a million; then a new process: time until its index is complete, its
+          bytes a response, and 10,000 cold misses, with what the bucket was asked for meanwhile
   warm    10,000 URLs stored, the process killed with -9 once its queue is empty, everything it had besides the
           bucket removed; a new one on the same bucket: hits, requests to the origin, and the hit ratio of
           its first 10 s while another 10,000 URLs are asked for as well
   faults  a bucket that fails in every way, against what clients see: errors, latency added (with the breaker
           closed, and open), time until the bucket is in use again
-  cpu     CPU time of a hit from the bucket against a bare GetObject of the SDK of the same size
+  cpu     CPU time of a hit from the bucket against a bare GetObject of the SDK, of the same range
 
 Needs Linux, Python 3.9, cargo.
 """
@@ -25,7 +26,6 @@ import http.server
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,8 +46,8 @@ FAULTS = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the binary")
-    parser.add_argument("--only", default="index,warm,faults,cpu", help="some scenes")
-    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--only", default="stores,warm,faults,cpu", help="some scenes")
+    parser.add_argument("--stores", type=int, default=100_000)
     parser.add_argument("--urls", type=int, default=10_000)
     parser.add_argument("--directory", type=Path, help="where the buckets go (default: a temporary one)")
     options = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> int:
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     if not all((ROOT / "target/release/examples" / name).exists() for name in ("s3-server", "s3-get")):
         subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "--examples"], cwd=ROOT, check=True)
-    scenes = {"index": index, "warm": warm, "faults": faults, "cpu": cpu}
+    scenes = {"stores": stores, "warm": warm, "faults": faults, "cpu": cpu}
     try:
         with tempfile.TemporaryDirectory(prefix="larder-durable-", dir=options.directory) as directory:
             options.work = Path(directory)
@@ -137,8 +137,11 @@ class Bucket(Process):
             "durable.path_style": "true",
         }
 
+    def count(self, method: str, part: str = "") -> int:
+        return sum(1 for line in list(self.lines) if line.startswith(method) and part in line)
+
     def reads(self) -> int:
-        return sum(1 for line in list(self.lines) if line.startswith("GET") and ("/o/" in line or "/b/" in line))
+        return sum(1 for line in list(self.lines) if line.startswith("GET") and (".pack" in line or "/b/" in line))
 
 
 class Larder:
@@ -148,7 +151,6 @@ class Larder:
             "server.listen": f"127.0.0.1:{self.port}",
             "admin.listen": f"127.0.0.1:{self.admin}",
             "upstream.url": f"http://127.0.0.1:{origin}",
-            "durable.pack_interval": "500ms",
             **more,
         }
         command = with_settings(options.larder, settings)
@@ -234,51 +236,36 @@ def settle(larder: Larder) -> None:
 # ---------------------------------------------------------------- scenes
 
 
-def index(options: argparse.Namespace) -> None:
+def stores(options: argparse.Namespace) -> None:
     origin = Origin()
-    directory = options.work / "million"
-    objects = directory / "larder-1/o"
-    began = time.monotonic()
-    rng = random.Random(7)
-    for first in range(256):
-        for second in range(256):
-            (objects / f"{first:02x}" / f"{second:02x}").mkdir(parents=True)
-    for _ in range(options.keys):
-        name = f"{rng.getrandbits(128):032x}"
-        os.close(os.open(objects / name[:2] / name[2:4] / name[4:], os.O_CREAT | os.O_WRONLY))
-    made = time.monotonic() - began
-    heading("", f"{options.keys:,} names (made in {made:.0f} s)")
-    # So short that a few stores make the journal long enough for a snapshot.
-    more = {"durable.url": f"file:{directory}", "durable.pack_interval": "100ms", "durable.poll_interval": "100ms"}
-    with Larder(options, origin.port, more) as larder:
-        up = time.monotonic() - larder.began
-        loaded = larder.wait("larder_index_loaded", 1)
-        row("a directory, listed", f"answers requests after {up:.2f} s, index complete after {loaded:.2f} s")
-        keys, size = larder.metric("larder_index_keys"), larder.metric("larder_index_bytes")
-        row("the index", f"{keys:,.0f} keys, {mib(int(size))}: {size / keys:.1f} bytes a key")
-        for n in range(400):
-            ask(larder.port, [f"/snapshot/{n}"], 1)
+    heading("", f"{options.stores:,} responses of 10 KiB, a bucket that takes 100 ms a request")
+    with Bucket(options.work / "s3-stores") as s3:
+        s3.mood("delay 100")
+        settings = {**s3.settings(), "memory.capacity": "64MiB"}
+        with Larder(options, origin.port, settings) as larder:
+            before, began = cpu_nanoseconds(larder.process.process.pid), time.monotonic()
+            ask(larder.port, [f"/page/{n}?size=10240" for n in range(options.stores)], 16)
+            took = time.monotonic() - began
             settle(larder)
-            if larder.metric("larder_snapshots_total") > 0:
-                break
-        if larder.metric("larder_snapshots_total") == 0:
-            raise Failure("no snapshot was written")
-    bucket = options.work / "s3-index"
-    for part in ("s", "j"):
-        shutil.copytree(directory / "larder-1" / part, bucket / "bucket/p/larder-1" / part)
-    size = sum(path.stat().st_size for path in (bucket / "bucket/p/larder-1/s").iterdir())
-    with Bucket(bucket) as s3:
+            spent = cpu_nanoseconds(larder.process.process.pid) - before
+            packs, puts = s3.count("PUT", ".pack"), s3.count("PUT")
+            lost = larder.metric('larder_durable_lost_total{why="queue-full"}')
+            row("stored", f"{options.stores / took:,.0f} a second, {spent / 1000 / options.stores:.0f} us of CPU each; {lost:.0f} found the queue full")
+            row("PUT requests", f"{puts:,}, {packs:,} of them packs: {packs * 1_000_000 / options.stores:,.0f} packs for a million")
+            row("LIST and GET requests meanwhile", f"{s3.count('GET'):,}")
+            sizes = sorted(path.stat().st_size for path in (options.work / "s3-stores/bucket/p/larder-1/j").glob("*.pack"))
+            row("a pack", f"{mib(sizes[len(sizes) // 2])} at the median, {mib(sizes[0])} to {mib(sizes[-1])}")
         s3.mood("delay 20")
-        with Larder(options, origin.port, s3.settings()) as larder:
+        with Larder(options, origin.port, settings) as larder:
             up = time.monotonic() - larder.began
             loaded = larder.wait("larder_index_loaded", 1)
-            row("a bucket (20 ms a request), from a snapshot", f"{mib(size)} read; answers requests, index complete after {loaded:.2f} s ({up:.2f} s until it answers)")
-            row("requests to the bucket until then", len(s3.lines))
+            row("a new process (20 ms a request)", f"answers after {up:.2f} s, index complete after {loaded:.2f} s and {len(s3.lines)} requests")
+            keys, size = larder.metric("larder_index_keys"), larder.metric("larder_index_bytes")
+            row("the index", f"{keys:,.0f} keys, {mib(int(size))}: {size / keys:.1f} bytes a key")
             s3.lines.clear()
             before = origin.requests
             answers = ask(larder.port, [f"/cold/{n}" for n in range(options.urls)])
             row(f"{options.urls:,} cold misses", f"{origin.requests - before:,} requests to the origin, {s3.reads()} reads of the bucket; p50 {quantile(answers, 0.5)}, p99 {quantile(answers, 0.99)}")
-            row("the index's false positives", int(larder.metric('larder_durable_operations_total{op="get",outcome="not-found"}')))
 
 
 def warm(options: argparse.Namespace) -> None:
@@ -371,7 +358,8 @@ def cpu(options: argparse.Namespace) -> None:
                 settle(larder)
                 s3.lines.clear()
                 ask(larder.port, paths)
-                name = next(line.split()[1] for line in s3.lines if line.startswith("GET") and "/o/" in line)
+                looked = [line.split() for line in s3.lines if line.startswith("GET") and ".pack" in line]
+                _, name, span, _ = looked[len(looked) // 2]
                 bucket, _, name = name.lstrip("/").partition("/")
                 bare, ours = [], []
                 for _ in range(3):
@@ -383,7 +371,7 @@ def cpu(options: argparse.Namespace) -> None:
                         raise Failure("not every answer was a hit from the bucket")
                     ours.append(spent / 1000 / len(answers))
                     done = subprocess.run(
-                        [ROOT / "target/release/examples/s3-get", f"http://127.0.0.1:{s3.port}", bucket, name, "4000", "4", f"{rate:.0f}"],
+                        [ROOT / "target/release/examples/s3-get", f"http://127.0.0.1:{s3.port}", bucket, name, span, "4000", "4", f"{rate:.0f}"],
                         capture_output=True, text=True, check=True,
                     )  # fmt: skip
                     bare.append(float(done.stdout))

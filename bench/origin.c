@@ -6,6 +6,7 @@
  *   /0, /1k, /10k, /100k, /1m   as many bytes that may be kept for an hour, with an ETag
  *   /page/...    1 KiB of the same kind
  *   /4k/...      4 KiB of the same kind
+ *   /bytes/N/... N bytes of the same kind; of at most a hundred different N
  *   /pass        1 KiB that must not be stored
  *   /count       how many requests for the others there have been
  *
@@ -58,7 +59,15 @@ struct connection {
     char buffer[16384];
 };
 
+/* What was asked for by its length. */
+struct sized {
+    size_t length;
+    struct response whole;
+};
+
 static struct page pages[7];
+static struct sized sized[100];
+static size_t sizes;
 static struct response not_found;
 static unsigned long answered;
 static time_t date_now;
@@ -128,7 +137,23 @@ static void set_date(void)
         memcpy(pages[i].last.date, text, DATE_LENGTH);
         memcpy(pages[i].not_modified.date, text, DATE_LENGTH);
     }
+    for (size_t i = 0; i < sizes; i++)
+        memcpy(sized[i].whole.date, text, DATE_LENGTH);
     memcpy(not_found.date, text, DATE_LENGTH);
+}
+
+static struct response of_size(size_t length)
+{
+    for (size_t i = 0; i < sizes; i++) {
+        if (sized[i].length == length)
+            return sized[i].whole;
+    }
+    if (sizes == sizeof sized / sizeof sized[0] || length > 1 << 24)
+        return not_found;
+    sized[sizes].length = length;
+    sized[sizes].whole = make_response("200 OK", SHARED, length);
+    memcpy(sized[sizes].whole.date, not_found.date, DATE_LENGTH);
+    return sized[sizes++].whole;
 }
 
 static struct response count_response(void)
@@ -159,6 +184,8 @@ static struct response choose(const char *head, size_t length, int is_last)
         return is_last ? pages[0].last : pages[0].whole;
     if (target_length > strlen("/4k/") && memcmp(target, "/4k/", strlen("/4k/")) == 0)
         return is_last ? pages[6].last : pages[6].whole;
+    if (target_length > strlen("/bytes/") && memcmp(target, "/bytes/", strlen("/bytes/")) == 0)
+        return of_size(strtoul(target + strlen("/bytes/"), NULL, 10));
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         if (strlen(pages[i].target) != target_length || memcmp(target, pages[i].target, target_length) != 0)
             continue;

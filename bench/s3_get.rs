@@ -1,7 +1,7 @@
 //! What an object costs to read with the SDK and nothing else: the floor for a hit from the durable tier.
 //!
-//! `s3-get ENDPOINT BUCKET NAME COUNT CONCURRENCY RATE` reads the object so often, on one thread and so many
-//! times a second, and prints the CPU time of this process for each read, in microseconds. At the rate that it
+//! `s3-get ENDPOINT BUCKET NAME RANGE COUNT CONCURRENCY RATE` reads the range of the object (`bytes=0-1023`) so often,
+//! on one thread and so many times a second, and prints the CPU time of this process for each read, in microseconds. At the rate that it
 //! is compared with: a busy process wakes up less often for each read.
 
 use aws_config::{BehaviorVersion, Region};
@@ -21,8 +21,8 @@ fn cpu_micros() -> f64 {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [endpoint, bucket, name, count, concurrency, rate] = &args[..] else {
-        panic!("usage: s3-get ENDPOINT BUCKET NAME COUNT CONCURRENCY RATE")
+    let [endpoint, bucket, name, range, count, concurrency, rate] = &args[..] else {
+        panic!("usage: s3-get ENDPOINT BUCKET NAME RANGE COUNT CONCURRENCY RATE")
     };
     let rate: f64 = rate.parse().expect("a rate");
     let (count, concurrency): (u64, u64) = (count.parse().expect("a count"), concurrency.parse().expect("a count"));
@@ -40,7 +40,7 @@ fn main() {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
         let client = Client::from_conf(config.build());
         let read = |count: u64| {
-            let (client, bucket, name) = (client.clone(), bucket.clone(), name.clone());
+            let (client, bucket, name, range) = (client.clone(), bucket.clone(), name.clone(), range.clone());
             async move {
                 #[expect(clippy::cast_precision_loss, reason = "a rate")]
                 let pause = std::time::Duration::from_secs_f64(concurrency as f64 / rate);
@@ -48,7 +48,8 @@ fn main() {
                 due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 for _ in 0..count {
                     due.tick().await;
-                    let object = client.get_object().bucket(&bucket).key(&name).send().await.expect("an object");
+                    let object = client.get_object().bucket(&bucket).key(&name).range(&range).send().await;
+                    let object = object.expect("an object");
                     assert!(!object.body.collect().await.expect("its body").into_bytes().is_empty());
                 }
             }

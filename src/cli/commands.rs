@@ -79,7 +79,7 @@ enum Command {
     },
     /// Remove from the durable tier what is of no use any more, and merge small packs; safe beside running Larders
     Sweep {
-        /// Leave alone separate bodies that are younger
+        /// Leave alone separate bodies that are younger, and packs that were replaced less long ago (ten minutes at most)
         #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1d")]
         min_age: Duration,
         /// Only say what would be removed

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use http::header::{self, HeaderMap};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::StoredResponse;
+use super::{StoredResponse, Uses};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::timestamp::Timestamp;
@@ -57,9 +57,12 @@ pub struct Marks {
     pub awaits_uses: AtomicBool,
     /// Purge position up to which no purge covers it.
     pub checked: AtomicU64,
+    /// Its uses while memory keeps it.
+    pub(crate) uses: Uses,
 }
 
-/// A head made from another begins with a copy of its state, but for a validation under way.
+/// A head made from another begins with a copy of its state, but for a validation under way, and its uses: memory counts
+/// those on when it replaces one by the other.
 impl Clone for Marks {
     fn clone(&self) -> Self {
         Self {
@@ -68,6 +71,7 @@ impl Clone for Marks {
             is_validating: AtomicBool::new(false),
             awaits_uses: AtomicBool::new(self.awaits_uses.load(Ordering::Acquire)),
             checked: AtomicU64::new(self.checked.load(Ordering::Acquire)),
+            uses: Uses::default(),
         }
     }
 }

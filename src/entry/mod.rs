@@ -15,6 +15,7 @@ mod marks;
 pub mod ready;
 mod record;
 mod response;
+mod uses;
 mod version_vector;
 
 pub use self::body::{Body, SEGMENT};
@@ -28,4 +29,5 @@ pub use self::head::{NewHead, StoredHead};
 pub use self::marks::{BodyObject, Marks, Tried, Validating, Who};
 pub use self::record::VaryRecord;
 pub use self::response::{Replaced, StoredApart, StoredResponse};
+pub(crate) use self::uses::Uses;
 pub(crate) use self::version_vector::{Covered, HORIZON, JournalTime, TICK_BITS, VersionVector};

@@ -128,7 +128,7 @@ impl Fetch {
     pub(super) async fn run(&mut self) -> Fetched {
         self.drop_covered();
         let order = &self.order;
-        match self.fetcher.store.lookup(&order.asked.key, order.client_fields()) {
+        match self.fetcher.store.look_again(&order.asked.key, order.client_fields()) {
             Lookup::Found(stored) => match self.decide_on_stored(&stored.head, stored.len()) {
                 OnStored::Fetch(Fwd::Partial) => {
                     self.order.held.fwd = Fwd::Partial;

@@ -34,7 +34,7 @@ impl Fetch {
         if new.head.parts().is_none_or(|parts| new.len() > parts.len()) {
             return;
         }
-        let base = match self.fetcher.store.lookup(&new.head.key, self.order.client_fields()) {
+        let base = match self.fetcher.store.look_again(&new.head.key, self.order.client_fields()) {
             Lookup::Found(stored) if stored.head.parts().is_none() => return,
             Lookup::Found(stored) => Some(stored),
             Lookup::OtherVariants(_) | Lookup::Nothing => self.order.held.part.clone(),

@@ -189,7 +189,7 @@ impl Proxy {
     /// Returns what memory has, chosen as for a request. A response that was purged comes last: it is told as such.
     fn in_memory(&self, exact: &CacheKey, searched: Option<&CacheKey>, fields: &HeaderMap) -> Lookup {
         let store = &self.fetcher.store;
-        let look = |key| store.memory().lookup(key, fields);
+        let look = |key| store.memory().peek(key, fields);
         let Some(searched) = searched else { return look(exact) };
         let is_purged = |found: &Lookup| match found {
             Lookup::Found(stored) => store.purges().covers(&stored.head, stored.head.position) == Covered::Wholly,

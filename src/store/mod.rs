@@ -15,6 +15,8 @@ mod error;
 mod index;
 mod journal;
 mod memory;
+#[cfg(test)]
+mod model;
 mod names;
 mod pack;
 mod place;
@@ -22,8 +24,6 @@ mod purge;
 mod queue;
 pub mod s3;
 mod second_use;
-#[cfg(test)]
-mod model;
 #[cfg(test)]
 mod simulated;
 mod throttle;
@@ -35,7 +35,7 @@ pub(crate) use self::durable::{
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
-pub use self::memory::{Config as MemoryConfig, Lookup, Memory};
+pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::ObjectNames;
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
 pub use self::purge::{Purge, PurgeTarget, Purges};

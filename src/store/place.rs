@@ -62,6 +62,11 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
         0
     }
 
+    /// Returns the bytes that may still be written; `None` where there is no bound.
+    fn space(&self) -> Operation<'_, Option<u64>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Prepares for `threads` threads that read objects, each of which calls [`super::s3::use_reader`].
     fn prepare(&self, _threads: usize) {}
 

@@ -75,6 +75,14 @@ impl Store {
         }
     }
 
+    /// Looks in memory once more for a request that has looked before. Counts no second use.
+    pub fn look_again(&self, key: &CacheKey, request: &HeaderMap) -> Lookup {
+        match self.memory.peek(key, request) {
+            Lookup::Found(stored) if self.purges.is_due(&stored.head) => self.compare(stored),
+            found => found,
+        }
+    }
+
     /// Compares a response in memory with the purges since it was last compared.
     fn compare(&self, stored: Arc<StoredResponse>) -> Lookup {
         let position = self.purges.position();
@@ -350,11 +358,13 @@ impl Store {
     /// Purges a key. Tells other processes if they may have something for it.
     fn invalidate_here(&self, key: &CacheKey) -> PurgeReceipt {
         let hash = key.hash();
-        let is_shared = self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
+        let tells_all = self.durable.as_ref().is_some_and(Durable::tells_all);
+        let may_hold = || self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
+        let is_shared = tells_all || may_hold();
         self.discard(key, None);
         let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
-            durable.hurry(Urgency::Invalidation);
+            durable.hurry(if tells_all { Urgency::Purge } else { Urgency::Invalidation });
         }
         made
     }

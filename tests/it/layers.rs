@@ -143,7 +143,7 @@ fn some_names_stay_in_one_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for (name, home) in [
         ("aws_", "store/s3/"),
-        ("moka", "store/memory.rs"),
+        ("moka", "store/memory/entries.rs"),
         ("toml", "config/"),
         ("SystemTime::now", "base/clock.rs"),
         ("Instant::now", "base/clock.rs"),

@@ -1,7 +1,8 @@
 //! `[memory]`
 
 use crate::config::key::{Key, Of, Section};
-use crate::config::kinds::Size;
+use crate::config::kinds::{Size, Words};
+use crate::store::MemoryPolicy;
 
 pub(super) static SECTION: Section = Section {
     name: "memory",
@@ -11,6 +12,15 @@ pub(super) static SECTION: Section = Section {
             name: "capacity",
             field: &Of { at: |d| &mut d.config.memory.capacity, kind: Size { least: 0, most: 1 << 50 } },
             does: "Limits what the tier holds: bodies, fields, keys and bookkeeping. 0: nothing is kept.",
+        },
+        Key {
+            name: "policy",
+            field: &Of {
+                at: |d| &mut d.config.memory.policy,
+                kind: Words(&[("tinylfu", MemoryPolicy::TinyLfu), ("lru", MemoryPolicy::Lru)]),
+            },
+            does: "Decides what leaves when memory is full. \"tinylfu\": what was used least of late, and a new response \
+                   stays only if it is used more; \"lru\": what was used longest ago.",
         },
         Key {
             name: "max_object_size",

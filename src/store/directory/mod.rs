@@ -127,6 +127,14 @@ impl Place for Directory {
         true
     }
 
+    fn space(&self) -> Operation<'_, Option<u64>> {
+        let root = self.root.clone();
+        Box::pin(self.threads.run("the directory", move || {
+            let found = rustix::fs::statvfs(&root)?;
+            Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+        }))
+    }
+
     fn read_pack<'a>(&'a self, name: &'a str, first: u64, len: u32) -> Operation<'a, Bytes> {
         Box::pin(self.read_pack(name, first, len))
     }

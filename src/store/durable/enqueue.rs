@@ -28,15 +28,30 @@ pub enum Came {
 }
 
 impl Durable {
-    /// Waits until all that was queued before is written or given up, in a directory. A bucket answers later.
+    /// Waits until all that was queued before is written or given up, in a directory, and the purges that other processes are
+    /// told of are in the journal. Does not wait for a bucket.
     pub async fn written(&self, within: Duration) {
-        if !self.is_local() || self.inner.queue.depth().0 == 0 {
+        if !self.is_local() {
             return;
         }
-        let (sender, is_written) = oneshot::channel();
-        if self.inner.writer.send(Work::Flush(sender)).is_ok() {
-            let _ = tokio::time::timeout(within, is_written).await;
-        }
+        let is_appended = async {
+            let (sender, is_written) = oneshot::channel();
+            if self.inner.queue.depth().0 > 0 && self.inner.writer.send(Work::Flush(sender)).is_ok() {
+                let _ = tokio::time::timeout(within, is_written).await;
+            }
+        };
+        let is_told = async {
+            if self.tells_all() {
+                let _ = self.recorded(self.inner.purges.last_shared(), within).await;
+            }
+        };
+        tokio::join!(is_appended, is_told);
+    }
+
+    /// Returns whether every invalidation is told to other processes, also of what the tier is not known to hold: in a
+    /// directory that others use as well. What they store just now is not known here yet.
+    pub fn tells_all(&self) -> bool {
+        self.is_local() && self.inner.journal.has_peers()
     }
 
     /// Returns whether the queue takes another response of `weight` bytes.

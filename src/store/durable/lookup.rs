@@ -186,9 +186,7 @@ impl Inner {
         let candidates: Vec<u128> = record.candidates(search.request).collect();
         for variant in candidates {
             let object = match &second {
-                Some(second) if self.leads_to(second, key, variant) => {
-                    second.decode(key, policy).ok()
-                }
+                Some(second) if self.leads_to(second, key, variant) => second.decode(key, policy).ok(),
                 Some(_) | None => self.group(key, variant, policy).await.map(|group| group.first),
             };
             if let Some(Object::Response { head, body }) = object {
@@ -204,9 +202,10 @@ impl Inner {
     /// replaced, by another that left the record as it is.
     pub(super) fn leads_to(&self, second: &Second, key: &CacheKey, variant: u128) -> bool {
         second.variant == variant
-            && self.index.find(self.index.fingerprint(key, variant)).is_some_and(|found| {
-                (found.pack.name, found.place.offset) == (second.pack, second.offset)
-            })
+            && self
+                .index
+                .find(self.index.fingerprint(key, variant))
+                .is_some_and(|found| (found.pack.name, found.place.offset) == (second.pack, second.offset))
     }
 
     async fn found(

@@ -61,9 +61,6 @@ use crate::rfc9111::key::CacheKey;
 /// The most bytes of an inline object besides its body.
 const HEAD_LIMIT: u64 = 1 << 20;
 
-/// The largest object that leads to a response, whatever the configuration was when it was written.
-pub(crate) const MAX_HEAD: u64 = (64 << 20) + HEAD_LIMIT;
-
 /// The longest that the tier takes to answer when Larder starts.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 

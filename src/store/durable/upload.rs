@@ -108,7 +108,7 @@ impl Inner {
                 return Ok(None);
             }
             if checksums.hashed() > counted {
-                self.make_room(ROOM).await?;
+                let _reserved = self.make_room(ROOM).await?;
                 counted = checksums.hashed() + ROOM;
                 self.room.note_body(object.id, counted, true);
             }

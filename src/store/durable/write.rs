@@ -40,6 +40,10 @@ const AT_ONCE: usize = 1024;
 /// within it.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// Time for which a bucket's writer rests after it took operations: whoever queues one meanwhile need not wake it, which
+/// would cost more than the rest of queueing.
+const REST: Duration = Duration::from_millis(10);
+
 /// Work for the writer.
 #[derive(Debug)]
 pub(super) enum Work {
@@ -98,11 +102,14 @@ pub(super) async fn write_behind(inner: Arc<Inner>, mut work: mpsc::UnboundedRec
             writer.carry_out(taken.drain(..)).await;
         }
     }
-    let mut writer = WholeWriter::new(inner);
+    let (mut writer, mut taken) = (WholeWriter::new(inner), Vec::new());
     loop {
-        match tokio::time::timeout(writer.left(), work.recv()).await {
-            Ok(Some(work)) => writer.carry_out(work),
-            Ok(None) => return,
+        match tokio::time::timeout(writer.left(), work.recv_many(&mut taken, AT_ONCE)).await {
+            Ok(0) => return,
+            Ok(_) => {
+                taken.drain(..).for_each(|work| writer.carry_out(work));
+                tokio::time::sleep(REST).await;
+            }
             Err(_) => writer.seal_if_due(),
         }
     }
@@ -206,10 +213,10 @@ impl Inner {
                     return;
                 }
                 let pieces = stored.body();
-                let written = inner.make_room(stored.len()).await;
-                let written = match written {
-                    Ok(()) => inner.place.put(&inner.names.body(object.id), pieces.segments()).await,
-                    Err(error) => Err(error),
+                let reserved = inner.make_room(stored.len()).await;
+                let written = match &reserved {
+                    Ok(_) => inner.place.put(&inner.names.body(object.id), pieces.segments()).await,
+                    Err(error) => Err(error.clone()),
                 };
                 inner.report(DurableOp::Put, &written);
                 match written {
@@ -218,7 +225,7 @@ impl Inner {
                         object.note(true);
                         inner.room.note_body(object.id, stored.len(), false);
                         // It keeps its place among the operations on its key: that is in its order.
-                        if inner.writer.send(Work::Op(op)).is_err() {}
+                        let _ = inner.writer.send(Work::Op(op));
                         return;
                     }
                     Err(error) => {

@@ -201,6 +201,11 @@ impl Index {
         self.packs.read().totals().bytes()
     }
 
+    /// Returns the number of separate bodies that packs name, and their bytes.
+    pub(super) fn named_bodies(&self) -> (u64, u64) {
+        self.packs.read().totals().bodies()
+    }
+
     /// Returns whether a pack names a separate body.
     pub(super) fn names_body(&self, id: u128) -> bool {
         self.packs.read().totals().names(id)

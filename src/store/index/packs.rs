@@ -19,6 +19,8 @@ pub(super) struct Totals {
     packs: AtomicU64,
     /// Bytes of separate bodies that a pack names.
     bodies: AtomicU64,
+    /// Number of those bodies.
+    count: AtomicU64,
     /// Guarded by its lock: for each of those bodies its length, and the number of packs that name it.
     named: Mutex<HashMap<u128, (u64, u32)>>,
 }
@@ -27,6 +29,11 @@ impl Totals {
     /// Returns the bytes of packs, and of the bodies that they name.
     pub(super) fn bytes(&self) -> u64 {
         self.packs.load(Ordering::Relaxed).saturating_add(self.bodies.load(Ordering::Relaxed))
+    }
+
+    /// Returns the number of separate bodies that packs name, and their bytes.
+    pub(super) fn bodies(&self) -> (u64, u64) {
+        (self.count.load(Ordering::Relaxed), self.bodies.load(Ordering::Relaxed))
     }
 
     /// Returns whether a pack names a body.
@@ -50,6 +57,7 @@ impl Totals {
         *packs += 1;
         if *packs == 1 {
             self.bodies.fetch_add(len, Ordering::Relaxed);
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -62,6 +70,7 @@ impl Totals {
         if is_last {
             named.remove(&id);
             self.bodies.fetch_sub(len, Ordering::Relaxed);
+            self.count.fetch_sub(1, Ordering::Relaxed);
         }
         is_last
     }
@@ -95,6 +104,8 @@ pub(in crate::store) struct PackInfo {
     of_use_until: AtomicI64,
     /// True if it has a tombstone, or an entry that took the place of another: older entries may come back without it.
     holds_down: AtomicBool,
+    /// Bytes of separate bodies that it names.
+    named: AtomicU64,
     /// Bytes of separate bodies that it names, and that none of its responses that count leads to.
     dead_bodies: AtomicU64,
     /// True once a snapshot has it.
@@ -128,6 +139,7 @@ impl PackInfo {
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
             is_saved: AtomicBool::new(false),
+            named: AtomicU64::new(0),
             dead_bodies: AtomicU64::new(0),
             refers: Mutex::new(Some(References::default())),
             totals,
@@ -163,6 +175,7 @@ impl PackInfo {
             for body in bodies {
                 if !refers.bodies.contains(body) {
                     refers.bodies.push(*body);
+                    self.named.fetch_add(body.1, Ordering::AcqRel);
                     self.totals.name(*body);
                 }
             }
@@ -248,6 +261,11 @@ impl PackInfo {
     /// Returns whether the pack still grows.
     pub(in crate::store) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
+    }
+
+    /// Returns the bytes of separate bodies that the pack names.
+    pub(in crate::store) fn named(&self) -> u64 {
+        self.named.load(Ordering::Acquire)
     }
 
     /// Returns the pack's length in bytes.

@@ -92,7 +92,7 @@ impl Place {
 
 /// Returns the class of a length: exact up to 256 bytes, then sixteen classes to a doubling, rounded up.
 fn class_of(len: u32) -> u16 {
-    let units = len.div_ceil(ALIGNMENT as u32).max(1);
+    let units = len.div_ceil(ALIGNMENT).max(1);
     if units < 32 {
         return u16::try_from(units).unwrap_or(CLASS);
     }
@@ -108,7 +108,7 @@ fn class_of(len: u32) -> u16 {
 fn len_of(class: u16) -> u32 {
     let class = u32::from(class);
     let units = if class < 32 { class } else { (16 + class % 16) << (class / 16 - 1) };
-    units.saturating_mul(ALIGNMENT as u32)
+    units.saturating_mul(ALIGNMENT)
 }
 
 /// A place and the rest of its fingerprint, in twenty bytes: six of the fingerprint, three of a flag and the pack's number, three of the
@@ -138,8 +138,9 @@ impl Packed {
 
     /// Returns the place, and its fingerprint, whose first two bytes are `first` and `second`.
     pub(super) fn read(&self, first: u8, second: u8) -> (Fingerprint, Place) {
-        let [a, b, c, d, e, f, ..] = self.0;
-        (Fingerprint(u64::from_be_bytes([first, second, a, b, c, d, e, f])), unpack(self))
+        let mut bytes = [first, second, 0, 0, 0, 0, 0, 0];
+        bytes[2..].copy_from_slice(self.value());
+        (Fingerprint(u64::from_be_bytes(bytes)), unpack(self))
     }
 }
 
@@ -148,7 +149,7 @@ fn pack(value: [u8; 6], place: Place) -> Packed {
     packed[..6].copy_from_slice(&value);
     packed[6..9].copy_from_slice(&place.pack.to_be_bytes()[1..]);
     packed[6] |= if place.replaces { REPLACES } else { 0 };
-    let units = u32::try_from(place.offset / ALIGNMENT as u64).unwrap_or(u32::MAX);
+    let units = u32::try_from(place.offset / u64::from(ALIGNMENT)).unwrap_or(u32::MAX);
     packed[9..12].copy_from_slice(&units.to_be_bytes()[1..]);
     packed[12..18].copy_from_slice(&(place.order >> 4).to_be_bytes()[2..]);
     let rest = u16::from(place.order.to_le_bytes()[0] & 15) << ORDER_SHIFT;
@@ -163,7 +164,7 @@ fn unpack(packed: &Packed) -> Place {
     let flags = u16::from_be_bytes([f0, f1]);
     Place {
         pack: packed.pack(),
-        offset: u64::from(u32::from_be_bytes([0, o0, o1, o2])) * ALIGNMENT as u64,
+        offset: u64::from(u32::from_be_bytes([0, o0, o1, o2])) * u64::from(ALIGNMENT),
         len: len_of(flags & CLASS),
         order: u64::from_be_bytes([0, 0, t0, t1, t2, t3, t4, t5]) << 4 | u64::from(flags >> ORDER_SHIFT & 15),
         is_tombstone: flags & TOMBSTONE != 0,

@@ -33,7 +33,9 @@ impl Index {
         out.put_u64_le(second);
         let packs: Vec<Arc<PackInfo>> = self.all_packs().into_iter().filter(|pack| !pack.is_open()).collect();
         out.put_u32_le(u32::try_from(packs.len()).unwrap_or(u32::MAX));
-        packs.iter().for_each(|pack| encode_pack(pack, &mut out));
+        for pack in &packs {
+            encode_pack(pack, &mut out);
+        }
         let numbers: HashMap<u32, u32> = packs.iter().zip(0..).map(|(pack, number)| (pack.id, number)).collect();
         self.each_leaf(|first, second, leaf| {
             let start = out.len();
@@ -72,7 +74,9 @@ impl Index {
         }
         let sizes: Vec<u64> = packs.iter().map(|pack| pack.size).collect();
         let packs: Vec<Arc<PackInfo>> = packs.into_iter().map(|pack| self.restore_pack(pack)).collect();
-        leaves.into_iter().for_each(|leaf| self.restore_leaf(leaf, &packs));
+        for leaf in &leaves {
+            self.restore_leaf(leaf, &packs);
+        }
         // Complete only now, with all places: a pack without any is deleted.
         packs.iter().zip(sizes).for_each(|(pack, size)| pack.set_size(size, false));
         Ok(true)
@@ -89,7 +93,7 @@ impl Index {
     }
 
     /// Adds the places of a leaf. `packs` are those of the snapshot.
-    fn restore_leaf(&self, leaf: Leaf<'_>, packs: &[Arc<PackInfo>]) {
+    fn restore_leaf(&self, leaf: &Leaf<'_>, packs: &[Arc<PackInfo>]) {
         let pack_of = |number: u32| usize::try_from(number).ok().and_then(|number| packs.get(number));
         let known = self.packs.read();
         let filled = {

@@ -21,7 +21,7 @@ pub(super) mod record;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -76,6 +76,8 @@ pub(super) struct Journal {
     writing: tokio::sync::Mutex<()>,
     /// Held while records are read.
     tail: tokio::sync::Mutex<Tail>,
+    /// True if other processes seem to use the place.
+    has_peers: AtomicBool,
     /// True once earlier purges are known.
     is_loaded: watch::Sender<bool>,
 }
@@ -115,6 +117,7 @@ impl Journal {
             log: JournalLog::default(),
             writing: tokio::sync::Mutex::default(),
             tail: tokio::sync::Mutex::default(),
+            has_peers: AtomicBool::new(false),
             is_loaded: watch::Sender::new(false),
         }
     }
@@ -133,6 +136,11 @@ impl Journal {
     /// Returns the number of purges that wait to be written, and would be lost with the process.
     pub(super) fn outstanding(&self) -> u64 {
         self.purges.outgoing() as u64 + self.under_way.load(Ordering::Acquire)
+    }
+
+    /// Returns whether other processes seemed to use the place at the last look.
+    pub(super) fn has_peers(&self) -> bool {
+        self.has_peers.load(Ordering::Acquire)
     }
 
     /// Has what waits written as soon as `urgency` says.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -23,6 +24,9 @@ const LOOK_BACK: u64 = HORIZON + 60_000;
 /// A process that has not read for longer, in milliseconds, reads a snapshot first. Measured by the time of day: the other
 /// clock stands still while a machine sleeps.
 const AWAY: u64 = 30 * 60_000;
+
+/// Milliseconds for which a process counts as there after it named an object of the journal.
+const PEER: u64 = 10 * 60_000;
 
 /// The most bytes of a record and of a snapshot.
 const MAX_RECORD: u64 = 64 << 20;
@@ -177,6 +181,7 @@ impl Journal {
             tail.read.extend(names.iter().cloned());
             tail.since_snapshot += names.len();
         }
+        self.has_peers.store(listed.iter().any(|listed| self.is_of_a_peer(&listed.name)), Ordering::Release);
         // Deletions may be in packs that are not read yet.
         self.index.set_certain_from(start);
         // Purges first: what a pack has is served from now on.
@@ -193,6 +198,18 @@ impl Journal {
         tail.last_read = Some(start);
         self.purges.read_until(start);
         Ok(())
+    }
+
+    /// Returns whether an object of the journal shows that another process uses the place now.
+    fn is_of_a_peer(&self, name: &str) -> bool {
+        let lately = self.purges.journal_now().saturating_sub(PEER << TICK_BITS);
+        match ObjectNames::parse_journal(name) {
+            Some(JournalObject::OpenPack(name)) => name.node != self.purges.node(),
+            Some(JournalObject::Pack(name) | JournalObject::Purges(name)) => {
+                name.node != self.purges.node() && name.time > lately
+            }
+            None => false,
+        }
     }
 
     /// Reads records at once, and applies them in their order.

@@ -17,11 +17,7 @@ pub(super) fn body(at: usize, page: usize, variant: usize, padding: usize) -> By
 #[derive(Clone)]
 pub(super) enum Doing {
     /// A response was stored. `deletes` says whether one that it replaced was known to be in the durable tier.
-    Stored {
-        body: Bytes,
-        is_durable: bool,
-        deletes: bool,
-    },
+    Stored { body: Bytes, is_durable: bool, deletes: bool },
     /// The page was invalidated.
     Removed,
 }
@@ -144,9 +140,8 @@ impl Model {
 
     /// Returns whether a body was stored in the durable tier, as far as is known.
     pub(super) fn is_durable(&self, served: &Bytes) -> bool {
-        let is_it = |event: &&Event| {
-            matches!(&event.doing, Doing::Stored { body, is_durable: true, .. } if body == served)
-        };
+        let is_it =
+            |event: &&Event| matches!(&event.doing, Doing::Stored { body, is_durable: true, .. } if body == served);
         self.events.iter().any(|event| is_it(&event))
     }
 

@@ -65,8 +65,11 @@ impl World {
         let time = Clock::manual(START);
         let is_local = random.bool();
         let seed = random.u64(..);
-        let place =
-            if is_local { SimulatedBucket::directory(time.clone(), seed) } else { SimulatedBucket::new(time.clone(), seed) };
+        let place = if is_local {
+            SimulatedBucket::directory(time.clone(), seed)
+        } else {
+            SimulatedBucket::new(time.clone(), seed)
+        };
         let skews = match random.u32(0..5) {
             0 => vec![0],
             1 => vec![0, 0],

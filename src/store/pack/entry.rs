@@ -27,7 +27,7 @@ use crate::rfc9111::timestamp::Timestamp;
 pub(in crate::store) const HEADER: usize = 64;
 
 /// Entries begin at multiples of this many bytes.
-pub(in crate::store) const ALIGNMENT: usize = 16;
+pub(in crate::store) const ALIGNMENT: u32 = 16;
 
 const MAGIC: &[u8; 4] = b"LRDE";
 const VERSION: u8 = 1;
@@ -166,7 +166,7 @@ impl Entry {
 
 /// Returns `len` rounded up to the alignment of entries.
 pub(super) fn padded(len: u64) -> u64 {
-    len.next_multiple_of(ALIGNMENT as u64)
+    len.next_multiple_of(u64::from(ALIGNMENT))
 }
 
 #[cfg(test)]

@@ -93,7 +93,9 @@ impl Footer {
             out.put_u64_le(name.node);
         }
         out.put_u32_le(u32::try_from(distinct.len()).unwrap_or(u32::MAX));
-        distinct.iter().for_each(|vector| vector.encode(&mut out));
+        for vector in &distinct {
+            vector.encode(&mut out);
+        }
         out.put_u32_le(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
         for entry in &self.entries {
             encode_entry(entry, vectors.get(&entry.vector).copied().unwrap_or(0), &mut out);

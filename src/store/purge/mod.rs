@@ -113,6 +113,8 @@ pub struct Purges {
     last: AtomicU64,
     /// Position of the last purge that did not remove at once what memory held.
     last_compared: AtomicU64,
+    /// Position of the last purge that other processes are told of.
+    last_shared: AtomicU64,
     /// True if purges of this process are written to a journal.
     is_written: AtomicBool,
     /// Guarded by its lock: read on a miss, and on the first use after a purge.
@@ -128,6 +130,7 @@ impl Purges {
             node,
             last: AtomicU64::new(1),
             last_compared: AtomicU64::new(0),
+            last_shared: AtomicU64::new(0),
             is_written: AtomicBool::new(false),
             table: RwLock::new(PurgeTable::new(node)),
         }
@@ -146,6 +149,11 @@ impl Purges {
     /// Returns the position of a fetch that begins now.
     pub fn position(&self) -> u64 {
         self.last.load(Ordering::Acquire)
+    }
+
+    /// Returns the position of the last purge that other processes are told of.
+    pub(super) fn last_shared(&self) -> u64 {
+        self.last_shared.load(Ordering::Acquire)
     }
 
     /// Returns the version vector of a fetch that begins now. Later purges cover what it brings.
@@ -200,6 +208,7 @@ impl Purges {
         let stamp = PurgeStamp { arrival, time, node: self.node, is_soft: purge.is_soft };
         let before = table.insert(&Scope::from(&purge.target), stamp);
         if is_shared && self.is_written.load(Ordering::Acquire) {
+            self.last_shared.store(arrival, Ordering::Release);
             if table.outgoing.len() >= MAX_OUTGOING {
                 warn!("too many purges wait to be written: everything counts as purged instead");
                 table.insert(&Scope::All, PurgeStamp { is_soft: false, ..stamp });

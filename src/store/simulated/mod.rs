@@ -149,11 +149,6 @@ impl SimulatedBucket {
         self.content.lock().objects.clear();
     }
 
-    /// Returns an object's content.
-    pub(crate) fn object(&self, name: &str) -> Option<Bytes> {
-        self.content.lock().objects.get(name).map(|(object, _)| object.clone())
-    }
-
     /// Changes an object behind everyone's back.
     pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         if let Some((object, _)) = self.content.lock().objects.get_mut(name) {

@@ -48,7 +48,7 @@ fn used(directory: &Path) -> u64 {
         .sum()
 }
 
-/// Returns what a sweep would remove.
+/// Returns what a sweep would do.
 fn bodies_without_heads(url: &str) -> String {
     let swept = larder(&[]).args(["sweep", "--dry-run", "--min-age", "0s", "--set", url]).output().expect("it runs");
     String::from_utf8_lossy(&swept.stdout).into_owned()
@@ -78,14 +78,14 @@ fn a_flood_never_takes_the_directory_past_its_capacity() {
         is_done.store(true, Ordering::SeqCst);
         watching.join().expect("it watched");
         let most = most.load(Ordering::SeqCst);
-        // The margin is for the journal, and what the number of directories is guessed by.
+        // Four packs, of a thirty-second of the capacity each.
         assert!(most <= CAPACITY + CAPACITY / 8, "{most} with {inline}");
         assert!(most > CAPACITY / 2, "{most}: the room is made use of");
-        let evicted = larder.metric("larder_durable_evicted_objects_total");
-        assert!(evicted > 500, "{evicted}");
-        assert!(larder.metric("larder_durable_evicted_bytes_total") > 20 << 20);
+        let evicted = larder.metric("larder_packs_evicted_total");
+        assert!(evicted > 60, "{evicted}");
+        assert!(larder.metric("larder_packs_evicted_bytes_total") > 20 << 20);
         assert_eq!(larder.metric("larder_durable_capacity_bytes"), CAPACITY);
-        assert!(larder.metric("larder_durable_bytes") <= CAPACITY);
+        assert!(larder.metric("larder_durable_bytes") <= CAPACITY + CAPACITY / 20);
         assert_eq!(larder.metric("larder_durable_lost_total{why=\"no-room\"}"), 0, "{}", larder.log());
         // The last response is there; the tier knows of the others that they are not.
         client.get("/last", "");
@@ -97,7 +97,7 @@ fn a_flood_never_takes_the_directory_past_its_capacity() {
         assert_eq!(not_found(), before, "a plain miss");
         larder.settle();
         let swept = bodies_without_heads(&file_url(directory.path()));
-        assert!(swept.contains(" 0 that nothing leads to"), "{swept}");
+        assert!(swept.contains("; 0 that nothing leads to"), "{swept}");
     }
 }
 
@@ -141,10 +141,14 @@ fn a_capacity_that_was_lowered_is_kept_also_after_kill_9() {
     for n in 250..300 {
         client.get(&format!("/{n}"), "");
     }
+    larder.settle();
+    for n in 300..310 {
+        client.get(&format!("/{n}"), "");
+    }
     larder.kill_9();
     // Leaves what a killed process leaves: a body without a head, and one that is half written.
     let left = directory.path().join("larder-1/b/00/00/000000000000000000000000000f");
-    let half = directory.path().join("larder-1/o/00/00/.0000000000000001.tmp");
+    let half = directory.path().join("larder-1/b/00/01/.0000000000000001.tmp");
     let long_ago = std::time::UNIX_EPOCH;
     for path in [&left, &half] {
         std::fs::create_dir_all(path.parent().expect("a directory")).expect("it is made");
@@ -153,8 +157,9 @@ fn a_capacity_that_was_lowered_is_kept_also_after_kill_9() {
     }
     let larder = start(&origin, directory.path(), &["durable.inline_size=10KiB"]);
     eventually("it is within its capacity", || used(directory.path()) <= CAPACITY + CAPACITY / 8);
-    assert!(!left.exists() && !half.exists(), "what is of no use goes first");
-    eventually("some of it is of use", || larder.get("/249", "").hit() == Some("durable"));
+    eventually("what is of no use goes as well", || !left.exists() && !half.exists());
+    let kept = (280..300).rev().filter(|n| larder.get(&format!("/{n}"), "").hit() == Some("durable")).count();
+    assert!(kept >= 5, "{kept}: the newest stays\n{}", larder.log());
 }
 
 #[test]
@@ -194,7 +199,7 @@ fn a_full_disk_is_the_capacity_and_fails_nobody() {
             }
         }
         larder.settle();
-        assert!(larder.metric("larder_durable_evicted_objects_total") > 200, "{}", larder.log());
+        assert!(larder.metric("larder_packs_evicted_total") > 20, "{}", larder.log());
         assert_eq!(client.get("/399", "").hit(), Some("durable"));
         assert_eq!(larder.metric("larder_durable_down "), 0);
         let lost = larder.metric("larder_durable_lost_total{why=\"no-room\"}");

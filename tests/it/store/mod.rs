@@ -10,6 +10,7 @@ mod directory;
 mod faults;
 mod journal;
 mod large;
+mod memory;
 mod purges;
 mod rights;
 mod successors;

@@ -209,6 +209,31 @@ fn an_invalidation_survives_kill_9_at_once() {
     }
 }
 
+/// Another process has just stored the page, which this one does not know yet.
+#[test]
+fn an_invalidation_covers_what_another_process_has_just_stored() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::new(|seen, reply| match seen.method() {
+        "GET" => reply.send(200, "Cache-Control: max-age=600", "page"),
+        _ => reply.send(204, "", ""),
+    });
+    let (upstream, url) = (origin.url(), file_url(directory.path()));
+    let other = Process::start(&upstream, &[&url]);
+    other.get("/first", "");
+    other.settle();
+    // Looks at its start, and then no more.
+    let unaware = ["durable.poll_interval=1h", "durable.pack_interval=1h"];
+    let larder = Process::start(&upstream, &[&[url.as_str()], &unaware[..]].concat());
+    other.get("/a", "");
+    other.settle();
+    assert_eq!(larder.client().send("DELETE", "/a", "").status(), 204);
+    larder.kill_9();
+    other.kill_9();
+    let larder = Process::start(&upstream, &[&url]);
+    assert_eq!(larder.get("/first", "").hit(), Some("durable"));
+    assert_eq!(larder.get("/a", "").hit(), None, "it was invalidated");
+}
+
 #[test]
 fn a_purge_outlives_the_process_that_took_it() {
     for place in Place::all() {

@@ -62,11 +62,6 @@ impl Place {
         self.directory.as_ref().expect("it keeps files").path().to_owned()
     }
 
-    /// Returns whether only the test itself changes anything in it.
-    pub(crate) fn is_directory(&self) -> bool {
-        self.name == "file"
-    }
-
     /// Files of which the names say that they are bodies, or not finished. Of those that are kept as files.
     pub(crate) fn left_over(&self) -> Vec<String> {
         let mut found = Vec::new();

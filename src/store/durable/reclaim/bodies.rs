@@ -20,14 +20,24 @@ pub(super) struct Bodies {
 }
 
 impl Inner {
-    /// Looks once an hour for bodies that nothing leads to, in a directory. A bucket is listed by `larder sweep` alone.
+    /// Looks once an hour for bodies that nothing leads to: in a directory among all, in a bucket among those that this
+    /// process knows of. `larder sweep` alone lists a bucket's bodies.
     pub(super) async fn tend_bodies(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<(), StoreError> {
-        if !self.place.is_local() || upkeep.bodies.is_some_and(|since| since.elapsed() < HOUR) {
+        if upkeep.bodies.is_some_and(|since| since.elapsed() < HOUR) {
             return Ok(());
         }
-        self.remove_orphans(HOUR, false).await?;
-        self.place.remove_unfinished(self.names.root(), self.before(HOUR), false).await?;
         upkeep.bodies = Some(Stopwatch::start());
+        if self.place.is_local() {
+            self.remove_orphans(HOUR, false).await?;
+            self.place.remove_unfinished(self.names.root(), self.before(HOUR), false).await?;
+            return Ok(());
+        }
+        self.room.forget_bodies(|id, _| self.index.names_body(id));
+        for id in self.room.unnamed_for(HOUR) {
+            if !self.queue.leads_to(id) {
+                self.delete_body(id).await;
+            }
+        }
         Ok(())
     }
 

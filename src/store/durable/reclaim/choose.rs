@@ -19,17 +19,21 @@ pub(super) const MOST: usize = 64;
 const ENOUGH: usize = 32;
 
 /// What is known when choosing.
-pub(super) struct Situation<'a> {
+pub(super) struct Situation {
     /// The packs that are complete, in the order of their names.
     pub packs: Vec<Arc<PackInfo>>,
     /// All packs.
-    pub all: &'a [Arc<PackInfo>],
+    pub all: Vec<Arc<PackInfo>>,
+    /// Bytes of all separate bodies that packs name.
+    pub bodies: u64,
+    /// True if packs are dropped, and separate bodies with them: those count as in the packs then.
+    pub is_bounded: bool,
     /// The length at which a pack is complete.
     pub pack_size: u64,
     /// This process.
     pub node: u64,
     /// For each process the last time in a name that it gave.
-    pub heard: &'a HashMap<u64, JournalTime>,
+    pub heard: HashMap<u64, JournalTime>,
     /// The time of day.
     pub now: Timestamp,
     /// The time by the clock that the processes share.
@@ -58,7 +62,7 @@ pub(super) struct Dead {
     pub with_tombstones: Vec<Arc<PackInfo>>,
 }
 
-impl Situation<'_> {
+impl Situation {
     /// Returns the packs of which nothing is of use.
     pub(super) fn dead(&self) -> Dead {
         let mut dead = Dead::default();
@@ -87,14 +91,14 @@ impl Situation<'_> {
             pack.name.node == self.node || self.heard.get(&pack.name.node).is_none_or(|last| *last < silent)
         };
         let (quarter, least) = (self.pack_size / 4, self.pack_size / 32);
-        let small: Vec<_> = self.packs.iter().filter(|pack| pack.size() < quarter && is_ours(pack)).collect();
-        let (smallest, others): (Vec<_>, Vec<_>) = small.into_iter().partition(|pack| pack.size() < least);
+        let small: Vec<_> = self.packs.iter().filter(|pack| self.weight(pack) < quarter && is_ours(pack)).collect();
+        let (smallest, others): (Vec<_>, Vec<_>) = small.into_iter().partition(|pack| self.weight(pack) < least);
         for (packs, enough) in [(others, MOST), (smallest, ENOUGH)] {
-            let sum: u64 = packs.iter().map(|pack| pack.live()).sum();
+            let sum: u64 = packs.iter().map(|pack| self.live(pack)).sum();
             let chosen = if sum >= self.pack_size / 4 * 3 {
-                first(&packs, self.pack_size)
+                self.first(&packs, self.pack_size)
             } else if packs.len() >= enough {
-                first(&packs, quarter - quarter / 16)
+                self.first(&packs, quarter - quarter / 16)
             } else {
                 Vec::new()
             };
@@ -105,36 +109,49 @@ impl Situation<'_> {
         Vec::new()
     }
 
-    /// Returns the packs with the most dead bytes, once a third of all bytes is dead; otherwise none.
-    pub(super) fn rewrite(&self) -> Vec<Arc<PackInfo>> {
+    /// Returns the packs with the most dead bytes, once one part in `parts` of all bytes is dead; otherwise none.
+    pub(super) fn rewrite(&self, parts: u64) -> Vec<Arc<PackInfo>> {
         let total: u64 = self.packs.iter().map(|pack| pack.size()).sum();
         let mut dead: u64 = self.packs.iter().map(|pack| pack.dead()).sum();
-        if dead.saturating_mul(3) <= total || total < self.pack_size {
+        let total = total.saturating_add(self.bodies);
+        if dead.saturating_mul(parts) <= total || dead < self.pack_size / 16 {
             return Vec::new();
         }
-        let mut packs: Vec<_> = self.packs.iter().filter(|pack| pack.dead() > pack.size() / 8).collect();
+        let mut packs: Vec<_> = self.packs.iter().filter(|pack| pack.dead() > self.weight(pack) / 8).collect();
         // By the part of it that is dead, in thousandths.
-        packs.sort_by_key(|pack| std::cmp::Reverse(pack.dead().saturating_mul(1000) / pack.size().max(1)));
+        packs.sort_by_key(|pack| {
+            std::cmp::Reverse(pack.dead().saturating_mul(1000) / (pack.size() + pack.named()).max(1))
+        });
         let (mut chosen, mut live) = (Vec::new(), 0);
         for pack in packs.into_iter().take(MOST) {
-            if !chosen.is_empty() && (live + pack.live() > self.pack_size || dead.saturating_mul(3) <= total) {
+            if !chosen.is_empty() && (live + self.live(pack) > self.pack_size || dead.saturating_mul(4) <= total) {
                 break;
             }
-            live += pack.live();
+            live += self.live(pack);
             dead = dead.saturating_sub(pack.dead());
             chosen.push(Arc::clone(pack));
         }
         chosen.sort_by_key(|pack| pack.name);
         chosen
     }
-}
 
-/// Returns the first packs whose responses fit into `most` bytes.
-fn first(packs: &[&Arc<PackInfo>], most: u64) -> Vec<Arc<PackInfo>> {
-    let mut sum = 0;
-    let fitting = packs.iter().take(MOST).take_while(|pack| {
-        sum += pack.live();
-        sum <= most
-    });
-    fitting.map(|pack| Arc::clone(pack)).collect()
+    /// Returns the length of a pack, with the separate bodies that go with it.
+    fn weight(&self, pack: &PackInfo) -> u64 {
+        pack.size() + if self.is_bounded { pack.named() } else { 0 }
+    }
+
+    /// Returns the bytes of a pack's responses that count, with separate bodies.
+    fn live(&self, pack: &PackInfo) -> u64 {
+        pack.live() + if self.is_bounded { pack.named() } else { 0 }
+    }
+
+    /// Returns the first packs whose responses fit into `most` bytes.
+    fn first(&self, packs: &[&Arc<PackInfo>], most: u64) -> Vec<Arc<PackInfo>> {
+        let mut sum = 0;
+        let fitting = packs.iter().take(MOST).take_while(|pack| {
+            sum += self.live(pack);
+            sum <= most
+        });
+        fitting.map(|pack| Arc::clone(pack)).collect()
+    }
 }

@@ -33,8 +33,13 @@ const LEAST_RATE: u64 = 256 << 10;
 pub(super) enum Keep {
     /// All.
     All,
-    /// Those that were used since they were written, at most so many bytes.
-    Used(u64),
+    /// Those that were used since they were written.
+    Used {
+        /// The most bytes, with separate bodies.
+        most: u64,
+        /// True if others are copied as well while there is room, the last of each pack.
+        fills: bool,
+    },
 }
 
 /// The outcome of copying.
@@ -67,10 +72,15 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Decides over a group: an entry, or a Vary record and the variant behind it.
-    fn judge(&self, group: &[FooterEntry]) -> Vec<Fate> {
-        let is_kept = self.keep == Keep::All || group.iter().any(|entry| self.is_used(entry));
-        group.iter().map(|entry| self.fate(entry, is_kept)).collect()
+    /// Returns whether a group is copied as far as it counts: an entry, or a Vary record and the variant behind it.
+    fn is_kept(&self, group: &[FooterEntry]) -> bool {
+        self.keep == Keep::All || group.iter().any(|entry| self.is_used(entry))
+    }
+
+    /// Returns the bytes that a group takes if it is copied.
+    fn weight(&self, group: &[FooterEntry]) -> u64 {
+        let copied = group.iter().filter(|entry| self.fate(entry, true) == Fate::Copied);
+        copied.map(|entry| u64::from(entry.len) + entry.body.map_or(0, |(_, len)| len)).sum()
     }
 
     fn fate(&self, entry: &FooterEntry, is_kept: bool) -> Fate {
@@ -128,10 +138,11 @@ impl Inner {
         let others: Vec<_> = self.index.all_packs().into_iter().filter(|pack| !own.contains(&pack.name)).collect();
         let mut left = match keep {
             Keep::All => u64::MAX,
-            Keep::Used(most) => most,
+            Keep::Used { most, .. } => most,
         };
         let mut writer = CopyWriter::new(Arc::clone(self));
-        for pack in sources {
+        // The newest first: if not all fits, it is the oldest that goes.
+        for pack in sources.iter().rev() {
             let footer = match read_footer(&*self.place, &self.names.pack(pack.name), pack.size()).await {
                 Ok(footer) => footer,
                 // Somebody else was faster, or nothing of it can be read: nothing is to be copied.
@@ -189,24 +200,30 @@ impl CopyWriter {
 
     /// Copies what is to be copied of one pack. `left` bounds the bytes of entries and of the bodies that they lead to.
     async fn take(&mut self, judge: &Judge<'_>, footer: &Footer, left: &mut u64) -> Result<(), StoreError> {
-        let mut copied: Vec<Vec<FooterEntry>> = Vec::new();
-        let mut tombstones = Vec::new();
-        for group in groups(&footer.entries) {
-            let fates = judge.judge(group);
-            let mut kept: Vec<FooterEntry> = Vec::new();
-            for (entry, fate) in group.iter().zip(fates) {
-                match fate {
-                    Fate::Copied => kept.push(entry.clone()),
-                    Fate::LeavesTombstone => tombstones.push(entry),
-                    Fate::Forgotten => {}
-                }
-            }
-            let weight: u64 =
-                kept.iter().map(|entry| u64::from(entry.len) + entry.body.map_or(0, |(_, len)| len)).sum();
-            if weight <= *left {
+        let groups: Vec<_> = groups(&footer.entries).map(|group| (group, judge.is_kept(group))).collect();
+        let fills = matches!(judge.keep, Keep::Used { fills: true, .. });
+        let mut is_copied = vec![false; groups.len()];
+        let mut try_copy = |number: usize, (group, _): &(&[FooterEntry], bool)| {
+            let weight = judge.weight(group);
+            if weight > 0 && weight <= *left {
                 *left -= weight;
-                copied.extend((!kept.is_empty()).then_some(kept));
+                is_copied[number] = true;
             }
+        };
+        groups
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, is_kept))| *is_kept)
+            .for_each(|(number, group)| try_copy(number, group));
+        let others = groups.iter().enumerate().rev().filter(|(_, (_, is_kept))| fills && !is_kept);
+        others.for_each(|(number, group)| try_copy(number, group));
+        let (mut copied, mut tombstones): (Vec<Vec<FooterEntry>>, Vec<&FooterEntry>) = (Vec::new(), Vec::new());
+        for ((group, _), is_copied) in groups.iter().zip(is_copied) {
+            let fates = group.iter().map(|entry| (entry, judge.fate(entry, is_copied)));
+            let (kept, others): (Vec<_>, Vec<_>) = fates.partition(|(_, fate)| *fate == Fate::Copied);
+            tombstones
+                .extend(others.iter().filter(|(_, fate)| *fate == Fate::LeavesTombstone).map(|(entry, _)| *entry));
+            copied.extend((!kept.is_empty()).then(|| kept.into_iter().map(|(entry, _)| entry.clone()).collect()));
         }
         for run in runs(copied, self.inner.place.is_local()) {
             self.copy_run(judge, run).await?;

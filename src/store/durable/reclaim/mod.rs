@@ -56,14 +56,17 @@ const MOST_COPIES: usize = 16;
 const CHUNK: u64 = 1 << 20;
 
 /// What is remembered from pass to pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Upkeep {
+    started: Stopwatch,
     /// Since the last full listing of packs.
     listed: Option<Stopwatch>,
     /// For each process the last time in a name that it gave.
     heard: HashMap<u64, JournalTime>,
     /// Since the last look for what was purged, and the purge position then.
     recounted: Option<(Stopwatch, u64)>,
+    /// Time for which replaced packs stay, if it is not as usual.
+    grace: Option<Duration>,
     /// Since the last look for bodies that nothing leads to.
     bodies: Option<Stopwatch>,
 }
@@ -88,7 +91,7 @@ impl Inner {
     pub(super) async fn reclaim(self: Arc<Self>) {
         self.journal.loaded().await;
         let pause = if self.place.is_local() { PAUSE_LOCAL } else { PAUSE_REMOTE };
-        let mut upkeep = Upkeep::default();
+        let mut upkeep = Upkeep::new();
         loop {
             self.wait_to_write().await;
             if self.index.is_loaded() {
@@ -111,25 +114,37 @@ impl Inner {
             done.completed = self.compare_with_listing(upkeep).await?;
             upkeep.listed = Some(Stopwatch::start());
         }
+        self.measure_disk().await?;
         done.purged = self.recount_if_due(upkeep).await?;
-        self.make_room(0)
-            .await
-            .or_else(|error| if error.kind() == StoreErrorKind::Full { Ok(()) } else { Err(error) })?;
+        match self.make_room(0).await {
+            Err(error) if error.kind() != StoreErrorKind::Full => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
         done.deleted += self.delete_replaced(upkeep).await?;
         self.delete_dead(upkeep, &mut done).await?;
-        let choices: [fn(&Situation<'_>) -> Vec<Arc<PackInfo>>; 2] =
-            [|situation| situation.merge(), |situation| situation.rewrite()];
-        for choose in choices {
-            for _ in 0..MOST_COPIES {
-                let _changing = self.room.changing.lock().await;
-                let chosen = self.with_situation(upkeep, choose);
-                if chosen.is_empty() {
-                    break;
-                }
-                self.replace(&chosen, &mut done).await?;
-            }
-        }
+        self.replace_chosen(upkeep, &mut done, |situation, _| situation.merge()).await?;
+        // Begins when a third is dead, and goes on until a quarter is.
+        self.replace_chosen(upkeep, &mut done, |situation, is_first| situation.rewrite(if is_first { 3 } else { 4 }))
+            .await?;
         Ok(done)
+    }
+
+    /// Copies what counts of the packs that are chosen, again and again. Tells `choose` whether it is the first time.
+    async fn replace_chosen(
+        self: &Arc<Self>,
+        upkeep: &Upkeep,
+        done: &mut Done,
+        choose: fn(&Situation, bool) -> Vec<Arc<PackInfo>>,
+    ) -> Result<(), StoreError> {
+        for turn in 0..MOST_COPIES {
+            let _changing = self.room.changing.lock().await;
+            let chosen = choose(&self.situation(upkeep), turn == 0);
+            if chosen.is_empty() {
+                break;
+            }
+            self.replace(&chosen, done).await?;
+        }
+        Ok(())
     }
 
     /// Copies what counts of packs. Those stay for a while, for processes that know no others.
@@ -153,22 +168,22 @@ impl Inner {
         Ok(())
     }
 
-    /// Calls `with` with what is known now.
-    fn with_situation<T>(&self, upkeep: &Upkeep, with: impl FnOnce(&Situation<'_>) -> T) -> T {
+    /// Returns what is known now.
+    fn situation(&self, upkeep: &Upkeep) -> Situation {
         let all = self.index.all_packs();
         let (replaced, _) = replaced(&all, 0);
         let packs = all.iter().filter(|pack| !pack.is_open() && !replaced.contains(&pack.name)).cloned().collect();
-        let mut heard = upkeep.heard.clone();
-        all.iter().for_each(|pack| hear(&mut heard, pack.name));
-        with(&Situation {
+        Situation {
             packs,
-            all: &all,
+            heard: upkeep.heard_from(&all),
+            all,
+            bodies: self.index.named_bodies().1,
+            is_bounded: self.is_bounded(),
             pack_size: self.pack_size(),
             node: self.purges.node(),
-            heard: &heard,
             now: self.purges.time(),
             journal_now: self.purges.journal_now(),
-        })
+        }
     }
 
     /// Deletes the packs that others have replaced for long enough.
@@ -183,7 +198,9 @@ impl Inner {
 
     /// Returns the packs that others have replaced for long enough.
     fn due(&self, upkeep: &Upkeep) -> Vec<Arc<PackInfo>> {
-        let grace = if !self.place.is_local() {
+        let grace = if let Some(grace) = upkeep.grace {
+            grace
+        } else if !self.place.is_local() {
             GRACE
         } else if self.is_alone(upkeep) {
             Duration::ZERO
@@ -198,15 +215,13 @@ impl Inner {
     /// Returns whether no other process was heard of within an hour.
     fn is_alone(&self, upkeep: &Upkeep) -> bool {
         let (own, silent) = (self.purges.node(), self.purges.journal_now().saturating_sub(ticks(HOUR)));
-        let mut heard = upkeep.heard.clone();
-        self.index.all_packs().iter().for_each(|pack| hear(&mut heard, pack.name));
-        heard.iter().all(|(node, last)| *node == own || *last < silent)
+        upkeep.heard_from(&self.index.all_packs()).iter().all(|(node, last)| *node == own || *last < silent)
     }
 
     /// Deletes the packs of which nothing is of use.
     async fn delete_dead(self: &Arc<Self>, upkeep: &Upkeep, done: &mut Done) -> Result<(), StoreError> {
         let _changing = self.room.changing.lock().await;
-        let dead = self.with_situation(upkeep, |situation| situation.dead());
+        let dead = self.situation(upkeep).dead();
         for pack in &dead.at_once {
             self.delete_useless(pack, done).await?;
         }
@@ -264,6 +279,22 @@ impl Inner {
             self.room.note_body(id, len, false);
         }
         Ok(())
+    }
+}
+
+impl Upkeep {
+    fn new() -> Self {
+        let (started, heard) = (Stopwatch::start(), HashMap::new());
+        Self { started, listed: None, heard, recounted: None, grace: None, bodies: None }
+    }
+
+    /// Returns for each process the last time in a name that it gave, those of packs among them.
+    fn heard_from(&self, packs: &[Arc<PackInfo>]) -> HashMap<u64, JournalTime> {
+        let mut heard = self.heard.clone();
+        for pack in packs {
+            hear(&mut heard, pack.name);
+        }
+        heard
     }
 }
 

@@ -22,7 +22,7 @@ impl Inner {
         let (position, pause) = (self.purges.last_compared(), if self.place.is_local() { PAUSE_LOCAL } else { HOUR });
         let has_bodies = self.index.all_packs().iter().any(|pack| !pack.references().bodies.is_empty());
         let is_due = match upkeep.recounted {
-            None => position > 0 || has_bodies,
+            None => upkeep.started.elapsed() >= pause && (position > 0 || has_bodies),
             Some((since, last)) => since.elapsed() >= pause && (position > last || has_bodies),
         };
         if !is_due {
@@ -38,7 +38,7 @@ impl Inner {
     pub(super) async fn recount(self: &Arc<Self>, all: bool) -> Result<u64, StoreError> {
         let mut found = 0;
         for pack in self.index.all_packs() {
-            if pack.is_open() || !(all || !pack.references().bodies.is_empty()) {
+            if pack.is_open() || (!all && pack.references().bodies.is_empty()) {
                 continue;
             }
             let footer = match read_footer(&*self.place, &self.names.pack(pack.name), pack.size()).await {

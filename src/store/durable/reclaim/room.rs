@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracing::debug;
 
 use super::super::Inner;
 use super::copy::Keep;
-use crate::base::DurableOp;
+use crate::base::{DurableOp, Stopwatch};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::ObjectNames;
@@ -20,6 +21,9 @@ const PACKS: u64 = 32;
 /// The smallest pack that is complete by its size.
 const LEAST_PACK: u64 = 64 << 10;
 
+/// The bytes that a separate body takes on a disk besides its own: directories, and the rest of its last block.
+const AROUND_BODY: u64 = 10 << 10;
+
 /// The most packs that are dropped at once.
 const AT_ONCE: usize = 64;
 
@@ -28,17 +32,33 @@ const AT_ONCE: usize = 64;
 pub(in crate::store::durable) struct Room {
     /// Held while packs are copied, dropped, or deleted.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// Guarded by its lock: the separate bodies that no pack names: their lengths, and whether they are being written.
-    unnamed: Mutex<HashMap<u128, (u64, bool)>>,
+    /// Guarded by its lock: the separate bodies that no pack names.
+    unnamed: Mutex<HashMap<u128, Unnamed>>,
     unnamed_bytes: AtomicU64,
+    /// Bytes for which room is made, and that are not written yet.
+    reserved: AtomicU64,
     /// Bytes of the journal's records and snapshots.
     journal: AtomicU64,
+    /// The bytes that the tier may take on this disk; 0: not known.
+    on_disk: AtomicU64,
+}
+
+/// A separate body that no pack names: it is being written, waits for its head, or is of no use.
+#[derive(Debug)]
+struct Unnamed {
+    bytes: u64,
+    is_growing: bool,
+    since: Stopwatch,
 }
 
 impl Room {
     /// Counts a separate body that no pack names yet, with so many bytes by now.
     pub(in crate::store::durable) fn note_body(&self, id: u128, bytes: u64, is_growing: bool) {
-        let old = self.unnamed.lock().insert(id, (bytes, is_growing)).map_or(0, |(old, _)| old);
+        let mut unnamed = self.unnamed.lock();
+        let body = unnamed.entry(id).or_insert(Unnamed { bytes: 0, is_growing, since: Stopwatch::start() });
+        let old = std::mem::replace(&mut body.bytes, bytes);
+        body.is_growing = is_growing;
+        drop(unnamed);
         self.unnamed_bytes.fetch_add(bytes.wrapping_sub(old), Ordering::Relaxed);
     }
 
@@ -50,13 +70,20 @@ impl Room {
     /// Counts no longer the bodies for which `is_other` says that they are gone, or counted otherwise. It gets their ids,
     /// and whether they are being written.
     pub(super) fn forget_bodies(&self, is_other: impl Fn(u128, bool) -> bool) {
-        self.unnamed.lock().retain(|id, (bytes, is_growing)| {
-            let is_kept = !is_other(*id, *is_growing);
+        self.unnamed.lock().retain(|id, body| {
+            let is_kept = !is_other(*id, body.is_growing);
             if !is_kept {
-                self.unnamed_bytes.fetch_sub(*bytes, Ordering::Relaxed);
+                self.unnamed_bytes.fetch_sub(body.bytes, Ordering::Relaxed);
             }
             is_kept
         });
+    }
+
+    /// Returns the bodies that no pack has named for `age`, and that are written.
+    pub(super) fn unnamed_for(&self, age: Duration) -> Vec<u128> {
+        let unnamed = self.unnamed.lock();
+        let old = unnamed.iter().filter(|(_, body)| !body.is_growing && body.since.elapsed() >= age);
+        old.map(|(id, _)| *id).collect()
     }
 
     /// Sets the bytes of the journal's records and snapshots.
@@ -65,47 +92,93 @@ impl Room {
     }
 }
 
+/// Bytes for which room is made.
+pub(in crate::store::durable) struct Reserved {
+    inner: Arc<Inner>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.inner.room.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl Inner {
     /// Returns the bytes that the tier takes.
     pub(in crate::store::durable) fn used(&self) -> u64 {
-        let others = self.room.unnamed_bytes.load(Ordering::Relaxed) + self.room.journal.load(Ordering::Relaxed);
-        self.index.packed_bytes().saturating_add(others)
+        let Room { unnamed_bytes, reserved, journal, .. } = &self.room;
+        let others: u64 = [unnamed_bytes, reserved, journal].map(|bytes| bytes.load(Ordering::Relaxed)).iter().sum();
+        let (bodies, _) = self.index.named_bodies();
+        self.index.packed_bytes().saturating_add(others).saturating_add(bodies.saturating_mul(self.around_body()))
+    }
+
+    /// Returns the bytes that a separate body takes besides its own.
+    fn around_body(&self) -> u64 {
+        if self.place.is_local() { AROUND_BODY } else { 0 }
     }
 
     /// Returns the length at which a pack is complete.
     pub(in crate::store::durable) fn pack_size(&self) -> u64 {
-        match self.config.capacity() {
-            0 => self.config.pack_size,
-            capacity => self.config.pack_size.min((capacity / PACKS).max(LEAST_PACK)),
+        self.config.pack_size.min((self.bound() / PACKS).max(LEAST_PACK))
+    }
+
+    /// Returns the bytes that the tier may take: its capacity, or less on a small disk; `u64::MAX`: any number.
+    fn bound(&self) -> u64 {
+        let unless_0 = |bytes: u64| if bytes == 0 { u64::MAX } else { bytes };
+        unless_0(self.config.capacity()).min(unless_0(self.room.on_disk.load(Ordering::Relaxed)))
+    }
+
+    /// Returns whether the tier is bounded, so that packs are dropped.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.bound() < u64::MAX
+    }
+
+    /// Returns the bytes that go with a pack when it is dropped, at most: in a bounded tier separate bodies count as in it.
+    pub(in crate::store::durable) fn pack_weight(&self, pack: &PackInfo) -> u64 {
+        pack.size() + if self.is_bounded() { pack.named() } else { 0 }
+    }
+
+    /// Looks how much the disk still takes.
+    pub(super) async fn measure_disk(&self) -> Result<(), StoreError> {
+        if let Some(space) = self.place.space().await? {
+            let all = self.used().saturating_add(space);
+            self.room.on_disk.store((all - all / PACKS).max(1), Ordering::Relaxed);
         }
+        Ok(())
     }
 
     fn has_room(&self, bytes: u64) -> bool {
-        let capacity = self.config.capacity();
-        capacity == 0 || self.used().saturating_add(bytes) <= capacity
+        self.used().saturating_add(bytes) <= self.bound()
     }
 
-    /// Makes room for `bytes` within the capacity.
-    pub(in crate::store::durable) async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<(), StoreError> {
-        if self.has_room(bytes) {
-            return Ok(());
+    /// Makes room for `bytes` within the capacity. They count as taken until they are written, or are not to be: as long as
+    /// what this returns is there.
+    pub(in crate::store::durable) async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<Reserved, StoreError> {
+        self.room.reserved.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Reserved { inner: Arc::clone(self), bytes };
+        if self.has_room(0) {
+            return Ok(reserved);
         }
         // One after the other: others find the room that the first one made.
         let _changing = self.room.changing.lock().await;
         self.room.forget_bodies(|id, _| self.index.names_body(id));
-        while !self.has_room(bytes) {
-            let needed = self.used().saturating_add(bytes).saturating_sub(self.config.capacity());
+        while !self.has_room(0) {
+            let needed = self.used().saturating_sub(self.bound());
             if !self.drop_oldest(needed, true).await? {
-                let text = "durable.capacity is reached, and nothing can be dropped";
+                let text = "durable.capacity is reached, or the disk is full, and nothing can be dropped";
                 return Err(StoreError::new(StoreErrorKind::Full, text));
             }
         }
-        Ok(())
+        Ok(reserved)
     }
 
     /// Makes space on a full disk. Returns whether there is any now.
     pub(in crate::store::durable) async fn make_space(self: &Arc<Self>) -> bool {
         let _changing = self.room.changing.lock().await;
+        if let Err(error) = self.measure_disk().await {
+            self.report_error(DurableOp::Put, &error);
+        }
         // Without copies, which would find no space.
         match self.drop_oldest(1, false).await {
             Ok(is_dropped) => is_dropped,
@@ -136,7 +209,11 @@ impl Inner {
         }
         let mut emptied = dropped;
         if copies {
-            match self.copy(&emptied, Keep::Used(size / 2)).await {
+            // Of packs with far more than is needed the newest stays as well.
+            let most = size / 2;
+            let fills = size.saturating_sub(enough) > 4 * self.pack_size();
+            let keep = Keep::Used { most: if fills { most.min(size - enough) } else { most }, fills };
+            match self.copy(&emptied, keep).await {
                 Ok(copied) => emptied = copied.emptied,
                 // The disk is full before the capacity is reached.
                 Err(error) if error.kind() == StoreErrorKind::Full => {}
@@ -157,7 +234,7 @@ impl Inner {
     fn weight_of(&self, pack: &PackInfo) -> u64 {
         let bodies = pack.references().bodies;
         let alone = bodies.iter().filter(|(id, _)| self.index.names_body_once(*id));
-        pack.size() + alone.map(|(_, len)| len).sum::<u64>()
+        pack.size() + alone.map(|(_, len)| len + self.around_body()).sum::<u64>()
     }
 
     /// Deletes a pack, and forgets it. The separate bodies that only it named go with it: at once if `with_bodies`, or else
@@ -170,7 +247,9 @@ impl Inner {
                 self.delete_body(id).await;
             }
         } else {
-            bodies.iter().for_each(|(id, len)| self.room.note_body(*id, *len, false));
+            for (id, len) in bodies {
+                self.room.note_body(id, len, false);
+            }
         }
         Ok(())
     }

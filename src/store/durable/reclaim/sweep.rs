@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::super::{Config, Durable, Inner, open_place};
 use super::bodies::Bodies;
-use super::choose::Situation;
-use super::{Done, Upkeep};
+use super::{Done, GRACE, Upkeep};
 use crate::base::{Clock, Metrics};
 use crate::store::error::StoreError;
 use crate::store::memory::{self, Memory};
@@ -96,9 +95,12 @@ impl Durable {
 impl Inner {
     /// Makes passes until there is nothing left to do.
     async fn sweep(self: &Arc<Self>, sweep: Sweep) -> Result<Swept, StoreError> {
-        let (mut upkeep, packs) = (Upkeep::default(), self.index.all_packs().len() as u64);
-        let done = if sweep.is_dry { self.foresee(&mut upkeep).await? } else { self.pass_all(&mut upkeep).await? };
-        let bodies = self.remove_orphans(sweep.min_age, sweep.is_dry).await?;
+        let grace = sweep.min_age.min(GRACE);
+        let (mut upkeep, packs) = (Upkeep { grace: Some(grace), ..Upkeep::new() }, self.index.all_packs().len() as u64);
+        let (done, orphans) =
+            if sweep.is_dry { self.foresee(&mut upkeep).await? } else { (self.pass_all(&mut upkeep).await?, 0) };
+        let mut bodies = self.remove_orphans(sweep.min_age, sweep.is_dry).await?;
+        bodies.orphans += orphans;
         let unfinished = self.place.remove_unfinished(self.names.root(), self.before(sweep.min_age), sweep.is_dry);
         let unfinished = unfinished.await.map_err(|error| error.to_string());
         Ok(Swept { packs, done, bodies, unfinished })
@@ -118,15 +120,16 @@ impl Inner {
         }
     }
 
-    /// Returns what the next pass would do.
-    async fn foresee(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<Done, StoreError> {
+    /// Returns what the next pass would do, and how many separate bodies would go with packs.
+    async fn foresee(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<(Done, u64), StoreError> {
         let purged = self.recount(true).await?;
-        let due = self.due(upkeep).len();
-        let (dead, copied) = self.with_situation(upkeep, |situation: &Situation<'_>| {
-            let dead = situation.dead();
-            let copied = situation.merge().len() + situation.rewrite().len();
-            (dead.at_once.len() + dead.with_tombstones.len(), copied)
-        });
-        Ok(Done { deleted: (due + dead) as u64, copied: copied as u64, purged, ..Done::default() })
+        let due = self.due(upkeep);
+        let situation = self.situation(upkeep);
+        let dead = situation.dead();
+        let copied = situation.merge().len() + situation.rewrite(3).len();
+        let deleted = [due, dead.at_once, dead.with_tombstones].concat();
+        let bodies = deleted.iter().flat_map(|pack| pack.references().bodies);
+        let orphans = bodies.filter(|(id, _)| self.index.names_body_once(*id)).count() as u64;
+        Ok((Done { deleted: deleted.len() as u64, copied: copied as u64, purged, ..Done::default() }, orphans))
     }
 }

@@ -81,7 +81,9 @@ impl GrowingWriter {
             match self.try_append(&ops).await {
                 Ok(()) => {
                     self.inner.writes.succeeded();
-                    ops.iter().for_each(|op| self.inner.settle(op));
+                    for op in &ops {
+                        self.inner.settle(op);
+                    }
                     break;
                 }
                 Err(error) => {
@@ -92,14 +94,16 @@ impl GrowingWriter {
                     // Whatever is wrong with it: its entries are sound, and the next attempt has a pack of its own.
                     self.seal().await;
                     if let Some(lost) = self.inner.note_failure(&error, &mut attempts) {
-                        ops.iter().for_each(|op| self.inner.lose(op, lost, &error));
+                        for op in &ops {
+                            self.inner.lose(op, lost, &error);
+                        }
                         break;
                     }
                     self.inner.wait_for_next(&attempts).await;
                 }
             }
         }
-        if self.open.as_ref().is_some_and(|open| open.builder.len() >= self.inner.pack_size()) {
+        if self.open.as_ref().is_some_and(|open| self.inner.pack_weight(&open.info) >= self.inner.pack_size()) {
             self.seal().await;
         }
     }
@@ -115,10 +119,12 @@ impl GrowingWriter {
             None => self.open.insert(begin(&inner).await?),
         };
         let (before, mut bytes, count) = (open.builder.entries().len(), Vec::new(), groups.len());
-        groups.into_iter().for_each(|group| open.builder.push(group, &mut bytes));
+        for group in groups {
+            open.builder.push(group, &mut bytes);
+        }
         let len = bytes.len() as u64;
         let appended = match inner.make_room(len).await {
-            Ok(()) => open.file.append(Bytes::from(bytes)).await,
+            Ok(_reserved) => open.file.append(Bytes::from(bytes)).await,
             Err(error) => Err(error),
         };
         if let Err(error) = appended {

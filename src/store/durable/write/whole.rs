@@ -197,7 +197,7 @@ async fn write_named(inner: &Arc<Inner>, ops: &[Op], attempts: &mut Attempts) ->
     let (named, longest) = (Stopwatch::start(), (TO_WRITE + Duration::from_secs(len / LEAST_RATE)).min(ONE_NAME));
     loop {
         let writing = async {
-            inner.make_room(len).await?;
+            let _reserved = inner.make_room(len).await?;
             inner.place.put(&object, &pack).await
         };
         let written = tokio::time::timeout(longest, writing).await;
