@@ -63,9 +63,11 @@ impl Event {
         is_own || other.written.is_some_and(|written| written < self.read_at)
     }
 
-    /// Returns whether its entry takes the place of others in its slot.
+    /// Returns whether its entry takes the place of others in its slot for certain. What was fetched before the journal was
+    /// read may count as purged, and then is not written.
     fn is_entry(&self) -> bool {
         match self.doing {
+            _ if self.read_at == 0 => false,
             Doing::Stored { is_durable, deletes, .. } => is_durable || deletes,
             Doing::Removed => false,
         }
@@ -243,6 +245,10 @@ impl Model {
         let events: Vec<&Event> = self.events.iter().filter(|event| event.page == page).collect();
         let (last, before) = events.split_last()?;
         let Doing::Stored { body, is_durable: true, .. } = &last.doing else { return None };
+        // While something waits to be written, the queue answers for the key.
+        if node.durable().queue_depth().0 > 0 {
+            return None;
+        }
         let is_own = (last.node, last.life) == (number, node.life);
         let is_read = last.written.is_some_and(|written| is_own || written < node.read_at);
         let is_last = before.iter().all(|event| self.is_surely_after(last, event));

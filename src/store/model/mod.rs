@@ -139,7 +139,10 @@ impl World {
                 self.pass(Duration::from_secs(long)).await;
             }
             88..90 => self.calm_down().await,
-            90..92 if self.is_damaging => self.damage(),
+            90..94 => self.reclaim(node).await,
+            94..96 if self.is_damaging => self.damage(),
+            // Packs that others have replaced go after ten minutes.
+            96..98 => self.pass(Duration::from_secs(700)).await,
             _ => {}
         }
         let time = Duration::from_millis(1 + self.random.u64(0..1500));
@@ -274,6 +277,16 @@ impl World {
         let life = self.nodes[node].life + 1;
         let started = self.start(node, life).await;
         self.nodes[node] = started;
+    }
+
+    /// Has a node reclaim space, once it has read what there is.
+    async fn reclaim(&self, node: usize) {
+        let durable = self.nodes[node].durable();
+        if durable.index().is_loaded() {
+            let reclaiming = tokio::time::timeout(Duration::from_secs(600), durable.reclaim_once()).await;
+            let outcome = reclaiming.expect("it is bounded");
+            assert!(outcome.is_ok() || self.has_faults, "{outcome:?}");
+        }
     }
 
     /// Cuts a pack, or changes a byte of it.
