@@ -225,7 +225,7 @@ impl Inner {
         if head.variant().is_none() {
             let fingerprint = self.index.fingerprint(&head.key, 0);
             if let Some(found) = self.index.find(fingerprint) {
-                self.index.remove(fingerprint, found.place);
+                self.index.bury(fingerprint, found.place);
             }
         }
     }

@@ -257,7 +257,7 @@ impl Inner {
                     }
                     StoreErrorKind::Corrupt => {
                         self.report_unreadable(&place_name(&found), &error);
-                        self.index.remove(fingerprint, found.place);
+                        self.index.bury(fingerprint, found.place);
                         return None;
                     }
                     StoreErrorKind::Refused
@@ -296,7 +296,7 @@ impl Inner {
             }
             Err(error) => {
                 self.report_unreadable(&place_name(found), &error.as_str());
-                self.index.remove(fingerprint, found.place);
+                self.index.bury(fingerprint, found.place);
                 None
             }
         }

@@ -304,6 +304,12 @@ impl Durable {
         self.is_local
     }
 
+    /// Makes one pass over the packs and the separate bodies, as the background work does.
+    #[cfg(test)]
+    pub(super) async fn reclaim_once(&self) -> Result<(), StoreError> {
+        self.inner.reclaim_now().await
+    }
+
     #[cfg(test)]
     pub(super) fn journal(&self) -> &Arc<Journal> {
         &self.inner.journal

@@ -125,9 +125,9 @@ impl Inner {
         self.report(DurableOp::Delete, &outcome);
     }
 
-    /// Returns whether a response is still to be written: no purge covers it.
+    /// Returns whether a response is still to be written: no purge leaves nothing of it.
     fn is_wanted(&self, head: &StoredHead) -> bool {
-        self.purges.covers(head, head.position) == Covered::No
+        self.purges.covers(head, head.position) != Covered::Wholly
     }
 
     /// Gives up an operation whose write failed for good.
@@ -198,6 +198,9 @@ impl Inner {
         let Some(object) = stored.head.body_object.clone().filter(|object| !object.is_written()) else {
             return Some(op);
         };
+        if !self.is_wanted(&stored.head) {
+            return Some(op);
+        }
         let (inner, stored) = (Arc::clone(self), Arc::clone(stored));
         self.runtime.spawn(async move {
             let _permit = inner.writing.acquire().await;
@@ -205,7 +208,9 @@ impl Inner {
             loop {
                 inner.wait_to_write().await;
                 if !inner.is_wanted(&stored.head) {
-                    return inner.settle(&op);
+                    // What it took the place of is deleted.
+                    _ = inner.writer.send(Work::Op(op));
+                    return;
                 }
                 let pieces = stored.body();
                 let reserved = inner.make_room(stored.len() + inner.around_body()).await;

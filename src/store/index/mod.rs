@@ -226,6 +226,20 @@ impl Index {
         self.packs.read().of(id).is_some()
     }
 
+    /// Marks the entry at a place as one that can't be read, unless the slot has another by now. It counts as a tombstone: an
+    /// older entry does not come back in its stead.
+    pub(super) fn bury(&self, fingerprint: Fingerprint, place: Place) {
+        let packs = self.packs.read();
+        let mut shard = self.shard(fingerprint).write();
+        let Some(old) = shard.get(fingerprint).filter(|old| old.is_same(&place)) else { return };
+        let buried = Place { is_tombstone: true, is_record: false, replaces: true, ..old };
+        shard.set(fingerprint, buried);
+        if let Some(pack) = packs.of(old.pack) {
+            pack.lose(old);
+            pack.gain(buried);
+        }
+    }
+
     /// Forgets a pack that is gone, and with it all places in it. Returns the separate bodies that no other pack names.
     pub(super) fn remove_pack(&self, name: PackName) -> Vec<(u128, u64)> {
         let removed = self.packs.write().remove(name);

@@ -150,6 +150,8 @@ impl Journal {
     }
 
     fn take_pack(&self, name: PackName, size: u64, footer: &Footer) {
+        // A pack made here from now on has a greater name: its copies count rather than these.
+        self.purges.note_order(name.time);
         let pack = self.index.add_pack(name);
         pack.set_replaces(footer.replaces.clone());
         self.take_entries(&pack, &footer.entries);

@@ -48,10 +48,12 @@ pub(super) struct Event {
     pub time: Timestamp,
     /// The step at which its node had last read the journal.
     pub read_at: usize,
-    /// The purges that its node knew of for certain when it began.
-    pub known: Vec<usize>,
+    /// The purges, and the removals by their events, that its node knew of for certain when it began.
+    pub known: (Vec<usize>, Vec<usize>),
     /// The step by which it was in the place.
     pub written: Option<usize>,
+    /// True if that took so long that its purge may have got a later time.
+    pub is_late: bool,
 }
 
 impl Event {
@@ -61,9 +63,11 @@ impl Event {
         is_own || other.written.is_some_and(|written| written < self.read_at)
     }
 
-    /// Returns whether its entry takes the place of others in its slot.
+    /// Returns whether its entry takes the place of others in its slot for certain. What was fetched before the journal was
+    /// read may count as purged, and then is not written.
     fn is_entry(&self) -> bool {
         match self.doing {
+            _ if self.read_at == 0 => false,
             Doing::Stored { is_durable, deletes, .. } => is_durable || deletes,
             Doing::Removed => false,
         }
@@ -124,6 +128,7 @@ impl Model {
             let node = &nodes[event.node];
             if node.life == event.life && node.durable().queue_depth().0 == 0 && !node.has_lost() {
                 event.written = Some(self.step);
+                event.is_late |= now.millis_since(event.time) > 9000;
             }
         }
         for made in self.purges.iter_mut().filter(|made| made.recorded.is_none()) {
@@ -142,14 +147,23 @@ impl Model {
         self.events.iter().any(|event| is_it(&event))
     }
 
+    /// Returns all that happened to a page, for people.
+    pub(super) fn history(&self, page: usize) -> String {
+        let events = self.events.iter().filter(|event| event.page == page);
+        events.map(|event| format!("\n    {event:?}")).collect()
+    }
+
     fn knows_purge(&self, number: usize, node: &Node, made: &Made) -> bool {
         let is_own = (made.node, made.life) == (number, node.life);
         is_own || made.recorded.is_some_and(|recorded| recorded < node.read_at)
     }
 
-    /// Returns the purges that a node knows of for certain.
-    pub(super) fn known_purges(&self, number: usize, node: &Node) -> Vec<usize> {
-        (0..self.purges.len()).filter(|made| self.knows_purge(number, node, &self.purges[*made])).collect()
+    /// Returns the purges, and the removals, that a node knows of for certain.
+    pub(super) fn known(&self, number: usize, node: &Node) -> (Vec<usize>, Vec<usize>) {
+        let purges = (0..self.purges.len()).filter(|made| self.knows_purge(number, node, &self.purges[*made]));
+        // That of another process may be known to it alone.
+        let knows = |event: &Event| (event.node, event.life) == (number, node.life);
+        (purges.collect(), (0..self.events.len()).filter(|event| knows(&self.events[*event])).collect())
     }
 
     /// Returns whether an event came after another by every clock.
@@ -199,17 +213,29 @@ impl Model {
         let by_one = since.iter().all(|event| (event.node, event.life) == (stored.node, stored.life));
         let is_of_it = |event: &&&Event| event.variant.is_none_or(|other| other == variant);
         for event in since[1..].iter().filter(is_of_it) {
-            if pages[page].varies && !by_one && matches!(event.doing, Doing::Stored { .. }) {
+            // A process whose memory has the record that led to it may have stored another variant since.
+            let by_others =
+                |other: &&&Event| other.at > event.at && (other.node, other.life) != (event.node, event.life);
+            if pages[page].varies
+                && !by_one
+                && (matches!(event.doing, Doing::Stored { .. }) || since.iter().any(|other| by_others(&other)))
+            {
                 continue;
             }
             let is_own = (event.node, event.life) == (number, node.life);
             let knows = is_own || (is_cold && event.written.is_some_and(|written| written < node.read_at));
-            // What a damaged pack deleted may come back, to be validated.
+            // To be validated, it may come back: what a damaged pack deleted, or a response whose successor was purged softly
+            // before it was written.
             let is_undone = knows && self.undoes(event, stored, is_own);
             let (step, from) = (self.step, if is_cold { "durable" } else { "any" });
             assert!(
-                !is_undone || (!served.is_fresh && !is_own),
-                "step {step}: node {number} serves {url} {variant} ({from}) of {stored:?} in spite of {event:?}",
+                !is_undone || !served.is_fresh,
+                "step {step}: node {number}, life {}, which read at {}, serves {url} {variant} ({from}) of {} in spite of {}: {}",
+                node.life,
+                node.read_at,
+                stored.at,
+                event.at,
+                self.history(page),
             );
         }
     }
@@ -219,12 +245,20 @@ impl Model {
         let events: Vec<&Event> = self.events.iter().filter(|event| event.page == page).collect();
         let (last, before) = events.split_last()?;
         let Doing::Stored { body, is_durable: true, .. } = &last.doing else { return None };
+        // While something waits to be written, the queue answers for the key.
+        if node.durable().queue_depth().0 > 0 {
+            return None;
+        }
         let is_own = (last.node, last.life) == (number, node.life);
         let is_read = last.written.is_some_and(|written| is_own || written < node.read_at);
         let is_last = before.iter().all(|event| self.is_surely_after(last, event));
         let of_page = |made: &usize| self.purges[*made].is_of(&pages[page]);
-        let is_covered =
-            (0..self.purges.len()).filter(of_page).any(|made| !last.known.contains(&made) || self.purges[made].is_late);
-        (is_read && is_last && !is_covered).then(|| (last.variant.unwrap_or(0), body.clone()))
+        let is_purged =
+            (0..self.purges.len()).filter(of_page).any(|made| !last.known.0.contains(&made) || self.purges[made].is_late);
+        let is_removal = |(_, event): &(usize, &Event)| event.page == page && matches!(event.doing, Doing::Removed);
+        let is_removed = self.events.iter().enumerate().filter(is_removal).any(|(number, event)| {
+            !last.known.1.contains(&number) || event.is_late
+        });
+        (is_read && is_last && !is_purged && !is_removed).then(|| (last.variant.unwrap_or(0), body.clone()))
     }
 }

@@ -35,9 +35,9 @@ struct Fetch {
     what: Option<KnownRecord>,
     node: usize,
     life: usize,
-    /// The step, and the purges known for certain, at its beginning.
+    /// The step, and the purges and removals known for certain, at its beginning.
     at: usize,
-    known: Vec<usize>,
+    known: (Vec<usize>, Vec<usize>),
     /// Position and version vector at its beginning.
     began: (u64, Arc<VersionVector>),
 }
@@ -139,7 +139,10 @@ impl World {
                 self.pass(Duration::from_secs(long)).await;
             }
             88..90 => self.calm_down().await,
-            90..92 if self.is_damaging => self.damage(),
+            90..94 => self.reclaim(node).await,
+            94..96 if self.is_damaging => self.damage(),
+            // Packs that others have replaced go after ten minutes.
+            96..98 => self.pass(Duration::from_secs(700)).await,
             _ => {}
         }
         let time = Duration::from_millis(1 + self.random.u64(0..1500));
@@ -174,7 +177,7 @@ impl World {
             node,
             life: at.life,
             at: self.model.step,
-            known: self.model.known_purges(node, at),
+            known: self.model.known(node, at),
             began: at.now(),
         });
     }
@@ -219,8 +222,9 @@ impl World {
             at: self.model.step,
             time: self.time.now(),
             read_at: at.read_at,
-            known: Vec::new(),
+            known: (Vec::new(), Vec::new()),
             written: None,
+            is_late: false,
         }
     }
 
@@ -273,6 +277,16 @@ impl World {
         let life = self.nodes[node].life + 1;
         let started = self.start(node, life).await;
         self.nodes[node] = started;
+    }
+
+    /// Has a node reclaim space, once it has read what there is.
+    async fn reclaim(&self, node: usize) {
+        let durable = self.nodes[node].durable();
+        if durable.index().is_loaded() {
+            let reclaiming = tokio::time::timeout(Duration::from_secs(600), durable.reclaim_once()).await;
+            let outcome = reclaiming.expect("it is bounded");
+            assert!(outcome.is_ok() || self.has_faults, "{outcome:?}");
+        }
     }
 
     /// Cuts a pack, or changes a byte of it.
@@ -330,9 +344,11 @@ impl World {
             assert_eq!(
                 found.map(|found| found.body),
                 Some(body),
-                "step {}: {} is lost to node {node}",
+                "step {}: {} {variant} is lost to node {node}, which read at {}: {}",
                 self.model.step,
-                self.pages[page].url
+                self.pages[page].url,
+                at.read_at,
+                self.model.history(page),
             );
         }
     }

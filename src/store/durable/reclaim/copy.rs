@@ -87,7 +87,8 @@ impl Judge<'_> {
         let index = &self.inner.index;
         let place = index.slot(index.fingerprint(&entry.key, entry.variant));
         let counts = place.is_some_and(|place| place.pack == self.pack.id && place.offset == entry.offset);
-        if is_kept && counts && entry.kind != EntryKind::Tombstone && self.inner.is_useful(entry, self.now) {
+        let is_readable = place.is_some_and(|place| !place.is_tombstone);
+        if is_kept && counts && is_readable && entry.kind != EntryKind::Tombstone && self.inner.is_useful(entry, self.now) {
             return Fate::Copied;
         }
         let is_tombstone = entry.kind == EntryKind::Tombstone;
@@ -95,6 +96,12 @@ impl Judge<'_> {
         let is_last = counts || place.is_none_or(|place| !index.has_pack(place.pack));
         let is_needed = self.least_elsewhere < entry.order || (is_tombstone && entry.order > self.recent);
         if holds_down && is_last && is_needed { Fate::LeavesTombstone } else { Fate::Forgotten }
+    }
+
+    /// Returns whether older entries may come back without this one, which counts.
+    fn holds_down(&self, entry: &FooterEntry) -> bool {
+        let index = &self.inner.index;
+        entry.replaces || index.slot(index.fingerprint(&entry.key, entry.variant)).is_some_and(|place| place.replaces)
     }
 
     /// Returns whether an entry was used since it was written: read from its pack, or in memory.
@@ -258,6 +265,10 @@ impl CopyWriter {
             {
                 let place = format!("{} at {}", judge.pack.name, entry.offset);
                 self.inner.report_unreadable(&place, &"its checksum does not hold");
+                // What it took the place of does not come back.
+                for (entry, _) in group.iter().filter(|(entry, _)| judge.holds_down(entry)) {
+                    self.builder.push(vec![tombstone(entry)], &mut self.pending);
+                }
             }
             if self.pending.len() as u64 >= CHUNK {
                 self.append().await?;

@@ -107,6 +107,14 @@ impl Inner {
         }
     }
 
+    /// Makes one pass over the packs and the separate bodies.
+    #[cfg(test)]
+    pub(super) async fn reclaim_now(self: &Arc<Self>) -> Result<(), StoreError> {
+        let mut upkeep = Upkeep::new();
+        self.reclaim_once(&mut upkeep).await?;
+        self.tend_bodies(&mut upkeep).await
+    }
+
     /// Makes one pass over the packs.
     pub(super) async fn reclaim_once(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<Done, StoreError> {
         let mut done = Done::default();

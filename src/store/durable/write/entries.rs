@@ -1,7 +1,7 @@
 //! Turns operations into entries of a pack.
 
 use crate::entry::encoding::{BODY_CHUNK, encode_response, encode_separate, encode_tombstone, encode_vary};
-use crate::entry::{StoredHead, VaryRecord, VersionVector};
+use crate::entry::{JournalTime, StoredHead, VaryRecord, VersionVector};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::Inner;
@@ -42,11 +42,31 @@ fn name_of(head: &StoredHead, record: Option<&VaryRecord>) -> u128 {
     head.variant().zip(record).map_or(0, |(variant, record)| record.variant_hash(&variant.selector))
 }
 
+/// Returns a deletion of everything older in a slot.
+fn tombstone(key: &CacheKey, variant: u128, order: JournalTime) -> NewEntry {
+    NewEntry {
+        kind: EntryKind::Tombstone,
+        replaces: true,
+        order,
+        key: key.clone(),
+        variant,
+        vector: VersionVector::default(),
+        tags: Vec::new(),
+        fresh_until: Timestamp::default(),
+        of_use_until: Timestamp::default(),
+        body: None,
+        object: encode_tombstone(key),
+    }
+}
+
 impl Inner {
-    /// Returns whether an operation is still to be written: no purge covers its response.
+    /// Returns whether an operation is still to be written: its response is not purged, or took the place of another.
     pub(super) fn is_to_be_written(&self, op: &Op) -> bool {
         match op {
-            Op::Put { stored, .. } => self.is_wanted(stored.head()),
+            Op::Put { stored, record, .. } => {
+                let head = stored.head();
+                self.is_wanted(head) || self.is_taken(&head.key, name_of(head, record.as_deref()))
+            }
             Op::Delete { .. } => true,
         }
     }
@@ -56,29 +76,19 @@ impl Inner {
         match op {
             Op::Put { stored, record, order } => {
                 let head = stored.head();
+                let name = name_of(head, record.as_deref());
                 if !self.is_wanted(head) {
-                    return None;
+                    // What it took the place of does not come back: a purge may cover the one and not the other.
+                    return self.is_taken(&head.key, name).then(|| vec![tombstone(&head.key, name, *order)]);
                 }
-                let response = self.response(stored, name_of(head, record.as_deref()), *order);
+                let response = self.response(stored, name, *order);
                 let record = record.as_deref().filter(|_| head.variant().is_some());
                 let record = record.map(|record| self.record(record, head, &response));
                 Some(record.into_iter().chain([response]).collect())
             }
             Op::Delete { key, variant, order, .. } => {
                 let name = variant.as_ref().map_or(0, |(name, _)| *name);
-                Some(vec![NewEntry {
-                    kind: EntryKind::Tombstone,
-                    replaces: true,
-                    order: *order,
-                    key: key.clone(),
-                    variant: name,
-                    vector: VersionVector::default(),
-                    tags: Vec::new(),
-                    fresh_until: Timestamp::default(),
-                    of_use_until: Timestamp::default(),
-                    body: None,
-                    object: encode_tombstone(key),
-                }])
+                Some(vec![tombstone(key, name, *order)])
             }
         }
     }

@@ -74,8 +74,8 @@ impl GrowingWriter {
     }
 
     /// Appends the entries of operations, however long that takes, and ends the operations.
-    async fn append(&mut self, ops: Vec<Op>) {
-        let mut attempts = Attempts::default();
+    async fn append(&mut self, mut ops: Vec<Op>) {
+        let (mut attempts, mut refusals) = (Attempts::default(), 0);
         while !ops.is_empty() {
             self.inner.wait_to_write().await;
             match self.try_append(&ops).await {
@@ -94,10 +94,16 @@ impl GrowingWriter {
                     // Whatever is wrong with it: its entries are sound, and the next attempt has a pack of its own.
                     self.seal().await;
                     if let Some(lost) = self.inner.note_failure(&error, &mut attempts) {
-                        for op in &ops {
-                            self.inner.lose(op, lost, &error);
+                        // A deletion is never given up: what it deletes would come back.
+                        for op in ops.extract_if(.., |op| op.is_put()) {
+                            self.inner.lose(&op, lost, &error);
                         }
-                        break;
+                        attempts = Attempts::default();
+                        refusals += 1;
+                        if refusals > 1 && !ops.is_empty() {
+                            self.inner.back_off(refusals).await;
+                        }
+                        continue;
                     }
                     self.inner.wait_for_next(&attempts).await;
                 }
