@@ -15,8 +15,6 @@ mod error;
 mod index;
 mod journal;
 mod memory;
-#[cfg(test)]
-mod model;
 mod names;
 mod pack;
 mod place;
@@ -24,10 +22,13 @@ mod purge;
 mod queue;
 pub mod s3;
 mod second_use;
-#[cfg(test)]
-mod simulated;
 mod throttle;
 mod tiers;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod simulated;
 
 pub(crate) use self::durable::{
     BodyPart, BodyReader, Config as DurableConfig, Durable, DurableLookup, Examined, FoundBody, FoundResponse, KeptKey,

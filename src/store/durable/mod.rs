@@ -86,6 +86,10 @@ pub struct PackTotals {
     pub bytes: u64,
     /// The bytes of responses that count.
     pub live: u64,
+    /// The bytes of entries that are of no use, with separate bodies, as far as that is known.
+    pub dead: u64,
+    /// Number of separate bodies that packs name, and their bytes.
+    pub bodies: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -270,6 +274,8 @@ impl Durable {
             count: packs.len() as u64,
             bytes: packs.iter().map(|pack| pack.size()).sum(),
             live: packs.iter().map(|pack| pack.live()).sum(),
+            dead: packs.iter().map(|pack| pack.dead()).sum(),
+            bodies: self.inner.index.named_bodies(),
         }
     }
 

@@ -213,7 +213,7 @@ impl Inner {
                     return;
                 }
                 let pieces = stored.body();
-                let reserved = inner.make_room(stored.len()).await;
+                let reserved = inner.make_room(stored.len() + inner.around_body()).await;
                 let written = match &reserved {
                     Ok(_) => inner.place.put(&inner.names.body(object.id), pieces.segments()).await,
                     Err(error) => Err(error.clone()),

@@ -74,7 +74,7 @@ fn what_is_purged_or_deleted_is_not_at_hand() {
 fn what_is_at_hand_goes_into_a_full_memory_at_its_second_use() {
     let origin = Origin::new(|seen, reply| reply.send(200, "Cache-Control: max-age=600", &seen.path().repeat(500)));
     let directory = tempfile::tempdir().expect("a directory");
-    let larder = in_directory(&origin, directory.path(), "memory.capacity=64KiB");
+    let larder = in_directory(&origin, directory.path(), "memory.capacity=64KiB\nmemory.policy=lru");
     let paths: Vec<String> = (10..60).map(|n| format!("/{n}")).collect();
     for path in &paths {
         larder.get(path, "");

@@ -82,8 +82,8 @@ fn a_flood_never_takes_the_directory_past_its_capacity() {
         assert!(most <= CAPACITY + CAPACITY / 8, "{most} with {inline}");
         assert!(most > CAPACITY / 2, "{most}: the room is made use of");
         let evicted = larder.metric("larder_packs_evicted_total");
-        assert!(evicted > 60, "{evicted}");
-        assert!(larder.metric("larder_packs_evicted_bytes_total") > 20 << 20);
+        assert!(evicted > 40, "{evicted}");
+        assert!(larder.metric("larder_packs_evicted_bytes_total") > 16 << 20);
         assert_eq!(larder.metric("larder_durable_capacity_bytes"), CAPACITY);
         assert!(larder.metric("larder_durable_bytes") <= CAPACITY + CAPACITY / 20);
         assert_eq!(larder.metric("larder_durable_lost_total{why=\"no-room\"}"), 0, "{}", larder.log());

@@ -24,6 +24,10 @@ const LEAST_PACK: u64 = 64 << 10;
 /// The bytes that a separate body takes on a disk besides its own: directories, and the rest of its last block.
 const AROUND_BODY: u64 = 10 << 10;
 
+/// Number of looks for room while others write, and the time between two.
+const LOOKS: u32 = 40;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// The most packs that are dropped at once.
 const AT_ONCE: usize = 64;
 
@@ -35,6 +39,8 @@ pub(in crate::store::durable) struct Room {
     /// Guarded by its lock: the separate bodies that no pack names.
     unnamed: Mutex<HashMap<u128, Unnamed>>,
     unnamed_bytes: AtomicU64,
+    /// Number of those bodies.
+    unnamed_count: AtomicU64,
     /// Bytes for which room is made, and that are not written yet.
     reserved: AtomicU64,
     /// Bytes of the journal's records and snapshots.
@@ -58,6 +64,7 @@ impl Room {
         let body = unnamed.entry(id).or_insert(Unnamed { bytes: 0, is_growing, since: Stopwatch::start() });
         let old = std::mem::replace(&mut body.bytes, bytes);
         body.is_growing = is_growing;
+        self.unnamed_count.store(unnamed.len() as u64, Ordering::Relaxed);
         drop(unnamed);
         self.unnamed_bytes.fetch_add(bytes.wrapping_sub(old), Ordering::Relaxed);
     }
@@ -70,13 +77,15 @@ impl Room {
     /// Counts no longer the bodies for which `is_other` says that they are gone, or counted otherwise. It gets their ids,
     /// and whether they are being written.
     pub(super) fn forget_bodies(&self, is_other: impl Fn(u128, bool) -> bool) {
-        self.unnamed.lock().retain(|id, body| {
+        let mut unnamed = self.unnamed.lock();
+        unnamed.retain(|id, body| {
             let is_kept = !is_other(*id, body.is_growing);
             if !is_kept {
                 self.unnamed_bytes.fetch_sub(body.bytes, Ordering::Relaxed);
             }
             is_kept
         });
+        self.unnamed_count.store(unnamed.len() as u64, Ordering::Relaxed);
     }
 
     /// Returns the bodies that no pack has named for `age`, and that are written.
@@ -84,6 +93,11 @@ impl Room {
         let unnamed = self.unnamed.lock();
         let old = unnamed.iter().filter(|(_, body)| !body.is_growing && body.since.elapsed() >= age);
         old.map(|(id, _)| *id).collect()
+    }
+
+    /// Returns whether anything is being written that no pack names yet.
+    fn is_in_use(&self) -> bool {
+        self.reserved.load(Ordering::Relaxed) + self.unnamed_count.load(Ordering::Relaxed) > 0
     }
 
     /// Sets the bytes of the journal's records and snapshots.
@@ -109,12 +123,12 @@ impl Inner {
     pub(in crate::store::durable) fn used(&self) -> u64 {
         let Room { unnamed_bytes, reserved, journal, .. } = &self.room;
         let others: u64 = [unnamed_bytes, reserved, journal].map(|bytes| bytes.load(Ordering::Relaxed)).iter().sum();
-        let (bodies, _) = self.index.named_bodies();
+        let bodies = self.index.named_bodies().0 + self.room.unnamed_count.load(Ordering::Relaxed);
         self.index.packed_bytes().saturating_add(others).saturating_add(bodies.saturating_mul(self.around_body()))
     }
 
     /// Returns the bytes that a separate body takes besides its own.
-    fn around_body(&self) -> u64 {
+    pub(in crate::store::durable) fn around_body(&self) -> u64 {
         if self.place.is_local() { AROUND_BODY } else { 0 }
     }
 
@@ -148,29 +162,42 @@ impl Inner {
         Ok(())
     }
 
-    fn has_room(&self, bytes: u64) -> bool {
-        self.used().saturating_add(bytes) <= self.bound()
-    }
-
     /// Makes room for `bytes` within the capacity. They count as taken until they are written, or are not to be: as long as
     /// what this returns is there.
     pub(in crate::store::durable) async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<Reserved, StoreError> {
-        self.room.reserved.fetch_add(bytes, Ordering::Relaxed);
-        let reserved = Reserved { inner: Arc::clone(self), bytes };
-        if self.has_room(0) {
+        if let Some(reserved) = self.try_reserve(bytes) {
             return Ok(reserved);
         }
-        // One after the other: others find the room that the first one made.
-        let _changing = self.room.changing.lock().await;
-        self.room.forget_bodies(|id, _| self.index.names_body(id));
-        while !self.has_room(0) {
-            let needed = self.used().saturating_sub(self.bound());
-            if !self.drop_oldest(needed, true).await? {
-                let text = "durable.capacity is reached, or the disk is full, and nothing can be dropped";
-                return Err(StoreError::new(StoreErrorKind::Full, text));
+        for _ in 0..LOOKS {
+            {
+                // One after the other: others find the room that the first one made.
+                let _changing = self.room.changing.lock().await;
+                self.room.forget_bodies(|id, _| self.index.names_body(id));
+                loop {
+                    if let Some(reserved) = self.try_reserve(bytes) {
+                        return Ok(reserved);
+                    }
+                    let needed = self.used().saturating_add(bytes).saturating_sub(self.bound());
+                    if !self.drop_oldest(needed, true).await? {
+                        break;
+                    }
+                }
             }
+            if !self.room.is_in_use() {
+                break;
+            }
+            // What is being written can be dropped once it is.
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(reserved)
+        let text = "durable.capacity is reached, or the disk is full, and nothing can be dropped";
+        Err(StoreError::new(StoreErrorKind::Full, text))
+    }
+
+    /// Counts `bytes` as taken if there is room for them.
+    fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reserved> {
+        self.room.reserved.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Reserved { inner: Arc::clone(self), bytes };
+        (self.used() <= self.bound()).then_some(reserved)
     }
 
     /// Makes space on a full disk. Returns whether there is any now.

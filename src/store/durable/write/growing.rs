@@ -19,7 +19,7 @@ use crate::store::queue::Op;
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Bytes that are encoded before they are appended.
-const MOST_AT_ONCE: usize = 1 << 20;
+const MOST_AT_ONCE: u64 = 1 << 20;
 
 /// Appends to the open pack of a directory.
 pub(super) struct GrowingWriter {
@@ -54,7 +54,7 @@ impl GrowingWriter {
                     let Some(op) = self.inner.write_body_first(op) else { continue };
                     bytes += op.bytes();
                     ops.push(op);
-                    if bytes >= MOST_AT_ONCE as u64 {
+                    if bytes >= MOST_AT_ONCE.min(self.inner.pack_size()) {
                         self.append(std::mem::take(&mut ops)).await;
                         bytes = 0;
                     }
