@@ -178,3 +178,13 @@ pub(super) fn object(data: &[u8]) {
         }
     });
 }
+
+/// Entries of a pack of the durable tier, which may be cut or torn.
+pub(super) fn entry(data: &[u8]) {
+    larder::store::hold_entries(data);
+}
+
+/// Packs of the durable tier, and footers alone.
+pub(super) fn footer(data: &[u8]) {
+    larder::store::hold_footer(data);
+}

@@ -38,6 +38,7 @@ pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::ObjectNames;
+pub use self::pack::{hold_entries, hold_footer};
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
 pub use self::purge::{Purge, PurgeTarget, Purges};
 pub(crate) use self::tiers::KnownRecord;

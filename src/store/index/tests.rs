@@ -131,3 +131,27 @@ fn a_million_places_take_less_than_24_bytes_each() {
     assert_eq!(index.len(), 1_000_000);
     assert!(index.bytes() <= 24_000_000, "{}", index.bytes());
 }
+
+/// Prints what a start with a snapshot of a million places takes: `cargo test --lib -- --ignored --nocapture a_million`.
+#[test]
+#[ignore = "measures"]
+fn a_million_places_are_restored_from_a_snapshot() {
+    let index = Index::default();
+    let mut random = fastrand::Rng::with_seed(7);
+    let packs: Vec<_> = (0..1250).map(|n| index.add_pack(name(n))).collect();
+    for pack in &packs {
+        pack.set_size(8 << 20, false);
+    }
+    for n in 0..1_000_000_u64 {
+        let pack = &packs[usize::try_from(n / 800).expect("it is small")];
+        let place = Place::new(pack.id, n % 800 * 10_240, 10_240, n << 10, EntryKind::Response);
+        index.insert(&index.packs.read(), pack, Fingerprint(random.u64(..)), place);
+    }
+    let watch = crate::base::Stopwatch::start();
+    let (encoded, _) = index.encode();
+    let encoding = watch.elapsed();
+    let (watch, other) = (crate::base::Stopwatch::start(), Index::default());
+    assert_eq!(other.decode(&encoded), Ok(true));
+    println!("{} bytes, encoded in {encoding:?}, restored in {:?}", encoded.len(), watch.elapsed());
+    assert_eq!(other.len(), 1_000_000);
+}

@@ -281,7 +281,8 @@ async fn find_footer(
         };
         (read(place, &pack.name, trailer.offset, trailer.len).await?, permit)
     };
-    Ok((Footer::decode(&footer).map_or(FoundFooter::Unreadable, FoundFooter::Whole), permit))
+    let footer = Footer::decode(&footer).ok().filter(|footer| footer.offset() == trailer.offset);
+    Ok((footer.map_or(FoundFooter::Unreadable, FoundFooter::Whole), permit))
 }
 
 /// Makes the footer of a complete pack anew from its entries.

@@ -218,7 +218,10 @@ impl Model {
                 continue;
             }
             let is_own = (event.node, event.life) == (number, node.life);
-            let knows = is_own || (is_cold && event.written.is_some_and(|written| written < node.read_at));
+            // What waits in its own queue is served before it looks at what others wrote.
+            let waits = stored.written.is_none() && (stored.node, stored.life) == (number, node.life);
+            let is_read = event.written.is_some_and(|written| written < node.read_at);
+            let knows = is_own || (is_cold && !waits && is_read);
             // To be validated, it may come back: what a damaged pack deleted, or a response whose successor was purged softly
             // before it was written.
             let is_undone = knows && self.undoes(event, stored, is_own);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::entry::{Entry, EntryHeader, EntryKind, HEADER, padded};
 use super::footer::{Footer, FooterEntry};
-use crate::base::wire::DecodeError;
+use crate::base::wire::{DecodeError, kind_of};
 use crate::entry::encoding::{DurableBody, Object, decode, key_of};
 use crate::entry::{JournalTime, VersionVector};
 use crate::rfc9111::freshness::LifetimePolicy;
@@ -175,6 +175,9 @@ type Description = (CacheKey, VersionVector, Vec<String>, Option<(u128, u64)>);
 
 /// Verifies an entry, and returns what its footer says of it beside the header.
 fn describe(entry: &Entry) -> Result<Description, DecodeError> {
+    if kind_of(&entry.object) != Some(entry.header.kind.number()) {
+        return Err(DecodeError::Malformed);
+    }
     let key = key_of(&entry.object)?;
     if entry.header.kind == EntryKind::Tombstone {
         return Ok((key, VersionVector::default(), Vec::new(), None));

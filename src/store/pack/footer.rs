@@ -9,6 +9,7 @@
 //!          key hash u128, variant u128, key string, number of its version vector u32,
 //!          tags (u16 count, strings), fresh until i64 ms, of use until i64 ms,
 //!          0u8, or 1u8 and its separate body: id u128, length u64)
+//! Each entry begins where the one before it ends, the first at 0, and the footer where the last ends.
 //! trailer, the last 32 bytes: "LRDF"  version u8 = 1  three zeros
 //!          footer offset u64  footer length u64  checksum u64 of all before in the trailer
 //! ```
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use bytes::BufMut;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::entry::EntryKind;
+use super::entry::{ALIGNMENT, EntryKind};
 use crate::base::wire::{DecodeError, Decoder, Framed, frame, kind_of, put_count16, put_string, unframe};
 use crate::entry::{JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
@@ -125,7 +126,22 @@ impl Footer {
         for _ in 0..head.u32()? {
             entries.push(decode_entry(&mut head, &vectors)?);
         }
-        if head.0.is_empty() { Ok(Self { replaces, entries }) } else { Err(DecodeError::Malformed) }
+        let footer = Self { replaces, entries };
+        if head.0.is_empty() && footer.is_gapless() { Ok(footer) } else { Err(DecodeError::Malformed) }
+    }
+
+    /// Returns the length of the entries, which is where the footer begins.
+    pub(in crate::store) fn offset(&self) -> u64 {
+        self.entries.last().map_or(0, |last| last.offset + u64::from(last.len))
+    }
+
+    /// Returns whether each entry begins where the one before it ends, and no group ends past the last.
+    fn is_gapless(&self) -> bool {
+        let sum = self.entries.iter().try_fold(0_u64, |end, entry| {
+            let is_next = entry.offset == end && entry.len > 0 && entry.len.is_multiple_of(ALIGNMENT);
+            end.checked_add(u64::from(entry.len)).filter(|_| is_next)
+        });
+        sum.is_some_and(|sum| self.entries.iter().all(|entry| entry.offset + u64::from(entry.group_len) <= sum))
     }
 }
 

@@ -6,7 +6,11 @@
 mod builder;
 mod entry;
 mod footer;
+mod hold;
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::builder::{NewEntry, PackBuilder, entries_of};
 pub(super) use self::entry::{ALIGNMENT, Entry, EntryHeader, EntryKind};
 pub(super) use self::footer::{Footer, FooterEntry, TRAILER, Trailer, is_footer};
+pub use self::hold::{hold_entries, hold_footer};

@@ -1,4 +1,4 @@
-//! Runs the fuzz targets (the rules, and the encoding of a stored response) on the corpora that are committed with
+//! Runs the fuzz targets (the rules, and the encodings of the durable tier) on the corpora that are committed with
 //! them.
 
 use std::path::Path;
@@ -9,13 +9,15 @@ mod targets;
 #[test]
 fn every_seed_passes_its_target() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let all: [(&str, fn(&[u8])); 6] = [
+    let all: [(&str, fn(&[u8])); 8] = [
         ("directives", targets::directives),
         ("dates", targets::dates),
         ("vary", targets::vary),
         ("ranges", targets::ranges),
         ("structured", targets::structured),
         ("object", targets::object),
+        ("entry", targets::entry),
+        ("footer", targets::footer),
     ];
     for (name, target) in all {
         let seeds: Vec<_> = std::fs::read_dir(corpora.join(name)).expect("a corpus").collect();
