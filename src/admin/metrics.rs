@@ -100,7 +100,11 @@ fn index(proxy: &Proxy) -> [Gauge; 9] {
         gauge("larder_index_loaded", "1 once the index is complete.", index(|index| u64::from(index.is_loaded()))),
         gauge("larder_packs", "Packs that the durable tier is known to have.", packs.count),
         gauge("larder_packs_bytes", "Their bytes.", packs.bytes),
-        gauge("larder_packs_dead_bytes", "Those of entries that are of no use, with the separate bodies that they lead to.", packs.dead),
+        gauge(
+            "larder_packs_dead_bytes",
+            "Those of entries that are of no use, with the separate bodies that they lead to.",
+            packs.dead,
+        ),
         gauge("larder_packs_bodies", "Separate bodies that packs lead to.", packs.bodies.0),
         gauge("larder_packs_bodies_bytes", "Bytes of those.", packs.bodies.1),
         gauge("larder_packs_live_bytes", "Those of responses that no newer one has replaced.", packs.live),

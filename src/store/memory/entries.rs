@@ -185,6 +185,10 @@ impl Drop for Change<'_> {
 
 #[cfg(test)]
 impl Entries {
+    pub(super) fn uses_of_late(&self, uses: &Uses) -> u8 {
+        self.keeper.as_ref().map_or(0, |keeper| uses.of_late(keeper.epoch.load(Ordering::Relaxed)))
+    }
+
     /// Asserts that the account and the map have the same entries.
     pub(super) fn audit(&self) {
         self.map.run_pending_tasks();

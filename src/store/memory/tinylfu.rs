@@ -48,7 +48,7 @@ const LARGEST_WINDOW: u64 = 10;
 const EPOCH: usize = 8;
 
 /// The most entries that one arrival spares because they were used.
-const SPARED: usize = 16;
+const SPARED: usize = 64;
 
 impl TinyLfu {
     pub(super) fn new(capacity: u64, seed: Seed) -> Self {
@@ -231,4 +231,28 @@ impl TinyLfu {
 /// not be kept out by thousands of small ones that hardly are.
 fn prevails(rival: u8, uses: usize, victims: usize) -> bool {
     usize::from(rival) > uses || rival == Uses::MOST && uses < victims
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_of_admission() {
+        for (rival, uses, victims, prevails) in [
+            (1, 0, 1, true),
+            (1, 1, 1, false),
+            (2, 1, 1, true),
+            (2, 2, 2, false),
+            (3, 2, 2, true),
+            (0, 0, 0, false),
+            (Uses::MOST, 6, 1, true),
+            (Uses::MOST, 7, 1, false),
+            (Uses::MOST, 99, 100, true),
+            (Uses::MOST, 100, 100, false),
+            (Uses::MOST - 1, 99, 100, false),
+        ] {
+            assert_eq!(super::prevails(rival, uses, victims), prevails, "{rival} and {uses} of {victims}");
+        }
+    }
 }

@@ -150,17 +150,12 @@ impl Model {
     /// Returns all that happened to a page, for people.
     pub(super) fn history(&self, page: usize) -> String {
         let events = self.events.iter().filter(|event| event.page == page);
-        events.map(|event| format!("\n    {event:?}")).collect()
-    }
-
-    fn knows_purge(&self, number: usize, node: &Node, made: &Made) -> bool {
-        let is_own = (made.node, made.life) == (number, node.life);
-        is_own || made.recorded.is_some_and(|recorded| recorded < node.read_at)
+        events.map(|event| format!("{event:?}")).collect::<Vec<_>>().join("\n    ")
     }
 
     /// Returns the purges, and the removals, that a node knows of for certain.
     pub(super) fn known(&self, number: usize, node: &Node) -> (Vec<usize>, Vec<usize>) {
-        let purges = (0..self.purges.len()).filter(|made| self.knows_purge(number, node, &self.purges[*made]));
+        let purges = (0..self.purges.len()).filter(|made| knows_purge(number, node, &self.purges[*made]));
         // That of another process may be known to it alone.
         let knows = |event: &Event| (event.node, event.life) == (number, node.life);
         (purges.collect(), (0..self.events.len()).filter(|event| knows(&self.events[*event])).collect())
@@ -202,7 +197,7 @@ impl Model {
             panic!("step {}: {url} {variant}: bytes that nobody stored for it", self.step)
         };
         for made in self.purges.iter().filter(|made| made.is_of(&pages[page]) && made.at >= stored.began) {
-            if self.knows_purge(number, node, made) {
+            if knows_purge(number, node, made) {
                 let is_allowed = made.purge.is_soft && !served.is_fresh;
                 assert!(is_allowed, "step {}: {url} of {} in spite of {made:?}", self.step, stored.began);
             }
@@ -256,12 +251,21 @@ impl Model {
         let is_read = last.written.is_some_and(|written| is_own || written < node.read_at);
         let is_last = before.iter().all(|event| self.is_surely_after(last, event));
         let of_page = |made: &usize| self.purges[*made].is_of(&pages[page]);
-        let is_purged =
-            (0..self.purges.len()).filter(of_page).any(|made| !last.known.0.contains(&made) || self.purges[made].is_late);
+        let is_purged = (0..self.purges.len())
+            .filter(of_page)
+            .any(|made| !last.known.0.contains(&made) || self.purges[made].is_late);
         let is_removal = |(_, event): &(usize, &Event)| event.page == page && matches!(event.doing, Doing::Removed);
-        let is_removed = self.events.iter().enumerate().filter(is_removal).any(|(number, event)| {
-            !last.known.1.contains(&number) || event.is_late
-        });
+        let is_removed = self
+            .events
+            .iter()
+            .enumerate()
+            .filter(is_removal)
+            .any(|(number, event)| !last.known.1.contains(&number) || event.is_late);
         (is_read && is_last && !is_purged && !is_removed).then(|| (last.variant.unwrap_or(0), body.clone()))
     }
+}
+
+fn knows_purge(number: usize, node: &Node, made: &Made) -> bool {
+    let is_own = (made.node, made.life) == (number, node.life);
+    is_own || made.recorded.is_some_and(|recorded| recorded < node.read_at)
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use self::events::{Doing, Event, Model};
 use self::node::{Node, Page, pages};
+use super::names::{JournalObject, ObjectNames};
 use super::purge::{Purge, PurgeTarget};
 use super::simulated::{Faults, SimulatedBucket};
 use super::{Durability, KnownRecord};
@@ -292,7 +293,12 @@ impl World {
     /// Cuts a pack, or changes a byte of it.
     fn damage(&mut self) {
         // A pack that grows may end early: that is no damage.
-        let names: Vec<String> = self.place.names().into_iter().filter(|name| !name.ends_with(".open")).collect();
+        let names: Vec<String> = self
+            .place
+            .names()
+            .into_iter()
+            .filter(|name| !matches!(ObjectNames::parse_journal(name), Some(JournalObject::OpenPack(_))))
+            .collect();
         if names.is_empty() {
             return;
         }

@@ -88,7 +88,12 @@ impl Judge<'_> {
         let place = index.slot(index.fingerprint(&entry.key, entry.variant));
         let counts = place.is_some_and(|place| place.pack == self.pack.id && place.offset == entry.offset);
         let is_readable = place.is_some_and(|place| !place.is_tombstone);
-        if is_kept && counts && is_readable && entry.kind != EntryKind::Tombstone && self.inner.is_useful(entry, self.now) {
+        if is_kept
+            && counts
+            && is_readable
+            && entry.kind != EntryKind::Tombstone
+            && self.inner.is_useful(entry, self.now)
+        {
             return Fate::Copied;
         }
         let is_tombstone = entry.kind == EntryKind::Tombstone;
