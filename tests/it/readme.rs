@@ -12,7 +12,7 @@ use crate::support::{Client, eventually};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = "README.md";
-const PAGES: [&str; 3] = [README, "docs/reference.md", "docs/performance.md"];
+const PAGES: [&str; 4] = [README, "docs/reference.md", "docs/performance.md", "docs/durable-format.md"];
 
 /// Commands that this test does not run, and why.
 const NOT_RUN: [(&str, &str); 18] = [
@@ -158,8 +158,11 @@ impl Shell {
         let [app, public, admin] = held.each_ref().map(|held| held.local_addr().expect("an address").port());
         let larder = Path::new(env!("CARGO_BIN_EXE_larder")).parent().expect("it is in a directory");
         let python = gunicorn.parent().expect("it is in a directory");
+        let directory = tempfile::tempdir().expect("a directory");
+        // Commands name files of the repository from its root.
+        std::os::unix::fs::symlink(Path::new(ROOT).join("tests"), directory.path().join("tests")).expect("a link");
         Some(Self {
-            directory: tempfile::tempdir().expect("a directory"),
+            directory,
             path: format!("{}:{}:/usr/local/bin:/usr/bin:/bin", larder.display(), python.display()),
             ports: [("5000", app), ("8080", public), ("9090", admin)],
             jobs: BTreeMap::new(),

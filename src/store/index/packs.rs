@@ -108,6 +108,8 @@ pub(in crate::store) struct PackInfo {
     named: AtomicU64,
     /// Bytes of separate bodies that it names, and that none of its responses that count leads to.
     dead_bodies: AtomicU64,
+    /// True if not all of its entries could be read.
+    is_damaged: AtomicBool,
     /// True once a snapshot has it.
     is_saved: AtomicBool,
     /// Guarded by its lock: what it says of other packs and of separate bodies; `None` once the index has forgotten it.
@@ -138,6 +140,7 @@ impl PackInfo {
             least_order: AtomicU64::new(u64::MAX),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
+            is_damaged: AtomicBool::new(false),
             is_saved: AtomicBool::new(false),
             named: AtomicU64::new(0),
             dead_bodies: AtomicU64::new(0),
@@ -185,6 +188,16 @@ impl PackInfo {
     /// Notes that an entry of this pack counts rather than an older one of another, which its writer may not have known of.
     pub(super) fn note_precedence(&self) {
         self.holds_down.store(true, Ordering::Release);
+    }
+
+    /// Notes that not all of its entries could be read. It stays until every process has found that out.
+    pub(in crate::store) fn set_damaged(&self) {
+        self.is_damaged.store(true, Ordering::Release);
+    }
+
+    /// Returns whether not all of its entries could be read.
+    pub(in crate::store) fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Acquire)
     }
 
     /// Notes that a snapshot has the pack.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! secret of the fingerprints: u64, u64
-//! packs (u32 count, each: time u64, node u64, length u64, that of the entries u64, least order u64, of use until i64 ms, holds down u8,
+//! packs (u32 count, each: time u64, node u64, length u64, that of the entries u64, least order u64, of use until i64 ms,
+//!        flags u8: 1 holds older entries down, 2 is damaged,
 //!        packs that it replaces (u16 count, each: time u64, node u64),
 //!        separate bodies (u32 count, each: id u128, length u64))
 //! places, to the end: the first two bytes of their fingerprints, u32 count, each in twenty bytes (places.rs), with the
@@ -23,6 +24,9 @@ use crate::base::wire::{DecodeError, Decoder, put_count16};
 use crate::entry::JournalTime;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::names::PackName;
+
+const HOLDS_DOWN: u8 = 1;
+const DAMAGED: u8 = 2;
 
 impl Index {
     /// Encodes the index. Returns the packs that are in it, too.
@@ -86,6 +90,9 @@ impl Index {
         let pack = self.add_pack(saved.name);
         pack.note_filled(saved.filled);
         pack.note_bounds(saved.least_order, saved.of_use_until, saved.holds_down);
+        if saved.is_damaged {
+            pack.set_damaged();
+        }
         pack.set_replaces(saved.refers.packs);
         pack.note_bodies(&saved.refers.bodies);
         pack.set_saved();
@@ -124,6 +131,7 @@ struct SavedPack {
     least_order: JournalTime,
     of_use_until: Timestamp,
     holds_down: bool,
+    is_damaged: bool,
     refers: References,
 }
 
@@ -154,7 +162,8 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     let name = PackName { time: decoder.u64()?, node: decoder.u64()? };
     let (size, filled, least_order) = (decoder.u64()?, decoder.u64()?, decoder.u64()?);
     let of_use_until = Timestamp::from_millis(decoder.i64()?);
-    let holds_down = decoder.u8()? != 0;
+    let flags = decoder.u8()?;
+    let (holds_down, is_damaged) = (flags & HOLDS_DOWN != 0, flags & DAMAGED != 0);
     let mut refers = References::default();
     for _ in 0..decoder.u16()? {
         refers.packs.push(PackName { time: decoder.u64()?, node: decoder.u64()? });
@@ -162,7 +171,7 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     for _ in 0..decoder.u32()? {
         refers.bodies.push((decoder.u128()?, decoder.u64()?));
     }
-    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, refers })
+    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, is_damaged, refers })
 }
 
 fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
@@ -172,7 +181,8 @@ fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
     out.put_u64_le(pack.filled());
     out.put_u64_le(pack.least_order());
     out.put_i64_le(pack.of_use_until().as_millis());
-    out.put_u8(u8::from(pack.holds_down()));
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    out.put_u8(flag(pack.holds_down(), HOLDS_DOWN) | flag(pack.is_damaged(), DAMAGED));
     let refers = pack.references();
     put_count16(out, refers.packs.len());
     for name in &refers.packs {

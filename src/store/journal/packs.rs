@@ -130,13 +130,11 @@ impl Journal {
             Ok(FoundFooter::Whole(footer)) => self.take_pack(*name, listed.size, &footer),
             Ok(FoundFooter::Part(footer)) => {
                 progress.is_any_damaged = true;
-                self.distrust_all_before(*name, listed);
-                self.take_pack(*name, listed.size, &footer);
+                self.take_damaged(*name, listed, &footer);
             }
             Ok(FoundFooter::Unreadable) => {
                 progress.is_any_damaged = true;
-                self.distrust_all_before(*name, listed);
-                self.take_pack(*name, listed.size, &Footer::default());
+                self.take_damaged(*name, listed, &Footer::default());
             }
             // It was deleted since it was listed.
             Err(error) if error.kind() == StoreErrorKind::Absent => {}
@@ -165,8 +163,9 @@ impl Journal {
         self.index.insert_all(pack, entries);
     }
 
-    /// Has all that was stored before a pack was complete validated: deletions may be lost with what can't be read of it.
-    fn distrust_all_before(&self, name: PackName, listed: &Listed) {
+    /// Takes what could be read of a damaged pack. Has all that was stored before it was complete validated: deletions may be
+    /// lost with the rest.
+    fn take_damaged(&self, name: PackName, listed: &Listed, footer: &Footer) {
         self.metrics.journal_unreadable.add_one();
         error!(
             "the pack {} is damaged: a deletion may be lost with it, so all that was stored before is validated",
@@ -177,6 +176,8 @@ impl Journal {
             if self.place.is_local() { self.purges.journal_time(listed.modified).max(name.time) } else { name.time };
         self.purges.learn(&Purge { target: PurgeTarget::All, is_soft: true }, time, name.node);
         self.purges.learnt(name.node, time);
+        self.index.add_pack(name).set_damaged();
+        self.take_pack(name, listed.size, footer);
     }
 
     /// Reads what another process appended to a pack since the last look. An incomplete entry is not there yet.

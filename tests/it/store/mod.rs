@@ -8,6 +8,7 @@ mod capacity;
 mod damage;
 mod directory;
 mod faults;
+mod format;
 mod journal;
 mod large;
 mod memory;

@@ -180,7 +180,11 @@ impl Inner {
     fn situation(&self, upkeep: &Upkeep) -> Situation {
         let all = self.index.all_packs();
         let (replaced, _) = replaced(&all, 0);
-        let packs = all.iter().filter(|pack| !pack.is_open() && !replaced.contains(&pack.name)).cloned().collect();
+        let journal_now = self.purges.journal_now();
+        // Every process finds a damaged pack itself.
+        let is_known = |pack: &PackInfo| !pack.is_damaged() || pack.name.time.saturating_add(2 * ticks(HOUR)) < journal_now;
+        let is_choice = |pack: &&Arc<PackInfo>| !pack.is_open() && !replaced.contains(&pack.name) && is_known(pack);
+        let packs = all.iter().filter(is_choice).cloned().collect();
         Situation {
             packs,
             heard: upkeep.heard_from(&all),
@@ -190,7 +194,7 @@ impl Inner {
             pack_size: self.pack_size(),
             node: self.purges.node(),
             now: self.purges.time(),
-            journal_now: self.purges.journal_now(),
+            journal_now,
         }
     }
 
