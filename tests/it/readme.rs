@@ -15,7 +15,7 @@ const README: &str = "README.md";
 const PAGES: [&str; 4] = [README, "docs/reference.md", "docs/performance.md", "docs/durable-format.md"];
 
 /// Commands that this test does not run, and why.
-const NOT_RUN: [(&str, &str); 18] = [
+const NOT_RUN: [(&str, &str); 19] = [
     ("make demo", "builds with cargo; `make test` runs the demo"),
     ("cargo build --release --locked", "builds with cargo"),
     ("export PATH=\"$PWD/target/release:$PATH\"", "the test puts the binary under test there"),
@@ -32,6 +32,7 @@ const NOT_RUN: [(&str, &str); 18] = [
     ("make large", "builds with cargo; `make test` runs it"),
     ("bench/crowds.py --larder target/release/larder", "measures the release binary for minutes"),
     ("bench/durable.py --larder target/release/larder", "measures the release binary for minutes"),
+    ("bench/hit_ratio.py --larder target/release/larder", "measures the release binary for minutes"),
     ("bench/scale.py --larder target/release/larder", "measures the release binary for minutes"),
     ("nginx", "its configuration needs nginx and a certificate"),
     ("caddy", "its configuration needs Caddy and a name in the DNS"),
