@@ -182,7 +182,8 @@ impl Inner {
         let (replaced, _) = replaced(&all, 0);
         let journal_now = self.purges.journal_now();
         // Every process finds a damaged pack itself.
-        let is_known = |pack: &PackInfo| !pack.is_damaged() || pack.name.time.saturating_add(2 * ticks(HOUR)) < journal_now;
+        let is_known =
+            |pack: &PackInfo| !pack.is_damaged() || pack.name.time.saturating_add(2 * ticks(HOUR)) < journal_now;
         let is_choice = |pack: &&Arc<PackInfo>| !pack.is_open() && !replaced.contains(&pack.name) && is_known(pack);
         let packs = all.iter().filter(is_choice).cloned().collect();
         Situation {
