@@ -15,7 +15,7 @@ use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::{Came, Config, Durable, DurableLookup, Opening};
 use crate::store::memory::{self, Memory};
-use crate::store::names::ObjectNames;
+use crate::store::names::{JournalObject, ObjectNames};
 use crate::store::purge::Purges;
 use crate::store::simulated::{Simulated, SimulatedBucket};
 
@@ -58,7 +58,8 @@ impl World {
     /// Writes all that waits, into a pack of its own. Returns the pack's name.
     async fn seal(&self, process: &Durable) -> String {
         assert_eq!(process.drain(Duration::from_secs(60)).await.left(), 0);
-        let last = self.place.names().into_iter().rfind(|name| name.ends_with(".pack")).expect("a pack");
+        let is_pack = |name: &String| matches!(ObjectNames::parse_journal(name), Some(JournalObject::Pack(_)));
+        let last = self.place.names().into_iter().rfind(is_pack).expect("a pack");
         self.pass(Duration::from_secs(10)).await;
         last
     }
