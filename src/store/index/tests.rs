@@ -132,6 +132,63 @@ fn a_million_places_take_less_than_24_bytes_each() {
     assert!(index.bytes() <= 24_000_000, "{}", index.bytes());
 }
 
+/// Pins version 1 of the index in a snapshot to the byte. `LARDER_WRITE_GOLDEN=1` writes the file if it is missing.
+#[test]
+fn the_golden_file_is_written_and_read_to_the_byte() {
+    let index = Index::default();
+    assert!(index.adopt_seed((1, 2)));
+    let (first, second) = (index.add_pack(name(1)), index.add_pack(name(2)));
+    let entries = [
+        entry("/a", EntryKind::Response, 5, 0),
+        entry("/b", EntryKind::Vary, 6, 1024),
+        entry("/c", EntryKind::Tombstone, 7, 2048),
+    ];
+    index.insert_all(&first, &entries);
+    let mut with_body = entry("/a", EntryKind::Response, 8, 0);
+    with_body.body = Some((7, 1 << 21));
+    index.insert_all(&second, [&with_body]);
+    second.set_replaces(vec![name(0)]);
+    first.set_size(4096, false);
+    second.set_size(2048, false);
+    first.set_damaged();
+    let written = index.encode().0;
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1-index.bin");
+    if std::env::var_os("LARDER_WRITE_GOLDEN").is_some() && !golden.exists() {
+        std::fs::write(&golden, &written).expect("golden file is written");
+    }
+    let read = std::fs::read(golden).expect("golden file is there");
+    assert_eq!(read, written);
+    let other = Index::default();
+    assert_eq!(other.decode(&read), Ok(true));
+    assert_eq!(other.encode().0, written);
+    assert_eq!((place(&other, "/a"), place(&other, "/c")), (Some((name(2), 0)), None));
+    let flags: Vec<_> = other.all_packs().iter().map(|pack| (pack.holds_down(), pack.is_damaged())).collect();
+    assert_eq!(flags, [(true, true), (true, false)]);
+}
+
+/// Nothing of a malformed index is taken over.
+#[test]
+fn a_malformed_index_is_refused_whole() {
+    let index = Index::default();
+    assert!(index.adopt_seed((1, 2)));
+    let pack = index.add_pack(name(1));
+    index.insert_all(&pack, &[entry("/a", EntryKind::Response, 5, 0), entry("/b", EntryKind::Response, 5, 1024)]);
+    pack.set_size(4096, false);
+    let (encoded, _) = index.encode();
+    let (leaf, last) = (16 + 4 + 55, encoded.len());
+    assert_eq!(last, leaf + 2 * 26, "two leaves");
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let (mut changed, other) = (encoded.clone(), Index::default());
+        change(&mut changed);
+        assert!(other.decode(&changed).is_err() && other.len() == 0 && other.all_packs().is_empty());
+    };
+    refused(&|bytes| bytes.truncate(last - 1));
+    refused(&|bytes| bytes[last - 20 + 8] = 1);
+    refused(&|bytes| bytes[leaf + 2] = 3);
+    refused(&|bytes| bytes[leaf..].rotate_left(26));
+    refused(&|bytes| bytes.extend_from_within(leaf..leaf + 26));
+}
+
 /// Prints what a start with a snapshot of a million places takes: `cargo test --lib -- --ignored --nocapture a_million`.
 #[test]
 #[ignore = "measures"]

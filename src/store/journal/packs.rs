@@ -325,3 +325,6 @@ async fn read_entries(place: &dyn Place, name: &str, from: u64, size: u64) -> Re
 async fn read(place: &dyn Place, name: &str, from: u64, len: u64) -> Result<Bytes, StoreError> {
     place.read_pack(name, from, u32::try_from(len).unwrap_or(u32::MAX)).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,11 +110,13 @@ pub(super) struct Model {
     purges: Vec<Made>,
     /// By how many milliseconds two processes' clocks differ at most.
     apart: i64,
+    /// True if packs are damaged.
+    is_damaging: bool,
 }
 
 impl Model {
-    pub(super) fn new(apart: i64) -> Self {
-        Self { step: 0, events: Vec::new(), purges: Vec::new(), apart }
+    pub(super) fn new(apart: i64, is_damaging: bool) -> Self {
+        Self { step: 0, events: Vec::new(), purges: Vec::new(), apart, is_damaging }
     }
 
     pub(super) fn purged(&mut self, purge: Purge, number: usize, node: &Node, position: u64, time: Timestamp) {
@@ -170,6 +172,8 @@ impl Model {
     fn undoes(&self, event: &Event, other: &Event, is_own: bool) -> bool {
         match &event.doing {
             Doing::Removed => is_own || event.knew(other),
+            // A process deletes nothing of which the damage has left it nothing.
+            Doing::Stored { is_durable: false, .. } if self.is_damaging => event.is_entry() && event.knew(other),
             Doing::Stored { .. } => event.is_entry() && self.is_surely_after(event, other),
         }
     }

@@ -88,7 +88,7 @@ impl World {
             nodes: Vec::new(),
             skews,
             under_way: Vec::new(),
-            model: Model::new(2 * most),
+            model: Model::new(2 * most, is_damaging),
             next_node: 1,
             is_damaging,
             has_faults: false,

@@ -64,6 +64,8 @@ struct BucketContent {
     late: Vec<(Timestamp, String, Bytes)>,
     /// Number of objects that were asked for.
     reads: u64,
+    /// The object of which every read is refused.
+    refused: Option<String>,
     /// Number of processes so far.
     processes: u64,
     /// In a directory: the process that holds the lock of each growing pack.
@@ -105,6 +107,7 @@ impl SimulatedBucket {
             faults: Faults::default(),
             late: Vec::new(),
             reads: 0,
+            refused: None,
             processes: 0,
             locks: HashMap::new(),
             puts: Vec::new(),
@@ -131,6 +134,11 @@ impl SimulatedBucket {
     /// Returns the names of all writes so far, in their order.
     pub(crate) fn puts(&self) -> Vec<String> {
         self.content.lock().puts.clone()
+    }
+
+    /// Refuses all reads of one object from now on; of none for `None`.
+    pub(crate) fn refuse_reads_of(&self, name: Option<&str>) {
+        self.content.lock().refused = name.map(str::to_owned);
     }
 
     /// Returns the names of all objects.
@@ -209,7 +217,7 @@ impl Simulated {
     fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
         let (mut content, fate) = self.begin();
         content.reads += 1;
-        if content.faults.refuse {
+        if content.faults.refuse || content.refused.as_deref() == Some(name) {
             return Err(StoreError::new(StoreErrorKind::Refused, name));
         }
         // A pack may be read by its complete name while it grows.

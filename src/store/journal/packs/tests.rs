@@ -1,0 +1,217 @@
+//! Reads packs that are damaged, can't be read, or hold deletions: nothing comes back, and no more is lost than must be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+
+use crate::base::{Clock, Metrics};
+use crate::entry::{Body, NewHead, StoredHead, StoredResponse};
+use crate::rfc9111::key::{CacheKey, KeyParts};
+use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
+use crate::rfc9111::tags::TagFields;
+use crate::rfc9111::timestamp::Timestamp;
+use crate::store::durable::{Came, Config, Durable, DurableLookup, Opening};
+use crate::store::memory::{self, Memory};
+use crate::store::names::{JournalObject, ObjectNames};
+use crate::store::purge::Purges;
+use crate::store::simulated::{Simulated, SimulatedBucket};
+
+const START: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// A place, and the time that all processes go by.
+struct World {
+    clock: Clock,
+    place: Arc<SimulatedBucket>,
+}
+
+impl World {
+    fn bucket() -> Self {
+        let clock = Clock::manual(START);
+        Self { place: Arc::new(SimulatedBucket::new(clock.clone(), 7)), clock }
+    }
+
+    fn directory() -> Self {
+        let clock = Clock::manual(START);
+        Self { place: Arc::new(SimulatedBucket::directory(clock.clone(), 7)), clock }
+    }
+
+    /// A process that has not read the journal yet.
+    fn process(&self, node: u64) -> Durable {
+        Durable::over(
+            Arc::new(Simulated::to(&self.place)),
+            &Config::default(),
+            ObjectNames::new("", ""),
+            Arc::new(Purges::new(self.clock.clone(), node)),
+            Arc::new(Memory::new(&memory::Config::default())),
+            Metrics::new(1),
+        )
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        tokio::time::sleep(time).await;
+    }
+
+    /// Writes all that waits, into a pack of its own. Returns the pack's name.
+    async fn seal(&self, process: &Durable) -> String {
+        assert_eq!(process.drain(Duration::from_secs(60)).await.left(), 0);
+        let is_pack = |name: &String| matches!(ObjectNames::parse_journal(name), Some(JournalObject::Pack(_)));
+        let last = self.place.names().into_iter().rfind(is_pack).expect("a pack");
+        self.pass(Duration::from_secs(10)).await;
+        last
+    }
+
+    /// Stores a page in a pack of its own. Returns the pack's name.
+    async fn store(&self, process: &Durable, path: &str) -> String {
+        let mut fields = HeaderMap::new();
+        fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
+        let (request, now) = (HeaderMap::new(), self.clock.now());
+        let exchange = Exchange {
+            method: &Method::GET,
+            request: &request,
+            status: StatusCode::OK,
+            response: &fields,
+            request_time: now,
+            response_time: now,
+        };
+        let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
+        let new = NewHead {
+            key: &key(path),
+            request: &request,
+            status: StatusCode::OK,
+            fields: &fields,
+            request_time: now,
+            response_time: now,
+            position: u64::MAX,
+            version_vector: Arc::default(),
+            tags: Vec::new(),
+            hidden: &TagFields::default(),
+        };
+        let body = Body::from(Bytes::copy_from_slice(path.as_bytes()));
+        let stored = Arc::new(StoredResponse::new(StoredHead::new(&storable, new), body));
+        assert!(process.put(stored, None, Came::JustNow), "there is room");
+        self.seal(process).await
+    }
+
+    /// Returns whether a process finds a page, and whether it is fresh.
+    async fn finds(&self, process: &Durable, path: &str) -> Option<bool> {
+        match process.lookup(&key(path), &HeaderMap::new(), Arc::default(), None, Opening::AtOnce).await {
+            DurableLookup::Response(found) => Some(found.head.freshness.is_fresh(self.clock.now())),
+            DurableLookup::OtherVariants(_) | DurableLookup::Nothing => None,
+        }
+    }
+}
+
+fn key(path: &str) -> CacheKey {
+    CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None })
+}
+
+/// What a process finds of four pages while the pack with a deletion can't be read, and after it is: an old page, the
+/// deleted one, and a new one.
+async fn around_a_deletion(world: &World) -> [[Option<bool>; 3]; 2] {
+    let writer = world.process(1);
+    writer.journal().load().await.expect("no faults");
+    world.store(&writer, "/old").await;
+    world.store(&writer, "/deleted").await;
+    writer.delete(&key("/deleted"), None);
+    let deletion = world.seal(&writer).await;
+    world.store(&writer, "/new").await;
+    let reader = world.process(2);
+    world.place.refuse_reads_of(Some(&deletion));
+    assert!(reader.journal().load().await.is_err(), "the pack can't be read");
+    let mut found = [[None; 3]; 2];
+    for found in &mut found {
+        for (found, path) in found.iter_mut().zip(["/old", "/deleted", "/new"]) {
+            *found = world.finds(&reader, path).await;
+        }
+        world.place.refuse_reads_of(None);
+        reader.journal().load().await.expect("no faults");
+    }
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_served_only_once_every_pack_is_read_that_may_delete_it() {
+    let (none, fresh) = (None, Some(true));
+    assert_eq!(around_a_deletion(&World::bucket()).await, [[none, none, fresh], [fresh, none, fresh]]);
+    // There the name of a pack does not say how new its entries are.
+    assert_eq!(around_a_deletion(&World::directory()).await, [[none, none, none], [fresh, none, fresh]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stored_before_a_damaged_pack_is_validated() {
+    for world in [World::bucket(), World::directory()] {
+        let writer = world.process(1);
+        writer.journal().load().await.expect("no faults");
+        world.store(&writer, "/old").await;
+        let damaged = world.store(&writer, "/damaged").await;
+        world.place.damage(&damaged, |bytes| bytes.truncate(100));
+        world.pass(Duration::from_secs(600)).await;
+        let reader = world.process(2);
+        reader.journal().load().await.expect("no faults");
+        assert_eq!(world.finds(&reader, "/damaged").await, None);
+        assert_eq!(world.finds(&reader, "/old").await, Some(false), "stale, and there");
+        reader.journal().compact(false).await;
+        assert!(world.place.names().iter().any(|name| name.starts_with("larder-1/s/")), "a snapshot has it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_footer_is_made_anew_and_nothing_is_lost() {
+    let world = World::bucket();
+    let writer = world.process(1);
+    writer.journal().load().await.expect("no faults");
+    world.store(&writer, "/old").await;
+    let damaged = world.store(&writer, "/damaged").await;
+    world.place.damage(&damaged, |bytes| {
+        let at = bytes.len() - 60;
+        bytes[at] ^= 1;
+    });
+    let reader = world.process(2);
+    reader.journal().load().await.expect("no faults");
+    assert_eq!(world.finds(&reader, "/damaged").await, Some(true));
+    assert_eq!(world.finds(&reader, "/old").await, Some(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_slept_finds_the_packs_that_a_snapshot_has() {
+    let world = World::bucket();
+    let (writer, sleeper) = (world.process(1), world.process(2));
+    for process in [&writer, &sleeper] {
+        process.journal().load().await.expect("no faults");
+    }
+    world.store(&writer, "/a").await;
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(1200)).await;
+        writer.journal().read().await.expect("no faults");
+    }
+    writer.journal().compact(true).await;
+    sleeper.journal().read().await.expect("no faults");
+    assert_eq!(world.finds(&sleeper, "/a").await, Some(true));
+    // So does one that starts.
+    let anew = world.process(3);
+    anew.journal().load().await.expect("no faults");
+    assert_eq!(world.finds(&anew, "/a").await, Some(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_days_packs_of_ones_own_are_worth_a_snapshot_and_nothing_is_not() {
+    let world = World::bucket();
+    let writer = world.process(1);
+    writer.journal().load().await.expect("no faults");
+    let snapshots = || world.place.names().iter().filter(|name| name.contains("/s/")).count();
+    for (is_stored, expected) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
+        if is_stored {
+            world.store(&writer, "/a").await;
+        }
+        for _ in 0..75 {
+            world.pass(Duration::from_secs(1200)).await;
+            writer.journal().read().await.expect("no faults");
+        }
+        writer.journal().compact(false).await;
+        assert_eq!(snapshots(), expected);
+    }
+}
