@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::signals::Signals;
 use super::upkeep::{Sweep, Wanted};
-use super::{admin_client, upkeep};
+use super::{admin_client, memory_pages, upkeep};
 use crate::app;
 use crate::base::{Clock, log, parse_duration};
 use crate::config::{Config, Reading};
@@ -202,6 +202,7 @@ impl Out {
 
 /// Runs the command that the arguments of the process name, and returns its exit code.
 pub fn main() -> ExitCode {
+    memory_pages::make_small();
     let Cli { command, config: before } = Cli::parse();
     let outcome = match command {
         None => run(&before),
@@ -256,6 +257,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
+    memory_pages::fit(config.memory.capacity);
     let upstream = config.upstream.address.to_string();
     let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
     signals.is_up();

@@ -8,6 +8,7 @@
 
 pub mod admin_client;
 mod commands;
+mod memory_pages;
 mod signals;
 pub mod upkeep;
 

@@ -170,6 +170,12 @@ impl Proxy {
             }
         }
         let (in_durable, other_durable) = self.tell_durable(story, rule, exact, fields, now).await;
+        if let (Some(found), None) = (&in_memory, &in_durable)
+            && let Some(why) = self.fetcher.store.why_not_written(&found.head, found.len, rule.rule.durability)
+        {
+            story.say(format!("durable: what memory has is not written: {why}"));
+            story.data["not_written"] = json!(why);
+        }
         let inquiry = Inquiry { method, fields, present: Present::of(fields), has_content: false };
         let others = others || other_durable;
         let decision = self.decide_on(story, rule, inquiry, [in_memory, in_durable], others, now);

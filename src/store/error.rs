@@ -24,17 +24,19 @@ pub enum StoreErrorKind {
     Full,
     /// The place does not take this object, and takes others. Give this object up.
     Unacceptable,
+    /// This process ends, and has given the operation up. Nothing is to be done or told.
+    GivenUp,
 }
 
 impl StoreErrorKind {
     /// Number of kinds.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 
     /// Returns whether such errors mean that the place is down, once there are several on end.
     pub fn is_outage(self) -> bool {
         match self {
             Self::Unavailable | Self::Overloaded => true,
-            Self::Absent | Self::Refused | Self::Corrupt | Self::Full | Self::Unacceptable => false,
+            Self::Absent | Self::Refused | Self::Corrupt | Self::Full | Self::Unacceptable | Self::GivenUp => false,
         }
     }
 }
@@ -79,7 +81,7 @@ impl StoreError {
 
     /// The error of an operation whose task ended before it did, as when this process ends.
     pub fn given_up(what: &str) -> Self {
-        Self::new(StoreErrorKind::Unavailable, format!("{what}: given up, since this process ends"))
+        Self::new(StoreErrorKind::GivenUp, format!("{what}: given up, since this process ends"))
     }
 
     /// Returns the kind, which says what the caller does.

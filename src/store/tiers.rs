@@ -220,7 +220,8 @@ impl Store {
     /// Returns whether a response is to be written now. Marks one that was not used often enough, to be written later.
     fn is_worth_it(&self, durable: &Durable, stored: &StoredResponse, durability: Durability) -> bool {
         let head = &stored.head;
-        if let Some(why) = self.why_not_durable(durable, &head.freshness, durability) {
+        let too_large = (stored.len() > durable.max_object_size()).then_some(Saved::Size);
+        if let Some(why) = self.why_not_durable(durable, &head.freshness, durability).or(too_large) {
             durable.saved(why);
             return false;
         }
@@ -275,6 +276,30 @@ impl Store {
             return Some(Saved::Rule);
         }
         (least > 0 && freshness.remaining(self.clock.now()) < least).then_some(Saved::MinLifetime)
+    }
+
+    /// Returns the reason why a response in memory that the durable tier does not have is not written, in words.
+    pub fn why_not_written(&self, head: &StoredHead, len: u64, durability: Durability) -> Option<String> {
+        let durable = self.durable.as_ref()?;
+        let too_large = || (len > durable.max_object_size()).then_some(Saved::Size);
+        let lifetime = Duration::from_millis(u64::try_from(head.freshness.lifetime).unwrap_or(0));
+        let least = Duration::from_millis(u64::try_from(durable.min_lifetime_millis()).unwrap_or(0));
+        Some(match self.why_not_durable(durable, &head.freshness, durability).or_else(too_large) {
+            Some(Saved::Rule) => "its rule says durable = false".to_owned(),
+            Some(Saved::MinLifetime) if lifetime < least => {
+                format!("its lifetime of {lifetime:?} is below durable.min_lifetime, {least:?}")
+            }
+            Some(Saved::MinLifetime) => {
+                format!("it is fresh for less than durable.min_lifetime, {least:?}, from now on")
+            }
+            Some(Saved::Size) => {
+                format!("it is larger than the {} bytes that the tier keeps of a response", durable.max_object_size())
+            }
+            Some(Saved::Index | Saved::AfterHits | Saved::Budget | Saved::Breaker) | None => {
+                let awaits_uses = head.marks.awaits_uses.load(Ordering::Relaxed);
+                awaits_uses.then(|| "it was not used often enough yet (durable.after_hits)".to_owned())?
+            }
+        })
     }
 
     /// Returns whether the body of a response that only the durable tier takes is worth writing.

@@ -163,6 +163,8 @@ pub enum Saved {
     Index,
     /// A write: the response is fresh for too short a time.
     MinLifetime,
+    /// A write: the response is larger than the tier keeps.
+    Size,
     /// A write: the response's rule forbids it.
     Rule,
     /// A write: the response was not used often enough yet.
@@ -174,9 +176,10 @@ pub enum Saved {
 }
 
 /// Every reason for a saved request, with its name.
-pub(super) const SAVED: [(Saved, &str); 6] = [
+pub(super) const SAVED: [(Saved, &str); 7] = [
     (Saved::Index, "index"),
     (Saved::MinLifetime, "min-lifetime"),
+    (Saved::Size, "size"),
     (Saved::Rule, "rule"),
     (Saved::AfterHits, "after-hits"),
     (Saved::Budget, "budget"),

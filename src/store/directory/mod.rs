@@ -12,12 +12,14 @@ mod write;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tracing::warn;
 
 use self::packs::OpenFiles;
+use self::write::Owner;
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
 use super::place::{GrowingPack, ObjectReader, ObjectWriter, Operation, PROBE, Page, Place};
@@ -27,6 +29,8 @@ use crate::rfc9111::timestamp::Timestamp;
 #[derive(Debug)]
 pub(crate) struct Directory {
     root: PathBuf,
+    /// The owner of what is made in it.
+    owner: OnceLock<Owner>,
     files: OpenFiles,
     threads: Threads,
 }
@@ -34,7 +38,12 @@ pub(crate) struct Directory {
 impl Directory {
     /// The directory `root`, which [`Place::check`] makes. Waits for the disk on threads of the current runtime.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, files: OpenFiles::default(), threads: Threads(Handle::current()) }
+        Self { root, owner: OnceLock::new(), files: OpenFiles::default(), threads: Threads(Handle::current()) }
+    }
+
+    /// Returns the owner of what is made in the directory.
+    fn owner(&self) -> Owner {
+        *self.owner.get_or_init(|| Owner::of(&self.root))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -44,7 +53,7 @@ impl Directory {
     /// Makes the directory and writes the probe. A full disk is no failure: what it holds can be read.
     async fn check(&self, probe: &str) -> Result<(), StoreError> {
         let root = self.root.clone();
-        let made = self.threads.run("the directory", move || write::make_directory(&root)).await;
+        let made = self.threads.run("the directory", move || write::make_directory(&root, Owner::default())).await;
         let written = match made {
             Ok(()) => self.put(probe, &[Bytes::from_static(PROBE)]).await,
             failed => failed,

@@ -122,11 +122,11 @@ impl Directory {
     pub(super) async fn begin_pack(&self, name: &str) -> Result<Box<dyn GrowingPack>, StoreError> {
         let (complete, path) = (self.path(name), self.path(&open_name(name)));
         let directory = path.parent().unwrap_or(&self.root).to_owned();
-        let (owned, threads) = (name.to_owned(), self.threads.clone());
+        let (owned, threads, owner) = (name.to_owned(), self.threads.clone(), self.owner());
         let pack = self
             .threads
             .run(name, move || {
-                let file = create(&directory, &path)?;
+                let file = create(&directory, &path, owner)?;
                 flock(&file, FlockOperation::NonBlockingLockExclusive)?;
                 Ok(PackFile { file: Arc::new(file), len: 0, path, complete, directory, name: owned, threads })
             })

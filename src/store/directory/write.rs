@@ -1,7 +1,8 @@
 //! Writing and deleting the files of a directory: aside first, then renamed into their place.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -16,6 +17,26 @@ use crate::store::place::{ObjectWriter, Operation};
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
+/// The user and group that get what root makes: those of the directory, as whom Larder runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    /// Returns the owner of `root`, if this process is root and that is somebody else.
+    pub(super) fn of(root: &Path) -> Self {
+        let found = std::fs::metadata(root).ok().filter(|found| found.uid() != 0);
+        Self(found.filter(|_| rustix::process::geteuid().is_root()).map(|found| (found.uid(), found.gid())))
+    }
+
+    fn gets_file(self, file: &File) -> io::Result<()> {
+        self.0.map_or(Ok(()), |(user, group)| fchown(file, Some(user), Some(group)))
+    }
+
+    fn gets_directory(self, path: &Path) -> io::Result<()> {
+        self.0.map_or(Ok(()), |(user, group)| chown(path, Some(user), Some(group)))
+    }
+}
+
 /// Bytes of a streamed file that are written between two syncs, so that the last one does not take long.
 const SYNC_AFTER: usize = 64 << 20;
 
@@ -23,12 +44,12 @@ impl Directory {
     pub(super) async fn put(&self, name: &str, pieces: &[Bytes]) -> Result<(), StoreError> {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
-        let pieces = pieces.to_vec();
+        let (pieces, owner) = (pieces.to_vec(), self.owner());
         self.threads
             .run(name, move || {
                 let aside = name_aside(&directory);
-                let written =
-                    write_aside(&directory, &aside, &pieces).and_then(|()| put_in_place(&aside, &target, &directory));
+                let written = write_aside(&directory, &aside, &pieces, owner)
+                    .and_then(|()| put_in_place(&aside, &target, &directory));
                 if written.is_err() {
                     let _ = std::fs::remove_file(&aside);
                 }
@@ -41,8 +62,8 @@ impl Directory {
         let target = self.path(name);
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         let aside = name_aside(&directory);
-        let (into, path) = (directory.clone(), aside.clone());
-        let file = self.threads.run(name, move || create(&into, &path)).await?;
+        let (into, path, owner) = (directory.clone(), aside.clone(), self.owner());
+        let file = self.threads.run(name, move || create(&into, &path, owner)).await?;
         Ok(Box::new(FileUpload {
             file: file.into(),
             aside: Some(aside),
@@ -78,28 +99,30 @@ fn name_aside(directory: &Path) -> PathBuf {
 }
 
 /// Makes a directory, and those that it is in.
-pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+pub(super) fn make_directory(path: &Path, owner: Owner) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
+    missing.into_iter().try_for_each(|path| owner.gets_directory(path))
 }
 
 /// Creates a file, and its directory. Tries several times: a deletion may remove the directory while it is empty.
-pub(super) fn create(directory: &Path, path: &Path) -> io::Result<std::fs::File> {
+pub(super) fn create(directory: &Path, path: &Path, owner: Owner) -> io::Result<File> {
     let open = || std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
     let mut opened = open();
     for _ in 0..8 {
-        match opened {
-            Err(error) if is_gone(&error) => {
-                make_directory(directory)?;
-                opened = open();
-            }
-            opened => return opened,
+        if !opened.as_ref().is_err_and(is_gone) {
+            break;
         }
+        make_directory(directory, owner)?;
+        opened = open();
     }
-    opened
+    let file = opened?;
+    owner.gets_file(&file)?;
+    Ok(file)
 }
 
-fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<()> {
-    let mut file = create(directory, aside)?;
+fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes], owner: Owner) -> io::Result<()> {
+    let mut file = create(directory, aside, owner)?;
     for piece in pieces {
         file.write_all(piece)?;
     }
@@ -109,7 +132,7 @@ fn write_aside(directory: &Path, aside: &Path, pieces: &[Bytes]) -> io::Result<(
 /// Renames a written file into its place, and syncs the directory, so that it survives a loss of power.
 fn put_in_place(aside: &Path, target: &Path, directory: &Path) -> io::Result<()> {
     std::fs::rename(aside, target)?;
-    std::fs::File::open(directory)?.sync_all()
+    File::open(directory)?.sync_all()
 }
 
 /// A file that is written aside in pieces.

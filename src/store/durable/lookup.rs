@@ -264,7 +264,8 @@ impl Inner {
                     | StoreErrorKind::Unavailable
                     | StoreErrorKind::Overloaded
                     | StoreErrorKind::Full
-                    | StoreErrorKind::Unacceptable => {
+                    | StoreErrorKind::Unacceptable
+                    | StoreErrorKind::GivenUp => {
                         self.report_error(DurableOp::Get, &error);
                         return None;
                     }

@@ -60,6 +60,10 @@ impl Inner {
     }
 
     pub(super) fn log_error(&self, op: DurableOp, error: &StoreError) {
+        // What is lost with it is told by the drain.
+        if error.kind() == StoreErrorKind::GivenUp {
+            return;
+        }
         if let Some(suppressed) = self.log.errors[op as usize][error.kind() as usize].is_due() {
             warn!(op = ?op, "the durable tier failed: {error}{suppressed}");
         }

@@ -156,7 +156,8 @@ impl Inner {
             | StoreErrorKind::Refused
             | StoreErrorKind::Unavailable
             | StoreErrorKind::Corrupt
-            | StoreErrorKind::Overloaded => {}
+            | StoreErrorKind::Overloaded
+            | StoreErrorKind::GivenUp => {}
         }
         attempts.note(self.writes.done());
         if attempts.own >= OWN_FAILURES {

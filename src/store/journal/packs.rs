@@ -138,6 +138,12 @@ impl Journal {
             }
             // It was deleted since it was listed.
             Err(error) if error.kind() == StoreErrorKind::Absent => {}
+            // One file, and not the place: in a bucket a refusal is mostly of all objects.
+            Err(error) if error.kind() == StoreErrorKind::Refused && self.place.is_local() => {
+                error!("{error}; the file has to belong to the user that Larder runs as");
+                progress.is_any_damaged = true;
+                self.take_damaged(*name, listed, &Footer::default());
+            }
             Err(error) => return Err(error),
         }
         progress.note(number);

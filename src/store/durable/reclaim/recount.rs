@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::super::Inner;
+use super::super::write::Work;
 use super::{HOUR, Upkeep};
 use crate::base::Stopwatch;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -28,9 +31,22 @@ impl Inner {
         if !is_due {
             return Ok(0);
         }
+        self.complete_what_purges_may_cover(upkeep.recounted.map_or(0, |(_, last)| last), position).await;
         let found = self.recount(position > upkeep.recounted.map_or(0, |(_, last)| last)).await?;
         upkeep.recounted = Some((Stopwatch::start(), position));
         Ok(found)
+    }
+
+    /// Completes the pack that this process appends to, if there were purges between two positions: what they cover of it is
+    /// only reclaimed then.
+    async fn complete_what_purges_may_cover(&self, from: u64, to: u64) {
+        let own = self.purges.node();
+        if to > from && self.index.all_packs().iter().any(|pack| pack.is_open() && pack.name.node == own) {
+            let (sender, is_complete) = oneshot::channel();
+            if self.writer.send(Work::Seal(sender)).is_ok() {
+                let _ = is_complete.await;
+            }
+        }
     }
 
     /// Compares the footers of all packs with the purges, or only of those that name separate bodies. Takes entries of no

@@ -14,6 +14,7 @@ use crate::base::{DurableOp, Stopwatch};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::ObjectNames;
+use crate::store::pack::FooterEntry;
 
 /// A pack of a bounded tier takes at most this part of its capacity, so that one that goes is not missed.
 const PACKS: u64 = 32;
@@ -86,6 +87,13 @@ impl Room {
             is_kept
         });
         self.unnamed_count.store(unnamed.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Counts no longer the bodies that these entries name: they count with their pack.
+    pub(in crate::store::durable) fn forget_named(&self, entries: &[FooterEntry]) {
+        if entries.iter().any(|entry| entry.body.is_some()) {
+            self.forget_bodies(|id, _| entries.iter().any(|entry| entry.body.is_some_and(|(named, _)| named == id)));
+        }
     }
 
     /// Returns the bodies that no pack has named for `age`, and that are written.

@@ -54,7 +54,7 @@ impl GrowingWriter {
                     let Some(op) = self.inner.write_body_first(op) else { continue };
                     bytes += op.bytes();
                     ops.push(op);
-                    if bytes >= MOST_AT_ONCE.min(self.inner.pack_size()) {
+                    if bytes >= MOST_AT_ONCE.min(self.room()) {
                         self.append(std::mem::take(&mut ops)).await;
                         bytes = 0;
                     }
@@ -71,6 +71,12 @@ impl GrowingWriter {
             }
         }
         self.append(ops).await;
+    }
+
+    /// Returns the bytes that the open pack still takes.
+    fn room(&self) -> u64 {
+        let taken = self.open.as_ref().map_or(0, |open| self.inner.pack_weight(&open.info));
+        self.inner.pack_size().saturating_sub(taken)
     }
 
     /// Appends the entries of operations, however long that takes, and ends the operations.
@@ -138,7 +144,9 @@ impl GrowingWriter {
             return Err(error);
         }
         open.info.set_size(open.builder.len(), true);
-        inner.index.insert_all(&open.info, &open.builder.entries()[before..]);
+        let entries = &open.builder.entries()[before..];
+        inner.index.insert_all(&open.info, entries);
+        inner.room.forget_named(entries);
         inner.metrics.entries_written.add(count as u64);
         Ok(())
     }

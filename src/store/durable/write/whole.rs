@@ -208,6 +208,7 @@ async fn write_named(inner: &Arc<Inner>, ops: &[Op], attempts: &mut Attempts) ->
             inner.writes.succeeded();
             let info = inner.index.add_pack(name);
             inner.index.insert_all(&info, builder.entries());
+            inner.room.forget_named(builder.entries());
             info.set_size(len, false);
             inner.metrics.entries_written.add(count);
             inner.metrics.packs_written.add_one();
