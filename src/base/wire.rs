@@ -21,6 +21,8 @@ pub enum DecodeError {
     Malformed,
     /// The object belongs to another key.
     OtherKey,
+    /// The object is of the key, and not the one that was written there.
+    OtherOrder,
 }
 
 impl DecodeError {
@@ -33,6 +35,7 @@ impl DecodeError {
             Self::Checksum => "checksum",
             Self::Malformed => "malformed",
             Self::OtherKey => "other-key",
+            Self::OtherOrder => "other-order",
         }
     }
 }

@@ -103,7 +103,7 @@ impl Inner {
         let name = self.names.pack(found.pack.name);
         match self.place.read_pack(&name, found.place.offset, found.place.len).await {
             Ok(bytes) => {
-                let object = decode_first(bytes, key, policy).map_err(Examined::Unreadable)?;
+                let object = decode_first(bytes, &found, key, policy).map_err(Examined::Unreadable)?;
                 Ok((object, place_name(&found)))
             }
             Err(error) if error.kind() == StoreErrorKind::Absent => Err(Examined::Nothing),

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::{BodyReader, Durable, Inner, SeparateBody};
 use crate::base::{DurableOp, DurableOutcome, Saved, Stopwatch};
 use crate::entry::encoding::{DecodeError, DurableBody, Object, decode};
-use crate::entry::{Body, StoredHead, StoredResponse, VaryRecord};
+use crate::entry::{Body, JournalTime, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::freshness::LifetimePolicy;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
@@ -157,6 +157,8 @@ pub(super) struct Group {
 pub(super) struct Second {
     /// The name of the variant.
     variant: u128,
+    /// The entry's order.
+    order: JournalTime,
     /// The pack, and the entry's place in it.
     pack: PackName,
     offset: u64,
@@ -205,7 +207,8 @@ impl Inner {
             && self
                 .index
                 .find(self.index.fingerprint(key, variant))
-                .is_some_and(|found| (found.pack.name, found.place.offset) == (second.pack, second.offset))
+                .filter(|found| (found.pack.name, found.place.offset) == (second.pack, second.offset))
+                .is_some_and(|found| found.place.is_of(second.order))
     }
 
     async fn found(
@@ -312,13 +315,26 @@ pub(super) fn place_name(found: &Found) -> String {
 impl Second {
     /// Decodes the entry.
     pub(super) fn decode(&self, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
-        decode_first(self.bytes.clone(), key, policy)
+        decode(&Entry::take(&mut self.bytes.clone())?.object, key, policy)
     }
 }
 
 /// Decodes the first entry of what was read at a place.
-pub(super) fn decode_first(mut bytes: Bytes, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
-    decode(&Entry::take(&mut bytes)?.object, key, policy)
+pub(super) fn decode_first(
+    mut bytes: Bytes,
+    found: &Found,
+    key: &CacheKey,
+    policy: &LifetimePolicy,
+) -> Result<Object, DecodeError> {
+    let entry = Entry::take(&mut bytes)?;
+    decode_at(&entry, found, key, policy)
+}
+
+/// Decodes the entry that was read at a place. One of another order is not what was written there: the place has answered
+/// with the bytes of another pack.
+fn decode_at(entry: &Entry, found: &Found, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
+    let object = decode(&entry.object, key, policy)?;
+    if found.place.is_of(entry.header.order) { Ok(object) } else { Err(DecodeError::OtherOrder) }
 }
 
 fn decode_group(
@@ -328,10 +344,10 @@ fn decode_group(
     policy: &LifetimePolicy,
 ) -> Result<Group, DecodeError> {
     let entry = Entry::take(&mut bytes)?;
-    let first = decode(&entry.object, key, policy)?;
+    let first = decode_at(&entry, found, key, policy)?;
     let is_group = u64::from(entry.header.group_len) > entry.header.len();
     let (pack, offset) = (found.pack.name, found.place.offset + entry.header.len());
     let second = EntryHeader::decode(&bytes).ok().filter(|_| is_group);
-    let second = second.map(|header| Second { variant: header.variant, pack, offset, bytes });
+    let second = second.map(|header| Second { variant: header.variant, order: header.order, pack, offset, bytes });
     Ok(Group { first, second })
 }

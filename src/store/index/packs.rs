@@ -76,9 +76,6 @@ impl Totals {
     }
 }
 
-/// The bytes that a tombstone takes, more or less.
-const TOMBSTONE: u64 = 160;
-
 /// A pack, and what the index knows of it.
 #[derive(Debug)]
 pub(in crate::store) struct PackInfo {
@@ -98,6 +95,8 @@ pub(in crate::store) struct PackInfo {
     places: AtomicU64,
     /// Those of tombstones.
     tombstones: AtomicU64,
+    /// The bytes of those tombstones.
+    tombstone_bytes: AtomicU64,
     /// The least order of its entries, without tombstones: those bring nothing back.
     least_order: AtomicU64,
     /// The moment from which none of its responses is of use, in milliseconds since the epoch.
@@ -137,6 +136,7 @@ impl PackInfo {
             live: AtomicU64::new(0),
             places: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
+            tombstone_bytes: AtomicU64::new(0),
             least_order: AtomicU64::new(u64::MAX),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
@@ -252,22 +252,32 @@ impl PackInfo {
 
     /// Returns the bytes of entries that are of no use, with separate bodies, as far as that is known.
     pub(in crate::store) fn dead(&self) -> u64 {
-        let tombstones = self.tombstones.load(Ordering::Acquire).saturating_mul(TOMBSTONE);
-        let dead = self.filled().saturating_sub(self.live()).saturating_sub(tombstones);
+        let dead = self.filled().saturating_sub(self.live()).saturating_sub(self.tombstone_bytes());
         dead.saturating_add(self.dead_bodies.load(Ordering::Acquire))
+    }
+
+    /// Returns the bytes of its tombstones that count. Somebody else's deletion may rest on them.
+    pub(in crate::store) fn tombstone_bytes(&self) -> u64 {
+        self.tombstone_bytes.load(Ordering::Acquire)
     }
 
     pub(super) fn gain(&self, place: Place) {
         self.holds_down.fetch_or(place.replaces, Ordering::AcqRel);
         self.places.fetch_add(1, Ordering::AcqRel);
-        self.tombstones.fetch_add(u64::from(place.is_tombstone), Ordering::AcqRel);
+        if place.is_tombstone {
+            self.tombstones.fetch_add(1, Ordering::AcqRel);
+            self.tombstone_bytes.fetch_add(u64::from(place.len), Ordering::AcqRel);
+        }
         self.live.fetch_add(place.weight(), Ordering::AcqRel);
     }
 
     pub(super) fn lose(&self, place: Place) {
         let less = |by: u64| move |count: u64| Some(count.saturating_sub(by));
         let _ = self.places.fetch_update(Ordering::AcqRel, Ordering::Acquire, less(1));
-        let _ = self.tombstones.fetch_update(Ordering::AcqRel, Ordering::Acquire, less(u64::from(place.is_tombstone)));
+        if place.is_tombstone {
+            let _ = self.tombstones.fetch_update(Ordering::AcqRel, Ordering::Acquire, less(1));
+            let _ = self.tombstone_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, less(u64::from(place.len)));
+        }
         let _ = self.live.fetch_update(Ordering::AcqRel, Ordering::Acquire, less(place.weight()));
     }
 

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 
-pub(super) use self::packs::read_footer;
+pub(super) use self::packs::{all_entries, read_footer};
 use self::read::Tail;
 use super::error::StoreError;
 use super::index::Index;

@@ -294,16 +294,8 @@ async fn find_footer(
 
 /// Makes the footer of a complete pack anew from its entries.
 async fn rebuild(place: &dyn Place, pack: &Listed) -> Result<FoundFooter, StoreError> {
-    let mut footer = Footer::default();
-    let mut end = 0;
-    loop {
-        let found = read_entries(place, &pack.name, end, pack.size).await?;
-        if found.len() == end {
-            break;
-        }
-        end = found.len();
-        footer.entries.extend(found.into_footer().entries);
-    }
+    let found = all_entries(place, &pack.name, pack.size).await?;
+    let (end, footer) = (found.len(), found.into_footer());
     // If the footer begins there, no entry is missing.
     let rest = read(place, &pack.name, end, (pack.size - end).min(TAIL)).await?;
     Ok(match (is_footer(&rest), footer.entries.is_empty()) {
@@ -311,6 +303,18 @@ async fn rebuild(place: &dyn Place, pack: &Listed) -> Result<FoundFooter, StoreE
         (false, false) => FoundFooter::Part(footer),
         (false, true) => FoundFooter::Unreadable,
     })
+}
+
+/// Reads the entries of a pack of `size` bytes that has no footer, piece by piece, up to the first one that does not hold.
+pub(in crate::store) async fn all_entries(place: &dyn Place, name: &str, size: u64) -> Result<PackBuilder, StoreError> {
+    let mut all = PackBuilder::default();
+    loop {
+        let found = read_entries(place, name, all.len(), size).await?;
+        if found.len() == all.len() {
+            return Ok(all);
+        }
+        all.extend(found);
+    }
 }
 
 /// Reads some entries of a pack from `from` on, at least one if there is a sound one. Verifies them.

@@ -140,6 +140,12 @@ impl PackBuilder {
         self.len = self.footer.entries.last().map_or(0, |last| last.offset + u64::from(last.len));
     }
 
+    /// Adds the entries behind these, as [`entries_of`] found them.
+    pub(in crate::store) fn extend(&mut self, later: Self) {
+        self.footer.entries.extend(later.footer.entries);
+        self.len = later.len;
+    }
+
     /// Returns the footer and trailer, with which the pack ends.
     pub(in crate::store) fn finish(&self) -> Vec<u8> {
         self.footer.encode(self.len)

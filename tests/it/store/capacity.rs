@@ -267,3 +267,49 @@ fn what_is_made_is_for_its_owner_alone_whatever_the_umask() {
         }
     }
 }
+
+#[test]
+fn a_response_of_more_than_an_eighth_of_the_capacity_is_in_memory_only_and_explained() {
+    let (directory, origin) = (
+        tempfile::tempdir().expect("a directory"),
+        Origin::new(|seen, reply| {
+            let size = if seen.path() == "/large" { 600_000 } else { 100_000 };
+            let lifetime = if seen.path() == "/short" { 20 } else { 6000 };
+            reply.send(200, &format!("Cache-Control: max-age={lifetime}"), &"x".repeat(size));
+        }),
+    );
+    let larder = Process::start(&origin.url(), &[&file_url(directory.path()), "durable.capacity=4MiB"]);
+    let host = "Host: site.example";
+    for path in ["/large", "/short", "/small"] {
+        assert_eq!(larder.get(path, host).status(), 200);
+        larder.settle();
+        assert_eq!(larder.get(path, host).hit(), Some("memory"));
+    }
+    assert!(used(directory.path()) < 300_000, "{}", used(directory.path()));
+    for (path, why) in [
+        ("large", "it is larger than the 524288 bytes that the tier keeps of a response"),
+        ("short", "its lifetime of 20s is below durable.min_lifetime, 30s"),
+    ] {
+        let told = explained(&larder, path);
+        assert!(told.contains(&format!("durable: what memory has is not written: {why}")), "{told}");
+    }
+    let told = explained(&larder, "small");
+    assert!(!told.contains("is not written") && told.contains("durable: it is in pack"), "{told}");
+}
+
+fn explained(larder: &Process, path: &str) -> String {
+    let mut admin = crate::support::Client::connect(larder.admin);
+    admin.get(&format!("/explain?url=http://site.example/{path}"), "").text()
+}
+
+#[test]
+fn a_separate_body_counts_once() {
+    let (origin, directory) = (origin(), tempfile::tempdir().expect("a directory"));
+    let larder = start(&origin, directory.path(), &["durable.inline_size=1KiB"]);
+    for n in 0..20 {
+        larder.get(&format!("/{n}"), "");
+    }
+    larder.settle();
+    let (told, held) = (larder.metric("larder_durable_bytes"), used(&directory.path().join("larder-1")));
+    assert!(told < 20 * (SIZE as u64 + (16 << 10)) + (64 << 10), "{told} are told, {held} are there");
+}

@@ -111,3 +111,80 @@ fn a_service_that_knows_no_host_names_of_buckets_is_hinted_at() {
         assert!(told.contains(&format!("larder-bucket.{host}:{port}")), "{told}");
     }
 }
+
+/// Makes `path` and all below it belong to `user`.
+fn give(path: &std::path::Path, user: u32) {
+    std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may");
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("it is read") {
+            give(&entry.expect("it is read").path(), user);
+        }
+    }
+}
+
+fn owners(path: &std::path::Path, found: &mut Vec<u32>) {
+    found.push(std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(path).expect("it is there")));
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("it is read") {
+            owners(&entry.expect("it is read").path(), found);
+        }
+    }
+}
+
+#[test]
+fn what_root_writes_belongs_to_the_owner_of_the_directory() {
+    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("it is there")) != 0 {
+        return;
+    }
+    let (place, origin) = (Place::file(), Origin::long_lived());
+    let stop = |mut larder: crate::support::Process| {
+        larder.signal("-TERM");
+        assert_eq!(larder.wait(), Some(0));
+    };
+    let larder = place.start(&origin, &[]);
+    larder.get("/1", "");
+    larder.settle();
+    stop(larder);
+    give(&place.directory(), 65_534);
+    let larder = place.start(&origin, &["durable.inline_size=0"]);
+    larder.get("/2", "");
+    assert_eq!(larder.purge("http://site.example/1").status(), 200);
+    larder.settle();
+    stop(larder);
+    let sets: Vec<&str> = place.sets.iter().flat_map(|set| ["--set", set]).collect();
+    let (is_done, told) = larder_command(&["sweep", "--min-age", "0s"], &sets);
+    assert!(is_done, "{told}");
+    let mut found = Vec::new();
+    owners(&place.directory(), &mut found);
+    assert!(found.len() > 3 && found.iter().all(|owner| *owner == 65_534), "{found:?}");
+}
+
+#[test]
+fn a_pack_that_cannot_be_read_costs_its_responses_and_not_the_tier() {
+    let (place, origin) = (Place::file(), Origin::long_lived());
+    let mut before = None;
+    for path in ["/1", "/2"] {
+        let mut larder = place.start(&origin, &[]);
+        larder.get(path, "");
+        larder.settle();
+        larder.signal("-TERM");
+        assert_eq!(larder.wait(), Some(0));
+        let names = std::fs::read_dir(place.directory().join("larder-1/j")).expect("it is read");
+        before = before.or_else(|| names.map(|entry| entry.expect("it is read").path()).find(|path| is_pack(path)));
+    }
+    // Root reads whatever its rights: a directory in the place of the file is not readable for anybody.
+    let first = before.expect("a pack");
+    std::fs::remove_file(&first).expect("it is there");
+    std::fs::create_dir(&first).expect("it is made");
+    let larder = place.start(&origin, &[]);
+    eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
+    let answer = larder.get("/2", "");
+    assert!(answer.status() == 200 && answer.head.get("cache-status").is_some(), "{answer:?}");
+    larder.get("/3", "");
+    larder.settle();
+    assert_eq!(larder.get("/1", "").status(), 200);
+}
+
+fn is_pack(path: &std::path::Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "pack")
+}

@@ -112,15 +112,15 @@ impl Situation {
     /// Returns the packs with the most dead bytes, once one part in `parts` of all bytes is dead; otherwise none.
     pub(super) fn rewrite(&self, parts: u64) -> Vec<Arc<PackInfo>> {
         let total: u64 = self.packs.iter().map(|pack| pack.size()).sum();
-        let mut dead: u64 = self.packs.iter().map(|pack| pack.dead()).sum();
+        let mut dead: u64 = self.packs.iter().map(|pack| self.dead_of(pack)).sum();
         let total = total.saturating_add(self.bodies);
         if dead.saturating_mul(parts) <= total || dead < self.pack_size / 16 {
             return Vec::new();
         }
-        let mut packs: Vec<_> = self.packs.iter().filter(|pack| pack.dead() > self.weight(pack) / 8).collect();
+        let mut packs: Vec<_> = self.packs.iter().filter(|pack| self.dead_of(pack) > self.weight(pack) / 8).collect();
         // By the part of it that is dead, in thousandths.
         packs.sort_by_key(|pack| {
-            std::cmp::Reverse(pack.dead().saturating_mul(1000) / (pack.size() + pack.named()).max(1))
+            std::cmp::Reverse(self.dead_of(pack).saturating_mul(1000) / (pack.size() + pack.named()).max(1))
         });
         let (mut chosen, mut live) = (Vec::new(), 0);
         for pack in packs.into_iter().take(MOST) {
@@ -128,11 +128,21 @@ impl Situation {
                 break;
             }
             live += self.live(pack);
-            dead = dead.saturating_sub(pack.dead());
+            dead = dead.saturating_sub(self.dead_of(pack));
             chosen.push(Arc::clone(pack));
         }
         chosen.sort_by_key(|pack| pack.name);
         chosen
+    }
+
+    /// Returns the bytes of a pack that a copy would leave out: of no use, or tombstones below which nothing can be left.
+    fn dead_of(&self, pack: &Arc<PackInfo>) -> u64 {
+        let tombstones = pack.tombstone_bytes();
+        let is_spent = tombstones > pack.size() / 8 && self.is_settled(pack) && {
+            let others: Vec<_> = self.all.iter().filter(|other| other.name != pack.name).cloned().collect();
+            elsewhere(pack, &others) >= pack.name.time.saturating_add(ticks(HOUR))
+        };
+        pack.dead() + if is_spent { tombstones } else { 0 }
     }
 
     /// Returns the length of a pack, with the separate bodies that go with it.

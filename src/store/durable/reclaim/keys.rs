@@ -8,7 +8,7 @@ use crate::entry::{Covered, TICK_BITS};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
-use crate::store::journal::read_footer;
+use crate::store::journal::{all_entries, read_footer};
 use crate::store::pack::{EntryKind, FooterEntry};
 
 /// A response that the tier holds.
@@ -38,11 +38,7 @@ impl Durable {
         for pack in inner.index.all_packs() {
             let name = inner.names.pack(pack.name);
             let entries = if pack.is_open() {
-                inner
-                    .place
-                    .get(&inner.names.open_pack(pack.name), u64::MAX)
-                    .await
-                    .map(|whole| crate::store::pack::entries_of(whole, 0).into_footer().entries)
+                all_entries(&*inner.place, &name, pack.size()).await.map(|found| found.into_footer().entries)
             } else {
                 read_footer(&*inner.place, &name, pack.size()).await.map(|footer| footer.entries)
             };

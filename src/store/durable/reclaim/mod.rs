@@ -49,6 +49,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_secs(600);
 const GRACE_LOCAL: Duration = Duration::from_secs(30);
 
+/// Time for which nothing is rewritten after packs did not get much smaller by it.
+const REST: Duration = Duration::from_secs(600);
+
 /// The most merges and rewritings of a pass.
 const MOST_COPIES: usize = 16;
 
@@ -69,6 +72,17 @@ pub(super) struct Upkeep {
     grace: Option<Duration>,
     /// Since the last look for bodies that nothing leads to.
     bodies: Option<Stopwatch>,
+    /// Since packs were rewritten that did not get much smaller.
+    rewritten_in_vain: Option<Stopwatch>,
+}
+
+/// The aim of copying packs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// Fewer packs.
+    Fewer,
+    /// Less bytes.
+    Smaller,
 }
 
 /// What a pass did.
@@ -130,34 +144,48 @@ impl Inner {
         }
         done.deleted += self.delete_replaced(upkeep).await?;
         self.delete_dead(upkeep, &mut done).await?;
-        self.replace_chosen(upkeep, &mut done, |situation, _| situation.merge()).await?;
-        // Begins when a third is dead, and goes on until a quarter is.
-        self.replace_chosen(upkeep, &mut done, |situation, is_first| situation.rewrite(if is_first { 3 } else { 4 }))
-            .await?;
+        self.replace_chosen(upkeep, &mut done, Aim::Fewer, |situation, _| situation.merge()).await?;
+        if upkeep.rewritten_in_vain.is_none_or(|since| since.elapsed() >= REST) {
+            // Begins when a third is dead, and goes on until a quarter is.
+            let choose = |situation: &Situation, is_first| situation.rewrite(if is_first { 3 } else { 4 });
+            let (before, after) = self.replace_chosen(upkeep, &mut done, Aim::Smaller, choose).await?;
+            upkeep.rewritten_in_vain = (after > before / 8 * 7).then(Stopwatch::start);
+        }
         Ok(done)
     }
 
-    /// Copies what counts of the packs that are chosen, again and again. Tells `choose` whether it is the first time.
+    /// Copies what counts of the packs that are chosen, again and again. Tells `choose` whether it is the first time. Ends
+    /// past the capacity, since the sources may stay for a while, and where a copy saves little. Returns the bytes of the
+    /// last sources and of their copy.
     async fn replace_chosen(
         self: &Arc<Self>,
         upkeep: &Upkeep,
         done: &mut Done,
+        aim: Aim,
         choose: fn(&Situation, bool) -> Vec<Arc<PackInfo>>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(u64, u64), StoreError> {
+        let mut last = (0, 0);
         for turn in 0..MOST_COPIES {
             let _changing = self.room.changing.lock().await;
             let chosen = choose(&self.situation(upkeep), turn == 0);
-            if chosen.is_empty() {
+            let live = chosen.iter().map(|pack| pack.live()).sum();
+            if chosen.is_empty() || !self.has_room_for_copy(live) {
                 break;
             }
-            self.replace(&chosen, done).await?;
+            last = self.replace(&chosen, done).await?;
+            if aim == Aim::Smaller && last.1 > last.0 / 8 * 7 {
+                break;
+            }
         }
-        Ok(())
+        Ok(last)
     }
 
-    /// Copies what counts of packs. Those stay for a while, for processes that know no others.
-    async fn replace(self: &Arc<Self>, chosen: &[Arc<PackInfo>], done: &mut Done) -> Result<(), StoreError> {
+    /// Copies what counts of packs. Those stay for a while, for processes that know no others. Returns their bytes, and those
+    /// of the copy.
+    async fn replace(self: &Arc<Self>, chosen: &[Arc<PackInfo>], done: &mut Done) -> Result<(u64, u64), StoreError> {
         let copied = self.copy(chosen, Keep::All).await?;
+        let before = copied.emptied.iter().map(|pack| pack.size()).sum();
+        let after = copied.pack.as_ref().map_or(0, |pack| pack.size());
         done.copied += copied.emptied.len() as u64;
         done.written += u64::from(copied.pack.is_some());
         if copied.pack.is_none() {
@@ -166,7 +194,7 @@ impl Inner {
                 self.delete_useless(&pack, done).await?;
             }
         }
-        Ok(())
+        Ok((before, after))
     }
 
     async fn delete_useless(&self, pack: &PackInfo, done: &mut Done) -> Result<(), StoreError> {
@@ -298,7 +326,7 @@ impl Inner {
 impl Upkeep {
     fn new() -> Self {
         let (started, heard) = (Stopwatch::start(), HashMap::new());
-        Self { started, listed: None, heard, recounted: None, grace: None, bodies: None }
+        Self { started, listed: None, heard, recounted: None, grace: None, bodies: None, rewritten_in_vain: None }
     }
 
     /// Returns for each process the last time in a name that it gave, those of packs among them.

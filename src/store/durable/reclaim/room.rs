@@ -201,6 +201,12 @@ impl Inner {
         Err(StoreError::new(StoreErrorKind::Full, text))
     }
 
+    /// Returns whether a copy of `bytes` keeps the tier within its capacity and two packs.
+    pub(super) fn has_room_for_copy(&self, bytes: u64) -> bool {
+        let most = self.bound().saturating_add(self.pack_size().saturating_mul(2));
+        self.used().saturating_add(bytes) <= most
+    }
+
     /// Counts `bytes` as taken if there is room for them.
     fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reserved> {
         self.room.reserved.fetch_add(bytes, Ordering::Relaxed);

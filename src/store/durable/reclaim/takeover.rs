@@ -7,8 +7,8 @@ use tracing::info;
 
 use super::super::Inner;
 use crate::store::error::StoreError;
+use crate::store::journal::all_entries;
 use crate::store::names::PackName;
-use crate::store::pack::entries_of;
 
 impl Inner {
     /// Completes a pack that grows and whose writer is gone: up to the first entry that does not hold. Returns `false` if
@@ -19,8 +19,7 @@ impl Inner {
         }
         let name = self.names.pack(pack);
         let Some(mut file) = self.place.take_over(&name).await? else { return Ok(false) };
-        let whole = self.place.read_pack(&name, 0, u32::try_from(file.len()).unwrap_or(u32::MAX)).await?;
-        let builder = entries_of(whole, 0);
+        let builder = all_entries(&*self.place, &name, file.len()).await?;
         if builder.entries().is_empty() {
             self.place.delete(&self.names.open_pack(pack)).await?;
             drop(self.index.remove_pack(pack));

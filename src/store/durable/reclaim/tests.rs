@@ -410,3 +410,51 @@ async fn one_response_a_second_for_a_day_costs_few_requests_and_leaves_few_packs
         assert_eq!(other.find(&format!("/{n}")).await.as_deref(), Some(&body[..]), "{n}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn deletions_of_long_urls_are_not_copied_again_and_again() {
+    let world = World::new();
+    let mut node = world.start(1).await;
+    for n in 0..300 {
+        node.put(&format!("/{n}/{}", "x".repeat(20_000)), b"page", LONG);
+    }
+    world.pass(Duration::from_secs(6)).await;
+    node.inner().queue.empty().await;
+    for n in 0..300 {
+        node.durable.delete(&key(&format!("/{n}/{}", "x".repeat(20_000))), None);
+    }
+    world.pass(Duration::from_secs(6)).await;
+    node.inner().queue.empty().await;
+    for _ in 0..30 {
+        node.reclaim().await;
+        world.pass(Duration::from_secs(60)).await;
+    }
+    // The tombstones have their keys twice, in 300 × 40 KB.
+    let rewritten = node.inner().metrics.bytes_rewritten.value();
+    assert!(rewritten < 3 * 300 * 40_000, "{rewritten} bytes were copied");
+    node.store(&world, "/kept", b"kept", LONG).await;
+    // Hours later nothing rests on them: they go.
+    for _ in 0..4 {
+        world.pass(Duration::from_secs(3600)).await;
+        node.upkeep = Upkeep::new();
+        node.reclaim().await;
+    }
+    let left: u64 = node.inner().index.all_packs().iter().map(|pack| pack.size()).sum();
+    assert!(left < 300 * 20_000, "{left} bytes are left");
+    assert_eq!(node.find("/kept").await.as_deref(), Some(&b"kept"[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bytes_of_an_older_pack_are_not_taken_for_those_of_a_newer_one() {
+    let world = World::new();
+    let node = world.start(1).await;
+    node.store(&world, "/page", b"old", LONG).await;
+    let old = node.inner().index.all_packs();
+    node.store(&world, "/page", b"new", LONG).await;
+    let new = node.inner().index.all_packs().into_iter().find(|pack| pack.name != old[0].name).expect("another pack");
+    let (place, names) = (&node.inner().place, &node.inner().names);
+    let bytes = place.get(&names.pack(old[0].name), 1 << 20).await.expect("it is there");
+    assert_eq!(node.find("/page").await.as_deref(), Some(&b"new"[..]));
+    place.put(&names.pack(new.name), &[bytes]).await.expect("it is written");
+    assert_eq!(node.find("/page").await, None, "a lying bucket costs a miss");
+}
