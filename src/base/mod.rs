@@ -25,4 +25,4 @@ pub(crate) use self::metrics::{
 pub(crate) use self::recent::Recent;
 pub(crate) use self::transport::{Transport, send_at_once};
 pub use self::units::parse_duration;
-pub(crate) use self::units::{format_size, parse_size};
+pub(crate) use self::units::{format_size, parse_size, readable_size};

@@ -79,7 +79,12 @@ impl StoreError {
 
     /// The error of an operation whose task ended before it did, as when this process ends.
     pub fn given_up(what: &str) -> Self {
-        Self::new(StoreErrorKind::Unavailable, format!("{what}: given up, since this process ends"))
+        Self::caused_by(StoreErrorKind::Unavailable, format!("{what}: given up, since this process ends"), Ended)
+    }
+
+    /// Returns whether the operation was given up because its task, and mostly this process, ends.
+    pub fn is_given_up(&self) -> bool {
+        self.source().is_some_and(|source| source.is::<Ended>())
     }
 
     /// Returns the kind, which says what the caller does.
@@ -87,6 +92,18 @@ impl StoreError {
         self.kind
     }
 }
+
+/// The cause of an operation that was given up.
+#[derive(Debug)]
+struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its task ended")
+    }
+}
+
+impl Error for Ended {}
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,5 +126,6 @@ mod tests {
         let error = StoreError::caused_by(StoreErrorKind::Full, "o/a: the disk is full", fmt::Error);
         assert_eq!((error.to_string().as_str(), error.kind()), ("o/a: the disk is full", StoreErrorKind::Full));
         assert!(error.source().is_some() && StoreError::absent("o/a").source().is_none());
+        assert!(StoreError::given_up("o/a").is_given_up() && !error.is_given_up());
     }
 }

@@ -39,7 +39,7 @@ pub(crate) use self::index::Index;
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::ObjectNames;
 pub use self::pack::{hold_entries, hold_footer};
-pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
+pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp, begins_with};
 pub use self::purge::{Purge, PurgeTarget, Purges};
 pub(crate) use self::tiers::KnownRecord;
 pub use self::tiers::{Durability, Store};

@@ -47,7 +47,7 @@ use tracing::warn;
 
 use super::admission::{Verdict, WriteAdmission};
 use super::error::{StoreError, StoreErrorKind};
-use super::index::Index;
+use super::index::{Index, PackTotals};
 use super::journal::{Journal, Urgency};
 use super::memory::Memory;
 use super::names::ObjectNames;
@@ -75,21 +75,6 @@ pub struct Durable {
     lookup_timeout: Duration,
     /// See [`Place::is_local`].
     is_local: bool,
-}
-
-/// Packs, and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PackTotals {
-    /// Number of packs.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// The bytes of responses that count.
-    pub live: u64,
-    /// The bytes of entries that are of no use, with separate bodies, as far as that is known.
-    pub dead: u64,
-    /// Number of separate bodies that packs name, and their bytes.
-    pub bodies: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -269,14 +254,7 @@ impl Durable {
 
     /// Returns how many packs there are, and their bytes.
     pub fn packs(&self) -> PackTotals {
-        let packs = self.inner.index.all_packs();
-        PackTotals {
-            count: packs.len() as u64,
-            bytes: packs.iter().map(|pack| pack.size()).sum(),
-            live: packs.iter().map(|pack| pack.live()).sum(),
-            dead: packs.iter().map(|pack| pack.dead()).sum(),
-            bodies: self.inner.index.named_bodies(),
-        }
+        self.inner.index.pack_totals()
     }
 
     /// Returns [`Config::min_upload_rate`].

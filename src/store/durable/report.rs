@@ -60,6 +60,10 @@ impl Inner {
     }
 
     pub(super) fn log_error(&self, op: DurableOp, error: &StoreError) {
+        // The stop says itself what is left.
+        if error.is_given_up() {
+            return;
+        }
         if let Some(suppressed) = self.log.errors[op as usize][error.kind() as usize].is_due() {
             warn!(op = ?op, "the durable tier failed: {error}{suppressed}");
         }
