@@ -16,9 +16,10 @@ use super::signals::Signals;
 use super::upkeep::{Sweep, Told, Wanted};
 use super::{admin_client, upkeep};
 use crate::app;
-use crate::base::{Clock, log, parse_duration};
+use crate::base::{Clock, log, parse_duration, readable_size};
 use crate::config::{Config, Reading};
 use crate::proxy::{Manner, Schemes, What};
+use crate::store::Durable;
 
 /// The exit code for a mistake in the configuration or on the command line.
 const EXIT_CONFIG: u8 = 2;
@@ -264,6 +265,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
         warn!("{warning}");
     }
     let upstream = config.upstream.address.to_string();
+    let durable = (config.durable.location.in_words(), config.durable.capacity());
     let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
     signals.is_up();
     for address in running.addresses() {
@@ -271,6 +273,12 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     }
     if let Some(address) = running.admin_address() {
         info!("admin on {address}");
+    }
+    if let Some(totals) = running.proxy().store().durable().map(Durable::packs) {
+        let (place, capacity) = durable;
+        let most =
+            if capacity == 0 { "without a limit".into() } else { format!("of at most {}", readable_size(capacity)) };
+        info!("the durable tier is in {place}: {} packs, {} {most}", totals.count, readable_size(totals.bytes));
     }
     signals.wait();
     running.stop();

@@ -19,6 +19,7 @@ mod names;
 mod pack;
 mod place;
 mod purge;
+mod purpose;
 mod queue;
 pub mod s3;
 mod second_use;

@@ -113,6 +113,20 @@ pub enum Location {
     },
 }
 
+impl Location {
+    /// Returns the place as a person finds it: a directory by its absolute path.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Off => "off".into(),
+            Self::File(path) => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!("the directory {}", absolute.display())
+            }
+            Self::S3 { config, prefix } => format!("the bucket s3://{}/{prefix}", config.bucket),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -53,8 +53,9 @@ use super::memory::Memory;
 use super::names::ObjectNames;
 use super::place::Place;
 use super::purge::Purges;
+use super::purpose::asking_for;
 use super::queue::WriteQueue;
-use crate::base::{Breaker, Metrics, Saved, Stopwatch};
+use crate::base::{Breaker, Metrics, RequestPurpose, Saved, Stopwatch};
 use crate::entry::{StoredResponse, VaryRecord};
 use crate::rfc9111::key::CacheKey;
 
@@ -132,7 +133,7 @@ impl Durable {
             Ok(()) => {
                 // Until the journal is read, purges are unknown and nothing of the tier is served.
                 let left = CHECK_TIMEOUT.saturating_sub(watch.elapsed());
-                match tokio::time::timeout(left, inner.journal.load()).await {
+                match tokio::time::timeout(left, asking_for(RequestPurpose::Journal, inner.journal.load())).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => warn!("the journal is not read yet, nothing durable is served: {error}"),
                     Err(_) => warn!("the journal is long: nothing durable is served until it is read"),
@@ -145,9 +146,9 @@ impl Durable {
                 inner.stop_writing(&error);
             }
         }
-        this.runtime.spawn(Arc::clone(inner).reclaim());
-        this.runtime.spawn(Arc::clone(&inner.journal).follow());
-        this.runtime.spawn(Arc::clone(&inner.journal).tend());
+        this.runtime.spawn(asking_for(RequestPurpose::Reclaiming, Arc::clone(inner).reclaim()));
+        this.runtime.spawn(asking_for(RequestPurpose::Journal, Arc::clone(&inner.journal).follow()));
+        this.runtime.spawn(asking_for(RequestPurpose::Journal, Arc::clone(&inner.journal).tend()));
         this.runtime.spawn(report::log_prices(Arc::clone(&inner.metrics)));
         Ok(Some(this))
     }

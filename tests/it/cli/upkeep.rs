@@ -102,6 +102,8 @@ fn a_sweep_completes_and_deletes_packs_and_removes_what_was_not_finished() {
     let sets = ["durable.min_lifetime=0s", "durable.retain=0s"];
     for path in ["/short", "/long"] {
         let larder = place.start(&origin, &sets);
+        let ready = crate::support::Client::connect(larder.admin).get("/readyz", "Host: localhost").text();
+        assert!(ready.contains("\"durable\":\"up\""), "{ready}");
         larder.get(path, "");
         larder.settle();
         larder.kill_9();
