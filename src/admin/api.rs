@@ -261,7 +261,13 @@ impl Admin {
         }
         let can_serve = origin == "reachable" || objects > 0 || store.durable().is_some();
         let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json_reply(status, &json!({"ready": can_serve, "origin": origin, "objects_in_memory": objects}))
+        let durable = match store.durable() {
+            None => "off",
+            Some(durable) if durable.is_down() => "down",
+            Some(_) => "up",
+        };
+        let told = json!({"ready": can_serve, "origin": origin, "durable": durable, "objects_in_memory": objects});
+        json_reply(status, &told)
     }
 
     /// Reads a request's body; an error is the answer to send. A body that states a length past the limit is not read

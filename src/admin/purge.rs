@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Admin;
 use super::api::{AdminReply, error, json_reply};
@@ -112,6 +112,7 @@ impl Admin {
     async fn carry_out(&self, what: What<'_>, manner: Manner, wait: Duration) -> AdminReply {
         match self.proxy.purge(what, manner).await {
             Ok(held) => {
+                info!(soft = manner.is_soft, "purged {what}");
                 tokio::time::sleep(wait).await;
                 // Other processes read the journal this often.
                 let durable = self.proxy.store().durable();

@@ -41,9 +41,39 @@ pub(crate) fn format_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// Returns a size as people read it, with one decimal: `10.4 KiB`.
+pub(crate) fn readable_size(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes >= 1 << shift {
+            // Rounds down: what is said to be freed is.
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
 /// Splits a text into its leading number and the rest.
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        for (bytes, expected) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (10_624, "10.3 KiB"),
+            (8 << 20, "8.0 MiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(readable_size(bytes), expected);
+        }
+    }
 }

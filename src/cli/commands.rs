@@ -13,12 +13,13 @@ use clap::{Args, Parser, Subcommand};
 use tracing::{info, warn};
 
 use super::signals::Signals;
-use super::upkeep::{Sweep, Wanted};
+use super::upkeep::{Sweep, Told, Wanted};
 use super::{admin_client, memory_pages, upkeep};
 use crate::app;
-use crate::base::{Clock, log, parse_duration};
+use crate::base::{Clock, log, parse_duration, readable_size};
 use crate::config::{Config, Reading};
 use crate::proxy::{Manner, Schemes, What};
+use crate::store::Durable;
 
 /// The exit code for a mistake in the configuration or on the command line.
 const EXIT_CONFIG: u8 = 2;
@@ -66,14 +67,17 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// List what the durable tier holds: size, age, freshness and pack of each response
+    /// List what the durable tier holds: size, age, freshness, pack, variant and tags of each response
     Keys {
-        /// Only URLs that begin with this, host and all; or a path, of any host
+        /// Only URLs that begin with this, host and all, under http and https; or a path, of any host
         #[arg(long, value_name = "PREFIX", default_value = "")]
         prefix: String,
         /// Only what has this tag, to the byte
         #[arg(long, value_name = "TAG", default_value = "")]
         tag: String,
+        /// Print a JSON object for each, one a line
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         config: ConfigArgs,
     },
@@ -173,6 +177,11 @@ fn escaped(text: &str) -> String {
     out
 }
 
+/// Escapes each line of a text.
+fn escaped_lines(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n")
+}
+
 /// Collects the standard output of a command.
 #[derive(Default)]
 struct Out {
@@ -219,10 +228,9 @@ pub fn main() -> ExitCode {
             let sweep = Sweep { min_age, is_dry: dry_run };
             told(upkeep::block_on(upkeep::sweep(&config, sweep, &Clock::system())))
         }),
-        Some(Command::Keys { prefix, tag, config }) => loaded(config, before).map(|config| {
-            let wanted = Wanted { prefix, tag };
-            let listed = upkeep::block_on(upkeep::keys(&config, &wanted, &Clock::system()));
-            told(listed.map(|lines| lines.iter().map(|line| escaped(line)).collect()))
+        Some(Command::Keys { prefix, tag, json, config }) => loaded(config, before).map(|config| {
+            let wanted = Wanted { prefix, tag, json };
+            told(upkeep::block_on(upkeep::keys(&config, &wanted, &Clock::system())))
         }),
         Some(Command::Explain { url, fields, json, config }) => {
             loaded(config, before).map(|config| explain(&config, &url, &fields, json))
@@ -259,6 +267,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     }
     memory_pages::fit(config.memory.capacity);
     let upstream = config.upstream.address.to_string();
+    let durable = (config.durable.location.in_words(), config.durable.capacity());
     let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
     signals.is_up();
     for address in running.addresses() {
@@ -266,6 +275,12 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     }
     if let Some(address) = running.admin_address() {
         info!("admin on {address}");
+    }
+    if let Some(totals) = running.proxy().store().durable().map(Durable::packs) {
+        let (place, capacity) = durable;
+        let most =
+            if capacity == 0 { "without a limit".into() } else { format!("of at most {}", readable_size(capacity)) };
+        info!("the durable tier is in {place}: {} packs, {} {most}", totals.count, readable_size(totals.bytes));
     }
     signals.wait();
     running.stop();
@@ -336,12 +351,15 @@ fn purge(config: &Config, args: &PurgeArgs) -> ExitCode {
     out.end(code)
 }
 
-fn told(outcome: Result<Vec<String>, String>) -> ExitCode {
+fn told(outcome: Result<Told, String>) -> ExitCode {
     match outcome {
-        Ok(lines) => {
+        Ok(Told { lines, notes }) => {
             let mut out = Out::default();
             for line in lines {
-                out.say(line);
+                out.say(escaped_lines(&line));
+            }
+            for note in notes {
+                let _ = writeln!(io::stderr(), "{}", escaped(&note));
             }
             out.end(ExitCode::SUCCESS)
         }

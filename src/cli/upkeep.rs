@@ -1,13 +1,17 @@
 //! `larder lifecycle`, `larder sweep` and `larder keys`: the upkeep of a bucket or directory. None needs a running Larder, and
 //! all may run beside any number.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::base::{Clock, Metrics};
+use crate::base::{Clock, Metrics, readable_size};
 use crate::config::Config;
+use crate::proxy::{Schemes, prefixes};
 use crate::rfc9111::freshness::HEURISTIC_MAX;
+use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::s3::{Lifecycle, S3Bucket};
-use crate::store::{Durable, KeptKey, Location, ObjectNames, StoreErrorKind};
+use crate::store::{Durable, KeptKey, Location, ObjectNames, StoreErrorKind, begins_with};
 
 pub(crate) use crate::store::Sweep;
 
@@ -24,16 +28,26 @@ pub fn days(config: &Config, longest: Option<Duration>) -> i32 {
     i32::try_from(whole.saturating_add(1)).unwrap_or(i32::MAX)
 }
 
-/// The error of upkeep without a durable tier.
-const OFF: &str = "durable.url is \"off\": there is nothing to keep up";
+/// What a command says.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Lines for standard output.
+    pub lines: Vec<String>,
+    /// Lines about those, for standard error: what is piped elsewhere is the lines alone.
+    pub notes: Vec<String>,
+}
 
-/// Compares the bucket's lifecycle rules with those that fit the configuration, or installs these. Returns lines for
-/// people.
-pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) -> Result<Vec<String>, String> {
+/// Returns the error of a command without a durable tier.
+fn off(nothing_to: &str) -> String {
+    format!("durable.url is \"off\": there is nothing to {nothing_to}")
+}
+
+/// Compares the bucket's lifecycle rules with those that fit the configuration, or installs these.
+pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) -> Result<Told, String> {
     let (bucket, names) = match &config.durable.location {
-        Location::Off => return Err(OFF.into()),
+        Location::Off => return Err(off("give rules to")),
         Location::File(_) => {
-            return Err("a directory has no lifecycle rules: run \"larder sweep\" from time to time".into());
+            return Err("a directory has no lifecycle rules, and needs none: Larder frees its space itself".into());
         }
         Location::S3 { config: s3, prefix } => {
             let bucket = S3Bucket::connect(s3.clone(), Metrics::new(1), Clock::system()).await;
@@ -44,66 +58,106 @@ pub async fn lifecycle(config: &Config, longest: Option<Duration>, apply: bool) 
     if apply {
         let mut lines = bucket.install_lifecycle(&wanted).await.map_err(|error| error.to_string())?;
         lines.push("installed".into());
-        return Ok(lines);
+        return Ok(Told { lines, notes: Vec::new() });
     }
-    let mut lines = vec![format!("{:#}", wanted.to_json())];
+    let lines = vec![format!("{:#}", wanted.to_json())];
     match bucket.compare_lifecycle(&wanted).await {
-        Ok(changes) => lines.extend(changes),
+        Ok(notes) => Ok(Told { lines, notes }),
         // The rules are printed all the same: an operator with the right may install them.
         Err(error) if error.kind() == StoreErrorKind::Refused && bucket.is_listable(names.root()).await => {
-            lines.push(format!("what the bucket has now can't be read: {error}"));
+            Ok(Told { lines, notes: vec![format!("what the bucket has now can't be read: {error}")] })
         }
-        Err(error) => return Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(lines)
 }
 
-/// Reclaims at once what a running Larder reclaims in time. Returns lines for people.
-pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Vec<String>, String> {
+/// Reclaims at once what a running Larder reclaims in time.
+pub async fn sweep(config: &Config, sweep: Sweep, clock: &Clock) -> Result<Told, String> {
     let swept = Durable::sweep(&config.durable, &config.cache.key_prefix, sweep, clock);
-    let swept = swept.await.map_err(|error| format!("durable.url: {error}"))?.ok_or(OFF)?;
-    Ok(swept.in_words(sweep.is_dry))
+    let swept = swept.await.map_err(|error| format!("durable.url: {error}"))?.ok_or_else(|| off("sweep"))?;
+    Ok(Told { lines: swept.in_words(sweep.is_dry), notes: Vec::new() })
 }
 
-/// Says which keys are listed.
+/// Says which keys are listed, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// The beginning of their URLs; or a path, of any host. Empty: all.
+    /// The beginning of their URLs under either scheme, or a path of any host, as for a purge. Empty: all.
     pub prefix: String,
     /// A tag that they have. Empty: any, or none.
     pub tag: String,
-}
-
-impl Wanted {
-    fn has(&self, key: &KeptKey) -> bool {
-        let path = || key.url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-        let is_below = key.url.starts_with(&self.prefix) || path().is_some_and(|path| path.starts_with(&self.prefix));
-        is_below && (self.tag.is_empty() || key.tags.contains(&self.tag))
-    }
+    /// True for a JSON object a line, false for a table.
+    pub json: bool,
 }
 
 /// Lists what the durable tier holds, one line a response.
-pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Vec<String>, String> {
-    let keys = Durable::keys(&config.durable, &config.cache.key_prefix, clock);
-    let mut keys = keys.await.map_err(|error| format!("durable.url: {error}"))?.ok_or(OFF)?;
-    keys.retain(|key| wanted.has(key));
-    keys.sort_by(|a, b| a.url.cmp(&b.url));
-    let rows = keys.iter().map(|key| {
-        let fresh = match u64::try_from(key.fresh_millis) {
-            Ok(millis) => short(millis),
-            Err(_) => format!("-{}", short(key.fresh_millis.unsigned_abs())),
-        };
-        let age = short(u64::try_from(key.age.as_millis()).unwrap_or(u64::MAX));
-        [format!("{}", key.size), age, fresh, key.pack.clone(), key.url.replace('\0', "*")]
+pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Told, String> {
+    let Wanted { prefix, tag, json } = wanted;
+    let prefixes = if prefix.is_empty() { None } else { Some(prefixes(prefix, Schemes::Both)?) };
+    let kept = Durable::keys(&config.durable, &config.cache.key_prefix, clock);
+    let mut kept = kept.await.map_err(|error| format!("durable.url: {error}"))?.ok_or_else(|| off("list"))?;
+    kept.retain(|kept| {
+        let is_below = |prefixes: &Vec<String>| prefixes.iter().any(|prefix| begins_with(&kept.key, prefix));
+        prefixes.as_ref().is_none_or(is_below) && (tag.is_empty() || kept.tags.contains(tag))
     });
-    let head = ["BYTES", "AGE", "FRESH FOR", "PACK", "URL"].map(str::to_owned);
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2), width(3)];
-    let line = |[size, age, fresh, pack, url]: &[String; 5]| {
-        format!("{size:>0$}  {age:>1$}  {fresh:>2$}  {pack:<3$}  {url}", widths[0], widths[1], widths[2], widths[3])
+    let bytes = kept.iter().map(|kept| kept.size).sum();
+    let packs: BTreeSet<&String> = kept.iter().map(|kept| &kept.pack).collect();
+    let total =
+        format!("{}, {}, in {}", count(kept.len(), "response"), readable_size(bytes), count(packs.len(), "pack"));
+    let mut kept: Vec<(String, KeptKey)> = kept.into_iter().map(|kept| (url(&kept.key), kept)).collect();
+    kept.sort_by(|(a, one), (b, other)| (a, one.variant).cmp(&(b, other.variant)));
+    let lines = if *json {
+        kept.iter().map(|(url, kept)| kept_as_json(url, &config.cache.key_prefix, kept).to_string()).collect()
+    } else {
+        table(&kept, clock.now())
     };
-    Ok(rows.iter().map(line).collect())
+    Ok(Told { lines, notes: vec![total] })
+}
+
+/// Returns the URL of a key. The star in the query of one says that it stands for several.
+fn url(key: &CacheKey) -> String {
+    key.parts().map_or_else(String::new, |parts| {
+        let query = parts.query.map_or_else(String::new, |query| format!("?{}", query.replace('\0', "*")));
+        format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path)
+    })
+}
+
+fn kept_as_json(url: &str, prefix: &str, kept: &KeptKey) -> serde_json::Value {
+    serde_json::json!({
+        "url": url,
+        "prefix": prefix,
+        "variant": (kept.variant != 0).then(|| format!("{:032x}", kept.variant)),
+        "bytes": kept.size,
+        "stored": kept.came.to_rfc3339(),
+        "fresh_until": kept.fresh_until.to_rfc3339(),
+        "tags": kept.tags,
+        "pack": kept.pack,
+        "offset": kept.offset,
+    })
+}
+
+/// Returns the lines of a table: a head, and a line for each response.
+fn table(kept: &[(String, KeptKey)], now: Timestamp) -> Vec<String> {
+    let rows = kept.iter().map(|(url, kept)| {
+        let fresh = kept.fresh_until.millis_since(now);
+        let variant = if kept.variant == 0 { "-".into() } else { format!("{:08x}", kept.variant >> 96) };
+        let tags = if kept.tags.is_empty() { "-".into() } else { kept.tags.join(",") };
+        let age = short(u64::try_from(now.millis_since(kept.came)).unwrap_or(0));
+        let fresh = format!("{}{}", if fresh < 0 { "-" } else { "" }, short(fresh.unsigned_abs()));
+        [kept.size.to_string(), age, fresh, kept.pack.clone(), variant, tags, url.clone()]
+    });
+    let head = ["BYTES", "AGE", "FRESH FOR", "PACK", "VARIANT", "TAGS", "URL"].map(str::to_owned);
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let [w0, w1, w2, w3, w4, w5] = widths;
+    let line = |[size, age, fresh, pack, variant, tags, url]: &[String; 7]| {
+        format!("{size:>w0$}  {age:>w1$}  {fresh:>w2$}  {pack:<w3$}  {variant:<w4$}  {tags:<w5$}  {url}")
+    };
+    rows.iter().map(line).collect()
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Returns a duration in its greatest unit.

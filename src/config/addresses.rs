@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Config;
 use crate::downstream::Listen;
 use crate::proxy::Rule;
+use crate::store::Location;
 use crate::upstream::Address;
 
 /// Says how two addresses go together.
@@ -163,6 +164,8 @@ impl Config {
                 ));
             }
         }
+        told.extend(self.small_memory());
+        told.extend(self.strange_region());
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"
@@ -174,6 +177,32 @@ impl Config {
             }
         }
         told
+    }
+}
+
+/// The least memory of any use, in bytes: few responses take less.
+const LEAST_MEMORY: u64 = 64 << 10;
+
+impl Config {
+    /// Returns a warning of memory that holds next to nothing: a size without a unit is mostly not meant in bytes.
+    fn small_memory(&self) -> Option<String> {
+        let bytes = self.memory.capacity;
+        (1..LEAST_MEMORY).contains(&bytes).then(|| {
+            format!(
+                "memory.capacity: {bytes} is {bytes} bytes, too few to keep more than some small responses; write a unit, such as \"256MiB\", or 0 to keep nothing"
+            )
+        })
+    }
+
+    /// Returns a warning of a region that AWS can't have. Other services name theirs as they like.
+    fn strange_region(&self) -> Option<String> {
+        let Location::S3 { config, .. } = &self.durable.location else { return None };
+        let is_of_aws = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let is_strange = config.endpoint_url.is_empty() && !config.region.bytes().all(is_of_aws);
+        is_strange.then(|| {
+            let meant = config.region.to_ascii_lowercase().replace(['_', ' '], "-");
+            format!("durable.region: \"{}\" is no region of AWS; did you mean \"{meant}\"?", config.region)
+        })
     }
 }
 

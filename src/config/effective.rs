@@ -5,8 +5,10 @@ use std::fmt::Write;
 use serde_json::{Map, json};
 use toml::Value;
 
+use super::Config;
 use super::hints::nearest;
 use super::key::{Draft, Field, Key, Section};
+use super::kinds::{Kind, Size, Time};
 use super::reading::Reading;
 use super::reference::{self, comment};
 use super::table;
@@ -18,6 +20,8 @@ struct Effective {
     value: Value,
     from: String,
     is_secret: bool,
+    /// What holds in place of the value, if that leaves it to Larder or another key bounds it.
+    in_force: Option<Value>,
 }
 
 impl Reading {
@@ -87,7 +91,10 @@ impl Reading {
         for section in table::SECTIONS {
             let path = |key: &Key<Draft>| format!("{}.{}", section.name, key.name);
             let keys = section.keys.iter();
-            let values = keys.filter_map(|key| self.effective(key.name, &path(key), key.field, &mut draft));
+            let values = keys.filter_map(|key| {
+                let shown = self.effective(key.name, &path(key), key.field, &mut draft)?;
+                Some(Effective { in_force: in_force(&self.draft.config, &path(key)), ..shown })
+            });
             all.push((*section, values.collect()));
         }
         all
@@ -106,7 +113,18 @@ impl Reading {
 
     fn effective<S>(&self, name: &'static str, key: &str, field: &dyn Field<S>, of: &mut S) -> Option<Effective> {
         let from = self.origins.get(key).map_or_else(|| "default".into(), ToString::to_string);
-        Some(Effective { name, value: field.shown(of)?, from, is_secret: field.described().is_secret })
+        Some(Effective { name, value: field.shown(of)?, from, is_secret: field.described().is_secret, in_force: None })
+    }
+}
+
+/// Returns what holds in place of a key's value, if that is another.
+fn in_force(config: &Config, key: &str) -> Option<Value> {
+    let (durable, size) = (&config.durable, Size { least: 0, most: u64::MAX });
+    match key {
+        "durable.capacity" if durable.capacity.is_none() => size.shown(&durable.capacity()),
+        "durable.pack_interval" if durable.pack_interval.is_none() => Time::Any.shown(&durable.pack_interval()),
+        "durable.pack_size" if durable.pack_size() < durable.pack_size => size.shown(&durable.pack_size()),
+        _ => None,
     }
 }
 
@@ -130,12 +148,18 @@ impl Effective {
         };
         let _ = write!(text, "{line:<40} # ");
         log::escape(&self.from, text);
+        if let Some(value) = &self.in_force {
+            let _ = write!(text, "; in force: {value}");
+        }
         text.push('\n');
     }
 
     fn json(&self) -> serde_json::Value {
         let value = if self.is_secret { json!(self.is_set()) } else { json!(self.value) };
-        json!({"value": value, "from": self.from})
+        match &self.in_force {
+            Some(in_force) => json!({"value": value, "from": self.from, "in_force": in_force}),
+            None => json!({"value": value, "from": self.from}),
+        }
     }
 }
 
@@ -194,6 +218,28 @@ bypass = true
         config.admin.token.clear();
         assert_eq!(again, config);
         assert_eq!(Config::parse(&read("", &[], &[]).to_text()), Ok(Config::default()));
+    }
+
+    /// An empty value leaves it to Larder, and a small capacity makes packs smaller: what then holds is shown.
+    #[test]
+    fn what_holds_in_place_of_a_value_is_shown() {
+        let shown = |sets: &[&str], key: &str| {
+            let told = read("", &[], sets).to_text();
+            let line = told.lines().find(|line| line.starts_with(&format!("{key} = "))).map(str::to_owned);
+            line.expect("it is a key").split_once(" # ").expect("a source").1.to_owned()
+        };
+        assert_eq!(shown(&[], "capacity"), "default", "memory's");
+        let durable = |sets: &[&str], key: &str| {
+            read("", &[], sets).to_json()["durable"][key]["in_force"].as_str().map(str::to_owned)
+        };
+        assert_eq!(shown(&[], "pack_interval"), "default; in force: \"1s\"");
+        assert_eq!(durable(&[], "capacity").as_deref(), Some("10GiB"));
+        assert_eq!(durable(&["durable.capacity=50MiB"], "capacity"), None);
+        assert_eq!(durable(&["durable.capacity=32MiB"], "pack_size").as_deref(), Some("1MiB"));
+        assert_eq!(durable(&[], "pack_size"), None);
+        let bucket = ["durable.url=s3://bucket"];
+        assert_eq!(durable(&bucket, "capacity").as_deref(), Some("0"));
+        assert_eq!(durable(&bucket, "pack_interval").as_deref(), Some("5s"));
     }
 
     #[test]

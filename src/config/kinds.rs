@@ -110,6 +110,35 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Kind<T> for Size {
     }
 }
 
+/// A size, or 0, which has a meaning of its own.
+pub(super) struct ZeroOr(pub(super) Size);
+
+impl<T: Copy + TryFrom<u64> + TryInto<u64>> Kind<T> for ZeroOr {
+    fn read(&self, given: &Given) -> Result<T, String> {
+        let Size { least, most } = self.0;
+        let any: Result<u64, String> = Size { least: 0, most }.read(given);
+        match any {
+            Ok(0) => 0.try_into().map_err(|_| "is not a size".to_owned()),
+            Ok(bytes) if bytes < least => {
+                // A number alone is one of bytes, which is seldom meant.
+                let meant = if given.is_number() { format!("; did you mean \"{bytes}MiB\"?") } else { String::new() };
+                Err(format!("is less than {}, the least that is of use; 0: no limit{meant}", format_size(least)))
+            }
+            Ok(_) => self.0.read(given),
+            Err(why) => Err(format!("{why}, or 0")),
+        }
+    }
+
+    fn shown(&self, value: &T) -> Option<Value> {
+        self.0.shown(value)
+    }
+
+    fn described(&self) -> Described {
+        let described = <Size as Kind<u64>>::described(&self.0);
+        Described { bounds: format!("0, or {}", described.bounds), example: Value::from("50GiB"), ..described }
+    }
+}
+
 /// A whole number.
 pub(super) struct Whole {
     pub(super) least: u64,
@@ -124,9 +153,10 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Kind<T> for Whole {
             Given::Typed(_) => None,
         };
         let number = number.filter(|number| (self.least..=self.most).contains(number));
-        number
-            .and_then(|number| number.try_into().ok())
-            .ok_or_else(|| format!("is not a whole number from {} to {}", self.least, self.most))
+        number.and_then(|number| number.try_into().ok()).ok_or_else(|| {
+            let quoted = if given.is_quoted_number() { "; write it without quotes" } else { "" };
+            format!("is not a whole number from {} to {}{quoted}", self.least, self.most)
+        })
     }
 
     fn shown(&self, value: &T) -> Option<Value> {
@@ -144,10 +174,10 @@ pub(super) struct Price;
 
 impl Kind<f64> for Price {
     fn read(&self, given: &Given) -> Result<f64, String> {
-        given
-            .number()
-            .filter(|price| (0.0..1e9).contains(price))
-            .ok_or_else(|| "is not a price of a million requests, such as 5.0".into())
+        given.number().filter(|price| (0.0..1e9).contains(price)).ok_or_else(|| {
+            let quoted = if given.is_quoted_number() { "; write it without quotes" } else { "" };
+            format!("is not a price of a million requests, such as 5.0{quoted}")
+        })
     }
 
     fn shown(&self, value: &f64) -> Option<Value> {
@@ -196,7 +226,10 @@ impl<T: Copy + PartialEq + Sync> Kind<T> for Switch<T> {
             Given::Text(text) => text.parse().ok(),
             Given::Typed(_) => None,
         };
-        is_on.map(|is_on| if is_on { self.on } else { self.off }).ok_or_else(|| "is not true or false".into())
+        is_on.map(|is_on| if is_on { self.on } else { self.off }).ok_or_else(|| {
+            let quoted = matches!(given, Given::Typed(Value::String(text)) if text.parse::<bool>().is_ok());
+            format!("is not true or false{}", if quoted { "; write it without quotes" } else { "" })
+        })
     }
 
     fn shown(&self, value: &T) -> Option<Value> {

@@ -257,6 +257,19 @@ impl Given {
         }
     }
 
+    /// Returns whether the value is a number, without a unit.
+    pub(super) fn is_number(&self) -> bool {
+        match self {
+            Self::Typed(Value::String(text)) | Self::Text(text) => text.trim().parse::<u64>().is_ok(),
+            Self::Typed(value) => value.is_integer(),
+        }
+    }
+
+    /// Returns whether the value is a number that the file has in quotes.
+    pub(super) fn is_quoted_number(&self) -> bool {
+        matches!(self, Self::Typed(Value::String(text)) if text.trim().parse::<f64>().is_ok())
+    }
+
     pub(super) fn number(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "no number with a point is so large")]
         match self {

@@ -165,7 +165,20 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
             "f: rule[0].ranges: \"some\" is not one of \"auto\" or \"whole\" or \"forward\"",
         ),
         ("[cache]\ntag_fields = [\"Cache Tag\"]", "", "has \"Cache Tag\", which is not the name of a field"),
-        ("[durable]\nafter_hits = 1000", "", "f: durable.after_hits: 1000 is not a whole number from 0 to 255"),
+        ("[durable]\nafter_hits = 1000", "", "f: durable.after_hits: 1000 is not a whole number from 1 to 255"),
+        ("[durable]\nafter_hits = 0", "", "f: durable.after_hits: 0 is not a whole number from 1 to 255"),
+        ("[durable]\nafter_hits = \"3\"", "", "from 1 to 255; write it without quotes"),
+        ("[durable]\nprice_read = \"0.4\"", "", "such as 5.0; write it without quotes"),
+        ("[durable]\nrequired = \"false\"", "", "is not true or false; write it without quotes"),
+        (
+            "[durable]\ncapacity = 50",
+            "",
+            "f: durable.capacity: 50 is less than 2MiB, the least that is of use; 0: no limit; did you mean \"50MiB\"?",
+        ),
+        ("", "durable.capacity=50", "did you mean \"50MiB\"?"),
+        ("[durable]\ncapacity = \"1MiB\"", "", "\"1MiB\" is less than 2MiB, the least that is of use; 0: no limit"),
+        ("[durable]\nurl = \"file:///\"", "", "\"file:///\" is the root of the file system; name a directory"),
+        ("[durable]\nendpoint_url = \"http://x:9000/?a=b\"", "", "has a query"),
         ("[durable]\nmonthly_writes = \"many\"", "", "f: durable.monthly_writes: \"many\" is not a whole number"),
         ("[durable]\nprice_write = -1", "", "f: durable.price_write: -1 is not a price of a million requests"),
         ("[durable]\npoll_interval = \"0s\"", "", "f: durable.poll_interval: \"0s\" is not a duration above zero"),
@@ -303,6 +316,27 @@ fn warnings_stand_beside_mistakes_but_not_for_a_value_that_could_not_be_read() {
     assert_eq!((reading.errors().len(), reading.warnings().len()), (1, 0), "{reading:?}");
     let reading = read("", &[], &["admin.listen=0.0.0.0:9090", "admin.token=a b"]);
     assert_eq!(reading.errors().len(), 1, "{reading:?}");
+}
+
+#[test]
+fn values_that_are_most_likely_not_meant_are_warned_of() {
+    for (sets, words) in [
+        (&["memory.capacity=256"][..], "memory.capacity: 256 is 256 bytes, too few"),
+        (
+            &["durable.url=s3://bucket", "durable.region=EU_central-1"],
+            "durable.region: \"EU_central-1\" is no region of AWS; did you mean \"eu-central-1\"?",
+        ),
+    ] {
+        let warnings = load("", &[], sets).expect("sound").warnings();
+        assert!(warnings.len() == 1 && warnings[0].starts_with(words), "{sets:?}: {warnings:?}");
+    }
+    // Other services name regions as they like, and some have their API below a path.
+    let elsewhere = ["durable.endpoint_url=https://s3.example/storage/v1", "durable.region=my_region"];
+    for sets in
+        [&[&elsewhere[..], &["durable.url=s3://bucket"]].concat()[..], &["memory.capacity=0"], &["durable.capacity=0"]]
+    {
+        assert_eq!(load("", &[], sets).expect("sound").warnings(), Vec::<String>::new(), "{sets:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Strings with a form of their own: addresses, URLs, names of fields. Each is read by one function, which returns
 //! what is wrong with it, and stands in a [`Text`] that the table names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
@@ -230,7 +230,13 @@ fn durable_url(text: &str) -> Result<Location, String> {
             Some(path) => path,
             None => path,
         };
-        return if path.is_empty() { Err(ALLOWED.into()) } else { Ok(Location::File(path.into())) };
+        if path.is_empty() {
+            return Err(ALLOWED.into());
+        }
+        if Path::new(path).parent().is_none() {
+            return Err("is the root of the file system; name a directory for the cache alone".into());
+        }
+        return Ok(Location::File(path.into()));
     }
     let rest = text.strip_prefix("s3://").ok_or_else(|| ALLOWED.to_owned())?;
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -264,6 +270,7 @@ fn endpoint(text: &str) -> Result<String, String> {
         Ok(uri) if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
             Err("has a user name or a password; credentials come from the environment or a profile".into())
         }
+        Ok(uri) if uri.query().is_some() => Err("has a query, which an endpoint can't have".into()),
         Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() => {
             Ok(text.to_owned())
         }

@@ -411,9 +411,10 @@ fn tell_response(
 ) {
     let what = if head.parts().is_some() { "a part of a response" } else { "a response" };
     story.say(format!(
-        "{tier}: {what}, status {}, {len} bytes, received {:?}",
+        "{tier}: {what}, status {}, {len} bytes, received {} ({} s ago)",
         head.status.as_u16(),
-        head.response_time()
+        head.response_time().to_rfc3339(),
+        now.millis_since(head.response_time()).max(0) / 1000
     ));
     if let Some(variant) = head.variant() {
         let names: Vec<&str> = variant.names.iter().map(HeaderName::as_str).collect();

@@ -24,6 +24,7 @@ mod tunnel;
 pub(crate) use self::client::{Client, Stream, Upgraded};
 pub use self::explain::Question;
 pub use self::failures::Failures;
+pub(crate) use self::purge::prefixes;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
 pub(crate) use self::rules::{Config as CacheConfig, Rule, Rules};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Proxy;
 use crate::rfc9111::key::{CacheKey, normal_authority};
-use crate::rfc9111::tags;
+use crate::rfc9111::{groups, tags};
 use crate::store::{EITHER, Purge, PurgeReceipt, PurgeTarget, StoreError};
 
 /// The things to purge, as they are asked for.
@@ -141,19 +141,15 @@ impl Proxy {
                 last
             }
             What::Prefix(text) => {
-                let prefixes = prefixes(text, schemes).ok_or_else(|| {
-                    PurgeError::Unclear(format!(
-                        "\"{text}\" is no prefix; write what URLs begin with, host and all: http://host/path, or a path of any host: /path (at most {MAX_PREFIX} bytes)"
-                    ))
-                })?;
+                let prefixes = prefixes(text, schemes).map_err(PurgeError::Unclear)?;
                 self.purge_all(prefixes.into_iter().map(|prefix| purge(PurgeTarget::Prefix(prefix))))
             }
             What::Tag(tag) if tag.is_empty() || tag.len() > tags::MAX_LEN => {
                 return Err(PurgeError::Unclear(format!("a tag has 1 to {} bytes", tags::MAX_LEN)));
             }
-            What::Tag(tag) if tag.contains(',') || tag.trim() != tag => {
+            What::Tag(tag) if !may_be_tag(tag) => {
                 return Err(PurgeError::Unclear(format!(
-                    "\"{tag}\" is no tag: one has no comma, and no white space at its ends; purge one at a time"
+                    "\"{tag}\" is no tag: commas and white space separate tags; purge one at a time"
                 )));
             }
             What::Tag(tag) => self.purge_all([purge(PurgeTarget::Tag(tag.to_owned()))]),
@@ -272,8 +268,21 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Returns the prefixes to purge, spelt as in keys. A star at the end is dropped.
-fn prefixes(text: &str, schemes: Schemes) -> Option<Vec<String>> {
+/// Returns whether a response may have this tag. A cache group, which stands for one, may contain white space.
+fn may_be_tag(tag: &str) -> bool {
+    !tag.contains(',') && tag.trim() == tag && (!tag.contains(char::is_whitespace) || tag.starts_with(groups::TAG))
+}
+
+/// Returns the prefixes that a text means, spelt as in keys. A star at the end is dropped. An error says what is expected.
+pub(crate) fn prefixes(text: &str, schemes: Schemes) -> Result<Vec<String>, String> {
+    spelt(text, schemes).ok_or_else(|| {
+        format!(
+            "\"{text}\" is no prefix; write what URLs begin with, host and all: http://host/path, or a path of any host: /path (at most {MAX_PREFIX} bytes)"
+        )
+    })
+}
+
+fn spelt(text: &str, schemes: Schemes) -> Option<Vec<String>> {
     let text = &escaped(text.strip_suffix('*').unwrap_or(text));
     if text.len() > MAX_PREFIX || text.contains(|c: char| c.is_ascii_control() || c == ' ' || c == '#') {
         return None;
@@ -324,7 +333,7 @@ mod tests {
             ("", None),
         ] {
             let expected = expected.map(|prefix| vec![prefix.to_owned()]);
-            assert_eq!(prefixes(text, Schemes::Exact), expected, "{text}");
+            assert_eq!(prefixes(text, Schemes::Exact).ok(), expected, "{text}");
         }
     }
 
@@ -357,7 +366,7 @@ mod tests {
             ("/a", &["/a"]),
         ] {
             let expected = expected.iter().map(|prefix| (*prefix).to_owned()).collect::<Vec<_>>();
-            assert_eq!(prefixes(prefix, Schemes::Both), Some(expected), "{prefix}");
+            assert_eq!(prefixes(prefix, Schemes::Both), Ok(expected), "{prefix}");
         }
     }
 }

@@ -28,10 +28,13 @@ pub fn listed(fields: &HeaderMap, name: &HeaderName) -> Vec<String> {
     groups
 }
 
+/// The beginning of the tags that stand for groups. No other tag contains white space.
+pub const TAG: &str = "group ";
+
 /// Returns the tag that stands for a group in the store: a group belongs to one origin (RFC 9875 §2.1), and to one
 /// namespace of keys. No tag of the configuration equals it, since none holds a space.
 pub fn tag(prefix: &str, scheme: &str, authority: &str, group: &str) -> String {
-    format!("group {}:{prefix} {scheme}://{authority} {group}", prefix.len())
+    format!("{TAG}{}:{prefix} {scheme}://{authority} {group}", prefix.len())
 }
 
 #[cfg(test)]

@@ -111,5 +111,6 @@ mod tests {
         let error = StoreError::caused_by(StoreErrorKind::Full, "o/a: the disk is full", fmt::Error);
         assert_eq!((error.to_string().as_str(), error.kind()), ("o/a: the disk is full", StoreErrorKind::Full));
         assert!(error.source().is_some() && StoreError::absent("o/a").source().is_none());
+        assert_eq!(StoreError::given_up("o/a").kind(), StoreErrorKind::GivenUp);
     }
 }

@@ -216,16 +216,21 @@ impl Shell {
             self.start(script, at);
             return Vec::new();
         }
-        if let Some(number) = text.strip_prefix("kill %").and_then(|rest| rest.split_once("; wait %")?.1.parse().ok()) {
-            assert_eq!(text, format!("kill %{number}; wait %{number}"), "{at}");
-            self.stop(number, at);
-            return Vec::new();
+        for (command, is_gentle) in [("kill", true), ("kill -9", false)] {
+            let rest = text.strip_prefix(command).and_then(|rest| rest.strip_prefix(" %"));
+            if let Some(number) = rest.and_then(|rest| rest.split_once("; wait %")?.1.parse().ok()) {
+                assert_eq!(text, format!("{command} %{number}; wait %{number}"), "{at}");
+                self.stop(number, is_gentle, at);
+                return Vec::new();
+            }
         }
         let ran = self.command(&script).output().expect("a shell is there");
         let told = String::from_utf8_lossy(&ran.stdout).into_owned();
         let errors = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{at}: `{text}` ended with {}:\n{told}\n{errors}", ran.status);
-        told.lines().map(plain).collect()
+        // A terminal shows both. What curl says there of its progress is left out.
+        let errors = if text.starts_with("larder ") { errors } else { "".into() };
+        told.lines().chain(errors.lines()).map(plain).collect()
     }
 
     /// Starts a job and waits until it serves.
@@ -259,8 +264,13 @@ impl Shell {
         std::fs::read_to_string(self.directory.path().join(format!("job-{number}.log"))).unwrap_or_default()
     }
 
-    fn stop(&mut self, number: usize, at: &str) {
+    fn stop(&mut self, number: usize, is_gentle: bool, at: &str) {
         let (name, mut child) = self.jobs.remove(&number).unwrap_or_else(|| panic!("{at}: there is no job {number}"));
+        if !is_gentle {
+            child.kill().expect("it is ours");
+            child.wait().expect("it is ours");
+            return;
+        }
         let sent = Command::new("kill").arg(child.id().to_string()).status().expect("kill is there");
         assert!(sent.success(), "{at}");
         let ended = child.wait().expect("it is ours");

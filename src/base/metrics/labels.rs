@@ -131,6 +131,39 @@ pub enum RequestClass {
     Delete,
 }
 
+/// The purpose of a request to the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestPurpose {
+    /// Looks a response up.
+    LookUp,
+    /// Writes responses.
+    Packs,
+    /// Writes a separate body.
+    Bodies,
+    /// Writes purges.
+    Purges,
+    /// Finds out what other processes purged and stored.
+    Journal,
+    /// Reads or writes a snapshot.
+    Snapshots,
+    /// Frees space.
+    Reclaiming,
+    /// Finds out whether the place works.
+    Probe,
+}
+
+/// Every purpose of requests, with its name.
+pub(super) const PURPOSES: [(RequestPurpose, &str); 8] = [
+    (RequestPurpose::LookUp, "look-up"),
+    (RequestPurpose::Packs, "packs"),
+    (RequestPurpose::Bodies, "bodies"),
+    (RequestPurpose::Purges, "purges"),
+    (RequestPurpose::Journal, "journal"),
+    (RequestPurpose::Snapshots, "snapshots"),
+    (RequestPurpose::Reclaiming, "reclaiming"),
+    (RequestPurpose::Probe, "probe"),
+];
+
 /// The prices of a million requests, in any currency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {

@@ -12,8 +12,10 @@ use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::counter::Gauge;
 use self::counter::{Counter, Histogram};
-use self::labels::{CLASSES, LOST, OPS, OUTCOMES, SAVED};
-pub(crate) use self::labels::{DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, Saved, Unparsed};
+use self::labels::{CLASSES, LOST, OPS, OUTCOMES, PURPOSES, SAVED};
+pub(crate) use self::labels::{
+    DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, RequestPurpose, Saved, Unparsed,
+};
 pub(crate) use self::worker::WorkerMetrics;
 
 /// All counters.
@@ -31,7 +33,7 @@ pub struct Metrics {
     /// Time from sending a request to the head of the origin's response.
     pub origin_latency: Histogram,
     durable: [[Counter; OUTCOMES.len()]; OPS.len()],
-    requests: [Counter; CLASSES.len()],
+    requests: [[Counter; CLASSES.len()]; PURPOSES.len()],
     prices: OnceLock<Prices>,
     saved: [Counter; SAVED.len()],
     lost: [Counter; LOST.len()],
@@ -135,13 +137,18 @@ impl Metrics {
     }
 
     /// Counts one request to the durable tier's service.
-    pub fn request(&self, class: RequestClass) {
-        self.requests[class as usize].add_one();
+    pub fn request(&self, class: RequestClass, purpose: RequestPurpose) {
+        self.requests[purpose as usize][class as usize].add_one();
     }
 
     /// Returns the number of requests of a class.
     pub fn requests(&self, class: RequestClass) -> u64 {
-        self.requests[class as usize].value()
+        PURPOSES.iter().map(|(purpose, _)| self.requests_for(*purpose, class)).sum()
+    }
+
+    /// Returns the number of requests of a class for a purpose.
+    pub fn requests_for(&self, purpose: RequestPurpose, class: RequestClass) -> u64 {
+        self.requests[purpose as usize][class as usize].value()
     }
 
     /// Sets the prices of requests.
@@ -151,11 +158,17 @@ impl Metrics {
     }
 
     /// Returns the cost of the requests so far.
-    #[expect(clippy::cast_precision_loss, reason = "a price")]
     pub fn cost(&self) -> f64 {
+        PURPOSES.iter().map(|(purpose, _)| self.cost_of(*purpose)).sum()
+    }
+
+    /// Returns the cost of the requests for a purpose.
+    #[expect(clippy::cast_precision_loss, reason = "a price")]
+    pub fn cost_of(&self, purpose: RequestPurpose) -> f64 {
         let prices = self.prices.get().copied().unwrap_or_default();
-        let writes = self.requests(RequestClass::Write) + self.requests(RequestClass::List);
-        (writes as f64 * prices.write + self.requests(RequestClass::Read) as f64 * prices.read) / 1e6
+        let number = |class| self.requests_for(purpose, class);
+        let writes = number(RequestClass::Write) + number(RequestClass::List);
+        (writes as f64 * prices.write + number(RequestClass::Read) as f64 * prices.read) / 1e6
     }
 
     /// Returns the requests, their cost and those saved as a sentence, if there were any requests.

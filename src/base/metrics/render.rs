@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::counter::Counter;
-use super::labels::{CLASSES, LOST, OPS, OUTCOMES, SAVED};
+use super::labels::{CLASSES, LOST, OPS, OUTCOMES, PURPOSES, SAVED};
 use super::{Gauge, Metrics, OriginOutcome, Unparsed, WorkerMetrics};
 use crate::base::log;
 use crate::rfc9111::cache_status::{Fwd, Tier};
@@ -148,11 +148,7 @@ impl Metrics {
                 let _ = writeln!(out, "larder_durable_operations_total{{op=\"{op_word}\",outcome=\"{word}\"}} {value}");
             }
         }
-        let values = CLASSES.map(|(class, word)| (word, self.requests(class)));
-        let help = "Requests to the bucket, by what they are charged as.";
-        labelled(out, "larder_durable_requests_total", help, "class", values);
-        header(out, "larder_durable_cost_total", "counter", "What those cost, at the configured prices.");
-        let _ = writeln!(out, "larder_durable_cost_total {:.6}", self.cost());
+        self.render_bill(out);
         let values = SAVED.map(|(why, word)| (word, self.saved[why as usize].value()));
         let help = "Reads and writes of the durable tier that were not made, and why.";
         labelled(out, "larder_durable_saved_total", help, "why", values);
@@ -195,6 +191,25 @@ impl Metrics {
             "From asking the durable tier for an object to its answer.",
         );
         self.durable_latency.write(out, "larder_durable_latency_seconds");
+    }
+}
+
+impl Metrics {
+    /// Writes the requests to the bucket, and their cost.
+    fn render_bill(&self, out: &mut String) {
+        let name = "larder_durable_requests_total";
+        header(out, name, "counter", "Requests to the bucket, by what they are charged as and what they are for.");
+        for (purpose, purpose_word) in PURPOSES {
+            for (class, word) in CLASSES {
+                let value = self.requests_for(purpose, class);
+                let _ = writeln!(out, "{name}{{class=\"{word}\",purpose=\"{purpose_word}\"}} {value}");
+            }
+        }
+        let name = "larder_durable_cost_total";
+        header(out, name, "counter", "What those cost at the configured prices, by what they are for.");
+        for (purpose, word) in PURPOSES {
+            let _ = writeln!(out, "{name}{{purpose=\"{word}\"}} {:.6}", self.cost_of(purpose));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `[durable]`
 
 use crate::config::key::{Key, Of, Section};
-use crate::config::kinds::{FLAG, OrEmpty, Price, Size, Time, Whole};
+use crate::config::kinds::{FLAG, OrEmpty, Price, Size, Time, Whole, ZeroOr};
 use crate::config::values::{DURABLE_URL, ENDPOINT, REGION};
 
 pub(super) static SECTION: Section = Section {
@@ -35,14 +35,18 @@ pub(super) static SECTION: Section = Section {
         },
         Key {
             name: "capacity",
-            field: &Of { at: |d| &mut d.config.durable.capacity, kind: OrEmpty(Size { least: 0, most: 1 << 50 }) },
-            does: "Limits what the tier holds: the oldest packs go first, and what was used since they were written is \
-                   written again. Empty: 10GiB for a directory, no limit for a bucket. 0: no limit.",
+            field: &Of {
+                at: |d| &mut d.config.durable.capacity,
+                kind: OrEmpty(ZeroOr(Size { least: 2 << 20, most: 1 << 50 })),
+            },
+            does: "Limits what the tier holds: the oldest packs go first, and what has been used since is copied to a new \
+                   pack. Empty: 10GiB for a directory, no limit for a bucket. 0: no limit.",
         },
         Key {
             name: "pack_size",
             field: &Of { at: |d| &mut d.config.durable.pack_size, kind: Size { least: 64 << 10, most: 128 << 20 } },
-            does: "Completes a pack, the object that holds many responses, at this size.",
+            does: "Completes a pack, the object that holds many responses, at this size, or at a thirty-second of \
+                   capacity if that is less.",
         },
         Key {
             name: "pack_interval",
@@ -125,8 +129,8 @@ pub(super) static SECTION: Section = Section {
         },
         Key {
             name: "after_hits",
-            field: &Of { at: |d| &mut d.config.durable.after_hits, kind: Whole { least: 0, most: 255 } },
-            does: "Writes a response once it has been used this many times; 1: at once.",
+            field: &Of { at: |d| &mut d.config.durable.after_hits, kind: Whole { least: 1, most: 255 } },
+            does: "Writes a response at this use of it; 1: at the first, when it is stored.",
         },
         Key {
             name: "monthly_writes",

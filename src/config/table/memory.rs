@@ -19,8 +19,9 @@ pub(super) static SECTION: Section = Section {
                 at: |d| &mut d.config.memory.policy,
                 kind: Words(&[("tinylfu", MemoryPolicy::TinyLfu), ("lru", MemoryPolicy::Lru)]),
             },
-            does: "Decides what leaves when memory is full. \"tinylfu\": what was used least of late; a new response \
-                   stays only if it is used more than what would leave for it. \"lru\": what was used longest ago.",
+            does: "Decides what leaves when memory is full. \"tinylfu\": what was used least of late; a new response is \
+                   there at once, and after a while stays if it is used more than what would leave for it. \"lru\": \
+                   what was used longest ago.",
         },
         Key {
             name: "max_object_size",

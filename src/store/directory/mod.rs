@@ -11,7 +11,7 @@ mod walk;
 mod write;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -64,10 +64,12 @@ impl Directory {
                 Ok(())
             }
             Err(error) => {
-                let text = format!(
-                    "the directory {} can't be written to ({error}); make it writable, or set durable.url",
-                    self.root.display()
-                );
+                let root = self.root.display();
+                let text = if self.root.metadata().is_ok_and(|found| !found.is_dir()) {
+                    format!("{root} is a file, not a directory; name a directory in durable.url")
+                } else {
+                    format!("the directory {root} can't be written to ({error}); make it writable, or set durable.url")
+                };
                 Err(StoreError::caused_by(error.kind(), text, error))
             }
             Ok(()) => Ok(()),
@@ -76,11 +78,19 @@ impl Directory {
 
     async fn find_cache(&self, base: &str) -> Result<(), StoreError> {
         let (root, below) = (self.root.clone(), self.path(base));
-        let found = self.threads.run("the directory", move || Ok((root.is_dir(), below.is_dir()))).await;
+        let found = self.threads.run("the directory", move || find(&root, &below)).await;
         let why = match found {
-            Ok((true, true)) => return Ok(()),
-            Ok((true, false)) => format!("is not one that Larder keeps objects in: it has no directory {base}"),
-            Ok((false, _)) => "does not exist".to_owned(),
+            Ok(Found::Cache) => return Ok(()),
+            Ok(Found::NoCache) => format!("is not one that Larder keeps objects in: it has no directory {base}"),
+            Ok(Found::NoDirectory) => "is a file, not a directory".to_owned(),
+            Ok(Found::Nothing) => "does not exist".to_owned(),
+            Err(error) if error.kind() == StoreErrorKind::Refused => {
+                let text = format!(
+                    "the directory {} can't be read: permission denied; run this as the user that Larder runs as",
+                    self.root.display()
+                );
+                return Err(StoreError::caused_by(StoreErrorKind::Refused, text, error));
+            }
             Err(error) => format!("can't be looked at ({error})"),
         };
         let text = format!(
@@ -88,6 +98,31 @@ impl Directory {
             self.root.display()
         );
         Err(StoreError::new(StoreErrorKind::Absent, text))
+    }
+}
+
+/// What is in the place of a cache.
+enum Found {
+    Cache,
+    /// A directory without a cache.
+    NoCache,
+    /// A file.
+    NoDirectory,
+    Nothing,
+}
+
+/// Looks for a cache: the directory `root`, with the directory `below` in it, which can be listed.
+fn find(root: &Path, below: &Path) -> io::Result<Found> {
+    match root.metadata() {
+        Err(error) if is_gone(&error) => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+        Ok(found) if !found.is_dir() => return Ok(Found::NoDirectory),
+        Ok(_) => {}
+    }
+    match std::fs::read_dir(below) {
+        Ok(_) => Ok(Found::Cache),
+        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::NotADirectory => Ok(Found::NoCache),
+        Err(error) => Err(error),
     }
 }
 

@@ -60,6 +60,12 @@ pub struct Config {
     pub prices: Prices,
 }
 
+/// A pack of a bounded tier takes at most this part of its capacity, so that one that goes is not missed.
+pub(super) const PACKS: u64 = 32;
+
+/// The smallest pack that is complete by its size.
+const LEAST_PACK: u64 = 64 << 10;
+
 impl Config {
     /// Returns the capacity in bytes; 0: any number.
     pub fn capacity(&self) -> u64 {
@@ -67,6 +73,19 @@ impl Config {
             Location::File(_) => 10 << 30,
             Location::S3 { .. } | Location::Off => 0,
         })
+    }
+
+    /// Returns the length at which a pack is complete where the tier may take `bound` bytes.
+    pub(super) fn pack_size_within(&self, bound: u64) -> u64 {
+        self.pack_size.min((bound / PACKS).max(LEAST_PACK))
+    }
+
+    /// Returns the length at which a pack is complete, on a disk that has room for the capacity.
+    pub fn pack_size(&self) -> u64 {
+        match self.capacity() {
+            0 => self.pack_size,
+            capacity => self.pack_size_within(capacity),
+        }
     }
 
     /// Returns the interval of packs in the configured place.
@@ -92,6 +111,20 @@ pub enum Location {
         /// The prefix, without slashes at its ends; empty: none.
         prefix: String,
     },
+}
+
+impl Location {
+    /// Returns the place as a person finds it: a directory by its absolute path.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Off => "off".into(),
+            Self::File(path) => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!("the directory {}", absolute.display())
+            }
+            Self::S3 { config, prefix } => format!("the bucket s3://{}/{prefix}", config.bucket),
+        }
+    }
 }
 
 impl Default for Config {

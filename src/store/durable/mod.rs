@@ -47,14 +47,15 @@ use tracing::warn;
 
 use super::admission::{Verdict, WriteAdmission};
 use super::error::{StoreError, StoreErrorKind};
-use super::index::Index;
+use super::index::{Index, PackTotals};
 use super::journal::{Journal, Urgency};
 use super::memory::Memory;
 use super::names::ObjectNames;
 use super::place::Place;
 use super::purge::Purges;
+use super::purpose::asking_for;
 use super::queue::WriteQueue;
-use crate::base::{Breaker, Metrics, Saved, Stopwatch};
+use crate::base::{Breaker, Metrics, RequestPurpose, Saved, Stopwatch};
 use crate::entry::{StoredResponse, VaryRecord};
 use crate::rfc9111::key::CacheKey;
 
@@ -75,21 +76,6 @@ pub struct Durable {
     lookup_timeout: Duration,
     /// See [`Place::is_local`].
     is_local: bool,
-}
-
-/// Packs, and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PackTotals {
-    /// Number of packs.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// The bytes of responses that count.
-    pub live: u64,
-    /// The bytes of entries that are of no use, with separate bodies, as far as that is known.
-    pub dead: u64,
-    /// Number of separate bodies that packs name, and their bytes.
-    pub bodies: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -147,7 +133,7 @@ impl Durable {
             Ok(()) => {
                 // Until the journal is read, purges are unknown and nothing of the tier is served.
                 let left = CHECK_TIMEOUT.saturating_sub(watch.elapsed());
-                match tokio::time::timeout(left, inner.journal.load()).await {
+                match tokio::time::timeout(left, asking_for(RequestPurpose::Journal, inner.journal.load())).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => warn!("the journal is not read yet, nothing durable is served: {error}"),
                     Err(_) => warn!("the journal is long: nothing durable is served until it is read"),
@@ -160,9 +146,9 @@ impl Durable {
                 inner.stop_writing(&error);
             }
         }
-        this.runtime.spawn(Arc::clone(inner).reclaim());
-        this.runtime.spawn(Arc::clone(&inner.journal).follow());
-        this.runtime.spawn(Arc::clone(&inner.journal).tend());
+        this.runtime.spawn(asking_for(RequestPurpose::Reclaiming, Arc::clone(inner).reclaim()));
+        this.runtime.spawn(asking_for(RequestPurpose::Journal, Arc::clone(&inner.journal).follow()));
+        this.runtime.spawn(asking_for(RequestPurpose::Journal, Arc::clone(&inner.journal).tend()));
         this.runtime.spawn(report::log_prices(Arc::clone(&inner.metrics)));
         Ok(Some(this))
     }
@@ -269,14 +255,7 @@ impl Durable {
 
     /// Returns how many packs there are, and their bytes.
     pub fn packs(&self) -> PackTotals {
-        let packs = self.inner.index.all_packs();
-        PackTotals {
-            count: packs.len() as u64,
-            bytes: packs.iter().map(|pack| pack.size()).sum(),
-            live: packs.iter().map(|pack| pack.live()).sum(),
-            dead: packs.iter().map(|pack| pack.dead()).sum(),
-            bodies: self.inner.index.named_bodies(),
-        }
+        self.inner.index.pack_totals()
     }
 
     /// Returns [`Config::min_upload_rate`].

@@ -72,6 +72,21 @@ impl Default for Index {
     }
 }
 
+/// Packs, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PackTotals {
+    /// Number of packs.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bytes of responses that count.
+    pub live: u64,
+    /// The bytes of entries that are of no use, with separate bodies, as far as that is known.
+    pub dead: u64,
+    /// Number of separate bodies that packs name, and their bytes.
+    pub bodies: (u64, u64),
+}
+
 impl Index {
     /// Returns the secret of the fingerprints; makes one up if there is none yet.
     pub(super) fn seed(&self) -> Seed {
@@ -141,6 +156,18 @@ impl Index {
     /// Returns the number of complete packs that no known snapshot has, and that of all packs.
     pub(super) fn unsaved(&self) -> (usize, usize) {
         self.packs.read().unsaved()
+    }
+
+    /// Returns how many packs there are, and their bytes.
+    pub(super) fn pack_totals(&self) -> PackTotals {
+        let packs = self.all_packs();
+        PackTotals {
+            count: packs.len() as u64,
+            bytes: packs.iter().map(|pack| pack.size()).sum(),
+            live: packs.iter().map(|pack| pack.live()).sum(),
+            dead: packs.iter().map(|pack| pack.dead()).sum(),
+            bodies: self.named_bodies(),
+        }
     }
 
     /// Returns all packs, in the order of their names.

@@ -16,6 +16,7 @@ use tracing::error;
 
 use super::compact::LONG;
 use super::{AT_ONCE, Journal};
+use crate::base::RequestPurpose;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
@@ -23,6 +24,7 @@ use crate::store::names::{JournalObject, ObjectNames, PackName};
 use crate::store::pack::{EntryHeader, Footer, FooterEntry, PackBuilder, TRAILER, Trailer, entries_of, is_footer};
 use crate::store::place::{Listed, Place};
 use crate::store::purge::{Purge, PurgeTarget};
+use crate::store::purpose::asking_for;
 
 /// Bytes at the end of a pack that are read first: mostly its whole footer.
 const TAIL: u64 = 64 << 10;
@@ -81,12 +83,12 @@ impl Journal {
                 self.take_footer(packs, reading.join_next().await, &mut progress).await?;
             }
             let (place, pack, room) = (Arc::clone(&self.place), pack.clone(), Arc::clone(&room));
-            reading.spawn(async move {
+            reading.spawn(asking_for(RequestPurpose::Journal, async move {
                 let found = find_footer(&*place, &pack.listed, Some(&room)).await;
                 let (found, permit) =
                     found.map_or_else(|error| (Err(error), None), |(found, permit)| (Ok(found), permit));
                 Reading { number, found, _permit: permit }
-            });
+            }));
         }
         while !reading.is_empty() {
             self.take_footer(packs, reading.join_next().await, &mut progress).await?;

@@ -16,6 +16,7 @@ mod table;
 pub(super) use self::snapshot::{PurgeSnapshot, Scope};
 pub(crate) use self::stamps::PurgeStamp;
 use self::table::PurgeTable;
+pub(crate) use self::table::begins_with;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

@@ -326,7 +326,7 @@ impl PurgeTable {
 
 /// Returns whether the URL of a key begins with `prefix`. Of a response that is stored for several queries, the prefix's
 /// query counts as matching: nothing tells how each of the queries begins.
-pub(super) fn begins_with(key: &CacheKey, prefix: &str) -> bool {
+pub(crate) fn begins_with(key: &CacheKey, prefix: &str) -> bool {
     let Some(parts) = key.parts() else { return false };
     let mut url: SmallVec<[&str; 6]> = smallvec![parts.path];
     let is_searched = parts.query.is_some_and(|query| query.contains('\0'));

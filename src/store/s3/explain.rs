@@ -133,7 +133,9 @@ impl S3Config {
         error: SdkError<E>,
     ) -> StoreError {
         let (kind, text) = self.explain(request, &error);
-        StoreError::caused_by(kind, format!("{what}: {text}"), error)
+        // A listing asks for no object, so its failure is one of the bucket.
+        let text = if request == Request::List { text } else { format!("{what}: {text}") };
+        StoreError::caused_by(kind, text, error)
     }
 
     fn endpoint(&self) -> &str {
@@ -157,7 +159,13 @@ impl S3Config {
             }
             SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
                 let cause = DisplayErrorContext(error).to_string();
-                let why = if cause.contains("dns error") { " (its host name is not known)" } else { "" };
+                let why = [
+                    ("dns error", " (its host name is not known)"),
+                    ("Connection refused", " (connection refused)"),
+                    ("unreachable", " (no route to it)"),
+                    ("certificate", " (its certificate is not trusted)"),
+                ];
+                let why = why.iter().find(|(word, _)| cause.contains(word)).map_or("", |(_, words)| words);
                 let text = format!("{endpoint} can't be reached{why}; check durable.endpoint_url and the network");
                 (StoreErrorKind::Unavailable, text + &self.hint())
             }

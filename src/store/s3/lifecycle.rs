@@ -116,15 +116,15 @@ fn expires_before(rule: &LifecycleRule, days: i32) -> bool {
 fn in_words(rule: &LifecycleRule) -> String {
     let mut text = format!("\"{}\" for names that begin with \"{}\"", rule.id().unwrap_or_default(), prefix_of(rule));
     if let Some(days) = rule.expiration().and_then(LifecycleExpiration::days) {
-        let _ = write!(text, ", deleted after {days} days");
+        let _ = write!(text, ", deleted after {}", in_days(days));
     }
     let abort = rule.abort_incomplete_multipart_upload();
     if let Some(days) = abort.and_then(AbortIncompleteMultipartUpload::days_after_initiation) {
-        let _ = write!(text, ", uploads ended after {days} days");
+        let _ = write!(text, ", uploads ended after {}", in_days(days));
     }
     let noncurrent = rule.noncurrent_version_expiration().and_then(NoncurrentVersionExpiration::noncurrent_days);
     if let Some(days) = noncurrent {
-        let _ = write!(text, ", noncurrent versions deleted after {days} days");
+        let _ = write!(text, ", noncurrent versions deleted after {}", in_days(days));
     }
     if rule.expiration().and_then(LifecycleExpiration::expired_object_delete_marker) == Some(true) {
         text.push_str(", delete markers removed with the last version");
@@ -133,6 +133,28 @@ fn in_words(rule: &LifecycleRule) -> String {
         text.push_str(", disabled");
     }
     text
+}
+
+fn in_days(days: i32) -> String {
+    format!("{days} day{}", if days == 1 { "" } else { "s" })
+}
+
+/// Returns what replaces a rule that has the same id.
+fn changes(old: &LifecycleRule, new: &LifecycleRule) -> String {
+    let days = |rule: &LifecycleRule| rule.expiration().and_then(LifecycleExpiration::days);
+    let others = |rule: &LifecycleRule| {
+        let mut text = in_words(rule);
+        if let Some(days) = days(rule) {
+            text = text.replace(&format!(", deleted after {}", in_days(days)), "");
+        }
+        text
+    };
+    match (days(old), days(new)) {
+        (Some(before), Some(after)) if others(old) == others(new) => {
+            format!("changes from {before} to {}: {}", in_days(after), in_words(new))
+        }
+        _ => format!("changes: {}; it was: {}", in_words(new), in_words(old)),
+    }
 }
 
 impl S3Bucket {
@@ -149,8 +171,8 @@ impl S3Bucket {
         for rule in &rules {
             let old = present.iter().find(|old| old.id() == rule.id());
             lines.push(match old {
-                Some(old) if in_words(old) == in_words(rule) => format!("as it is: {}", in_words(rule)),
-                Some(old) => format!("instead of: {}: {}", in_words(old), in_words(rule)),
+                Some(old) if in_words(old) == in_words(rule) => format!("unchanged: {}", in_words(rule)),
+                Some(old) => changes(old, rule),
                 None => format!("new: {}", in_words(rule)),
             });
         }

@@ -38,7 +38,8 @@ use parking_lot::RwLock;
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
 use super::place::{GrowingPack, ObjectReader, ObjectWriter, Operation, Page, Place};
-use crate::base::{Clock, Metrics, RequestClass};
+use super::purpose::stated;
+use crate::base::{Clock, Metrics, RequestClass, RequestPurpose};
 use crate::rfc9111::timestamp::Timestamp;
 
 /// The access to an S3 bucket. Credentials come from the SDK's usual chain.
@@ -129,12 +130,13 @@ impl Intercept for Watching {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let request = context.request();
-        self.0.metrics.request(match request.method() {
+        let class = match request.method() {
             "GET" if request.uri().contains("list-type=2") || request.uri().contains("?uploads") => RequestClass::List,
             "GET" | "HEAD" => RequestClass::Read,
             "DELETE" => RequestClass::Delete,
             _ => RequestClass::Write,
-        });
+        };
+        self.0.metrics.request(class, purpose_of(class, request.uri(), stated()));
         Ok(())
     }
 
@@ -148,6 +150,23 @@ impl Intercept for Watching {
             self.0.note_date(date);
         }
         Ok(())
+    }
+}
+
+/// Returns what a request is for: by its name, and where that may mean several, by what its task states.
+fn purpose_of(class: RequestClass, uri: &str, stated: Option<RequestPurpose>) -> RequestPurpose {
+    let path = uri.split_once('?').map_or(uri, |(path, _)| path);
+    let name = path.rsplit_once("larder-1/").map_or("", |(_, name)| name);
+    match (class, name.split_once('/').map_or(name, |(first, _)| first)) {
+        (RequestClass::List, _) => stated.unwrap_or(RequestPurpose::Probe),
+        (_, "probe") => RequestPurpose::Probe,
+        (_, "s") => RequestPurpose::Snapshots,
+        (RequestClass::Write, "b") => RequestPurpose::Bodies,
+        (RequestClass::Write, _) if name.ends_with(".purges") => RequestPurpose::Purges,
+        (_, _) if name.ends_with(".purges") => RequestPurpose::Journal,
+        (RequestClass::Read, _) => stated.unwrap_or(RequestPurpose::LookUp),
+        (RequestClass::Write, _) => stated.unwrap_or(RequestPurpose::Packs),
+        (RequestClass::Delete, _) => RequestPurpose::Reclaiming,
     }
 }
 
@@ -295,5 +314,37 @@ impl Place for S3Bucket {
 
     fn prepare(&self, threads: usize) {
         self.prepare(threads);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_or_its_task_tells_what_a_request_is_for() {
+        use RequestClass::{Delete, List, Read, Write};
+        let base = "http://h:9/bucket/any/prefix/larder-1/";
+        for (class, name, stated, expected) in [
+            (Read, "j/1-2.pack", None, RequestPurpose::LookUp),
+            (Read, "j/1-2.pack", Some(RequestPurpose::Journal), RequestPurpose::Journal),
+            (Read, "j/1-2.pack?x-id=GetObject", Some(RequestPurpose::Reclaiming), RequestPurpose::Reclaiming),
+            (Read, "b/00/11/2", None, RequestPurpose::LookUp),
+            (Write, "j/1-2.pack?x-id=PutObject", None, RequestPurpose::Packs),
+            (Write, "j/1-2.pack", Some(RequestPurpose::Reclaiming), RequestPurpose::Reclaiming),
+            (Write, "j/1-2.purges", Some(RequestPurpose::Journal), RequestPurpose::Purges),
+            (Write, "b/00/11/2?uploads", None, RequestPurpose::Bodies),
+            (Write, "s/1-2", Some(RequestPurpose::Journal), RequestPurpose::Snapshots),
+            (Read, "s/1-2", None, RequestPurpose::Snapshots),
+            (Delete, "j/1-2.pack", None, RequestPurpose::Reclaiming),
+            (Delete, "j/1-2.purges", None, RequestPurpose::Journal),
+            (Write, "probe", None, RequestPurpose::Probe),
+            (Read, "probe", Some(RequestPurpose::Journal), RequestPurpose::Probe),
+        ] {
+            assert_eq!(purpose_of(class, &format!("{base}{name}"), stated), expected, "{class:?} {name}");
+        }
+        let listing = "http://h:9/bucket/?list-type=2&prefix=larder-1%2Fj%2F";
+        assert_eq!(purpose_of(List, listing, Some(RequestPurpose::Journal)), RequestPurpose::Journal);
+        assert_eq!(purpose_of(List, listing, None), RequestPurpose::Probe);
     }
 }

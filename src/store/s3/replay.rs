@@ -34,6 +34,7 @@ use parking_lot::Mutex;
 use super::objects::PAST_END;
 use super::{CONNECT_TIMEOUT, Watcher};
 use crate::base::RequestClass;
+use crate::store::purpose::stated;
 
 /// One thread's reader of ranges.
 #[derive(Clone, Debug)]
@@ -204,7 +205,7 @@ impl Replay {
         let identity = self.identities.resolve_cached_identity(resolver, &self.components, &self.bag).await;
         let request = |identity| self.signed.request(name, range, &identity, watcher.time());
         let Some(request) = identity.ok().and_then(request) else { return ReplayOutcome::Unclear };
-        watcher.metrics.request(RequestClass::Read);
+        watcher.metrics.request(RequestClass::Read, super::purpose_of(RequestClass::Read, name, stated()));
         let Ok(mut answer) = self.connector.call(request).await else { return ReplayOutcome::Unclear };
         if let Some(date) = answer.headers().get("date") {
             watcher.note_date(date);

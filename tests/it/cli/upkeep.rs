@@ -39,14 +39,14 @@ fn a_sweep_removes_bodies_that_nothing_leads_to_and_no_others() {
         assert_eq!(larder.wait(), Some(0));
         let larder = place.start(&origin, &[]);
         let young = said(&run(&place, &["sweep"]));
-        assert!(young.contains("separate bodies: 4; 0 that nothing leads to removed"), "{}: {young}", place.name);
+        assert!(young.contains("separate bodies: 4; 0 unused, removed"), "{}: {young}", place.name);
         let looked = said(&run(&place, &["sweep", "--min-age", "0s", "--dry-run"]));
         assert!(looked.contains("separate bodies: 4;") && looked.contains("to be removed"), "{}: {looked}", place.name);
         let swept = run(&place, &["sweep", "--min-age", "0s"]);
-        let words = "2 that nothing leads to removed";
+        let words = "2 unused, removed";
         assert!(swept.status.success() && said(&swept).contains(words), "{}: {}", place.name, said(&swept));
         let again = said(&run(&place, &["sweep", "--min-age", "0s"]));
-        assert!(again.contains("separate bodies: 2; 0 that"), "{}: {again}", place.name);
+        assert!(again.contains("separate bodies: 2; 0 unused"), "{}: {again}", place.name);
         larder.kill_9();
         let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
         eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
@@ -75,7 +75,7 @@ fn a_body_whose_response_changed_its_key_is_not_swept() {
     larder.get("/a?x=1", "Cache-Control: no-cache");
     larder.settle();
     let swept = said(&run(&place, &["sweep", "--min-age", "0s"]));
-    assert!(swept.contains("separate bodies: 1; 0 that nothing leads to"), "{swept}");
+    assert!(swept.contains("separate bodies: 1; 0 unused"), "{swept}");
     larder.kill_9();
     let larder = place.start_before("http://127.0.0.1:1", &["memory.capacity=0"]);
     eventually("the index is loaded", || larder.metric("larder_index_loaded") == 1);
@@ -92,6 +92,8 @@ fn a_sweep_completes_and_deletes_packs_and_removes_what_was_not_finished() {
     let sets = ["durable.min_lifetime=0s", "durable.retain=0s"];
     for path in ["/short", "/long"] {
         let larder = place.start(&origin, &sets);
+        let ready = crate::support::Client::connect(larder.admin).get("/readyz", "Host: localhost").text();
+        assert!(ready.contains("\"durable\":\"up\""), "{ready}");
         larder.get(path, "");
         larder.settle();
         larder.kill_9();
@@ -112,6 +114,8 @@ fn a_sweep_completes_and_deletes_packs_and_removes_what_was_not_finished() {
     let swept = said(&run(&place, &["sweep", "--min-age", "0s"]));
     assert!(swept.contains("packs: 2; 1 of no use removed") && swept.contains("1 completed"), "{swept}");
     assert!(swept.contains("unfinished writes: 1 removed"), "{swept}");
+    assert!(swept.contains("the packs had ") && swept.contains(", and have "), "{swept}");
+    assert!(swept.contains("are purged; their bytes go with their packs"), "{swept}");
     assert!(!half.exists() && (open(".open"), open(".pack")) == (0, 1));
     let again = said(&run(&place, &["sweep", "--min-age", "0s"]));
     assert!(again.contains("packs: 1; 0 of no use removed, 0 merged or rewritten as 0, 0 completed"), "{again}");
@@ -146,7 +150,11 @@ fn keys_lists_what_the_tier_holds() {
         let listed = |args: &[&str]| {
             let run = run(&place, &[&["keys"], args].concat());
             assert!(run.status.success(), "{}", said(&run));
-            let all = said(&run);
+            let all = String::from_utf8_lossy(&run.stdout).into_owned();
+            let total = String::from_utf8_lossy(&run.stderr).into_owned();
+            let lines = all.lines().count() - 1;
+            let words = if lines == 1 { "1 response, ".to_owned() } else { format!("{lines} responses, ") };
+            assert!(total.starts_with(&words) && total.contains(", in "), "{total}");
             let urls: Vec<String> =
                 all.lines().skip(1).filter_map(|line| line.rsplit(' ').next()).map(str::to_owned).collect();
             (all.clone(), urls)
@@ -159,11 +167,73 @@ fn keys_lists_what_the_tier_holds() {
             all.lines().find(|line| line.ends_with("large")).expect("listed").split_whitespace().collect();
         assert!(large[0].parse::<u64>().is_ok_and(|size| size > 1_500_000), "{all}");
         assert!(large[1].ends_with('s') && large[2].ends_with('m') && large[3].len() == 33, "{all}");
+        assert_eq!(large[4..6], ["-", "shop"], "{all}");
+        let variants: Vec<&str> = all.lines().filter(|line| line.ends_with("/vary")).collect();
+        let variant = |line: &str| line.split_whitespace().nth(4).map(str::to_owned);
+        assert_ne!(variant(variants[0]), variant(variants[1]), "two variants are told apart: {all}");
         assert_eq!(listed(&["--prefix", "/shop"]).1, expected[1..3]);
         assert_eq!(listed(&["--prefix", "http://site.example/v"]).1, expected[3..]);
         assert_eq!(listed(&["--tag", "shop"]).1, expected[1..3]);
         assert!(listed(&["--tag", "sho"]).1.is_empty());
+        // A prefix is read as that of a purge is: under both schemes, and with a host or from the slash on.
+        assert_eq!(listed(&["--prefix", "https://site.example/v"]).1, expected[3..]);
+        let refused = run(&place, &["keys", "--prefix", "site.example/v"]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(said(&refused).contains("\"site.example/v\" is no prefix; write what URLs begin with"));
+        let json = run(&place, &["keys", "--json", "--prefix", "/shop/large"]);
+        let line: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one JSON object");
+        assert_eq!(line["url"], "http://site.example/shop/large");
+        assert_eq!((&line["prefix"], &line["variant"]), (&"".into(), &serde_json::Value::Null));
+        assert_eq!((&line["tags"], line["pack"].as_str().map(str::len)), (&serde_json::json!(["shop"]), Some(33)));
+        assert!(line["bytes"].as_u64().is_some_and(|bytes| bytes > 1_500_000) && line["offset"].is_u64(), "{line}");
+        let time =
+            |name: &str| line[name].as_str().filter(|time| time.len() == 20 && time.ends_with('Z')).expect("a time");
+        assert!(time("stored") < time("fresh_until"), "{line}");
+        let json = run(&place, &["keys", "--json", "--prefix", "/vary"]);
+        let variants =
+            String::from_utf8_lossy(&json.stdout).lines().filter(|line| line.contains("\"variant\":\"")).count();
+        assert_eq!(variants, 2, "{}", said(&json));
     }
+}
+
+#[test]
+fn commands_for_a_tier_that_is_off_say_what_there_is_not_to_do() {
+    for (command, words) in
+        [("keys", "nothing to list"), ("sweep", "nothing to sweep"), ("lifecycle", "nothing to give rules to")]
+    {
+        let told = larder(&[]).args([command, "--set", "durable.url=off"]).output().expect("it runs");
+        assert_eq!(told.status.code(), Some(1));
+        assert!(said(&told).contains(words), "{}", said(&told));
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_the_directory_and_one_that_may_not_be_read_are_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("afile");
+    std::fs::write(&file, "x").expect("it is written");
+    for command in ["run", "keys"] {
+        let set = ["--set", &file_url(&file), "--set", "server.listen=127.0.0.1:0", "--set", "admin.listen=off"];
+        let told = larder(&[]).arg(command).args(set).output().expect("it runs");
+        assert_eq!(told.status.code(), Some(1));
+        assert!(said(&told).contains("afile is a file, not a directory"), "{command}: {}", said(&told));
+    }
+    let place = Place::file();
+    let origin = Origin::new(|_, reply| reply.send(200, FIELDS, "page"));
+    let larder = place.start(&origin, &[]);
+    larder.get("/", "");
+    larder.settle();
+    let root = place.directory();
+    let set_mode = |mode| std::fs::set_permissions(&root, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    set_mode(0o000);
+    // The superuser may read everything.
+    if std::fs::read_dir(&root).is_err() {
+        let told = run(&place, &["keys"]);
+        assert_eq!(told.status.code(), Some(1));
+        assert!(said(&told).contains("permission denied; run this as the user that Larder runs as"), "{}", said(&told));
+    }
+    set_mode(0o700);
 }
 
 #[test]
@@ -198,11 +268,14 @@ fn a_sweep_of_what_is_no_cache_is_an_error_and_makes_nothing() {
 fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
     let refused = run(&Place::file(), &["lifecycle"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("larder sweep"), "{}", said(&refused));
+    assert!(said(&refused).contains("Larder frees its space itself"), "{}", said(&refused));
     let Some(place) = Place::moto() else { return };
     // The longest rule and retain: 30 + 7 days, and one more.
     let rule = ["--set", "rule=[{path=\"/a\", timeout=\"720h\"}]"];
-    let printed = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
+    let printed = run(&place, &[&["lifecycle"][..], &rule].concat());
+    let piped: serde_json::Value = serde_json::from_slice(&printed.stdout).expect("nothing but JSON");
+    assert_eq!(piped["Rules"].as_array().map(Vec::len), Some(4));
+    let printed = said(&printed);
     for word in [
         "\"NoncurrentDays\": 1",
         "\"ExpiredObjectDeleteMarker\": true",
@@ -216,11 +289,11 @@ fn the_lifecycle_rules_fit_the_configuration_and_leave_others_alone() {
     let applied = run(&place, &[&["lifecycle", "--apply"][..], &rule].concat());
     assert!(applied.status.success() && said(&applied).contains("installed"), "{}", said(&applied));
     let again = said(&run(&place, &[&["lifecycle"][..], &rule].concat()));
-    assert!(again.contains("as it is: \"larder packs p/larder-1/\"") && !again.contains("new:"), "{again}");
-    assert!(again.contains("as it is: \"larder leftovers p/larder-1/\""), "{again}");
-    assert!(again.contains("noncurrent versions deleted after 1 days, delete markers removed"), "{again}");
+    assert!(again.contains("unchanged: \"larder packs p/larder-1/\"") && !again.contains("new:"), "{again}");
+    assert!(again.contains("unchanged: \"larder leftovers p/larder-1/\""), "{again}");
+    assert!(again.contains("noncurrent versions deleted after 1 day, delete markers removed"), "{again}");
     let other = said(&run(&place, &["lifecycle", "--apply", "--longest", "100d"]));
-    assert!(other.contains("instead of: \"larder packs p/larder-1/\""), "{other}");
+    assert!(other.contains("changes from 38 to 108 days: \"larder packs p/larder-1/\""), "{other}");
     let elsewhere = said(&run(&place, &["lifecycle", "--apply", "--set", "cache.key_prefix=site"]));
     assert!(elsewhere.contains("stays: \"larder packs p/larder-1/\""), "{elsewhere}");
 }

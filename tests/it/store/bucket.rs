@@ -37,6 +37,28 @@ fn s3_survives_kill_9_and_the_loss_of_the_machine() {
 }
 
 #[test]
+fn requests_are_counted_by_what_they_are_for() {
+    let (origin, root) = (pages_of_every_kind(), tempfile::tempdir().expect("a directory"));
+    bucket(root.path());
+    let s3 = S3::start(root.path(), 0);
+    let larder = with_s3(&origin, &s3);
+    let count = |larder: &Process, class: &str, purpose: &str| {
+        larder.metric(&format!("larder_durable_requests_total{{class=\"{class}\",purpose=\"{purpose}\"}}"))
+    };
+    larder.get("/a", "");
+    larder.settle();
+    assert_eq!(larder.purge("http://site.example/b").status(), 200);
+    assert_eq!((count(&larder, "write", "packs"), count(&larder, "write", "purges")), (1, 1));
+    assert_eq!((count(&larder, "list", "probe"), count(&larder, "write", "probe")), (1, 1));
+    eventually("the journal is listed", || count(&larder, "list", "journal") > 0);
+    assert_eq!((count(&larder, "read", "look-up"), count(&larder, "write", "reclaiming")), (0, 0));
+    larder.kill_9();
+    let larder = with_s3(&origin, &s3);
+    assert_eq!(larder.get("/a", "").hit(), Some("durable"));
+    assert_eq!((count(&larder, "read", "look-up"), count(&larder, "read", "journal") > 0), (1, true));
+}
+
+#[test]
 fn an_s3_server_that_dies_costs_nobody_an_answer_and_is_used_again_when_it_is_back() {
     let (origin, root) = (pages_of_every_kind(), tempfile::tempdir().expect("a directory"));
     bucket(root.path());

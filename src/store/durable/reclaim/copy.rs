@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::super::Inner;
 use super::{CHUNK, HOUR, elsewhere, ticks};
-use crate::base::DurableOp;
+use crate::base::{DurableOp, RequestPurpose};
 use crate::entry::encoding::encode_tombstone;
 use crate::entry::{Covered, JournalTime, VersionVector};
 use crate::rfc9111::timestamp::Timestamp;
@@ -23,6 +23,7 @@ use crate::store::journal::read_footer;
 use crate::store::names::PackName;
 use crate::store::pack::{EntryKind, Footer, FooterEntry, NewEntry, PackBuilder};
 use crate::store::place::GrowingPack;
+use crate::store::purpose::asking_for;
 
 /// The longest that writing a pack to a bucket may take, besides a second for each [`LEAST_RATE`] bytes.
 const TO_WRITE: Duration = Duration::from_secs(30);
@@ -138,6 +139,10 @@ impl Inner {
     /// Copies what counts of `sources` into a new pack, which says that it replaces them. Takes no more of them than fill
     /// it.
     pub(super) async fn copy(self: &Arc<Self>, sources: &[Arc<PackInfo>], keep: Keep) -> Result<Copied, StoreError> {
+        asking_for(RequestPurpose::Reclaiming, self.copy_all(sources, keep)).await
+    }
+
+    async fn copy_all(self: &Arc<Self>, sources: &[Arc<PackInfo>], keep: Keep) -> Result<Copied, StoreError> {
         let sources = self.fitting(sources);
         let own: HashSet<PackName> = sources.iter().map(|pack| pack.name).collect();
         let others: Vec<_> = self.index.all_packs().into_iter().filter(|pack| !own.contains(&pack.name)).collect();

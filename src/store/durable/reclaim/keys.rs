@@ -1,10 +1,9 @@
 //! `larder keys`: what the tier holds, from the footers of its packs.
 
-use std::time::Duration;
-
 use super::super::{Config, Durable, Inner};
 use crate::base::Clock;
 use crate::entry::{Covered, TICK_BITS};
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
@@ -14,18 +13,20 @@ use crate::store::pack::{EntryKind, FooterEntry};
 /// A response that the tier holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptKey {
-    /// Its URL.
-    pub url: String,
-    /// True if it is one of several that the request's fields select among.
-    pub is_variant: bool,
-    /// The bytes that it takes.
+    /// Its key.
+    pub key: CacheKey,
+    /// The name of the variant, if it is one of several that the request's fields select among; otherwise 0.
+    pub variant: u128,
+    /// The bytes that it takes: body, fields, key and checksums.
     pub size: u64,
-    /// Time since it came.
-    pub age: Duration,
-    /// Time for which it is still fresh; negative: it is stale, for so many milliseconds.
-    pub fresh_millis: i64,
+    /// The time at which it came.
+    pub came: Timestamp,
+    /// The end of its freshness.
+    pub fresh_until: Timestamp,
     /// The name of its pack.
     pub pack: String,
+    /// Its place in the pack.
+    pub offset: u64,
     /// Its tags.
     pub tags: Vec<String>,
 }
@@ -67,16 +68,14 @@ impl Inner {
             Covered::Wholly => return None,
         };
         let came = Timestamp::from_millis(i64::try_from(entry.order >> TICK_BITS).unwrap_or(i64::MAX));
-        let age = u64::try_from(now.as_millis().saturating_sub(came.as_millis())).unwrap_or(0);
-        let parts = entry.key.parts()?;
-        let query = parts.query.map_or_else(String::new, |query| format!("?{query}"));
         Some(KeptKey {
-            url: format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path),
-            is_variant: entry.variant != 0,
+            key: entry.key.clone(),
+            variant: entry.variant,
             size: u64::from(entry.len) + entry.body.map_or(0, |(_, len)| len),
-            age: Duration::from_millis(age),
-            fresh_millis: fresh_until.as_millis().saturating_sub(now.as_millis()),
+            came,
+            fresh_until,
             pack: pack.name.to_string(),
+            offset: entry.offset,
             tags: entry.tags.clone(),
         })
     }

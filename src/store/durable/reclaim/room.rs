@@ -9,18 +9,13 @@ use parking_lot::Mutex;
 use tracing::debug;
 
 use super::super::Inner;
+use super::super::config::PACKS;
 use super::copy::Keep;
 use crate::base::{DurableOp, Stopwatch};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::ObjectNames;
 use crate::store::pack::FooterEntry;
-
-/// A pack of a bounded tier takes at most this part of its capacity, so that one that goes is not missed.
-const PACKS: u64 = 32;
-
-/// The smallest pack that is complete by its size.
-const LEAST_PACK: u64 = 64 << 10;
 
 /// The bytes that a separate body takes on a disk besides its own: directories, and the rest of its last block.
 const AROUND_BODY: u64 = 10 << 10;
@@ -142,7 +137,7 @@ impl Inner {
 
     /// Returns the length at which a pack is complete.
     pub(in crate::store::durable) fn pack_size(&self) -> u64 {
-        self.config.pack_size.min((self.bound() / PACKS).max(LEAST_PACK))
+        self.config.pack_size_within(self.bound())
     }
 
     /// Returns the bytes that the tier may take: its capacity, or less on a small disk; `u64::MAX`: any number.

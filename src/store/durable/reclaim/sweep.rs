@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::super::{Config, Durable, Inner, open_place};
 use super::bodies::Bodies;
+use super::choose::replaced;
 use super::{Done, GRACE, Upkeep};
-use crate::base::{Clock, Metrics};
+use crate::base::{Clock, Metrics, readable_size};
 use crate::store::error::StoreError;
+use crate::store::index::PackTotals;
 use crate::store::memory::{self, Memory};
 use crate::store::purge::Purges;
 
@@ -23,8 +25,11 @@ pub struct Sweep {
 /// What a sweep found, and did unless it was dry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swept {
-    /// Number of packs that there were.
-    packs: u64,
+    /// Packs and separate bodies before the sweep, and after it.
+    before: PackTotals,
+    after: PackTotals,
+    /// Number and bytes of the packs that others have replaced, and that stay for a while.
+    replaced: (u64, u64),
     done: Done,
     bodies: Bodies,
     /// Number of leftovers of interrupted writes; or the reason why they can't be looked for.
@@ -34,7 +39,7 @@ pub struct Swept {
 impl Swept {
     /// Returns lines for people.
     pub fn in_words(&self, is_dry: bool) -> Vec<String> {
-        let Self { packs, done, bodies, unfinished } = self;
+        let Self { before, after, replaced: (replaced, replaced_bytes), done, bodies, unfinished } = self;
         let Done { completed, deleted, copied, written, purged } = done;
         let word = if is_dry { "to be removed" } else { "removed" };
         let copied = if is_dry {
@@ -46,12 +51,26 @@ impl Swept {
             Ok(unfinished) => format!("unfinished writes: {unfinished} {word}"),
             Err(why) => format!("unfinished writes: left to the bucket's lifecycle rules: {why}"),
         };
-        vec![
-            format!("packs: {packs}; {deleted} of no use {word}, {copied}, {completed} completed"),
-            format!("responses: {purged} purged"),
-            format!("separate bodies: {}; {} that nothing leads to {word}", bodies.all, bodies.orphans),
+        let mut lines = vec![
+            format!("packs: {}; {deleted} of no use {word}, {copied}, {completed} completed", before.count),
+            format!("responses: {purged} are purged; their bytes go with their packs"),
+            format!("separate bodies: {}; {} unused, {word}", bodies.all, bodies.orphans),
             unfinished,
-        ]
+        ];
+        if *replaced > 0 {
+            let bytes = readable_size(*replaced_bytes);
+            lines.push(format!(
+                "{replaced} packs ({bytes}) are replaced, and stay for ten minutes, for other Larders; then a running Larder or another sweep removes them"
+            ));
+        }
+        let (bytes, dead) = (readable_size(after.bytes), readable_size(after.dead));
+        lines.push(if is_dry {
+            format!("the packs have {bytes}, of which {dead} are of no use")
+        } else {
+            let was = readable_size(before.bytes);
+            format!("the packs had {was}, and have {bytes}, of which {dead} are of no use")
+        });
+        lines
     }
 }
 
@@ -96,14 +115,18 @@ impl Inner {
     /// Makes passes until there is nothing left to do.
     async fn sweep(self: &Arc<Self>, sweep: Sweep) -> Result<Swept, StoreError> {
         let grace = sweep.min_age.min(GRACE);
-        let (mut upkeep, packs) = (Upkeep { grace: Some(grace), ..Upkeep::new() }, self.index.all_packs().len() as u64);
+        let (mut upkeep, before) = (Upkeep { grace: Some(grace), ..Upkeep::new() }, self.index.pack_totals());
         let (done, orphans) =
             if sweep.is_dry { self.foresee(&mut upkeep).await? } else { (self.pass_all(&mut upkeep).await?, 0) };
         let mut bodies = self.remove_orphans(sweep.min_age, sweep.is_dry).await?;
         bodies.orphans += orphans;
         let unfinished = self.place.remove_unfinished(self.names.root(), self.before(sweep.min_age), sweep.is_dry);
         let unfinished = unfinished.await.map_err(|error| error.to_string());
-        Ok(Swept { packs, done, bodies, unfinished })
+        let all = self.index.all_packs();
+        let (replaced, _) = replaced(&all, 0);
+        let left = all.iter().filter(|pack| replaced.contains(&pack.name));
+        let replaced = left.fold((0, 0), |(count, bytes), pack| (count + 1, bytes + pack.size()));
+        Ok(Swept { before, after: self.index.pack_totals(), replaced, done, bodies, unfinished })
     }
 
     async fn pass_all(self: &Arc<Self>, upkeep: &mut Upkeep) -> Result<Done, StoreError> {
@@ -126,9 +149,9 @@ impl Inner {
         let due = self.due(upkeep);
         let situation = self.situation(upkeep);
         let dead = situation.dead();
-        let copied = situation.merge().len() + situation.rewrite(3).len();
-        let deleted = [due, dead.at_once, dead.with_tombstones].concat();
-        let bodies = deleted.iter().flat_map(|pack| pack.references().bodies);
+        let copied = situation.merge().len() + situation.rewrite(3).len() + dead.with_tombstones.len();
+        let deleted = [due, dead.at_once].concat();
+        let bodies = deleted.iter().chain(&dead.with_tombstones).flat_map(|pack| pack.references().bodies);
         let orphans = bodies.filter(|(id, _)| self.index.names_body_once(*id)).count() as u64;
         Ok((Done { deleted: deleted.len() as u64, copied: copied as u64, purged, ..Done::default() }, orphans))
     }
