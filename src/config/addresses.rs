@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Config;
+use crate::base::format_size;
 use crate::downstream::Listen;
 use crate::proxy::Rule;
 use crate::store::Location;
@@ -165,6 +166,7 @@ impl Config {
             }
         }
         told.extend(self.small_memory());
+        told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
         for name in &self.stray_variables {
             told.push(format!(
@@ -184,6 +186,19 @@ impl Config {
 const LEAST_MEMORY: u64 = 64 << 10;
 
 impl Config {
+    /// Returns a warning of a durable tier that hardly holds more than memory: it keeps what memory holds, and drops the rest.
+    fn small_durable_tier(&self) -> Option<String> {
+        let (durable, memory) = (self.durable.capacity(), self.memory.capacity);
+        let is_small =
+            !matches!(self.durable.location, Location::Off) && durable > 0 && durable < memory.saturating_mul(2);
+        is_small.then(|| {
+            format!(
+                "durable.capacity: {} is less than twice memory.capacity, {}: the tier would hold little else than what memory holds; set it to several times as much",
+                format_size(durable), format_size(memory)
+            )
+        })
+    }
+
     /// Returns a warning of memory that holds next to nothing: a size without a unit is mostly not meant in bytes.
     fn small_memory(&self) -> Option<String> {
         let bytes = self.memory.capacity;

@@ -431,6 +431,27 @@ fn an_address_used_twice_is_an_error_where_it_can_never_work() {
 }
 
 #[test]
+fn a_durable_tier_that_hardly_holds_more_than_memory_is_a_warning() {
+    let warnings = |sets: &[&str]| load("", &[], sets).expect("sound").warnings();
+    let (directory, bucket) = ("durable.url=file:./d", "durable.url=s3://bucket");
+    for (sets, is_told) in [
+        (&[directory, "memory.capacity=256MiB", "durable.capacity=511MiB"][..], true),
+        (&[bucket, "memory.capacity=256MiB", "durable.capacity=511MiB"], true),
+        (&[directory, "memory.capacity=256MiB", "durable.capacity=512MiB"], false),
+        (&[directory, "memory.capacity=256MiB", "durable.capacity=0"], false),
+        (&[directory, "memory.capacity=0", "durable.capacity=4MiB"], false),
+        (&["durable.url=off", "memory.capacity=256MiB", "durable.capacity=4MiB"], false),
+    ] {
+        let told = warnings(sets);
+        assert_eq!(
+            told.iter().any(|told| told.starts_with("durable.capacity: 511MiB is less than")),
+            is_told,
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_most_likely_not_meant_is_a_warning() {
     let warnings = |sets: &[&str]| load("", &[], sets).expect("sound").warnings();
     for (listen, upstream, is_itself) in [

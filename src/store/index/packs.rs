@@ -99,6 +99,8 @@ pub(in crate::store) struct PackInfo {
     tombstone_bytes: AtomicU64,
     /// The least order of its entries, without tombstones: those bring nothing back.
     least_order: AtomicU64,
+    /// The greatest order of its entries that count, or counted.
+    greatest_order: AtomicU64,
     /// The moment from which none of its responses is of use, in milliseconds since the epoch.
     of_use_until: AtomicI64,
     /// True if it has a tombstone, or an entry that took the place of another: older entries may come back without it.
@@ -138,6 +140,7 @@ impl PackInfo {
             tombstones: AtomicU64::new(0),
             tombstone_bytes: AtomicU64::new(0),
             least_order: AtomicU64::new(u64::MAX),
+            greatest_order: AtomicU64::new(0),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
             is_damaged: AtomicBool::new(false),
@@ -263,6 +266,7 @@ impl PackInfo {
 
     pub(super) fn gain(&self, place: Place) {
         self.holds_down.fetch_or(place.replaces, Ordering::AcqRel);
+        self.greatest_order.fetch_max(place.order, Ordering::AcqRel);
         self.places.fetch_add(1, Ordering::AcqRel);
         if place.is_tombstone {
             self.tombstones.fetch_add(1, Ordering::AcqRel);
@@ -314,6 +318,11 @@ impl PackInfo {
     /// Returns the least order of its entries.
     pub(in crate::store) fn least_order(&self) -> JournalTime {
         self.least_order.load(Ordering::Acquire)
+    }
+
+    /// Returns the greatest order of its entries that count, or counted.
+    pub(in crate::store) fn greatest_order(&self) -> JournalTime {
+        self.greatest_order.load(Ordering::Acquire)
     }
 
     /// Returns the moment from which none of its responses is of use.

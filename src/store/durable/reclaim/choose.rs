@@ -68,9 +68,7 @@ impl Situation {
         let mut dead = Dead::default();
         for pack in self.packs.iter().filter(|pack| pack.live() == 0 || pack.of_use_until() <= self.now) {
             let others: Vec<_> = self.all.iter().filter(|other| other.name != pack.name).cloned().collect();
-            // Entries of a pack may be younger than its name, which a directory gives when it begins.
-            let greatest = pack.name.time.saturating_add(ticks(HOUR));
-            if !pack.holds_down() || elsewhere(pack, &others) >= greatest && self.is_settled(pack) {
+            if !pack.holds_down() || elsewhere(pack, &others) > pack.greatest_order() && self.is_settled(pack) {
                 dead.at_once.push(Arc::clone(pack));
             } else if pack.responses() > 0 || pack.dead() > pack.size() / 2 {
                 dead.with_tombstones.push(Arc::clone(pack));
@@ -140,7 +138,7 @@ impl Situation {
         let tombstones = pack.tombstone_bytes();
         let is_spent = tombstones > pack.size() / 8 && self.is_settled(pack) && {
             let others: Vec<_> = self.all.iter().filter(|other| other.name != pack.name).cloned().collect();
-            elsewhere(pack, &others) >= pack.name.time.saturating_add(ticks(HOUR))
+            elsewhere(pack, &others) > pack.greatest_order()
         };
         pack.dead() + if is_spent { tombstones } else { 0 }
     }
