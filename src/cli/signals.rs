@@ -86,6 +86,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Signals {
     stop: mpsc::Receiver<()>,
+    /// The other end of `stop`.
+    stopper: mpsc::Sender<()>,
     /// The lock decides between a start that is done and a signal that ends it.
     phase: Arc<Mutex<Phase>>,
 }
@@ -106,11 +108,11 @@ impl Signals {
         };
         let (sender, stop) = mpsc::channel();
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        let known = Arc::clone(&phase);
+        let (known, stopper) = (Arc::clone(&phase), sender.clone());
         std::thread::Builder::new()
             .name("larder-signals".into())
             .spawn(move || runtime.block_on(sources.heed(&known, &sender)))?;
-        Ok(Self { stop, phase })
+        Ok(Self { stop, stopper, phase })
     }
 
     /// From now on there is something to be stopped in order.
@@ -118,9 +120,14 @@ impl Signals {
         *self.phase.lock() = Phase::Up;
     }
 
+    /// Returns what ends [`Signals::wait`] as a signal does.
+    pub(super) fn stopper(&self) -> mpsc::Sender<()> {
+        self.stopper.clone()
+    }
+
     /// Waits until Larder is to stop.
     pub fn wait(&self) {
-        // The other end is never closed: it is a thread that does not end.
+        // The other end is never closed: this has one.
         let _ = self.stop.recv();
     }
 }
