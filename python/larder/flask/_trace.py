@@ -1,0 +1,215 @@
+"""Sees what a page reads of its visitor, and names the line that did it.
+
+The session and the request's fields are watched by subclasses that note each access and then do what they always did.
+Only the first access of a kind is looked into. An access counts for nothing if it is Flask's own: opening and saving
+the session, or Flask-Login looking whether it has a cookie to renew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+import sysconfig
+import threading
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Callable, Iterator
+
+from werkzeug.datastructures import EnvironHeaders
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+#: Functions whose reads are bookkeeping: nothing of them gets into the page.
+_BOOKKEEPING = frozenset({"open_session", "save_session"})
+
+#: True inside `ignore_reads()`.
+_ignored: contextvars.ContextVar[bool] = contextvars.ContextVar("larder_ignored", default=False)
+
+
+@contextlib.contextmanager
+def ignore_reads() -> Iterator[None]:
+    """Promises that nothing that is read of the visitor inside gets into the page: for logs and counters.
+
+    >>> with ignore_reads():
+    ...     app.logger.info("asked by %s", session.get("user"))
+    """
+    token = _ignored.set(True)
+    try:
+        yield
+    finally:
+        _ignored.reset(token)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of code."""
+
+    filename: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.line}"
+
+
+class Lookout:
+    """Finds the line of an application that is responsible for what is happening."""
+
+    def __init__(self, root_path: str) -> None:
+        self._root = os.path.abspath(root_path) + os.sep
+        self._root_is_installed = any(part in self._root for part in _PACKAGES)
+
+    def is_application(self, filename: str) -> bool:
+        """True for code that is neither Python's, nor an installed package's, nor this module's."""
+        if filename == "<template>":
+            return True
+        if filename.startswith((_HERE, "<")):
+            return False
+        if self._root_is_installed and filename.startswith(self._root):
+            return True
+        return not filename.startswith(_STDLIB) and not any(part in filename for part in _PACKAGES)
+
+    def responsible(self, frame: FrameType | None) -> tuple[Place | None, bool]:
+        """Returns the line, and whether it is Flask's own bookkeeping. Without a line of the application: the innermost
+        line of a package."""
+        package: Place | None = None
+        while frame is not None:
+            code = frame.f_code
+            filename = code.co_filename
+            if code.co_name in _BOOKKEEPING or _is_renewal(code.co_name, filename):
+                return None, True
+            if code.co_name == "wsgi_app" and not self.is_application(filename):
+                break
+            if self.is_application(filename):
+                return _place(frame), False
+            if package is None and any(part in filename for part in _PACKAGES) and not _is_framework(filename):
+                package = _place(frame)
+            frame = frame.f_back
+        return package, False
+
+
+def _is_renewal(name: str, filename: str) -> bool:
+    """True for Flask-Login's look, after each request, whether its cookie has to be renewed."""
+    return name == "_update_remember_cookie" and f"{os.sep}flask_login{os.sep}" in filename
+
+
+def _is_framework(filename: str) -> bool:
+    return f"{os.sep}flask{os.sep}" in filename or f"{os.sep}werkzeug{os.sep}" in filename
+
+
+def _place(frame: FrameType) -> Place:
+    """Returns a frame's line; of a template the line in its source."""
+    line = frame.f_lineno
+    template = frame.f_globals.get("__jinja_template__")
+    if template is not None:
+        line = template.get_corresponding_lineno(line)
+    return Place(frame.f_code.co_filename, line)
+
+
+#: Told of an access: its kind ("session", "change", or a field's name), and words for what was done.
+Note = Callable[[str, str], bool]
+
+
+class WatchedHeaders(EnvironHeaders):
+    """The request's fields, whose reading is noted."""
+
+    def __init__(self, environ: dict[str, Any], note: Note) -> None:
+        super().__init__(environ)
+        self._note = note
+
+    def _get_key(self, key: str) -> str:
+        if isinstance(key, str):
+            self._note(key.replace("_", "-").lower(), f"request.headers[{key!r}]")
+        return super()._get_key(key)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self._get_key(key)  # type: ignore[arg-type]
+        except KeyError:
+            return False
+        return True
+
+    def getlist(self, key: str, type: Any = None) -> Any:
+        try:
+            value = self._get_key(key)
+        except KeyError:
+            return []
+        if type is None:
+            return [value]
+        try:
+            return [type(value)]
+        except ValueError:
+            return []
+
+    def get_all(self, name: str) -> Any:
+        return self.getlist(name)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        self._note("*", "all of request.headers")
+        return super().__iter__()
+
+
+_session_classes: dict[type, type] = {}
+_session_lock = threading.Lock()
+
+#: What of a session reads it. `accessed` and `modified` are watched as well, which covers sessions of other kinds.
+_READS = (
+    "__getitem__ __contains__ __iter__ __len__ __eq__ __ne__ __or__ __ror__ __reversed__ __repr__ "
+    "get keys values items copy setdefault pop popitem"
+).split()
+_CHANGES = "__setitem__ __delitem__ __ior__ clear pop popitem setdefault update".split()
+
+
+def watch_session(session: Any, note: Note) -> bool:
+    """Makes a session note what is done with it. Returns False if that can't be done with one of its kind."""
+    cls = type(session)
+    with _session_lock:
+        watched = _session_classes.get(cls)
+        if watched is None:
+            watched = _session_classes[cls] = _watched_session(cls)
+    try:
+        session.__class__ = watched
+        session.__dict__["_larder_note"] = note
+    except (TypeError, AttributeError):
+        return False
+    return True
+
+
+def _watched_session(cls: type) -> type:
+    def flag(name: str, kind: str) -> property:
+        def read(self: Any) -> Any:
+            return self.__dict__.get(name, getattr(cls, name, None))
+
+        def write(self: Any, value: Any) -> None:
+            if value and self.__dict__["_larder_note"](kind, f"session.{name} = True") is False:
+                # Flask's own bookkeeping: no reason for `Vary: Cookie`.
+                if name == "accessed":
+                    return
+            self.__dict__[name] = value
+
+        return property(read, write)
+
+    namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__hash__": cls.__hash__}
+    for name, kind in (("accessed", "session"), ("modified", "change")):
+        if not isinstance(getattr(cls, name, None), property):
+            namespace[name] = flag(name, kind)
+    for name in dict.fromkeys([*_READS, *_CHANGES]):
+        original = getattr(cls, name, None)
+        if original is not None and original is not getattr(object, name, None):
+            namespace[name] = _noting_method(name, original)
+    return type(cls.__name__, (cls,), namespace)
+
+
+def _noting_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    kind = "change" if name in _CHANGES and name not in ("setdefault", "pop", "popitem") else "session"
+
+    @functools.wraps(original)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        key = f"[{args[0]!r}]" if args and isinstance(args[0], str) else ""
+        self.__dict__["_larder_note"](kind, f"session{key}")
+        return original(self, *args, **kwargs)
+
+    return noting
