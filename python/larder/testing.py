@@ -96,6 +96,8 @@ class _CountingApp:
 class LiveLarder:
     """Larder, running in front of `app`, until `stop` or the end of the `with` block.
 
+    The purges of a Flask application with `larder.flask` go to this Larder from then on.
+
     `settings` are keys of Larder's configuration, as in `{"cache.stale_if_error": "1m"}`; `config` is a configuration
     file. The addresses and the tier in memory alone are decided here; `{"durable.url": …}` adds a durable tier.
     """
@@ -108,6 +110,7 @@ class LiveLarder:
         settings: Mapping[str, object] | None = None,
         binary: str | os.PathLike[str] | None = None,
     ) -> None:
+        self._app = app
         self._counting = _CountingApp(app)
         self._config = config
         self._settings = dict(settings or {})
@@ -134,6 +137,7 @@ class LiveLarder:
             server.stop()
             raise
         self._app_server = server
+        _point_purges(self._app, self.admin_url, str(self._settings.get("admin.token", "")))
 
     def stop(self) -> None:
         """Stops both. Does nothing if they do not run."""
@@ -354,6 +358,13 @@ class LiveLarder:
         return [str(line) for line in lines]
 
 
+def _point_purges(app: object, admin_url: str, token: str) -> None:
+    """Lets a Flask application that has the extension purge through `admin_url`."""
+    extension = getattr(app, "extensions", {}).get("larder")
+    if extension is not None:
+        extension.connect_to(admin_url, token)
+
+
 def _setting(value: object) -> str:
     """A value as `--set` takes it."""
     if isinstance(value, bool):
@@ -374,6 +385,9 @@ class _AppServer:
 
         class Quiet(WSGIRequestHandler):
             """Logs errors, and not each request."""
+
+            # It writes head and body apart: the body would wait until the head is acknowledged.
+            disable_nagle_algorithm = True
 
             def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
                 pass

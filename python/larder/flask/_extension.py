@@ -176,6 +176,12 @@ class Connected:
                     self._client = _purging.Client("off")
             return self._client
 
+    def connect_to(self, admin: str, token: str) -> None:
+        """Purges through this admin listener from now on. For `larder.testing`, whose Larder starts after the application."""
+        self.app.config.update(LARDER_ADMIN=admin, LARDER_TOKEN=token)
+        with self._lock:
+            self._client = None
+
     def new_client(self, results: _purging.Results | None = None) -> _purging.Client:
         """Returns a client as it is configured. Raises `ValueError` that says what is wrong."""
         config = self.app.config

@@ -25,7 +25,7 @@ pub(super) use self::command::run;
 /// The options of `larder dev`.
 #[derive(Debug, Args)]
 pub(super) struct DevArgs {
-    /// The application, as MODULE:NAME or MODULE:FACTORY(); Flask's server finds NAME by itself
+    /// The application, as `app:app` or `app:create_app()`; Flask's server finds the name in `app` by itself
     app: String,
     /// The server that runs it; without this gunicorn where it is installed, and else Flask's
     #[arg(long, value_enum)]
