@@ -27,7 +27,9 @@ from ._purging import Client, send_collected
 
 logger = logging.getLogger("larder")
 
+# Under these names a session's `info` carries what is known of it.
 _KEY = "larder.levels"
+_BEGINS_BY_WRITING = "larder.begins_by_writing"
 
 
 @dataclass
@@ -91,14 +93,23 @@ def _after_flush(session: Session, _flush_context: object) -> None:
 
 @event.listens_for(Session, "do_orm_execute")
 def _on_execute(state: ORMExecuteState) -> None:
-    if state.is_select:
-        return
     statement = state.statement
-    if isinstance(statement, TextClause) and statement.text.lstrip()[:6].lower() == "select":
-        return
-    level = _level(state.session)
+    is_text = isinstance(statement, TextClause) and statement.text.lstrip()[:6].lower() != "select"
+    writes = not state.is_select and (is_text or not isinstance(statement, TextClause))
+    session = state.session
+    # The statement that begins a transaction is told of before the transaction is.
+    session.info[_BEGINS_BY_WRITING] = writes
+    level = _level(session) if writes else None
     if level is not None:
         level.wrote = True
+
+
+@event.listens_for(Session, "after_begin")
+def _after_begin(session: Session, _transaction: SessionTransaction, _connection: object) -> None:
+    if session.info.pop(_BEGINS_BY_WRITING, False):
+        level = _level(session)
+        if level is not None:
+            level.wrote = True
 
 
 @event.listens_for(Session, "after_commit")
@@ -108,9 +119,10 @@ def _after_commit(session: Session) -> None:
         level.committed = True
 
 
-@event.listens_for(Session, "after_soft_rollback")
-def _after_rollback(session: Session, transaction: SessionTransaction) -> None:
-    level = _levels(session).get(transaction)
+@event.listens_for(Session, "after_rollback")
+def _after_rollback(session: Session) -> None:
+    transaction = _transaction(session)
+    level = _levels(session).get(transaction) if transaction is not None else None
     if level is not None:
         level.rolled_back = True
 

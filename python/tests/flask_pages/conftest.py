@@ -202,8 +202,9 @@ class FakeAdmin:
                 data = json.dumps(told).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                # One write: two would wait for each other (Nagle's algorithm and delayed acknowledgements).
+                self._headers_buffer += [b"\r\n", data]  # type: ignore[attr-defined]
+                self.flush_headers()
 
             def address_string(self) -> str:
                 return "test"
@@ -272,9 +273,12 @@ def free_port() -> int:
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keeps one test's Larder from being that of the next."""
+    import weakref
+
     from larder import _purging
 
     for name in [name for name in os.environ if name.startswith("LARDER_") and name != "LARDER_BINARY"]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(_purging, "_process", None)
+    monkeypatch.setattr(_purging, "_clients", weakref.WeakSet())
     yield
