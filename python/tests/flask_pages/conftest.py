@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,9 @@ def start_site(tmp_path: Path, start_larder: Callable[..., tuple[Process, int, s
         larder, port, admin = start_larder(f"unix:{sock}", *sets)
         (tmp_path / "application.py").write_text(source)
         command = [sys.executable, "-m", "gunicorn", "--bind", f"unix:{sock}", "--workers", str(workers)]
-        command += ["--worker-class", "gthread", "--threads", "4", "--no-control-socket", *options, "application:app"]
+        # Newer ones open a socket in the home directory.
+        quiet = ["--no-control-socket"] if int(version("gunicorn").split(".")[0]) >= 25 else []
+        command += ["--worker-class", "gthread", "--threads", "4", *quiet, *options, "application:app"]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
         path = os.pathsep.join([str(ROOT / "python"), str(tmp_path)])
         told = {"LARDER_ADMIN": admin, **env}
