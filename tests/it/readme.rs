@@ -15,7 +15,8 @@ const README: &str = "README.md";
 const PAGES: [&str; 4] = [README, "docs/reference.md", "docs/performance.md", "docs/durable-format.md"];
 
 /// Commands that this test does not run, and why.
-const NOT_RUN: [(&str, &str); 19] = [
+const NOT_RUN: [(&str, &str); 20] = [
+    ("pip install ./", "builds with cargo; python/tests/test_distribution.py installs a wheel"),
     ("make demo", "builds with cargo; `make test` runs the demo"),
     ("cargo build --release --locked", "builds with cargo"),
     ("export PATH=\"$PWD/target/release:$PATH\"", "the test puts the binary under test there"),
@@ -202,6 +203,10 @@ impl Shell {
             .env("HOME", self.directory.path())
             .env("LANG", "C.UTF-8")
             .env("PYTHONDONTWRITEBYTECODE", "1")
+            // What `pip install` would have installed.
+            .env("PYTHONPATH", Path::new(ROOT).join("python"))
+            .env("LARDER_BINARY", env!("CARGO_BIN_EXE_larder"))
+            .env("LARDER_ADMIN", format!("http://{}", self.address("9090")))
             // The defaults, on ports that are free.
             .env("LARDER_SERVER__LISTEN", self.address("8080").to_string())
             .env("LARDER_ADMIN__LISTEN", self.address("9090").to_string())
@@ -244,6 +249,7 @@ impl Shell {
             let ended = child.try_wait().expect("it is ours");
             assert!(ended.is_none(), "{at}: `{script}` ended:\n{}", self.log(number));
             match name.as_str() {
+                "larder" if script.starts_with("larder dev ") => self.log(number).contains("larder: open http://"),
                 "flask" => std::net::TcpStream::connect(app).is_ok(),
                 "larder" => {
                     std::net::TcpStream::connect(admin).is_ok()
