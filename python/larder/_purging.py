@@ -139,8 +139,10 @@ class Sender:
                     refused.append(purge)
             self._start()
             self._changed.notify_all()
-        for purge in refused:
+        for _ in refused if not self.is_down else asked:
+            # Nobody waits for what is not queued, nor for a Larder that does not answer.
             ticket.tried()
+        for purge in refused:
             reason = f"{self._options.queue} purges wait for it already"
             self._report(Failure(str(self.address), purge, reason))
 
@@ -149,9 +151,10 @@ class Sender:
         for same in (purge, hard):
             # It is sent after this moment, so it does for this purge as well.
             if same in self._queue:
-                self._queue[same].tickets.append(ticket)
+                if not self.is_down:
+                    self._queue[same].tickets.append(ticket)
                 return True
-        entry = _Waiting(time.monotonic(), [ticket])
+        entry = _Waiting(time.monotonic(), [] if self.is_down else [ticket])
         if purge.kind == "all":
             # What it covers need not be sent.
             for other in [other for other in self._queue if purge.covers(other)]:

@@ -230,10 +230,11 @@ def last_look(state: State | None, status: str, fields: list[tuple[str, str]]) -
         return fields
     names = {name.lower() for name, _ in fields}
     varies = any(name.lower() == "vary" and "*" in value for name, value in fields)
-    if "set-cookie" not in names and not varies and not status.startswith("5"):
+    is_failure = status.startswith("5")
+    if "set-cookie" not in names and not varies and not is_failure and not state.has_late_reads:
         return fields
     state.is_shared = False
-    state.verdict = "it was changed after it was finished: a cookie, Vary: * or an error"
+    state.verdict = "something came after it was finished: a cookie, a look at the visitor, Vary: * or an error"
     drop = {name.lower() for name in (*TARGETED, "Cache-Control", "Expires")}
     return [field for field in fields if field[0].lower() not in drop] + [("Cache-Control", NOTHING)]
 

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import os
+import sys
 import sysconfig
 import threading
 from dataclasses import dataclass
@@ -61,9 +62,19 @@ class Lookout:
     def __init__(self, root_path: str) -> None:
         self._root = os.path.abspath(root_path) + os.sep
         self._root_is_installed = any(part in self._root for part in _PACKAGES)
+        # One entry a file of the program.
+        self._known: dict[str, bool] = {}
 
     def is_application(self, filename: str) -> bool:
         """True for code that is neither Python's, nor an installed package's, nor this module's."""
+        known = self._known.get(filename)
+        if known is None:
+            known = self._is_application(filename)
+            if len(self._known) < 10_000:
+                self._known[filename] = known
+        return known
+
+    def _is_application(self, filename: str) -> bool:
         if filename == "<template>":
             return True
         if filename.startswith((_HERE, "<")):
@@ -152,8 +163,43 @@ class WatchedHeaders(EnvironHeaders):
         return super().__iter__()
 
 
+_request_classes: dict[type, type] = {}
+
+
+def watch_request(found: Any, note: Note, lookout: Lookout) -> None:
+    """Makes a request note who looks at the visitor's address and name, and at the whole WSGI environment."""
+    cls = type(found)
+    with _classes_lock:
+        watched = _request_classes.get(cls)
+        if watched is None:
+            watched = _request_classes[cls] = _watched_request(cls)
+    found.__dict__["_larder_note"] = note
+    found.__dict__["_larder_lookout"] = lookout
+    found.__class__ = watched
+
+
+def _watched_request(cls: type) -> type:
+    def attribute(name: str) -> property:
+        inherited = getattr(cls, name, None)
+
+        def read(self: Any) -> Any:
+            # Only what the application itself reads: libraries that limit or count requests read these as well.
+            if self.__dict__["_larder_lookout"].is_application(sys._getframe(1).f_code.co_filename):
+                self.__dict__["_larder_note"](f"request.{name}", f"request.{name}")
+            return inherited.__get__(self, cls) if name not in self.__dict__ and inherited else self.__dict__[name]
+
+        def write(self: Any, value: Any) -> None:
+            self.__dict__[name] = value
+
+        return property(read, write)
+
+    names = ("environ", "remote_addr", "remote_user")
+    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (cls,), {**namespace, **{name: attribute(name) for name in names}})
+
+
 _session_classes: dict[type, type] = {}
-_session_lock = threading.Lock()
+_classes_lock = threading.Lock()
 
 #: What of a session reads it. `accessed` and `modified` are watched as well, which covers sessions of other kinds.
 _READS = (
@@ -166,7 +212,7 @@ _CHANGES = "__setitem__ __delitem__ __ior__ clear pop popitem setdefault update"
 def watch_session(session: Any, note: Note) -> bool:
     """Makes a session note what is done with it. Returns False if that can't be done with one of its kind."""
     cls = type(session)
-    with _session_lock:
+    with _classes_lock:
         watched = _session_classes.get(cls)
         if watched is None:
             watched = _session_classes[cls] = _watched_session(cls)
@@ -184,7 +230,7 @@ def _watched_session(cls: type) -> type:
             return self.__dict__.get(name, getattr(cls, name, None))
 
         def write(self: Any, value: Any) -> None:
-            if value and self.__dict__["_larder_note"](kind, f"session.{name} = True") is False:
+            if value and self.__dict__["_larder_note"](kind, "the session") is False:
                 # Flask's own bookkeeping: no reason for `Vary: Cookie`.
                 if name == "accessed":
                     return
@@ -208,8 +254,7 @@ def _noting_method(name: str, original: Callable[..., Any]) -> Callable[..., Any
 
     @functools.wraps(original)
     def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        key = f"[{args[0]!r}]" if args and isinstance(args[0], str) else ""
-        self.__dict__["_larder_note"](kind, f"session{key}")
+        self.__dict__["_larder_note"](kind, "the session")
         return original(self, *args, **kwargs)
 
     return noting
