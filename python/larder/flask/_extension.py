@@ -31,7 +31,7 @@ from .. import _purging
 from .._admin import DEFAULT_ADMIN, Answer, Failure, Purge
 from ._finish import NOTHING, TARGETED, Settings, finish, teller
 from ._state import State, begin, current_state, state_of
-from ._trace import Lookout
+from ._trace import Lookout, probe
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -77,6 +77,7 @@ class Larder:
         """Connects `app`. A second call for the same application changes nothing."""
         if "larder" in app.extensions:
             return
+        probe()
         connected = Connected(app, self._session)
         app.extensions["larder"] = connected
         request_started.connect(connected.on_started, app)

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Callable, Iterator
 
+from flask import Request
+from flask.sessions import SecureCookieSession
 from werkzeug.datastructures import EnvironHeaders
+from werkzeug.test import create_environ
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -125,33 +128,39 @@ Note = Callable[[str, str], bool]
 
 
 class WatchedHeaders(EnvironHeaders):
-    """The request's fields, whose reading is noted."""
+    """The request's fields, whose reading is noted.
+
+    Each method that reads is overridden by itself, because which of them call which differs between versions of
+    Werkzeug. `probe` makes sure that none is forgotten.
+    """
 
     def __init__(self, environ: dict[str, Any], note: Note) -> None:
         super().__init__(environ)
         self._note = note
 
-    def _get_key(self, key: str) -> str:
+    def _noted(self, key: object) -> None:
         if isinstance(key, str):
             self._note(key.replace("_", "-").lower(), f"request.headers[{key!r}]")
-        return super()._get_key(key)
+
+    def __getitem__(self, key: Any, *rest: Any, **options: Any) -> Any:
+        self._noted(key)
+        return super().__getitem__(key, *rest, **options)
+
+    def get(self, key: Any, *rest: Any, **options: Any) -> Any:
+        self._noted(key)
+        return super().get(key, *rest, **options)
 
     def __contains__(self, key: object) -> bool:
-        try:
-            self._get_key(key)  # type: ignore[arg-type]
-        except KeyError:
-            return False
-        return True
+        self._noted(key)
+        return self._value(key) is not None
 
-    def getlist(self, key: str, type: Any = None) -> Any:
-        try:
-            value = self._get_key(key)
-        except KeyError:
+    def getlist(self, key: Any, type: Any = None, **options: Any) -> Any:
+        self._noted(key)
+        value = self._value(key)
+        if value is None:
             return []
-        if type is None:
-            return [value]
         try:
-            return [type(value)]
+            return [value if type is None else type(value)]
         except ValueError:
             return []
 
@@ -161,6 +170,14 @@ class WatchedHeaders(EnvironHeaders):
     def __iter__(self) -> Iterator[tuple[str, str]]:
         self._note("*", "all of request.headers")
         return super().__iter__()
+
+    def _value(self, key: object) -> str | None:
+        """Returns a field's value without looking at other fields."""
+        if not isinstance(key, str):
+            return None
+        name = key.upper().replace("-", "_")
+        value = self.environ.get(name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}")
+        return value if isinstance(value, str) else None
 
 
 _request_classes: dict[type, type] = {}
@@ -247,6 +264,54 @@ def _watched_session(cls: type) -> type:
         if original is not None and original is not getattr(object, name, None):
             namespace[name] = _noting_method(name, original)
     return type(cls.__name__, (cls,), namespace)
+
+
+def probe() -> None:
+    """Makes sure that nothing is read unseen with the Flask and Werkzeug that are installed. Raises `RuntimeError`."""
+    seen: list[str] = []
+
+    def note(kind: str, _what: str) -> bool:
+        seen.append(kind)
+        return True
+
+    def check(what: str, kind: str, read: Callable[[], object]) -> None:
+        seen.clear()
+        with contextlib.suppress(KeyError):
+            read()
+        if kind not in seen:
+            raise RuntimeError(f"larder.flask can't watch {what} with this version of Flask or Werkzeug: update Larder")
+
+    def asked() -> Request:
+        found = Request({**create_environ(), "HTTP_COOKIE": "a=b", "HTTP_AUTHORIZATION": "Bearer x"})
+        found.headers = WatchedHeaders(found.environ, note)
+        return found
+
+    check("request.cookies", "cookie", lambda: asked().cookies)
+    check("request.authorization", "authorization", lambda: asked().authorization)
+    check("request.access_route", "x-forwarded-for", lambda: asked().access_route)
+    check("request.accept_languages", "accept-language", lambda: asked().accept_languages)
+    for name, read in {
+        "[]": lambda fields: fields["Cookie"],
+        "get": lambda fields: fields.get("Cookie"),
+        "getlist": lambda fields: fields.getlist("Cookie"),
+        "in": lambda fields: "Cookie" in fields,
+    }.items():
+        check(f"request.headers by {name}", "cookie", lambda read=read: read(asked().headers))  # type: ignore[misc]
+    for name, walk in {"dict": dict, "str": str, "list": list, "len": len}.items():
+        check(f"request.headers by {name}", "*", lambda walk=walk: walk(asked().headers))  # type: ignore[misc]
+    for name, touch in {
+        "[]": lambda found: found["a"],
+        "get": lambda found: found.get("a"),
+        "in": lambda found: "a" in found,
+        "dict": lambda found: dict(found),
+        "items": lambda found: list(found.items()),
+    }.items():
+        session = SecureCookieSession({"a": 1})
+        watch_session(session, note)
+        check(f"the session by {name}", "session", lambda touch=touch: touch(session))  # type: ignore[misc]
+    session = SecureCookieSession()
+    watch_session(session, note)
+    check("changes of the session", "change", lambda: session.update(a=1))
 
 
 def _noting_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -749,6 +749,18 @@ def test_a_field_of_many_values_is_told_in_debug_and_can_be_ignored(app: Flask) 
     assert "Vary" not in get(app).headers
 
 
+def test_a_werkzeug_that_cannot_be_watched_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from larder.flask._trace import WatchedHeaders
+    from werkzeug.datastructures import EnvironHeaders
+
+    for name in ("__getitem__", "get", "getlist", "__contains__", "__iter__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(WatchedHeaders, name, getattr(EnvironHeaders, name))
+            with pytest.raises(RuntimeError, match="can't watch"):
+                Larder(Flask(__name__))
+    Larder(Flask(__name__))
+
+
 # ---- tags ----
 
 
