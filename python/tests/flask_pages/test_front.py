@@ -235,6 +235,16 @@ def test_languages_have_a_copy_each(shop: Any) -> None:
     assert shop.ask("/language", Accept_Language="de").body == german.body
 
 
+def test_the_order_of_parameters_never_mixes_pages(shop: Any, start_site: Callable[..., Any]) -> None:
+    # pallets-eco/flask-caching#35: there the order made two copies, or with other settings the parameters none.
+    pages = {path: shop.ask(path).text.split("]")[0] for path in ("/query?a=1&b=2", "/query?b=2&a=1", "/query?a=2&b=1")}
+    assert pages["/query?a=1&b=2"] == pages["/query?b=2&a=1"] != pages["/query?a=2&b=1"]
+    assert shop.ask("/query?a=1&b=2").is_hit
+    sorting = start_site(SHOP, 'rule=[{path="/query", sort_query=true}]', workers=1)
+    assert sorting.ask("/query?a=1&b=2").body == sorting.ask("/query?b=2&a=1").body
+    assert sorting.ask("/query?b=1&a=2").text.startswith("[('a', '2'), ('b', '1')]")
+
+
 def test_credentials_are_never_shared(shop: Any) -> None:
     assert shop.ask("/basic").text.startswith("for None")
     assert shop.ask("/basic", Authorization="Basic YW5uOng=").text.startswith("for ann")
