@@ -8,16 +8,17 @@ Outside of Flask it asks the Larder at `LARDER_ADMIN` (an environment variable; 
 with the token in `LARDER_TOKEN`. `configure` sets both.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-from ._admin import Answer, Failure, Purge, PurgeError
-from ._purging import Client, Options, configure, flush, purge, purge_now, purging
-from ._tags import tag_for
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("larder")
-except PackageNotFoundError:  # the sources, not installed
-    __version__ = "0.0.0"
+if TYPE_CHECKING:
+    from ._admin import Answer, Failure, Purge, PurgeError
+    from ._purging import Client, Options, configure, flush, purge, purge_now, purging
+    from ._tags import tag_for
+
+    __version__: str
 
 __all__ = [
     "Answer",
@@ -34,3 +35,27 @@ __all__ = [
     "purging",
     "tag_for",
 ]
+
+# Imported when they are first used: pytest imports this package in every run, for the plugin.
+_HOMES = {
+    "_admin": ("Answer", "Failure", "Purge", "PurgeError"),
+    "_purging": ("Client", "Options", "configure", "flush", "purge", "purge_now", "purging"),
+    "_tags": ("tag_for",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value: Any = version("larder")
+        except PackageNotFoundError:  # the sources, not installed
+            value = "0.0.0"
+    else:
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module 'larder' has no attribute {name!r}")
+        value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value

@@ -10,6 +10,7 @@ A forked process begins with empty queues: what the parent has queued, the paren
 from __future__ import annotations
 
 import atexit
+import collections
 import contextlib
 import contextvars
 import logging
@@ -44,7 +45,12 @@ _LONGEST_PAUSE = 5.0
 _KEEP_OPEN = 30.0
 
 #: The most purges that a sender takes from its queue at once.
-_BATCH = 64
+_BATCH = 512
+
+#: The most connections to one Larder, and the purges for which another one is worth it. Larder writes purges of the
+#: same moment together, so that many at once take hardly longer than one.
+_LANES = 16
+_PURGES_A_LANE = 4
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Sender:
         self.address = address
         self._options = options
         self._report = report
-        self._connection = Connection(address, token, options.timeout)
+        self._connections = [Connection(address, token, options.timeout) for _ in range(_LANES)]
         self._begin()
 
     def _begin(self) -> None:
@@ -139,8 +145,10 @@ class Sender:
                     refused.append(purge)
             self._start()
             self._changed.notify_all()
-        for purge in refused:
+        for _ in refused if not self.is_down else asked:
+            # Nobody waits for what is not queued, nor for a Larder that does not answer.
             ticket.tried()
+        for purge in refused:
             reason = f"{self._options.queue} purges wait for it already"
             self._report(Failure(str(self.address), purge, reason))
 
@@ -149,9 +157,10 @@ class Sender:
         for same in (purge, hard):
             # It is sent after this moment, so it does for this purge as well.
             if same in self._queue:
-                self._queue[same].tickets.append(ticket)
+                if not self.is_down:
+                    self._queue[same].tickets.append(ticket)
                 return True
-        entry = _Waiting(time.monotonic(), [ticket])
+        entry = _Waiting(time.monotonic(), [] if self.is_down else [ticket])
         if purge.kind == "all":
             # What it covers need not be sent.
             for other in [other for other in self._queue if purge.covers(other)]:
@@ -181,7 +190,8 @@ class Sender:
 
     def after_fork(self) -> None:
         """Begins anew in a child process: its parent sends what is queued, over the connection that it has."""
-        self._connection.forget()
+        for connection in self._connections:
+            connection.forget()
         self._begin()
 
     def _start(self) -> None:
@@ -200,7 +210,8 @@ class Sender:
             with changed:
                 batch = self._next_batch()
             if batch is None:
-                self._connection.close()
+                for connection in self._connections:
+                    connection.close()
                 with changed:
                     # Something may have come in meanwhile.
                     if not self._queue:
@@ -224,32 +235,58 @@ class Sender:
             self._changed.wait((self._not_before if self._queue else idle_until) - now)
 
     def _send_all(self, batch: list[tuple[Purge, _Waiting]]) -> None:
-        """Sends in order, up to the first failure that may pass. What is left goes back to the head of the queue."""
-        left = list(batch)
-        while left:
-            purge, waiting = left[0]
-            outcome = self._connection.purge(purge)
+        """Sends over as many connections as are worth it, up to the first failure that may pass. What is left then
+        goes back to the head of the queue."""
+        left = collections.deque(batch)
+        broken = threading.Event()
+        count = max(1, min(_LANES, len(batch) // _PURGES_A_LANE))
+        threads = []
+        for connection in self._connections[1:count]:
+            thread = threading.Thread(target=self._send_on, args=(connection, left, broken), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending, or has no more threads: fewer connections do as well
+                break
+            threads.append(thread)
+        self._send_on(self._connections[0], left, broken)
+        for thread in threads:
+            thread.join()
+        with self._changed:
+            self._put_back(list(left))
+            self._in_flight = 0
+            self._changed.notify_all()
+
+    def _send_on(
+        self, connection: Connection, left: collections.deque[tuple[Purge, _Waiting]], broken: threading.Event
+    ) -> None:
+        """Sends on one connection until nothing is left, or something failed on any of them."""
+        while not broken.is_set():
+            try:
+                purge, waiting = left.popleft()
+            except IndexError:
+                return
+            outcome = connection.purge(purge)
             failed = isinstance(outcome, Failure) and outcome.may_pass
             gives_up = failed and time.monotonic() - waiting.asked_at >= self._options.retry_for
-            if not failed or gives_up:
-                left.pop(0)
             with self._changed:
                 if failed:
-                    self._pause()
-                    self._put_back(left)
-                else:
+                    is_first = not self._failures
+                    self._pause(broken)
+                    if not gives_up:
+                        self._put_back([(purge, waiting)])
+                elif not broken.is_set():
                     self._failures, self._not_before = 0, 0.0
-                self._in_flight = 0 if failed else len(left)
-                self._changed.notify_all()
             if not failed or gives_up:
                 self._report(outcome)
-            elif self._failures == 1:
+            elif is_first:
                 logger.warning("%s; it is tried again for %g s", outcome, self._options.retry_for)
             waiting.tried()
-            if failed:
-                return
 
-    def _pause(self) -> None:
+    def _pause(self, broken: threading.Event) -> None:
+        """Counts a failure, once for all connections that it broke at the same time."""
+        if broken.is_set():
+            return
+        broken.set()
         self._not_before = time.monotonic() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**min(self._failures, 10))
         self._failures += 1
         # Nobody waits for a Larder that does not answer.

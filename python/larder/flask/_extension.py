@@ -31,7 +31,7 @@ from .. import _purging
 from .._admin import DEFAULT_ADMIN, Answer, Failure, Purge
 from ._finish import NOTHING, TARGETED, Settings, finish, teller
 from ._state import State, begin, current_state, state_of
-from ._trace import Lookout
+from ._trace import Lookout, probe
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -77,6 +77,7 @@ class Larder:
         """Connects `app`. A second call for the same application changes nothing."""
         if "larder" in app.extensions:
             return
+        probe()
         connected = Connected(app, self._session)
         app.extensions["larder"] = connected
         request_started.connect(connected.on_started, app)
@@ -236,10 +237,11 @@ def last_look(state: State | None, status: str, fields: list[tuple[str, str]]) -
         return fields
     names = {name.lower() for name, _ in fields}
     varies = any(name.lower() == "vary" and "*" in value for name, value in fields)
-    if "set-cookie" not in names and not varies and not status.startswith("5"):
+    is_failure = status.startswith("5")
+    if "set-cookie" not in names and not varies and not is_failure and not state.has_late_reads:
         return fields
     state.is_shared = False
-    state.verdict = "it was changed after it was finished: a cookie, Vary: * or an error"
+    state.verdict = "something came after it was finished: a cookie, a look at the visitor, Vary: * or an error"
     drop = {name.lower() for name in (*TARGETED, "Cache-Control", "Expires")}
     return [field for field in fields if field[0].lower() not in drop] + [("Cache-Control", NOTHING)]
 

@@ -187,7 +187,8 @@ def _check_shareable(state: State, policy: Policy, response: Response) -> None:
 
 def _has_toolbar(state: State, response: Response) -> bool:
     """True if Flask-DebugToolbar may have written into the response, or put a page in place of a redirect."""
-    return "toolbar" in state.seen or (g.get("debug_toolbar") is not None and response.mimetype == "text/html")
+    is_there = "toolbar" in state.seen or g.get("debug_toolbar") is not None
+    return is_there and response.mimetype == "text/html"
 
 
 def _at(what: str, place: object) -> str:
@@ -242,13 +243,16 @@ def _share(
             directives.append(f"stale-while-revalidate={swr}")
         if sie:
             directives.append(f"stale-if-error={sie}")
-        response.headers[settings.field] = ", ".join(directives)
+        # Other caches that read the common field do not all obey Vary.
+        name = "Larder-Cache-Control" if policy.varies_by_cookie else settings.field
+        response.headers[name] = ", ".join(directives)
     if browser is not None:
         # Caches between Larder and the browser would not hear of purges.
         response.headers["Cache-Control"] = f"private, max-age={browser}" if browser else PRIVATE
     elif "Cache-Control" not in response.headers or _is_bare_no_cache(response):
         response.headers["Cache-Control"] = PRIVATE
     state.is_shared = True
+    state.judged = frozenset(state.seen)
     state.is_stream = response.is_streamed and not response.direct_passthrough
     state.verdict = ""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, request
 
 from .._admin import Purge
-from ._trace import Lookout, Place, WatchedHeaders, _ignored, watch_session
+from ._trace import Lookout, Place, WatchedHeaders, _ignored, watch_request, watch_session
 
 if TYPE_CHECKING:
     from ._policy import Policy
@@ -23,6 +23,9 @@ PERSONAL = {
     "authorization": "the request's Authorization",
     "proxy-authorization": "the request's Proxy-Authorization",
     "x-forwarded-for": "the visitor's address",
+    "request.remote_addr": "the visitor's address",
+    "request.remote_user": "the visitor's name",
+    "request.environ": "the request's environ",
     "*": "all fields of the request",
 }
 
@@ -67,6 +70,8 @@ class State:
     is_blind: bool = False
     #: True once the head says that everybody may have the page.
     is_shared: bool = False
+    #: What had been seen when the head was written.
+    judged: frozenset[str] = frozenset()
     #: True if the body is made while it is sent.
     is_stream: bool = False
     #: True while the server asks a stream for its next piece.
@@ -105,6 +110,11 @@ class State:
         return True
 
     @property
+    def has_late_reads(self) -> bool:
+        """True if more of the visitor was read after the head was written."""
+        return any(kind in ("session", "change") or kind in PERSONAL for kind in self.seen if kind not in self.judged)
+
+    @property
     def varies_by(self) -> list[str]:
         """The request fields that the page read, and that select a copy of it."""
         special = {"session", "change", "toolbar", *PERSONAL}
@@ -120,6 +130,7 @@ def begin(app: Flask, extra_ignored: frozenset[str]) -> State:
         # Flask itself read the session's cookie: the next to read one is not Flask.
         if name in ("cookies", "authorization", "user_agent", "access_route") or name.startswith("accept_"):
             request.__dict__.pop(name, None)
+    watch_request(request._get_current_object(), state.note, state.lookout)  # type: ignore[attr-defined]
     session = _session()
     if session is not None and not watch_session(session, state.note):
         state.is_blind = True

@@ -120,23 +120,24 @@ class Site:
 StartSite = Callable[..., Site]
 
 
-@pytest.fixture
-def start_larder(tmp_path: Path) -> Iterator[Callable[..., tuple[Process, int, str]]]:
+StartLarder = Callable[..., tuple[Process, int, str]]
+
+
+@pytest.fixture(scope="module")
+def start_larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartLarder]:
     """Starts Larders. Returns process, port and address of the admin listener."""
     started: list[Process] = []
 
     def start(upstream: str = "http://127.0.0.1:9", *sets: str) -> tuple[Process, int, str]:
-        number = len(started)
         base = ["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "durable.url=off", f"upstream.url={upstream}"]
         command = [larder_binary()]
         for setting in [*base, *sets]:
             command += ["--set", setting]
         env = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
-        process = Process(command, r"admin on \S+", env, tmp_path)
+        process = Process(command, r"admin on \S+", env, tmp_path_factory.mktemp("larder"))
         started.append(process)
         port = int(process.wait_for(r"listening on 127\.0\.0\.1:(\d+)").group(1))
         admin = process.wait_for(r"admin on (\S+)").group(1)
-        assert number < len(started)
         return process, port, admin if admin.startswith("unix:") else f"http://{admin}"
 
     yield start
@@ -144,24 +145,23 @@ def start_larder(tmp_path: Path) -> Iterator[Callable[..., tuple[Process, int, s
         process.stop()
 
 
-@pytest.fixture
-def start_site(tmp_path: Path, start_larder: Callable[..., tuple[Process, int, str]]) -> Iterator[StartSite]:
+@pytest.fixture(scope="module")
+def start_site(tmp_path_factory: pytest.TempPathFactory, start_larder: StartLarder) -> Iterator[StartSite]:
     """Starts a Larder and gunicorn with an application, which is the text of a module with an `app`."""
     started: list[Process] = []
 
     def start(source: str, *sets: str, workers: int = 2, options: tuple[str, ...] = (), **env: str) -> Site:
-        sock = tmp_path / "app.sock"
-        larder, port, admin = start_larder(f"unix:{sock}", *sets)
-        (tmp_path / "application.py").write_text(source)
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"unix:{sock}", "--workers", str(workers)]
+        directory = tmp_path_factory.mktemp("site")
+        larder, port, admin = start_larder(f"unix:{directory / 'app.sock'}", *sets)
+        (directory / "application.py").write_text(source)
+        command = [sys.executable, "-m", "gunicorn", "--bind", "unix:app.sock", "--workers", str(workers)]
         # Newer ones open a socket in the home directory.
         quiet = ["--no-control-socket"] if int(version("gunicorn").split(".")[0]) >= 25 else []
         command += ["--worker-class", "gthread", "--threads", "4", *quiet, *options, "application:app"]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
-        path = os.pathsep.join([str(ROOT / "python"), str(tmp_path)])
-        told = {"LARDER_ADMIN": admin, **env}
-        # One line for each worker says that it serves.
-        gunicorn = Process(command, r"Booting worker", {**inherited, "PYTHONPATH": path, **told}, tmp_path)
+        path = os.pathsep.join([str(ROOT / "python"), str(directory)])
+        told = {"LARDER_ADMIN": admin, "SHOP": str(directory / "shop.db"), **env}
+        gunicorn = Process(command, r"Booting worker", {**inherited, "PYTHONPATH": path, **told}, directory)
         started.append(gunicorn)
         return Site(larder, gunicorn, port, admin)
 

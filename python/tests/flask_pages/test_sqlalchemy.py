@@ -93,6 +93,14 @@ def test_a_rollback_purges_nothing(admin: Any, session: Session, how: str) -> No
     assert sent(admin) == ["later"]
 
 
+def test_a_rollback_also_drops_what_was_asked_for_before_the_change(admin: Any, session: Session) -> None:
+    item = session.get_one(Item, 7)
+    larder.purge(tag="dropped", session=session)
+    item.name = "new"
+    session.rollback()
+    assert sent(admin) == []
+
+
 def test_savepoints_keep_and_drop_their_own(admin: Any, session: Session) -> None:
     with session.begin_nested():
         session.get_one(Item, 7).name = "one"

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tempfile::TempDir;
 
 use super::supervisor::{Cache, Supervisor};
 use super::{DevArgs, ServerCommand, python};
@@ -29,6 +30,11 @@ const DEFAULTS: [&str; 6] = [
     "log.access=true",
 ];
 
+/// The socket that the application listens on.
+const SOCKET_NAME: &str = "app.sock";
+/// The most bytes that the path of a unix socket has.
+const MAX_SOCKET_PATH: usize = 107;
+
 /// Says `why` on standard error, and returns the exit code.
 fn failed(why: impl std::fmt::Display, code: ExitCode) -> ExitCode {
     log::tell(&format!("larder: {why}"));
@@ -51,13 +57,8 @@ fn try_to_run(args: &DevArgs, file: Option<&Path>, sets: &[String]) -> Result<()
     let broken = |why: String| failed(why, ExitCode::FAILURE);
     let signals = Signals::install().map_err(|error| broken(format!("signals can't be waited for: {error}")))?;
     let app = python::App::read(&args.app).map_err(mistake)?;
-    let directory = tempfile::Builder::new()
-        .prefix("larder-dev-")
-        .tempdir()
-        .map_err(|error| broken(format!("the directory of the application's socket can't be made: {error}")))?;
-    std::fs::write(directory.path().join(python::GUNICORN_CONFIG), "")
-        .map_err(|error| broken(format!("{} can't be written to: {error}", directory.path().display())))?;
-    let socket = directory.path().join("app.sock");
+    let directory = private_directory().map_err(broken)?;
+    let socket = directory.path().join(SOCKET_NAME);
     let config = configuration(args, file, sets, &socket)?;
     let python = python::find(args);
     let server = python::choose(&python, app, args.server).map_err(mistake)?;
@@ -72,6 +73,21 @@ fn try_to_run(args: &DevArgs, file: Option<&Path>, sets: &[String]) -> Result<()
     running.stop();
     log::flush();
     outcome.map_err(broken)
+}
+
+/// Makes the directory of the application's socket, which this user alone may enter.
+fn private_directory() -> Result<TempDir, String> {
+    let parent = std::env::temp_dir();
+    let failed = |error| format!("{} can't be written to: {error}; set TMPDIR to another directory", parent.display());
+    let directory = tempfile::Builder::new().prefix("larder-dev-").tempdir_in(&parent).map_err(failed)?;
+    if directory.path().as_os_str().len() + SOCKET_NAME.len() >= MAX_SOCKET_PATH {
+        return Err(format!(
+            "{} is too long for the path of a unix socket: set TMPDIR to a directory with a shorter path",
+            parent.display()
+        ));
+    }
+    std::fs::write(directory.path().join(python::GUNICORN_CONFIG), "").map_err(failed)?;
+    Ok(directory)
 }
 
 /// Reads the configuration with what `larder dev` itself decides.

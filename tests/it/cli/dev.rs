@@ -45,19 +45,23 @@ fn python() -> Option<PathBuf> {
 
 fn directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
-    std::fs::create_dir(directory.path().join("templates")).expect("a directory");
+    std::fs::create_dir_all(directory.path().join("app/templates")).expect("a directory");
     for (name, text) in [("app.py", APP), ("plain.py", PLAIN), ("templates/page.html", "old page")] {
-        std::fs::write(directory.path().join(name), text).expect("a file");
+        std::fs::write(directory.path().join("app").join(name), text).expect("a file");
     }
     directory
 }
 
+/// The command in `directory/app`, with `directory` for its temporary files.
 fn dev(directory: &Path, python: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-    command.current_dir(directory).env_clear().env("PATH", "/usr/bin:/bin").env("PYTHONDONTWRITEBYTECODE", "1");
-    command.env("TMPDIR", std::env::temp_dir());
+    command.current_dir(directory.join("app")).env_clear().env("PATH", "/usr/bin:/bin");
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("TMPDIR", directory);
     command.arg("dev").args(args).arg("--python").arg(python);
-    command.args(["--port", "0", "--set", "admin.listen=127.0.0.1:0"]).stdin(Stdio::null());
+    if !args.contains(&"--port") {
+        command.args(["--port", "0"]);
+    }
+    command.args(["--set", "admin.listen=127.0.0.1:0"]).stdin(Stdio::null());
     command
 }
 
@@ -108,7 +112,7 @@ impl Dev {
 
     /// Replaces text of a file of the application.
     fn edit(&self, name: &str, from: &str, to: &str) {
-        let path = self.directory.path().join(name);
+        let path = self.directory.path().join("app").join(name);
         let text = std::fs::read_to_string(&path).expect("it is there");
         assert!(text.contains(from));
         std::fs::write(path, text.replace(from, to)).expect("it is written");
@@ -116,7 +120,7 @@ impl Dev {
 
     /// The processes that serve the application.
     fn servers(&self) -> Vec<String> {
-        let here = self.directory.path().canonicalize().expect("it is there");
+        let here = self.directory.path().join("app").canonicalize().expect("it is there");
         let processes = std::fs::read_dir("/proc").expect("processes").flatten().map(|entry| entry.path());
         processes
             .filter(|process| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == here))
@@ -243,19 +247,27 @@ fn what_is_wrong_is_said_in_a_sentence() {
         (&python, &["app:app", "--set", "a.b=1"], 2, "larder: --set a.b: there is no such key"),
     ] {
         let directory = directory();
-        let mut command = dev(directory.path(), python, &[]);
-        // The last --port wins.
-        let ended = if args.contains(&"--port") {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-            command.current_dir(directory.path()).env_clear().arg("dev").args(args).arg("--python").arg(python);
-            command.args(["--set", "admin.listen=127.0.0.1:0"]).stdin(Stdio::null()).output().expect("it runs")
-        } else {
-            command.args(args).output().expect("it runs")
-        };
+        let ended = dev(directory.path(), python, args).output().expect("it runs");
         let told = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(code), "{args:?}: {told}");
         assert!(told.contains(expected), "{args:?}: {told}");
     }
+}
+
+#[test]
+fn nothing_is_left_in_the_directory_of_temporary_files() {
+    let Some(python) = python() else { return };
+    let mut running = Dev::start(&python, &["app:app"]);
+    let left = |running: &Dev| std::fs::read_dir(running.directory.path()).expect("it is there").count();
+    assert_eq!(left(&running), 2, "the application, and the directory of its socket");
+    signal_to(&running.child, "-TERM");
+    running.child.wait().expect("it ends");
+    assert_eq!(left(&running), 1);
+    let long = running.directory.path().join("x".repeat(100));
+    std::fs::create_dir(&long).expect("a directory");
+    let ended = dev(running.directory.path(), &python, &["app:app"]).env("TMPDIR", &long).output().expect("it runs");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert!(told.contains("is too long for the path of a unix socket: set TMPDIR"), "{told}");
 }
 
 #[test]
