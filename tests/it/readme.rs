@@ -15,8 +15,12 @@ const README: &str = "README.md";
 const PAGES: [&str; 4] = [README, "docs/reference.md", "docs/performance.md", "docs/durable-format.md"];
 
 /// Commands that this test does not run, and why.
-const NOT_RUN: [(&str, &str); 20] = [
+const NOT_RUN: [(&str, &str); 24] = [
     ("pip install ./", "builds with cargo; python/tests/test_distribution.py installs a wheel"),
+    ("larder dev app:app", "stays up; README.md runs one, and tests/it/cli/dev.rs"),
+    ("larder dev 'app:create_app()'", "stays up; tests/it/cli/dev.rs runs it"),
+    ("larder dev app --server flask", "stays up; tests/it/cli/dev.rs runs it"),
+    ("larder dev app:app --port 8000 --config larder.toml --set cache.status_key=true", "stays up"),
     ("make demo", "builds with cargo; `make test` runs the demo"),
     ("cargo build --release --locked", "builds with cargo"),
     ("export PATH=\"$PWD/target/release:$PATH\"", "the test puts the binary under test there"),
