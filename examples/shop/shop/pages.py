@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, abort, render_template, request
 from flask.typing import ResponseReturnValue
-from larder.flask import add_tags, cache_for, tag_for
+from larder.flask import add_tags, cache_for, no_cache, tag_for
 from sqlalchemy import select
 
 from .models import Item, database
@@ -35,10 +35,13 @@ def item(number: int) -> ResponseReturnValue:
 @blueprint.get("/search")
 @cache_for(seconds=30)
 def search() -> ResponseReturnValue:
-    """Items by a word of their name. The items that it shows are its tags."""
+    """Items by a word of their name. An edit of any of them purges it."""
     word = request.args.get("q", "")[:40]
     found = database().scalars(select(Item).where(Item.name.icontains(word, autoescape=True)).order_by(Item.id)).all()
-    # An item that is renamed may become one of these.
+    if not found:
+        # Nonsense that somebody makes up is not worth a place.
+        no_cache()
+    # The table's tag as well: any item may become one of these.
     add_tags(tag_for(Item), *found)
     return render_template("index.html", items=found, word=word)
 

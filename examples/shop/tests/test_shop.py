@@ -55,6 +55,11 @@ def test_pages_for_everybody_are_kept(live_larder: LiveLarder, users: tuple[Clie
         assert live_larder.shared(alice, bob, path).reused, path
 
 
+def test_a_search_that_finds_nothing_takes_no_place(live_larder: LiveLarder, users: tuple[Client, Client]) -> None:
+    for user in users:
+        live_larder.not_stored(user.get("/search?q=nonsense"))
+
+
 def test_a_visitors_own_pages_are_not(live_larder: LiveLarder, users: tuple[Client, Client]) -> None:
     alice, bob = users
     alice.post("/cart/1", data={"note": "for Grandma"})

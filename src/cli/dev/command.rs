@@ -55,7 +55,7 @@ fn try_to_run(args: &DevArgs, file: Option<&Path>, sets: &[String]) -> Result<()
         .map_err(|error| failed(format!("the thread of the log can't be started: {error}"), ExitCode::FAILURE))?;
     let mistake = |why: String| failed(why, ExitCode::from(EXIT_CONFIG));
     let broken = |why: String| failed(why, ExitCode::FAILURE);
-    let signals = Signals::install().map_err(|error| broken(format!("signals can't be waited for: {error}")))?;
+    let signals = Signals::of_a_terminal().map_err(|error| broken(format!("signals can't be waited for: {error}")))?;
     let app = python::App::read(&args.app).map_err(mistake)?;
     let directory = private_directory().map_err(broken)?;
     let socket = directory.path().join(SOCKET_NAME);

@@ -175,7 +175,7 @@ fn a_change_of_code_or_template_shows_though_the_page_was_stored() {
 fn nothing_is_left_of_the_application_however_larder_ends() {
     let Some(python) = python() else { return };
     for args in SERVERS {
-        for signal in ["-TERM", "-INT", "-KILL"] {
+        for signal in ["-TERM", "-INT", "-HUP", "-KILL"] {
             let mut dev = Dev::start(&python, args);
             assert_eq!(dev.get("/").status(), 200);
             assert!(!dev.servers().is_empty(), "the test finds them");
