@@ -86,7 +86,7 @@ fn private_directory() -> Result<TempDir, String> {
             parent.display()
         ));
     }
-    std::fs::write(directory.path().join(python::GUNICORN_CONFIG), "").map_err(failed)?;
+    std::fs::write(directory.path().join(python::GUNICORN_CONFIG), python::GUNICORN_SETTINGS).map_err(failed)?;
     Ok(directory)
 }
 

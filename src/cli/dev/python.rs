@@ -22,6 +22,8 @@ print(find("gunicorn"), find("flask"), find(sys.argv[1]) if sys.argv[1] else "ye
 
 /// The name of gunicorn's configuration file, beside the socket.
 pub(super) const GUNICORN_CONFIG: &str = "gunicorn.conf.py";
+/// Its content: opens no socket in the home directory. Versions that have none pass over the setting.
+pub(super) const GUNICORN_SETTINGS: &str = "control_socket_disable = True\n";
 
 /// The application as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +144,7 @@ pub(super) fn command(
             // One worker: its end and its successor are one restart. Threads: a slow page holds up no other.
             let mut all = words(&["-m", "gunicorn", "--reload", "--worker-class", "gthread", "--threads", "8"]);
             all.extend(words(&["--workers", "1", "--timeout", "0", "--graceful-timeout", "1", "--keep-alive", "75"]));
-            // An empty file: the one for production may load the application before the workers, which never reloads.
+            // A file of its own: the one for production may load the application before the workers, which never reloads.
             all.extend(words(&["--log-level", "warning", "--config"]));
             all.push(socket.with_file_name(GUNICORN_CONFIG).into());
             all.push("--bind".into());
