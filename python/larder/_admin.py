@@ -178,6 +178,10 @@ def purges(
     found += [Purge("url", word, soft, scheme) for word in words(url, "url")]
     found += [Purge("prefix", word, soft, scheme) for word in words(prefix, "prefix")]
     found += [Purge("tag", _tag(word), soft) for word in words(tag, "tag")]
+    for purge in found:
+        where = ("/", "http://", "https://")
+        if purge.kind in ("url", "prefix") and not purge.value.lower().startswith(where):
+            raise ValueError(f'{purge.kind}="{purge.value}" is no URL: write it as clients see it, http://host/path')
     return list(dict.fromkeys(found))
 
 

@@ -40,7 +40,7 @@ def test_addresses_are_read_and_mistakes_named() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"tag": ""}, {"tag": [""]}, {"url": " "}, {"all": True, "tag": "a"}, {"url": "/a"}, {"tag": "a", "scheme": "x"}],
+    [{}, {"tag": ""}, {"tag": [""]}, {"url": " "}, {"all": True, "tag": "a"}, {"url": "/a"}, {"url": "item/7"}, {"prefix": "*"}, {"tag": "a", "scheme": "x"}],
 )
 def test_what_no_larder_could_purge_is_an_error_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
