@@ -5,6 +5,9 @@ Knows no queue, no retry and no application. `Connection` is for threads; `larde
 
 from __future__ import annotations
 
+# Imported here, because a thread would import it at its first connection: a process that is forked at that moment
+# would never find the codec.
+import encodings.idna  # noqa: F401
 import http.client
 import json
 import socket

@@ -312,8 +312,8 @@ def test_workers_that_were_forked_after_a_purge_purge_too(start_site: Callable[.
     site = start_site(source, options=("--preload", "--max-requests", "7", "--keep-alive", "0"), workers=2)
     pids = set()
     for _ in range(20):
-        assert site.ask("/item/7").status == 200
-        assert site.ask("/purge", "POST", "tag=item:7").status == 200
+        assert site.ask("/item/7").status == 200, site.gunicorn.lines
+        assert site.ask("/purge", "POST", "tag=item:7").status == 200, site.gunicorn.lines
         reply = site.ask("/item/7")
         assert not reply.is_hit
         pids.add(reply.text.split()[1].split("-")[0])
