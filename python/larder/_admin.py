@@ -5,6 +5,9 @@ Knows no queue, no retry and no application. `Connection` is for threads; `larde
 
 from __future__ import annotations
 
+# Imported here, because a thread would import it at its first connection: a process that is forked at that moment
+# would never find the codec.
+import encodings.idna  # noqa: F401
 import http.client
 import json
 import socket
@@ -178,6 +181,10 @@ def purges(
     found += [Purge("url", word, soft, scheme) for word in words(url, "url")]
     found += [Purge("prefix", word, soft, scheme) for word in words(prefix, "prefix")]
     found += [Purge("tag", _tag(word), soft) for word in words(tag, "tag")]
+    for purge in found:
+        where = ("/", "http://", "https://")
+        if purge.kind in ("url", "prefix") and not purge.value.lower().startswith(where):
+            raise ValueError(f'{purge.kind}="{purge.value}" is no URL: write it as clients see it, http://host/path')
     return list(dict.fromkeys(found))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,10 @@ from ._trace import Lookout, Place, WatchedHeaders, _ignored, watch_request, wat
 
 if TYPE_CHECKING:
     from ._policy import Policy
+
+logger = logging.getLogger("larder.flask")
+
+_told_that_it_is_missing: weakref.WeakSet[Flask] = weakref.WeakSet()
 
 #: Under this name a request carries its state.
 _ATTRIBUTE = "_larder_state"
@@ -161,7 +167,11 @@ def current_state() -> State:
     state = request.__dict__.get(_ATTRIBUTE)
     if state is not None:
         return state  # type: ignore[no-any-return]
-    return _make(current_app._get_current_object(), frozenset())  # type: ignore[attr-defined]
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    if "larder" not in app.extensions and app not in _told_that_it_is_missing:
+        _told_that_it_is_missing.add(app)
+        logger.warning("%s has pages that are marked with cache_for, but Larder(app) was not called", app.name)
+    return _make(app, frozenset())
 
 
 def state_of(found: Any) -> State | None:

@@ -38,7 +38,9 @@ def test_purge_says_what_a_real_larder_answered(start_larder: Callable[..., Any]
     assert run(app, "purge", "--all") == (0, f"purged everything at {admin}\n")
     assert run(app, "purge")[0] == 2
     code, told = run(app, "purge", "ftp://a")
-    assert code == 1 and "is no absolute http or https URL" in told
+    assert code == 2 and 'url="ftp://a" is no URL' in told
+    code, told = run(app, "purge", "http://")
+    assert code == 1 and "is no absolute http or https URL" in told, "what Larder said"
 
 
 def test_explain_asks_a_real_larder(start_larder: Callable[..., Any]) -> None:

@@ -795,6 +795,18 @@ def test_more_tags_than_larder_keeps_make_the_page_uncached(app: Flask, caplog: 
     assert kept(response) is None and "more than the 1000" in caplog.text
 
 
+def test_an_application_without_the_extension_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask(__name__)
+
+    @app.get("/")
+    @cache_for(minutes=5)
+    def page() -> str:
+        return "hello"
+
+    assert [kept(get(app)) for _ in range(2)] == [None, None]
+    assert caplog.text.count("Larder(app) was not called") == 1
+
+
 def test_redirects_are_left_alone(app: Flask) -> None:
     @app.get("/")
     @cache_for(minutes=5)

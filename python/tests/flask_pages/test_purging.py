@@ -40,7 +40,7 @@ def test_addresses_are_read_and_mistakes_named() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"tag": ""}, {"tag": [""]}, {"url": " "}, {"all": True, "tag": "a"}, {"url": "/a"}, {"tag": "a", "scheme": "x"}],
+    [{}, {"tag": ""}, {"tag": [""]}, {"url": " "}, {"all": True, "tag": "a"}, {"url": "/a"}, {"url": "item/7"}, {"prefix": "*"}, {"tag": "a", "scheme": "x"}],
 )
 def test_what_no_larder_could_purge_is_an_error_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
@@ -386,6 +386,23 @@ larder.purge(tag="after")
     done = run(code, LARDER_ADMIN=admin.address)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(asked["tag"] for asked in admin.asked) == ["after", "before", "child", "parent"]
+
+
+def test_the_thread_imports_nothing_that_a_fork_could_leave_half_done(admin: Any, free_port: int) -> None:
+    # A worker was forked while the thread imported encodings.idna, and never found that codec again.
+    code = f"""
+import sys
+import larder
+found = set(sys.modules)
+for admin in ("{admin.address}", "{admin.address.replace('127.0.0.1', 'localhost')}", "127.0.0.1:{free_port}", "unix:/none"):
+    larder.configure(admin, options=larder.Options(retry_for=0.0))
+    larder.purge(tag=["a", "b"], url="https://shop.example/")
+    assert larder.flush()
+assert set(sys.modules) == found, set(sys.modules) - found
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert "nobody listens there" in done.stderr and "no such socket" in done.stderr
 
 
 def test_nothing_but_python_is_needed_to_purge() -> None:
