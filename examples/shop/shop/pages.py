@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from larder.flask import add_tags, cache_for, no_cache, tag_for
 from sqlalchemy import select
 
+from .memo import also_bought
 from .models import Item, database
 
 blueprint = Blueprint("pages", __name__)
@@ -29,7 +30,10 @@ def item(number: int) -> ResponseReturnValue:
     found = database().get(Item, number)
     if found is None:
         abort(404)
-    return render_template("item.html", item=found)
+    others = database().scalars(select(Item).where(Item.id.in_(also_bought(number))).order_by(Item.id)).all()
+    # What shows their names is to go with them.
+    add_tags(*others)
+    return render_template("item.html", item=found, others=others)
 
 
 @blueprint.get("/search")

@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 from larder.flask import no_cache, purge, tag_for
 from sqlalchemy import select, update
 
+from .memo import forget
 from .models import Item, Order, database
 
 blueprint = Blueprint("visitor", __name__)
@@ -98,7 +99,10 @@ def order() -> ResponseReturnValue:
             db.rollback()
             abort(409, "An item is sold out.")
         db.add(Order(user=user, item_id=int(number), count=count))
-        purge(tag=tag_for(Item, number))
     db.commit()
+    # First the value, then the pages that it is in: a page that is made in between has the old one, and is purged.
+    for number in cart():
+        forget(int(number))
+        purge(tag=tag_for(Item, number))
     session["cart"] = {}
     return redirect(url_for(".show_cart"), 303)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from larder._binary import find_binary
 from larder.testing import Client, LiveLarder, Response
 from shop import create_app
 from shop.models import COLOURS, NAMES
+from sqlalchemy import event
 
 PASSWORD = "the password of this test"
 
@@ -106,6 +109,54 @@ def test_an_order_shows_in_the_stock(live_larder: LiveLarder, users: tuple[Clien
     assert alice.post("/order", follow_redirects=True).text.count("It is empty.") == 1
     assert "998 in stock" in bob.get("/item/5").text
     assert live_larder.client("nobody").post("/order").status == 403
+
+
+# ---- values on the [resp] listener
+
+
+@pytest.fixture
+def resp_url(tmp_path: Path) -> str:
+    """The URL of a `[resp]` listener that is to be; skips the test where the command has none."""
+    known = subprocess.run([find_binary(), "config", "resp.listen"], capture_output=True)
+    if known.returncode != 0:
+        pytest.skip("this larder has no [resp] listener")
+    return f"unix://{tmp_path}/resp.sock"
+
+
+def test_a_memoized_value_is_computed_once_for_all_workers(tmp_path: Path, resp_url: str) -> None:
+    computed: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        # Nothing else adds up what was ordered.
+        if "sum(" in statement:
+            computed.append(statement)
+
+    settings = {"SHOP_CACHE_URL": resp_url, "SHOP_DATABASE": f"sqlite:///{tmp_path}/shop.db", "LARDER_PURGE_WAIT": 30}
+    larder_settings = {"resp.listen": resp_url.replace("unix://", "unix:")}
+    workers = [create_app(settings), create_app(settings)]
+    for worker in workers:
+        event.listen(worker.extensions["shop"].engine, "before_cursor_execute", note)
+    with LiveLarder(workers[0], settings=larder_settings) as larder:
+        alice, bob = larder.client("alice"), larder.client("bob")
+        for user in (alice, bob):
+            user.post("/login", data={"user": user.name})
+        for number in (1, 2):
+            alice.post(f"/cart/{number}")
+        assert alice.post("/order").status == 303
+        assert "Others also bought" in bob.get("/item/1").text
+        larder.purge("/item/1")
+        # The page is made again, and by another worker; the value is not computed again.
+        assert "Others also bought" in bob.get("/item/1").text
+        with workers[1].test_client() as other:
+            assert "Others also bought" in other.get("/item/1").text
+        assert len(computed) == 1
+        # Another order: computed anew, and shown at once.
+        bob.post("/cart/1")
+        bob.post("/cart/5")
+        assert bob.post("/order").status == 303
+        text = alice.get("/item/1").text
+        assert re.findall(r'href="/item/(\d+)"', text) == ["2", "5"], text
+        assert len(computed) == 2
 
 
 # ---- the crowd
