@@ -427,6 +427,7 @@ class _Process:
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._child: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         # Linux ends the child with the thread that started it, which therefore has to live as long: the server's.
         server.run_first(lambda: self._spawn(command))
         if not self._ready.wait(_START_DEADLINE) or self._error or not (self.listening and self.admin):
@@ -451,7 +452,8 @@ class _Process:
             self._error = error
             self._ready.set()
             return
-        threading.Thread(target=self._read, args=(self._child,), name="larder-testing-log", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._child,), name="larder-testing-log", daemon=True)
+        self._reader.start()
 
     def _read(self, child: subprocess.Popen[str]) -> None:
         """Keeps the last lines, and learns from the first ones where Larder listens."""
@@ -466,6 +468,8 @@ class _Process:
             if self.listening and self.admin:
                 self._ready.set()
         # It ended.
+        if child.stderr:
+            child.stderr.close()
         self._ready.set()
 
     def stop(self) -> None:
@@ -478,3 +482,5 @@ class _Process:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        if self._reader:
+            self._reader.join(_STOP_DEADLINE)

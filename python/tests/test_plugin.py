@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import larder
 
@@ -47,3 +48,12 @@ def test_the_fixture_runs_larder_before_the_application(pytester: pytest.Pyteste
     )
     result = pytester.runpytest_subprocess("--strict-markers")
     result.assert_outcomes(passed=2)
+
+
+def test_the_page_about_tests_does_what_it_says(pytester: pytest.Pytester) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "testing.md").read_text()
+    _, program, *rest = page.split("```python\n")
+    assert not rest
+    pytester.makepyfile(program.split("```")[0])
+    result = pytester.runpytest_subprocess("--strict-markers", "-W", "error")
+    result.assert_outcomes(passed=4)

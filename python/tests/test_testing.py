@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
+import select
 import subprocess
 import sys
 import textwrap
@@ -244,16 +244,12 @@ def test_larder_ends_with_a_test_run_that_is_killed() -> None:
         print("up", flush=True)
         sys.stdin.read()
     """)
-    # Its standard error is Larder's as well: it is at its end when both have ended.
-    running = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert running.stdout is not None and running.stdout.readline() == b"up\n"
-    (larder,) = processes(running.pid)
-    handle = os.pidfd_open(larder)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
-    import select
-
-    assert select.select([handle], [], [], 20)[0], "Larder lives on"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout is not None and running.stdout.readline() == b"up\n"
+        (larder,) = processes(running.pid)
+        handle = os.pidfd_open(larder)
+        running.kill()
+    ended, _, _ = select.select([handle], [], [], 20)
     os.close(handle)
+    assert ended, "Larder lives on"
