@@ -209,7 +209,9 @@ class Connected:
         if not site and has_request_context():
             site = request.host_url
         if not site:
-            raise ValueError(f'url="{url}" names no host, and there is no request: set LARDER_SITE, or write http://host{url}')
+            raise ValueError(
+                f'url="{url}" names no host, and there is no request: set LARDER_SITE, or write http://host{url}'
+            )
         return site.rstrip("/") + url
 
     def session(self) -> Any | None:

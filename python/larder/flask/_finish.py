@@ -99,7 +99,8 @@ def _finish(app: Flask, state: State, response: Response, settings: Settings, te
         return
     _share(app, state, policy, response, settings, seconds, tags)
     for name in MANY_VALUED.intersection(state.seen):
-        tell(state, Verdict("", f"{state.seen[name].what} was read, so that each value of {name.title()} has a copy of its own", True))
+        what = f"{state.seen[name].what} was read, so that each value of {name.title()} has a copy of its own"
+        tell(state, Verdict("", what, True))
 
 
 def merged(policies: list[Policy]) -> Policy:

@@ -131,9 +131,9 @@ class cache_for:
     `swr` and `sie` are the seconds after that in which Larder may still serve it, while it asks for a new one, or while
     the application fails. `browser` is the seconds for which browsers may use their copy without asking.
 
-    `tags` are words to purge it by: texts, models (see `tag_for`), or a function that returns them. `vary` names request
-    fields, each value of which has a copy of its own. `unless()` true, or `response_filter(response)` false: the page is
-    not kept. `statuses={404: 30}` are lifetimes of further statuses, in seconds.
+    `tags` are words to purge it by: texts, models (see `tag_for`), or a function that returns them. `vary` names
+    request fields, each value of which has a copy of its own. `unless()` true, or `response_filter(response)` false:
+    the page is not kept. `statuses={404: 30}` are lifetimes of further statuses, in seconds.
     """
 
     def __init__(
@@ -168,7 +168,8 @@ class cache_for:
             raise TypeError(f"tags={tags!r}: give a list of tags")
         for status in statuses or {}:
             if status not in NAMEABLE:
-                raise ValueError(f"statuses={{{status}: …}}: such an answer may concern one client alone, or is a failure")
+                why = "such an answer may concern one client alone, or is a failure"
+                raise ValueError(f"statuses={{{status}: …}}: {why}")
 
         def optional(value: Lifetime | None, name: str) -> Callable[[], float | None] | None:
             return None if value is None else _timed(value, 1.0, name)

@@ -255,7 +255,8 @@ def _watched_session(cls: type) -> type:
 
         return property(read, write)
 
-    namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__hash__": cls.__hash__}
+    namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    namespace["__hash__"] = cls.__hash__
     for name, kind in (("accessed", "session"), ("modified", "change")):
         if not isinstance(getattr(cls, name, None), property):
             namespace[name] = flag(name, kind)

@@ -253,9 +253,8 @@ def _doubts(view: Callable[..., Any], path: str, methods: list[str]) -> Iterator
             continue
         if f"{os.sep}flask_login{os.sep}" in code.co_filename and "login" not in told:
             told.add("login")
-            yield Finding(
-                f"{path} is marked with cache_for, and is for users who are logged in: it is never shared. Use @no_cache"
-            )
+            why = "is for users who are logged in: it is never shared. Use @no_cache"
+            yield Finding(f"{path} is marked with cache_for, and {why}")
         for name, what in _VISITOR.items():
             if name in code.co_names and what not in told and f"{os.sep}site-packages{os.sep}" not in code.co_filename:
                 told.add(what)

@@ -215,12 +215,15 @@ class FakeAdmin:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 64
+
         if unix is None:
-            self._server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            self._server: Any = Server(("127.0.0.1", 0), Handler)
             self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
         else:
 
-            class UnixServer(http.server.ThreadingHTTPServer):
+            class UnixServer(Server):
                 address_family = socket.AF_UNIX
 
                 def server_bind(self) -> None:

@@ -40,7 +40,17 @@ def test_addresses_are_read_and_mistakes_named() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"tag": ""}, {"tag": [""]}, {"url": " "}, {"all": True, "tag": "a"}, {"url": "/a"}, {"url": "item/7"}, {"prefix": "*"}, {"tag": "a", "scheme": "x"}],
+    [
+        {},
+        {"tag": ""},
+        {"tag": [""]},
+        {"url": " "},
+        {"all": True, "tag": "a"},
+        {"url": "/a"},
+        {"url": "item/7"},
+        {"prefix": "*"},
+        {"tag": "a", "scheme": "x"},
+    ],
 )
 def test_what_no_larder_could_purge_is_an_error_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
@@ -77,7 +87,8 @@ def test_what_waits_already_is_not_queued_again_and_all_covers_it(admin: Any) ->
     for _ in range(50):
         larder.purge(tag=["first", "second"])
         larder.purge(tag="second", soft=True)
-    assert [str(purge) for purge in client.pending()[admin.address]] == ["what is tagged first", "what is tagged second"]
+    waiting = [purge.value for purge in client.pending()[admin.address]]
+    assert waiting == ["first", "second"]
     larder.purge(all=True)
     assert [str(purge) for purge in client.pending()[admin.address]] == ["everything"]
     admin.gate.set()
@@ -340,9 +351,8 @@ def test_fastapi_and_quart_purge_while_they_serve(admin: Any) -> None:
 def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     path = str(ROOT / "python")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**inherited, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=30
-    )
+    told = {**inherited, "PYTHONPATH": path, **env}
+    return subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=30)
 
 
 def test_the_end_of_a_process_sends_what_is_queued(admin: Any) -> None:
@@ -369,13 +379,13 @@ def test_a_fork_sends_its_own_purges_and_not_its_parents(admin: Any) -> None:
     code = """
 import os, sys, threading
 import larder
-from larder import _purging
+from larder import _purging, _sender
 larder.purge(tag="before")
 larder.flush()
 client = _purging._process
 sender = client._senders[0]
 with sender._changed:            # as if a thread held it while another forks
-    sender._queue[larder.Purge("tag", "parent")] = _purging._Waiting(0.0)
+    sender._queue[larder.Purge("tag", "parent")] = _sender._Waiting(0.0)
     child = os.fork()
     if child == 0:
         larder.purge(tag="child")
@@ -393,8 +403,10 @@ def test_the_thread_imports_nothing_that_a_fork_could_leave_half_done(admin: Any
     code = f"""
 import sys
 import larder
+larder.configure("off")
 found = set(sys.modules)
-for admin in ("{admin.address}", "{admin.address.replace('127.0.0.1', 'localhost')}", "127.0.0.1:{free_port}", "unix:/none"):
+named = "{admin.address}".replace("127.0.0.1", "localhost")
+for admin in ("{admin.address}", named, "127.0.0.1:{free_port}", "unix:/none"):
     larder.configure(admin, options=larder.Options(retry_for=0.0))
     larder.purge(tag=["a", "b"], url="https://shop.example/")
     assert larder.flush()
