@@ -8,7 +8,7 @@ LARDER_QUICK := target/quick/larder
 VENV := target/test-venv
 SHELL := /bin/sh
 
-.PHONY: all demo test conformance check bench large fmt clean
+.PHONY: all demo test python-test wheel conformance check bench large fmt clean
 
 all: $(LARDER)
 
@@ -25,12 +25,27 @@ $(LARDER_QUICK):
 demo: $(LARDER_QUICK)
 	$(PYTHON) scripts/demo.py --larder $(LARDER_QUICK) $(if $(ONCE),--once) $(if $(S3),--s3)
 
-# The Flask application and a second S3 server, for the tests that use real ones.
-$(VENV)/stamp: examples/flask-app/requirements.txt scripts/requirements-s3.txt
+# The Flask application and a second S3 server, for the tests that use real ones, and what the Python tests need.
+REQUIREMENTS := examples/flask-app/requirements.txt scripts/requirements-s3.txt python/requirements-test.txt
+$(VENV)/stamp: $(REQUIREMENTS)
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r examples/flask-app/requirements.txt -r scripts/requirements-s3.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
+
+# The wheel: the release binary and the Python module, for machines without cargo.
+wheel: $(VENV)/stamp
+	$(VENV)/bin/maturin build --release --locked --out target/wheels
+
+# Python: types, and the tests of the module and of the shop, with the module as its wheel installs it. `pip wheel` builds
+# this wheel as `pip install ./` does, but with the binary of the quick profile, which the demo uses as well.
+python-test: $(VENV)/stamp $(LARDER_QUICK)
+	rm -rf target/test-wheels
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		--config-settings build-args="--profile quick --locked" --wheel-dir target/test-wheels .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall target/test-wheels/*.whl
+	$(VENV)/bin/mypy
+	LARDER_BINARY="$(CURDIR)/$(VENV)/bin/larder" LARDER_TEST_WHEEL="$$(ls $(CURDIR)/target/test-wheels/*.whl)" $(VENV)/bin/python -m pytest
 
 # The public HTTP cache tests, five times over: as shipped, as the RFC has it, through the durable tier
 # alone, with restarts in between, and with Surrogate-Control. ID=… runs one and prints the exchange,
@@ -43,10 +58,11 @@ conformance/node_modules/.package-lock.json: conformance/package-lock.json confo
 conformance: $(LARDER_QUICK) conformance/node_modules/.package-lock.json
 	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER_QUICK) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
 
-# Rules, proxy over real sockets, both tiers, the binary in front of Flask; then the demo, 2 GiB each way,
+# Rules, proxy over real sockets, both tiers, the binary in front of Flask; the Python module; the demo, 2 GiB each way,
 # and the instructions that a request takes. Only the last needs the release build.
 test: $(VENV)/stamp
 	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
+	$(MAKE) python-test
 	$(MAKE) conformance
 	$(MAKE) demo ONCE=1
 	$(MAKE) demo ONCE=1 S3=1

@@ -4,9 +4,9 @@
 Called by `make demo`. It starts the application in examples/flask-app under gunicorn, and
 Larder in front of it, each on a free port of the loopback interface; then it asks for pages
 and shows what came back, how long it took, and how many requests the application has seen by
-then. Each line is checked, and the exit code is 1 if any of them is wrong.
+then. At the end `larder dev` runs a small application, which is edited while it runs. Each line is checked, and the exit code is 1 if any of them is wrong.
 
-Needs Python 3.9 and nothing besides; Flask and gunicorn go into target/demo-venv.
+Needs Python 3.10 and nothing besides; Flask and gunicorn go into target/demo-venv.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
         right = story.summary()
         if not right:
             say(story.larder.last_output())
+        right = develop(children, larder_binary, python, directory) and right
         if not options.once:
             stay(children, addresses, larder_port)
     return 0 if right else 1
@@ -399,6 +400,69 @@ class Story:
         if self.wrong:
             say(f"{self.wrong} of the lines above {'is' if self.wrong == 1 else 'are'} WRONG.")
         return agree and not self.wrong
+
+
+# The application of the last chapter, which is edited while it runs.
+GREETING = """\
+from flask import Flask
+
+app = Flask(__name__)
+
+@app.get("/")
+def index():
+    return "Hello\\n", {"Cache-Control": "public, max-age=60"}
+"""
+
+
+def develop(children: Children, larder: Path, python: Path, directory: Path) -> bool:
+    """`larder dev`: an edit shows at once, though the page was stored. Returns whether it did."""
+    say("\n" + style("While you write the application: larder dev hello:app", "1"))
+    home = directory / "dev"
+    home.mkdir()
+    source = home / "hello.py"
+    source.write_text(GREETING, encoding="utf-8")
+    port, admin_port = free_ports(2)
+    command = [larder, "dev", "hello:app", "--python", python, "--port", port]
+    command += ["--set", f"admin.listen=127.0.0.1:{admin_port}"]
+    dev = children.start("larder dev", command, cwd=home)
+    dev.wait_until(lambda: "larder: open http://" in dev.log.read_text(), "up")
+
+    wrong = 0
+
+    def ask(text: str, wanted: str) -> None:
+        nonlocal wrong
+        answer = dev.request(port, "GET", "/")
+        cache_status = answer.field("Cache-Status")
+        is_right = answer.body.decode() == text and wanted in cache_status.split("; ")
+        wrong += not is_right
+        what = f"GET /  ({answer.body.decode().strip()})"
+        verdict = style("ok", "32") if is_right else style("WRONG", "1;31")
+        milliseconds = f"{answer.seconds * 1000:.1f}"
+        Story.columns(what, answer.status, cache_status, answer.field("Age"), milliseconds, "", verdict)
+
+    def wait_for_hit() -> None:
+        # On a slow machine the purge after the restart may come a moment after the new code's first answer.
+        dev.wait_until(
+            lambda: "hit" in dev.request(port, "GET", "/").field("Cache-Status"), "answering from memory"
+        )
+
+    ask("Hello\n", "fwd=uri-miss")
+    wait_for_hit()
+    ask("Hello\n", "hit")
+    start = time.monotonic()
+    source.write_text(GREETING.replace("Hello", "Good morning"), encoding="utf-8")
+    # The old code answers until the server has seen the change; after that it never does.
+    dev.wait_until(lambda: b"Good" in dev.request(port, "GET", "/").body, "reloaded")
+    Story.columns("  edit hello.py, reload", "", "", "", f"{(time.monotonic() - start) * 1000:.1f}", "", "")
+    wait_for_hit()
+    ask("Good morning\n", "hit")
+    if wrong:
+        say(dev.last_output())
+    elif not dev.stop():
+        wrong += 1
+        say("larder dev did not stop.")
+    dev.killed = True
+    return not wrong
 
 
 @dataclass

@@ -27,3 +27,6 @@ keepalive = 75
 graceful_timeout = 5
 
 loglevel = "warning"
+
+# Nobody asks this gunicorn for its status; its socket would lie in the home directory.
+control_socket_disable = True

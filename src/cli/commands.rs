@@ -12,7 +12,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tracing::{info, warn};
 
+use super::dev::{self, DevArgs};
 use super::signals::Signals;
+use super::tied::{self, TiedArgs};
 use super::upkeep::{Sweep, Told, Wanted};
 use super::{admin_client, memory_pages, upkeep};
 use crate::app;
@@ -22,7 +24,7 @@ use crate::proxy::{Manner, Schemes, What};
 use crate::store::Durable;
 
 /// The exit code for a mistake in the configuration or on the command line.
-const EXIT_CONFIG: u8 = 2;
+pub(super) const EXIT_CONFIG: u8 = 2;
 
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, about = "An HTTP caching reverse proxy with a durable tier")]
@@ -37,6 +39,15 @@ struct Cli {
 enum Command {
     /// Run the proxy (the default)
     Run(ConfigArgs),
+    /// Run an application with reload, and Larder in front: for its developer
+    Dev {
+        #[command(flatten)]
+        dev: DevArgs,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    #[command(hide = true)]
+    Tied(TiedArgs),
     /// Check the configuration: print ok, or one line a mistake
     Check(ConfigArgs),
     /// Print the effective values, and the source of each
@@ -216,6 +227,13 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         None => run(&before),
         Some(Command::Run(config)) => config.after(before).and_then(|config| run(&config)),
+        Some(Command::Dev { dev, config }) => {
+            config.after(before).map(|config| dev::run(&dev, config.config.as_deref(), &config.set))
+        }
+        Some(Command::Tied(tied)) => tied::exec(&tied).map_err(|why| {
+            complain(why);
+            ExitCode::FAILURE
+        }),
         Some(Command::Check(config)) => config.after(before).map(|config| check(&config.read())),
         Some(Command::Config { keys, json, config }) => {
             config.after(before).map(|config| show(&config.read(), &keys, json))

@@ -1,9 +1,9 @@
 //! Signals: what ends Larder, what is only told, and what is left to the system.
 //!
-//! SIGTERM and SIGINT stop it in order. Another signal ends it at once if one of its own kind came at
-//! least a second before: a terminal, a container's runtime and a supervisor may each send theirs for
-//! one stop, both kinds or one of them twice. Other signals that would kill by default, but have no meaning
-//! yet, are logged and have no effect. SIGPIPE is ignored by the standard library.
+//! SIGTERM and SIGINT stop it in order, under `larder dev` SIGHUP as well. Another signal ends it at once if one of its
+//! own kind came at least a second before: a terminal, a container's runtime and a supervisor may each send theirs for
+//! one stop, both kinds or one of them twice. Other signals that would kill by default, but have no meaning yet, are
+//! logged and have no effect. SIGPIPE is ignored by the standard library.
 
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -27,6 +27,8 @@ const EXIT_AT_ONCE: i32 = 1;
 enum Ending {
     Terminate,
     Interrupt,
+    /// Only where Larder belongs to a terminal, which was closed.
+    HangUp,
 }
 
 impl Ending {
@@ -34,6 +36,7 @@ impl Ending {
         match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::HangUp => "SIGHUP",
         }
     }
 }
@@ -54,14 +57,16 @@ enum Step {
 struct Seen {
     terminate: Option<Duration>,
     interrupt: Option<Duration>,
+    hang_up: Option<Duration>,
 }
 
 impl Seen {
     fn note(&mut self, ending: Ending, now: Duration) -> Step {
-        let is_first = self.terminate.is_none() && self.interrupt.is_none();
+        let is_first = self.terminate.is_none() && self.interrupt.is_none() && self.hang_up.is_none();
         let same = match ending {
             Ending::Terminate => &mut self.terminate,
             Ending::Interrupt => &mut self.interrupt,
+            Ending::HangUp => &mut self.hang_up,
         };
         match *same {
             Some(first) if now.saturating_sub(first) >= PATIENCE => Step::Now,
@@ -86,6 +91,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Signals {
     stop: mpsc::Receiver<()>,
+    /// The other end of `stop`.
+    stopper: mpsc::Sender<()>,
     /// The lock decides between a start that is done and a signal that ends it.
     phase: Arc<Mutex<Phase>>,
 }
@@ -93,6 +100,15 @@ pub struct Signals {
 impl Signals {
     /// Takes them over. Until [`Signals::is_up`] the first that stops ends the process, with word of it.
     pub fn install() -> io::Result<Self> {
+        Self::take_over(HangUp::IsTold)
+    }
+
+    /// Like [`Signals::install`], but a terminal that is closed stops Larder.
+    pub(super) fn of_a_terminal() -> io::Result<Self> {
+        Self::take_over(HangUp::Ends)
+    }
+
+    fn take_over(on_hang_up: HangUp) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let sources = {
             let _guard = runtime.enter();
@@ -100,17 +116,18 @@ impl Signals {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
                 hangup: signal(SignalKind::hangup())?,
+                on_hang_up,
                 user1: signal(SignalKind::user_defined1())?,
                 user2: signal(SignalKind::user_defined2())?,
             }
         };
         let (sender, stop) = mpsc::channel();
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        let known = Arc::clone(&phase);
+        let (known, stopper) = (Arc::clone(&phase), sender.clone());
         std::thread::Builder::new()
             .name("larder-signals".into())
             .spawn(move || runtime.block_on(sources.heed(&known, &sender)))?;
-        Ok(Self { stop, phase })
+        Ok(Self { stop, stopper, phase })
     }
 
     /// From now on there is something to be stopped in order.
@@ -118,17 +135,32 @@ impl Signals {
         *self.phase.lock() = Phase::Up;
     }
 
+    /// Returns what ends [`Signals::wait`] as a signal does.
+    pub(super) fn stopper(&self) -> mpsc::Sender<()> {
+        self.stopper.clone()
+    }
+
     /// Waits until Larder is to stop.
     pub fn wait(&self) {
-        // The other end is never closed: it is a thread that does not end.
+        // The other end is never closed: this has one.
         let _ = self.stop.recv();
     }
+}
+
+/// Says what SIGHUP does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HangUp {
+    /// It is logged, and has no effect.
+    IsTold,
+    /// It stops Larder in order.
+    Ends,
 }
 
 struct Sources {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    on_hang_up: HangUp,
     user1: Signal,
     user2: Signal,
 }
@@ -140,10 +172,13 @@ impl Sources {
             let ending = tokio::select! {
                 _ = self.terminate.recv() => Ending::Terminate,
                 _ = self.interrupt.recv() => Ending::Interrupt,
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP: there is no reload yet; restart Larder to change the configuration");
-                    continue;
-                }
+                _ = self.hangup.recv() => match self.on_hang_up {
+                    HangUp::Ends => Ending::HangUp,
+                    HangUp::IsTold => {
+                        warn!("SIGHUP: there is no reload yet; restart Larder to change the configuration");
+                        continue;
+                    }
+                },
                 _ = self.user1.recv() => {
                     warn!("SIGUSR1: it has no meaning to Larder, and no effect");
                     continue;

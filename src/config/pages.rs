@@ -44,7 +44,7 @@ larder config cache.set_cookie              # prints what a key does, and which 
 ```
 
 * **Precedence.** `--set section.key=value` overrides the environment, the environment overrides the file, and the file overrides the default.
-* **Environment.** `LARDER_SECTION__KEY` sets `section.key`: two underscores between section and key. `LARDER_UPSTREAM_URL`, with one, is a mistake. Other variables that begin with `LARDER_` set nothing, and Larder warns of them. It leaves alone what container platforms make up for a service of that name (`LARDER_SERVICE_HOST`, `LARDER_PORT_8080_TCP`).
+* **Environment.** `LARDER_SECTION__KEY` sets `section.key`: two underscores between section and key. `LARDER_UPSTREAM_URL`, with one, is a mistake. Other variables that begin with `LARDER_` set nothing, and Larder warns of them. It leaves alone what container platforms make up for a service of that name (`LARDER_SERVICE_HOST`, `LARDER_PORT_8080_TCP`), and what the Python module reads (`LARDER_ADMIN`, `LARDER_TOKEN`, `LARDER_BINARY`).
 * **Durations** are a whole number and a unit: `\"250ms\"`, `\"30s\"`, `\"5m\"`, `\"1h\"`, `\"7d\"`.
 * **Sizes** are a whole number of bytes, or one with a unit: `\"512B\"`, `\"64KiB\"`, `\"64MiB\"`, `\"2GiB\"`, `\"1TiB\"`.
 * **Lists.** In the environment and behind `--set`, commas separate the items. One item needs no list.

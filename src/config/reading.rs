@@ -33,7 +33,20 @@ impl Reading {
         environment: impl Iterator<Item = (OsString, OsString)>,
         sets: &[String],
     ) -> Self {
+        Self::load_over(&[], file, environment, sets)
+    }
+
+    /// Like [`Reading::load`], over other defaults, each written as in `--set`.
+    pub(crate) fn load_over(
+        defaults: &[&str],
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        sets: &[String],
+    ) -> Self {
         let mut sources = Sources::default();
+        for default in defaults {
+            sources.read_set(default);
+        }
         if let Some(path) = file {
             sources.read_file(path);
         }

@@ -129,7 +129,7 @@ impl Sources {
                     Setting { value: Given::Text(unquoted(value)), origin: Origin::Variable(name.to_owned()) };
                 self.settings.insert(key, setting);
             }
-            None if is_made_up(rest) => {}
+            None if is_of_others(rest) => {}
             None => self.strays.push(name.to_owned()),
         }
     }
@@ -189,9 +189,16 @@ impl Sources {
     }
 }
 
-/// Returns whether a container platform sets the variable `LARDER_<rest>` for a service called larder or
-/// larder-something, as it does `SERVICE_HOST` and `PORT_8080_TCP_ADDR`. `TEST_…` is for Larder's own tests.
-fn is_made_up(rest: &str) -> bool {
+/// The variables `LARDER_<rest>` that the Python module `larder` reads: it may run in the same environment.
+const OF_THE_MODULE: [&str; 3] = ["ADMIN", "TOKEN", "BINARY"];
+
+/// Returns whether the variable `LARDER_<rest>` is none of Larder's: the Python module reads it, or a container platform
+/// sets it for a service called larder or larder-something, as it does `SERVICE_HOST` and `PORT_8080_TCP_ADDR`.
+/// `TEST_…` is for Larder's own tests.
+fn is_of_others(rest: &str) -> bool {
+    if OF_THE_MODULE.contains(&rest) {
+        return true;
+    }
     let words: Vec<&str> = rest.split('_').collect();
     let is_port = |words: &[&str]| match words {
         [port, protocol, end @ ..] => {

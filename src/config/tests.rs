@@ -292,6 +292,9 @@ fn a_variable_that_sets_nothing_is_told() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].starts_with("LARDER_VERSION: it sets nothing; "), "{warnings:?}");
     for made_up in [
+        "LARDER_ADMIN",
+        "LARDER_TOKEN",
+        "LARDER_BINARY",
         "LARDER_SERVICE_HOST",
         "LARDER_SERVICE_PORT",
         "LARDER_SERVICE_PORT_HTTP",

@@ -15,7 +15,12 @@ const README: &str = "README.md";
 const PAGES: [&str; 4] = [README, "docs/reference.md", "docs/performance.md", "docs/durable-format.md"];
 
 /// Commands that this test does not run, and why.
-const NOT_RUN: [(&str, &str); 19] = [
+const NOT_RUN: [(&str, &str); 24] = [
+    ("pip install ./", "builds with cargo; python/tests/test_distribution.py installs a wheel"),
+    ("larder dev app:app", "stays up; README.md runs one, and tests/it/cli/dev.rs"),
+    ("larder dev 'app:create_app()'", "stays up; tests/it/cli/dev.rs runs it"),
+    ("larder dev app --server flask", "stays up; tests/it/cli/dev.rs runs it"),
+    ("larder dev app:app --port 8000 --config larder.toml --set cache.status_key=true", "stays up"),
     ("make demo", "builds with cargo; `make test` runs the demo"),
     ("cargo build --release --locked", "builds with cargo"),
     ("export PATH=\"$PWD/target/release:$PATH\"", "the test puts the binary under test there"),
@@ -202,6 +207,10 @@ impl Shell {
             .env("HOME", self.directory.path())
             .env("LANG", "C.UTF-8")
             .env("PYTHONDONTWRITEBYTECODE", "1")
+            // What `pip install` would have installed.
+            .env("PYTHONPATH", Path::new(ROOT).join("python"))
+            .env("LARDER_BINARY", env!("CARGO_BIN_EXE_larder"))
+            .env("LARDER_ADMIN", format!("http://{}", self.address("9090")))
             // The defaults, on ports that are free.
             .env("LARDER_SERVER__LISTEN", self.address("8080").to_string())
             .env("LARDER_ADMIN__LISTEN", self.address("9090").to_string())
@@ -249,6 +258,7 @@ impl Shell {
             let ended = child.try_wait().expect("it is ours");
             assert!(ended.is_none(), "{at}: `{script}` ended:\n{}", self.log(number));
             match name.as_str() {
+                "larder" if script.starts_with("larder dev ") => self.log(number).contains("larder: open http://"),
                 "flask" => std::net::TcpStream::connect(app).is_ok(),
                 "larder" => {
                     std::net::TcpStream::connect(admin).is_ok()

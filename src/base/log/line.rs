@@ -46,7 +46,7 @@ pub(super) fn begin(format: LogFormat, level: Level, out: &mut String) {
     // Leaves the time out if the clock can't be read.
     let _ = SystemTime.format_time(&mut Writer::new(out));
     let _ = match format {
-        LogFormat::Text => write!(out, " {level:>5}"),
+        LogFormat::Text | LogFormat::Short => write!(out, " {level:>5}"),
         LogFormat::Json => write!(out, "\",\"level\":\"{level}\""),
     };
 }
@@ -54,7 +54,7 @@ pub(super) fn begin(format: LogFormat, level: Level, out: &mut String) {
 /// Ends a line.
 pub(super) fn end(format: LogFormat, out: &mut String) {
     out.push_str(match format {
-        LogFormat::Text => "\n",
+        LogFormat::Text | LogFormat::Short => "\n",
         LogFormat::Json => "}\n",
     });
 }
@@ -122,7 +122,7 @@ impl<'a> Fields<'a> {
     fn plain(&mut self, name: &str, value: &dyn fmt::Display) {
         match self.format {
             LogFormat::Json => self.json_name(name),
-            LogFormat::Text => {
+            LogFormat::Text | LogFormat::Short => {
                 self.out.push(' ');
                 self.text_name(name);
             }

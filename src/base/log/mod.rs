@@ -7,6 +7,7 @@
 mod limit;
 mod line;
 mod queue;
+mod short;
 
 use std::fs::File;
 use std::io;
@@ -51,6 +52,8 @@ impl Default for Config {
 pub enum LogFormat {
     /// Text for people.
     Text,
+    /// Text for people, with little of each request.
+    Short,
     /// One JSON object a line.
     Json,
 }
@@ -171,6 +174,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for ToQueue {
         let write = |line: &mut String| {
             line.clear();
             let format = format();
+            if format == LogFormat::Short && event.metadata().target() == ACCESS {
+                short::request(event, line);
+                QUEUE.push(line.as_bytes());
+                return;
+            }
             begin(format, *event.metadata().level(), line);
             let mut fields = Fields::new(format, line);
             event.record(&mut fields as &mut dyn Visit);

@@ -12,9 +12,9 @@ pub(super) static SECTION: Section = Section {
             name: "format",
             field: &Of {
                 at: |d| &mut d.config.log.format,
-                kind: Words(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+                kind: Words(&[("text", LogFormat::Text), ("short", LogFormat::Short), ("json", LogFormat::Json)]),
             },
-            does: "Writes lines for people (\"text\"), or one JSON object a line (\"json\").",
+            does: "Writes lines for people (\"text\"), the same with little of each request (\"short\"), or one JSON object a line (\"json\").",
         },
         Key {
             name: "level",
