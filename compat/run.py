@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Runs other projects' tests for Redis, unchanged, against a real redis-server and against Larder.
+
+    make compat                                      # all of it, some ten minutes
+    compat/run.py --larder target/quick/larder --suite django --server redis --server larder
+
+Prints a table: how many tests of each suite pass on each server. Ends with 1 if a test that passes on redis-server
+fails on Larder, and prints the names of such tests.
+
+Installs, below target/compat and nowhere else: a virtual environment with compat/requirements.txt, and the source
+archives of compat/sources.txt, both checked by their hashes. Needs Linux, Python 3.11, redis-server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import servers
+from servers import SMALL, Failure, Running
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+WORK = ROOT / "target" / "compat"
+PYTHON = WORK / "venv" / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests of a project, and the port that they are written for."""
+
+    name: str
+    # The folder of its source archive; empty for tests of ours.
+    source: str
+    port: int
+    command: tuple[str, ...]
+    # On which port the plugin or the settings put the cache; empty: the tests say it themselves.
+    is_pointed: bool = False
+
+
+PYTEST = (
+    "-m", "pytest", "-q", "-p", "larder_compat", "--tb=short", "-o", "asyncio_default_fixture_loop_scope=function",
+    "-o", f"cache_dir={WORK / 'pytest'}",
+)
+REDIS_TESTS = "Redis or redis or unlink or init_app_multi"
+SUITES = (
+    Suite("flask-caching, its Redis tests", "flask_caching-2.5.1", 6360, (*PYTEST, "tests", "-k", REDIS_TESTS)),
+    Suite("flask-caching, all on RedisCache", "flask_caching-2.5.1", 6360, (*PYTEST, "tests"), is_pointed=True),
+    Suite("cachelib, redis", "cachelib-0.17.0", 6360, (*PYTEST, "tests/test_redis_cache.py")),
+    Suite("cachelib, valkey", "cachelib-0.17.0", 6370, (*PYTEST, "tests/test_valkey_cache.py")),
+    Suite(
+        "django, its Redis backend", "django-5.2.8", 6361,
+        ("tests/runtests.py", "--settings=compat_django", "--parallel=1", "cache.tests.RedisCacheTests"), is_pointed=True,
+    ),
+    Suite("fastapi-cachette, its Redis backend (tests of ours)", "", 6362, (*PYTEST, str(HERE / "test_cachette.py")), is_pointed=True),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--larder", type=Path, required=True, help="the binary")
+    parser.add_argument("--moto", type=Path, help="moto_server, an S3 server; without it the bucket is not tried")
+    parser.add_argument("--suite", action="append", default=[], help="a part of a suite's name; repeatable")
+    parser.add_argument("--server", action="append", default=[], choices=["redis", "larder", "directory", "bucket"])
+    parser.add_argument("--table", type=Path, help="writes the table here as well")
+    parser.add_argument("--only", default="", help="pytest's -k, or django's")
+    options = parser.parse_args()
+    try:
+        install()
+        chosen = [suite for suite in SUITES if not options.suite or any(part in suite.name for part in options.suite)]
+        results = run(options, chosen)
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return report(chosen, results, options.table)
+
+
+# --- what is installed ---
+
+
+def install() -> None:
+    """Makes target/compat, unless it is there and from these very files."""
+    if sys.version_info < (3, 11):
+        raise Failure("Flask-Caching 2.5.1 needs Python 3.11")
+    wanted = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in ("requirements.txt", "sources.txt"))).hexdigest()
+    stamp = WORK / "stamp"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"installing compat/requirements.txt and compat/sources.txt below {WORK}", file=sys.stderr)
+    WORK.mkdir(parents=True, exist_ok=True)
+    _run(sys.executable, "-m", "venv", "--clear", str(WORK / "venv"))
+    pip = (str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check")
+    _run(*pip, "install", "--require-hashes", "--requirement", str(HERE / "requirements.txt"))
+    archives = WORK / "archives"
+    _run(
+        *pip, "download", "--require-hashes", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
+        "--dest", str(archives), "--requirement", str(HERE / "sources.txt"),
+    )
+    for suite in SUITES:
+        if suite.source:
+            with tarfile.open(archives / f"{suite.source}.tar.gz") as archive:
+                archive.extractall(WORK, filter="data")
+    stamp.write_text(wanted)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, check=False)
+    if done.returncode != 0:
+        raise Failure(f"{' '.join(command)} ended with {done.returncode}")
+
+
+# --- running ---
+
+Start = Callable[[int], contextlib.AbstractContextManager[Running]]
+Outcomes = dict[str, str]
+
+
+def run(options: argparse.Namespace, suites: list[Suite]) -> dict[tuple[str, str], Outcomes]:
+    results: dict[tuple[str, str], Outcomes] = {}
+    for name, start in all_servers(options).items():
+        if options.server and name not in options.server:
+            continue
+        for suite in suites:
+            with start(suite.port) as server:
+                results[suite.name, name] = outcomes = run_suite(suite, options.only)
+                if not is_alive(server):
+                    raise Failure(f"{name} ended during {suite.name}:\n{server.log.read_text(errors='replace')[-2000:]}")
+                check_tier(name, suite, server)
+            print(f"{name}: {suite.name}: {in_numbers(outcomes)}", file=sys.stderr, flush=True)
+    return results
+
+
+def all_servers(options: argparse.Namespace) -> dict[str, Start]:
+    @contextlib.contextmanager
+    def larder(port: int, settings: dict[str, str]) -> Iterator[Running]:
+        with tempfile.TemporaryDirectory(prefix="larder-compat-") as name:
+            with servers.larder(options.larder, port, settings, Path(name)) as running:
+                yield running
+
+    @contextlib.contextmanager
+    def with_bucket(port: int) -> Iterator[Running]:
+        with servers.bucket(options.moto) as settings, larder(port, settings | {"memory.capacity": SMALL}) as running:
+            yield running
+
+    every: dict[str, Start] = {
+        "redis": servers.redis,
+        "larder": lambda port: larder(port, {}),
+        "directory": lambda port: larder(port, {"memory.capacity": SMALL}),
+    }
+    if options.moto:
+        every["bucket"] = with_bucket
+    return every
+
+
+def run_suite(suite: Suite, only: str) -> Outcomes:
+    with tempfile.TemporaryDirectory(prefix="larder-compat-") as name:
+        results = Path(name) / "results.json"
+        environment = os.environ | {
+            # The suites take it as: the server is there already.
+            "CI": "true",
+            "COMPAT_RESULTS": str(results),
+            "PYTHONPATH": str(HERE),
+        }
+        if suite.is_pointed:
+            environment["COMPAT_CACHE_PORT"] = str(suite.port)
+        command = [str(PYTHON), *suite.command, *(["-k", only] if only else [])]
+        done = subprocess.run(
+            command, cwd=WORK / suite.source, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        log = WORK / f"{re.sub(r'[^a-z0-9]+', '-', suite.name)}.log"
+        log.write_text(done.stdout)
+        if not results.exists():
+            raise Failure(f"{suite.name} did not run:\n{done.stdout[-4000:]}")
+        outcomes: Outcomes = json.loads(results.read_text())
+        return outcomes
+
+
+def is_alive(server: Running) -> bool:
+    return server.process.poll() is None
+
+
+def check_tier(name: str, suite: Suite, server: Running) -> None:
+    """Fails where values were to come from the durable tier, and did not."""
+    if name in ("directory", "bucket") and server.metric(r'larder_durable_operations_total\{.*operation="get".*\}') == 0:
+        raise Failure(f"{suite.name} on {name} read nothing from the durable tier")
+
+
+# --- what came out ---
+
+
+def in_numbers(outcomes: Outcomes) -> str:
+    counts = [(what, sum(outcome == what for outcome in outcomes.values())) for what in ("passed", "failed", "skipped")]
+    return ", ".join(f"{count} {what}" for what, count in counts if count or what == "passed")
+
+
+def report(suites: list[Suite], results: dict[tuple[str, str], Outcomes], path: Path | None) -> int:
+    names = list(dict.fromkeys(name for _, name in results))
+    lines = [f"| suite | {' | '.join(names)} |", f"| --- {'| --- ' * len(names)}|"]
+    for suite in suites:
+        lines.append(f"| {suite.name} | {' | '.join(in_numbers(results[suite.name, name]) for name in names)} |")
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if path:
+        path.write_text(table)
+    is_worse = False
+    for (suite_name, name), outcomes in results.items():
+        for test, outcome in results.get((suite_name, "redis"), {}).items():
+            if outcome == "passed" and outcomes.get(test) != "passed":
+                is_worse = True
+                print(f"passes on redis, {outcomes.get(test, 'not run')} on {name}: {suite_name}: {test}")
+    return 1 if is_worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
