@@ -141,7 +141,7 @@ def wait_until_ready(server: Server) -> None:
     while True:
         try:
             with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
+                connection.sendall(b"*1\r\n$4\r\nPING\r\n")
                 if connection.recv(64) == b"+PONG\r\n":
                     return
         except OSError:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs other projects' tests for Redis, unchanged, against a real redis-server and against Larder.
 
-    make compat                                      # all of it, some ten minutes
+    make compat                                      # all of it, some fifteen minutes
     compat/run.py --larder target/quick/larder --suite django --server redis --server larder
 
 Prints a table: how many tests of each suite pass on each server. Ends with 1 if a test that passes on redis-server
-fails on Larder, and prints the names of such tests.
+fails on Larder, and prints the names of such tests. `--suite ours` runs only what has no counterpart on redis-server:
+memoized functions under gunicorn, and the pages in docs/coming-from.
 
 Installs, below target/compat and nowhere else: a virtual environment with compat/requirements.txt, and the source
 archives of compat/sources.txt, both checked by their hashes. Needs Linux, Python 3.11, redis-server.
@@ -63,8 +64,12 @@ SUITES = (
         "django, its Redis backend", "django-5.2.8", 6361,
         ("tests/runtests.py", "--settings=compat_django", "--parallel=1", "cache.tests.RedisCacheTests"), is_pointed=True,
     ),
-    Suite("fastapi-cachette, its Redis backend (tests of ours)", "", 6362, (*PYTEST, str(HERE / "test_cachette.py")), is_pointed=True),
+    Suite("fastapi-cachette, its Redis backend", "", 6362, (*PYTEST, str(HERE / "test_cachette.py")), is_pointed=True),
 )
+
+
+# Tests that start Larder themselves: nothing is compared.
+OURS = "ours: memoize, pages"
 
 
 def main() -> int:
@@ -83,7 +88,9 @@ def main() -> int:
     except Failure as failure:
         print(failure, file=sys.stderr)
         return 1
-    return report(chosen, results, options.table)
+    is_worse = report(chosen, results, options.table)
+    is_ours_bad = not run_ours(options)
+    return 1 if is_worse or is_ours_bad else 0
 
 
 # --- what is installed ---
@@ -133,7 +140,7 @@ def run(options: argparse.Namespace, suites: list[Suite]) -> dict[tuple[str, str
             continue
         for suite in suites:
             with start(suite.port) as server:
-                results[suite.name, name] = outcomes = run_suite(suite, options.only)
+                results[suite.name, name] = outcomes = run_suite(suite, name, options.only)
                 if not is_alive(server):
                     raise Failure(f"{name} ended during {suite.name}:\n{server.log.read_text(errors='replace')[-2000:]}")
                 check_tier(name, suite, server)
@@ -163,7 +170,7 @@ def all_servers(options: argparse.Namespace) -> dict[str, Start]:
     return every
 
 
-def run_suite(suite: Suite, only: str) -> Outcomes:
+def run_suite(suite: Suite, server: str, only: str) -> Outcomes:
     with tempfile.TemporaryDirectory(prefix="larder-compat-") as name:
         results = Path(name) / "results.json"
         environment = os.environ | {
@@ -178,12 +185,27 @@ def run_suite(suite: Suite, only: str) -> Outcomes:
         done = subprocess.run(
             command, cwd=WORK / suite.source, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
-        log = WORK / f"{re.sub(r'[^a-z0-9]+', '-', suite.name)}.log"
+        log = WORK / f"{server}-{re.sub(r'[^a-z0-9]+', '-', suite.name)}.log"
         log.write_text(done.stdout)
         if not results.exists():
             raise Failure(f"{suite.name} did not run:\n{done.stdout[-4000:]}")
         outcomes: Outcomes = json.loads(results.read_text())
         return outcomes
+
+
+def run_ours(options: argparse.Namespace) -> bool:
+    """Runs the tests of ours that start Larder themselves; returns whether they pass."""
+    if options.suite and not any(part in OURS for part in options.suite):
+        return True
+    environment = os.environ | {
+        "COMPAT_LARDER": str(options.larder.resolve()),
+        "COMPAT_RESULTS": os.devnull,
+        "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    if options.moto:
+        environment["COMPAT_MOTO"] = str(options.moto.resolve())
+    command = [str(PYTHON), *PYTEST, str(HERE / "test_memoize.py"), str(HERE / "test_pages.py"), *(["-k", options.only] if options.only else [])]
+    return subprocess.run(command, cwd=WORK, env=environment, check=False).returncode == 0
 
 
 def is_alive(server: Running) -> bool:
@@ -204,7 +226,8 @@ def in_numbers(outcomes: Outcomes) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts if count or what == "passed")
 
 
-def report(suites: list[Suite], results: dict[tuple[str, str], Outcomes], path: Path | None) -> int:
+def report(suites: list[Suite], results: dict[tuple[str, str], Outcomes], path: Path | None) -> bool:
+    """Prints the table; returns whether Larder fails what redis-server passes."""
     names = list(dict.fromkeys(name for _, name in results))
     lines = [f"| suite | {' | '.join(names)} |", f"| --- {'| --- ' * len(names)}|"]
     for suite in suites:
@@ -219,7 +242,7 @@ def report(suites: list[Suite], results: dict[tuple[str, str], Outcomes], path: 
             if outcome == "passed" and outcomes.get(test) != "passed":
                 is_worse = True
                 print(f"passes on redis, {outcomes.get(test, 'not run')} on {name}: {suite_name}: {test}")
-    return 1 if is_worse else 0
+    return is_worse
 
 
 if __name__ == "__main__":

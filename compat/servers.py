@@ -12,12 +12,12 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Less than a value of a test takes, so nothing stays in memory once it is written.
-SMALL = "64KiB"
+# Nothing stays in memory, so every value is read from the durable tier or its queue.
+SMALL = "0"
 BUCKET = "compat"
 PATIENCE = 30.0
 
@@ -59,13 +59,12 @@ def accepts(port: int) -> bool:
 def is_ready(port: int) -> bool:
     """Says whether the server on `port` answers PING."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-        connection.sendall(b"PING\r\n")
+        connection.sendall(b"*1\r\n$4\r\nPING\r\n")
         return connection.recv(64) == b"+PONG\r\n"
     return False
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, ready: object, what: str) -> None:
-    assert callable(ready)
+def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -109,20 +108,20 @@ def redis(port: int) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def bucket(moto: Path) -> Iterator[dict[str, str]]:
+def bucket(moto: Path, name: str = BUCKET) -> Iterator[dict[str, str]]:
     """Runs an S3 server with an empty bucket; returns the settings that make it the durable tier."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="larder-compat-s3-") as name:
-        log = Path(name) / "s3.log"
+    with tempfile.TemporaryDirectory(prefix="larder-compat-s3-") as directory:
+        log = Path(directory) / "s3.log"
         with _started([str(moto), "-H", "127.0.0.1", "-p", str(port)], log) as process:
             _wait(process, log, lambda: accepts(port), str(moto))
             # moto takes any signature, so this needs no client.
             request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/{BUCKET}", method="PUT",
+                f"http://127.0.0.1:{port}/{name}", method="PUT",
                 headers={"Authorization": "AWS4-HMAC-SHA256 Credential=test/20200101/us-east-1/s3/aws4_request"},
             )
             urllib.request.urlopen(request, timeout=PATIENCE).close()
-            yield {"durable.url": f"s3://{BUCKET}/cache", "durable.endpoint_url": f"http://127.0.0.1:{port}", "durable.region": "us-east-1"}
+            yield {"durable.url": f"s3://{name}/cache", "durable.endpoint_url": f"http://127.0.0.1:{port}", "durable.region": "us-east-1"}
 
 
 def environment() -> dict[str, str]:
