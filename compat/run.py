@@ -65,6 +65,7 @@ SUITES = (
         ("tests/runtests.py", "--settings=compat_django", "--parallel=1", "cache.tests.RedisCacheTests"), is_pointed=True,
     ),
     Suite("fastapi-cachette, its Redis backend", "", 6362, (*PYTEST, str(HERE / "test_cachette.py")), is_pointed=True),
+    Suite("redis-cli and redis-benchmark", "", 6363, (*PYTEST, str(HERE / "test_tools.py")), is_pointed=True),
 )
 
 
