@@ -115,10 +115,9 @@ def install() -> None:
         *pip, "download", "--require-hashes", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
         "--dest", str(archives), "--requirement", str(HERE / "sources.txt"),
     )
-    for suite in SUITES:
-        if suite.source:
-            with tarfile.open(archives / f"{suite.source}.tar.gz") as archive:
-                archive.extractall(WORK, filter="data")
+    for path in archives.glob("*.tar.gz"):
+        with tarfile.open(path) as archive:
+            archive.extractall(WORK, filter="data")
     stamp.write_text(wanted)
 
 
@@ -186,7 +185,7 @@ def run_suite(suite: Suite, server: str, only: str) -> Outcomes:
         done = subprocess.run(
             command, cwd=WORK / suite.source, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
-        log = WORK / f"{server}-{re.sub(r'[^a-z0-9]+', '-', suite.name)}.log"
+        log = WORK / f"{server}-{re.sub(r'[^a-z0-9]+', '-', suite.name.lower())}.log"
         log.write_text(done.stdout)
         if not results.exists():
             raise Failure(f"{suite.name} did not run:\n{done.stdout[-4000:]}")

@@ -27,6 +27,8 @@ import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "coming-from"
+# Where run.py unpacks the source archives.
+WORK = ROOT / "target" / "compat"
 # What the pages listen on.
 WRITTEN_PORTS = ("5000", "8080", "9090", "6379")
 # Commands that are not run, and why.
@@ -171,7 +173,11 @@ def is_named(page: str, word: str) -> bool:
 
 def sources(module_file: str | None) -> str:
     assert module_file
-    return "\n".join(path.read_text() for path in Path(module_file).parent.rglob("*.py"))
+    return sources_in(Path(module_file).parent)
+
+
+def sources_in(directory: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(directory.rglob("*.py")))
 
 
 def parameters(function: Callable[..., object]) -> list[str]:
@@ -209,3 +215,27 @@ def test_every_setting_and_method_of_fastapi_cachette_is_there() -> None:
     backends = set(re.findall(r'_backend == "(\w+)"', sources(fastapi_cachette.__file__)))
     codecs = set(re.findall(r'_codec == "(\w+)"', sources(fastapi_cachette.__file__)))
     assert_all_named("fastapi-cachette", sorted(backends | codecs))
+
+
+def test_every_setting_and_method_of_flask_caching_s3_is_there() -> None:
+    source = sources_in(WORK / "flask_caching_s3-0.1.5" / "flask_caching_s3")
+    keys = set(re.findall(r"\bCACHE_\w+", source))
+    methods = re.findall(r"^    def ([a-z]\w*)", source, re.MULTILINE)
+    assert "CACHE_S3_BUCKET" in keys and "has" in methods
+    # Flask-Caching calls `factory` itself.
+    assert_all_named("flask-caching-s3", [*sorted(keys), "purge_expired_on_read", *(name for name in methods if name != "factory")])
+
+
+def test_every_name_of_flask_webcache_is_there() -> None:
+    source = sources_in(WORK / "Flask-WebCache-0.9.1" / "flask_webcache")
+    config = re.search(r"class Config.*?def __init__\(self, (.*?)\):", source, re.DOTALL)
+    assert config
+    arguments = re.findall(r"(\w+)=", config[1])
+    constants = re.findall(r"^    ([A-Z][A-Z_]+) =", source, re.MULTILINE)
+    functions = re.findall(r"^def (\w+)", (WORK / "Flask-WebCache-0.9.1" / "flask_webcache" / "recache.py").read_text(), re.MULTILINE)
+    classes = re.findall(r"^class (\w+)", source, re.MULTILINE)
+    of_validation = re.findall(r"^    def (\w+)", (WORK / "Flask-WebCache-0.9.1" / "flask_webcache" / "validation.py").read_text(), re.MULTILINE)
+    # Its own parts, which an application does not name.
+    inner = {"Base", "Config", "Metadata", "Retrieval", "Store", "Validation", "get_dispatch_args"}
+    assert {"master_salt", "resource_exemptions", "preemptive_recache_seconds"} <= set(arguments)
+    assert_all_named("flask-webcache", [name for name in (*arguments, *constants, *functions, *classes, *of_validation) if name not in inner])
