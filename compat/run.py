@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import servers
-from servers import SMALL, Failure, Running
+from servers import PROMPT, SMALL, Failure, Running
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -157,7 +157,7 @@ def all_servers(options: argparse.Namespace) -> dict[str, Start]:
 
     @contextlib.contextmanager
     def with_bucket(port: int) -> Iterator[Running]:
-        with servers.bucket(options.moto) as settings, larder(port, settings | {"memory.capacity": SMALL}) as running:
+        with servers.bucket(options.moto) as settings, larder(port, settings | {"memory.capacity": SMALL} | PROMPT) as running:
             yield running
 
     every: dict[str, Start] = {
@@ -218,6 +218,9 @@ def check_tier(name: str, suite: Suite, server: Running) -> None:
         durable, memory = (server.metric(rf'larder_resp_reads_total\{{tier="{tier}"\}}') for tier in ("durable", "memory"))
         if not durable or memory:
             raise Failure(f"{suite.name} on {name} read {durable:.0f} values from the durable tier and {memory:.0f} from memory")
+    # One read is the probe at the start.
+    if name == "bucket" and server.metric(r'larder_durable_requests_total\{class="read"\}') < 2:
+        raise Failure(f"{suite.name} read nothing from the bucket: all came from the queue")
 
 
 # --- what came out ---
