@@ -163,6 +163,12 @@ def follow(page: str, shell: Shell) -> None:
             assert language == "sh" and all(line in NOT_RUN for line in lines), f"nobody runs {lines}"
 
 
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#\s]*)[^)]*\)", page.read_text()) if link and "://" not in link]
+    assert links and [link for link in links if not (PAGES / link).exists()] == []
+
+
 # --- the options ---
 
 
