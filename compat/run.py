@@ -42,7 +42,7 @@ class Suite:
     """Tests of a project, and the port that they are written for."""
 
     name: str
-    # The folder of its source archive; empty for tests of ours.
+    # The folder of its source archive, or a checkout; empty for tests of ours.
     source: str
     port: int
     command: tuple[str, ...]
@@ -69,6 +69,12 @@ SUITES = (
 )
 
 
+
+def cachette(checkout: Path) -> Suite:
+    """Returns fastapi-cachette's own tests. They are in its repository alone, not in its archives."""
+    return Suite("fastapi-cachette, its own Redis tests", str(checkout.resolve()), 6379, (*PYTEST, "tests", "-k", "redis"))
+
+
 # Tests that start Larder themselves: nothing is compared.
 OURS = "ours: memoize, pages"
 
@@ -77,6 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--larder", type=Path, required=True, help="the binary")
     parser.add_argument("--moto", type=Path, help="moto_server, an S3 server; without it the bucket is not tried")
+    parser.add_argument("--cachette", type=Path, help="a checkout of fastapi-cachette 0.1.6: its Redis tests run as well")
     parser.add_argument("--suite", action="append", default=[], help="a part of a suite's name; repeatable")
     parser.add_argument("--server", action="append", default=[], choices=["redis", "larder", "directory", "bucket"])
     parser.add_argument("--table", type=Path, help="writes the table here as well")
@@ -84,7 +91,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         install()
-        chosen = [suite for suite in SUITES if not options.suite or any(part in suite.name for part in options.suite)]
+        suites = [*SUITES, *([cachette(options.cachette)] if options.cachette else [])]
+        chosen = [suite for suite in suites if not options.suite or any(part in suite.name for part in options.suite)]
         results = run(options, chosen)
     except Failure as failure:
         print(failure, file=sys.stderr)
