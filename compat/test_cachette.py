@@ -133,6 +133,18 @@ def test_a_namespace_is_cleared_and_no_other() -> None:
     on_redis(work)
 
 
+def test_a_namespace_is_a_pattern() -> None:
+    async def work(backend: RedisBackend) -> None:
+        for key in ("shop:1", "ship:1", "shap:2", "sharp:1"):
+            await backend.put(key, key)
+        await backend.clear(namespace="sh[oi]p")
+        assert [key for key in ("shop:1", "ship:1", "shap:2", "sharp:1") if await backend.fetch(key)] == ["shap:2", "sharp:1"]
+        await backend.clear(namespace="sh?p")
+        assert [key for key in ("shap:2", "sharp:1") if await backend.fetch(key)] == ["sharp:1"]
+
+    on_redis(work)
+
+
 def test_an_application_puts_fetches_and_clears() -> None:
     @Cachette.load_config
     def settings() -> list[tuple[str, object]]:
