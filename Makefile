@@ -114,6 +114,12 @@ fuzz-build:
 		cargo +nightly build --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz; \
 	else echo "no nightly compiler here: the fuzz targets are not built"; fi
 
+# Other projects' tests for Redis, unchanged, against redis-server and Larder, and the pages for people who come
+# from them. Installs below target/compat; needs redis-server, Python 3.11, and some fifteen minutes.
+.PHONY: compat
+compat: $(LARDER_QUICK) $(VENV)/stamp
+	$(PYTHON) compat/run.py --larder $(LARDER_QUICK) --moto $(VENV)/bin/moto_server
+
 # 2 GiB down and up, with Larder's memory watched.
 large: $(LARDER_QUICK)
 	$(PYTHON) bench/large.py --larder $(LARDER_QUICK)
