@@ -37,7 +37,8 @@ impl Journal {
         let is_long = since >= LONG || unsaved >= MANY_PACKS.max(packs / 4);
         let is_old = self.purges.journal_now().saturating_sub(saved) > DAY << TICK_BITS;
         let is_due = is_forced || is_long || (since + unsaved > 0 && is_old);
-        if !is_due || !self.index.is_loaded() {
+        // Nobody would believe the times in it.
+        if !is_due || !self.index.is_loaded() || !self.purges.believes_itself() {
             return;
         }
         if let Err(error) = self.write_snapshot(from, known, is_forced).await
@@ -59,6 +60,7 @@ impl Journal {
             .iter()
             .filter_map(|listed| ObjectNames::parse_snapshot(&listed.name))
             .map(|(time, _)| time)
+            .filter(|time| self.purges.believes(*time))
             .collect();
         let last = times.last().copied().unwrap_or(0);
         let is_written = last <= known || is_forced;

@@ -7,7 +7,9 @@
 //!   used. Where there are none, that is one comparison of integers.
 //! * Positions mean nothing to another process, or to this one after a restart. What goes to the durable tier carries a
 //!   [`VersionVector`] instead: there, a purge covers what does not contain it.
+//! * A time that is far ahead of the clock is not believed ([`belief`]).
 
+mod belief;
 mod fingerprints;
 mod snapshot;
 mod stamps;
@@ -192,7 +194,9 @@ impl Purges {
     /// Records the order of an entry that was read: entries made here from now on have greater ones, also if this process's
     /// clock is behind.
     pub(super) fn note_order(&self, order: JournalTime) {
-        self.table.write().note_time(order);
+        if self.believes(order) {
+            self.table.write().note_time(order);
+        }
     }
 
     /// Sets by how many milliseconds the clock that the processes share is ahead of this one's.
@@ -223,9 +227,11 @@ impl Purges {
         PurgeReceipt { position: arrival, before }
     }
 
-    /// Takes over a purge that another process made. Returns `false` if it is known.
+    /// Takes over a purge that another process made. Returns `false` if it is known. One whose time can't be counts as made
+    /// now.
     pub(super) fn learn(&self, purge: &Purge, time: JournalTime, node: u64) -> bool {
         let mut table = self.table.write();
+        let time = if self.believes(time) { time } else { table.next_time(self.journal_now()) };
         table.note_time(time);
         let arrival = self.last.load(Ordering::Acquire) + 1;
         let (scope, stamp) = (Scope::from(&purge.target), PurgeStamp { arrival, time, node, is_soft: purge.is_soft });
@@ -239,9 +245,11 @@ impl Purges {
 
     /// Records that all purges which `node` made until `time` are known.
     pub(super) fn learnt(&self, node: u64, time: JournalTime) {
-        let mut table = self.table.write();
-        table.note_time(time);
-        table.note_node(node, time);
+        if self.believes(time) {
+            let mut table = self.table.write();
+            table.note_time(time);
+            table.note_node(node, time);
+        }
     }
 
     /// Records that everything was read that the journal had at `time`, by this process's clock. Purges made here from now
@@ -289,13 +297,13 @@ impl Purges {
 
     /// Returns how purges affect a response that was read from the durable tier: those that its version vector lacks.
     pub fn covers_read(&self, head: &StoredHead) -> Covered {
-        let is_unknown = |stamp: &PurgeStamp| !head.version_vector.contains(stamp.node, stamp.time);
-        self.not_ahead(self.table.read().covers(&head.key, head.tags(), None, is_unknown))
+        self.covers_entry(&head.key, head.tags(), &head.version_vector)
     }
 
     /// Returns how purges affect an entry of the durable tier: those that its version vector lacks.
     pub(super) fn covers_entry(&self, key: &CacheKey, tags: &[String], vector: &VersionVector) -> Covered {
-        let is_unknown = |stamp: &PurgeStamp| !vector.contains(stamp.node, stamp.time);
+        let is_believed = self.believes_vector(vector);
+        let is_unknown = |stamp: &PurgeStamp| !is_believed || !vector.contains(stamp.node, stamp.time);
         self.not_ahead(self.table.read().covers(key, tags, None, is_unknown))
     }
 
@@ -315,9 +323,10 @@ impl Purges {
     /// Returns the purges that cover a response, with their targets: those after the position `since`, or for a response
     /// read from the durable tier (`None`) those that its version vector lacks.
     pub fn covering(&self, head: &StoredHead, since: Option<u64>) -> Vec<(PurgeTarget, PurgeStamp)> {
+        let is_believed = self.believes_vector(&head.version_vector);
         let counts = |stamp: &PurgeStamp| match since {
             Some(since) => stamp.arrival > since,
-            None => !head.version_vector.contains(stamp.node, stamp.time),
+            None => !is_believed || !head.version_vector.contains(stamp.node, stamp.time),
         };
         let mut covering = Vec::new();
         self.table.read().each(&head.key, head.tags(), since, &mut |target: &dyn Fn() -> PurgeTarget, stamp| {

@@ -7,7 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
+use tracing::warn;
 
+use super::belief::latest_believed;
 use super::fingerprints::{Fingerprint, FingerprintSet};
 use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
@@ -51,6 +53,8 @@ pub(super) struct PurgeTable {
     version_vector: Arc<VersionVector>,
     /// The latest time that was given out here or read.
     latest: JournalTime,
+    /// True while that is further ahead of the clock than what is read may be.
+    is_ahead: bool,
     /// The purges of this process that wait to be written.
     pub(super) outgoing: Vec<Outgoing>,
 }
@@ -83,6 +87,7 @@ impl PurgeTable {
             complete_until: 0,
             version_vector: Arc::default(),
             latest: 0,
+            is_ahead: false,
             outgoing: Vec::new(),
         }
     }
@@ -94,7 +99,21 @@ impl PurgeTable {
 
     /// Returns a time after `now` and after all that were given out or read: also if this process's clock is behind.
     pub(super) fn next_time(&mut self, now: JournalTime) -> JournalTime {
+        let is_ahead = self.latest > latest_believed(now);
+        if is_ahead && !self.is_ahead {
+            // Nothing that was read is so far ahead: it is what was given out here.
+            warn!(
+                "this machine's clock was set back by more than an hour; other processes do not believe the times that follow, and count everything as purged: restart Larder"
+            );
+        }
+        self.is_ahead = is_ahead;
+        // Only times near the clock are noted: there are always later ones.
         self.latest = now.max(self.latest.saturating_add(1));
+        self.latest
+    }
+
+    /// Returns the latest time that was given out here or read.
+    pub(super) fn latest(&self) -> JournalTime {
         self.latest
     }
 

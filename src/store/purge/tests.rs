@@ -231,3 +231,43 @@ fn too_many_waiting_purges_become_one_of_everything() {
     let batch = purges.take_outgoing(usize::MAX);
     assert_eq!(batch.purges.iter().map(|outgoing| &outgoing.purge.target).collect::<Vec<_>>(), [&PurgeTarget::All]);
 }
+
+#[test]
+fn a_time_far_ahead_of_the_clock_is_neither_taken_over_nor_passed_on() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    let (now, minute) = (purges.journal_now(), 60_000 << TICK_BITS);
+    let page = head(&purges, "/a", &[]);
+    for far in [u64::MAX, now + 61 * minute] {
+        purges.note_order(far);
+        purges.learnt(2, far);
+        assert!(purges.learn(&of(url("/a")), far, 2), "it purges nevertheless");
+        assert!(!purges.restore(&PurgeSnapshot { latest: far, ..PurgeSnapshot::default() }));
+        assert!(!purges.restore(&PurgeSnapshot { nodes: vec![(3, far)], ..PurgeSnapshot::default() }));
+    }
+    assert_eq!(covered(&purges, &page), GONE);
+    let known = purges.snapshot();
+    assert!(known.latest < now + minute && known.nodes.iter().all(|(_, time)| *time < now + minute));
+    assert!(known.stamps.iter().all(|(_, stamp)| stamp.time < now + minute));
+    // A clock may be ahead by less.
+    purges.note_order(now + 59 * minute);
+    let (first, second) = (purges.take_order(), purges.take_order());
+    assert!(first > now + 59 * minute && second > first);
+    // What knew of all purges to come knew of none.
+    let all = VersionVector { complete_until: u64::MAX, recent: vec![] };
+    let one = VersionVector { complete_until: 0, recent: vec![(2, u64::MAX)] };
+    for vector in [all, one] {
+        assert_eq!(purges.covers_entry(&key("/a"), &[], &vector), Covered::Wholly);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_far_gives_later_times_and_is_not_believed() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    let before = purges.take_order();
+    assert!(purges.believes_itself());
+    purges.set_clock_offset(-365 * 86_400_000);
+    assert!(!purges.believes_itself());
+    let (first, second) = (purges.take_order(), purges.take_order());
+    assert!(before < first && first < second, "what is made later counts as later");
+    assert!(!purges.believes(first));
+}

@@ -285,9 +285,18 @@ impl Inner {
         for object in &listed {
             match ObjectNames::parse_journal(&object.name) {
                 Some(JournalObject::Pack(name)) => _ = there.insert(name),
+                // Not taken, and left alone.
+                Some(object) if !self.purges.believes(object.name().time) => _ = there.insert(object.name()),
                 Some(JournalObject::OpenPack(name)) => {
                     there.insert(name);
-                    completed += u64::from(self.complete(name).await?);
+                    match self.complete(name).await {
+                        Ok(is_completed) => completed += u64::from(is_completed),
+                        // One file that can't be read keeps nothing else from being reclaimed.
+                        Err(error) if matches!(error.kind(), StoreErrorKind::Refused | StoreErrorKind::Corrupt) => {
+                            self.report_error(DurableOp::Get, &error);
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 Some(JournalObject::Purges(name)) => hear(&mut upkeep.heard, name),
                 None => {}
