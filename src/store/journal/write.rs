@@ -52,13 +52,11 @@ impl Journal {
             }
             *self.last_error.lock() = None;
             self.metrics.journal_written.add_one();
-            if let Some(last) = batch.purges.last() {
-                self.written.send_if_modified(|written| {
-                    let is_newer = last.arrival > *written;
-                    *written = last.arrival.max(*written);
-                    is_newer
-                });
-            }
+            self.written.send_if_modified(|written| {
+                let is_newer = batch.until > *written;
+                *written = batch.until.max(*written);
+                is_newer
+            });
         }
     }
 

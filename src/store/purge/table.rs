@@ -11,7 +11,8 @@ use smallvec::{SmallVec, smallvec};
 use super::fingerprints::{Fingerprint, FingerprintSet};
 use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
-use super::{EITHER, Outgoing, PurgeTarget};
+use super::outgoing::{Outgoing, OutgoingQueue};
+use super::{EITHER, PurgeTarget};
 use crate::entry::{Covered, JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
 
@@ -52,7 +53,7 @@ pub(super) struct PurgeTable {
     /// The latest time that was given out here or read.
     latest: JournalTime,
     /// The purges of this process that wait to be written.
-    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) outgoing: OutgoingQueue,
 }
 
 /// The stamps of evicted purges, merged: all of a kind that is older counts as covered.
@@ -83,7 +84,7 @@ impl PurgeTable {
             complete_until: 0,
             version_vector: Arc::default(),
             latest: 0,
-            outgoing: Vec::new(),
+            outgoing: OutgoingQueue::default(),
         }
     }
 
@@ -211,9 +212,10 @@ impl PurgeTable {
     }
 
     /// Gives purges of this process that wait to be written a later time.
-    pub(super) fn restamp(&mut self, purges: &mut [Outgoing], time: JournalTime) {
-        let node = self.own_node;
-        for outgoing in purges.iter_mut() {
+    pub(super) fn restamp<'a>(&mut self, purges: impl Iterator<Item = &'a mut Outgoing>, time: JournalTime) {
+        let (node, mut is_any) = (self.own_node, false);
+        for outgoing in purges {
+            is_any = true;
             let old = outgoing.time;
             outgoing.time = time;
             let is_it = |stamp: &&mut PurgeStamp| stamp.node == node && stamp.time == old;
@@ -229,7 +231,7 @@ impl PurgeTable {
                 PurgeTarget::All => self.all.iter_mut().filter(is_it).for_each(|stamp| stamp.time = time),
             }
         }
-        if !purges.is_empty() {
+        if is_any {
             self.note_node(node, time);
         }
     }
