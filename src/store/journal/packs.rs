@@ -14,7 +14,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
-use super::compact::LONG;
 use super::{AT_ONCE, Journal};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
@@ -98,7 +97,7 @@ impl Journal {
     pub(in crate::store) async fn read_missed(&self, listed: &[Listed]) -> Result<(), StoreError> {
         let mut tail = self.tail.lock().await;
         if self.read_packs(listed).await? {
-            tail.since_snapshot = tail.since_snapshot.max(LONG);
+            tail.needs_snapshot = true;
         }
         Ok(())
     }

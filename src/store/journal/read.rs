@@ -8,7 +8,6 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use super::compact::LONG;
 use super::record::{Record, Snapshot};
 use super::{AT_ONCE, Journal};
 use crate::base::Stopwatch;
@@ -25,8 +24,18 @@ const LOOK_BACK: u64 = HORIZON + 60_000;
 /// clock stands still while a machine sleeps.
 const AWAY: u64 = 30 * 60_000;
 
+/// In a directory, which is read more often, it is this many looks, and no less than so many milliseconds.
+const LOOKS_AWAY: u64 = 120;
+const LEAST_AWAY: u64 = 5 * 60_000;
+
 /// Milliseconds for which a process counts as there after it named an object of the journal.
 const PEER: u64 = 10 * 60_000;
+
+/// Milliseconds for which the records of a bucket are kept at least.
+const KEPT: u64 = 60 * 60_000;
+
+/// The bytes that a record takes at least.
+const BLOCK: u64 = 4 << 10;
 
 /// The most bytes of a record and of a snapshot.
 const MAX_RECORD: u64 = 64 << 20;
@@ -43,6 +52,16 @@ pub(super) struct Tail {
     read: BTreeSet<String>,
     /// Records since the last known snapshot.
     pub since_snapshot: usize,
+    /// The bytes of those records, in whole blocks.
+    pub bytes_since: u64,
+    /// True if what a damaged pack may have held is known here alone.
+    pub needs_snapshot: bool,
+    /// The bytes of that snapshot.
+    pub snapshot_bytes: u64,
+    /// The time at which this process last wrote a snapshot, or found one of another.
+    pub compacted: Option<JournalTime>,
+    /// The time at which more records may be deleted.
+    pub tidy_at: Option<JournalTime>,
     /// Time of that snapshot.
     pub snapshot: JournalTime,
     /// The time of that snapshot, or without one that of the first look: the next one is due a day later.
@@ -107,7 +126,15 @@ impl Journal {
                     let has_index = self.take_over(snapshot, holding);
                     // Without its index, the footers of all packs that are not known yet are read.
                     let packs_from = if has_index { time } else { tail.packs_from.min(time) };
-                    *tail = Tail { from: time, packs_from, snapshot: time, saved: time, ..Tail::default() };
+                    *tail = Tail {
+                        from: time,
+                        packs_from,
+                        snapshot: time,
+                        saved: time,
+                        snapshot_bytes: object.len() as u64,
+                        needs_snapshot: tail.needs_snapshot,
+                        ..Tail::default()
+                    };
                     return Ok(());
                 }
                 Ok(_) | Err(_) => {
@@ -121,7 +148,7 @@ impl Journal {
             error!("no snapshot can be read: purges may be in them, so all that is stored counts as purged");
             self.purges.purge(Purge::hard(PurgeTarget::All), false);
         }
-        *tail = Tail { saved: self.now(), ..Tail::default() };
+        *tail = Tail { saved: self.now(), needs_snapshot: tail.needs_snapshot, ..Tail::default() };
         Ok(())
     }
 
@@ -156,7 +183,7 @@ impl Journal {
     pub(in crate::store) async fn read(&self) -> Result<(), StoreError> {
         let mut tail = self.tail.lock().await;
         let now = self.purges.journal_now();
-        if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
+        if tail.last_read.is_some_and(|last| now.saturating_sub(last) > self.away() << TICK_BITS) {
             info!("the journal was not read for long: it is read from its last snapshot");
             self.load_snapshot(&mut tail, Holding::Purges).await?;
         }
@@ -175,12 +202,14 @@ impl Journal {
             Some(JournalObject::Purges(name)) => name.time >= tail.from && !tail.read.contains(&listed.name),
             Some(JournalObject::Pack(_) | JournalObject::OpenPack(_)) | None => false,
         };
+        let bytes: u64 = listed.iter().filter(is_new).map(|listed| listed.size.div_ceil(BLOCK) * BLOCK).sum();
         let new: Vec<String> = listed.iter().filter(is_new).map(|listed| listed.name.clone()).collect();
         for names in new.chunks(AT_ONCE) {
             self.read_records(names).await?;
             tail.read.extend(names.iter().cloned());
             tail.since_snapshot += names.len();
         }
+        tail.bytes_since += bytes;
         self.has_peers.store(listed.iter().any(|listed| self.is_of_a_peer(&listed.name)), Ordering::Release);
         // Deletions may be in packs that are not read yet.
         self.index.set_certain_from(start);
@@ -188,7 +217,7 @@ impl Journal {
         self.is_loaded.send_if_modified(|is_loaded| !std::mem::replace(is_loaded, true));
         if self.read_packs(&listed).await? {
             // What was lost is known from a snapshot once the damaged pack is gone.
-            tail.since_snapshot = tail.since_snapshot.max(LONG);
+            tail.needs_snapshot = true;
         }
         self.index.set_loaded();
         tail.from = start.saturating_sub(LOOK_BACK << TICK_BITS);
@@ -200,7 +229,25 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns whether an object of the journal shows that another process uses the place now.
+    /// Returns for how many milliseconds a process may be away before it reads a snapshot first.
+    pub(super) fn away(&self) -> u64 {
+        if !self.place.is_local() {
+            return AWAY;
+        }
+        let poll = u64::try_from(self.poll.as_millis()).unwrap_or(u64::MAX);
+        poll.saturating_mul(LOOKS_AWAY).clamp(LEAST_AWAY, AWAY)
+    }
+
+    /// Returns for how many milliseconds records are kept at least: a process that was away for [`Journal::away`] finds all
+    /// that its listing goes back to.
+    pub(super) fn kept(&self) -> u64 {
+        // In a bucket a delay of its own may come on top.
+        if self.place.is_local() { self.away() + LOOK_BACK } else { KEPT }
+    }
+
+    /// Returns whether an object of the journal shows that another process uses the place now. For ten minutes after a restart
+    /// that includes what this process was before: whether a writer that has no pack open is still there, nothing tells. That
+    /// costs no more than the records that it would write for a peer.
     fn is_of_a_peer(&self, name: &str) -> bool {
         let lately = self.purges.journal_now().saturating_sub(PEER << TICK_BITS);
         match ObjectNames::parse_journal(name) {

@@ -15,9 +15,9 @@ mod stamps;
 mod table;
 
 pub(super) use self::outgoing::Batch;
+use self::outgoing::Outgoing;
 pub(super) use self::snapshot::{PurgeSnapshot, Scope};
 pub(crate) use self::stamps::PurgeStamp;
-use self::outgoing::Outgoing;
 use self::table::PurgeTable;
 
 use std::sync::Arc;

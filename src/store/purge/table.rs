@@ -9,9 +9,9 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::fingerprints::{Fingerprint, FingerprintSet};
+use super::outgoing::{Outgoing, OutgoingQueue};
 use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
-use super::outgoing::{Outgoing, OutgoingQueue};
 use super::{EITHER, PurgeTarget};
 use crate::entry::{Covered, JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
