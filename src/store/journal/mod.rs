@@ -11,13 +11,14 @@
 //!   repeats changes nothing.
 //! * A **snapshot** is all that the journal told until some time: the purges that still matter, and the index. A process
 //!   that finds the journal long writes one; it does no harm if two do. The last two are kept, with the records since the
-//!   older one, and at least those of the last hour.
+//!   older one, and at least those that a process may still read that was away ([`Journal::kept`]).
 //! * A record that can't be read is tried again, and holds up no others ([`waits`]). Until it is read, nothing counts as
 //!   known that was purged later. If that takes too long, it may hold a purge: everything stored before counts as purged.
 //!   The same goes for the last two snapshots, and in its own way for packs ([`packs`]).
 //! * A time that is far ahead of the clock is not believed. What has such a name is not taken, and counts as unreadable.
 
 mod compact;
+mod pace;
 mod packs;
 mod read;
 pub(super) mod record;
@@ -53,8 +54,10 @@ const AT_ONCE: usize = 16;
 pub enum Urgency {
     /// With others, within a second.
     Invalidation = 1,
-    /// At once: a client waits for it.
-    Purge = 2,
+    /// At once, unless many come: a client waits for it, but any client can cause it.
+    Awaited = 2,
+    /// At once: the operator waits for it.
+    Purge = 3,
 }
 
 /// One process's end of the journal.

@@ -16,7 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
-use super::compact::LONG;
 use super::read::Tail;
 use super::waits::{Verdict, ends, grows, is_pack};
 use super::{AT_ONCE, Journal};
@@ -88,7 +87,7 @@ impl Journal {
         for (node, time) in std::mem::take(&mut *self.lost.lock()) {
             tail.hold(node, time);
             // What was lost is known from a snapshot once the damaged pack is gone.
-            tail.since_snapshot = tail.since_snapshot.max(LONG);
+            tail.needs_snapshot = true;
         }
         self.release_held(tail);
         error.map_or(Ok(()), Err)

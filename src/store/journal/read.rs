@@ -23,8 +23,18 @@ const LOOK_BACK: u64 = HORIZON + 60_000;
 /// clock stands still while a machine sleeps.
 const AWAY: u64 = 30 * 60_000;
 
+/// In a directory, which is read more often, it is this many looks, and no less than so many milliseconds.
+const LOOKS_AWAY: u64 = 120;
+const LEAST_AWAY: u64 = 5 * 60_000;
+
 /// Milliseconds for which a process counts as there after it named an object of the journal.
 const PEER: u64 = 10 * 60_000;
+
+/// Milliseconds for which the records of a bucket are kept at least.
+pub(super) const KEPT: u64 = 60 * 60_000;
+
+/// The bytes that a record takes at least.
+pub(super) const BLOCK: u64 = 4 << 10;
 
 /// The longest that a command waits for what can't be read: longer than the latter is tried again.
 const CERTAIN_WITHIN: Duration = Duration::from_secs(60);
@@ -43,6 +53,16 @@ pub(super) struct Tail {
     pub read: BTreeSet<String>,
     /// Records since the last known snapshot.
     pub since_snapshot: usize,
+    /// The bytes of those records, in whole blocks.
+    pub bytes_since: u64,
+    /// True if what a damaged pack may have held is known here alone.
+    pub needs_snapshot: bool,
+    /// The bytes of that snapshot.
+    pub snapshot_bytes: u64,
+    /// The time at which this process last wrote a snapshot, or found one of another.
+    pub compacted: Option<JournalTime>,
+    /// The time at which more records may be deleted.
+    pub tidy_at: Option<JournalTime>,
     /// Time of that snapshot.
     pub snapshot: JournalTime,
     /// The time of that snapshot, or without one that of the first look: the next one is due a day later.
@@ -65,6 +85,7 @@ impl Tail {
     /// Starts anew at a snapshot. What can't be read stays known.
     fn restart(&mut self, at: Self) {
         let old = std::mem::replace(self, at);
+        self.needs_snapshot |= old.needs_snapshot;
         self.waits = old.waits;
         self.held = old.held;
         self.unbelieved = old.unbelieved;
@@ -155,7 +176,14 @@ impl Journal {
                     let has_index = self.take_over(snapshot, holding);
                     // Without its index, the footers of all packs that are not known yet are read.
                     let packs_from = if has_index { time } else { tail.packs_from.min(time) };
-                    tail.restart(Tail { from: time, packs_from, snapshot: time, saved: time, ..Tail::default() });
+                    tail.restart(Tail {
+                        from: time,
+                        packs_from,
+                        snapshot: time,
+                        saved: time,
+                        snapshot_bytes: listed.size,
+                        ..Tail::default()
+                    });
                     is_taken = true;
                     break;
                 }
@@ -229,7 +257,7 @@ impl Journal {
     pub(in crate::store) async fn read(&self) -> Result<(), StoreError> {
         let mut tail = self.tail.lock().await;
         let now = self.purges.journal_now();
-        if tail.last_read.is_some_and(|last| now.saturating_sub(last) > AWAY << TICK_BITS) {
+        if tail.last_read.is_some_and(|last| now.saturating_sub(last) > self.away() << TICK_BITS) {
             info!("the journal was not read for long: it is read from its last snapshot");
             self.load_snapshot(&mut tail, Holding::Purges).await?;
         }
@@ -270,7 +298,25 @@ impl Journal {
         }
     }
 
-    /// Returns whether an object of the journal shows that another process uses the place now.
+    /// Returns for how many milliseconds a process may be away before it reads a snapshot first.
+    pub(super) fn away(&self) -> u64 {
+        if !self.place.is_local() {
+            return AWAY;
+        }
+        let poll = u64::try_from(self.poll.as_millis()).unwrap_or(u64::MAX);
+        poll.saturating_mul(LOOKS_AWAY).clamp(LEAST_AWAY, AWAY)
+    }
+
+    /// Returns for how many milliseconds records are kept at least: a process that was away for [`Journal::away`] finds all
+    /// that its listing goes back to.
+    pub(super) fn kept(&self) -> u64 {
+        // In a bucket a delay of its own may come on top.
+        if self.place.is_local() { self.away() + LOOK_BACK } else { KEPT }
+    }
+
+    /// Returns whether an object of the journal shows that another process uses the place now. For ten minutes after a restart
+    /// that includes what this process was before: whether a writer that has no pack open is still there, nothing tells. That
+    /// costs no more than the records that it would write for a peer.
     fn is_of_a_peer(&self, name: &str) -> bool {
         let lately = self.purges.journal_now().saturating_sub(PEER << TICK_BITS);
         let Some(object) = ObjectNames::parse_journal(name) else { return false };

@@ -8,8 +8,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
-use super::compact::KEPT;
-use super::read::{Tail, written};
+use super::read::{BLOCK, KEPT, Tail, written};
 use super::record::Record;
 use super::waits::{Verdict, ends};
 use super::{AT_ONCE, Journal};
@@ -25,8 +24,8 @@ const MAX_RECORD: u64 = 64 << 20;
 /// The longest that reading a record may take: a service that does not answer fails sooner.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Milliseconds for which no record is deleted, whatever the clock of the process that compacts the journal.
-const SURELY_KEPT: u64 = KEPT - 10 * 60_000;
+/// By how many milliseconds a record of a bucket may be deleted earlier, by the clock of the process that compacts.
+const EARLIER: u64 = 10 * 60_000;
 
 /// The most bytes of the probe.
 const MAX_PROBE: u64 = 1024;
@@ -55,13 +54,13 @@ impl Journal {
                 match object {
                     Ok(object) => {
                         self.apply(tail, &names[index], &object);
-                        tail.is_read(&names[index]);
+                        tail.is_read(&names[index], object.len() as u64);
                     }
                     Err(error) => failed.push((names[index].clone(), error)),
                 }
             }
             for name in names.iter().filter(|name| self.is_own(name)) {
-                tail.is_read(name);
+                tail.is_read(name, 0);
             }
             // The rest would mostly fail as well.
             if are_all_down && !self.is_place_up(false, &failed).await {
@@ -117,7 +116,7 @@ impl Journal {
     /// all yet needs the snapshot which has it.
     fn vanished(&self, tail: &mut Tail, listed: &[Listed]) -> Result<Vec<(String, StoreError)>, StoreError> {
         let there: HashSet<&str> = listed.iter().map(|listed| listed.name.as_str()).collect();
-        let kept_from = self.purges.journal_now().saturating_sub(SURELY_KEPT << TICK_BITS);
+        let kept_from = self.purges.journal_now().saturating_sub(self.surely_kept() << TICK_BITS);
         let mut vanished = Vec::new();
         for name in tail.waits.names() {
             let Some(PackName { time, .. }) = written(&name).filter(|_| !there.contains(name.as_str())) else {
@@ -140,6 +139,11 @@ impl Journal {
         Ok(vanished)
     }
 
+    /// Returns for how many milliseconds no record is deleted, whatever the clock of the process that compacts the journal.
+    fn surely_kept(&self) -> u64 {
+        if self.place.is_local() { self.away() } else { KEPT - EARLIER }
+    }
+
     /// Has the records that could not be read wait, or count as unreadable.
     fn judge_records(&self, tail: &mut Tail, failed: Vec<(String, StoreError)>, is_up: bool) {
         for (name, error) in failed {
@@ -148,7 +152,7 @@ impl Journal {
                 Verdict::Waits => {}
                 Verdict::Unreadable => {
                     self.count_as_purge_of_everything(tail, &name, &error.to_string());
-                    tail.is_read(&name);
+                    tail.is_read(&name, 0);
                 }
             }
         }
@@ -238,11 +242,12 @@ impl Journal {
 }
 
 impl Tail {
-    /// Notes that a record was read.
-    fn is_read(&mut self, name: &str) {
+    /// Notes that a record of `len` bytes was read. It takes a block at least.
+    fn is_read(&mut self, name: &str, len: u64) {
         self.waits.remove(name);
         self.read.insert(name.to_owned());
         self.since_snapshot += 1;
+        self.bytes_since += len.div_ceil(BLOCK).max(1) * BLOCK;
     }
 
     /// Notes the time of a node's last record that was read.

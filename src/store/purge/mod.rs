@@ -11,10 +11,13 @@
 
 mod belief;
 mod fingerprints;
+mod outgoing;
 mod snapshot;
 mod stamps;
 mod table;
 
+pub(super) use self::outgoing::Batch;
+use self::outgoing::Outgoing;
 pub(super) use self::snapshot::{PurgeSnapshot, Scope};
 pub(crate) use self::stamps::PurgeStamp;
 use self::table::PurgeTable;
@@ -33,9 +36,6 @@ use crate::rfc9111::timestamp::Timestamp;
 
 /// Milliseconds after which a purge that is not written yet gets a later time.
 const LATE: u64 = HORIZON / 6;
-
-/// The most purges that wait to be written. Past it they become one of everything.
-const MAX_OUTGOING: usize = 65_536;
 
 /// Stands for either scheme at the beginning of a prefix.
 pub(crate) const EITHER: &str = "*";
@@ -73,26 +73,6 @@ impl Purge {
     fn removes_at_once(&self) -> bool {
         matches!(self, Self { target: PurgeTarget::Url(_), is_soft: false })
     }
-}
-
-/// A purge of this process that is not in the journal yet.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing {
-    /// The purge.
-    pub purge: Purge,
-    /// The time at which it was made.
-    pub time: JournalTime,
-    /// Its number in this process.
-    pub arrival: u64,
-}
-
-/// The purges of one record of the journal.
-#[derive(Clone, Debug)]
-pub(super) struct Batch {
-    /// Time of the record: not before that of any purge in it, and before that of every later purge.
-    pub time: JournalTime,
-    /// The purges.
-    pub purges: Vec<Outgoing>,
 }
 
 /// The receipt of a purge that was made here.
@@ -208,18 +188,17 @@ impl Purges {
     pub fn purge(&self, purge: Purge, is_shared: bool) -> PurgeReceipt {
         let mut table = self.table.write();
         let time = table.next_time(self.journal_now());
-        let removes_at_once = purge.removes_at_once();
+        let mut removes_at_once = purge.removes_at_once();
         let arrival = self.last.load(Ordering::Acquire) + 1;
         let stamp = PurgeStamp { arrival, time, node: self.node, is_soft: purge.is_soft };
         let before = table.insert(&Scope::from(&purge.target), stamp);
         if is_shared && self.is_written.load(Ordering::Acquire) {
             self.last_shared.store(arrival, Ordering::Release);
-            if table.outgoing.len() >= MAX_OUTGOING {
+            if !table.outgoing.push(purge, time, arrival) {
                 warn!("too many purges wait to be written: everything counts as purged instead");
                 table.insert(&Scope::All, PurgeStamp { is_soft: false, ..stamp });
-                table.outgoing = vec![Outgoing { purge: Purge::hard(PurgeTarget::All), time, arrival }];
-            } else {
-                table.outgoing.push(Outgoing { purge, time, arrival });
+                // Here as well: what memory holds is compared with it.
+                removes_at_once = false;
             }
         }
         table.note_node(self.node, time);
@@ -357,29 +336,24 @@ impl Purges {
     pub(super) fn take_outgoing(&self, most: usize) -> Batch {
         let mut table = self.table.write();
         let time = table.next_time(self.journal_now());
-        let count = table.outgoing.len().min(most);
-        let mut purges: Vec<Outgoing> = table.outgoing.drain(..count).collect();
+        let (mut purges, until) = table.outgoing.take(most);
         // A purge whose record turns up long after its time would count as known to readers that have not read it.
         let is_late = |outgoing: &&mut Outgoing| outgoing.time + (LATE << TICK_BITS) < time;
-        let late = purges.iter_mut().take_while(is_late).count();
-        table.restamp(&mut purges[..late], time);
+        table.restamp(purges.iter_mut().filter(is_late), time);
         // Those left over get a later time than this record.
-        if !table.outgoing.is_empty() {
+        if table.outgoing.len() > 0 {
             let later = table.next_time(self.journal_now());
             let mut left = std::mem::take(&mut table.outgoing);
-            table.restamp(&mut left, later);
+            table.restamp(left.iter_mut(), later);
             table.outgoing = left;
         }
-        Batch { time, purges }
+        Batch { time, purges, until }
     }
 
     /// Gives back purges that could not be written. If they were written after all, the next record repeats them with the
-    /// same times, which changes nothing.
+    /// same times, or with that of a later purge of the same, which changes nothing.
     pub(super) fn give_back(&self, batch: Batch) {
-        let mut table = self.table.write();
-        let mut purges = batch.purges;
-        purges.append(&mut table.outgoing);
-        table.outgoing = purges;
+        self.table.write().outgoing.give_back(batch.purges);
     }
 
     /// Returns the number of purges that wait to be written.

@@ -11,9 +11,10 @@ use tracing::warn;
 
 use super::belief::latest_believed;
 use super::fingerprints::{Fingerprint, FingerprintSet};
+use super::outgoing::{Outgoing, OutgoingQueue};
 use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
-use super::{EITHER, Outgoing, PurgeTarget};
+use super::{EITHER, PurgeTarget};
 use crate::entry::{Covered, JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
 
@@ -56,7 +57,7 @@ pub(super) struct PurgeTable {
     /// True while that is further ahead of the clock than what is read may be.
     is_ahead: bool,
     /// The purges of this process that wait to be written.
-    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) outgoing: OutgoingQueue,
 }
 
 /// The stamps of evicted purges, merged: all of a kind that is older counts as covered.
@@ -88,7 +89,7 @@ impl PurgeTable {
             version_vector: Arc::default(),
             latest: 0,
             is_ahead: false,
-            outgoing: Vec::new(),
+            outgoing: OutgoingQueue::default(),
         }
     }
 
@@ -230,9 +231,10 @@ impl PurgeTable {
     }
 
     /// Gives purges of this process that wait to be written a later time.
-    pub(super) fn restamp(&mut self, purges: &mut [Outgoing], time: JournalTime) {
-        let node = self.own_node;
-        for outgoing in purges.iter_mut() {
+    pub(super) fn restamp<'a>(&mut self, purges: impl Iterator<Item = &'a mut Outgoing>, time: JournalTime) {
+        let (node, mut is_any) = (self.own_node, false);
+        for outgoing in purges {
+            is_any = true;
             let old = outgoing.time;
             outgoing.time = time;
             let is_it = |stamp: &&mut PurgeStamp| stamp.node == node && stamp.time == old;
@@ -248,7 +250,7 @@ impl PurgeTable {
                 PurgeTarget::All => self.all.iter_mut().filter(is_it).for_each(|stamp| stamp.time = time),
             }
         }
-        if !purges.is_empty() {
+        if is_any {
             self.note_node(node, time);
         }
     }

@@ -279,7 +279,7 @@ impl Inner {
         let listed = self.place.list_all(&self.names.journal(), "").await?;
         let snapshots: Vec<Listed> =
             if self.place.is_local() { self.place.list_all(&self.names.snapshots(), "").await? } else { Vec::new() };
-        self.room.set_journal(room::others(&listed) + snapshots.iter().map(|listed| listed.size).sum::<u64>());
+        self.room.set_journal(room::others(&snapshots, &listed));
         let mut completed = 0;
         let mut there: HashSet<PackName> = HashSet::new();
         for object in &listed {
