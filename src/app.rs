@@ -114,8 +114,8 @@ fn control_runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// The threads that wait for the disk of a directory.
-const DISK_THREADS: usize = 8;
+/// The threads that wait for the disk of a directory: eight for reads, the others for the rest.
+const DISK_THREADS: usize = 12;
 
 /// Opens both tiers, and checks that the durable one can be used.
 fn open_store(

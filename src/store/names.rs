@@ -42,6 +42,15 @@ pub(crate) enum JournalObject {
     Purges(PackName),
 }
 
+impl JournalObject {
+    /// Returns the time and the writer in its name.
+    pub(crate) fn name(self) -> PackName {
+        match self {
+            Self::Pack(name) | Self::OpenPack(name) | Self::Purges(name) => name,
+        }
+    }
+}
+
 /// Makes and parses the names below one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ObjectNames {

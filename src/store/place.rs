@@ -88,6 +88,17 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
 }
 
 impl dyn Place {
+    /// Returns whether a listing that begins now shows the object `name`. A read may say that there is no such object
+    /// because the place hides it.
+    pub(crate) async fn is_listed(&self, name: &str) -> Result<bool, StoreError> {
+        let directory = &name[..name.rfind('/').map_or(0, |slash| slash + 1)];
+        let mut before = name.to_owned();
+        before.pop();
+        // No other name lies between the two but one that goes on with a byte below the last one of this.
+        let page = self.list(directory, &before).await?;
+        Ok(page.listed.iter().any(|listed| listed.name == name))
+    }
+
     /// Lists all pages of what [`Place::list`] lists.
     pub(crate) async fn list_all(&self, prefix: &str, after: &str) -> Result<Vec<Listed>, StoreError> {
         let mut all: Vec<Listed> = Vec::new();

@@ -1,7 +1,11 @@
 //! The durable tier's queue: the operations that wait, by key, and the answers to look-ups that come meanwhile.
 //!
 //! A look-up finds a response that waits to be written as if it were written, and nothing for a key that waits to be
-//! deleted.
+//! deleted. Writes and deletions have bounds of their own: neither keeps the other out.
+
+mod deletion;
+
+pub(crate) use self::deletion::Deletion;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-use crate::entry::{BodyObject, JournalTime, StoredApart, StoredHead, StoredResponse, Variant, VaryRecord};
+use crate::entry::{BodyObject, JournalTime, StoredApart, StoredHead, StoredResponse, VaryRecord};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -32,16 +36,7 @@ pub(super) enum Op {
         order: JournalTime,
     },
     /// Deletes what a key leads to.
-    Delete {
-        /// The key.
-        key: CacheKey,
-        /// The one variant to delete: its name, and what selects it. `None`: everything.
-        variant: Option<(u128, Variant)>,
-        /// The separate body that goes with it, if known. It counts as not written from then on.
-        body: Option<Arc<BodyObject>>,
-        /// See [`crate::store::pack::EntryHeader::order`].
-        order: JournalTime,
-    },
+    Delete(Arc<Deletion>),
 }
 
 /// A response to be written.
@@ -76,14 +71,15 @@ impl Op {
     pub(super) fn key(&self) -> &CacheKey {
         match self {
             Self::Put { stored, .. } => &stored.head().key,
-            Self::Delete { key, .. } => key,
+            Self::Delete(deletion) => &deletion.key,
         }
     }
 
     /// Returns its order.
     pub(super) fn order(&self) -> JournalTime {
         match self {
-            Self::Put { order, .. } | Self::Delete { order, .. } => *order,
+            Self::Put { order, .. } => *order,
+            Self::Delete(deletion) => deletion.order(),
         }
     }
 
@@ -92,11 +88,18 @@ impl Op {
         matches!(self, Self::Put { .. })
     }
 
+    /// Settles its order: it is about to be encoded.
+    pub(super) fn close(&self) {
+        if let Self::Delete(deletion) = self {
+            deletion.close();
+        }
+    }
+
     /// Returns the bytes that it holds.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Put { stored, .. } => stored.weight(),
-            Self::Delete { key, .. } => key.as_bytes().len() as u64,
+            Self::Delete(deletion) => deletion.bytes(),
         }
     }
 }
@@ -110,6 +113,8 @@ struct Pending {
     operations: usize,
     /// The responses that the key will have, one for each variant, newest first.
     puts: SmallVec<[(Put, Option<Arc<VaryRecord>>); 1]>,
+    /// The deletions after the last write, one of each name.
+    deletions: SmallVec<[Arc<Deletion>; 1]>,
 }
 
 /// The queue's answer to a look-up.
@@ -123,13 +128,34 @@ pub(super) enum Waiting {
     Found(Put, Option<Arc<VaryRecord>>),
 }
 
+/// Operations of one kind, and the bytes that they hold.
+#[derive(Debug, Default)]
+struct Depth {
+    objects: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Depth {
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.objects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (u64, u64) {
+        (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
 /// Counts what is in the queue, and knows it by key. The operations themselves go through channels.
 #[derive(Debug)]
 pub(super) struct WriteQueue {
-    objects: AtomicU64,
-    bytes: AtomicU64,
-    /// Operations that write a response.
-    puts: AtomicU64,
+    puts: Depth,
+    deletions: Depth,
     /// Large bodies that are being written.
     uploads: AtomicU64,
     /// Guarded by its lock: the outstanding operations, by the key's hash.
@@ -141,9 +167,8 @@ pub(super) struct WriteQueue {
 impl Default for WriteQueue {
     fn default() -> Self {
         Self {
-            objects: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            puts: AtomicU64::new(0),
+            puts: Depth::default(),
+            deletions: Depth::default(),
             uploads: AtomicU64::new(0),
             pending: Mutex::default(),
             idle: watch::Sender::new(0),
@@ -154,12 +179,27 @@ impl Default for WriteQueue {
 impl WriteQueue {
     /// Returns the operations and the bytes in the queue.
     pub(super) fn depth(&self) -> (u64, u64) {
-        (self.objects.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        let (puts, deletions) = (self.puts.get(), self.deletions.get());
+        (puts.0 + deletions.0, puts.1 + deletions.1)
     }
 
-    /// Returns how many responses wait to be written.
-    pub(super) fn puts(&self) -> u64 {
-        self.puts.load(Ordering::Relaxed)
+    /// Returns the responses that wait to be written, and the bytes that they hold.
+    pub(super) fn puts(&self) -> (u64, u64) {
+        self.puts.get()
+    }
+
+    /// Returns the deletions that wait, and the bytes that they hold.
+    pub(super) fn deletions(&self) -> (u64, u64) {
+        self.deletions.get()
+    }
+
+    /// Moves a waiting deletion on in place of another one of the same, with this order. Returns `false` if none waits, or a
+    /// write came since: the other one has to be queued.
+    pub(super) fn merge(&self, hash: u128, name: u128, order: JournalTime, body: Option<&Arc<BodyObject>>) -> bool {
+        let pending = self.pending.lock();
+        let deletions = pending.get(&hash).map(|pending| &pending.deletions);
+        let same = deletions.and_then(|deletions| deletions.iter().find(|deletion| deletion.name() == name));
+        same.is_some_and(|same| same.take_over(order, body))
     }
 
     /// Answers a look-up for `request`.
@@ -214,11 +254,17 @@ impl WriteQueue {
             let pending = pending.entry(op.key().hash()).or_default();
             pending.operations += 1;
             match op {
-                Op::Delete { variant: None, .. } => pending.puts.clear(),
-                Op::Delete { variant: Some((_, variant)), .. } => {
-                    pending.puts.retain(|(other, _)| other.head().variant() != Some(variant));
+                Op::Delete(deletion) => {
+                    match &deletion.variant {
+                        None => pending.puts.clear(),
+                        Some((_, variant)) => pending.puts.retain(|(other, _)| other.head().variant() != Some(variant)),
+                    }
+                    pending.deletions.retain(|other| other.name() != deletion.name());
+                    pending.deletions.push(Arc::clone(deletion));
                 }
                 Op::Put { stored, record, .. } => {
+                    // What is deleted from now on has to be deleted after this.
+                    pending.deletions.clear();
                     let variant = stored.head().variant();
                     pending.puts.retain(|(other, _)| {
                         let other = other.head().variant();
@@ -229,9 +275,7 @@ impl WriteQueue {
                 }
             }
         }
-        self.bytes.fetch_add(op.bytes(), Ordering::Relaxed);
-        self.puts.fetch_add(u64::from(op.is_put()), Ordering::Relaxed);
-        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.depth_of(op).add(op.bytes());
         self.update_idle();
     }
 
@@ -253,30 +297,34 @@ impl WriteQueue {
     }
 
     fn update_idle(&self) {
-        self.idle.send_replace(self.objects.load(Ordering::Relaxed) + self.uploads.load(Ordering::Relaxed));
+        self.idle.send_replace(self.depth().0 + self.uploads());
     }
 
-    /// Ends an operation on the key with this hash: look-ups go to the place again after the last one.
-    pub(super) fn settle(&self, hash: u128) {
-        let mut all = self.pending.lock();
-        if let Some(pending) = all.get_mut(&hash) {
-            pending.operations -= 1;
-            if pending.operations == 0 {
-                all.remove(&hash);
-            }
-            // Gives back the memory that a burst needed.
-            if all.capacity() > 2 * MIN_CAPACITY && all.len() < all.capacity() / 8 {
-                let room = MIN_CAPACITY.max(all.len() * 2);
-                all.shrink_to(room);
+    fn depth_of(&self, op: &Op) -> &Depth {
+        if op.is_put() { &self.puts } else { &self.deletions }
+    }
+
+    /// Ends an operation: look-ups of its key go to the place again after the last one.
+    pub(super) fn leave(&self, op: &Op) {
+        {
+            let mut all = self.pending.lock();
+            let hash = op.key().hash();
+            if let Some(pending) = all.get_mut(&hash) {
+                if let Op::Delete(deletion) = op {
+                    pending.deletions.retain(|other| !Arc::ptr_eq(other, deletion));
+                }
+                pending.operations -= 1;
+                if pending.operations == 0 {
+                    all.remove(&hash);
+                }
+                // Gives back the memory that a burst needed.
+                if all.capacity() > 2 * MIN_CAPACITY && all.len() < all.capacity() / 8 {
+                    let room = MIN_CAPACITY.max(all.len() * 2);
+                    all.shrink_to(room);
+                }
             }
         }
-    }
-
-    /// Counts an operation of `bytes` that leaves the queue. `is_put` says whether it wrote a response.
-    pub(super) fn leave(&self, bytes: u64, is_put: bool) {
-        self.puts.fetch_sub(u64::from(is_put), Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.objects.fetch_sub(1, Ordering::Relaxed);
+        self.depth_of(op).remove(op.bytes());
         self.update_idle();
     }
 
@@ -295,21 +343,60 @@ fn record_of(pending: &Pending, key: &CacheKey) -> Option<(Arc<VaryRecord>, u64)
 mod tests {
     use super::*;
     use crate::entry::tests::sample;
+    use crate::rfc9111::key::KeyParts;
+
+    fn key(path: &str) -> CacheKey {
+        CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None })
+    }
+
+    fn deletion(key: &CacheKey, order: JournalTime) -> Op {
+        Op::Delete(Arc::new(Deletion::new(key, None, None, order)))
+    }
 
     #[test]
     fn memory_of_a_burst_is_given_back() {
-        let (queue, stored) = (WriteQueue::default(), Arc::new(sample()));
-        for hash in 0..10 * MIN_CAPACITY as u128 {
-            let mut pending = queue.pending.lock();
-            let puts = smallvec::smallvec![(Put::Whole(Arc::clone(&stored)), None)];
-            pending.insert(hash, Pending { operations: 1, puts });
+        let queue = WriteQueue::default();
+        let ops: Vec<Op> = (0..10 * MIN_CAPACITY).map(|n| deletion(&key(&format!("/{n}")), 1)).collect();
+        for op in &ops {
+            queue.enter(op);
         }
         assert!(queue.pending.lock().capacity() >= 10 * MIN_CAPACITY);
-        for hash in 0..10 * MIN_CAPACITY as u128 {
-            queue.settle(hash);
-            assert_eq!(queue.pending.lock().len() as u128, 10 * MIN_CAPACITY as u128 - hash - 1);
+        for (gone, op) in ops.iter().enumerate() {
+            queue.leave(op);
+            assert_eq!(queue.pending.lock().len(), 10 * MIN_CAPACITY - gone - 1);
         }
         assert!(queue.pending.lock().capacity() <= 2 * MIN_CAPACITY);
-        assert_eq!(Arc::strong_count(&stored), 1);
+        assert_eq!(queue.depth(), (0, 0));
+    }
+
+    #[test]
+    fn a_deletion_is_merged_into_the_one_that_waits_and_into_no_other() {
+        let (queue, stored) = (WriteQueue::default(), Arc::new(sample()));
+        let (page, body) = (stored.head.key.clone(), BodyObject::written(7));
+        let merge = |order, body| queue.merge(page.hash(), 0, order, body);
+        assert!(!merge(1, None), "none waits");
+        let first = deletion(&page, 2);
+        queue.enter(&first);
+        assert!(!merge(3, None), "the writer does not have it: an answer would come before its tombstone");
+        let Op::Delete(waiting) = &first else { panic!("a deletion") };
+        waiting.is_sent();
+        assert!(merge(5, Some(&body)) && merge(4, Some(&body)));
+        assert_eq!((first.order(), queue.deletions().0), (5, 1));
+        assert!(!queue.merge(page.hash(), 1, 6, None), "another variant");
+        assert!(!queue.merge(key("/other").hash(), 0, 6, None), "another key");
+        // A write comes between: what is deleted later is deleted after it.
+        let put = Op::Put { stored: Put::Whole(stored), record: None, order: 6 };
+        queue.enter(&put);
+        assert!(!merge(7, None));
+        let second = deletion(&page, 7);
+        queue.enter(&second);
+        second.close();
+        assert!(!merge(8, None), "its tombstone has an order");
+        waiting.forget_bodies();
+        assert!(!body.is_written());
+        for op in [first, put, second] {
+            queue.leave(&op);
+        }
+        assert!(!queue.is_pending(page.hash()) && queue.depth() == (0, 0));
     }
 }

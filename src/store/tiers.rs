@@ -118,7 +118,7 @@ impl Store {
         async move {
             let (Some(durable), Some(last)) = (&self.durable, last) else { return };
             if durable.is_local() {
-                durable.hurry(Urgency::Purge);
+                durable.hurry(Urgency::Awaited);
                 let _ = durable.recorded(last.position, LOCAL_TIMEOUT).await;
             } else {
                 durable.hurry(Urgency::Invalidation);
@@ -389,7 +389,7 @@ impl Store {
         self.discard(key, None);
         let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
-            durable.hurry(if tells_all { Urgency::Purge } else { Urgency::Invalidation });
+            durable.hurry(if tells_all { Urgency::Awaited } else { Urgency::Invalidation });
         }
         made
     }

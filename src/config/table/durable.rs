@@ -97,8 +97,8 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "queue_bytes",
             field: &Of { at: |d| &mut d.config.durable.queue_bytes, kind: Size { least: 1 << 10, most: 1 << 40 } },
-            does: "Limits the bytes of the responses that wait to be written. While a pack is written to a bucket, it \
-                   takes its length besides.",
+            does: "Limits the bytes of the responses that wait to be written, and by themselves those of deletions that \
+                   wait. While a pack is written to a bucket, it takes its length besides.",
         },
         Key {
             name: "writers",

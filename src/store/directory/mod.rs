@@ -4,21 +4,26 @@
 //!   `kill -9` or a loss of power. Packs alone grow in their place ([`packs`]).
 //! * Calls that wait for the disk run on threads for that, one call for a whole operation. What the page cache has of a
 //!   pack is read without one.
+//! * Reads and listings have a deadline ([`threads`]). What is no file, such as a FIFO or a device, is not read.
 
 mod packs;
 mod read;
+mod threads;
 mod walk;
 mod write;
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
+use rustix::io::Errno;
 use tracing::warn;
 
 use self::packs::OpenFiles;
+use self::read::NotAFile;
+use self::threads::Threads;
 use self::write::Owner;
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
@@ -38,7 +43,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// The directory `root`, which [`Place::check`] makes. Waits for the disk on threads of the current runtime.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, owner: OnceLock::new(), files: OpenFiles::default(), threads: Threads(Handle::current()) }
+        Self { root, owner: OnceLock::new(), files: OpenFiles::default(), threads: Threads::of_current_runtime() }
     }
 
     /// Returns the owner of what is made in the directory.
@@ -196,25 +201,6 @@ impl Place for Directory {
     }
 }
 
-/// The threads that wait for the disk: those of the runtime that the directory was opened on, which are few.
-#[derive(Clone, Debug)]
-struct Threads(Handle);
-
-impl Threads {
-    /// Runs `work` on one of the threads. One call for a whole operation: each hand-over to another thread costs as much as a
-    /// system call.
-    async fn run<T: Send + 'static>(
-        &self,
-        name: &str,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        match self.0.spawn_blocking(work).await {
-            Ok(done) => done.map_err(|error| fault(name, error)),
-            Err(_) => Err(StoreError::given_up(name)),
-        }
-    }
-}
-
 /// Turns an error of the file system into one of the store.
 fn fault(name: &str, error: io::Error) -> StoreError {
     use io::ErrorKind as Io;
@@ -229,9 +215,18 @@ fn fault(name: &str, error: io::Error) -> StoreError {
         Io::TimedOut | Io::NotConnected | Io::HostUnreachable | Io::NetworkUnreachable | Io::StaleNetworkFileHandle => {
             StoreErrorKind::Unavailable
         }
+        _ if is_not_a_file(&error) => StoreErrorKind::Corrupt,
         _ => StoreErrorKind::Overloaded,
     };
     StoreError::caused_by(kind, format!("{name}: {error}"), error)
+}
+
+/// Returns whether something that is no file was opened: a socket and a device without a driver have no other error, and a
+/// link that leads to itself leads to none.
+fn is_not_a_file(error: &io::Error) -> bool {
+    let no_file = [Errno::LOOP, Errno::NXIO, Errno::NODEV];
+    error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<NotAFile>)
+        || no_file.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn is_gone(error: &io::Error) -> bool {

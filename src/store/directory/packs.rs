@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::read::read_at;
+use super::read::{DO_NOT_WAIT, only_a_file, open_file, read_at};
 use super::write::{FILE_MODE, create};
 use super::{Directory, Threads, fault, is_gone};
 use crate::store::error::StoreError;
@@ -76,10 +76,11 @@ fn open_name(name: &str) -> String {
 impl Directory {
     /// Opens a pack, by its complete name or by that which it has while it grows.
     fn open_pack(root: &Path, name: &str) -> io::Result<File> {
-        match File::open(root.join(name)) {
+        let open = |name: &str| open_file(&root.join(name)).map(|(file, _)| file);
+        match open(name) {
             // It may be completed between the two attempts.
-            Err(error) if is_gone(&error) => match File::open(root.join(open_name(name))) {
-                Err(error) if is_gone(&error) => File::open(root.join(name)),
+            Err(error) if is_gone(&error) => match open(&open_name(name)) {
+                Err(error) if is_gone(&error) => open(name),
                 opened => opened,
             },
             opened => opened,
@@ -90,7 +91,7 @@ impl Directory {
         let (known, root, owned) = (self.files.get(name), self.root.clone(), name.to_owned());
         let (file, bytes) = self
             .threads
-            .run(name, move || {
+            .read(name, move || {
                 let file = match known {
                     Some(file) => file,
                     None => Arc::new(Self::open_pack(&root, &owned)?),
@@ -139,8 +140,8 @@ impl Directory {
         let directory = path.parent().unwrap_or(&self.root).to_owned();
         let (owned, threads) = (name.to_owned(), self.threads.clone());
         let taken = self.threads.run(name, move || {
-            let opened = File::options().read(true).write(true).mode(FILE_MODE).open(&path);
-            let file = match opened {
+            let opened = File::options().read(true).write(true).mode(FILE_MODE).custom_flags(DO_NOT_WAIT).open(&path);
+            let (file, len) = match opened.and_then(only_a_file) {
                 Ok(file) => file,
                 Err(error) if is_gone(&error) => return Ok(None),
                 Err(error) => return Err(error),
@@ -154,7 +155,8 @@ impl Directory {
             if !path.try_exists()? {
                 return Ok(None);
             }
-            let len = file.metadata()?.len();
+            // Its writer may have appended to it meanwhile.
+            let len = file.metadata()?.len().max(len);
             Ok(Some(PackFile { file: Arc::new(file), len, path, complete, directory, name: owned, threads }))
         });
         Ok(taken.await?.map(|pack| Box::new(pack) as Box<dyn GrowingPack>))

@@ -13,7 +13,7 @@ impl Directory {
     pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<Page, StoreError> {
         let (root, directory, after) = (self.root.clone(), prefix.to_owned(), after.to_owned());
         self.threads
-            .run(prefix, move || {
+            .list(prefix, move || {
                 let mut listed = Vec::new();
                 each_file(&root, &directory, &mut |name, metadata| {
                     if !is_unfinished(&name) {

@@ -74,10 +74,10 @@ impl Durable {
     /// Returns the operations that are outstanding now.
     fn left(&self) -> Drained {
         let (inner, queue) = (&self.inner, &self.inner.queue);
-        let unwritten = queue.puts() + queue.uploads();
+        let unwritten = queue.puts().0 + queue.uploads();
         Drained {
             unwritten,
-            undeleted: queue.depth().0.saturating_sub(queue.puts()),
+            undeleted: queue.deletions().0,
             unannounced: inner.journal.outstanding(),
             lost: inner.metrics.losses(),
         }

@@ -13,9 +13,10 @@ use super::{Durable, Inner};
 use crate::base::{DurableOp, DurableOutcome, Lost};
 use crate::entry::{BodyObject, StoredApart, StoredResponse, Variant, VaryRecord};
 use crate::rfc9111::key::CacheKey;
-use crate::store::queue::{Op, Put};
+use crate::store::queue::{Deletion, Op, Put};
 
-/// The queue takes this many times more deletions than responses: they are small, and must not be lost easily.
+/// The queue takes this many times more deletions than responses, and as many bytes of them: they are small, and must not be
+/// lost easily.
 const DELETES_PER_PUT: u64 = 16;
 
 /// The moment at which a response came that is to be written.
@@ -57,7 +58,7 @@ impl Durable {
     /// Returns whether the queue takes another response of `weight` bytes.
     pub fn has_room(&self, weight: usize) -> bool {
         let config = &self.inner.config;
-        let ((objects, bytes), weight) = (self.inner.queue.depth(), weight as u64);
+        let ((objects, bytes), weight) = (self.inner.queue.puts(), weight as u64);
         objects < config.queue_objects as u64 && bytes.saturating_add(weight) <= config.queue_bytes.max(weight)
     }
 
@@ -107,26 +108,33 @@ impl Durable {
         if !self.may_hold(key) {
             return;
         }
-        if !self.has_room_to_delete() {
-            return;
-        }
-        let order = self.inner.purges.take_order();
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: None, body, order });
+        self.delete_named(key, None, body);
     }
 
     /// Queues one variant of `key` to be deleted, the one with this name.
     pub fn delete_variant(&self, key: &CacheKey, name: u128, variant: &Variant, body: Option<Arc<BodyObject>>) {
-        if !self.has_room_to_delete() {
+        self.delete_named(key, Some((name, variant)), body);
+    }
+
+    fn delete_named(&self, key: &CacheKey, variant: Option<(u128, &Variant)>, body: Option<Arc<BodyObject>>) {
+        let (queue, order) = (&self.inner.queue, self.inner.purges.take_order());
+        if queue.merge(key.hash(), variant.map_or(0, |(name, _)| name), order, body.as_ref()) {
             return;
         }
-        let order = self.inner.purges.take_order();
-        self.inner.enqueue(Op::Delete { key: key.clone(), variant: Some((name, variant.clone())), body, order });
+        let variant = variant.map(|(name, variant)| (name, variant.clone()));
+        let deletion = Arc::new(Deletion::new(key, variant, body, order));
+        if self.has_room_to_delete(&deletion) {
+            self.inner.enqueue(Op::Delete(Arc::clone(&deletion)));
+            deletion.is_sent();
+        }
     }
 
     /// Returns whether the queue takes another deletion.
-    fn has_room_to_delete(&self) -> bool {
+    fn has_room_to_delete(&self, deletion: &Deletion) -> bool {
         let inner = &self.inner;
-        let has_room = inner.queue.depth().0 < (inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT);
+        let ((objects, bytes), more) = (inner.queue.deletions(), deletion.bytes());
+        let has_room = objects < (inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT)
+            && bytes.saturating_add(more) <= inner.config.queue_bytes.max(more);
         if !has_room {
             inner.metrics.durable(DurableOp::Delete, DurableOutcome::Dropped);
             if let Some(suppressed) = inner.log.queue_full.is_due() {
@@ -149,10 +157,9 @@ impl Inner {
     /// Ends an operation.
     pub(super) fn settle(&self, op: &Op) {
         // Only now: a write of the body may have stood before this in the queue.
-        if let Op::Delete { body: Some(body), .. } = op {
-            body.note(false);
+        if let Op::Delete(deletion) = op {
+            deletion.forget_bodies();
         }
-        self.queue.settle(op.key().hash());
-        self.queue.leave(op.bytes(), op.is_put());
+        self.queue.leave(op);
     }
 }

@@ -136,7 +136,10 @@ impl Durable {
                 match tokio::time::timeout(left, asking_for(RequestPurpose::Journal, inner.journal.load())).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => warn!("the journal is not read yet, nothing durable is served: {error}"),
-                    Err(_) => warn!("the journal is long: nothing durable is served until it is read"),
+                    Err(_) => warn!(
+                        "the journal is not read within {} s: nothing durable is served until it is",
+                        CHECK_TIMEOUT.as_secs()
+                    ),
                 }
             }
             Err(error) if config.required => return Err(error),

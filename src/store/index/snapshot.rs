@@ -61,8 +61,8 @@ impl Index {
     }
 
     /// Adds what [`Index::encode`] wrote. Returns `false` if its fingerprints have another secret, and nothing was added.
-    /// Adds nothing if any of it is malformed.
-    pub(in crate::store) fn decode(&self, encoded: &[u8]) -> Result<bool, DecodeError> {
+    /// Adds nothing if any of it is malformed, or of a time after `latest`.
+    pub(in crate::store) fn decode(&self, encoded: &[u8], latest: JournalTime) -> Result<bool, DecodeError> {
         let mut decoder = Decoder(encoded);
         let seed = (decoder.u64()?, decoder.u64()?);
         let mut packs = Vec::new();
@@ -72,6 +72,11 @@ impl Index {
         let mut leaves = Vec::new();
         while !decoder.0.is_empty() {
             leaves.push(Leaf::decode(&mut decoder, leaves.last(), packs.len())?);
+        }
+        let order = |leaf: &Leaf<'_>, place: &[u8; 20]| Packed(*place).read(leaf.first, leaf.second).1.order;
+        let is_later = |leaf: &Leaf<'_>| leaf.places.iter().any(|place| order(leaf, place) > latest);
+        if packs.iter().any(|pack| pack.name.time > latest) || leaves.iter().any(is_later) {
+            return Err(DecodeError::Malformed);
         }
         if !self.adopt_seed(seed) {
             return Ok(false);

@@ -102,7 +102,7 @@ fn a_snapshot_holds_all_but_what_still_grows() {
     let (encoded, saved) = index.encode();
     assert_eq!(saved.iter().map(|pack| pack.name).collect::<Vec<_>>(), [name(1)]);
     let other = Index::default();
-    assert_eq!(other.decode(&encoded), Ok(true));
+    assert_eq!(other.decode(&encoded, u64::MAX), Ok(true));
     assert_eq!(place(&other, "/a"), Some((name(1), 0)));
     assert_eq!(place(&other, "/b"), Some((name(1), 4096)));
     assert_eq!((place(&other, "/c"), place(&other, "/d"), other.len()), (None, None, 3));
@@ -112,10 +112,10 @@ fn a_snapshot_holds_all_but_what_still_grows() {
     assert_eq!(pack.references().bodies, [(7, 1 << 21)]);
     let third = Index::default();
     third.seed();
-    assert_eq!(third.decode(&encoded), Ok(false), "another secret");
+    assert_eq!(third.decode(&encoded, u64::MAX), Ok(false), "another secret");
     for len in 0..encoded.len() {
         // Cut between two leaves, a snapshot decodes: its checksum is the journal's affair.
-        let _ = Index::default().decode(&encoded[..len]);
+        let _ = Index::default().decode(&encoded[..len], u64::MAX);
     }
 }
 
@@ -159,7 +159,7 @@ fn the_golden_file_is_written_and_read_to_the_byte() {
     let read = std::fs::read(golden).expect("golden file is there");
     assert_eq!(read, written);
     let other = Index::default();
-    assert_eq!(other.decode(&read), Ok(true));
+    assert_eq!(other.decode(&read, u64::MAX), Ok(true));
     assert_eq!(other.encode().0, written);
     assert_eq!((place(&other, "/a"), place(&other, "/c")), (Some((name(2), 0)), None));
     let flags: Vec<_> = other.all_packs().iter().map(|pack| (pack.holds_down(), pack.is_damaged())).collect();
@@ -180,7 +180,7 @@ fn a_malformed_index_is_refused_whole() {
     let refused = |change: &dyn Fn(&mut Vec<u8>)| {
         let (mut changed, other) = (encoded.clone(), Index::default());
         change(&mut changed);
-        assert!(other.decode(&changed).is_err() && other.len() == 0 && other.all_packs().is_empty());
+        assert!(other.decode(&changed, u64::MAX).is_err() && other.len() == 0 && other.all_packs().is_empty());
     };
     refused(&|bytes| bytes.truncate(last - 1));
     refused(&|bytes| bytes[last - 20 + 8] = 1);
@@ -208,7 +208,7 @@ fn a_million_places_are_restored_from_a_snapshot() {
     let (encoded, _) = index.encode();
     let encoding = watch.elapsed();
     let (watch, other) = (crate::base::Stopwatch::start(), Index::default());
-    assert_eq!(other.decode(&encoded), Ok(true));
+    assert_eq!(other.decode(&encoded, u64::MAX), Ok(true));
     println!("{} bytes, encoded in {encoding:?}, restored in {:?}", encoded.len(), watch.elapsed());
     assert_eq!(other.len(), 1_000_000);
 }

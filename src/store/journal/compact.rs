@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::record::Snapshot;
 use super::{AT_ONCE, Journal, outcome};
@@ -14,11 +14,13 @@ use crate::store::index::PackInfo;
 use crate::store::names::{JournalObject, ObjectNames};
 use crate::store::place::Listed;
 
-/// Milliseconds for which records are kept at least: a process that was away finds them.
-pub(super) const KEPT: u64 = 60 * 60_000;
-
-/// Number of records since the last snapshot that make the journal long: a start reads them before it serves anything.
+/// Number of records since the last snapshot that may make the journal long: a start reads them before it serves anything. They
+/// do if they take as many bytes as the snapshot, or are many.
 pub(super) const LONG: usize = 256;
+const MANY: usize = 1024;
+
+/// The least time between two snapshots, in milliseconds.
+const APART: u64 = 60_000;
 
 /// Number of packs since the last snapshot that make the journal long, or a quarter of all packs, if that is more.
 const MANY_PACKS: usize = 1024;
@@ -29,15 +31,25 @@ const DAY: u64 = 24 * 60 * 60_000;
 impl Journal {
     /// Writes a snapshot if the journal is long, or `is_forced`, and deletes what it replaces.
     pub(in crate::store) async fn compact(&self, is_forced: bool) {
-        let (from, since, known, saved) = {
-            let tail = self.tail.lock().await;
-            (tail.from, tail.since_snapshot, tail.snapshot, tail.saved)
-        };
         let (unsaved, packs) = self.index.unsaved();
-        let is_long = since >= LONG || unsaved >= MANY_PACKS.max(packs / 4);
-        let is_old = self.purges.journal_now().saturating_sub(saved) > DAY << TICK_BITS;
-        let is_due = is_forced || is_long || (since + unsaved > 0 && is_old);
-        if !is_due || !self.index.is_loaded() {
+        let now = self.purges.journal_now();
+        let (from, known, is_due, is_tidy) = {
+            let mut tail = self.tail.lock().await;
+            let since = tail.since_snapshot;
+            let has_records = since >= MANY || since >= LONG && tail.bytes_since >= tail.snapshot_bytes;
+            let is_long = tail.needs_snapshot || has_records || unsaved >= MANY_PACKS.max(packs / 4);
+            let is_old = now.saturating_sub(tail.saved) > DAY << TICK_BITS;
+            // Whichever way the clock was set meanwhile.
+            let is_apart = tail.compacted.is_none_or(|last| now.abs_diff(last) >= APART << TICK_BITS);
+            let is_due = is_apart && (is_long || (since + unsaved > 0 && is_old));
+            let is_tidy = tail.tidy_at.take_if(|time| *time <= now).is_none();
+            (tail.from, tail.snapshot, is_due || is_forced, is_tidy)
+        };
+        if !is_tidy && let Err(error) = self.delete_replaced().await {
+            debug!("old records of the journal are still there: {error}");
+        }
+        // Nobody would believe the times in it.
+        if !is_due || !self.index.is_loaded() || !self.purges.believes_itself() {
             return;
         }
         if let Err(error) = self.write_snapshot(from, known, is_forced).await
@@ -59,14 +71,18 @@ impl Journal {
             .iter()
             .filter_map(|listed| ObjectNames::parse_snapshot(&listed.name))
             .map(|(time, _)| time)
+            .filter(|time| self.purges.believes(*time))
             .collect();
         let last = times.last().copied().unwrap_or(0);
+        let mut bytes = listed.last().map_or(0, |listed| listed.size);
         let is_written = last <= known || is_forced;
         if is_written {
             let (index, packs) = self.index.is_loaded().then(|| self.index.encode()).unzip();
             let snapshot = Snapshot { until: from, purges: self.purges.snapshot(), index };
             let name = self.names.snapshot(from, self.purges.node());
-            self.place.put(&name, &[Bytes::from(snapshot.encode())]).await?;
+            let object = Bytes::from(snapshot.encode());
+            bytes = object.len() as u64;
+            self.place.put(&name, &[object]).await?;
             packs.iter().flatten().for_each(|pack| pack.set_saved());
             self.metrics.snapshots.add_one();
             info!(
@@ -76,27 +92,29 @@ impl Journal {
             );
         }
         {
-            let mut tail = self.tail.lock().await;
+            let (mut tail, now) = (self.tail.lock().await, self.purges.journal_now());
             tail.snapshot = last.max(from);
             tail.saved = tail.snapshot;
-            tail.since_snapshot = 0;
+            tail.snapshot_bytes = bytes;
+            (tail.since_snapshot, tail.bytes_since, tail.needs_snapshot) = (0, 0, false);
+            tail.compacted = Some(now);
+            // Those that are too young now. In a bucket the next snapshot does.
+            tail.tidy_at = (is_written && self.place.is_local()).then(|| now + (self.kept() << TICK_BITS));
         }
         if !is_written {
             let has = |pack: &Arc<PackInfo>| pack.name.time < last && !pack.is_open();
             self.index.all_packs().into_iter().filter(has).for_each(|pack| pack.set_saved());
         }
-        if is_written { self.delete_replaced(&times).await } else { Ok(()) }
+        if is_written { self.delete_replaced().await } else { Ok(()) }
     }
 
-    /// Deletes all but the last two snapshots, and the records that both of them hold. `before` are the times of the
-    /// snapshots before the one that was just written.
-    async fn delete_replaced(&self, before: &[JournalTime]) -> Result<(), StoreError> {
-        let Some(&older) = before.last() else { return Ok(()) };
+    /// Deletes all but the last two snapshots, and the records that both of them hold.
+    async fn delete_replaced(&self) -> Result<(), StoreError> {
         let listed = self.place.list_all(&self.names.snapshots(), "").await?;
-        let snapshots = listed
-            .into_iter()
-            .filter(|listed| ObjectNames::parse_snapshot(&listed.name).is_some_and(|(time, _)| time < older));
-        let end = older.min(self.purges.journal_now().saturating_sub(KEPT << TICK_BITS));
+        let timed = |listed: &Listed| ObjectNames::parse_snapshot(&listed.name).map(|(time, _)| time);
+        let Some(older) = listed.iter().filter_map(timed).rev().nth(1) else { return Ok(()) };
+        let snapshots = listed.into_iter().filter(|listed| timed(listed).is_some_and(|time| time < older));
+        let end = older.min(self.purges.journal_now().saturating_sub(self.kept() << TICK_BITS));
         let listed = self.place.list_all(&self.names.journal(), "").await?;
         let records = listed.into_iter().filter(|listed| match ObjectNames::parse_journal(&listed.name) {
             Some(JournalObject::Purges(name)) => name.time < end,
@@ -116,3 +134,6 @@ impl Journal {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,19 @@
 //!   repeats changes nothing.
 //! * A **snapshot** is all that the journal told until some time: the purges that still matter, and the index. A process
 //!   that finds the journal long writes one; it does no harm if two do. The last two are kept, with the records since the
-//!   older one, and at least those of the last hour.
-//! * A record or snapshot that can't be read may hold a purge: everything stored before counts as purged.
+//!   older one, and at least those that a process may still read that was away ([`Journal::kept`]).
+//! * A record that can't be read is tried again, and holds up no others ([`waits`]). Until it is read, nothing counts as
+//!   known that was purged later. If that takes too long, it may hold a purge: everything stored before counts as purged.
+//!   The same goes for the last two snapshots, and in its own way for packs ([`packs`]).
+//! * A time that is far ahead of the clock is not believed. What has such a name is not taken, and counts as unreadable.
 
 mod compact;
+mod pace;
 mod packs;
 mod read;
 pub(super) mod record;
+mod records;
+mod waits;
 mod write;
 
 use std::sync::Arc;
@@ -38,6 +44,7 @@ use super::place::Place;
 use super::purge::Purges;
 use super::throttle::LogThrottle;
 use crate::base::Metrics;
+use crate::entry::JournalTime;
 
 /// The most records and footers that are read, and objects that are deleted, at once.
 const AT_ONCE: usize = 16;
@@ -47,8 +54,10 @@ const AT_ONCE: usize = 16;
 pub enum Urgency {
     /// With others, within a second.
     Invalidation = 1,
-    /// At once: a client waits for it.
-    Purge = 2,
+    /// At once, unless many come: a client waits for it, but any client can cause it.
+    Awaited = 2,
+    /// At once: the operator waits for it.
+    Purge = 3,
 }
 
 /// One process's end of the journal.
@@ -78,6 +87,9 @@ pub(super) struct Journal {
     tail: tokio::sync::Mutex<Tail>,
     /// True if other processes seem to use the place.
     has_peers: AtomicBool,
+    /// Guarded by its lock: the packs with which deletions were lost since that was last looked at. Of each the writer, and
+    /// the time at which the loss counts as a purge.
+    lost: Mutex<Vec<(u64, JournalTime)>>,
     /// True once earlier purges are known.
     is_loaded: watch::Sender<bool>,
 }
@@ -85,6 +97,7 @@ pub(super) struct Journal {
 /// Limits the journal's log messages.
 #[derive(Debug, Default)]
 struct JournalLog {
+    reading: LogThrottle,
     writing: LogThrottle,
     snapshot: LogThrottle,
 }
@@ -118,6 +131,7 @@ impl Journal {
             writing: tokio::sync::Mutex::default(),
             tail: tokio::sync::Mutex::default(),
             has_peers: AtomicBool::new(false),
+            lost: Mutex::default(),
             is_loaded: watch::Sender::new(false),
         }
     }

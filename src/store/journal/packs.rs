@@ -3,10 +3,12 @@
 //! * Footers are read newest first, several at once. Until all are read, an entry is found only if every pack is read that
 //!   may hold a later deletion of it. In a bucket a pack is named after all that is in it came, so those are the packs with
 //!   a later name. In a directory a pack is named when it is begun: there all of them are read first.
-//! * A footer that can't be read is made anew from the entries, up to the first one that does not hold. If there may have
+//! * A pack that can't be read waits ([`super::waits`]), unless it is gone: others replaced it. Then it counts as damaged.
+//! * A footer that is damaged is made anew from the entries, up to the first one that does not hold. If there may have
 //!   been others after that, deletions may be lost with them: all that was stored before has to be validated, as after a
 //!   soft purge of everything. (A purge or an invalidation has a record as well, so that its deletion is not lost.)
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
-use super::compact::LONG;
+use super::read::Tail;
+use super::waits::{Verdict, ends, grows, is_pack};
 use super::{AT_ONCE, Journal};
 use crate::base::RequestPurpose;
 use crate::rfc9111::timestamp::Timestamp;
@@ -57,32 +60,55 @@ struct Reading {
 }
 
 impl Journal {
-    /// Reads the packs of a listing that are new, the newest first. Returns whether one of them is damaged.
-    pub(super) async fn read_packs(&self, listed: &[Listed]) -> Result<bool, StoreError> {
-        let mut complete = Vec::new();
+    /// Reads the packs of a listing that are new, the newest first. Those that can't be read wait; then the first error is
+    /// returned once the others are read.
+    pub(super) async fn read_packs(&self, tail: &mut Tail, listed: &[Listed]) -> Result<(), StoreError> {
+        let mut progress = Progress::default();
         for object in listed.iter().rev() {
             match ObjectNames::parse_journal(&object.name) {
+                Some(object) if !self.purges.believes(object.name().time) => {}
                 Some(JournalObject::Pack(name)) if self.is_unread(name) => {
-                    complete.push(ListedPack { name, listed: object.clone() });
+                    progress.packs.push(ListedPack { name, listed: object.clone() });
                 }
                 Some(JournalObject::OpenPack(name)) if name.node != self.purges.node() => {
-                    self.read_growing(name, object.size).await?;
+                    let is_given_up = tail.given_up.get(&object.name).is_some_and(|size| *size == object.size);
+                    match if is_given_up { Ok(()) } else { self.read_growing(name, object.size).await } {
+                        Ok(()) => progress.is_up = true,
+                        Err(error) if ends(&error) => return Err(error),
+                        Err(error) => progress.failed.push((ListedPack { name, listed: object.clone() }, error)),
+                    }
                 }
                 Some(JournalObject::Pack(_) | JournalObject::OpenPack(_) | JournalObject::Purges(_)) | None => {}
             }
         }
-        self.read_footers(&complete).await
+        self.read_footers(&mut progress).await?;
+        let down = progress.failed.last().filter(|_| progress.is_cut_short).map(|(_, error)| error.clone());
+        let error = self.judge_packs(tail, listed, progress.failed, progress.is_up).await?.or(down);
+        for (node, time) in std::mem::take(&mut *self.lost.lock()) {
+            tail.hold(node, time);
+            // What was lost is known from a snapshot once the damaged pack is gone.
+            tail.needs_snapshot = true;
+        }
+        self.release_held(tail);
+        error.map_or(Ok(()), Err)
     }
 
     /// Reads the footers of packs, which are in the order of reading.
-    async fn read_footers(&self, packs: &[ListedPack]) -> Result<bool, StoreError> {
+    async fn read_footers(&self, progress: &mut Progress) -> Result<(), StoreError> {
         let room = Arc::new(Semaphore::new(FOOTERS_AT_ONCE));
-        let (mut reading, mut progress) = (JoinSet::new(), Progress::new(packs));
-        for (number, pack) in packs.iter().enumerate() {
+        let mut reading = JoinSet::new();
+        progress.is_done = vec![false; progress.packs.len()];
+        for number in 0..progress.packs.len() {
             if reading.len() >= AT_ONCE {
-                self.take_footer(packs, reading.join_next().await, &mut progress).await?;
+                self.take_footer(reading.join_next().await, progress).await?;
             }
-            let (place, pack, room) = (Arc::clone(&self.place), pack.clone(), Arc::clone(&room));
+            // The rest would mostly fail as well.
+            if progress.down_in_turn >= AT_ONCE && !self.is_place_up(false, &progress.errors()).await {
+                progress.is_up = false;
+                progress.is_cut_short = true;
+                break;
+            }
+            let (place, pack, room) = (Arc::clone(&self.place), progress.packs[number].clone(), Arc::clone(&room));
             reading.spawn(asking_for(RequestPurpose::Journal, async move {
                 let found = find_footer(&*place, &pack.listed, Some(&room)).await;
                 let (found, permit) =
@@ -91,18 +117,69 @@ impl Journal {
             }));
         }
         while !reading.is_empty() {
-            self.take_footer(packs, reading.join_next().await, &mut progress).await?;
+            self.take_footer(reading.join_next().await, progress).await?;
         }
-        Ok(progress.is_any_damaged)
+        Ok(())
+    }
+
+    /// Has the packs that could not be read wait, or count as damaged. Returns the error of one that waits.
+    async fn judge_packs(
+        &self,
+        tail: &mut Tail,
+        listed: &[Listed],
+        mut failed: Vec<(ListedPack, StoreError)>,
+        is_up: bool,
+    ) -> Result<Option<StoreError>, StoreError> {
+        if failed.iter().any(|(_, error)| error.kind() == StoreErrorKind::Absent) {
+            // Packs are deleted once others have replaced them. One that is still listed is there, and hidden.
+            let again = self.place.list_all(&self.names.journal(), "").await?;
+            let there: HashSet<&str> = again.iter().map(|listed| listed.name.as_str()).collect();
+            failed.retain(|(pack, error)| {
+                error.kind() != StoreErrorKind::Absent || there.contains(pack.listed.name.as_str())
+            });
+        }
+        let errors: Vec<_> = failed.iter().map(|(pack, error)| (pack.listed.name.clone(), error.clone())).collect();
+        let is_up = self.is_place_up(is_up, &errors).await;
+        let names: HashSet<&str> = errors.iter().map(|(name, _)| name.as_str()).collect();
+        tail.waits.retain(|name| names.contains(name) || !is_pack(name));
+        let there: HashSet<&str> = listed.iter().map(|listed| listed.name.as_str()).collect();
+        tail.given_up.retain(|name, _| there.contains(name.as_str()));
+        let mut waiting = None;
+        for (ListedPack { name, listed }, error) in failed {
+            // It has another owner, or is no file: that does not pass.
+            let is_certain = self.place.is_local()
+                && match error.kind() {
+                    StoreErrorKind::Corrupt => true,
+                    // One that grows would count as unreadable again at every look.
+                    StoreErrorKind::Refused => !grows(&listed.name),
+                    _ => false,
+                };
+            let verdict = if is_certain { Verdict::Unreadable } else { tail.waits.note(&listed.name, &error, is_up) };
+            match verdict {
+                Verdict::Unreadable => {
+                    error!("{error}; the file has to be a pack that Larder may read");
+                    if grows(&listed.name) {
+                        self.note_loss(name, &listed);
+                        tail.given_up.insert(listed.name, listed.size);
+                    } else {
+                        self.take_damaged(name, &listed, &Footer::default());
+                    }
+                }
+                Verdict::WaitsFirst | Verdict::Waits => {
+                    if verdict == Verdict::WaitsFirst {
+                        self.log_wait("pack", &listed.name, &error);
+                    }
+                    waiting = waiting.or(Some(error));
+                }
+            }
+        }
+        Ok(waiting)
     }
 
     /// Reads the packs of a listing that were missed.
     pub(in crate::store) async fn read_missed(&self, listed: &[Listed]) -> Result<(), StoreError> {
         let mut tail = self.tail.lock().await;
-        if self.read_packs(listed).await? {
-            tail.since_snapshot = tail.since_snapshot.max(LONG);
-        }
-        Ok(())
+        self.read_packs(&mut tail, listed).await
     }
 
     /// Returns whether a complete pack was not read since it is complete. One of this process may have been completed by
@@ -113,41 +190,33 @@ impl Journal {
 
     async fn take_footer(
         &self,
-        packs: &[ListedPack],
         joined: Option<Result<Reading, JoinError>>,
-        progress: &mut Progress<'_>,
+        progress: &mut Progress,
     ) -> Result<(), StoreError> {
         let Reading { number, found, _permit } = match joined {
             Some(Ok(read)) => read,
             Some(Err(_)) => return Err(StoreError::given_up("the journal")),
             None => return Ok(()),
         };
-        let ListedPack { name, listed } = &packs[number];
+        let ListedPack { name, listed } = progress.packs[number].clone();
         let found = match found {
             // One after the other: this reads the whole pack.
-            Ok(FoundFooter::Unreadable) => rebuild(&*self.place, listed).await,
+            Ok(FoundFooter::Unreadable) => rebuild(&*self.place, &listed).await,
             found => found,
         };
+        progress.is_up |= found.is_ok();
         match found {
-            Ok(FoundFooter::Whole(footer)) => self.take_pack(*name, listed.size, &footer),
-            Ok(FoundFooter::Part(footer)) => {
-                progress.is_any_damaged = true;
-                self.take_damaged(*name, listed, &footer);
+            Ok(FoundFooter::Whole(footer)) => self.take_pack(name, listed.size, &footer),
+            Ok(FoundFooter::Part(footer)) => self.take_damaged(name, &listed, &footer),
+            Ok(FoundFooter::Unreadable) => self.take_damaged(name, &listed, &Footer::default()),
+            Err(error) if ends(&error) => return Err(error),
+            Err(error) => {
+                progress.down_in_turn = if error.kind().is_outage() { progress.down_in_turn + 1 } else { 0 };
+                progress.failed.push((ListedPack { name, listed }, error));
+                return Ok(());
             }
-            Ok(FoundFooter::Unreadable) => {
-                progress.is_any_damaged = true;
-                self.take_damaged(*name, listed, &Footer::default());
-            }
-            // It was deleted since it was listed.
-            Err(error) if error.kind() == StoreErrorKind::Absent => {}
-            // One file, and not the place: in a bucket a refusal is mostly of all objects.
-            Err(error) if error.kind() == StoreErrorKind::Refused && self.place.is_local() => {
-                error!("{error}; the file has to belong to the user that Larder runs as");
-                progress.is_any_damaged = true;
-                self.take_damaged(*name, listed, &Footer::default());
-            }
-            Err(error) => return Err(error),
         }
+        progress.down_in_turn = 0;
         progress.note(number);
         if !self.index.is_loaded() && !self.place.is_local() {
             self.index.set_certain_from(progress.certain_from());
@@ -164,28 +233,45 @@ impl Journal {
         pack.set_size(size, false);
     }
 
+    /// Takes the entries of a pack, but those of a time that can't be.
     fn take_entries(&self, pack: &PackInfo, entries: &[FooterEntry]) {
-        if let Some(last) = entries.iter().map(|entry| entry.order).max() {
+        let latest = self.purges.latest_believed();
+        let believed = || entries.iter().filter(|entry| entry.order <= latest);
+        if let Some(last) = believed().map(|entry| entry.order).max() {
             self.purges.note_order(last);
         }
-        self.index.insert_all(pack, entries);
+        self.index.insert_all(pack, believed());
+        let left_out = entries.len() - believed().count();
+        if left_out > 0 {
+            self.metrics.journal_unreadable.add_one();
+            error!(
+                "{left_out} entries of the pack {} have a time that is more than an hour ahead of the clock: they are not taken, and a deletion may be among them, so all that is stored is validated",
+                pack.name
+            );
+            self.purges.purge(Purge { target: PurgeTarget::All, is_soft: true }, false);
+            self.lost.lock().push((self.purges.node(), 0));
+        }
     }
 
-    /// Takes what could be read of a damaged pack. Has all that was stored before it was complete validated: deletions may be
-    /// lost with the rest.
+    /// Takes what could be read of a damaged pack.
     fn take_damaged(&self, name: PackName, listed: &Listed, footer: &Footer) {
+        self.note_loss(name, listed);
+        self.index.add_pack(name).set_damaged();
+        self.take_pack(name, listed.size, footer);
+    }
+
+    /// Has all that was stored before a damaged pack was complete validated: deletions may be lost with it.
+    fn note_loss(&self, name: PackName, listed: &Listed) {
         self.metrics.journal_unreadable.add_one();
         error!(
             "the pack {} is damaged: a deletion may be lost with it, so all that was stored before is validated",
             listed.name
         );
         // A pack of a directory takes entries after the time in its name.
-        let time =
-            if self.place.is_local() { self.purges.journal_time(listed.modified).max(name.time) } else { name.time };
+        let written = self.purges.journal_time(listed.modified).min(self.purges.journal_now());
+        let time = if self.place.is_local() { written.max(name.time) } else { name.time };
         self.purges.learn(&Purge { target: PurgeTarget::All, is_soft: true }, time, name.node);
-        self.purges.learnt(name.node, time);
-        self.index.add_pack(name).set_damaged();
-        self.take_pack(name, listed.size, footer);
+        self.lost.lock().push((name.node, time));
     }
 
     /// Reads what another process appended to a pack since the last look. An incomplete entry is not there yet.
@@ -199,7 +285,6 @@ impl Journal {
             }
             let found = match read_entries(&*self.place, &object, from, size).await {
                 Ok(found) => found,
-                Err(error) if error.kind() == StoreErrorKind::Absent => return Ok(()),
                 Err(error) => return Err(error),
             };
             self.take_entries(&pack, found.entries());
@@ -215,17 +300,25 @@ impl Journal {
 }
 
 /// The packs whose footers are read so far.
-struct Progress<'a> {
-    packs: &'a [ListedPack],
+#[derive(Default)]
+struct Progress {
+    packs: Vec<ListedPack>,
     is_done: Vec<bool>,
     /// The number of those at the beginning that are all read.
     first: usize,
-    is_any_damaged: bool,
+    /// Those that could not be read, also of those that grow.
+    failed: Vec<(ListedPack, StoreError)>,
+    /// True if any was read.
+    is_up: bool,
+    /// The number of reads at the end that the place did not answer.
+    down_in_turn: usize,
+    /// True if not all were tried, since the place is down.
+    is_cut_short: bool,
 }
 
-impl<'a> Progress<'a> {
-    fn new(packs: &'a [ListedPack]) -> Self {
-        Self { packs, is_done: vec![false; packs.len()], first: 0, is_any_damaged: false }
+impl Progress {
+    fn errors(&self) -> Vec<(String, StoreError)> {
+        self.failed.iter().map(|(pack, error)| (pack.listed.name.clone(), error.clone())).collect()
     }
 
     fn note(&mut self, number: usize) {

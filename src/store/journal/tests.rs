@@ -630,7 +630,7 @@ fn a_process_that_slept_while_the_journal_was_compacted_reads_the_snapshot() {
         let first = world.bucket.names().into_iter().find(|name| name.ends_with(".purges")).expect("a record");
         let time = read::written(&first).expect("a record").time;
         assert!(
-            time > world.nodes[0].store.purges().journal_now() - ((2 * compact::KEPT) << TICK_BITS),
+            time > world.nodes[0].store.purges().journal_now() - ((2 * world.nodes[0].journal().kept()) << TICK_BITS),
             "the old ones are gone"
         );
         assert!(sleeper.tail(0).await);

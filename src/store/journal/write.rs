@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::warn;
 
-use super::Journal;
+use super::pace::Pace;
 use super::record::Record;
+use super::{Journal, Urgency};
 use crate::base::Stopwatch;
 use crate::store::error::StoreError;
 use crate::store::names::PackName;
@@ -22,14 +23,19 @@ const MAX_PURGES: usize = 4096;
 /// The longest that an invalidation waits for others to be written with it.
 const INVALIDATION_DELAY: Duration = Duration::from_secs(1);
 
+const INVALIDATION: u8 = Urgency::Invalidation as u8;
+const AWAITED: u8 = Urgency::Awaited as u8;
+
 /// The pauses between two attempts to write.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 impl Journal {
-    /// Writes what waits until nothing does. Records are written one after the other.
+    /// Writes what waits by now. Records are written one after the other.
     pub(in crate::store) async fn write(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.writing.lock().await;
+        // What comes meanwhile has its own urgency.
+        let last = self.purges.last_shared();
         loop {
             self.purges.set_clock_offset(self.place.clock_offset());
             self.under_way.store(self.purges.outgoing().min(MAX_PURGES) as u64, Ordering::Release);
@@ -52,12 +58,14 @@ impl Journal {
             }
             *self.last_error.lock() = None;
             self.metrics.journal_written.add_one();
-            if let Some(last) = batch.purges.last() {
-                self.written.send_if_modified(|written| {
-                    let is_newer = last.arrival > *written;
-                    *written = last.arrival.max(*written);
-                    is_newer
-                });
+            self.written.send_if_modified(|written| {
+                let is_newer = batch.until > *written;
+                *written = batch.until.max(*written);
+                is_newer
+            });
+            if batch.until >= last {
+                self.under_way.store(0, Ordering::Release);
+                return Ok(());
             }
         }
     }
@@ -65,11 +73,16 @@ impl Journal {
     /// Writes for good, whenever something has waited as long as it may.
     pub(in crate::store) async fn write_behind(self: Arc<Self>) {
         let mut pause = Duration::ZERO;
+        let (mut pace, start) = (Pace::default(), Stopwatch::start());
         loop {
             self.wake.notified().await;
             let watch = Stopwatch::start();
             loop {
-                let left = self.delay().saturating_sub(watch.elapsed());
+                let left = match self.urgency.load(Ordering::Acquire) {
+                    ..=INVALIDATION => INVALIDATION_DELAY.saturating_sub(watch.elapsed()),
+                    AWAITED => pace.wait(start.elapsed()),
+                    _ => Duration::ZERO,
+                };
                 if left.is_zero() {
                     break;
                 }
@@ -77,6 +90,9 @@ impl Journal {
                 let _ = tokio::time::timeout(left, self.wake.notified()).await;
             }
             let urgency = self.urgency.swap(0, Ordering::AcqRel);
+            if urgency == AWAITED {
+                pace.note(start.elapsed());
+            }
             match self.write().await {
                 Ok(()) => pause = Duration::ZERO,
                 Err(error) => {
@@ -89,13 +105,6 @@ impl Journal {
                     self.wake.notify_one();
                 }
             }
-        }
-    }
-
-    fn delay(&self) -> Duration {
-        match self.urgency.load(Ordering::Acquire) {
-            0 | 1 => INVALIDATION_DELAY,
-            _ => Duration::ZERO,
         }
     }
 }

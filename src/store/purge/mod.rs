@@ -7,12 +7,17 @@
 //!   used. Where there are none, that is one comparison of integers.
 //! * Positions mean nothing to another process, or to this one after a restart. What goes to the durable tier carries a
 //!   [`VersionVector`] instead: there, a purge covers what does not contain it.
+//! * A time that is far ahead of the clock is not believed ([`belief`]).
 
+mod belief;
 mod fingerprints;
+mod outgoing;
 mod snapshot;
 mod stamps;
 mod table;
 
+pub(super) use self::outgoing::Batch;
+use self::outgoing::Outgoing;
 pub(super) use self::snapshot::{PurgeSnapshot, Scope};
 pub(crate) use self::stamps::PurgeStamp;
 use self::table::PurgeTable;
@@ -31,9 +36,6 @@ use crate::rfc9111::timestamp::Timestamp;
 
 /// Milliseconds after which a purge that is not written yet gets a later time.
 const LATE: u64 = HORIZON / 6;
-
-/// The most purges that wait to be written. Past it they become one of everything.
-const MAX_OUTGOING: usize = 65_536;
 
 /// Stands for either scheme at the beginning of a prefix.
 pub(crate) const EITHER: &str = "*";
@@ -71,26 +73,6 @@ impl Purge {
     fn removes_at_once(&self) -> bool {
         matches!(self, Self { target: PurgeTarget::Url(_), is_soft: false })
     }
-}
-
-/// A purge of this process that is not in the journal yet.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing {
-    /// The purge.
-    pub purge: Purge,
-    /// The time at which it was made.
-    pub time: JournalTime,
-    /// Its number in this process.
-    pub arrival: u64,
-}
-
-/// The purges of one record of the journal.
-#[derive(Clone, Debug)]
-pub(super) struct Batch {
-    /// Time of the record: not before that of any purge in it, and before that of every later purge.
-    pub time: JournalTime,
-    /// The purges.
-    pub purges: Vec<Outgoing>,
 }
 
 /// The receipt of a purge that was made here.
@@ -192,7 +174,9 @@ impl Purges {
     /// Records the order of an entry that was read: entries made here from now on have greater ones, also if this process's
     /// clock is behind.
     pub(super) fn note_order(&self, order: JournalTime) {
-        self.table.write().note_time(order);
+        if self.believes(order) {
+            self.table.write().note_time(order);
+        }
     }
 
     /// Sets by how many milliseconds the clock that the processes share is ahead of this one's.
@@ -204,18 +188,17 @@ impl Purges {
     pub fn purge(&self, purge: Purge, is_shared: bool) -> PurgeReceipt {
         let mut table = self.table.write();
         let time = table.next_time(self.journal_now());
-        let removes_at_once = purge.removes_at_once();
+        let mut removes_at_once = purge.removes_at_once();
         let arrival = self.last.load(Ordering::Acquire) + 1;
         let stamp = PurgeStamp { arrival, time, node: self.node, is_soft: purge.is_soft };
         let before = table.insert(&Scope::from(&purge.target), stamp);
         if is_shared && self.is_written.load(Ordering::Acquire) {
             self.last_shared.store(arrival, Ordering::Release);
-            if table.outgoing.len() >= MAX_OUTGOING {
+            if !table.outgoing.push(purge, time, arrival) {
                 warn!("too many purges wait to be written: everything counts as purged instead");
                 table.insert(&Scope::All, PurgeStamp { is_soft: false, ..stamp });
-                table.outgoing = vec![Outgoing { purge: Purge::hard(PurgeTarget::All), time, arrival }];
-            } else {
-                table.outgoing.push(Outgoing { purge, time, arrival });
+                // Here as well: what memory holds is compared with it.
+                removes_at_once = false;
             }
         }
         table.note_node(self.node, time);
@@ -223,9 +206,11 @@ impl Purges {
         PurgeReceipt { position: arrival, before }
     }
 
-    /// Takes over a purge that another process made. Returns `false` if it is known.
+    /// Takes over a purge that another process made. Returns `false` if it is known. One whose time can't be counts as made
+    /// now.
     pub(super) fn learn(&self, purge: &Purge, time: JournalTime, node: u64) -> bool {
         let mut table = self.table.write();
+        let time = if self.believes(time) { time } else { table.next_time(self.journal_now()) };
         table.note_time(time);
         let arrival = self.last.load(Ordering::Acquire) + 1;
         let (scope, stamp) = (Scope::from(&purge.target), PurgeStamp { arrival, time, node, is_soft: purge.is_soft });
@@ -239,9 +224,11 @@ impl Purges {
 
     /// Records that all purges which `node` made until `time` are known.
     pub(super) fn learnt(&self, node: u64, time: JournalTime) {
-        let mut table = self.table.write();
-        table.note_time(time);
-        table.note_node(node, time);
+        if self.believes(time) {
+            let mut table = self.table.write();
+            table.note_time(time);
+            table.note_node(node, time);
+        }
     }
 
     /// Records that everything was read that the journal had at `time`, by this process's clock. Purges made here from now
@@ -289,13 +276,13 @@ impl Purges {
 
     /// Returns how purges affect a response that was read from the durable tier: those that its version vector lacks.
     pub fn covers_read(&self, head: &StoredHead) -> Covered {
-        let is_unknown = |stamp: &PurgeStamp| !head.version_vector.contains(stamp.node, stamp.time);
-        self.not_ahead(self.table.read().covers(&head.key, head.tags(), None, is_unknown))
+        self.covers_entry(&head.key, head.tags(), &head.version_vector)
     }
 
     /// Returns how purges affect an entry of the durable tier: those that its version vector lacks.
     pub(super) fn covers_entry(&self, key: &CacheKey, tags: &[String], vector: &VersionVector) -> Covered {
-        let is_unknown = |stamp: &PurgeStamp| !vector.contains(stamp.node, stamp.time);
+        let is_believed = self.believes_vector(vector);
+        let is_unknown = |stamp: &PurgeStamp| !is_believed || !vector.contains(stamp.node, stamp.time);
         self.not_ahead(self.table.read().covers(key, tags, None, is_unknown))
     }
 
@@ -315,9 +302,10 @@ impl Purges {
     /// Returns the purges that cover a response, with their targets: those after the position `since`, or for a response
     /// read from the durable tier (`None`) those that its version vector lacks.
     pub fn covering(&self, head: &StoredHead, since: Option<u64>) -> Vec<(PurgeTarget, PurgeStamp)> {
+        let is_believed = self.believes_vector(&head.version_vector);
         let counts = |stamp: &PurgeStamp| match since {
             Some(since) => stamp.arrival > since,
-            None => !head.version_vector.contains(stamp.node, stamp.time),
+            None => !is_believed || !head.version_vector.contains(stamp.node, stamp.time),
         };
         let mut covering = Vec::new();
         self.table.read().each(&head.key, head.tags(), since, &mut |target: &dyn Fn() -> PurgeTarget, stamp| {
@@ -348,29 +336,24 @@ impl Purges {
     pub(super) fn take_outgoing(&self, most: usize) -> Batch {
         let mut table = self.table.write();
         let time = table.next_time(self.journal_now());
-        let count = table.outgoing.len().min(most);
-        let mut purges: Vec<Outgoing> = table.outgoing.drain(..count).collect();
+        let (mut purges, until) = table.outgoing.take(most);
         // A purge whose record turns up long after its time would count as known to readers that have not read it.
         let is_late = |outgoing: &&mut Outgoing| outgoing.time + (LATE << TICK_BITS) < time;
-        let late = purges.iter_mut().take_while(is_late).count();
-        table.restamp(&mut purges[..late], time);
+        table.restamp(purges.iter_mut().filter(is_late), time);
         // Those left over get a later time than this record.
-        if !table.outgoing.is_empty() {
+        if table.outgoing.len() > 0 {
             let later = table.next_time(self.journal_now());
             let mut left = std::mem::take(&mut table.outgoing);
-            table.restamp(&mut left, later);
+            table.restamp(left.iter_mut(), later);
             table.outgoing = left;
         }
-        Batch { time, purges }
+        Batch { time, purges, until }
     }
 
     /// Gives back purges that could not be written. If they were written after all, the next record repeats them with the
-    /// same times, which changes nothing.
+    /// same times, or with that of a later purge of the same, which changes nothing.
     pub(super) fn give_back(&self, batch: Batch) {
-        let mut table = self.table.write();
-        let mut purges = batch.purges;
-        purges.append(&mut table.outgoing);
-        table.outgoing = purges;
+        self.table.write().outgoing.give_back(batch.purges);
     }
 
     /// Returns the number of purges that wait to be written.

@@ -55,9 +55,15 @@ impl Purges {
         self.table.read().snapshot()
     }
 
-    /// Takes over the purges of a snapshot. Returns `false` if a part of it is malformed.
+    /// Takes over the purges of a snapshot. Returns `false` if a part of it is malformed, or a time in it can't be: then
+    /// nothing of it counts.
     #[must_use]
     pub fn restore(&self, snapshot: &PurgeSnapshot) -> bool {
+        let times =
+            snapshot.stamps.iter().map(|(_, stamp)| stamp.time).chain(snapshot.nodes.iter().map(|(_, time)| *time));
+        if times.chain([snapshot.latest]).max().is_some_and(|last| !self.believes(last)) {
+            return false;
+        }
         let mut table = self.table.write();
         let is_sound = table.merge_old_urls(&snapshot.old_urls);
         let mut arrival = self.position();

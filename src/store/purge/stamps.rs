@@ -74,7 +74,7 @@ pub(super) fn supersede(stamps: &[PurgeStamp], stamp: &PurgeStamp) -> bool {
 #[derive(Debug)]
 pub(super) struct StampTable<K> {
     stamps: HashMap<K, Stamps>,
-    /// The target and the arrival of each stamp, oldest first.
+    /// Targets and the arrival of a stamp of each, oldest first: one for each stamp that made those of its target more.
     order: VecDeque<(K, u64)>,
     limit: usize,
 }
@@ -89,15 +89,24 @@ impl<K: Clone + Eq + Hash> StampTable<K> {
     pub(super) fn insert(&mut self, target: K, stamp: PurgeStamp) -> (Option<u64>, Vec<(K, PurgeStamp)>) {
         let stamps = self.stamps.entry(target.clone()).or_default();
         let before = stamps.iter().map(|stamp| stamp.arrival).max();
+        let count = stamps.len();
         add(stamps, stamp);
-        self.order.push_back((target, stamp.arrival));
+        // Repeats of one target take the place of nothing but its own older stamps.
+        if stamps.len() > count {
+            self.order.push_back((target, stamp.arrival));
+        }
         let mut evicted = Vec::new();
         while self.order.len() > self.limit {
             let Some((target, arrival)) = self.order.pop_front() else { break };
-            if self.stamps.get(&target).is_some_and(|stamps| stamps.iter().all(|stamp| stamp.arrival <= arrival)) {
-                let stamps = self.stamps.remove(&target).unwrap_or_default();
-                evicted.extend(stamps.into_iter().map(|stamp| (target.clone(), stamp)));
+            let Some(stamps) = self.stamps.get(&target) else { continue };
+            let last = stamps.iter().map(|stamp| stamp.arrival).max().unwrap_or(0);
+            if last > arrival {
+                // Purged again since.
+                self.order.push_back((target, last));
+                continue;
             }
+            let stamps = self.stamps.remove(&target).unwrap_or_default();
+            evicted.extend(stamps.into_iter().map(|stamp| (target.clone(), stamp)));
         }
         (before, evicted)
     }

@@ -7,11 +7,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
+use tracing::warn;
 
+use super::belief::latest_believed;
 use super::fingerprints::{Fingerprint, FingerprintSet};
+use super::outgoing::{Outgoing, OutgoingQueue};
 use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
-use super::{EITHER, Outgoing, PurgeTarget};
+use super::{EITHER, PurgeTarget};
 use crate::entry::{Covered, JournalTime, VersionVector};
 use crate::rfc9111::key::CacheKey;
 
@@ -51,8 +54,10 @@ pub(super) struct PurgeTable {
     version_vector: Arc<VersionVector>,
     /// The latest time that was given out here or read.
     latest: JournalTime,
+    /// True while that is further ahead of the clock than what is read may be.
+    is_ahead: bool,
     /// The purges of this process that wait to be written.
-    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) outgoing: OutgoingQueue,
 }
 
 /// The stamps of evicted purges, merged: all of a kind that is older counts as covered.
@@ -83,7 +88,8 @@ impl PurgeTable {
             complete_until: 0,
             version_vector: Arc::default(),
             latest: 0,
-            outgoing: Vec::new(),
+            is_ahead: false,
+            outgoing: OutgoingQueue::default(),
         }
     }
 
@@ -94,7 +100,21 @@ impl PurgeTable {
 
     /// Returns a time after `now` and after all that were given out or read: also if this process's clock is behind.
     pub(super) fn next_time(&mut self, now: JournalTime) -> JournalTime {
+        let is_ahead = self.latest > latest_believed(now);
+        if is_ahead && !self.is_ahead {
+            // Nothing that was read is so far ahead: it is what was given out here.
+            warn!(
+                "this machine's clock was set back by more than an hour; other processes do not believe the times that follow, and count everything as purged: restart Larder"
+            );
+        }
+        self.is_ahead = is_ahead;
+        // Only times near the clock are noted: there are always later ones.
         self.latest = now.max(self.latest.saturating_add(1));
+        self.latest
+    }
+
+    /// Returns the latest time that was given out here or read.
+    pub(super) fn latest(&self) -> JournalTime {
         self.latest
     }
 
@@ -211,9 +231,10 @@ impl PurgeTable {
     }
 
     /// Gives purges of this process that wait to be written a later time.
-    pub(super) fn restamp(&mut self, purges: &mut [Outgoing], time: JournalTime) {
-        let node = self.own_node;
-        for outgoing in purges.iter_mut() {
+    pub(super) fn restamp<'a>(&mut self, purges: impl Iterator<Item = &'a mut Outgoing>, time: JournalTime) {
+        let (node, mut is_any) = (self.own_node, false);
+        for outgoing in purges {
+            is_any = true;
             let old = outgoing.time;
             outgoing.time = time;
             let is_it = |stamp: &&mut PurgeStamp| stamp.node == node && stamp.time == old;
@@ -229,7 +250,7 @@ impl PurgeTable {
                 PurgeTarget::All => self.all.iter_mut().filter(is_it).for_each(|stamp| stamp.time = time),
             }
         }
-        if !purges.is_empty() {
+        if is_any {
             self.note_node(node, time);
         }
     }

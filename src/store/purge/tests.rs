@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use super::outgoing::MAX_OUTGOING;
 use super::table::{MAX_PREFIXES, MAX_TAGS, MAX_URLS};
 use super::*;
 use crate::entry::NewHead;
@@ -219,15 +220,136 @@ fn an_evicted_purge_still_covers() {
     assert_eq!(covered(&purges, &head(&purges, "/other", &["t"])), GOOD, "what came since is good");
 }
 
+/// Returns what a batch tells of, and up to which number purges are written with it.
+fn told(batch: &Batch) -> (Vec<&Purge>, u64) {
+    (batch.purges.iter().map(|outgoing| &outgoing.purge).collect(), batch.until)
+}
+
+#[test]
+fn repeats_of_a_target_wait_as_one() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    purges.write_down();
+    let page = head(&purges, "/a", &[]);
+    let soft = Purge { target: url("/a"), is_soft: true };
+    let kinds = [
+        of(url("/a")),
+        of(PurgeTarget::Tag("t".into())),
+        of(PurgeTarget::Prefix("/b".into())),
+        of(PurgeTarget::Prefix("/c".into())),
+        soft,
+    ];
+    let mut last = purges.position();
+    for _ in 0..2 * MAX_OUTGOING / kinds.len() {
+        last = kinds.iter().map(|purge| purges.purge(purge.clone(), true).position).last().expect("some");
+    }
+    assert_eq!(purges.covers_read(&head(&purges, "/other", &[])), Covered::No, "nothing else is purged");
+    let since = head(&purges, "/a", &[]);
+    let batch = purges.take_outgoing(usize::MAX);
+    assert_eq!(told(&batch), (kinds.iter().collect(), last));
+    // The later time counts: it covers what was fetched between the first and the last.
+    let reader = Purges::new(Clock::manual(NOW), 2);
+    for outgoing in &batch.purges {
+        assert!(reader.learn(&outgoing.purge, outgoing.time, 1));
+    }
+    assert_eq!((reader.covers_read(&page), reader.covers_read(&since)), (Covered::Wholly, Covered::No));
+}
+
+#[test]
+fn whoever_waits_for_a_purge_is_answered_once_its_last_repeat_is_written() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    purges.write_down();
+    let [a, b, c] = ["/a", "/b", "/c"].map(|path| of(url(path)));
+    let make = |purge: &Purge| purges.purge(purge.clone(), true).position;
+    let (first, second) = (make(&a), make(&b));
+    let repeated = make(&a);
+    let batch = purges.take_outgoing(1);
+    assert_eq!(told(&batch), (vec![&a], second - 1), "not yet the one that still waits");
+    assert!((first..repeated).contains(&batch.until));
+    let batch = purges.take_outgoing(1);
+    assert_eq!(told(&batch), (vec![&b], repeated), "and all that was written before");
+    // Repeated while its record was being written, which failed.
+    let third = make(&c);
+    let failed = purges.take_outgoing(1);
+    assert_eq!(told(&failed), (vec![&c], third));
+    let (again, other) = (make(&c), make(&a));
+    purges.give_back(failed);
+    let batch = purges.take_outgoing(1);
+    assert_eq!(told(&batch), (vec![&c], other - 1));
+    assert_eq!((batch.purges[0].arrival, purges.outgoing()), (again, 1));
+    assert_eq!(told(&purges.take_outgoing(9)), (vec![&a], other));
+}
+
+#[test]
+fn repeats_of_a_url_push_out_no_other() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    let position = purges.position();
+    purges.purge(of(url("/one")), false);
+    for _ in 0..=MAX_URLS {
+        purges.purge(of(url("/many times")), false);
+    }
+    let stamps = purges.snapshot().stamps;
+    assert!(stamps.iter().any(|(scope, _)| *scope == Scope::Url(key("/one").hash())), "it is known by itself");
+    assert!(!purges.covers_fetch(key("/other").hash(), position), "what is under way is not covered");
+    // The one that is purged over and over is not the oldest.
+    for hash in 0..=u128::try_from(MAX_URLS - 2).expect("it fits") {
+        purges.purge(of(PurgeTarget::Url(hash << 64 | 1)), false);
+    }
+    let stamps = purges.snapshot().stamps;
+    let is_known = |path| stamps.iter().any(|(scope, _)| *scope == Scope::Url(key(path).hash()));
+    assert!(!is_known("/one") && is_known("/many times"));
+}
+
 #[test]
 fn too_many_waiting_purges_become_one_of_everything() {
     let purges = Purges::new(Clock::manual(NOW), 1);
     purges.write_down();
     let page = head(&purges, "/a", &[]);
-    for n in 0..=MAX_OUTGOING {
-        purges.purge(of(PurgeTarget::Tag(format!("{n}"))), true);
+    for n in 0..=MAX_OUTGOING as u128 {
+        assert!(!purges.is_due(&page), "{n}: memory loses purged URLs at once");
+        purges.purge(of(PurgeTarget::Url(n << 64 | 1)), true);
     }
     assert_eq!(covered(&purges, &page), GONE);
-    let batch = purges.take_outgoing(usize::MAX);
-    assert_eq!(batch.purges.iter().map(|outgoing| &outgoing.purge.target).collect::<Vec<_>>(), [&PurgeTarget::All]);
+    assert!(purges.is_due(&page), "what this process holds in memory is purged as well");
+    let last = purges.position();
+    assert_eq!(told(&purges.take_outgoing(usize::MAX)), (vec![&of(PurgeTarget::All)], last));
+}
+
+#[test]
+fn a_time_far_ahead_of_the_clock_is_neither_taken_over_nor_passed_on() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    let (now, minute) = (purges.journal_now(), 60_000 << TICK_BITS);
+    let page = head(&purges, "/a", &[]);
+    for far in [u64::MAX, now + 61 * minute] {
+        purges.note_order(far);
+        purges.learnt(2, far);
+        assert!(purges.learn(&of(url("/a")), far, 2), "it purges nevertheless");
+        assert!(!purges.restore(&PurgeSnapshot { latest: far, ..PurgeSnapshot::default() }));
+        assert!(!purges.restore(&PurgeSnapshot { nodes: vec![(3, far)], ..PurgeSnapshot::default() }));
+    }
+    assert_eq!(covered(&purges, &page), GONE);
+    let known = purges.snapshot();
+    assert!(known.latest < now + minute && known.nodes.iter().all(|(_, time)| *time < now + minute));
+    assert!(known.stamps.iter().all(|(_, stamp)| stamp.time < now + minute));
+    // A clock may be ahead by less.
+    purges.note_order(now + 59 * minute);
+    let (first, second) = (purges.take_order(), purges.take_order());
+    assert!(first > now + 59 * minute && second > first);
+    // What knew of all purges to come knew of none.
+    let all = VersionVector { complete_until: u64::MAX, recent: vec![] };
+    let one = VersionVector { complete_until: 0, recent: vec![(2, u64::MAX)] };
+    for vector in [all, one] {
+        assert_eq!(purges.covers_entry(&key("/a"), &[], &vector), Covered::Wholly);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_far_gives_later_times_and_is_not_believed() {
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    let before = purges.take_order();
+    assert!(purges.believes_itself());
+    purges.set_clock_offset(-365 * 86_400_000);
+    assert!(!purges.believes_itself());
+    let (first, second) = (purges.take_order(), purges.take_order());
+    assert!(before < first && first < second, "what is made later counts as later");
+    assert!(!purges.believes(first));
 }

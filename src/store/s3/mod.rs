@@ -15,7 +15,7 @@ use self::replay::{Recorder, SmallReader};
 
 use std::cell::Cell;
 use std::future::ready;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +34,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::BoxError;
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tracing::warn;
 
 use super::error::{StoreError, StoreErrorKind};
 use super::names::ObjectNames;
@@ -112,6 +113,8 @@ struct Watcher {
     clock: Clock,
     /// See [`Place::clock_offset`].
     offset: AtomicI64,
+    /// True once it was logged that the service's time can't be.
+    has_warned: AtomicBool,
 }
 
 /// The interceptor that tells the watcher.
@@ -176,6 +179,16 @@ impl Watcher {
         let Ok(date) = httpdate::parse_http_date(date) else { return };
         // The date is in whole seconds: half a second old on the average.
         let ahead = Timestamp::from(date).plus_millis(500).millis_since(self.clock.now());
+        if ahead.abs() > MOST_APART {
+            // A service refuses requests that are signed at another time. One that answers has a wrong `Date`.
+            if !self.has_warned.swap(true, Ordering::Relaxed) {
+                warn!(
+                    "the bucket's answers are dated more than an hour {} this machine's clock: their time is ignored; one of the two clocks is wrong",
+                    if ahead > 0 { "after" } else { "before" }
+                );
+            }
+            return;
+        }
         self.offset.store(if ahead.abs() <= SAME_CLOCK { 0 } else { ahead }, Ordering::Relaxed);
     }
 
@@ -188,13 +201,17 @@ impl Watcher {
 /// Clocks that differ by no more milliseconds count as one.
 const SAME_CLOCK: i64 = 2000;
 
+/// Clocks that differ by more milliseconds are not corrected.
+const MOST_APART: i64 = 60 * 60_000;
+
 /// The longest that connecting to the service may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl S3Bucket {
     /// Loads credentials and region as the SDK does everywhere. Sends nothing to the bucket.
     pub async fn connect(config: S3Config, metrics: Arc<Metrics>, clock: Clock) -> Self {
-        let watcher = Arc::new(Watcher { metrics, clock, offset: AtomicI64::new(0) });
+        let watcher =
+            Arc::new(Watcher { metrics, clock, offset: AtomicI64::new(0), has_warned: AtomicBool::new(false) });
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if !config.region.is_empty() {
             loader = loader.region(Region::new(config.region.clone()));
@@ -346,5 +363,22 @@ mod tests {
         let listing = "http://h:9/bucket/?list-type=2&prefix=larder-1%2Fj%2F";
         assert_eq!(purpose_of(List, listing, Some(RequestPurpose::Journal)), RequestPurpose::Journal);
         assert_eq!(purpose_of(List, listing, None), RequestPurpose::Probe);
+    }
+
+    #[test]
+    fn a_date_that_is_hours_off_does_not_move_the_clock() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let clock = Clock::manual(now);
+        let watcher =
+            Watcher { metrics: Metrics::new(1), clock, offset: AtomicI64::new(0), has_warned: AtomicBool::new(false) };
+        let date = |ahead: i64| httpdate::fmt_http_date(now.plus_millis(ahead * 1000).into());
+        // Seconds that the service is ahead, and by how much the clock is corrected then.
+        for (ahead, expected) in
+            [(0, 0), (600, 600), (365 * 86_400, 600), (-7200, 600), (-600, -600), (3500, 3500), (3700, 3500), (0, 0)]
+        {
+            watcher.note_date(&date(ahead));
+            let offset = watcher.offset.load(Ordering::Relaxed);
+            assert!((offset - expected * 1000).abs() <= 500, "{ahead}: {offset}");
+        }
     }
 }

@@ -64,8 +64,8 @@ struct BucketContent {
     late: Vec<(Timestamp, String, Bytes)>,
     /// Number of objects that were asked for.
     reads: u64,
-    /// The object of which every read is refused.
-    refused: Option<String>,
+    /// The object of which every read fails, all of them for an empty name, and how.
+    unreadable: Option<(String, StoreErrorKind)>,
     /// Number of processes so far.
     processes: u64,
     /// In a directory: the process that holds the lock of each growing pack.
@@ -107,7 +107,7 @@ impl SimulatedBucket {
             faults: Faults::default(),
             late: Vec::new(),
             reads: 0,
-            refused: None,
+            unreadable: None,
             processes: 0,
             locks: HashMap::new(),
             puts: Vec::new(),
@@ -138,7 +138,17 @@ impl SimulatedBucket {
 
     /// Refuses all reads of one object from now on; of none for `None`.
     pub(crate) fn refuse_reads_of(&self, name: Option<&str>) {
-        self.content.lock().refused = name.map(str::to_owned);
+        self.fail_reads_of(name, StoreErrorKind::Refused);
+    }
+
+    /// Has all reads of one object fail from now on, those of all for an empty name; of none for `None`.
+    pub(crate) fn fail_reads_of(&self, name: Option<&str>, kind: StoreErrorKind) {
+        self.content.lock().unreadable = name.map(|name| (name.to_owned(), kind));
+    }
+
+    /// Removes an object behind everyone's back.
+    pub(crate) fn remove(&self, name: &str) {
+        self.content.lock().objects.remove(name);
     }
 
     /// Returns the names of all objects.
@@ -217,8 +227,13 @@ impl Simulated {
     fn get(&self, name: &str, limit: u64) -> Result<Bytes, StoreError> {
         let (mut content, fate) = self.begin();
         content.reads += 1;
-        if content.faults.refuse || content.refused.as_deref() == Some(name) {
+        if content.faults.refuse {
             return Err(StoreError::new(StoreErrorKind::Refused, name));
+        }
+        if let Some((unreadable, kind)) = &content.unreadable
+            && (unreadable.is_empty() || unreadable == name)
+        {
+            return Err(StoreError::new(*kind, name));
         }
         // A pack may be read by its complete name while it grows.
         let found = content.objects.get(name).or_else(|| content.objects.get(&open_name(name)));

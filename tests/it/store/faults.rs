@@ -146,3 +146,24 @@ fn a_record_that_cannot_be_read_counts_as_a_purge_of_everything() {
     larder.settle();
     assert_eq!(larder.metric("larder_journal_unreadable_total"), 1, "another's file says nothing");
 }
+
+/// A read of a FIFO would wait for whoever writes into it.
+#[test]
+fn what_is_no_file_keeps_no_process_from_following_purges() {
+    let (place, origin) = (Place::file(), Origin::long_lived());
+    let (here, other) = (place.start(&origin, &[]), place.start(&origin, &[]));
+    here.get("/a", "");
+    here.settle();
+    eventually("the other has it", || other.get("/a", "").hit().is_some());
+    let journal = std::path::PathBuf::from(place.sets[0].trim_start_matches("durable.url=file:")).join("larder-1/j");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() << 10;
+    for (number, kind) in ["purges", "pack", "open"].iter().enumerate() {
+        let path = journal.join(format!("{now:016x}-00000000000000f{number}.{kind}"));
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+        assert!(made.success());
+    }
+    let read = other.metric("larder_journal_read_total");
+    assert_eq!(here.purge("http://site.example/a").status(), 200);
+    eventually("the other follows", || other.metric("larder_journal_read_total") > read);
+    eventually("it is logged", || other.log().contains("it is a FIFO, and no file"));
+}

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use larder::base::Stopwatch;
+
 use crate::support::tagged::{KINDS, PATHS, fill, hits, others, soft, tagged};
 use crate::support::{Gate, Larder, Origin, Place, Process, at_once, eventually, file_url, post};
 
@@ -232,6 +234,34 @@ fn an_invalidation_covers_what_another_process_has_just_stored() {
     let larder = Process::start(&upstream, &[&url]);
     assert_eq!(larder.get("/first", "").hit(), Some("durable"));
     assert_eq!(larder.get("/a", "").hit(), None, "it was invalidated");
+}
+
+/// Clients ask two processes that share a directory to invalidate URLs that nothing has stored, as fast as they can.
+#[test]
+fn a_flood_of_invalidations_fills_a_shared_directory_with_few_records() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::new(|seen, reply| match seen.method() {
+        "GET" => reply.send(200, "Cache-Control: max-age=600", "page"),
+        _ => reply.send(204, "", ""),
+    });
+    let (upstream, url) = (origin.url(), file_url(directory.path()));
+    let other = Process::start(&upstream, &[&url]);
+    other.get("/shared", "");
+    other.settle();
+    let larder = Arc::new(Process::start(&upstream, &[&url]));
+    eventually("it knows what the other stored", || larder.get("/shared", "").is_hit());
+    let (begun, flooding) = (Stopwatch::start(), Arc::clone(&larder));
+    at_once(16, move |client| {
+        let mut connection = flooding.client();
+        for n in 0..40 {
+            assert_eq!(connection.send("POST", &format!("/never-stored/{client}/{n}"), "").status(), 204);
+        }
+    });
+    let most = 60 + 5 * (begun.elapsed().as_secs() + 2);
+    let records = larder.metric("larder_journal_written_total");
+    assert!(records <= most, "{records} of {most}");
+    assert_eq!(larder.client().send("POST", "/shared", "").status(), 204);
+    eventually("the other follows", || other.get("/shared", "").hit().is_none());
 }
 
 #[test]

@@ -155,8 +155,12 @@ impl Inner {
         for pack in sources.iter().rev() {
             let footer = match read_footer(&*self.place, &self.names.pack(pack.name), pack.size()).await {
                 Ok(footer) => footer,
-                // Somebody else was faster, or nothing of it can be read: nothing is to be copied.
-                Err(error) if error.kind() == StoreErrorKind::Absent => Footer::default(),
+                // Somebody else was faster: nothing is to be copied.
+                Err(error) if error.kind() == StoreErrorKind::Absent => match self.is_gone(pack).await {
+                    Ok(()) => Footer::default(),
+                    Err(error) => return Err(writer.give_up(error).await),
+                },
+                // Nothing of it can be read.
                 Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                     self.report_error(DurableOp::Get, &error);
                     Footer::default()
@@ -177,6 +181,17 @@ impl Inner {
         }
         let pack = writer.finish(sources.iter().map(|pack| pack.name).collect()).await?;
         Ok(Copied { pack, emptied: sources.to_vec() })
+    }
+
+    /// Succeeds if a pack is gone of which a read said so: a bucket that refuses a read may say the same, and what is copied
+    /// of a pack is all that is left of it.
+    async fn is_gone(&self, pack: &PackInfo) -> Result<(), StoreError> {
+        let name = self.names.pack(pack.name);
+        if !self.place.is_listed(&name).await? {
+            return Ok(());
+        }
+        let text = format!("{name}: it is listed, and can't be read; nothing of it is copied");
+        Err(StoreError::new(StoreErrorKind::Refused, text))
     }
 
     /// Returns the first of `sources` whose responses fit into one pack, and at least one.
@@ -260,7 +275,7 @@ impl CopyWriter {
         let bytes = match self.inner.place.read_pack(&name, start, len).await {
             Ok(bytes) => bytes,
             // Another process was faster: it has copied what counts.
-            Err(error) if error.kind() == StoreErrorKind::Absent => return Ok(()),
+            Err(error) if error.kind() == StoreErrorKind::Absent => return self.inner.is_gone(judge.pack).await,
             Err(error) => return Err(error),
         };
         for group in run {

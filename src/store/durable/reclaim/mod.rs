@@ -279,15 +279,24 @@ impl Inner {
         let listed = self.place.list_all(&self.names.journal(), "").await?;
         let snapshots: Vec<Listed> =
             if self.place.is_local() { self.place.list_all(&self.names.snapshots(), "").await? } else { Vec::new() };
-        self.room.set_journal(room::others(&listed) + snapshots.iter().map(|listed| listed.size).sum::<u64>());
+        self.room.set_journal(room::others(&snapshots, &listed));
         let mut completed = 0;
         let mut there: HashSet<PackName> = HashSet::new();
         for object in &listed {
             match ObjectNames::parse_journal(&object.name) {
                 Some(JournalObject::Pack(name)) => _ = there.insert(name),
+                // Not taken, and left alone.
+                Some(object) if !self.purges.believes(object.name().time) => _ = there.insert(object.name()),
                 Some(JournalObject::OpenPack(name)) => {
                     there.insert(name);
-                    completed += u64::from(self.complete(name).await?);
+                    match self.complete(name).await {
+                        Ok(is_completed) => completed += u64::from(is_completed),
+                        // One file that can't be read keeps nothing else from being reclaimed.
+                        Err(error) if matches!(error.kind(), StoreErrorKind::Refused | StoreErrorKind::Corrupt) => {
+                            self.report_error(DurableOp::Get, &error);
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 Some(JournalObject::Purges(name)) => hear(&mut upkeep.heard, name),
                 None => {}

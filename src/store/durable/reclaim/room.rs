@@ -14,8 +14,10 @@ use super::copy::Keep;
 use crate::base::{DurableOp, Stopwatch};
 use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
+use crate::store::names::JournalObject::Purges;
 use crate::store::names::ObjectNames;
 use crate::store::pack::FooterEntry;
+use crate::store::place::Listed;
 
 /// The bytes that a separate body takes on a disk besides its own: directories, and the rest of its last block.
 const AROUND_BODY: u64 = 10 << 10;
@@ -291,9 +293,28 @@ impl Inner {
     }
 }
 
-/// Returns the bytes of objects that are no packs, of a listing of the journal.
-pub(super) fn others(listed: &[crate::store::place::Listed]) -> u64 {
-    use crate::store::names::JournalObject::Purges;
-    let is_other = |name: &str| matches!(ObjectNames::parse_journal(name), Some(Purges(_)));
-    listed.iter().filter(|listed| is_other(&listed.name)).map(|listed| listed.size).sum()
+/// A file takes whole blocks of so many bytes.
+const BLOCK: u64 = 4 << 10;
+
+/// Returns the bytes that these snapshots take on a disk, and of a listing of the journal what are no packs.
+pub(super) fn others(snapshots: &[Listed], journal: &[Listed]) -> u64 {
+    let is_other = |listed: &&Listed| matches!(ObjectNames::parse_journal(&listed.name), Some(Purges(_)));
+    let others = snapshots.iter().chain(journal.iter().filter(is_other));
+    others.map(|listed| listed.size.div_ceil(BLOCK) * BLOCK).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rfc9111::timestamp::Timestamp;
+    use crate::store::names::PackName;
+
+    #[test]
+    fn records_count_in_whole_blocks() {
+        let (names, name) = (ObjectNames::new("", ""), PackName { time: 1, node: 2 });
+        let listed = |name: String, size| Listed { name, size, modified: Timestamp::default() };
+        let journal =
+            [listed(names.purges(name), 100), listed(names.pack(name), 1 << 20), listed(names.purges(name), 5000)];
+        assert_eq!(others(&[listed(names.snapshot(1, 2), 1)], &journal), 4 * BLOCK);
+    }
 }

@@ -84,7 +84,7 @@ impl Durable {
         let memory = Arc::new(Memory::new(&memory::Config { capacity: 0, ..memory::Config::default() }));
         let this = Self::over(place, config, names, purges, memory, metrics);
         let inner = &this.inner;
-        inner.journal.load().await?;
+        inner.journal.load_for_certain().await?;
         // In a bucket a snapshot may not have all.
         let listed = inner.place.list_all(&inner.names.journal(), "").await?;
         inner.journal.read_missed(&listed).await?;

@@ -458,3 +458,26 @@ async fn the_bytes_of_an_older_pack_are_not_taken_for_those_of_a_newer_one() {
     place.put(&names.pack(new.name), &[bytes]).await.expect("it is written");
     assert_eq!(node.find("/page").await, None, "a lying bucket costs a miss");
 }
+
+/// A bucket may refuse a read, and say that there is no such object: what is in it is not copied, and must not be deleted.
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_is_listed_and_seems_absent_is_not_replaced_by_nothing() {
+    let world = World::new();
+    let mut maker = world.start(1).await;
+    for n in 0..40 {
+        maker.store(&world, &format!("/{n}"), b"page", LONG).await;
+    }
+    let hidden = world.bucket.names().into_iter().find(|name| name.contains("/j/")).expect("a pack");
+    world.bucket.fail_reads_of(Some(&hidden), StoreErrorKind::Absent);
+    let error = maker.durable.inner.reclaim_once(&mut maker.upkeep).await.expect_err("it can't be read");
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    world.bucket.fail_reads_of(None, StoreErrorKind::Absent);
+    world.pass(Duration::from_secs(601)).await;
+    maker.reclaim().await;
+    world.pass(Duration::from_secs(601)).await;
+    maker.reclaim().await;
+    let anew = world.start(2).await;
+    for n in 0..40 {
+        assert_eq!(anew.find(&format!("/{n}")).await, Some(b"page".to_vec()), "{n}");
+    }
+}

@@ -21,7 +21,7 @@ pub(super) fn len_in_pack(op: &Op) -> u64 {
             // A head is about as large encoded, with its part of the footer, as in memory.
             (head.weight() + head.key.as_bytes().len()) as u64 + body
         }
-        Op::Delete { key, .. } => TOMBSTONE + 2 * key.as_bytes().len() as u64,
+        Op::Delete(deletion) => TOMBSTONE + 2 * deletion.key.as_bytes().len() as u64,
     }
 }
 
@@ -32,7 +32,7 @@ const TOMBSTONE: u64 = 200;
 pub(super) fn slot_of(op: &Op) -> (u128, u128) {
     let variant = match op {
         Op::Put { stored, record, .. } => name_of(stored.head(), record.as_deref()),
-        Op::Delete { variant, .. } => variant.as_ref().map_or(0, |(name, _)| *name),
+        Op::Delete(deletion) => deletion.name(),
     };
     (op.key().hash(), variant)
 }
@@ -67,7 +67,7 @@ impl Inner {
                 let head = stored.head();
                 self.is_wanted(head) || self.is_taken(&head.key, name_of(head, record.as_deref()))
             }
-            Op::Delete { .. } => true,
+            Op::Delete(_) => true,
         }
     }
 
@@ -86,10 +86,7 @@ impl Inner {
                 let record = record.map(|record| self.record(record, head, &response));
                 Some(record.into_iter().chain([response]).collect())
             }
-            Op::Delete { key, variant, order, .. } => {
-                let name = variant.as_ref().map_or(0, |(name, _)| *name);
-                Some(vec![tombstone(key, name, *order)])
-            }
+            Op::Delete(deletion) => Some(vec![tombstone(&deletion.key, deletion.name(), deletion.order())]),
         }
     }
 

@@ -122,6 +122,7 @@ impl GrowingWriter {
 
     async fn try_append(&mut self, ops: &[Op]) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.inner);
+        ops.iter().for_each(Op::close);
         let groups: Vec<_> = ops.iter().filter_map(|op| inner.entries_of(op)).collect();
         if groups.is_empty() {
             return Ok(());

@@ -188,6 +188,8 @@ fn can_be_halved(ops: &[Op], len: u64) -> bool {
 async fn write_named(inner: &Arc<Inner>, ops: &[Op], attempts: &mut Attempts) -> Outcome {
     inner.wait_to_write().await;
     inner.purges.set_clock_offset(inner.place.clock_offset());
+    // The pack's name is later than the order of all that is in it.
+    ops.iter().for_each(Op::close);
     let name = PackName { time: inner.purges.take_order(), node: inner.purges.node() };
     let (builder, pack, count) = encode(inner, ops);
     if count == 0 {

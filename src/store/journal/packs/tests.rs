@@ -8,14 +8,16 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use crate::base::{Clock, Metrics};
-use crate::entry::{Body, NewHead, StoredHead, StoredResponse};
+use crate::entry::{Body, NewHead, StoredHead, StoredResponse, TICK_BITS};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::{Came, Config, Durable, DurableLookup, Opening};
+use crate::store::error::StoreErrorKind;
 use crate::store::memory::{self, Memory};
-use crate::store::names::{JournalObject, ObjectNames};
+use crate::store::names::{JournalObject, ObjectNames, PackName};
+use crate::store::place::Place;
 use crate::store::purge::Purges;
 use crate::store::simulated::{Simulated, SimulatedBucket};
 
@@ -120,7 +122,8 @@ async fn around_a_deletion(world: &World) -> [[Option<bool>; 3]; 2] {
     let deletion = world.seal(&writer).await;
     world.store(&writer, "/new").await;
     let reader = world.process(2);
-    world.place.refuse_reads_of(Some(&deletion));
+    // In a directory a refusal would be of one file for good.
+    world.place.fail_reads_of(Some(&deletion), StoreErrorKind::Unavailable);
     assert!(reader.journal().load().await.is_err(), "the pack can't be read");
     let mut found = [[None; 3]; 2];
     for found in &mut found {
@@ -214,4 +217,103 @@ async fn a_days_packs_of_ones_own_are_worth_a_snapshot_and_nothing_is_not() {
         writer.journal().compact(false).await;
         assert_eq!(snapshots(), expected);
     }
+}
+
+/// A bucket may refuse a read, and say that there is no such object.
+#[tokio::test(start_paused = true)]
+async fn a_pack_that_is_listed_and_seems_absent_is_not_taken_for_one_that_is_gone() {
+    for kind in [StoreErrorKind::Absent, StoreErrorKind::Refused, StoreErrorKind::Corrupt] {
+        let world = World::bucket();
+        let writer = world.process(1);
+        writer.journal().load().await.expect("no faults");
+        world.store(&writer, "/old").await;
+        world.store(&writer, "/deleted").await;
+        writer.delete(&key("/deleted"), None);
+        let deletion = world.seal(&writer).await;
+        world.store(&writer, "/new").await;
+        let (once, long) = (world.process(2), world.process(3));
+        world.place.fail_reads_of(Some(&deletion), kind);
+        assert_eq!(once.journal().load().await.expect_err("it can't be read").kind(), kind);
+        assert!(long.journal().load().await.is_err());
+        // What is newer was read; of the rest a deletion may be missing.
+        for (path, found) in [("/old", None), ("/deleted", None), ("/new", Some(true))] {
+            assert_eq!(world.finds(&once, path).await, found, "{kind:?} {path}");
+        }
+        for _ in 0..25 {
+            assert!(long.journal().load().await.is_err(), "{kind:?}");
+            world.pass(Duration::from_secs(1)).await;
+        }
+        for _ in 0..10 {
+            let _ = long.journal().load().await;
+            world.pass(Duration::from_secs(1)).await;
+        }
+        // It counts as damaged: what it may have deleted is validated. (None of the pages knew of any purge.)
+        for path in ["/old", "/deleted", "/new"] {
+            assert_eq!(world.finds(&long, path).await, Some(false), "{kind:?} {path}");
+        }
+        world.place.fail_reads_of(None, kind);
+        once.journal().load().await.expect("no faults");
+        for (path, found) in [("/old", Some(true)), ("/deleted", None), ("/new", Some(true))] {
+            assert_eq!(world.finds(&once, path).await, found, "{kind:?} {path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_growing_pack_that_cannot_be_read_holds_up_no_others() {
+    let world = World::directory();
+    let (writer, reader) = (world.process(1), world.process(2));
+    for process in [&writer, &reader] {
+        process.journal().load().await.expect("no faults");
+    }
+    world.store(&writer, "/old").await;
+    let time = u64::try_from(world.clock.now().as_millis()).expect("after 1970") << TICK_BITS;
+    let strange = ObjectNames::new("", "").open_pack(PackName { time, node: 170 });
+    world.place.plant(&strange, Bytes::from_static(b"something"));
+    world
+        .place
+        .fail_reads_of(Some(&ObjectNames::new("", "").pack(PackName { time, node: 170 })), StoreErrorKind::Corrupt);
+    for _ in 0..40 {
+        let _ = reader.journal().read().await;
+        world.pass(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.finds(&reader, "/old").await, Some(false), "a deletion may be in it");
+    reader.journal().read().await.expect("it is given up");
+    world.store(&writer, "/new").await;
+    reader.journal().read().await.expect("it is given up");
+    assert!(world.finds(&reader, "/new").await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_entry_of_a_time_to_come_is_taken() {
+    let world = World::bucket();
+    // A process whose clock is a year ahead, and whose pack got a sane name.
+    let wrong = World { clock: Clock::manual(START.plus_millis(365 * 86_400_000)), place: Arc::clone(&world.place) };
+    let (writer, sane) = (wrong.process(1), world.process(3));
+    for process in [&writer, &sane] {
+        process.journal().load().await.expect("no faults");
+    }
+    world.store(&sane, "/old").await;
+    let name = wrong.store(&writer, "/ahead").await;
+    let reader = world.process(2);
+    reader.journal().load().await.expect("no faults");
+    assert_eq!(world.finds(&reader, "/ahead").await, None, "the name is not believed");
+    assert_eq!(world.finds(&reader, "/old").await, Some(false), "a deletion may be in the pack");
+    let object = Place::get(&Simulated::to(&world.place), &name, u64::MAX).await.expect("it is there");
+    world.place.remove(&name);
+    let time = u64::try_from(world.clock.now().as_millis()).expect("after 1970") << TICK_BITS;
+    world.place.plant(&ObjectNames::new("", "").pack(PackName { time, node: 1 }), object);
+    let reader = world.process(4);
+    reader.journal().load().await.expect("no faults");
+    assert_eq!(world.finds(&reader, "/ahead").await, None, "the order is not believed");
+    assert_eq!(world.finds(&reader, "/old").await, Some(false));
+    world.pass(Duration::from_secs(600)).await;
+    // A snapshot has nothing of it.
+    world.store(&reader, "/new").await;
+    reader.journal().read().await.expect("no faults");
+    reader.journal().compact(true).await;
+    assert!(world.place.names().iter().any(|name| name.contains("/s/")));
+    let anew = world.process(5);
+    anew.journal().load().await.expect("no faults");
+    assert!(world.finds(&anew, "/new").await.is_some() && world.finds(&anew, "/ahead").await.is_none());
 }

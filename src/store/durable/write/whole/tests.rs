@@ -235,3 +235,54 @@ async fn a_budget_makes_packs_fewer_and_larger() {
     other.journal().load().await.expect("no faults");
     assert_eq!(other.index().len(), 2000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn deletions_of_one_url_wait_as_one_and_the_last_one_counts() {
+    let tier = Tier::new(patient()).await;
+    tier.store("/a", b"the first");
+    tier.settle().await;
+    tier.bucket.set_hanging(true);
+    let (queue, page) = (&tier.durable.inner.queue, key("/a"));
+    for n in 0..500 {
+        tier.durable.delete(&page, None);
+        if n % 5 == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    // Those in packs under way can't be changed: there are as many as writers, at most.
+    let (deletions, writers) = (queue.deletions().0, patient().writers as u64);
+    assert!(deletions <= writers + 1, "{deletions}");
+    // Written after what waits, and before what is deleted again.
+    tier.store("/a", b"the second");
+    tier.durable.delete(&page, None);
+    assert_eq!(found(&tier.durable, "/a").await, None);
+    tier.bucket.set_hanging(false);
+    tier.settle().await;
+    let other = over(&tier.bucket, &patient(), 2);
+    other.journal().load().await.expect("no faults");
+    assert_eq!(found(&other, "/a").await, None);
+    // A write after all of them stays.
+    tier.store("/a", b"the third");
+    tier.settle().await;
+    other.journal().read().await.expect("no faults");
+    assert_eq!(found(&other, "/a").await.as_deref(), Some(&b"the third"[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_are_bounded_in_bytes_and_keep_no_write_out() {
+    // Its index is not loaded: it may hold anything.
+    let bucket = Arc::new(SimulatedBucket::new(Clock::manual(Timestamp::from_secs(1_700_000_000)), 7));
+    let config = Config { queue_bytes: 1 << 20, ..patient() };
+    let durable = over(&bucket, &config, 1);
+    let queue = &durable.inner.queue;
+    let long = "x".repeat(10_000);
+    for n in 0..1000 {
+        for _ in 0..3 {
+            durable.delete(&key(&format!("/{n}/{long}")), None);
+        }
+    }
+    let (deletions, bytes) = queue.deletions();
+    assert!((95..=105).contains(&deletions) && bytes <= 1 << 20, "{deletions} {bytes}");
+    assert!(durable.put(response("/a", b"page"), None, Came::JustNow), "writes have a bound of their own");
+    assert_eq!(queue.puts().0, 1);
+}
