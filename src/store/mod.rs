@@ -14,6 +14,7 @@ mod durable;
 mod error;
 mod index;
 mod journal;
+mod listing;
 mod memory;
 mod names;
 mod pack;
@@ -24,6 +25,7 @@ pub mod s3;
 mod second_use;
 mod throttle;
 mod tiers;
+mod values;
 
 #[cfg(test)]
 mod model;
@@ -41,5 +43,7 @@ pub(crate) use self::names::ObjectNames;
 pub use self::pack::{hold_entries, hold_footer};
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
 pub use self::purge::{Purge, PurgeTarget, Purges};
+pub(crate) use self::listing::{NamedValue, ValueList, Wanted};
 pub(crate) use self::tiers::KnownRecord;
 pub use self::tiers::{Durability, Store};
+pub(crate) use self::values::{FoundValue, LookedUp, ValueRefused};
