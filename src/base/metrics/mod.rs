@@ -6,6 +6,7 @@
 mod counter;
 mod labels;
 mod render;
+mod resp;
 mod worker;
 
 use std::sync::{Arc, OnceLock};
@@ -14,12 +15,14 @@ pub(crate) use self::counter::Gauge;
 use self::counter::{Counter, Histogram};
 use self::labels::{CLASSES, LOST, OPS, OUTCOMES, SAVED};
 pub(crate) use self::labels::{DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, Saved, Unparsed};
+pub(crate) use self::resp::{RespClass, RespCounters, RespRefusal};
 pub(crate) use self::worker::WorkerMetrics;
 
 /// All counters.
 #[derive(Debug)]
 pub struct Metrics {
     workers: Vec<Arc<WorkerMetrics>>,
+    resp: Vec<Arc<RespCounters>>,
     unparsed: [Counter; Unparsed::ALL.len()],
     origin: [Counter; OriginOutcome::ALL.len()],
     /// Requests to the origin that were tried again on a new connection.
@@ -76,6 +79,7 @@ impl Metrics {
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            resp: (0..workers.max(1)).map(|_| Arc::default()).collect(),
             unparsed: Default::default(),
             origin: Default::default(),
             origin_retries: Counter::default(),
@@ -110,6 +114,11 @@ impl Metrics {
     /// Returns the block of worker `index`.
     pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
         Arc::clone(&self.workers[index % self.workers.len()])
+    }
+
+    /// Returns the block of worker `index` for the listener of Redis's protocol.
+    pub fn resp(&self, index: usize) -> Arc<RespCounters> {
+        Arc::clone(&self.resp[index % self.resp.len()])
     }
 
     /// Returns the number of connections that are open.

@@ -1,0 +1,139 @@
+//! Replies, and their encoding in RESP2 and RESP3.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+/// The version of the protocol that a client speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// What every client begins with.
+    #[default]
+    Resp2,
+    /// After `HELLO 3`.
+    Resp3,
+}
+
+/// The reply to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// A short text such as `OK`, without line breaks.
+    Simple(Cow<'static, str>),
+    /// An error that begins with its code, such as `ERR` or `WRONGTYPE`. Line breaks become spaces.
+    Error(Cow<'static, str>),
+    /// A number.
+    Integer(i64),
+    /// Bytes.
+    Bulk(Bytes),
+    /// Nothing, in place of bytes.
+    Null,
+    /// Nothing, in place of an array. Differs from [`Reply::Null`] in RESP2 only.
+    NullArray,
+    /// Several replies.
+    Array(Vec<Reply>),
+    /// Pairs; in RESP2 an array in which names and values alternate.
+    Map(Vec<(Reply, Reply)>),
+    /// Members in no order; in RESP2 an array.
+    Set(Vec<Reply>),
+    /// In RESP2 the numbers 1 and 0.
+    Boolean(bool),
+    /// In RESP2 its decimal text.
+    Double(f64),
+    /// Text for people; in RESP2 bytes.
+    Verbatim(String),
+}
+
+impl Reply {
+    /// `OK`
+    pub const OK: Self = Self::Simple(Cow::Borrowed("OK"));
+
+    /// Makes a reply of bytes that are always there.
+    pub const fn text(text: &'static str) -> Self {
+        Self::Bulk(Bytes::from_static(text.as_bytes()))
+    }
+
+    /// Makes an error. `text` begins with its code.
+    pub fn error(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::Error(text.into())
+    }
+
+    /// Returns whether it is an error.
+    pub const fn is_error(&self) -> bool {
+        matches!(self, Self::Error(_))
+    }
+}
+
+/// Appends `reply` to `out`.
+pub fn encode(reply: &Reply, protocol: Protocol, out: &mut Vec<u8>) {
+    match (reply, protocol) {
+        (Reply::Simple(text), _) => line(b'+', text, out),
+        (Reply::Error(text), _) => line(b'-', text, out),
+        (Reply::Integer(number), _) => number_line(b':', *number, out),
+        (Reply::Bulk(bytes), _) => bulk(bytes, out),
+        (Reply::Null, Protocol::Resp2) => out.extend_from_slice(b"$-1\r\n"),
+        (Reply::NullArray, Protocol::Resp2) => out.extend_from_slice(b"*-1\r\n"),
+        (Reply::Null | Reply::NullArray, Protocol::Resp3) => out.extend_from_slice(b"_\r\n"),
+        (Reply::Array(items), _) => all(b'*', items, protocol, out),
+        (Reply::Set(items), Protocol::Resp2) => all(b'*', items, protocol, out),
+        (Reply::Set(items), Protocol::Resp3) => all(b'~', items, protocol, out),
+        (Reply::Map(pairs), _) => {
+            let (kind, count) = match protocol {
+                Protocol::Resp2 => (b'*', 2 * pairs.len()),
+                Protocol::Resp3 => (b'%', pairs.len()),
+            };
+            count_line(kind, count, out);
+            for (name, value) in pairs {
+                encode(name, protocol, out);
+                encode(value, protocol, out);
+            }
+        }
+        (Reply::Boolean(is), Protocol::Resp2) => number_line(b':', i64::from(*is), out),
+        (Reply::Boolean(is), Protocol::Resp3) => out.extend_from_slice(if *is { b"#t\r\n" } else { b"#f\r\n" }),
+        (Reply::Double(number), Protocol::Resp2) => bulk(double(*number).as_bytes(), out),
+        (Reply::Double(number), Protocol::Resp3) => line(b',', &double(*number), out),
+        (Reply::Verbatim(text), Protocol::Resp2) => bulk(text.as_bytes(), out),
+        (Reply::Verbatim(text), Protocol::Resp3) => {
+            count_line(b'=', text.len() + 4, out);
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn all(kind: u8, items: &[Reply], protocol: Protocol, out: &mut Vec<u8>) {
+    count_line(kind, items.len(), out);
+    for item in items {
+        encode(item, protocol, out);
+    }
+}
+
+/// Writes a line of text, in which a line break would end the reply: it becomes a space.
+fn line(kind: u8, text: &str, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number_line(kind: u8, number: i64, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn count_line(kind: u8, count: usize, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn bulk(bytes: &[u8], out: &mut Vec<u8>) {
+    count_line(b'$', bytes.len(), out);
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a number as Redis does: `inf`, `-inf` and `nan` in letters.
+fn double(number: f64) -> String {
+    if number.is_nan() { "nan".to_owned() } else { number.to_string() }
+}

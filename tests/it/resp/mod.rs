@@ -1,0 +1,1 @@
+//! Tests of the room `resp`: objects over Redis's protocol.
