@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::commands::transactions::Watched;
 use super::reply::Protocol;
 use crate::base::RespCounters;
 
@@ -21,6 +22,10 @@ pub(super) struct Session {
     pub(super) database: u8,
     /// `CLIENT SETNAME`
     pub(super) name: Bytes,
+    /// What `WATCH` has named.
+    pub(super) watched: Vec<Watched>,
+    /// True while the turns of all keys of a transaction are held.
+    pub(super) holds_turns: bool,
     /// Commands since `MULTI`.
     pub(super) transaction: Option<Transaction>,
     /// True once the connection is to be closed behind the reply.

@@ -31,27 +31,30 @@ const LEAST_RATE: u64 = 1 << 20;
 
 /// A value that was found.
 #[derive(Clone, Debug)]
-pub struct FoundValue(Arc<StoredResponse>);
+pub struct FoundValue {
+    stored: Arc<StoredResponse>,
+    is_durable: bool,
+}
 
 impl FoundValue {
     /// Returns its bytes, which keep the value in memory.
     pub fn bytes(&self) -> Bytes {
-        self.0.body().into_one().unwrap_or_else(|body| body.segments().concat().into())
+        self.stored.body().into_one().unwrap_or_else(|body| body.segments().concat().into())
     }
 
     /// Returns the number of its bytes.
     pub fn len(&self) -> u64 {
-        self.0.len()
+        self.stored.len()
     }
 
-    /// Returns its bytes without a copy, if they are in one piece of their own.
-    pub fn as_slice(&self) -> Option<&[u8]> {
-        self.0.own_body()
+    /// Returns whether the durable tier had it, and not memory.
+    pub fn is_durable(&self) -> bool {
+        self.is_durable
     }
 
     /// Returns the moment at which it expires; `None`: never.
     pub fn expires(&self) -> Option<Timestamp> {
-        self.0.head.expires()
+        self.stored.head.expires()
     }
 }
 
@@ -81,7 +84,9 @@ impl Store {
     pub fn look_up_value(&self, key: &ValueKey) -> LookedUp {
         let now = self.clock.now();
         match self.lookup(key.key(), &HeaderMap::new()) {
-            Lookup::Found(stored) if stored.head.is_live(now) => return LookedUp::Found(FoundValue(stored)),
+            Lookup::Found(stored) if stored.head.is_live(now) => {
+                return LookedUp::Found(FoundValue { stored, is_durable: false });
+            }
             Lookup::Found(stored) => {
                 // The durable tier has no other: memory would have been told.
                 self.memory.remove_response(&stored);
@@ -164,20 +169,27 @@ impl Store {
             self.memory
                 .promote_value(&stored, &|| durable.is_value_at(key, &place) && !self.is_covered(&stored.head));
         }
-        Some(FoundValue(stored))
+        Some(FoundValue { stored, is_durable: true })
     }
 
     /// Stores a value in place of any other, until `expires`. In force at once; [`Store::values_written`] waits until a
     /// directory has it. Whoever changes a value that was read holds its key's turn meanwhile.
     pub fn put_value(&self, key: &ValueKey, value: &[u8], expires: Option<Timestamp>) -> Result<(), ValueRefused> {
-        let mut stored = self.make_value(key, value, expires);
+        self.store_value(key, || {
+            let head = self.value_head(key, expires, value.len() as u64);
+            Arc::new(StoredResponse::with_own_body(head, value.into()))
+        })
+    }
+
+    fn store_value(&self, key: &ValueKey, make: impl Fn() -> Arc<StoredResponse>) -> Result<(), ValueRefused> {
+        let mut stored = make();
         let is_durable = match &self.durable {
             None => false,
             Some(durable) => durable.put_value(&stored) || {
                 // The one before must not come back from there.
                 if !durable.delete_value(key.key()) {
                     self.invalidate(key.key());
-                    stored = self.make_value(key, value, expires);
+                    stored = make();
                 }
                 false
             },
@@ -187,12 +199,26 @@ impl Store {
         if is_durable || is_in_memory || self.is_covered(&stored.head) { Ok(()) } else { Err(ValueRefused) }
     }
 
-    fn make_value(&self, key: &ValueKey, value: &[u8], expires: Option<Timestamp>) -> Arc<StoredResponse> {
+    fn value_head(&self, key: &ValueKey, expires: Option<Timestamp>, len: u64) -> StoredHead {
         // The position before the vector: a purge in between covers it.
         let (position, now) = (self.purges.position(), self.clock.now());
         let mut head = StoredHead::of_value(key, expires, now, position, self.purges.version_vector());
-        self.name_body(&mut head, value.len() as u64);
-        Arc::new(StoredResponse::with_own_body(head, value.into()))
+        self.name_body(&mut head, len);
+        head
+    }
+
+    /// Has a value that was found expire at another moment; `None`: never. Its bytes are shared, not copied.
+    pub fn retime_value(
+        &self,
+        key: &ValueKey,
+        found: &FoundValue,
+        expires: Option<Timestamp>,
+    ) -> Result<(), ValueRefused> {
+        self.store_value(key, || {
+            let mut head = self.value_head(key, expires, found.len());
+            head.body_object = found.stored.head.body_object.clone().or(head.body_object);
+            Arc::new(StoredResponse::with_body_of(&found.stored, head))
+        })
     }
 
     /// Deletes a value in both tiers. In force at once; [`Store::values_written`] waits until a directory has it.
@@ -228,6 +254,16 @@ impl Store {
         if let Some(durable) = &self.durable {
             durable.large_value_written(key.key(), len, LOCAL_TIMEOUT).await;
         }
+    }
+
+    /// Returns whether this process takes another value of `len` bytes into the durable tier's queue at once.
+    pub fn has_room_for_value(&self, len: usize) -> bool {
+        self.durable.as_ref().is_none_or(|durable| durable.has_room(len + 1024))
+    }
+
+    /// Returns whether a purge of more than one URL came since the position.
+    pub fn is_flushed_since(&self, position: u64) -> bool {
+        self.purges.last_compared() > position
     }
 
     /// Returns whether either tier may have a value. `false` is certain; it costs no request.

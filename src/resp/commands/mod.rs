@@ -4,6 +4,12 @@
 //! connection waits.
 
 mod connection;
+mod keyspace;
+mod one;
+mod scripts;
+mod strings;
+mod times;
+pub(super) mod transactions;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,7 +92,14 @@ pub(super) enum When {
 }
 
 /// Every command, by parts.
-static TABLES: &[&[Command]] = &[connection::COMMANDS];
+static TABLES: &[&[Command]] = &[
+    strings::COMMANDS,
+    times::COMMANDS,
+    keyspace::COMMANDS,
+    transactions::COMMANDS,
+    scripts::COMMANDS,
+    connection::COMMANDS,
+];
 
 /// The most bytes of a command's name.
 const LONGEST_NAME: usize = 16;
