@@ -37,6 +37,7 @@ pub(super) async fn serve(mut transport: Transport, server: Arc<Server>, mut ses
             };
             encode(&reply, session.protocol, &mut out);
         }
+        server.values.settle().await;
         if transport.write_all(&out).await.is_err() || session.is_closing {
             return;
         }

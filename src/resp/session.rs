@@ -9,6 +9,9 @@ use super::commands::transactions::Watched;
 use super::reply::Protocol;
 use crate::base::RespCounters;
 
+/// Number of databases. `SELECT` chooses among them.
+pub(super) const DATABASES: u8 = 16;
+
 /// What a connection has said about itself.
 #[derive(Debug, Default)]
 pub(super) struct Session {

@@ -46,4 +46,4 @@ pub use self::purge::{Purge, PurgeTarget, Purges};
 pub(crate) use self::listing::{NamedValue, ValueList, Wanted};
 pub(crate) use self::tiers::KnownRecord;
 pub use self::tiers::{Durability, Store};
-pub(crate) use self::values::{FoundValue, LookedUp, ValueRefused};
+pub(crate) use self::values::{FoundValue, LookedUp};

@@ -6,8 +6,6 @@
 //!
 //! Larder runs no Lua. It reads this one sentence, whatever its names, quotes and spaces, and refuses every other.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::one::Work;

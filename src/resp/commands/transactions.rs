@@ -12,7 +12,7 @@ use super::{Command, Context, Step, When, find, run};
 use crate::base::RespClass;
 use crate::resp::reply::Reply;
 use crate::resp::server::Server;
-use crate::resp::session::{Session, Transaction};
+use crate::resp::session::{DATABASES, Session, Transaction};
 use crate::resp::values::turns::{Turns, Version};
 
 /// The most keys that a connection watches.
