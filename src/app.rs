@@ -66,8 +66,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    let resp_connections = config.resp.listen.as_ref().map_or(0, |_| config.resp.max_connections);
     // Three for each client at most: its own connection, one to the origin or the durable tier, and a temporary file.
-    if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
+    if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + resp_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
     let control = control_runtime().map_err(StartError::Runtime)?;
@@ -81,8 +82,16 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let others = admin.iter().map(|(_, bound)| bound).chain(resp.iter().map(|(_, bound)| bound));
     let unix_sockets = unix_paths(addresses.iter().chain(others));
     let store = Arc::new(store);
-    let values = Arc::new(resp::Values::new(Arc::clone(&store), &config.cache.key_prefix, clock.clone()));
-    let objects = resp::Server::new(config.resp.clone(), values);
+    let (resp_sockets, resp_address) = resp.unzip();
+    let objects = resp::Server::new(
+        config.resp.clone(),
+        resp_address.clone(),
+        config.memory.capacity,
+        Arc::clone(&store),
+        &config.cache.key_prefix,
+        Arc::clone(&metrics),
+        clock.clone(),
+    );
     let proxy = Arc::new(make_proxy(&config, store, metrics, &clock));
 
     let stop = CancellationToken::new();
@@ -95,12 +104,12 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         admin_address = Some(bound);
     }
     let mut workers = Vec::new();
-    let (resp_sockets, resp_address) = resp.unzip();
     let mut resp_sockets = resp_sockets.into_iter().flatten();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let objects = resp_sockets.next().map(|sockets| {
             let counters = proxy.metrics.resp(index);
-            (resp::Worker { server: Arc::clone(&objects), counters, stop: stop.clone() }, sockets)
+            let (drain_timeout, stop) = (server.drain_timeout, stop.clone());
+            (resp::Worker { server: Arc::clone(&objects), counters, drain_timeout, stop }, sockets)
         });
         let worker = Worker {
             proxy: Arc::clone(&proxy),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::parse::Limits;
 use crate::downstream::Listen;
 
 /// `[resp]`
@@ -36,3 +37,20 @@ impl Default for Config {
         }
     }
 }
+
+impl Config {
+    /// Returns whether clients have to send a password.
+    pub(super) fn needs_password(&self) -> bool {
+        !self.password.is_empty()
+    }
+
+    /// Returns what a client may send after `AUTH`.
+    pub(super) fn limits(&self) -> Limits {
+        let command = self.max_value_size.saturating_mul(4).clamp(MIN_COMMAND, MAX_COMMAND);
+        Limits { is_authenticated: true, value: self.max_value_size, command }
+    }
+}
+
+/// The most bytes of a command: four of the largest values, and within these bounds.
+const MIN_COMMAND: usize = 64 << 20;
+const MAX_COMMAND: usize = 2 << 30;

@@ -12,6 +12,11 @@
 mod commands;
 mod config;
 mod connection;
+mod glob;
+mod inline;
+mod input;
+mod memory;
+mod output;
 mod parse;
 mod reply;
 mod server;
@@ -20,4 +25,3 @@ mod values;
 
 pub use self::config::Config;
 pub(crate) use self::server::{Server, Worker};
-pub(crate) use self::values::Values;

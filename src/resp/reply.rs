@@ -61,50 +61,72 @@ impl Reply {
     pub const fn is_error(&self) -> bool {
         matches!(self, Self::Error(_))
     }
-}
 
-/// Appends `reply` to `out`.
-pub fn encode(reply: &Reply, protocol: Protocol, out: &mut Vec<u8>) {
-    match (reply, protocol) {
-        (Reply::Simple(text), _) => line(b'+', text, out),
-        (Reply::Error(text), _) => line(b'-', text, out),
-        (Reply::Integer(number), _) => number_line(b':', *number, out),
-        (Reply::Bulk(bytes), _) => bulk(bytes, out),
-        (Reply::Null, Protocol::Resp2) => out.extend_from_slice(b"$-1\r\n"),
-        (Reply::NullArray, Protocol::Resp2) => out.extend_from_slice(b"*-1\r\n"),
-        (Reply::Null | Reply::NullArray, Protocol::Resp3) => out.extend_from_slice(b"_\r\n"),
-        (Reply::Array(items), _) => all(b'*', items, protocol, out),
-        (Reply::Set(items), Protocol::Resp2) => all(b'*', items, protocol, out),
-        (Reply::Set(items), Protocol::Resp3) => all(b'~', items, protocol, out),
-        (Reply::Map(pairs), _) => {
-            let (kind, count) = match protocol {
-                Protocol::Resp2 => (b'*', 2 * pairs.len()),
-                Protocol::Resp3 => (b'%', pairs.len()),
-            };
-            count_line(kind, count, out);
-            for (name, value) in pairs {
-                encode(name, protocol, out);
-                encode(value, protocol, out);
+    /// Returns the bytes of what it holds; 0 for what is short in any case.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Bulk(bytes) => bytes.len(),
+            Self::Array(items) | Self::Set(items) => items.iter().map(|item| item.size() + HEAD).sum(),
+            Self::Map(pairs) => pairs.iter().map(|(name, value)| name.size() + value.size() + 2 * HEAD).sum(),
+            Self::Verbatim(text) => text.len(),
+            Self::Simple(_)
+            | Self::Error(_)
+            | Self::Integer(_)
+            | Self::Null
+            | Self::NullArray
+            | Self::Boolean(_)
+            | Self::Double(_) => 0,
+        }
+    }
+
+    /// Appends it to `out`.
+    pub fn encode(&self, protocol: Protocol, out: &mut Vec<u8>) {
+        match (self, protocol) {
+            (Self::Simple(text), _) => line(b'+', text, out),
+            (Self::Error(text), _) => line(b'-', text, out),
+            (Self::Integer(number), _) => number_line(b':', *number, out),
+            (Self::Bulk(bytes), _) => bulk(bytes, out),
+            (Self::Null, Protocol::Resp2) => out.extend_from_slice(b"$-1\r\n"),
+            (Self::NullArray, Protocol::Resp2) => out.extend_from_slice(b"*-1\r\n"),
+            (Self::Null | Self::NullArray, Protocol::Resp3) => out.extend_from_slice(b"_\r\n"),
+            (Self::Array(items), _) => all(b'*', items, protocol, out),
+            (Self::Set(items), Protocol::Resp2) => all(b'*', items, protocol, out),
+            (Self::Set(items), Protocol::Resp3) => all(b'~', items, protocol, out),
+            (Self::Map(pairs), _) => map(pairs, protocol, out),
+            (Self::Boolean(is), Protocol::Resp2) => number_line(b':', i64::from(*is), out),
+            (Self::Boolean(is), Protocol::Resp3) => out.extend_from_slice(if *is { b"#t\r\n" } else { b"#f\r\n" }),
+            (Self::Double(number), Protocol::Resp2) => bulk(double(*number).as_bytes(), out),
+            (Self::Double(number), Protocol::Resp3) => line(b',', &double(*number), out),
+            (Self::Verbatim(text), Protocol::Resp2) => bulk(text.as_bytes(), out),
+            (Self::Verbatim(text), Protocol::Resp3) => {
+                count_line(b'=', text.len() + 4, out);
+                out.extend_from_slice(b"txt:");
+                out.extend_from_slice(text.as_bytes());
+                out.extend_from_slice(b"\r\n");
             }
         }
-        (Reply::Boolean(is), Protocol::Resp2) => number_line(b':', i64::from(*is), out),
-        (Reply::Boolean(is), Protocol::Resp3) => out.extend_from_slice(if *is { b"#t\r\n" } else { b"#f\r\n" }),
-        (Reply::Double(number), Protocol::Resp2) => bulk(double(*number).as_bytes(), out),
-        (Reply::Double(number), Protocol::Resp3) => line(b',', &double(*number), out),
-        (Reply::Verbatim(text), Protocol::Resp2) => bulk(text.as_bytes(), out),
-        (Reply::Verbatim(text), Protocol::Resp3) => {
-            count_line(b'=', text.len() + 4, out);
-            out.extend_from_slice(b"txt:");
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+    }
+}
+
+/// The bytes of a reply inside another one, beside what it holds: about what its head and line break take.
+const HEAD: usize = 8;
+
+fn map(pairs: &[(Reply, Reply)], protocol: Protocol, out: &mut Vec<u8>) {
+    let (kind, count) = match protocol {
+        Protocol::Resp2 => (b'*', 2 * pairs.len()),
+        Protocol::Resp3 => (b'%', pairs.len()),
+    };
+    count_line(kind, count, out);
+    for (name, value) in pairs {
+        name.encode(protocol, out);
+        value.encode(protocol, out);
     }
 }
 
 fn all(kind: u8, items: &[Reply], protocol: Protocol, out: &mut Vec<u8>) {
     count_line(kind, items.len(), out);
     for item in items {
-        encode(item, protocol, out);
+        item.encode(protocol, out);
     }
 }
 

@@ -7,20 +7,24 @@ mod connection;
 mod keyspace;
 mod one;
 mod scripts;
+mod server;
 mod strings;
 mod times;
 pub(super) mod transactions;
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use ahash::RandomState;
 use bytes::Bytes;
 
 use super::reply::Reply;
 use super::server::Server;
 use super::session::Session;
 use super::values::Values;
-use crate::base::RespClass;
+use crate::base::{RespClass, RespRefusal};
 
 /// What a command may use.
 pub(super) struct Context<'a> {
@@ -78,17 +82,17 @@ pub(super) struct Command {
     pub(super) run: Handler,
 }
 
-/// Says when a command runs at once.
+/// Says when a command may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
     /// After `AUTH`; queued after `MULTI`.
     Usual,
-    /// After `AUTH`; after `MULTI` too, since it belongs to the transaction itself.
-    InTransaction,
-    /// Before `AUTH`; after `MULTI` it runs at once.
+    /// After `AUTH`; at once after `MULTI`, since it belongs to the transaction itself.
+    OfTransaction,
+    /// Before `AUTH`; queued after `MULTI`.
+    Early,
+    /// Before `AUTH`; at once after `MULTI`.
     Always,
-    /// Before `AUTH`; refused after `MULTI`.
-    NotInTransaction,
 }
 
 /// Every command, by parts.
@@ -99,47 +103,78 @@ static TABLES: &[&[Command]] = &[
     transactions::COMMANDS,
     scripts::COMMANDS,
     connection::COMMANDS,
+    server::COMMANDS,
 ];
+
+/// The commands by name.
+static BY_NAME: LazyLock<HashMap<&[u8], &Command, RandomState>> =
+    LazyLock::new(|| all().map(|command| (command.name.as_bytes(), command)).collect());
 
 /// The most bytes of a command's name.
 const LONGEST_NAME: usize = 16;
 
+/// Returns all commands.
+fn all() -> impl Iterator<Item = &'static Command> {
+    TABLES.iter().flat_map(|table| table.iter())
+}
+
 /// Returns the command of a name, in any case.
-pub(super) fn find(name: &[u8]) -> Option<&'static Command> {
+fn find(name: &[u8]) -> Option<&'static Command> {
     let mut lower = [0; LONGEST_NAME];
     let lower = lower.get_mut(..name.len())?;
     lower.copy_from_slice(name);
     lower.make_ascii_lowercase();
-    TABLES.iter().flat_map(|table| table.iter()).find(|command| command.name.as_bytes() == lower)
+    BY_NAME.get(&*lower).copied()
+}
+
+/// What became of a command.
+pub(super) struct Ran {
+    /// What it is counted as.
+    pub(super) class: RespClass,
+    /// Its reply.
+    pub(super) step: Step,
 }
 
 /// Runs a command, queues it after `MULTI`, or refuses it in Redis's words. `arguments` is not empty.
-pub(super) fn run(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
+pub(super) fn run(server: &Arc<Server>, session: &mut Session, arguments: &[Bytes]) -> Ran {
     let Some(command) = find(&arguments[0]) else {
-        return refuse(context, unknown(arguments)).into();
+        return Ran { class: RespClass::Unknown, step: refuse(session, unknown(arguments)).into() };
     };
+    let step = admit(server, session, command, arguments).unwrap_or_else(|| {
+        let mut context = Context { values: &server.values, session, server };
+        (command.run)(&mut context, arguments)
+    });
+    Ran { class: command.class, step }
+}
+
+/// Returns the reply to a command that does not run now.
+fn admit(server: &Arc<Server>, session: &mut Session, command: &Command, arguments: &[Bytes]) -> Option<Step> {
     if !accepts(command, arguments.len()) {
-        let text = format!("ERR wrong number of arguments for '{}' command", command.name);
-        return refuse(context, Reply::error(text)).into();
+        return Some(refuse(session, wrong_number(command.name)).into());
     }
-    let is_early = matches!(command.when, When::Always | When::NotInTransaction);
-    if !context.session.is_authenticated && !is_early {
-        return refuse(context, Reply::error("NOAUTH Authentication required.")).into();
+    if !session.is_authenticated && !matches!(command.when, When::Early | When::Always) {
+        return Some(refuse(session, Reply::error("NOAUTH Authentication required.")).into());
     }
-    if let Some(transaction) = &mut context.session.transaction {
-        match command.when {
-            When::Usual => {
-                transaction.bytes += arguments.iter().map(Bytes::len).sum::<usize>();
-                transaction.commands.push(arguments.iter().map(|argument| Bytes::copy_from_slice(argument)).collect());
-                return Reply::Simple("QUEUED".into()).into();
-            }
-            When::NotInTransaction => {
-                return refuse(context, Reply::error("ERR Command not allowed inside a transaction")).into();
-            }
-            When::InTransaction | When::Always => {}
-        }
+    let transaction = session.transaction.as_mut()?;
+    if matches!(command.when, When::OfTransaction | When::Always) {
+        return None;
     }
-    (command.run)(context, arguments)
+    if transaction.queue(arguments) {
+        return Some(Reply::Simple("QUEUED".into()).into());
+    }
+    session.counters.refused(RespRefusal::Memory);
+    server.tell(RespRefusal::Memory, session.peer, &[]);
+    Some(no_room().into())
+}
+
+/// Returns the error for a command that needs more memory than there is for clients.
+pub(super) fn no_room() -> Reply {
+    Reply::error("OOM command not allowed: the clients together hold as much as they may (resp.max_buffered)")
+}
+
+/// Returns Redis's error for a wrong number of arguments. A subcommand is named `command|subcommand`.
+pub(super) fn wrong_number(name: &str) -> Reply {
+    Reply::error(format!("ERR wrong number of arguments for '{name}' command"))
 }
 
 fn accepts(command: &Command, count: usize) -> bool {
@@ -148,8 +183,8 @@ fn accepts(command: &Command, count: usize) -> bool {
 }
 
 /// Spoils the transaction, if there is one, and returns `reply`.
-fn refuse(context: &mut Context<'_>, reply: Reply) -> Reply {
-    if let Some(transaction) = &mut context.session.transaction {
+fn refuse(session: &mut Session, reply: Reply) -> Reply {
+    if let Some(transaction) = &mut session.transaction {
         transaction.is_spoilt = true;
     }
     reply
@@ -164,7 +199,7 @@ fn unknown(arguments: &[Bytes]) -> Reply {
         if beginning.len() >= SHOWN {
             break;
         }
-        beginning.push_str(&format!("'{}' ", shown(argument)));
+        let _ = write!(beginning, "'{}' ", shown(argument));
     }
     Reply::error(format!("ERR unknown command '{}', with args beginning with: {beginning}", shown(&arguments[0])))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Command, Context, Step, When, find, run};
+use super::{Command, Context, Ran, Step, When, find, run};
 use crate::base::RespClass;
 use crate::resp::reply::Reply;
 use crate::resp::server::Server;
@@ -24,10 +24,10 @@ const fn command(name: &'static str, arity: i16, keys: (i8, i8, i8), when: When,
 }
 
 pub(super) static COMMANDS: &[Command] = &[
-    command("multi", 1, (0, 0, 0), When::InTransaction, multi),
-    command("exec", 1, (0, 0, 0), When::InTransaction, exec),
-    command("discard", 1, (0, 0, 0), When::InTransaction, discard),
-    command("watch", -2, (1, -1, 1), When::InTransaction, watch),
+    command("multi", 1, (0, 0, 0), When::OfTransaction, multi),
+    command("exec", 1, (0, 0, 0), When::OfTransaction, exec),
+    command("discard", 1, (0, 0, 0), When::OfTransaction, discard),
+    command("watch", -2, (1, -1, 1), When::OfTransaction, watch),
     command("unwatch", 1, (0, 0, 0), When::Usual, |context, _| {
         context.session.watched.clear();
         Reply::OK.into()
@@ -41,7 +41,7 @@ fn multi(context: &mut Context<'_>, _: &[Bytes]) -> Step {
     if context.session.transaction.is_some() {
         return Reply::error("ERR MULTI calls can not be nested").into();
     }
-    context.session.transaction = Some(Transaction::default());
+    context.session.transaction = Some(Transaction::new(&context.server.memory));
     Reply::OK.into()
 }
 
@@ -130,8 +130,8 @@ fn names_of<'a>(command: &Command, arguments: &'a [Bytes]) -> impl Iterator<Item
 async fn carry_out(server: &Arc<Server>, session: &mut Session, transaction: Transaction) -> Reply {
     let (mut replies, mut bytes) = (Vec::with_capacity(transaction.commands.len()), 0_usize);
     for (count, arguments) in transaction.commands.into_iter().enumerate() {
-        let mut context = Context { values: &server.values, session, server };
-        let reply = match run(&mut context, &arguments) {
+        let Ran { step, .. } = run(server, session, &arguments);
+        let reply = match step {
             Step::Done(reply) => reply,
             Step::Waits(waiting) => waiting.await,
             Step::TakesSession(waiting) => {
