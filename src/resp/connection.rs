@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -101,6 +101,8 @@ enum Pending {
     WithSession(WaitingWithSession),
 }
 
+type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One client's connection.
 pub(super) struct Connection {
     server: Arc<Server>,
@@ -113,6 +115,10 @@ pub(super) struct Connection {
     unread: Lease,
     /// The command that waits, and its class.
     waiting: Option<(RespClass, Pending)>,
+    /// True if values were changed since the last write.
+    has_changed: bool,
+    /// Waits until a directory has what was changed: replies say what holds.
+    settling: Option<Settling>,
     /// Set once no further command is run. The connection ends when its replies are written.
     end: Option<End>,
     /// The command that arrives.
@@ -138,6 +144,8 @@ impl Connection {
             session,
             output: Output::default(),
             waiting: None,
+            has_changed: false,
+            settling: None,
             end: None,
             arriving: None,
             leaving: None,
@@ -184,6 +192,9 @@ impl Connection {
             if matches!(halt, Halt::Began) {
                 continue;
             }
+            if self.poll_settled(cx).is_pending() {
+                return Poll::Pending;
+            }
             if self.poll_write(cx).is_err() {
                 return Poll::Ready(End::Left);
             }
@@ -225,6 +236,19 @@ impl Connection {
         };
         self.waiting = None;
         self.reply(class, reply);
+        Poll::Ready(())
+    }
+
+    /// Ready once what was changed is where it survives the process.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.has_changed) && self.server.store.durable().is_some() {
+            let values = Arc::clone(&self.server.values);
+            self.settling = Some(Box::pin(async move { values.settle().await }));
+        }
+        if let Some(settling) = &mut self.settling {
+            std::task::ready!(settling.as_mut().poll(cx));
+            self.settling = None;
+        }
         Poll::Ready(())
     }
 
@@ -335,6 +359,7 @@ impl Connection {
             self.server.tell(RespRefusal::Memory, self.session.peer, &[]);
             reply = no_room();
         }
+        self.has_changed |= !matches!(class, RespClass::Connection | RespClass::Read);
         self.counters.command(class, reply.is_error());
         self.output.put(reply, self.session.protocol);
         if self.session.is_closing {
@@ -409,7 +434,7 @@ impl Connection {
         let (since, limit, end) = match (self.leaving, self.arriving) {
             (Some(leaving), _) => (leaving.since, leaving.limit(timeout), End::Refused(RespRefusal::SlowReader)),
             // It waits for us.
-            (None, _) if self.waiting.is_some() => return Poll::Pending,
+            (None, _) if self.waiting.is_some() || self.settling.is_some() => return Poll::Pending,
             (None, Some(arriving)) => (arriving.since, arriving.limit(timeout), End::Refused(RespRefusal::SlowCommand)),
             (None, None) => (self.idle, self.server.config.idle_timeout, End::Idle),
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::commands::transactions::Watched;
 use super::memory::{ClientMemory, Lease};
 use super::reply::Protocol;
 use crate::base::{RespCounters, Stopwatch};
@@ -32,6 +33,10 @@ pub(super) struct Session {
     pub(super) name: Bytes,
     /// `CLIENT SETINFO`: the name and the version of the client's library.
     pub(super) library: [Bytes; 2],
+    /// What `WATCH` has named.
+    pub(super) watched: Vec<Watched>,
+    /// True while the turns of all keys of a transaction are held.
+    pub(super) holds_turns: bool,
     /// Commands since `MULTI`.
     pub(super) transaction: Option<Transaction>,
     /// True once the connection is to be closed behind the reply.
@@ -48,6 +53,7 @@ impl Session {
         self.database = 0;
         self.name = Bytes::new();
         self.transaction = None;
+        self.watched = Vec::new();
     }
 }
 

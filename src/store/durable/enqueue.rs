@@ -124,7 +124,7 @@ impl Durable {
     }
 
     /// Returns whether the queue takes another deletion.
-    fn has_room_to_delete(&self) -> bool {
+    pub(super) fn has_room_to_delete(&self) -> bool {
         let inner = &self.inner;
         let has_room = inner.queue.depth().0 < (inner.config.queue_objects as u64).saturating_mul(DELETES_PER_PUT);
         if !has_room {

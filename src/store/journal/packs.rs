@@ -160,7 +160,20 @@ impl Journal {
         if let Some(last) = entries.iter().map(|entry| entry.order).max() {
             self.purges.note_order(last);
         }
+        let news: Vec<u128> =
+            entries.iter().filter(|entry| self.is_news(entry)).map(|entry| entry.key.hash()).collect();
         self.index.insert_all(pack, entries);
+        // Only now: what is read from an older place is not put into memory any more.
+        for hash in news {
+            self.memory.remove(hash, || ());
+        }
+    }
+
+    /// Returns whether an entry says that a value has changed: memory may have the one before, or be about to. Of pages
+    /// there are purges.
+    fn is_news(&self, entry: &FooterEntry) -> bool {
+        entry.key.is_value()
+            && self.index.slot(self.index.fingerprint(&entry.key, 0)).is_none_or(|known| known.is_before(entry.order))
     }
 
     /// Takes what could be read of a damaged pack. Has all that was stored before it was complete validated: deletions may be

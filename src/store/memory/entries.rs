@@ -97,6 +97,13 @@ impl Entries {
         self.map.get(&slot).map(|held| held.entry)
     }
 
+    /// Calls `each` with every entry.
+    pub(super) fn each(&self, mut each: impl FnMut(&MemoryEntry)) {
+        for (_, held) in &self.map {
+            each(&held.entry);
+        }
+    }
+
     /// Returns whether anything is kept under a hash.
     pub(super) fn holds(&self, slot: u128) -> bool {
         self.map.contains_key(&slot)
