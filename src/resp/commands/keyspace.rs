@@ -54,8 +54,7 @@ struct Scan {
 
 /// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`
 fn scan(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
-    let text = std::str::from_utf8(&arguments[1]).ok();
-    let Some(cursor) = text.and_then(|text| text.parse::<u64>().ok()) else {
+    let Some(cursor) = read_cursor(&arguments[1]) else {
         return Reply::error("ERR invalid cursor").into();
     };
     let scan = match options(&arguments[2..]) {
@@ -76,6 +75,13 @@ fn scan(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
             Err(error) => error,
         }
     }))
+}
+
+/// Reads a cursor as Redis does, which takes a number with a minus for its complement.
+fn read_cursor(text: &[u8]) -> Option<u64> {
+    let (digits, is_negated) = text.strip_prefix(b"-").map_or((text, false), |digits| (digits, true));
+    let number: u64 = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with(['-', '+']) )?.parse().ok()?;
+    Some(if is_negated { number.wrapping_neg() } else { number })
 }
 
 fn options(arguments: &[Bytes]) -> Result<Scan, Reply> {
