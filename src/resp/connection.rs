@@ -101,6 +101,8 @@ enum Pending {
     WithSession(WaitingWithSession),
 }
 
+type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One client's connection.
 pub(super) struct Connection {
     server: Arc<Server>,
@@ -113,10 +115,10 @@ pub(super) struct Connection {
     unread: Lease,
     /// The command that waits, and its class.
     waiting: Option<(RespClass, Pending)>,
-    /// True if a command has written since the last wait for the directory.
-    has_written: bool,
-    /// Ready once a directory has what was written: no reply goes out before.
-    settling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// True if values were changed since the last write.
+    has_changed: bool,
+    /// Waits until a directory has what was changed: replies say what holds.
+    settling: Option<Settling>,
     /// Set once no further command is run. The connection ends when its replies are written.
     end: Option<End>,
     /// The command that arrives.
@@ -142,7 +144,7 @@ impl Connection {
             session,
             output: Output::default(),
             waiting: None,
-            has_written: false,
+            has_changed: false,
             settling: None,
             end: None,
             arriving: None,
@@ -186,9 +188,6 @@ impl Connection {
     fn go_on(&mut self, cx: &mut Context<'_>, shared: &mut Shared, ending: &Ending) -> Poll<End> {
         let mut turn = TURN;
         loop {
-            if self.settling.is_some() && self.poll_settled(cx).is_pending() {
-                return Poll::Pending;
-            }
             let halt = if self.poll_waiting(cx).is_pending() { Halt::Waits } else { self.run(shared, &mut turn) };
             if matches!(halt, Halt::Began) {
                 continue;
@@ -240,10 +239,11 @@ impl Connection {
         Poll::Ready(())
     }
 
-    /// Ready once a directory has what the commands so far have written: one wait for all that arrived together.
+    /// Ready once what was changed is where it survives the process.
     fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.has_written) && self.settling.is_none() {
-            self.settling = self.server.values.settling();
+        if std::mem::take(&mut self.has_changed) && self.server.store.durable().is_some() {
+            let values = Arc::clone(&self.server.values);
+            self.settling = Some(Box::pin(async move { values.settle().await }));
         }
         if let Some(settling) = &mut self.settling {
             std::task::ready!(settling.as_mut().poll(cx));
@@ -359,7 +359,7 @@ impl Connection {
             self.server.tell(RespRefusal::Memory, self.session.peer, &[]);
             reply = no_room();
         }
-        self.has_written |= matches!(class, RespClass::Write | RespClass::Transaction) && !reply.is_error();
+        self.has_changed |= !matches!(class, RespClass::Connection | RespClass::Read);
         self.counters.command(class, reply.is_error());
         self.output.put(reply, self.session.protocol);
         if self.session.is_closing {

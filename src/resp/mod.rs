@@ -12,7 +12,7 @@
 mod commands;
 mod config;
 mod connection;
-mod glob;
+mod hold;
 mod inline;
 mod input;
 mod memory;
@@ -24,4 +24,5 @@ mod session;
 mod values;
 
 pub use self::config::Config;
+pub use self::hold::hold_commands;
 pub(crate) use self::server::{Server, Worker};

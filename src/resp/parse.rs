@@ -11,13 +11,13 @@ use self::Header::{Invalid, Number, Unfinished};
 use super::inline::words;
 
 /// The most bytes of an inline command.
-pub const MAX_INLINE: usize = 64 << 10;
+pub(super) const MAX_INLINE: usize = 64 << 10;
 
 /// The most arguments of a command.
-pub const MAX_ARGUMENTS: u64 = 1 << 20;
+pub(super) const MAX_ARGUMENTS: u64 = 1 << 20;
 
 /// The most bytes that an argument may announce. As Redis's `proto-max-bulk-len`.
-pub const MAX_ANNOUNCED: u64 = 512 << 20;
+pub(super) const MAX_ANNOUNCED: u64 = 512 << 20;
 
 /// The most arguments before `AUTH`.
 const MAX_EARLY_ARGUMENTS: u64 = 10;
@@ -30,22 +30,22 @@ const ARGUMENT_OVERHEAD: usize = size_of::<(u32, u32)>() + size_of::<Bytes>();
 
 /// What a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(super) struct Limits {
     /// False before `AUTH`, when only short commands are read.
-    pub is_authenticated: bool,
+    pub(super) is_authenticated: bool,
     /// The most bytes of an argument. A command with a longer one is skipped.
-    pub value: usize,
+    pub(super) value: usize,
     /// The most bytes of a command. A longer one is skipped.
-    pub command: usize,
+    pub(super) command: usize,
 }
 
 /// Input that is not the protocol, in Redis's words. The connection ends with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProtocolError(pub String);
+pub(super) struct ProtocolError(pub(super) String);
 
 /// The reason why a command is skipped: its bytes are dropped as they arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skipped {
+pub(super) enum Skipped {
     /// An argument or the command is longer than its limit.
     TooLarge,
     /// There was no room for it.
@@ -54,7 +54,7 @@ pub enum Skipped {
 
 /// What the buffer begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// A command, whose arguments were taken out. There is at least one.
     Command,
     /// The same, of an inline command.
@@ -67,7 +67,7 @@ pub enum Next {
 
 /// Reads the commands of one connection.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub(super) struct Parser {
     /// The bytes at the beginning of the buffer that were read, and are kept.
     at: usize,
     /// The arguments that are still to come; 0: a command begins at `at`, or an inline command is in the buffer.
@@ -82,7 +82,7 @@ pub struct Parser {
 
 impl Parser {
     /// Takes the next command out of `buffer`. Between two calls bytes may only be added to it.
-    pub fn next(
+    pub(super) fn next(
         &mut self,
         buffer: &mut BytesMut,
         arguments: &mut Vec<Bytes>,
@@ -123,7 +123,7 @@ impl Parser {
 
     /// Skips the command under way: what has arrived of it is dropped, and what is to come.
     /// Returns `false` if that can't be: only its first line is arriving, so that nobody knows its end.
-    pub fn skip(&mut self, buffer: &mut BytesMut, why: Skipped) -> bool {
+    pub(super) fn skip(&mut self, buffer: &mut BytesMut, why: Skipped) -> bool {
         if self.left > 0 && self.skipped.is_none() {
             self.skipped = Some(why);
             buffer.advance(self.at);
@@ -134,17 +134,17 @@ impl Parser {
     }
 
     /// Returns whether a part of a command has arrived, with `buffer` what is left.
-    pub fn is_within(&self, buffer: &[u8]) -> bool {
+    pub(super) fn is_within(&self, buffer: &[u8]) -> bool {
         self.left > 0 || !buffer.is_empty()
     }
 
     /// Returns whether the command under way is skipped.
-    pub fn is_skipping(&self) -> bool {
+    pub(super) fn is_skipping(&self) -> bool {
         self.skipped.is_some()
     }
 
     /// Returns the least number of bytes that `buffer` has to have before the command under way goes on.
-    pub fn needs(&self, buffer: &[u8]) -> usize {
+    pub(super) fn needs(&self, buffer: &[u8]) -> usize {
         match self.argument {
             Some(len) if self.skipped.is_none() => self.at + len + 2,
             Some(_) | None => buffer.len() + 1,
@@ -152,7 +152,7 @@ impl Parser {
     }
 
     /// Returns the memory that the arguments of the command under way take beside their bytes.
-    pub fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         self.spans.len() * ARGUMENT_OVERHEAD
     }
 

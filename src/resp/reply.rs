@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// The version of the protocol that a client speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
+pub(super) enum Protocol {
     /// What every client begins with.
     #[default]
     Resp2,
@@ -16,7 +16,7 @@ pub enum Protocol {
 
 /// The reply to a command.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
+pub(super) enum Reply {
     /// A short text such as `OK`, without line breaks.
     Simple(Cow<'static, str>),
     /// An error that begins with its code, such as `ERR` or `WRONGTYPE`. Line breaks become spaces.
@@ -35,52 +35,42 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
     /// Members in no order; in RESP2 an array.
     Set(Vec<Reply>),
-    /// In RESP2 the numbers 1 and 0.
-    Boolean(bool),
-    /// In RESP2 its decimal text.
-    Double(f64),
     /// Text for people; in RESP2 bytes.
     Verbatim(String),
 }
 
 impl Reply {
     /// `OK`
-    pub const OK: Self = Self::Simple(Cow::Borrowed("OK"));
+    pub(super) const OK: Self = Self::Simple(Cow::Borrowed("OK"));
 
     /// Makes a reply of bytes that are always there.
-    pub const fn text(text: &'static str) -> Self {
+    pub(super) const fn text(text: &'static str) -> Self {
         Self::Bulk(Bytes::from_static(text.as_bytes()))
     }
 
     /// Makes an error. `text` begins with its code.
-    pub fn error(text: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn error(text: impl Into<Cow<'static, str>>) -> Self {
         Self::Error(text.into())
     }
 
     /// Returns whether it is an error.
-    pub const fn is_error(&self) -> bool {
+    pub(super) const fn is_error(&self) -> bool {
         matches!(self, Self::Error(_))
     }
 
     /// Returns the bytes of what it holds; 0 for what is short in any case.
-    pub fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match self {
             Self::Bulk(bytes) => bytes.len(),
             Self::Array(items) | Self::Set(items) => items.iter().map(|item| item.size() + HEAD).sum(),
             Self::Map(pairs) => pairs.iter().map(|(name, value)| name.size() + value.size() + 2 * HEAD).sum(),
             Self::Verbatim(text) => text.len(),
-            Self::Simple(_)
-            | Self::Error(_)
-            | Self::Integer(_)
-            | Self::Null
-            | Self::NullArray
-            | Self::Boolean(_)
-            | Self::Double(_) => 0,
+            Self::Simple(_) | Self::Error(_) | Self::Integer(_) | Self::Null | Self::NullArray => 0,
         }
     }
 
     /// Appends it to `out`.
-    pub fn encode(&self, protocol: Protocol, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, protocol: Protocol, out: &mut Vec<u8>) {
         match (self, protocol) {
             (Self::Simple(text), _) => line(b'+', text, out),
             (Self::Error(text), _) => line(b'-', text, out),
@@ -93,10 +83,6 @@ impl Reply {
             (Self::Set(items), Protocol::Resp2) => all(b'*', items, protocol, out),
             (Self::Set(items), Protocol::Resp3) => all(b'~', items, protocol, out),
             (Self::Map(pairs), _) => map(pairs, protocol, out),
-            (Self::Boolean(is), Protocol::Resp2) => number_line(b':', i64::from(*is), out),
-            (Self::Boolean(is), Protocol::Resp3) => out.extend_from_slice(if *is { b"#t\r\n" } else { b"#f\r\n" }),
-            (Self::Double(number), Protocol::Resp2) => bulk(double(*number).as_bytes(), out),
-            (Self::Double(number), Protocol::Resp3) => line(b',', &double(*number), out),
             (Self::Verbatim(text), Protocol::Resp2) => bulk(text.as_bytes(), out),
             (Self::Verbatim(text), Protocol::Resp3) => {
                 count_line(b'=', text.len() + 4, out);
@@ -155,7 +141,56 @@ fn bulk(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a number as Redis does: `inf`, `-inf` and `nan` in letters.
-fn double(number: f64) -> String {
-    if number.is_nan() { "nan".to_owned() } else { number.to_string() }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(reply: &Reply, protocol: Protocol) -> String {
+        let mut out = Vec::new();
+        reply.encode(protocol, &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn each_reply_is_written_as_the_client_s_protocol_has_it() {
+        let text = Reply::text;
+        for (reply, resp2, resp3) in [
+            (Reply::OK, "+OK\r\n", ""),
+            (Reply::error("ERR no"), "-ERR no\r\n", ""),
+            (Reply::error("ERR a\r\n+OK\nb"), "-ERR a  +OK b\r\n", ""),
+            (Reply::Integer(i64::MIN), ":-9223372036854775808\r\n", ""),
+            (text("a\r\nb"), "$4\r\na\r\nb\r\n", ""),
+            (text(""), "$0\r\n\r\n", ""),
+            (Reply::Null, "$-1\r\n", "_\r\n"),
+            (Reply::NullArray, "*-1\r\n", "_\r\n"),
+            (Reply::Array(vec![]), "*0\r\n", ""),
+            (
+                Reply::Array(vec![Reply::Integer(1), Reply::Array(vec![Reply::Null])]),
+                "*2\r\n:1\r\n*1\r\n$-1\r\n",
+                "*2\r\n:1\r\n*1\r\n_\r\n",
+            ),
+            (Reply::Map(vec![(text("a"), Reply::Integer(1))]), "*2\r\n$1\r\na\r\n:1\r\n", "%1\r\n$1\r\na\r\n:1\r\n"),
+            (Reply::Set(vec![Reply::Integer(1)]), "*1\r\n:1\r\n", "~1\r\n:1\r\n"),
+            (Reply::Verbatim("a".into()), "$1\r\na\r\n", "=5\r\ntxt:a\r\n"),
+        ] {
+            assert_eq!(encoded(&reply, Protocol::Resp2), resp2);
+            assert_eq!(encoded(&reply, Protocol::Resp3), if resp3.is_empty() { resp2 } else { resp3 });
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_reply_is_what_it_holds() {
+        let bulk = |len: usize| Reply::Bulk(vec![0; len].into());
+        for (reply, least) in [
+            (bulk(1000), 1000),
+            (Reply::Array(vec![bulk(10), bulk(20), Reply::Null]), 30),
+            (Reply::Array(vec![Reply::Array(vec![bulk(70)])]), 70),
+            (Reply::Map(vec![(bulk(3), bulk(4))]), 7),
+            (Reply::Integer(1), 0),
+        ] {
+            let mut out = Vec::new();
+            reply.encode(Protocol::Resp2, &mut out);
+            assert!((least..=out.len() + 16).contains(&reply.size()), "{reply:?}");
+        }
+    }
 }

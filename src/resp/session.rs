@@ -31,12 +31,12 @@ pub(super) struct Session {
     pub(super) database: u8,
     /// `CLIENT SETNAME`
     pub(super) name: Bytes,
+    /// `CLIENT SETINFO`: the name and the version of the client's library.
+    pub(super) library: [Bytes; 2],
     /// What `WATCH` has named.
     pub(super) watched: Vec<Watched>,
     /// True while the turns of all keys of a transaction are held.
     pub(super) holds_turns: bool,
-    /// `CLIENT SETINFO`: the name and the version of the client's library.
-    pub(super) library: [Bytes; 2],
     /// Commands since `MULTI`.
     pub(super) transaction: Option<Transaction>,
     /// True once the connection is to be closed behind the reply.
@@ -53,7 +53,7 @@ impl Session {
         self.database = 0;
         self.name = Bytes::new();
         self.transaction = None;
-        self.watched.clear();
+        self.watched = Vec::new();
     }
 }
 

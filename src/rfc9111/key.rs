@@ -337,7 +337,13 @@ mod tests {
         for scheme in ["http", "https", "", "respx", "res"] {
             assert!(!CacheKey::new(KeyParts { scheme, ..value }).is_value(), "{scheme}");
         }
-        let page = KeyParts { prefix: VALUE_SCHEME, scheme: "http", authority: VALUE_SCHEME, path: "/resp://0/a", query: None };
+        let page = KeyParts {
+            prefix: VALUE_SCHEME,
+            scheme: "http",
+            authority: VALUE_SCHEME,
+            path: "/resp://0/a",
+            query: None,
+        };
         assert!(!CacheKey::new(page).is_value());
     }
 

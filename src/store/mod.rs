@@ -38,12 +38,12 @@ pub(crate) use self::durable::{
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
+pub(crate) use self::listing::{NamedValue, ValueList, Wanted};
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::ObjectNames;
 pub use self::pack::{hold_entries, hold_footer};
 pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp};
 pub use self::purge::{Purge, PurgeTarget, Purges};
-pub(crate) use self::listing::{NamedValue, ValueList, Wanted};
 pub(crate) use self::tiers::KnownRecord;
 pub use self::tiers::{Durability, Store};
 pub(crate) use self::values::{FoundValue, LookedUp};

@@ -165,8 +165,7 @@ impl Store {
         let stored = Arc::new(StoredResponse::new(head, body));
         if let Some(place) = place.filter(|_| is_promoted) {
             let key = &stored.head.key;
-            self.memory
-                .promote_value(&stored, &|| durable.is_value_at(key, &place) && !self.is_covered(&stored.head));
+            self.memory.promote_value(&stored, &|| durable.is_value_at(key, &place) && !self.is_covered(&stored.head));
         }
         Some(FoundValue { stored, is_durable: true })
     }

@@ -150,7 +150,8 @@ pub(super) fn run(server: &Arc<Server>, session: &mut Session, arguments: &[Byte
 /// Returns the reply to a command that does not run now.
 fn admit(server: &Arc<Server>, session: &mut Session, command: &Command, arguments: &[Bytes]) -> Option<Step> {
     if !accepts(command, arguments.len()) {
-        return Some(refuse(session, wrong_number(command.name)).into());
+        let reply = wrong_number(command.name);
+        return Some(if command.name == "exec" { abort(session, &reply) } else { refuse(session, reply) }.into());
     }
     if !session.is_authenticated && !matches!(command.when, When::Early | When::Always) {
         return Some(refuse(session, Reply::error("NOAUTH Authentication required.")).into());
@@ -188,6 +189,14 @@ fn refuse(session: &mut Session, reply: Reply) -> Reply {
         transaction.is_spoilt = true;
     }
     reply
+}
+
+/// Gives the transaction up, since its `EXEC` is refused.
+fn abort(session: &mut Session, reply: &Reply) -> Reply {
+    session.transaction = None;
+    session.watched = Vec::new();
+    let why = if let Reply::Error(text) = reply { text.strip_prefix("ERR ").unwrap_or(text) } else { "" };
+    Reply::error(format!("EXECABORT Transaction discarded because of: {why}"))
 }
 
 /// Returns Redis's error for a command that there is not.

@@ -48,7 +48,8 @@ impl Work {
     /// Carries out an operation, waiting for whatever it needs.
     pub(super) async fn carry_out(&self, key: &ValueKey, operation: Operation) -> Reply {
         let values = &*self.values;
-        let turn = if operation.writes() && !self.is_held { Some(values.turns.take(Turns::number(key)).await) } else { None };
+        let turn =
+            if operation.writes() && !self.is_held { Some(values.turns.take(Turns::number(key)).await) } else { None };
         if operation.writes() && !values.store.has_room_for_value(operation.size()) {
             values.settle().await;
         }
@@ -235,12 +236,7 @@ pub(super) fn each(context: &mut Context<'_>, names: &[Bytes], operation: Operat
 
 /// Carries out an operation on the rest of several keys. Looks for some at once in the durable tier, since a bucket takes its
 /// time for each.
-async fn later(
-    work: &Work,
-    rest: Vec<(usize, ValueKey)>,
-    operation: &Operation,
-    mut collected: Collected,
-) -> Reply {
+async fn later(work: &Work, rest: Vec<(usize, ValueKey)>, operation: &Operation, mut collected: Collected) -> Reply {
     let (mut under_way, mut seen): (JoinSet<(usize, Reply)>, _) = (JoinSet::new(), HashSet::new());
     for (count, (number, key)) in rest.into_iter().enumerate() {
         // A key that is named twice is used twice, one after the other.
@@ -284,7 +280,8 @@ pub(super) fn put_all(context: &mut Context<'_>, pairs: &[Bytes]) -> Step {
         Ok(keys) => keys,
         Err(error) => return error.into(),
     };
-    let numbers: Vec<usize> = if context.session.holds_turns { Vec::new() } else { keys.iter().map(Turns::number).collect() };
+    let numbers: Vec<usize> =
+        if context.session.holds_turns { Vec::new() } else { keys.iter().map(Turns::number).collect() };
     let size = pairs.iter().map(Bytes::len).sum();
     if keys.len() <= MOST_AT_ONCE
         && values.store.has_room_for_value(size)

@@ -158,18 +158,9 @@ mod tests {
     #[test]
     fn the_one_script_is_known_by_its_shape_and_no_other_is() {
         for (script, expected) in [
-            (
-                r#"for i, key in ipairs(redis.call("KEYS", "a b:*")) do redis.call("DEL", key); end"#,
-                Some("a b:*"),
-            ),
-            (
-                "for _,k in ipairs(redis.call('keys','x*')) do\n redis.call('unlink',k)\nend;",
-                Some("x*"),
-            ),
-            (
-                r#"for i, key in ipairs(redis.call("KEYS", "a\"b\\*")) do redis.call("DEL", key) end"#,
-                Some(r#"a"b\*"#),
-            ),
+            (r#"for i, key in ipairs(redis.call("KEYS", "a b:*")) do redis.call("DEL", key); end"#, Some("a b:*")),
+            ("for _,k in ipairs(redis.call('keys','x*')) do\n redis.call('unlink',k)\nend;", Some("x*")),
+            (r#"for i, key in ipairs(redis.call("KEYS", "a\"b\\*")) do redis.call("DEL", key) end"#, Some(r#"a"b\*"#)),
             (r#"for i, key in ipairs(redis.call("KEYS", "a")) do redis.call("DEL", i); end"#, None),
             (r#"for k, k in ipairs(redis.call("KEYS", "a")) do redis.call("DEL", k); end"#, None),
             (r#"for i, key in ipairs(redis.call("KEYS", "a")) do redis.call("GET", key); end"#, None),

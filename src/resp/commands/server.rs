@@ -8,10 +8,10 @@ use super::connection::VERSION;
 use super::{Command, Context, Step, When, all, find, wrong_number};
 use crate::base::{RespClass, format_size};
 use crate::downstream::Listen;
-use crate::resp::glob;
 use crate::resp::reply::Reply;
 use crate::resp::server::Server;
 use crate::resp::session::DATABASES;
+use crate::resp::values::glob::Pattern;
 
 const fn command(name: &'static str, arity: i16, run: super::Handler) -> Command {
     Command { name, arity, class: RespClass::Connection, flags: &[], keys: (0, 0, 0), when: When::Usual, run }
@@ -73,12 +73,11 @@ fn config(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
     if !arguments[1].eq_ignore_ascii_case(b"get") {
         return unknown_subcommand("CONFIG", &arguments[1]).into();
     }
-    let patterns = &arguments[2..];
-    if patterns.is_empty() {
+    if arguments.len() == 2 {
         return wrong_number("config|get").into();
     }
-    let is_asked =
-        |name: &str| patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
+    let patterns: Vec<_> = arguments[2..].iter().map(|text| Pattern::new(&text.to_ascii_lowercase())).collect();
+    let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name.as_bytes()));
     let asked = settings(context.server).into_iter().filter(|(name, _)| is_asked(name));
     Reply::Map(asked.map(|(name, value)| (Reply::text(name), Reply::Bulk(value.into()))).collect()).into()
 }

@@ -43,12 +43,8 @@ impl Spent {
 
     /// Returns what an option of `SET` and `GETEX` says of the number behind it.
     pub(super) fn of(option: &[u8]) -> Option<Self> {
-        let options: [(&[u8], Self); 4] = [
-            (b"ex", Self::SECONDS),
-            (b"px", Self::MILLIS),
-            (b"exat", Self::AT_SECONDS),
-            (b"pxat", Self::AT_MILLIS),
-        ];
+        let options: [(&[u8], Self); 4] =
+            [(b"ex", Self::SECONDS), (b"px", Self::MILLIS), (b"exat", Self::AT_SECONDS), (b"pxat", Self::AT_MILLIS)];
         options.into_iter().find(|(name, _)| option.eq_ignore_ascii_case(name)).map(|(_, spent)| spent)
     }
 

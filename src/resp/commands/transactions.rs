@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Command, Context, Ran, Step, When, find, run};
+use super::{Command, Context, Step, When, find, run};
 use crate::base::RespClass;
 use crate::resp::reply::Reply;
 use crate::resp::server::Server;
@@ -130,8 +130,7 @@ fn names_of<'a>(command: &Command, arguments: &'a [Bytes]) -> impl Iterator<Item
 async fn carry_out(server: &Arc<Server>, session: &mut Session, transaction: Transaction) -> Reply {
     let (mut replies, mut bytes) = (Vec::with_capacity(transaction.commands.len()), 0_usize);
     for (count, arguments) in transaction.commands.into_iter().enumerate() {
-        let Ran { step, .. } = run(server, session, &arguments);
-        let reply = match step {
+        let reply = match run(server, session, &arguments).step {
             Step::Done(reply) => reply,
             Step::Waits(waiting) => waiting.await,
             Step::TakesSession(waiting) => {

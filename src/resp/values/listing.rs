@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::Values;
+use super::glob::Pattern;
 use crate::base::Stopwatch;
-use crate::resp::glob::Pattern;
 use crate::resp::reply::Reply;
 use crate::store::{NamedValue, StoreError, ValueList, Wanted};
 

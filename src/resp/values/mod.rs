@@ -6,11 +6,11 @@
 //! * What an operation does is a pure function of the value that was found ([`operation`]).
 //! * Lists of names are gathered aside, a few at a time, within a bound ([`listing`]).
 
+pub(super) mod glob;
 pub(super) mod listing;
 pub(super) mod operation;
 pub(super) mod turns;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use self::listing::Listings;
@@ -56,16 +56,8 @@ impl Values {
         Ok(ValueKey::new(&self.prefix, database, name))
     }
 
-    /// Returns what is ready once a directory has what was written before, at most half a second later; `None` if it has
-    /// all, and with a bucket or without a durable tier. One wait serves all commands before it.
-    pub(super) fn settling(self: &Arc<Self>) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        let this = Arc::clone(self);
-        self.store.has_unwritten_values().then(|| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-            Box::pin(async move { this.store.values_written().await })
-        })
-    }
-
-    /// Waits for the same.
+    /// Waits until a directory has what was written before, at most half a second. With a bucket, or without a durable tier,
+    /// ends at once. One wait serves all commands before it.
     pub(super) async fn settle(&self) {
         self.store.values_written().await;
     }

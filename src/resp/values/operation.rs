@@ -292,10 +292,7 @@ fn integer(number: u64) -> Reply {
 fn append(found: Option<&FoundValue>, more: &Bytes, most: usize) -> Outcome {
     let (old, expires) = (found.map(FoundValue::bytes).unwrap_or_default(), found.and_then(FoundValue::expires));
     if old.len().saturating_add(more.len()) > most {
-        return (
-            Reply::error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
-            Change::Nothing,
-        );
+        return (Reply::error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"), Change::Nothing);
     }
     let value = Bytes::from([&old[..], &more[..]].concat());
     (integer(value.len() as u64), Change::Put { value, expires })

@@ -49,6 +49,10 @@ fn in_each_tier(test: impl Fn(&Larder, &dyn Fn())) {
         let directory = tempfile::tempdir().expect("a directory");
         let config = format!("{}\nmemory.capacity=0", crate::support::file_url(directory.path()));
         let this = larder(&config);
-        test(&this, &|| if is_complete { this.settle() });
+        test(&this, &|| {
+            if is_complete {
+                this.settle()
+            }
+        });
     }
 }

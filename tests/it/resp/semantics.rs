@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::redis::words;
 use super::{larder, process_over};
+use crate::support::redis::words;
 use crate::support::{Larder, Place, Redis, file_url};
 
 fn transcript() -> PathBuf {
@@ -98,6 +98,10 @@ fn every_command_answers_as_redis_does_from_a_bucket() {
         let prefix = format!("cache.key_prefix={name}");
         let sets = ["memory.capacity=0", more, &prefix];
         let (larder, socket) = process_over(&place, directory.path(), name, &sets);
-        compare_all(&mut Redis::at(&socket), || if name == "b" { larder.settle() });
+        compare_all(&mut Redis::at(&socket), || {
+            if name == "b" {
+                larder.settle()
+            }
+        });
     }
 }

@@ -5,7 +5,7 @@
 
 /// A pattern.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern {
+pub(in crate::resp) struct Pattern {
     parts: Vec<Part>,
 }
 
@@ -24,7 +24,7 @@ enum Part {
 
 impl Pattern {
     /// Reads a pattern. Every text is one.
-    pub(super) fn new(text: &[u8]) -> Self {
+    pub(in crate::resp) fn new(text: &[u8]) -> Self {
         let (mut parts, mut rest) = (Vec::new(), text);
         while let Some((first, after)) = rest.split_first() {
             rest = after;
@@ -48,7 +48,7 @@ impl Pattern {
     }
 
     /// Returns whether a name matches.
-    pub(super) fn matches(&self, name: &[u8]) -> bool {
+    pub(in crate::resp) fn matches(&self, name: &[u8]) -> bool {
         let (mut part, mut at) = (0, 0);
         // Where to try again: behind the last run, which then takes one byte more.
         let mut retry: Option<(usize, usize)> = None;
@@ -79,11 +79,6 @@ impl Pattern {
             }
         }
     }
-}
-
-/// Returns whether a name matches a pattern that is used once.
-pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    Pattern::new(pattern).matches(name)
 }
 
 impl Part {
@@ -175,7 +170,7 @@ mod tests {
             ("user:*:n?me", "user:1:2:name", true),
             ("\u{fc}*", "\u{fc}ber", true),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+            assert_eq!(Pattern::new(pattern.as_bytes()).matches(name.as_bytes()), expected, "{pattern} {name}");
         }
     }
 
