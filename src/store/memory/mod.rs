@@ -186,7 +186,7 @@ impl Memory {
     ) -> Insertion {
         let hash = head.key.hash();
         let put = |change: &mut Change<'_>, slot| match stored {
-            Some(stored) => change.put(slot, MemoryEntry::Response(Arc::clone(stored))),
+            Some(stored) => _ = change.put(slot, MemoryEntry::Response(Arc::clone(stored))),
             None => change.remove(slot),
         };
         let Some(variant) = head.variant() else {

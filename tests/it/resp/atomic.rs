@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{in_each_tier, larder};
+use super::starting::{in_each_tier, larder};
 use crate::support::{Larder, Redis, at_once, file_url};
 
 const CLIENTS: usize = 8;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use larder::base::Clock;
 
-use super::{at, larder, process_over};
+use super::starting::{at, larder, process_over};
 use crate::support::{Place, Redis, START, file_url};
 
 /// Goes through a `SCAN`, and calls `between` after each part.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{larder, process_over};
+use super::starting::{larder, process_over};
 use crate::support::redis::words;
 use crate::support::{Larder, Place, Redis, file_url};
 

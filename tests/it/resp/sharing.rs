@@ -2,7 +2,7 @@
 
 use larder::base::Clock;
 
-use super::{at, process_over};
+use super::starting::{at, process_over};
 use crate::support::{Place, Redis, eventually};
 
 /// What two processes do within one millisecond has no order.

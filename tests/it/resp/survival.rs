@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{process, process_over};
+use super::starting::{process, process_over};
 use crate::support::durable::large;
 use crate::support::{Place, Process, Redis, eventually, file_url};
 
@@ -124,7 +124,7 @@ fn with_a_bucket_values_survive_the_machine() {
 
 #[test]
 fn a_value_that_neither_tier_takes_is_refused_and_never_dropped_in_silence() {
-    let larder = super::larder("memory.capacity=100KiB");
+    let larder = super::starting::larder("memory.capacity=100KiB");
     let mut redis = larder.redis();
     assert_eq!(redis.say("SET k v"), "OK");
     let large = "x".repeat(200 << 10);
@@ -134,7 +134,7 @@ fn a_value_that_neither_tier_takes_is_refused_and_never_dropped_in_silence() {
     assert_eq!(redis.say(&format!("APPEND k {large}")), refused);
     assert_eq!(redis.say(&format!("MSET a 1 k {large} b 2")), refused);
     drop(larder);
-    let larder = super::larder("memory.capacity=0");
+    let larder = super::starting::larder("memory.capacity=0");
     assert_eq!(larder.redis().say("SET k v"), refused);
     assert_eq!(larder.redis().say("INCR k"), refused);
 }
