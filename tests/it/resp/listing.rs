@@ -13,7 +13,7 @@ fn scan(redis: &mut Redis, options: &str, mut between: impl FnMut(&mut Redis)) -
     loop {
         let reply = redis.say(&format!("SCAN {cursor} {options}"));
         let (next, listed) = reply.trim_matches(['[', ']']).split_once(", [").expect("a cursor and names");
-        cursor = next.trim_matches('"').to_owned();
+        next.trim_matches('"').clone_into(&mut cursor);
         found.extend(names(listed));
         parts += 1;
         if cursor == "0" {

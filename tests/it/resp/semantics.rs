@@ -100,7 +100,7 @@ fn every_command_answers_as_redis_does_from_a_bucket() {
         let (larder, socket) = process_over(&place, directory.path(), name, &sets);
         compare_all(&mut Redis::at(&socket), || {
             if name == "b" {
-                larder.settle()
+                larder.settle();
             }
         });
     }

@@ -43,7 +43,7 @@ pub(super) fn in_each_tier(test: impl Fn(&Larder, &dyn Fn())) {
         let this = larder(&config);
         test(&this, &|| {
             if is_complete {
-                this.settle()
+                this.settle();
             }
         });
     }

@@ -26,9 +26,7 @@ fn what_a_directory_has_confirmed_survives_kill_9_the_moment_after() {
             ("SET k v", "FLUSHDB", "EXISTS k", ":0"),
             ("SET k v", "FLUSHALL", "DBSIZE", ":0"),
             ("SET other v", "MSET k 1 l 2", "MGET k l", "[\"1\", \"2\"]"),
-        ]
-        .into_iter()
-        {
+        ] {
             let directory = tempfile::tempdir().expect("a directory");
             let url = file_url(&directory.path().join("tier"));
             let (larder, mut redis) = started(directory.path(), "a", &[&url, memory]);
