@@ -80,7 +80,8 @@ fn scan(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
 /// Reads a cursor as Redis does, which takes a number with a minus for its complement.
 fn read_cursor(text: &[u8]) -> Option<u64> {
     let (digits, is_negated) = text.strip_prefix(b"-").map_or((text, false), |digits| (digits, true));
-    let number: u64 = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with(['-', '+']) )?.parse().ok()?;
+    let number: u64 =
+        std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with(['-', '+']))?.parse().ok()?;
     Some(if is_negated { number.wrapping_neg() } else { number })
 }
 

@@ -59,7 +59,8 @@ fn a_transaction_is_carried_out_as_one() {
                 let (take, give) = (format!("DECRBY a {moved}"), format!("INCRBY b {moved}"));
                 redis.pipeline(&["MULTI", &take, &give, "EXEC"]);
                 let seen = redis.pipeline(&["MULTI", "GET a", "GET b", "EXEC"]);
-                let sum: i64 = seen[3].split(['"', ',', '[', ']', ' ']).filter_map(|text| text.parse::<i64>().ok()).sum();
+                let sum: i64 =
+                    seen[3].split(['"', ',', '[', ']', ' ']).filter_map(|text| text.parse::<i64>().ok()).sum();
                 assert_eq!(sum, 2000, "{seen:?}");
             }
         });

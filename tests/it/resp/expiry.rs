@@ -55,7 +55,8 @@ fn a_value_is_there_up_to_its_moment_and_not_a_millisecond_longer() {
 
 #[test]
 fn each_kind_of_first_read_after_the_moment_finds_nothing() {
-    let reads = ["GET k", "GETDEL k", "GETEX k PERSIST", "STRLEN k", "EXISTS k", "TTL k", "APPEND k x", "INCR k", "DEL k"];
+    let reads =
+        ["GET k", "GETDEL k", "GETEX k PERSIST", "STRLEN k", "EXISTS k", "TTL k", "APPEND k x", "INCR k", "DEL k"];
     let expected = ["nil", "nil", "nil", ":0", ":0", ":-2", ":1", ":1", ":0"];
     in_each_tier(|larder, settle| {
         let mut redis = larder.redis();
@@ -109,7 +110,9 @@ fn what_was_overwritten_does_not_come_back_when_its_successor_expires() {
         larder.advance(seconds);
         assert_eq!(larder.redis().pipeline(&["GET k", "GET other"]), ["nil", "\"stays\""]);
         larder.stop();
-        let swept = crate::support::run(crate::support::larder(&[&file_url(directory.path()), "upstream.url=http://127.0.0.1:1"]).arg("sweep"));
+        let swept = crate::support::run(
+            crate::support::larder(&[&file_url(directory.path()), "upstream.url=http://127.0.0.1:1"]).arg("sweep"),
+        );
         assert!(swept.status.success(), "{swept:?}");
         larder = at(&config, &clock);
         assert_eq!(larder.redis().pipeline(&["GET k", "GET other"]), ["nil", "\"stays\""]);

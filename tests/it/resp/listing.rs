@@ -14,7 +14,9 @@ fn scan(redis: &mut Redis, options: &str, mut between: impl FnMut(&mut Redis)) -
         let reply = redis.say(&format!("SCAN {cursor} {options}"));
         let (next, listed) = reply.trim_matches(['[', ']']).split_once(", [").expect("a cursor and names");
         cursor = next.trim_matches('"').to_owned();
-        names.extend(listed.split(", ").map(|name| name.trim_matches(['"', ']']).to_owned()).filter(|name| !name.is_empty()));
+        names.extend(
+            listed.split(", ").map(|name| name.trim_matches(['"', ']']).to_owned()).filter(|name| !name.is_empty()),
+        );
         parts += 1;
         if cursor == "0" {
             return (names, parts);
@@ -33,7 +35,9 @@ fn fill(redis: &mut Redis, count: usize) -> BTreeSet<String> {
 
 #[test]
 fn lists_have_what_is_in_either_tier_and_nothing_else() {
-    for (place, memory) in [(Place::file(), "64KiB"), (Place::file(), "0"), (Place::s3(), "64KiB"), (Place::s3(), "256MiB")] {
+    for (place, memory) in
+        [(Place::file(), "64KiB"), (Place::file(), "0"), (Place::s3(), "64KiB"), (Place::s3(), "256MiB")]
+    {
         let larder = larder(&format!("{}\nmemory.capacity={memory}", place.sets.join("\n")));
         let mut redis = larder.redis();
         let mut expected = fill(&mut redis, 1500);
@@ -58,7 +62,11 @@ fn lists_have_what_is_in_either_tier_and_nothing_else() {
             let (names, _) = scan(&mut redis, options, |_| ());
             assert!(names == expected, "{} {memory} {options}", place.name);
         }
-        assert_eq!(redis.say("KEYS key:1?00"), "[\"key:1000\", \"key:1300\", \"key:1400\"]".to_owned().replace(", ", ", ").clone(), "in any order");
+        assert_eq!(
+            redis.say("KEYS key:1?00"),
+            "[\"key:1000\", \"key:1300\", \"key:1400\"]".to_owned().replace(", ", ", ").clone(),
+            "in any order"
+        );
     }
 }
 
@@ -109,7 +117,8 @@ fn a_cursor_holds_after_a_restart_and_in_another_process() {
     let larder = at(&config, &clock);
     let mut redis = larder.redis();
     let expected = fill(&mut redis, 500);
-    let names = |reply: &str| reply.split('"').filter(|text| text.starts_with("key:")).map(str::to_owned).collect::<Vec<_>>();
+    let names =
+        |reply: &str| reply.split('"').filter(|text| text.starts_with("key:")).map(str::to_owned).collect::<Vec<_>>();
     let first = redis.say("SCAN 0 COUNT 200");
     let cursor = first.split('"').nth(1).expect("a cursor").to_owned();
     larder.stop();

@@ -1,9 +1,12 @@
 //! Tests of the room `resp`: objects over Redis's protocol.
 
 mod atomic;
+mod bounds;
 mod expiry;
+mod hostile;
 mod listing;
 mod pages;
+mod protocol;
 mod semantics;
 mod sharing;
 mod survival;
@@ -32,6 +35,10 @@ fn in_each_tier(test: impl Fn(&Larder, &dyn Fn())) {
         let directory = tempfile::tempdir().expect("a directory");
         let config = format!("{}\nmemory.capacity=0", crate::support::file_url(directory.path()));
         let this = larder(&config);
-        test(&this, &|| if is_complete { this.settle() });
+        test(&this, &|| {
+            if is_complete {
+                this.settle()
+            }
+        });
     }
 }

@@ -10,7 +10,9 @@ fn no_request_gets_a_value_and_no_client_of_values_gets_a_page() {
     let directory = tempfile::tempdir().expect("a directory");
     let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=600", "a page"));
     for durable in ["durable.url=off", &file_url(directory.path())] {
-        let config = format!("{RESP}\n{durable}\nserver.trusted_proxies=127.0.0.0/8\nrule=[{{path = \"*\", ignore_query = [\"*\"]}}]");
+        let config = format!(
+            "{RESP}\n{durable}\nserver.trusted_proxies=127.0.0.0/8\nrule=[{{path = \"*\", ignore_query = [\"*\"]}}]"
+        );
         let larder = Larder::new(&origin, &config);
         let mut redis = larder.redis();
         for name in ["k", "", "/k", "resp://0/k", "http://site.example/k", "site.example/k", "0/k"] {

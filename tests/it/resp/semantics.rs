@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::support::redis::words;
 use crate::resp::larder;
+use crate::support::redis::words;
 use crate::support::{Larder, Place, Redis, file_url};
 
 fn transcript() -> PathBuf {

@@ -83,19 +83,37 @@ fn a_stop_and_a_start_keep_values_deletions_and_flushes() {
             let larder = at(&config, &clock);
             let mut redis = larder.redis();
             let replies = redis.pipeline(&[
-                "FLUSHALL", "SET a 1", "SET b 2", "SET c 3", "SET b 20", "DEL c", "SELECT 1", "SET a one", "SET gone x", "FLUSHDB",
-                "SET later y", "SELECT 2", "SET a two",
+                "FLUSHALL",
+                "SET a 1",
+                "SET b 2",
+                "SET c 3",
+                "SET b 20",
+                "DEL c",
+                "SELECT 1",
+                "SET a one",
+                "SET gone x",
+                "FLUSHDB",
+                "SET later y",
+                "SELECT 2",
+                "SET a two",
             ]);
             assert!(!replies.iter().any(|reply| reply.starts_with('-')), "{replies:?}");
             larder.stop();
             let larder = at(&config, &clock);
             let mut redis = larder.redis();
             let replies = redis.pipeline(&[
-                "MGET a b c", "DBSIZE", "SELECT 1", "MGET a gone later", "KEYS *", "SELECT 2", "GET a", "SELECT 3", "DBSIZE",
+                "MGET a b c",
+                "DBSIZE",
+                "SELECT 1",
+                "MGET a gone later",
+                "KEYS *",
+                "SELECT 2",
+                "GET a",
+                "SELECT 3",
+                "DBSIZE",
             ]);
-            let expected = [
-                "[\"1\", \"20\", nil]", ":2", "OK", "[nil, nil, \"y\"]", "[\"later\"]", "OK", "\"two\"", "OK", ":0",
-            ];
+            let expected =
+                ["[\"1\", \"20\", nil]", ":2", "OK", "[nil, nil, \"y\"]", "[\"later\"]", "OK", "\"two\"", "OK", ":0"];
             assert_eq!(replies, expected, "{} {memory}", place.name);
         }
     }
