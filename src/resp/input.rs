@@ -127,7 +127,8 @@ impl Input {
     /// Counts `bytes`, or skips the command.
     fn count(&mut self, bytes: usize) -> Result<bool, NoRoom> {
         let held = bytes + self.parser.overhead();
-        if held <= UNCOUNTED || self.parser.is_skipping() || self.lease.set(held) {
+        let counted = if held <= UNCOUNTED || self.parser.is_skipping() { 0 } else { held };
+        if self.lease.set(counted) {
             return Ok(true);
         }
         self.lease.set(0);
