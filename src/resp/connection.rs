@@ -82,16 +82,28 @@ enum Halt {
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     since: Stopwatch,
+    /// Runs since the last byte.
+    last: Stopwatch,
     bytes: u64,
 }
 
 impl Progress {
     fn begin() -> Self {
-        Self { since: Stopwatch::start(), bytes: 0 }
+        let now = Stopwatch::start();
+        Self { since: now, last: now, bytes: 0 }
     }
 
+    fn advance(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.last = Stopwatch::start();
+            self.bytes += bytes;
+        }
+    }
+
+    /// Returns the time that it may take: so long without a byte, and in all not much longer than its bytes deserve.
     fn limit(self, timeout: Duration) -> Duration {
-        timeout.saturating_add(Duration::from_secs(self.bytes / BYTES_A_SECOND))
+        let of_all = Duration::from_secs(self.bytes / BYTES_A_SECOND);
+        timeout.saturating_add(of_all.min(self.last.since(self.since)))
     }
 }
 
@@ -384,7 +396,10 @@ impl Connection {
             }
             Poll::Ready(Err(_)) => Err(End::Left),
             Poll::Pending => {
-                self.leaving.get_or_insert_with(Progress::begin).bytes += written;
+                match &mut self.leaving {
+                    Some(leaving) => leaving.advance(written),
+                    None => self.leaving = Some(Progress::begin()),
+                }
                 Ok(())
             }
         }
@@ -415,7 +430,7 @@ impl Connection {
                 let bytes = bytes as u64;
                 self.counters.bytes_in.add(bytes);
                 if let Some(arriving) = &mut self.arriving {
-                    arriving.bytes += bytes;
+                    arriving.advance(bytes);
                 }
                 Poll::Ready(None)
             }

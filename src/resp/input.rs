@@ -2,7 +2,7 @@
 //!
 //! A connection reads into a buffer that all connections of its thread share, since they run in turn. Between its turns
 //! it holds no more than the part of a command that has arrived. A command that is too large for the shared buffer gets
-//! a buffer of its own, which at most doubles with what arrives.
+//! a buffer of its own once half of that has arrived; it has at most twice the room of what has arrived.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -89,8 +89,9 @@ impl Input {
         self.parser.needs(&self.buffer).saturating_add(SLACK)
     }
 
+    /// Returns whether the shared buffer has room for what is left, and for enough of what is to come.
     fn fits_shared(&self) -> bool {
-        self.needs() <= SHARED
+        self.needs() <= SHARED || self.buffer.len() < SHARED / 2
     }
 
     /// Makes room to read into, once no whole command is left. If there is none, drops the command and what is to come
@@ -110,7 +111,7 @@ impl Input {
         if !self.is_shared && self.buffer.capacity() > len {
             return self.count(self.buffer.capacity());
         }
-        let capacity = self.needs().min(2 * len.max(SHARED)).max(len + SLACK);
+        let capacity = self.needs().min(2 * len).max(len + SLACK);
         if !self.count(capacity)? {
             return Ok(false);
         }
@@ -126,7 +127,8 @@ impl Input {
     /// Counts `bytes`, or skips the command.
     fn count(&mut self, bytes: usize) -> Result<bool, NoRoom> {
         let held = bytes + self.parser.overhead();
-        if held <= UNCOUNTED || self.parser.is_skipping() || self.lease.set(held) {
+        let counted = if held <= UNCOUNTED || self.parser.is_skipping() { 0 } else { held };
+        if self.lease.set(counted) {
             return Ok(true);
         }
         self.lease.set(0);

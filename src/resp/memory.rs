@@ -5,18 +5,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::base::Metrics;
+
 /// Counts the memory that all clients hold, and limits it.
 #[derive(Debug)]
 pub(super) struct ClientMemory {
-    used: AtomicUsize,
+    /// In [`Metrics`], so that it is told.
+    used: Arc<AtomicUsize>,
     /// `resp.max_buffered`
     limit: usize,
 }
 
 impl ClientMemory {
     /// Begins with nothing held.
-    pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+    pub(super) fn new(limit: usize, metrics: &Metrics) -> Arc<Self> {
+        Arc::new(Self { used: Arc::clone(&metrics.resp_buffered), limit })
     }
 
     /// Returns the bytes that are held now.
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn all_leases_together_stay_within_the_limit_and_give_back_what_they_had() {
-        let memory = ClientMemory::new(100);
+        let memory = ClientMemory::new(100, &Metrics::new(1));
         let (mut a, mut b) = (Lease::new(&memory), Lease::new(&memory));
         assert!(a.set(60) && b.set(40) && !b.set(41) && !a.set(61));
         assert_eq!((a.bytes(), b.bytes(), memory.used()), (60, 40, 100));

@@ -9,6 +9,7 @@ mod render;
 mod resp;
 mod worker;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::counter::Gauge;
@@ -23,6 +24,8 @@ pub(crate) use self::worker::WorkerMetrics;
 pub struct Metrics {
     workers: Vec<Arc<WorkerMetrics>>,
     resp: Vec<Arc<RespCounters>>,
+    /// Bytes that Redis clients hold: commands that arrive, transactions, replies that wait to be read.
+    pub resp_buffered: Arc<AtomicUsize>,
     unparsed: [Counter; Unparsed::ALL.len()],
     origin: [Counter; OriginOutcome::ALL.len()],
     /// Requests to the origin that were tried again on a new connection.
@@ -80,6 +83,7 @@ impl Metrics {
         Arc::new(Self {
             workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
             resp: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            resp_buffered: Arc::default(),
             unparsed: Default::default(),
             origin: Default::default(),
             origin_retries: Counter::default(),

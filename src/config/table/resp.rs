@@ -39,8 +39,8 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "timeout",
             field: &Of { at: |d| &mut d.config.resp.timeout, kind: Time::AboveZero },
-            does: "Ends a client that takes longer to send a command, or to read its reply. Each 16 KiB of them give \
-                   it a second more.",
+            does: "Ends a client that sends nothing of the rest of a command, or reads nothing of its replies, for \
+                   this long; also one that is slower than 16 KiB a second for this long.",
         },
         Key {
             name: "idle_timeout",
