@@ -18,6 +18,7 @@ use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
 use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin, Origins};
 use crate::proxy::{Failures, Keys, Proxy, Rules};
+use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::upstream::forwarding::Signature;
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
@@ -50,6 +51,7 @@ impl std::error::Error for StartError {}
 pub struct Running {
     addresses: Vec<Listen>,
     admin_address: Option<Listen>,
+    resp_address: Option<Listen>,
     proxy: Arc<Proxy>,
     stop: CancellationToken,
     workers: Vec<JoinHandle<()>>,
@@ -64,8 +66,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    let resp_connections = config.resp.listen.as_ref().map_or(0, |_| config.resp.max_connections);
     // Three for each client at most: its own connection, one to the origin or the durable tier, and a temporary file.
-    if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + 1024) {
+    if let Err(error) = rlimit::increase_nofile_limit(3 * config.server.max_connections + resp_connections + 1024) {
         warn!("the number of open files could not be raised: {error}");
     }
     let control = control_runtime().map_err(StartError::Runtime)?;
@@ -74,8 +77,21 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     // Bound last: nobody connects to a Larder that may not come up.
     let (sockets, addresses) =
         bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
+    let resp = bind_resp(&config, threads).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
-    let unix_sockets = unix_paths(addresses.iter().chain(admin.iter().map(|(_, bound)| bound)));
+    let others = admin.iter().map(|(_, bound)| bound).chain(resp.iter().map(|(_, bound)| bound));
+    let unix_sockets = unix_paths(addresses.iter().chain(others));
+    let store = Arc::new(store);
+    let (resp_sockets, resp_address) = resp.unzip();
+    let objects = resp::Server::new(
+        config.resp.clone(),
+        resp_address.clone(),
+        config.memory.capacity,
+        Arc::clone(&store),
+        &config.cache.key_prefix,
+        Arc::clone(&metrics),
+        clock.clone(),
+    );
     let proxy = Arc::new(make_proxy(&config, store, metrics, &clock));
 
     let stop = CancellationToken::new();
@@ -88,7 +104,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         admin_address = Some(bound);
     }
     let mut workers = Vec::new();
+    let mut resp_sockets = resp_sockets.into_iter().flatten();
     for (index, sockets) in sockets.into_iter().enumerate() {
+        let objects = resp_sockets.next().map(|sockets| {
+            let counters = proxy.metrics.resp(index);
+            let (drain_timeout, stop) = (server.drain_timeout, stop.clone());
+            (resp::Worker { server: Arc::clone(&objects), counters, drain_timeout, stop }, sockets)
+        });
         let worker = Worker {
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server),
@@ -96,9 +118,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             refusals: Arc::clone(&refusals),
             stop: stop.clone(),
         };
-        workers.push(start_worker(index, worker, sockets).map_err(StartError::Runtime)?);
+        workers.push(start_worker(index, worker, sockets, objects).map_err(StartError::Runtime)?);
     }
-    Ok(Running { addresses, admin_address, proxy, stop, workers, control, unix_sockets })
+    Ok(Running { addresses, admin_address, resp_address, proxy, stop, workers, control, unix_sockets })
 }
 
 /// Makes the runtime of everything but the workers: the durable tier, the admin listener, signals.
@@ -142,7 +164,7 @@ fn open_store(
 }
 
 /// Makes the proxy that all workers share.
-fn make_proxy(config: &Config, store: Store, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
+fn make_proxy(config: &Config, store: Arc<Store>, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
     let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
@@ -194,7 +216,19 @@ const TURNS: u32 = 128;
 /// The threads of a worker that wait for what blocks: temporary files, and the names of origins.
 const SPARE_THREADS: usize = 8;
 
-fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<JoinHandle<()>> {
+/// Binds the listener of Redis's protocol, if there is one, once for each of `workers`.
+fn bind_resp(config: &Config, workers: usize) -> Result<Option<(Vec<Sockets>, Listen)>, ListenError> {
+    let Some(listen) = &config.resp.listen else { return Ok(None) };
+    let (sockets, bound) = bind("resp.listen", std::slice::from_ref(listen), workers, config.server.socket_mode)?;
+    Ok(bound.into_iter().next().map(|bound| (sockets, bound)))
+}
+
+fn start_worker(
+    index: usize,
+    worker: Worker,
+    sockets: Sockets,
+    objects: Option<(resp::Worker, Sockets)>,
+) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(TURNS)
@@ -203,7 +237,14 @@ fn start_worker(index: usize, worker: Worker, sockets: Sockets) -> io::Result<Jo
         .build()?;
     std::thread::Builder::new().name(format!("larder-worker-{index}")).spawn(move || {
         s3::use_reader(index);
-        if let Err(why) = runtime.block_on(worker.run(sockets)) {
+        let objects = async {
+            match objects {
+                Some((worker, sockets)) => worker.run(sockets).await,
+                None => Ok(()),
+            }
+        };
+        let both = async { tokio::try_join!(worker.run(sockets), objects) };
+        if let Err(why) = runtime.block_on(both) {
             error!("a worker ended: {why}");
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
@@ -228,6 +269,11 @@ impl Running {
     /// Returns the address that the operator connects to, if there is one.
     pub fn admin_address(&self) -> Option<&Listen> {
         self.admin_address.as_ref()
+    }
+
+    /// Returns the address that Redis clients connect to, if there is one.
+    pub fn resp_address(&self) -> Option<&Listen> {
+        self.resp_address.as_ref()
     }
 
     /// Returns the proxy.

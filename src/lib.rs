@@ -10,6 +10,7 @@ pub mod downstream;
 pub mod entry;
 pub mod fetch;
 pub mod proxy;
+pub mod resp;
 mod respond;
 pub mod rfc9111;
 pub mod store;

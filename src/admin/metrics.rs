@@ -1,5 +1,7 @@
 //! `GET /metrics`: the counters, and the gauges as they are at the scrape.
 
+use std::sync::atomic::Ordering;
+
 use http::Response;
 use http::header::{self, HeaderValue};
 use http_body_util::Full;
@@ -26,7 +28,7 @@ fn gauge(name: &'static str, help: &'static str, value: u64) -> Gauge {
 }
 
 /// Measures memory, fetches and connections.
-fn process(proxy: &Proxy) -> [Gauge; 10] {
+fn process(proxy: &Proxy) -> [Gauge; 12] {
     let (store, upstream, usage) = (proxy.store(), proxy.upstream(), proxy.usage());
     let (objects, bytes) = store.memory().usage();
     [
@@ -56,6 +58,16 @@ fn process(proxy: &Proxy) -> [Gauge; 10] {
             store.purges().position(),
         ),
         gauge("larder_connections", "Client connections that are open.", proxy.metrics.open_connections()),
+        gauge(
+            "larder_resp_connections",
+            "Connections of Redis clients that are open.",
+            proxy.metrics.open_resp_connections(),
+        ),
+        gauge(
+            "larder_resp_buffered_bytes",
+            "Bytes that Redis clients hold: commands that arrive, transactions, replies that wait to be read.",
+            proxy.metrics.resp_buffered.load(Ordering::Relaxed) as u64,
+        ),
     ]
 }
 

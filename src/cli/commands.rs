@@ -291,6 +291,9 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     for address in running.addresses() {
         info!("listening on {address}, in front of {upstream}");
     }
+    if let Some(address) = running.resp_address() {
+        info!("Redis clients on {address}");
+    }
     if let Some(address) = running.admin_address() {
         info!("admin on {address}");
     }

@@ -128,7 +128,7 @@ fn kept_as_json(url: &str, prefix: &str, kept: &KeptKey) -> serde_json::Value {
         "variant": (kept.variant != 0).then(|| format!("{:032x}", kept.variant)),
         "bytes": kept.size,
         "stored": kept.came.to_rfc3339(),
-        "fresh_until": kept.fresh_until.to_rfc3339(),
+        "fresh_until": (!kept.lasts()).then(|| kept.fresh_until.to_rfc3339()),
         "tags": kept.tags,
         "pack": kept.pack,
         "offset": kept.offset,
@@ -142,7 +142,10 @@ fn table(kept: &[(String, KeptKey)], now: Timestamp) -> Vec<String> {
         let variant = if kept.variant == 0 { "-".into() } else { format!("{:08x}", kept.variant >> 96) };
         let tags = if kept.tags.is_empty() { "-".into() } else { kept.tags.join(",") };
         let age = short(u64::try_from(now.millis_since(kept.came)).unwrap_or(0));
-        let fresh = format!("{}{}", if fresh < 0 { "-" } else { "" }, short(fresh.unsigned_abs()));
+        let fresh = match fresh {
+            _ if kept.lasts() => "ever".to_owned(),
+            fresh => format!("{}{}", if fresh < 0 { "-" } else { "" }, short(fresh.unsigned_abs())),
+        };
         [kept.size.to_string(), age, fresh, kept.pack.clone(), variant, tags, url.clone()]
     });
     let head = ["BYTES", "AGE", "FRESH FOR", "PACK", "VARIANT", "TAGS", "URL"].map(str::to_owned);

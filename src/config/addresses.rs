@@ -109,7 +109,9 @@ impl Config {
     /// Every listener, with its key.
     fn listeners(&self) -> Vec<(&'static str, &Listen)> {
         let public = self.server.listen.iter().map(|listen| ("server.listen", listen));
-        public.chain(self.admin.listen.iter().map(|listen| ("admin.listen", listen))).collect()
+        let resp = self.resp.listen.iter().map(|listen| ("resp.listen", listen));
+        let admin = self.admin.listen.iter().map(|listen| ("admin.listen", listen));
+        public.chain(resp).chain(admin).collect()
     }
 
     fn overlaps(&self, of: Overlap) -> Vec<[(&'static str, &Listen); 2]> {
@@ -129,6 +131,13 @@ impl Config {
         {
             told.push(format!(
                 "admin.token: it is empty, and admin.listen = \"{listen}\" can be reached from other machines; set a token, or listen on a loopback address or a unix socket"
+            ));
+        }
+        if self.resp.password.is_empty()
+            && let Some(listen) = self.resp.listen.as_ref().filter(|listen| !is_local(listen))
+        {
+            told.push(format!(
+                "resp.password: it is empty, and resp.listen = \"{listen}\" can be reached from other machines; set a password, or listen on a loopback address or a unix socket"
             ));
         }
         told.extend(self.address_clashes());

@@ -10,7 +10,7 @@ use crate::base::log;
 use crate::downstream::ServerConfig;
 use crate::proxy::{CacheConfig, Rule};
 use crate::upstream::Transfer;
-use crate::{admin, store, upstream};
+use crate::{admin, resp, store, upstream};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub memory: store::MemoryConfig,
     /// `[durable]`
     pub durable: store::DurableConfig,
+    /// `[resp]`
+    pub resp: resp::Config,
     /// `[admin]`
     pub admin: admin::Config,
     /// `[log]`

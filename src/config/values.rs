@@ -63,6 +63,17 @@ fn admin_token(text: &str) -> Result<String, String> {
     }
 }
 
+pub(super) const PASSWORD: Text<String> =
+    Text { of: "secret", bounds: "", example: "a-long-random-word", read: password, show: String::clone };
+
+fn password(text: &str) -> Result<String, String> {
+    if text.chars().any(char::is_control) {
+        Err("has characters that can't be typed, such as a line break".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 pub(super) const ADMIN_HOST: Text<String> =
     Text { of: "host name", bounds: "", example: "larder.internal", read: admin_host, show: String::clone };
 
@@ -75,15 +86,15 @@ fn admin_host(text: &str) -> Result<String, String> {
     }
 }
 
-pub(super) const ADMIN_LISTEN: Text<Option<Listen>> = Text {
+pub(super) const OPTIONAL_LISTEN: Text<Option<Listen>> = Text {
     of: "address",
     bounds: "",
     example: "unix:/run/larder-admin.sock",
-    read: admin_listen,
+    read: optional_listen,
     show: |listen| listen.as_ref().map_or_else(|| "off".into(), Listen::to_string),
 };
 
-fn admin_listen(text: &str) -> Result<Option<Listen>, String> {
+fn optional_listen(text: &str) -> Result<Option<Listen>, String> {
     if text == "off" {
         return Ok(None);
     }

@@ -37,7 +37,7 @@ impl Transport {
     }
 
     /// Shuts down writing, and reads on for a moment, so that a reset does not overtake the answer.
-    async fn linger(&mut self) {
+    pub(crate) async fn linger(&mut self) {
         let _ = tokio::time::timeout(LINGER, async {
             let mut sink = vec![0; 16 << 10];
             let mut read = 0;

@@ -35,6 +35,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::fields::Fields;
 use super::head::{Rare, took};
+use super::value;
 use super::version_vector::VersionVector;
 use super::{BodyObject, Marks, StoredHead, StoredResponse, Variant, VaryRecord};
 pub use crate::base::wire::DecodeError;
@@ -309,7 +310,11 @@ fn decode_response(
         return Err(DecodeError::Malformed);
     }
     let variant = (!names.is_empty()).then_some(Variant { names, selector });
-    let freshness = Freshness::of(status, &fields, request_time, response_time, policy);
+    let freshness = if key.is_value() {
+        value::freshness(&fields, response_time)?
+    } else {
+        Freshness::of(status, &fields, request_time, response_time, policy)
+    };
     let is_found_otherwise = variant.is_some() || key.is_searched();
     let head = StoredHead {
         key: key.clone(),

@@ -66,6 +66,11 @@ impl StoredResponse {
         Self { head, body }
     }
 
+    /// Makes a response with a body in one piece of its own.
+    pub fn with_own_body(head: StoredHead, body: Box<[u8]>) -> Self {
+        Self { head, body: StoredBody::Own(body) }
+    }
+
     /// Makes a response with the same body as `other`.
     pub fn with_body_of(other: &Arc<Self>, head: StoredHead) -> Self {
         let body = match &other.body {

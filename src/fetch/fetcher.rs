@@ -192,7 +192,7 @@ impl FetchLimits {
 #[derive(Debug)]
 pub struct Fetcher {
     /// Both tiers.
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     /// The origin.
     pub(crate) origins: Origins,
     /// The time.

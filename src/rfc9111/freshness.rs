@@ -156,6 +156,23 @@ impl Freshness {
         }
     }
 
+    /// The freshness of a value, which is no response of an origin: fresh until `expires`, for good without it, and never
+    /// used stale.
+    pub fn of_value(stored: Timestamp, expires: Option<Timestamp>) -> Self {
+        Self {
+            lifetime: expires.map_or(i64::MAX, |expires| expires.millis_since(stored)),
+            source: LifetimeSource::Origin,
+            initial_age: 0,
+            response_time: stored,
+            no_cache: false,
+            stale_use: StaleUse::Never,
+            stale_while_revalidate: Span::default(),
+            stale_if_error: Span::default(),
+            stale_if_unreachable: Span::default(),
+            immutable: false,
+        }
+    }
+
     /// Returns the `current_age` of §4.2.3, in milliseconds. A clock that went back counts as standing still.
     pub fn current_age(&self, now: Timestamp) -> i64 {
         self.initial_age.saturating_add(now.millis_since(self.response_time).max(0))

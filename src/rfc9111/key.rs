@@ -13,6 +13,10 @@ use xxhash_rust::xxh3::xxh3_128;
 /// The largest key, in bytes, that is put together on the stack.
 const INLINE: usize = 192;
 
+/// The scheme of keys that no request has: those of values that clients of the listener `resp` store. Their authority is
+/// the number of a database.
+pub const VALUE_SCHEME: &str = "resp";
+
 /// The primary key of a request: its effective URI within a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheKey {
@@ -26,7 +30,7 @@ pub struct CacheKey {
 pub struct KeyParts<'a> {
     /// `cache.key_prefix`: the namespace of every key.
     pub prefix: &'a str,
-    /// The scheme that the client used: `http` or `https`.
+    /// The scheme that the client used: `http` or `https`; of a value, [`VALUE_SCHEME`].
     pub scheme: &'a str,
     /// The host, with the port unless it is the scheme's default.
     pub authority: &'a str,
@@ -91,6 +95,12 @@ impl CacheKey {
             Some(query)
         };
         Some(KeyParts { prefix, scheme, authority, path, query })
+    }
+
+    /// Returns whether this is the key of a value, and not of a page.
+    pub fn is_value(&self) -> bool {
+        let scheme = split_part(&self.bytes).and_then(|(_prefix, rest)| split_part(rest)).map(|(scheme, _)| scheme);
+        scheme == Some(VALUE_SCHEME.as_bytes())
     }
 
     /// Returns the authority alone.
@@ -318,6 +328,23 @@ mod tests {
         for bytes in [&b""[..], b"\x01", b"\xff\xff\xff\xffa", b"\x01\x00\x00\x00\xff"] {
             assert_eq!(CacheKey::from_bytes(bytes), None);
         }
+    }
+
+    #[test]
+    fn the_key_of_a_value_is_told_from_that_of_a_page() {
+        let value = KeyParts { prefix: "p", scheme: VALUE_SCHEME, authority: "0", path: "/a", query: None };
+        assert!(CacheKey::new(value).is_value());
+        for scheme in ["http", "https", "", "respx", "res"] {
+            assert!(!CacheKey::new(KeyParts { scheme, ..value }).is_value(), "{scheme}");
+        }
+        let page = KeyParts {
+            prefix: VALUE_SCHEME,
+            scheme: "http",
+            authority: VALUE_SCHEME,
+            path: "/resp://0/a",
+            query: None,
+        };
+        assert!(!CacheKey::new(page).is_value());
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl WriteAdmission {
 }
 
 impl WriteAdmission {
+    /// Decides whether the budget allows `requests` write requests, whatever the uses.
+    pub(super) fn affords(&self, requests: u32) -> bool {
+        requests == 0 || self.budget.as_ref().is_none_or(|budget| budget.take(requests))
+    }
+
     /// Returns for how long a pack gathers responses that may do so for `interval`.
     pub(super) fn stretched(&self, interval: Duration) -> Duration {
         self.budget.as_ref().map_or(interval, |budget| budget.stretched(interval))

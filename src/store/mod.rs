@@ -14,6 +14,7 @@ mod durable;
 mod error;
 mod index;
 mod journal;
+mod listing;
 mod memory;
 mod names;
 mod pack;
@@ -25,6 +26,7 @@ pub mod s3;
 mod second_use;
 mod throttle;
 mod tiers;
+mod values;
 
 #[cfg(test)]
 mod model;
@@ -37,6 +39,7 @@ pub(crate) use self::durable::{
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
+pub(crate) use self::listing::{NamedValue, ValueList, Wanted};
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::ObjectNames;
 pub use self::pack::{hold_entries, hold_footer};
@@ -44,3 +47,4 @@ pub(crate) use self::purge::{EITHER, PurgeReceipt, PurgeStamp, begins_with};
 pub use self::purge::{Purge, PurgeTarget, Purges};
 pub(crate) use self::tiers::KnownRecord;
 pub use self::tiers::{Durability, Store};
+pub(crate) use self::values::{FoundValue, LookedUp};

@@ -239,6 +239,23 @@ impl WriteQueue {
         self.pending.lock().contains_key(&hash)
     }
 
+    /// Calls `each` with every value that waits to be written and counts.
+    pub(super) fn each_value(&self, mut each: impl FnMut(&StoredHead)) {
+        let heads: Vec<Put> = {
+            let pending = self.pending.lock();
+            let puts = pending.values().flat_map(|pending| pending.puts.iter());
+            puts.filter(|(put, _)| put.head().key.is_value()).map(|(put, _)| put.clone()).collect()
+        };
+        for put in &heads {
+            each(put.head());
+        }
+    }
+
+    /// Waits until no operation on the key with this hash is outstanding.
+    pub(super) async fn settled(&self, hash: u128) {
+        let _ = self.idle.subscribe().wait_for(|_| !self.is_pending(hash)).await;
+    }
+
     /// Returns whether a response that waits leads to this separate body.
     pub(super) fn leads_to(&self, body: u128) -> bool {
         let leads = |(put, _): &(Put, Option<Arc<VaryRecord>>)| {

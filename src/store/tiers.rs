@@ -24,17 +24,17 @@ use crate::rfc9111::timestamp::Timestamp;
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest that an invalidation waits for a directory.
-const LOCAL_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const LOCAL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Both tiers.
 #[derive(Debug)]
 pub struct Store {
-    memory: Arc<Memory>,
-    durable: Option<Durable>,
-    purges: Arc<Purges>,
-    clock: Clock,
+    pub(super) memory: Arc<Memory>,
+    pub(super) durable: Option<Durable>,
+    pub(super) purges: Arc<Purges>,
+    pub(super) clock: Clock,
     /// Uses of what is read at hand.
-    at_hand: SecondUse,
+    pub(super) at_hand: SecondUse,
 }
 
 /// A record of a key's variants, and the purge position at the beginning of its look-up.

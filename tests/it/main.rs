@@ -18,6 +18,7 @@ mod fetch;
 mod layers;
 mod proxy;
 mod readme;
+mod resp;
 mod respond;
 mod rfc9111;
 mod store;

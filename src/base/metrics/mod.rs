@@ -6,8 +6,10 @@
 mod counter;
 mod labels;
 mod render;
+mod resp;
 mod worker;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::counter::Gauge;
@@ -16,12 +18,16 @@ use self::labels::{CLASSES, LOST, OPS, OUTCOMES, PURPOSES, SAVED};
 pub(crate) use self::labels::{
     DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, RequestPurpose, Saved, Unparsed,
 };
+pub(crate) use self::resp::{RespClass, RespCounters, RespRefusal};
 pub(crate) use self::worker::WorkerMetrics;
 
 /// All counters.
 #[derive(Debug)]
 pub struct Metrics {
     workers: Vec<Arc<WorkerMetrics>>,
+    resp: Vec<Arc<RespCounters>>,
+    /// Bytes that Redis clients hold: commands that arrive, transactions, replies that wait to be read.
+    pub resp_buffered: Arc<AtomicUsize>,
     unparsed: [Counter; Unparsed::ALL.len()],
     origin: [Counter; OriginOutcome::ALL.len()],
     /// Requests to the origin that were tried again on a new connection.
@@ -78,6 +84,8 @@ impl Metrics {
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             workers: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            resp: (0..workers.max(1)).map(|_| Arc::default()).collect(),
+            resp_buffered: Arc::default(),
             unparsed: Default::default(),
             origin: Default::default(),
             origin_retries: Counter::default(),
@@ -112,6 +120,11 @@ impl Metrics {
     /// Returns the block of worker `index`.
     pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
         Arc::clone(&self.workers[index % self.workers.len()])
+    }
+
+    /// Returns the block of worker `index` for the listener of Redis's protocol.
+    pub fn resp(&self, index: usize) -> Arc<RespCounters> {
+        Arc::clone(&self.resp[index % self.resp.len()])
     }
 
     /// Returns the number of connections that are open.

@@ -19,6 +19,7 @@ impl Metrics {
         self.render_unparsed(&mut out);
         self.render_origin(&mut out);
         self.render_durable(&mut out);
+        self.render_resp(&mut out);
         for gauge in gauges {
             header(&mut out, gauge.name, "gauge", gauge.help);
             let _ = writeln!(out, "{} {}", gauge.name, gauge.value);
@@ -214,12 +215,12 @@ impl Metrics {
 }
 
 /// Writes the lines that describe a metric.
-fn header(out: &mut String, name: &str, kind: &str, help: &str) {
+pub(super) fn header(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 /// Writes a counter that has one value for each value of a label.
-fn labelled(
+pub(super) fn labelled(
     out: &mut String,
     name: &str,
     help: &str,

@@ -2,7 +2,7 @@
 
 use crate::config::key::{Key, Of, Section};
 use crate::config::kinds::{List, Secret};
-use crate::config::values::{ADMIN_HOST, ADMIN_LISTEN, TOKEN};
+use crate::config::values::{ADMIN_HOST, OPTIONAL_LISTEN, TOKEN};
 
 pub(super) static SECTION: Section = Section {
     name: "admin",
@@ -10,7 +10,7 @@ pub(super) static SECTION: Section = Section {
     keys: &[
         Key {
             name: "listen",
-            field: &Of { at: |d| &mut d.config.admin.listen, kind: ADMIN_LISTEN },
+            field: &Of { at: |d| &mut d.config.admin.listen, kind: OPTIONAL_LISTEN },
             does: "Accepts the operator's requests on this address: \"host:port\", \"unix:/run/larder-admin.sock\" or \
                    \"off\".",
         },

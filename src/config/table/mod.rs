@@ -9,6 +9,7 @@ mod cache;
 mod durable;
 mod log;
 mod memory;
+mod resp;
 pub(super) mod rule;
 mod server;
 mod upstream;
@@ -23,6 +24,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &cache::SECTION,
     &memory::SECTION,
     &durable::SECTION,
+    &resp::SECTION,
     &admin::SECTION,
     &log::SECTION,
 ];

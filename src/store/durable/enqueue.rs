@@ -116,17 +116,25 @@ impl Durable {
         self.delete_named(key, Some((name, variant)), body);
     }
 
-    fn delete_named(&self, key: &CacheKey, variant: Option<(u128, &Variant)>, body: Option<Arc<BodyObject>>) {
+    /// Returns `false` if the queue is full.
+    pub(super) fn delete_named(
+        &self,
+        key: &CacheKey,
+        variant: Option<(u128, &Variant)>,
+        body: Option<Arc<BodyObject>>,
+    ) -> bool {
         let (queue, order) = (&self.inner.queue, self.inner.purges.take_order());
         if queue.merge(key.hash(), variant.map_or(0, |(name, _)| name), order, body.as_ref()) {
-            return;
+            return true;
         }
         let variant = variant.map(|(name, variant)| (name, variant.clone()));
         let deletion = Arc::new(Deletion::new(key, variant, body, order));
-        if self.has_room_to_delete(&deletion) {
+        let has_room = self.has_room_to_delete(&deletion);
+        if has_room {
             self.inner.enqueue(Op::Delete(Arc::clone(&deletion)));
             deletion.is_sent();
         }
+        has_room
     }
 
     /// Returns whether the queue takes another deletion.

@@ -20,6 +20,7 @@ mod outage;
 mod reclaim;
 mod report;
 mod upload;
+mod values;
 mod write;
 mod write_breaker;
 

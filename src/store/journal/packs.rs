@@ -240,7 +240,14 @@ impl Journal {
         if let Some(last) = believed().map(|entry| entry.order).max() {
             self.purges.note_order(last);
         }
+        let is_copy = !pack.references().packs.is_empty();
+        let news = believed().filter(|entry| self.is_news(entry, is_copy));
+        let news: Vec<u128> = news.map(|entry| entry.key.hash()).collect();
         self.index.insert_all(pack, believed());
+        // Only now: what is read from an older place is not put into memory any more.
+        for hash in news {
+            self.memory.remove(hash, || ());
+        }
         let left_out = entries.len() - believed().count();
         if left_out > 0 {
             self.metrics.journal_unreadable.add_one();
@@ -251,6 +258,17 @@ impl Journal {
             self.purges.purge(Purge { target: PurgeTarget::All, is_soft: true }, false);
             self.lost.lock().push((self.purges.node(), 0));
         }
+    }
+
+    /// Returns whether an entry may say that a value has changed: memory may have the one before, or be about to. Of pages
+    /// there are purges. Two processes may have written at the same time, with the same order; a copy has that of its
+    /// original.
+    fn is_news(&self, entry: &FooterEntry, is_copy: bool) -> bool {
+        if !entry.key.is_value() {
+            return false;
+        }
+        let known = self.index.slot(self.index.fingerprint(&entry.key, 0));
+        known.is_none_or(|known| known.is_before(entry.order) || (!is_copy && !known.is_after(entry.order)))
     }
 
     /// Takes what could be read of a damaged pack.

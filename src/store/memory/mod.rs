@@ -110,12 +110,14 @@ pub enum Insertion {
 #[derive(Debug)]
 pub struct Memory {
     entries: Entries,
+    /// See [`Config::max_object_size`].
+    max_object_size: u64,
 }
 
 impl Memory {
     /// An empty tier.
     pub fn new(config: &Config) -> Self {
-        Self { entries: Entries::new(config) }
+        Self { entries: Entries::new(config), max_object_size: config.max_object_size }
     }
 
     /// Looks for a response to `request`, and counts that as a use of what it finds.
@@ -184,7 +186,7 @@ impl Memory {
     ) -> Insertion {
         let hash = head.key.hash();
         let put = |change: &mut Change<'_>, slot| match stored {
-            Some(stored) => change.put(slot, MemoryEntry::Response(Arc::clone(stored))),
+            Some(stored) => _ = change.put(slot, MemoryEntry::Response(Arc::clone(stored))),
             None => change.remove(slot),
         };
         let Some(variant) = head.variant() else {
@@ -355,6 +357,36 @@ impl Memory {
     /// Returns whether anything is kept for the key with this hash.
     pub fn holds(&self, hash: u128) -> bool {
         self.entries.holds(hash)
+    }
+
+    /// Puts a value in, if `may_keep` says so under the key's lock, and removes any other of its key. Returns whether memory
+    /// has it afterwards.
+    pub fn put_value(&self, stored: &Arc<StoredResponse>, may_keep: &dyn Fn() -> bool) -> bool {
+        let slot = stored.head.key.hash();
+        let mut change = self.entries.change(slot);
+        if stored.len() <= self.max_object_size && may_keep() {
+            return change.put(slot, MemoryEntry::Response(Arc::clone(stored)));
+        }
+        change.remove(slot);
+        false
+    }
+
+    /// Puts a value in that was read from the durable tier, if memory has none for its key, and `is_current` says under the
+    /// key's lock that the durable tier still has this one.
+    pub fn promote_value(&self, stored: &Arc<StoredResponse>, is_current: &dyn Fn() -> bool) {
+        let slot = stored.head.key.hash();
+        let mut change = self.entries.change(slot);
+        if stored.len() <= self.max_object_size && !self.entries.holds(slot) && is_current() {
+            change.put(slot, MemoryEntry::Response(Arc::clone(stored)));
+        }
+    }
+
+    /// Calls `each` with every value. What comes or goes meanwhile may be among them or not.
+    pub fn each_value(&self, mut each: impl FnMut(&Arc<StoredResponse>)) {
+        self.entries.each(|entry| match entry {
+            MemoryEntry::Response(stored) if stored.head.key.is_value() => each(stored),
+            MemoryEntry::Response(_) | MemoryEntry::Vary(..) => {}
+        });
     }
 
     /// Returns the record of the key's variants, and what `note` returns under the key's lock.

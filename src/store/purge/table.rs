@@ -16,7 +16,7 @@ use super::snapshot::{PurgeSnapshot, Scope};
 use super::stamps::{self, PurgeStamp, StampTable, Stamps, raise, supersede};
 use super::{EITHER, PurgeTarget};
 use crate::entry::{Covered, JournalTime, VersionVector};
-use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::key::{CacheKey, VALUE_SCHEME};
 
 /// The most URLs whose purges are known one by one.
 pub(super) const MAX_URLS: usize = 262_144;
@@ -346,9 +346,13 @@ impl PurgeTable {
 }
 
 /// Returns whether the URL of a key begins with `prefix`. Of a response that is stored for several queries, the prefix's
-/// query counts as matching: nothing tells how each of the queries begins.
+/// query counts as matching: nothing tells how each of the queries begins. The key of a value begins only with a prefix that
+/// names its scheme: a path, and either scheme, are those of pages.
 pub(crate) fn begins_with(key: &CacheKey, prefix: &str) -> bool {
     let Some(parts) = key.parts() else { return false };
+    if parts.scheme == VALUE_SCHEME && !prefix.starts_with(VALUE_SCHEME) {
+        return false;
+    }
     let mut url: SmallVec<[&str; 6]> = smallvec![parts.path];
     let is_searched = parts.query.is_some_and(|query| query.contains('\0'));
     let prefix = match prefix.split_once('?') {

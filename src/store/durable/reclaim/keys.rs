@@ -31,6 +31,13 @@ pub struct KeptKey {
     pub tags: Vec<String>,
 }
 
+impl KeptKey {
+    /// Returns whether it is fresh for good, as a value without an expiry is.
+    pub fn lasts(&self) -> bool {
+        self.fresh_until.as_millis() == i64::MAX
+    }
+}
+
 impl Durable {
     /// Lists what the tier holds, the packs in the order of their names. `None` if the tier is off.
     pub async fn keys(config: &Config, key_prefix: &str, clock: &Clock) -> Result<Option<Vec<KeptKey>>, StoreError> {

@@ -103,7 +103,9 @@ impl Inner {
             }
         };
         let fresh_until = head.freshness.fresh_until();
-        let retain = i64::try_from(self.config.retain.as_millis()).unwrap_or(i64::MAX);
+        // A value serves nothing once it has expired.
+        let retain = if head.key.is_value() { 0 } else { self.config.retain.as_millis() };
+        let retain = i64::try_from(retain).unwrap_or(i64::MAX);
         NewEntry {
             kind: EntryKind::Response,
             replaces: self.is_taken(&head.key, variant),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::{Attempts, Work};
 use crate::base::{DurableOp, Stopwatch};
@@ -47,7 +48,7 @@ impl GrowingWriter {
 
     /// Carries out work in its order.
     pub(super) async fn carry_out(&mut self, work: impl Iterator<Item = Work>) {
-        let (mut ops, mut bytes) = (Vec::new(), 0);
+        let (mut ops, mut bytes, mut waiting) = (Vec::new(), 0, Vec::new());
         for work in work {
             match work {
                 Work::Op(op) => {
@@ -57,12 +58,11 @@ impl GrowingWriter {
                     if bytes >= MOST_AT_ONCE.min(self.room()) {
                         self.append(std::mem::take(&mut ops)).await;
                         bytes = 0;
+                        answer(&mut waiting);
                     }
                 }
-                Work::Flush(done) => {
-                    self.append(std::mem::take(&mut ops)).await;
-                    let _ = done.send(());
-                }
+                // One append for all that wait.
+                Work::Flush(done) => waiting.push(done),
                 Work::Seal(done) => {
                     self.append(std::mem::take(&mut ops)).await;
                     self.seal().await;
@@ -71,6 +71,7 @@ impl GrowingWriter {
             }
         }
         self.append(ops).await;
+        answer(&mut waiting);
     }
 
     /// Returns the bytes that the open pack still takes.
@@ -181,6 +182,13 @@ impl GrowingWriter {
         if let Err(error) = removed {
             self.inner.report_error(DurableOp::Delete, &error);
         }
+    }
+}
+
+/// Tells those who wait that all work before theirs is appended.
+fn answer(waiting: &mut Vec<oneshot::Sender<()>>) {
+    for done in waiting.drain(..) {
+        let _ = done.send(());
     }
 }
 
