@@ -90,6 +90,7 @@ pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Vec
     keys.sort_by(|a, b| a.url.cmp(&b.url));
     let rows = keys.iter().map(|key| {
         let fresh = match u64::try_from(key.fresh_millis) {
+            Ok(_) if key.fresh_millis == i64::MAX => "ever".to_owned(),
             Ok(millis) => short(millis),
             Err(_) => format!("-{}", short(key.fresh_millis.unsigned_abs())),
         };

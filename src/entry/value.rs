@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
-use smallvec::SmallVec;
 
 use super::StoredHead;
 use super::fields::Fields;
@@ -43,28 +42,27 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+fn push_encoded(byte: u8, out: &mut String) {
+    let digit = |half: u8| char::from(b"0123456789ABCDEF"[usize::from(half)]);
+    if PLAIN[usize::from(byte)] {
+        out.push(char::from(byte));
+    } else {
+        out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+    }
+}
 
 impl ValueKey {
     /// Makes the key of `name`, which may be any bytes, in a database. `prefix` is `cache.key_prefix`.
     pub fn new(prefix: &str, database: u8, name: &[u8]) -> Self {
-        let mut path: SmallVec<[u8; 128]> = SmallVec::with_capacity(1 + name.len());
-        path.push(b'/');
-        if name.iter().all(|byte| PLAIN[usize::from(*byte)]) {
-            path.extend_from_slice(name);
-        } else {
-            for byte in name {
-                if PLAIN[usize::from(*byte)] {
-                    path.push(*byte);
-                } else {
-                    path.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-                }
-            }
+        let mut path = String::with_capacity(1 + name.len());
+        path.push('/');
+        match std::str::from_utf8(name) {
+            Ok(text) if name.iter().all(|byte| PLAIN[usize::from(*byte)]) => path.push_str(text),
+            Ok(_) | Err(_) => name.iter().for_each(|byte| push_encoded(*byte, &mut path)),
         }
-        let path = std::str::from_utf8(&path).expect("only ASCII was put in");
         let mut digits = itoa::Buffer::new();
         let authority = digits.format(database);
-        Self(CacheKey::new(KeyParts { prefix, scheme: VALUE_SCHEME, authority, path, query: None }))
+        Self(CacheKey::new(KeyParts { prefix, scheme: VALUE_SCHEME, authority, path: &path, query: None }))
     }
 
     /// Returns the key as both tiers have it.

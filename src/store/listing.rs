@@ -1,4 +1,4 @@
-//! Lists of values: gathered from both tiers in any order, and kept in the order of a keyed hash.
+//! Lists of values: gathered from both tiers in any order, and kept in the order of a hash that is the same in every process.
 //!
 //! A list is bounded in bytes. Past its bound it keeps the values with the least hashes, and says from which hash on there
 //! are others. So whoever wants all of them asks again from there, and no listing has to be remembered between two calls.
@@ -60,6 +60,11 @@ pub struct ValueList {
     pub position: u64,
 }
 
+/// Returns the hash of a name that lists are in the order of.
+fn hash_of(key: &CacheKey) -> u64 {
+    u64::try_from(key.hash() >> 64).unwrap_or(0)
+}
+
 /// A list that is being gathered.
 #[derive(Clone, Debug)]
 pub(super) struct Gathering {
@@ -84,12 +89,12 @@ impl Gathering {
     }
 
     /// Adds a value, if it is wanted.
-    pub(super) fn add(&self, key: &CacheKey, hash: impl FnOnce() -> u64, expires: Option<Timestamp>) {
+    pub(super) fn add(&self, key: &CacheKey, expires: Option<Timestamp>) {
         let Some((_, name)) = value_name(key).filter(|(database, _)| *database == self.wanted.database) else { return };
         if !(self.wanted.matches)(&name) {
             return;
         }
-        let hash = hash();
+        let hash = hash_of(key);
         let mut gathered = self.gathered.lock();
         if hash < self.from || gathered.until.is_some_and(|until| hash >= until) {
             return;
@@ -127,6 +132,10 @@ impl Gathered {
         if let Some(first) = self.values.get(count) {
             // Values with one hash stay together: the next list begins with the first of them.
             let until = first.hash;
+            let is_progress = self.values.first().is_some_and(|least| least.hash < until);
+            // Names that were made to share one hash are cut off: a list has its bound.
+            let until = if is_progress { until } else { until.saturating_add(1) };
+            self.values.truncate(count);
             self.values.retain(|value| value.hash < until);
             self.until = Some(until);
         }

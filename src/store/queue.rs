@@ -206,7 +206,9 @@ impl WriteQueue {
             let puts = pending.values().flat_map(|pending| pending.puts.iter());
             puts.filter(|(put, _)| put.head().key.is_value()).map(|(put, _)| put.clone()).collect()
         };
-        heads.iter().for_each(|put| each(put.head()));
+        for put in &heads {
+            each(put.head());
+        }
     }
 
     /// Waits until no operation on the key with this hash is outstanding.

@@ -35,8 +35,6 @@ pub struct Store {
     pub(super) clock: Clock,
     /// Uses of what is read at hand.
     pub(super) at_hand: SecondUse,
-    /// The secret of the order of listings, where there is no index.
-    pub(super) listing: ahash::RandomState,
 }
 
 /// A record of a key's variants, and the purge position at the beginning of its look-up.
@@ -60,7 +58,7 @@ pub enum Durability {
 impl Store {
     /// Puts the tiers together.
     pub fn new(memory: Arc<Memory>, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
-        Self { memory, durable, purges, clock, at_hand: SecondUse::default(), listing: ahash::RandomState::new() }
+        Self { memory, durable, purges, clock, at_hand: SecondUse::default() }
     }
 
     /// Looks for a response in memory.

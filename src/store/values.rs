@@ -21,7 +21,6 @@ use super::memory::Lookup;
 use super::purge::{Purge, PurgeReceipt, PurgeTarget};
 use super::tiers::{LOCAL_TIMEOUT, Store};
 use crate::entry::{Body, Covered, StoredHead, StoredResponse, ValueKey};
-use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::timestamp::Timestamp;
 
@@ -182,22 +181,23 @@ impl Store {
 
     fn store_value(&self, key: &ValueKey, make: impl Fn() -> Arc<StoredResponse>) -> Result<(), ValueRefused> {
         let mut stored = make();
-        let is_durable = match &self.durable {
-            None => false,
-            Some(durable) => {
-                durable.put_value(&stored) || {
-                    // The one before must not come back from there.
-                    if !durable.delete_value(key.key()) {
-                        self.invalidate(key.key());
-                        stored = make();
-                    }
-                    false
-                }
+        let mut order = None;
+        if let Some(durable) = &self.durable {
+            order = durable.put_value(&stored);
+            // The one before must not come back from there.
+            if order.is_none() && !durable.delete_value(key.key()) {
+                self.invalidate(key.key());
+                stored = make();
             }
+        }
+        // Whoever reads in the index that another process was later removes what memory has, before or after this.
+        let is_overtaken = || {
+            let known = self.durable.as_ref().zip(order);
+            known.is_some_and(|(durable, order)| durable.is_overtaken(key.key(), order))
         };
-        let is_in_memory = self.memory.put_value(&stored, &|| !self.is_covered(&stored.head));
+        let is_in_memory = self.memory.put_value(&stored, &|| !self.is_covered(&stored.head) && !is_overtaken());
         // What a purge covers by now was stored before it.
-        if is_durable || is_in_memory || self.is_covered(&stored.head) { Ok(()) } else { Err(ValueRefused) }
+        if order.is_some() || is_in_memory || self.is_covered(&stored.head) { Ok(()) } else { Err(ValueRefused) }
     }
 
     fn value_head(&self, key: &ValueKey, expires: Option<Timestamp>, len: u64) -> StoredHead {
@@ -237,6 +237,11 @@ impl Store {
         self.purge(Purge::hard(PurgeTarget::Prefix(ValueKey::beginning(database))), None)
     }
 
+    /// Returns whether [`Store::values_written`] would wait.
+    pub fn has_unwritten_values(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.is_local() && durable.queue_depth().0 > 0)
+    }
+
     /// Waits until a directory has the values and deletions that were queued before, so that they hold even if the process is
     /// killed the moment after. Ends at once with a bucket, and after a bounded time without that.
     pub async fn values_written(&self) {
@@ -272,36 +277,26 @@ impl Store {
         self.memory.holds(key.key().hash()) || self.durable.as_ref().is_some_and(|durable| durable.may_hold(key.key()))
     }
 
-    /// Returns the keyed hash that listings are in the order of, so that no client can have many values share one. Where
-    /// there is a durable tier, it is the same in all processes and after a restart.
-    fn listing_hasher(&self) -> impl Fn(&CacheKey) -> u64 + Send + 'static {
-        let (index, random) = (self.durable.as_ref().map(Durable::shared_index), self.listing.clone());
-        move |key| match &index {
-            Some(index) => index.fingerprint(key, 0).0,
-            None => random.hash_one(key.as_bytes()),
-        }
-    }
-
     /// Lists the values of both tiers that `wanted` names, in the order of their hashes, from the hash `from` on. The list
     /// takes at most `most` bytes, and says where it ends if there are more.
     pub async fn list_values(&self, wanted: Wanted, from: u64, most: usize) -> Result<ValueList, StoreError> {
         let position = self.purges.position();
         let gathering = Gathering::new(wanted, from, most);
         let (memory, purges, clock) = (Arc::clone(&self.memory), Arc::clone(&self.purges), self.clock.clone());
-        let (in_memory, hash) = (gathering.clone(), self.listing_hasher());
+        let in_memory = gathering.clone();
         let walk = tokio::task::spawn_blocking(move || {
             let now = clock.now();
             memory.each_value(|stored| {
                 let head = &stored.head;
                 if head.is_live(now) && purges.covers(head, head.position) == Covered::No {
-                    in_memory.add(&head.key, || hash(&head.key), head.expires());
+                    in_memory.add(&head.key, head.expires());
                 }
             });
         });
         walk.await.map_err(|_| StoreError::given_up("the listing"))?;
         if let Some(durable) = &self.durable {
             let in_packs = gathering.clone();
-            durable.each_value(move |listed| in_packs.add(&listed.key, || listed.hash, listed.expires)).await?;
+            durable.each_value(move |listed| in_packs.add(&listed.key, listed.expires)).await?;
         }
         Ok(gathering.finish(position))
     }

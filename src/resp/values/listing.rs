@@ -2,7 +2,7 @@
 //!
 //! * Each walks over memory, over what waits to be written, and over the footers of the packs. At most [`AT_ONCE`] do so at a
 //!   time; the others wait, and hold up their own connection alone.
-//! * A cursor of `SCAN` is a place in the order of the names' keyed hashes: from there on nothing was listed yet. So a cursor
+//! * A cursor of `SCAN` is a place in the order of the names' hashes: from there on nothing was listed yet. So a cursor
 //!   stands for itself. It holds in every process that shares the durable tier, and after a restart; none is ever unknown,
 //!   and nothing has to be remembered for it.
 //! * So that not every call walks over everything, the names behind a cursor are kept for a while, [`KEPT`] lists of at most

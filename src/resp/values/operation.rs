@@ -207,8 +207,8 @@ impl Operation {
             (Self::GetAndExpire(Expiry::Never), Some(_)) if expires.is_none() => (bulk(found), Change::Nothing),
             (Self::GetAndExpire(expiry), Some(_)) => (bulk(found), expiry.of_what_is_there(now)),
             (Self::GetAndDelete, Some(_)) => (bulk(found), Change::Delete),
-            (Self::Delete, None) => (Reply::Integer(0), Change::Nothing),
-            (Self::Delete, Some(_)) => (Reply::Integer(1), Change::Delete),
+            // Also what is not known here: another process may have just stored it.
+            (Self::Delete, _) => (Reply::Integer(is_there), Change::Delete),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::entry::{Covered, JournalTime, StoredHead, StoredResponse};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::error::{StoreError, StoreErrorKind};
-use crate::store::index::{Index, PackInfo, Place};
+use crate::store::index::{PackInfo, Place};
 use crate::store::journal::read_footer;
 use crate::store::pack::{EntryKind, FooterEntry, entries_of};
 use crate::store::queue::{Op, Put, Waiting};
@@ -33,32 +33,36 @@ const LEAST_RATE: u64 = 16 << 20;
 pub struct ListedValue {
     /// Its key.
     pub key: CacheKey,
-    /// The keyed hash that listings are in the order of.
-    pub hash: u64,
     /// The moment at which it expires, as [`StoredHead::expires`] says.
     pub expires: Option<Timestamp>,
 }
 
 impl Durable {
-    /// Queues a value to be written. Returns `false` if the tier does not take it: the queue is full, the budget is spent, or
-    /// it is too large.
-    pub fn put_value(&self, stored: &Arc<StoredResponse>) -> bool {
+    /// Queues a value to be written. Returns its order; `None` if the tier does not take it: the queue is full, the budget is
+    /// spent, or it is too large.
+    pub fn put_value(&self, stored: &Arc<StoredResponse>) -> Option<JournalTime> {
         let inner = &self.inner;
         if stored.len() > inner.max_object_size() {
-            return false;
+            return None;
         }
         if !self.has_room(stored.weight()) {
             inner.report_lost(Lost::QueueFull, &stored.head.key, &"the queue is full");
-            return false;
+            return None;
         }
         if !inner.admission.affords(self.requests_for(stored)) {
             inner.metrics.saved(Saved::Budget);
-            return false;
+            return None;
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
         let order = inner.purges.take_order();
         inner.enqueue(Op::Put { stored: Put::Whole(Arc::clone(stored)), record: None, order });
-        true
+        Some(order)
+    }
+
+    /// Returns whether another process has written a value of the key that may count instead of one with this order.
+    pub(in crate::store) fn is_overtaken(&self, key: &CacheKey, order: JournalTime) -> bool {
+        let index = &self.inner.index;
+        index.slot(index.fingerprint(key, 0)).is_some_and(|known| !known.is_before(order))
     }
 
     /// Queues a value to be deleted, whether or not the tier is known to hold it: another process that uses the place may
@@ -112,11 +116,6 @@ impl Durable {
             let within = within + Duration::from_secs(len / LEAST_RATE);
             let _ = tokio::time::timeout(within, self.inner.queue.settled(key.hash())).await;
         }
-    }
-
-    /// Returns the index of what the tier holds.
-    pub(in crate::store) fn shared_index(&self) -> Arc<Index> {
-        Arc::clone(&self.inner.index)
     }
 
     /// Counts a value whose body can't be read, and takes it out of the index.
@@ -175,8 +174,7 @@ impl Inner {
     /// Returns what is listed of a value that waits to be written.
     fn listed_head(&self, head: &StoredHead) -> Option<ListedValue> {
         let counts = head.is_live(self.purges.time()) && self.purges.covers(head, head.position) == Covered::No;
-        let hash = self.index.fingerprint(&head.key, 0).0;
-        counts.then(|| ListedValue { key: head.key.clone(), hash, expires: head.expires() })
+        counts.then(|| ListedValue { key: head.key.clone(), expires: head.expires() })
     }
 
     /// Returns what is listed of an entry, if it is a value that counts, or did when the listing began: what takes its place
@@ -185,20 +183,19 @@ impl Inner {
         if entry.kind != EntryKind::Response || !entry.key.is_value() || entry.fresh_until <= self.purges.time() {
             return None;
         }
-        let fingerprint = self.index.fingerprint(&entry.key, 0);
         match self.queue.look(&entry.key, &HeaderMap::new()) {
             Waiting::Nothing => {}
             Waiting::Found(put, _) => return self.listed_head(put.head()),
             Waiting::Other(_) => return None,
         }
-        let place = self.index.slot(fingerprint).filter(|place| !place.is_tombstone)?;
+        let place = self.index.slot(self.index.fingerprint(&entry.key, 0)).filter(|place| !place.is_tombstone)?;
         if place.pack != pack.id || place.offset != entry.offset {
             let is_new = !place.is_before(began);
-            return is_new.then(|| ListedValue { key: entry.key.clone(), hash: fingerprint.0, expires: None });
+            return is_new.then(|| ListedValue { key: entry.key.clone(), expires: None });
         }
         let covered = self.purges.covers_entry(&entry.key, &entry.tags, &entry.vector);
         let expires = (entry.fresh_until != Timestamp::from_millis(i64::MAX)).then_some(entry.fresh_until);
-        (covered == Covered::No).then(|| ListedValue { key: entry.key.clone(), hash: fingerprint.0, expires })
+        (covered == Covered::No).then(|| ListedValue { key: entry.key.clone(), expires })
     }
 
     /// Returns what the footer of a pack says, or would; `None` if the pack is gone, or can't be read.

@@ -89,6 +89,11 @@ impl Place {
         self.order < order.min((1 << ORDER_BITS) - 1)
     }
 
+    /// Returns whether the entry has a greater order.
+    pub(in crate::store) fn is_after(&self, order: JournalTime) -> bool {
+        self.order > order.min((1 << ORDER_BITS) - 1)
+    }
+
     /// Returns whether two places are of the same entry.
     pub(in crate::store) fn is_same(&self, other: &Self) -> bool {
         (self.pack, self.offset, self.order) == (other.pack, other.offset, other.order)

@@ -160,8 +160,9 @@ impl Journal {
         if let Some(last) = entries.iter().map(|entry| entry.order).max() {
             self.purges.note_order(last);
         }
-        let news: Vec<u128> =
-            entries.iter().filter(|entry| self.is_news(entry)).map(|entry| entry.key.hash()).collect();
+        let is_copy = !pack.references().packs.is_empty();
+        let news = entries.iter().filter(|entry| self.is_news(entry, is_copy));
+        let news: Vec<u128> = news.map(|entry| entry.key.hash()).collect();
         self.index.insert_all(pack, entries);
         // Only now: what is read from an older place is not put into memory any more.
         for hash in news {
@@ -169,11 +170,15 @@ impl Journal {
         }
     }
 
-    /// Returns whether an entry says that a value has changed: memory may have the one before, or be about to. Of pages
-    /// there are purges.
-    fn is_news(&self, entry: &FooterEntry) -> bool {
-        entry.key.is_value()
-            && self.index.slot(self.index.fingerprint(&entry.key, 0)).is_none_or(|known| known.is_before(entry.order))
+    /// Returns whether an entry may say that a value has changed: memory may have the one before, or be about to. Of pages
+    /// there are purges. Two processes may have written at the same time, with the same order; a copy has that of its
+    /// original.
+    fn is_news(&self, entry: &FooterEntry, is_copy: bool) -> bool {
+        if !entry.key.is_value() {
+            return false;
+        }
+        let known = self.index.slot(self.index.fingerprint(&entry.key, 0));
+        known.is_none_or(|known| known.is_before(entry.order) || (!is_copy && !known.is_after(entry.order)))
     }
 
     /// Takes what could be read of a damaged pack. Has all that was stored before it was complete validated: deletions may be

@@ -24,6 +24,7 @@ pub(super) struct Entries {
     /// `None`: moka evicts.
     keeper: Option<Keeper>,
     has_capacity: bool,
+    capacity: u64,
     /// Bytes under which nothing has to leave soon.
     roomy: u64,
     /// Held while it is decided whether something may be put in for a key and it is, and while a key is removed. Each lock
@@ -86,6 +87,7 @@ impl Entries {
             map: map.build_with_hasher(Seed::random()),
             keeper,
             has_capacity: config.capacity > 0,
+            capacity: config.capacity,
             roomy: config.capacity / 8 * 7,
             locks: std::array::from_fn(|_| Mutex::new(())),
         }
@@ -151,13 +153,18 @@ impl Entries {
 }
 
 impl Change<'_> {
-    /// Puts an entry in, in place of what is kept under the hash. Without capacity keeps nothing.
-    pub(super) fn put(&mut self, slot: u128, entry: MemoryEntry) {
-        let Entries { map, keeper, has_capacity, .. } = self.entries;
+    /// Puts an entry in, in place of what is kept under the hash. Without capacity keeps nothing. Returns whether memory has
+    /// it when the change ends.
+    pub(super) fn put(&mut self, slot: u128, entry: MemoryEntry) -> bool {
+        let Entries { map, keeper, has_capacity, capacity, .. } = self.entries;
         if !has_capacity {
-            return;
+            return false;
         }
-        let Some(keeper) = keeper else { return map.insert(slot, Held { entry, ticket: None }) };
+        let Some(keeper) = keeper else {
+            let fits = entry.weight() <= *capacity;
+            map.insert(slot, Held { entry, ticket: None });
+            return fits;
+        };
         let old = map.get(&slot).and_then(|held| held.ticket);
         let ticket = {
             let mut account = keeper.account.lock();
@@ -169,6 +176,8 @@ impl Change<'_> {
             Some(_) => map.insert(slot, Held { entry, ticket }),
             None => drop(map.remove(&slot)),
         }
+        // It may have to leave at once for what is there.
+        ticket.is_some_and(|ticket| self.leaving.iter().all(|leaving| leaving.ticket != ticket))
     }
 
     /// Removes what is kept under a hash.

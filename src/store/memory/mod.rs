@@ -186,7 +186,7 @@ impl Memory {
     ) -> Insertion {
         let hash = head.key.hash();
         let put = |change: &mut Change<'_>, slot| match stored {
-            Some(stored) => change.put(slot, MemoryEntry::Response(Arc::clone(stored))),
+            Some(stored) => _ = change.put(slot, MemoryEntry::Response(Arc::clone(stored))),
             None => change.remove(slot),
         };
         let Some(variant) = head.variant() else {
@@ -363,16 +363,12 @@ impl Memory {
     /// has it afterwards.
     pub fn put_value(&self, stored: &Arc<StoredResponse>, may_keep: &dyn Fn() -> bool) -> bool {
         let slot = stored.head.key.hash();
-        {
-            let mut change = self.entries.change(slot);
-            if stored.len() <= self.max_object_size && may_keep() {
-                change.put(slot, MemoryEntry::Response(Arc::clone(stored)));
-            } else {
-                change.remove(slot);
-            }
+        let mut change = self.entries.change(slot);
+        if stored.len() <= self.max_object_size && may_keep() {
+            return change.put(slot, MemoryEntry::Response(Arc::clone(stored)));
         }
-        // What was put in may leave at once for what is there.
-        matches!(self.entries.get(slot), Some(MemoryEntry::Response(current)) if Arc::ptr_eq(&current, stored))
+        change.remove(slot);
+        false
     }
 
     /// Puts a value in that was read from the durable tier, if memory has none for its key, and `is_current` says under the

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::base::Clock;
 
-use super::{at, in_each_tier, larder};
+use super::starting::{at, in_each_tier, larder};
 use crate::support::{START, file_url};
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::protocol::{raw, to_end};
-use super::{NOBODY, larder};
+use super::starting::{NOBODY, larder};
 use crate::support::{Larder, Process, Redis, eventually};
 
 /// Sends `input`, and returns all that comes back until the connection is closed.

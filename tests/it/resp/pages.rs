@@ -1,6 +1,6 @@
 //! No object can meet a page: neither by a request, nor by a purge.
 
-use super::NOBODY;
+use super::starting::NOBODY;
 use crate::support::{Larder, Origin, file_url};
 
 const RESP: &str = "resp.listen=127.0.0.1:0";

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::resp::larder;
+use super::starting::{larder, process_over};
 use crate::support::redis::words;
 use crate::support::{Larder, Place, Redis, file_url};
 
@@ -57,10 +57,13 @@ fn record() {
 }
 
 fn compare(larder: &Larder, before_each: impl Fn()) {
-    let mut redis = larder.redis();
+    compare_all(&mut larder.redis(), before_each);
+}
+
+fn compare_all(redis: &mut Redis, before_each: impl Fn()) {
     for (command, expected) in read() {
         before_each();
-        assert_eq!(ask(&mut redis, &command), expected, "{command}");
+        assert_eq!(ask(redis, &command), expected, "{command}");
     }
 }
 
@@ -89,9 +92,16 @@ fn every_command_answers_as_redis_does_from_packs_that_are_complete() {
 
 #[test]
 fn every_command_answers_as_redis_does_from_a_bucket() {
-    let place = Place::s3();
-    let config = format!("{}\nmemory.capacity=0", place.sets.join("\n"));
-    compare(&larder(&config), || ());
-    let larder = larder(&format!("{config}\ncache.key_prefix=other"));
-    compare(&larder, || larder.settle());
+    let (place, directory) = (Place::s3(), tempfile::tempdir().expect("a directory"));
+    // While the values wait to be written, and then read back.
+    for (name, more) in [("a", "durable.pack_interval=1h"), ("b", "durable.pack_interval=1ms")] {
+        let prefix = format!("cache.key_prefix={name}");
+        let sets = ["memory.capacity=0", more, &prefix];
+        let (larder, socket) = process_over(&place, directory.path(), name, &sets);
+        compare_all(&mut Redis::at(&socket), || {
+            if name == "b" {
+                larder.settle();
+            }
+        });
+    }
 }

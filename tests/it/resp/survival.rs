@@ -1,26 +1,20 @@
 //! What survives: the end of the process, however it ends, and with a bucket the machine.
 
-use larder::base::Clock;
+use std::path::Path;
 
-use super::{NOBODY, at};
+use super::starting::{process, process_over};
 use crate::support::durable::large;
-use crate::support::{Place, Process, Redis, START, eventually, file_url};
+use crate::support::{Place, Process, Redis, eventually, file_url};
 
-/// A process whose listener is a socket in the directory.
-fn process(directory: &std::path::Path, name: &str, more: &[&str]) -> (Process, Redis) {
-    let socket = directory.join(name);
-    let listen = format!("resp.listen=unix:{}", socket.display());
-    let sets: Vec<&str> = more.iter().copied().chain([listen.as_str()]).collect();
-    let process = Process::start(NOBODY, &sets);
+fn started(directory: &Path, name: &str, sets: &[&str]) -> (Process, Redis) {
+    let (process, socket) = process(directory, name, sets);
     (process, Redis::at(&socket))
 }
 
 #[test]
 fn what_a_directory_has_confirmed_survives_kill_9_the_moment_after() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let url = file_url(&directory.path().join("tier"));
     for memory in ["memory.capacity=64MiB", "memory.capacity=0"] {
-        for (number, (before, last, after, expected)) in [
+        for (before, last, after, expected) in [
             ("SET k old", "SET k new", "GET k", "\"new\""),
             ("SET k old", "SET k new EX 1000", "TTL k", ":1000"),
             ("SET k old", "DEL k", "GET k", "nil"),
@@ -32,23 +26,18 @@ fn what_a_directory_has_confirmed_survives_kill_9_the_moment_after() {
             ("SET k v", "FLUSHDB", "EXISTS k", ":0"),
             ("SET k v", "FLUSHALL", "DBSIZE", ":0"),
             ("SET other v", "MSET k 1 l 2", "MGET k l", "[\"1\", \"2\"]"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let (larder, mut redis) = process(directory.path(), &format!("a{number}"), &[&url, memory]);
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let url = file_url(&directory.path().join("tier"));
+            let (larder, mut redis) = started(directory.path(), "a", &[&url, memory]);
             assert!(!redis.say(before).starts_with('-'));
             let answer = redis.say(last);
-            let log = larder.log();
             larder.kill_9();
-            eprintln!("{log}");
             assert!(!answer.starts_with('-'), "{answer}");
-            let (larder, mut redis) = process(directory.path(), &format!("b{number}"), &[&url, memory]);
+            let (larder, mut redis) = started(directory.path(), "b", &[&url, memory]);
             let found = redis.say(after);
             let is_as_expected = found == expected || (last.contains("EX") && found.starts_with(&expected[..2]));
             assert!(is_as_expected, "{before}; {last}; {after}: {found}\n{}", larder.log());
-            assert_eq!(redis.say("FLUSHALL"), "OK");
-            drop(larder);
         }
     }
 }
@@ -57,7 +46,7 @@ fn what_a_directory_has_confirmed_survives_kill_9_the_moment_after() {
 fn a_pipeline_and_a_large_value_survive_kill_9_too() {
     let directory = tempfile::tempdir().expect("a directory");
     let url = file_url(&directory.path().join("tier"));
-    let (larder, mut redis) = process(directory.path(), "a", &[&url]);
+    let (larder, mut redis) = started(directory.path(), "a", &[&url]);
     let commands: Vec<String> = (0..500).map(|n| format!("SET k{n} v{n}")).collect();
     let replies = redis.pipeline(&commands.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(replies.iter().all(|reply| reply == "OK"));
@@ -66,7 +55,7 @@ fn a_pipeline_and_a_large_value_survive_kill_9_too() {
     let stored = redis.command(&[b"SET", b"large", body.as_bytes()]);
     larder.kill_9();
     assert_eq!(stored, "OK");
-    let (_larder, mut redis) = process(directory.path(), "b", &[&url]);
+    let (_larder, mut redis) = started(directory.path(), "b", &[&url]);
     let found: Vec<String> = (0..500).map(|n| redis.say(&format!("GET k{n}"))).collect();
     assert!(found.iter().enumerate().all(|(n, found)| *found == format!("\"v{n}\"")), "{found:?}");
     assert!(redis.say("GET large") == format!("\"{}\"", body.escape_default()), "the large value");
@@ -76,13 +65,11 @@ fn a_pipeline_and_a_large_value_survive_kill_9_too() {
 
 #[test]
 fn a_stop_and_a_start_keep_values_deletions_and_flushes() {
-    let clock = Clock::manual(START);
-    for place in [Place::file(), Place::s3()] {
-        for memory in ["", "\nmemory.capacity=0"] {
-            let config = format!("{}{memory}", place.sets.join("\n"));
-            let larder = at(&config, &clock);
-            let mut redis = larder.redis();
-            let replies = redis.pipeline(&[
+    for place in Place::all() {
+        for memory in ["memory.capacity=1MiB", "memory.capacity=0"] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (mut larder, socket) = process_over(&place, directory.path(), "a", &[memory]);
+            let replies = Redis::at(&socket).pipeline(&[
                 "FLUSHALL",
                 "SET a 1",
                 "SET b 2",
@@ -98,10 +85,10 @@ fn a_stop_and_a_start_keep_values_deletions_and_flushes() {
                 "SET a two",
             ]);
             assert!(!replies.iter().any(|reply| reply.starts_with('-')), "{replies:?}");
-            larder.stop();
-            let larder = at(&config, &clock);
-            let mut redis = larder.redis();
-            let replies = redis.pipeline(&[
+            larder.signal("-TERM");
+            assert_eq!(larder.wait(), Some(0));
+            let (_larder, socket) = process_over(&place, directory.path(), "b", &[memory]);
+            let replies = Redis::at(&socket).pipeline(&[
                 "MGET a b c",
                 "DBSIZE",
                 "SELECT 1",
@@ -125,17 +112,17 @@ fn with_a_bucket_values_survive_the_machine() {
     let place = Place::s3();
     let directory = tempfile::tempdir().expect("a directory");
     let sets: Vec<&str> = place.sets.iter().map(String::as_str).collect();
-    let (larder, mut redis) = process(directory.path(), "a", &sets);
+    let (larder, mut redis) = started(directory.path(), "a", &sets);
     assert_eq!(redis.pipeline(&["SET k v", "SET counter 41", "INCR counter"]), ["OK", "OK", ":42"]);
     larder.settle();
     larder.kill_9();
-    let (_larder, mut redis) = process(directory.path(), "b", &sets);
+    let (_larder, mut redis) = started(directory.path(), "b", &sets);
     assert_eq!(redis.pipeline(&["GET k", "INCR counter"]), ["\"v\"", ":43"]);
 }
 
 #[test]
 fn a_value_that_neither_tier_takes_is_refused_and_never_dropped_in_silence() {
-    let larder = super::larder("memory.capacity=100KiB");
+    let larder = super::starting::larder("memory.capacity=100KiB");
     let mut redis = larder.redis();
     assert_eq!(redis.say("SET k v"), "OK");
     let large = "x".repeat(200 << 10);
@@ -145,26 +132,25 @@ fn a_value_that_neither_tier_takes_is_refused_and_never_dropped_in_silence() {
     assert_eq!(redis.say(&format!("APPEND k {large}")), refused);
     assert_eq!(redis.say(&format!("MSET a 1 k {large} b 2")), refused);
     drop(larder);
-    let larder = super::larder("memory.capacity=0");
+    let larder = super::starting::larder("memory.capacity=0");
     assert_eq!(larder.redis().say("SET k v"), refused);
     assert_eq!(larder.redis().say("INCR k"), refused);
 }
 
 #[test]
 fn a_bucket_that_is_away_makes_misses_and_no_errors_but_for_lists() {
-    let mut place = Place::s3();
-    let clock = Clock::manual(START);
-    let config = format!("{}\ndurable.lookup_timeout=200ms\nmemory.capacity=0", place.sets.join("\n"));
-    let larder = at(&config, &clock);
-    assert_eq!(larder.redis().say("SET k v"), "OK");
+    let (mut place, directory) = (Place::s3(), tempfile::tempdir().expect("a directory"));
+    let sets = ["durable.lookup_timeout=200ms", "memory.capacity=0"];
+    let (larder, socket) = process_over(&place, directory.path(), "a", &sets);
+    let mut redis = Redis::at(&socket);
+    assert_eq!(redis.say("SET k v"), "OK");
     larder.settle();
-    assert_eq!(larder.redis().say("GET k"), "\"v\"");
+    assert_eq!(redis.say("GET k"), "\"v\"");
     place.s3.as_mut().expect("a bucket").stop();
-    let mut redis = larder.redis();
     assert_eq!(redis.say("GET k"), "nil");
     assert!(redis.say("KEYS *").starts_with("-ERR the durable tier can't be read: "));
     assert_eq!(redis.say("SET new v"), "OK", "it waits to be written");
     assert_eq!(redis.say("GET new"), "\"v\"");
     place.s3.as_mut().expect("a bucket").restart();
-    eventually("the bucket is asked again", || larder.redis().say("GET k") == "\"v\"");
+    eventually("the bucket is asked again", || redis.say("GET k") == "\"v\"");
 }

@@ -22,7 +22,7 @@ pub struct KeptKey {
     pub size: u64,
     /// Time since it came.
     pub age: Duration,
-    /// Time for which it is still fresh; negative: it is stale, for so many milliseconds.
+    /// Time for which it is still fresh; negative: it is stale, for so many milliseconds. The greatest number: for good.
     pub fresh_millis: i64,
     /// The name of its pack.
     pub pack: String,
@@ -79,7 +79,10 @@ impl Inner {
             is_variant: entry.variant != 0,
             size: u64::from(entry.len) + entry.body.map_or(0, |(_, len)| len),
             age: Duration::from_millis(age),
-            fresh_millis: fresh_until.as_millis().saturating_sub(now.as_millis()),
+            fresh_millis: match fresh_until.as_millis() {
+                i64::MAX => i64::MAX,
+                millis => millis.saturating_sub(now.as_millis()),
+            },
             pack: pack.name.to_string(),
             tags: entry.tags.clone(),
         })
