@@ -2,7 +2,7 @@
 //!
 //! * A [`StoredResponse`] is made from a [`Storable`](crate::rfc9111::storage::Storable), the proof that RFC 9111 §3
 //!   allows to store it, or is read from bytes that were once written from one. A value is made for a [`ValueKey`], which
-//!   no request has ([`value`]).
+//!   no request has (`value`).
 //! * A body that is still coming in ([`Fill`]) ends complete or failed. It fails if its writer is dropped before.
 //!
 //! May import: `rfc9111`, `base`. Does not decide where a response is kept, or for how long.

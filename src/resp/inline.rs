@@ -38,27 +38,31 @@ pub(super) fn words(line: &[u8], into: &mut Vec<Bytes>) -> Option<()> {
 /// Reads up to a closing `"`, with escapes. Returns what is behind it.
 fn quoted<'a>(mut rest: &'a [u8], word: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
-        (rest, _) = match rest {
+        let byte;
+        (rest, byte) = match rest {
             [b'"', behind @ ..] => return Some(behind),
             [b'\\', b'x', high, low, behind @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                (behind, word.push(hex(*high) << 4 | hex(*low)))
+                (behind, hex(*high) << 4 | hex(*low))
             }
-            [b'\\', escaped, behind @ ..] => (behind, word.push(unescaped(*escaped))),
-            [byte, behind @ ..] => (behind, word.push(*byte)),
+            [b'\\', escaped, behind @ ..] => (behind, unescaped(*escaped)),
+            [byte, behind @ ..] => (behind, *byte),
             [] => return None,
         };
+        word.push(byte);
     }
 }
 
 /// Reads up to a closing `'`, in which only `\'` is an escape. Returns what is behind it.
 fn plainly_quoted<'a>(mut rest: &'a [u8], word: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
-        (rest, _) = match rest {
+        let byte;
+        (rest, byte) = match rest {
             [b'\'', behind @ ..] => return Some(behind),
-            [b'\\', b'\'', behind @ ..] => (behind, word.push(b'\'')),
-            [byte, behind @ ..] => (behind, word.push(*byte)),
+            [b'\\', b'\'', behind @ ..] => (behind, b'\''),
+            [byte, behind @ ..] => (behind, *byte),
             [] => return None,
         };
+        word.push(byte);
     }
 }
 

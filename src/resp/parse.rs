@@ -182,7 +182,7 @@ impl Parser {
     fn arguments(&mut self, buffer: &mut BytesMut, limits: &Limits) -> Result<bool, ProtocolError> {
         while self.left > 0 {
             let Some(len) = self.argument else {
-                match self.announced(&buffer[self.at..], limits)? {
+                match Self::announced(&buffer[self.at..], limits)? {
                     Some((len, end)) => {
                         self.argument = Some(len);
                         self.at += end;
@@ -213,7 +213,7 @@ impl Parser {
     }
 
     /// Reads the head of an argument: its length, and the length of the head.
-    fn announced(&self, rest: &[u8], limits: &Limits) -> Result<Option<(usize, usize)>, ProtocolError> {
+    fn announced(rest: &[u8], limits: &Limits) -> Result<Option<(usize, usize)>, ProtocolError> {
         match rest.first() {
             None => return Ok(None),
             Some(b'$') => {}

@@ -64,8 +64,11 @@ fn a_transaction_is_carried_out_as_one() {
                 assert_eq!(sum, 2000, "{seen:?}");
             }
         });
-        let moved = 30 * (1..=i64::try_from(CLIENTS).expect("a few")).sum::<i64>();
-        assert_eq!(larder.redis().say("MGET a b"), format!("[\"{}\", \"{}\"]", 1000 - moved, 1000 + moved));
+        let moved = 30 * (1..=CLIENTS).sum::<usize>();
+        assert_eq!(
+            larder.redis().say("MGET a b"),
+            format!("[\"{}\", \"{}\"]", 1000 - i64::try_from(moved).expect("few"), 1000 + moved)
+        );
     });
 }
 

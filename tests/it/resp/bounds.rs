@@ -31,10 +31,11 @@ fn a_value_that_is_too_large_gets_an_error_and_the_connection_goes_on() {
     assert_eq!(larder.metric("larder_resp_refused_total{reason=\"too-large\"}"), 6);
 }
 
+const NO_ROOM: &str = "-OOM command not allowed: the clients together hold as much as they may (resp.max_buffered)";
+
 #[test]
 fn past_the_memory_of_all_clients_a_command_gets_an_error_and_small_ones_are_served() {
     let larder = larder("resp.max_buffered=1MiB");
-    const NO_ROOM: &str = "-OOM command not allowed: the clients together hold as much as they may (resp.max_buffered)";
     let held = || larder.metric("larder_resp_buffered_bytes");
     // One client has sent most of a large value.
     let mut first = raw(&larder);
