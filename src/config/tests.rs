@@ -192,6 +192,14 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ),
         ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
         ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
+    ] {
+        assert_told(text, sets, expected);
+    }
+}
+
+#[test]
+fn mistakes_in_lists_of_fields_and_in_rules_are_told() {
+    for (text, sets, expected) in [
         (
             "[server]\ntrusted_fields = [\"X-Forwarded-Proto\"]",
             "",
