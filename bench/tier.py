@@ -168,7 +168,7 @@ def ask(server: Server, options: argparse.Namespace, wrk: str, origin: int, urls
     found = re.search(r"(\d+) requests in", output)
     if not found or "Non-2xx" in output or "Socket errors" in output:
         raise Failure(f"{server.name} did not answer everything:\n{output}")
-    server.to_origin += int(get(origin, "/count")[2]) - asked - 1
+    server.to_origin += int(get(origin, "/count")[2]) - asked
     return spent / 1000 / int(found[1])
 
 
