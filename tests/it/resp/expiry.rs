@@ -110,10 +110,6 @@ fn what_was_overwritten_does_not_come_back_when_its_successor_expires() {
         larder.advance(seconds);
         assert_eq!(larder.redis().pipeline(&["GET k", "GET other"]), ["nil", "\"stays\""]);
         larder.stop();
-        let swept = crate::support::run(
-            crate::support::larder(&[&file_url(directory.path()), "upstream.url=http://127.0.0.1:1"]).arg("sweep"),
-        );
-        assert!(swept.status.success(), "{swept:?}");
         larder = at(&config, &clock);
         assert_eq!(larder.redis().pipeline(&["GET k", "GET other"]), ["nil", "\"stays\""]);
     }
