@@ -8,7 +8,7 @@ use crate::base::{Clock, Metrics, readable_size};
 use crate::config::Config;
 use crate::proxy::{Schemes, prefixes};
 use crate::rfc9111::freshness::HEURISTIC_MAX;
-use crate::rfc9111::key::CacheKey;
+use crate::rfc9111::key::{CacheKey, VALUE_SCHEME};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::s3::{Lifecycle, S3Bucket};
 use crate::store::{Durable, KeptKey, Location, ObjectNames, StoreErrorKind, begins_with};
@@ -92,7 +92,12 @@ pub struct Wanted {
 /// Lists what the durable tier holds, one line a response.
 pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Told, String> {
     let Wanted { prefix, tag, json } = wanted;
-    let prefixes = if prefix.is_empty() { None } else { Some(prefixes(prefix, Schemes::Both)?) };
+    let prefixes = match prefix.as_str() {
+        "" => None,
+        // Values are no pages, and listed with them all the same.
+        prefix if prefix.split_once("://").is_some_and(|(scheme, _)| scheme == VALUE_SCHEME) => Some(vec![prefix.to_owned()]),
+        prefix => Some(prefixes(prefix, Schemes::Both)?),
+    };
     let kept = Durable::keys(&config.durable, &config.cache.key_prefix, clock);
     let mut kept = kept.await.map_err(|error| format!("durable.url: {error}"))?.ok_or_else(|| off("list"))?;
     kept.retain(|kept| {

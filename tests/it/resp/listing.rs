@@ -124,3 +124,21 @@ fn a_cursor_holds_after_a_restart_and_in_another_process() {
     assert_eq!(all, expected);
     assert_eq!(names(&first).len() + names(&rest).len(), expected.len(), "each once");
 }
+
+#[test]
+fn larder_keys_lists_the_values_of_a_database() {
+    let (place, directory) = (Place::file(), tempfile::tempdir().expect("a directory"));
+    let (mut larder, socket) = process_over(&place, directory.path(), "keys", &[]);
+    let mut redis = Redis::at(&socket);
+    assert_eq!(redis.pipeline(&["SET first v", "SELECT 1", "SET second v"]), ["OK", "OK", "OK"]);
+    larder.signal("-TERM");
+    assert_eq!(larder.wait(), Some(0));
+    let sets: Vec<&str> = place.sets.iter().flat_map(|set| ["--set", set]).collect();
+    for (prefix, expected) in [("resp://0/", [true, false]), ("resp://", [true, true]), ("http://0/", [false, false])] {
+        let ran = crate::support::larder(&[]).args(["keys", "--prefix", prefix]).args(&sets).output().expect("it runs");
+        let told = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success(), "{ran:?}");
+        let found = ["resp://0/first", "resp://1/second"].map(|url| told.contains(url));
+        assert_eq!(found, expected, "{prefix}: {told}");
+    }
+}
