@@ -95,7 +95,9 @@ pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Tol
     let prefixes = match prefix.as_str() {
         "" => None,
         // Values are no pages, and listed with them all the same.
-        prefix if prefix.split_once("://").is_some_and(|(scheme, _)| scheme == VALUE_SCHEME) => Some(vec![prefix.to_owned()]),
+        prefix if prefix.split_once("://").is_some_and(|(scheme, _)| scheme == VALUE_SCHEME) => {
+            Some(vec![prefix.to_owned()])
+        }
         prefix => Some(prefixes(prefix, Schemes::Both)?),
     };
     let kept = Durable::keys(&config.durable, &config.cache.key_prefix, clock);

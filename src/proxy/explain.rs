@@ -451,7 +451,9 @@ fn tell_freshness(story: &mut Story, tier: &str, freshness: &Freshness, now: Tim
         format!("{sign}{}.{:03}s", millis / 1000, millis % 1000)
     };
     let source = match freshness.source {
-        LifetimeSource::Origin => "as its origin says (the max-age of CDN-Cache-Control or another targeted field, else s-maxage, max-age or Expires)",
+        LifetimeSource::Origin => {
+            "as its origin says (the max-age of CDN-Cache-Control or another targeted field, else s-maxage, max-age or Expires)"
+        }
         LifetimeSource::Configuration => "as the configuration says",
         LifetimeSource::Heuristic => "a tenth of its age when it was received (heuristic)",
         LifetimeSource::None => "since nobody says any",
