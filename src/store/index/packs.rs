@@ -305,6 +305,13 @@ impl PackInfo {
         self.live.load(Ordering::Acquire).min(self.size())
     }
 
+    /// Returns about how many bytes a copy takes: what counts, tombstones included, with its part of the footer.
+    pub(in crate::store) fn copy_len(&self) -> u64 {
+        let (size, filled) = (self.size(), self.filled().max(1));
+        let kept = self.live().saturating_add(self.tombstone_bytes()).min(filled);
+        u64::try_from(u128::from(size) * u128::from(kept) / u128::from(filled)).unwrap_or(size)
+    }
+
     /// Returns the number of places in it, tombstones included.
     pub(in crate::store) fn places(&self) -> u64 {
         self.places.load(Ordering::Acquire)

@@ -148,9 +148,9 @@ impl Situation {
         pack.size() + if self.is_bounded { pack.named() } else { 0 }
     }
 
-    /// Returns the bytes of a pack's responses that count, with separate bodies.
+    /// Returns about how many bytes a copy of a pack takes, with separate bodies.
     fn live(&self, pack: &PackInfo) -> u64 {
-        pack.live() + if self.is_bounded { pack.named() } else { 0 }
+        pack.copy_len() + if self.is_bounded { pack.named() } else { 0 }
     }
 
     /// Returns the first packs whose responses fit into `most` bytes.

@@ -195,10 +195,10 @@ impl Inner {
     }
 
     /// Returns the first of `sources` whose responses fit into one pack, and at least one.
-    fn fitting<'a>(&self, sources: &'a [Arc<PackInfo>]) -> &'a [Arc<PackInfo>] {
+    pub(super) fn fitting<'a>(&self, sources: &'a [Arc<PackInfo>]) -> &'a [Arc<PackInfo>] {
         let (mut sum, most) = (0_u64, self.pack_size().saturating_mul(3) / 2);
         let fits = |pack: &&Arc<PackInfo>| {
-            sum = sum.saturating_add(pack.live());
+            sum = sum.saturating_add(pack.copy_len());
             sum <= most
         };
         let count = sources.iter().take_while(fits).count().max(1).min(sources.len());

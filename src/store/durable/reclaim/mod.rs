@@ -168,7 +168,7 @@ impl Inner {
         for turn in 0..MOST_COPIES {
             let _changing = self.room.changing.lock().await;
             let chosen = choose(&self.situation(upkeep), turn == 0);
-            let live = chosen.iter().map(|pack| pack.live()).sum();
+            let live = chosen.iter().map(|pack| pack.copy_len()).sum();
             if chosen.is_empty() || !self.has_room_for_copy(live) {
                 break;
             }
@@ -266,8 +266,14 @@ impl Inner {
         for pack in &dead.at_once {
             self.delete_useless(pack, done).await?;
         }
-        for packs in dead.with_tombstones.chunks(choose::MOST) {
+        let mut left = &dead.with_tombstones[..];
+        while !left.is_empty() {
+            let (packs, others) = left.split_at(self.fitting(left).len());
+            if !self.has_room_for_copy(packs.iter().map(|pack| pack.copy_len()).sum()) {
+                break;
+            }
             self.replace(packs, done).await?;
+            left = others;
         }
         Ok(())
     }
