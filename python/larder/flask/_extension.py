@@ -214,16 +214,18 @@ class Connected:
             )
         return site.rstrip("/") + url
 
+    @property
+    def is_debug(self) -> bool:
+        """True where a developer looks at the log."""
+        return self.app.debug or self.app.testing
+
     def session(self) -> Any | None:
-        """Returns the session that a purge waits for, if one is in use."""
+        """Returns the session that a purge waits for. One that was not used yet may be used later."""
         if self._given_session is not None:
             return self._given_session
         database = self.app.extensions.get("sqlalchemy")
-        scoped = getattr(database, "session", None)
-        registry = getattr(scoped, "registry", None)
-        if registry is None or not registry.has():
-            return None
-        return registry()
+        registry = getattr(getattr(database, "session", None), "registry", None)
+        return None if registry is None else registry()
 
     def note(self, asked: Sequence[Purge]) -> None:
         """Remembers purges for the panel."""
