@@ -156,9 +156,10 @@ def test_what_goes_again_is_bounded(admin: Any, session: Session, monkeypatch: p
     monkeypatch.setattr(larder.sqlalchemy, "_MOST_AGAIN", 2)
     for name in ("a", "b", "c"):
         larder.purge(tag=name, session=session)
+    assert sent(admin) == ["a", "b", "c"]
     session.get_one(Item, 7).name = "new"
     session.commit()
-    assert sent(admin) == ["a", "b", "c", "b", "c"]
+    assert sent(admin)[3:] == ["b", "c"]
 
 
 def test_a_purge_after_the_commit_is_not_lost_in_a_transaction_that_only_reads(admin: Any, session: Session) -> None:
