@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import aio
     from ._admin import Answer, Failure, Purge, PurgeError
     from ._purging import Client, Options, configure, flush, purge, purge_now, purging
     from ._tags import tag_for
@@ -28,6 +29,7 @@ __all__ = [
     "Purge",
     "PurgeError",
     "__version__",
+    "aio",
     "configure",
     "flush",
     "purge",
@@ -52,6 +54,8 @@ def __getattr__(name: str) -> Any:
             value: Any = version("larder")
         except PackageNotFoundError:  # the sources, not installed
             value = "0.0.0"
+    elif name == "aio":
+        value = import_module(".aio", __name__)
     else:
         home = next((home for home, names in _HOMES.items() if name in names), None)
         if home is None:

@@ -206,6 +206,10 @@ class Context(Protocol):
     def absolute(self, url: str) -> str:
         """Returns an absolute URL for a path. Raises `ValueError` where it can't know the host."""
 
+    @property
+    def is_debug(self) -> bool:
+        """True where a developer looks at the log."""
+
     def session(self) -> Any | None:
         """Returns the database session that the purge waits for; `None`: it goes at once."""
 
@@ -225,6 +229,10 @@ class _ProcessContext:
 
     def absolute(self, url: str) -> str:
         raise ValueError(f'url="{url}" names no host: write it as clients see it, http://host{url}')
+
+    @property
+    def is_debug(self) -> bool:
+        return False
 
     def session(self) -> Any | None:
         return None
@@ -301,7 +309,8 @@ def purge(
     `scheme="exact"` purges a URL or prefix under its own scheme alone; "both" is http and https.
 
     Inside `purging()` it waits for the end of the block. Otherwise, if `session` (or Flask-SQLAlchemy's session) is
-    in a transaction, it waits for its commit, and is dropped if that rolls back. Otherwise it goes at once.
+    in a transaction, it waits for its commit, and is dropped if that rolls back. Otherwise it goes at once, and again
+    after the session's next commit: what that writes may be what the purge is for.
 
     Raises `ValueError` for what no Larder could purge. What goes wrong later is logged, never raised.
     """
@@ -311,18 +320,24 @@ def purge(
 
 def route(context: Context, asked: Sequence[Purge], session: Any = None) -> None:
     """Hands purges to what they wait for: a block, a transaction, or nothing."""
+    if not held(context, asked, session):
+        context.client.send(asked)
+
+
+def held(context: Context, asked: Sequence[Purge], session: Any = None) -> bool:
+    """Hands purges to the block or transaction that they wait for. Returns False if they have to go at once."""
+    owned = [(context.client, purge) for purge in asked]
     collected = _collected.get()
     if collected is not None:
-        collected.extend((context.client, purge) for purge in asked)
-        return
+        collected.extend(owned)
+        return True
     if session is None:
         session = context.session()
-    if session is not None:
-        from . import sqlalchemy
+    if session is None:
+        return False
+    from . import sqlalchemy
 
-        if sqlalchemy.wait_for_commit(session, [(context.client, purge) for purge in asked]):
-            return
-    context.client.send(asked)
+    return sqlalchemy.wait_for_commit(session, owned)
 
 
 def send_collected(collected: Iterable[tuple[Client, Purge]]) -> None:

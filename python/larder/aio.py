@@ -47,10 +47,7 @@ async def purge(
     """
     context = _purging.current_context()
     asked = _purging.asked_for(context, url, prefix, tag, all, soft, scheme)
-    if session is None:
-        session = context.session()
-    if _purging._collected.get() is not None or session is not None:
-        _purging.route(context, asked, session)
+    if _purging.held(context, asked, session):
         return
     client = context.client
     answers, failures = await _ask_all(client, asked, None)

@@ -11,6 +11,9 @@ A purge belongs to the innermost transaction of the session: a savepoint's rollb
 began, its release hands it to the transaction around it. A transaction that ends without having written anything
 (`session.close()` after reading) has nothing to roll back, so its purges are sent. Where it is not known whether
 something was written, a purge too many is sent rather than one too few.
+
+A purge that finds the session in no transaction may come after the commit, or before the first use of the session. So
+it is sent at once, and again after the session's next commit.
 """
 
 from __future__ import annotations
@@ -23,13 +26,17 @@ from sqlalchemy import TextClause, event
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from ._admin import Purge
-from ._purging import Client, send_collected
+from ._purging import Client, current_context, send_collected
 
 logger = logging.getLogger("larder")
 
 # Under these names a session's `info` carries what is known of it.
 _KEY = "larder.levels"
 _BEGINS_BY_WRITING = "larder.begins_by_writing"
+_AGAIN = "larder.again"
+
+# So many purges are kept to be sent again. Of more, the newest.
+_MOST_AGAIN = 10_000
 
 
 @dataclass
@@ -43,10 +50,17 @@ class _Level:
 
 
 def wait_for_commit(session: Any, asked: Sequence[tuple[Client, Purge]]) -> bool:
-    """Holds purges for the current transaction of `session`. Returns False if it is in none: nothing is held then."""
+    """Holds purges for the current transaction of `session`.
+
+    Returns False if it is in none: they have to be sent at once. They are sent again after the next commit.
+    """
     found = session_of(session)
     level = _level(found)
     if level is None:
+        again: dict[tuple[Client, Purge], None] = found.info.setdefault(_AGAIN, {})
+        again.update(dict.fromkeys(asked))
+        while len(again) > _MOST_AGAIN:
+            del again[next(iter(again))]
         return False
     if found.new or found.deleted or any(found.is_modified(changed) for changed in found.dirty):
         level.wrote = True
@@ -134,13 +148,23 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
     if level is None:
         return
     if level.rolled_back or (level.wrote and not level.committed):
-        if level.purges:
-            logger.debug("%d purges were dropped: their transaction was rolled back", len(level.purges))
+        _tell_of_dropped(level)
         return
     parent = transaction.parent
     if parent is None:
-        send_collected(level.purges)
+        again = session.info.pop(_AGAIN, {}) if level.committed else {}
+        send_collected([*again, *level.purges])
         return
     outer = levels.setdefault(parent, _Level())
     outer.wrote = outer.wrote or level.wrote
     outer.purges.extend(level.purges)
+
+
+def _tell_of_dropped(level: _Level) -> None:
+    """Logs that purges are not sent: as a warning where a developer may have forgotten `commit()`."""
+    if not level.purges:
+        return
+    is_forgotten = not level.rolled_back and current_context().is_debug
+    what = ", ".join(dict.fromkeys(str(purge) for _, purge in level.purges))
+    why = "its transaction was rolled back" if level.rolled_back else "its session was not committed"
+    logger.log(logging.WARNING if is_forgotten else logging.DEBUG, "a purge of %s was dropped: %s", what, why)

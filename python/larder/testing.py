@@ -344,6 +344,9 @@ class LiveLarder:
             f"  Cache-Status  {response.cache_status.text or '(none)'}",
             f"  Cache-Control {response.headers.get('Cache-Control', '(none)')}",
         ]
+        why = _verdict(self._app, response.path)
+        if why:
+            lines.append(f"  larder.flask  {why}")
         if response.method in ("GET", "HEAD"):
             told = self._explained(response)
             lines += [f"  explain       {line}" if n == 0 else f"                {line}" for n, line in enumerate(told)]
@@ -363,6 +366,12 @@ def _point_purges(app: object, admin_url: str, token: str) -> None:
     extension = getattr(app, "extensions", {}).get("larder")
     if extension is not None:
         extension.connect_to(admin_url, token)
+
+
+def _verdict(app: object, path: str) -> str:
+    """Returns why a Flask application that has the extension did not let everybody have its last answer at `path`."""
+    extension = getattr(app, "extensions", {}).get("larder")
+    return "" if extension is None else str(extension.verdict(path))
 
 
 def _setting(value: object) -> str:

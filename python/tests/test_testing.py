@@ -16,6 +16,7 @@ import pytest
 from flask import Flask, make_response, redirect, request, session
 from flask.typing import ResponseReturnValue
 
+from larder.flask import Larder, cache_for
 from larder.testing import Client, LiveLarder
 
 PUBLIC = {"Cache-Control": "public, max-age=600"}
@@ -253,3 +254,29 @@ def test_larder_ends_with_a_test_run_that_is_killed() -> None:
     ended, _, _ = select.select([handle], [], [], 20)
     os.close(handle)
     assert ended, "Larder lives on"
+
+
+def test_a_failure_says_why_the_application_did_not_share_its_page_each_time() -> None:
+    app = Flask(__name__)
+    app.secret_key = "for tests"
+    Larder(app)
+
+    @app.get("/caf\u00e9")
+    @cache_for(minutes=5)
+    def page() -> ResponseReturnValue:
+        return f"Hello {session.get('user', 'stranger')}"
+
+    @app.get("/plain")
+    @cache_for(minutes=5)
+    def plain() -> ResponseReturnValue:
+        return "for all"
+
+    with LiveLarder(app) as larder:
+        client = larder.client()
+        for path in ("/caf%C3%A9", "/caf%C3%A9", "/caf%C3%A9?page=2"):
+            with pytest.raises(AssertionError) as failure:
+                larder.hit(client.get(path))
+            assert f"larder.flask  it reads the session, in {__file__}" in str(failure.value)
+        with pytest.raises(AssertionError) as failure:
+            larder.hit(client.get("/plain"))
+        assert "larder.flask" not in str(failure.value)

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
+from urllib.parse import quote, unquote
 
 from blinker import Namespace
 from flask import (
@@ -102,6 +103,8 @@ class Connected:
         self._lock = threading.Lock()
         self._client: _purging.Client | None = None
         self._tell = teller(app, set(), {})
+        # Why pages were not shared, by path and query; kept for `larder.testing` alone.
+        self._verdicts: dict[str, str] | None = None
         _purging.parse_addresses(app.config["LARDER_ADMIN"] or "off")
 
     @property
@@ -127,7 +130,12 @@ class Connected:
     def on_finished(self, _app: Flask, response: Response, **_extra: Any) -> None:
         """Writes the fields. Flask has run what is to run after a request, and saved the session."""
         app = self.app
-        finish(app, current_state(), response, Settings(app.config["LARDER_FIELD"]), self._tell)
+        state = current_state()
+        try:
+            finish(app, state, response, Settings(app.config["LARDER_FIELD"]), self._tell)
+        finally:
+            if self._verdicts is not None:
+                self._verdicts[_path_and_query()] = state.verdict
 
     def wrap(self, inner: WSGIApplication) -> WSGIApplication:
         """Returns the application with a last look at each response."""
@@ -182,6 +190,11 @@ class Connected:
         self.app.config.update(LARDER_ADMIN=admin, LARDER_TOKEN=token)
         with self._lock:
             self._client = None
+        self._verdicts = {}
+
+    def verdict(self, path: str) -> str:
+        """Returns why the page of a path and query was not shared the last time. For `larder.testing`."""
+        return (self._verdicts or {}).get(_same(path), "")
 
     def new_client(self, results: _purging.Results | None = None) -> _purging.Client:
         """Returns a client as it is configured. Raises `ValueError` that says what is wrong."""
@@ -214,16 +227,18 @@ class Connected:
             )
         return site.rstrip("/") + url
 
+    @property
+    def is_debug(self) -> bool:
+        """True where a developer looks at the log."""
+        return self.app.debug or self.app.testing
+
     def session(self) -> Any | None:
-        """Returns the session that a purge waits for, if one is in use."""
+        """Returns the session that a purge waits for. One that was not used yet may be used later."""
         if self._given_session is not None:
             return self._given_session
         database = self.app.extensions.get("sqlalchemy")
-        scoped = getattr(database, "session", None)
-        registry = getattr(scoped, "registry", None)
-        if registry is None or not registry.has():
-            return None
-        return registry()
+        registry = getattr(getattr(database, "session", None), "registry", None)
+        return None if registry is None else registry()
 
     def note(self, asked: Sequence[Purge]) -> None:
         """Remembers purges for the panel."""
@@ -231,6 +246,17 @@ class Connected:
             state = state_of(request._get_current_object())  # type: ignore[attr-defined]
             if state is not None:
                 state.purges.extend(asked)
+
+
+def _path_and_query() -> str:
+    """Returns what was asked for, as `larder.testing` asks for it."""
+    query = request.query_string.decode("latin-1")
+    return _same(quote(request.path) + (f"?{query}" if query else ""))
+
+
+def _same(path: str) -> str:
+    """Returns one spelling for all of the same path and query, whatever is percent-encoded."""
+    return unquote(path).removesuffix("?")
 
 
 def last_look(state: State | None, status: str, fields: list[tuple[str, str]]) -> list[tuple[str, str]]:

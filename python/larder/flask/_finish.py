@@ -33,12 +33,29 @@ class Verdict:
     #: `Cache-Control` for it; empty: what the page says stays.
     cache_control: str
     why: str
-    #: True if the developer should hear of it.
-    is_surprise: bool = False
+    #: What to do about it. Empty: nothing, and the developer need not hear of it.
+    advice: str = ""
 
 
 PRIVATE = "private, no-cache"
 NOTHING = "private, no-store"
+
+
+# What to do about a page that is not shared, by the cause. A copy a visitor helps only where the cookie is the cause.
+_VARY = (
+    'Take it out of the page, wrap what is only logged in ignore_reads(), keep a copy a visitor by vary=["Cookie"], '
+    "or mark the page with @no_cache."
+)
+_LOG_ONLY = "Take it out of the page, wrap what is only logged in ignore_reads(), or mark the page with @no_cache."
+_SET_ELSEWHERE = "Set it in a page that is not marked, or mark this one with @no_cache."
+_CHANGE_ELSEWHERE = "Change it in a page that is not marked, or mark this one with @no_cache."
+_RENEW_ELSEWHERE = (
+    "Set it in a page that is not marked, say SESSION_REFRESH_EACH_REQUEST = False, or mark this one with @no_cache."
+)
+_ADVICE = {
+    "cookie": _VARY,
+    "authorization": "Larder keeps no answer to a request with it: mark the page with @no_cache.",
+}
 
 
 @dataclass
@@ -92,7 +109,7 @@ def _finish(app: Flask, state: State, response: Response, settings: Settings, te
         seconds, tags = _plan(app, state, policy, response)
     except _Uncached as uncached:
         forbid(state, response, uncached.verdict)
-        if uncached.verdict.is_surprise:
+        if uncached.verdict.advice:
             tell(state, uncached.verdict)
         return
     if seconds is None:
@@ -100,7 +117,7 @@ def _finish(app: Flask, state: State, response: Response, settings: Settings, te
     _share(app, state, policy, response, settings, seconds, tags)
     for name in MANY_VALUED.intersection(state.seen):
         what = f"{state.seen[name].what} was read, so that each value of {name.title()} has a copy of its own"
-        tell(state, Verdict("", what, True))
+        tell(state, Verdict("", what, "If the page does not depend on it: LARDER_IGNORED_FIELDS"))
 
 
 def merged(policies: list[Policy]) -> Policy:
@@ -162,24 +179,26 @@ def _check_shareable(state: State, policy: Policy, response: Response) -> None:
         raise _Uncached(Verdict(NOTHING, "the page says no-store"))
     if "Set-Cookie" in response.headers or "change" in state.seen:
         seen = state.seen.get("change")
-        what = "it sets a cookie"
-        place = state.cookie_place
+        what, place, advice = "it sets a cookie", state.cookie_place, _SET_ELSEWHERE
         if seen is not None:
             what, place = "it changes the session (a flash message is kept there, too)", seen.place
+            advice = _CHANGE_ELSEWHERE
         elif place is None:
             what = "it sets a cookie (the session's, if SESSION_REFRESH_EACH_REQUEST renews it)"
-        raise _Uncached(Verdict(NOTHING, _at(what, place), True))
+            advice = _RENEW_ELSEWHERE
+        raise _Uncached(Verdict(NOTHING, _at(what, place), advice))
     if not state.is_preview and _has_toolbar(state, response):
         raise _Uncached(Verdict(NOTHING, "Flask-DebugToolbar wrote its panels into it"))
     by_cookie = policy.varies_by_cookie
     if not by_cookie and ("session" in state.seen or state.is_blind):
         seen = state.seen.get("session")
         what = f"it reads {seen.what if seen else 'a session of a kind that cannot be watched'}"
-        raise _Uncached(Verdict(PRIVATE, _at(what, seen.place if seen else None), True))
+        raise _Uncached(Verdict(PRIVATE, _at(what, seen.place if seen else None), _VARY))
     for name, what in PERSONAL.items():
         seen = state.seen.get(name)
         if seen is not None and not (by_cookie and name == "cookie"):
-            raise _Uncached(Verdict(PRIVATE, _at(f"it reads {what}", seen.place), True))
+            advice = _ADVICE.get(name, _LOG_ONLY)
+            raise _Uncached(Verdict(PRIVATE, _at(f"it reads {what}", seen.place), advice))
     if control.private:
         raise _Uncached(Verdict("", "the page says private"))
     if "*" in response.vary:
@@ -278,7 +297,11 @@ def _validate(response: Response) -> None:
         return
     if "ETag" not in response.headers:
         response.add_etag()
+    is_dated = "Date" in response.headers
     response.make_conditional(request)
+    if not is_dated:
+        # Werkzeug adds one here, and servers add theirs: two would be sent.
+        response.headers.pop("Date", None)
 
 
 #: Tells the developer why a page is not shared.
@@ -293,9 +316,9 @@ def teller(app: Flask, told: set[tuple[str, str]], registry: dict[Any, Any]) -> 
         endpoint = request.endpoint or request.path
         text = f'the page of "{endpoint}" is marked with cache_for, but '
         if verdict.cache_control:
-            text += f"nobody else gets it: {verdict.why}. {_ADVICE}"
+            text += f"nobody else gets it: {verdict.why}. {verdict.advice}"
         else:
-            text += f"few will share it: {verdict.why}. If the page does not depend on it: LARDER_IGNORED_FIELDS"
+            text += f"few will share it: {verdict.why}. {verdict.advice}"
         if app.debug or app.testing:
             place = _place_of(state)
             warnings.warn_explicit(
@@ -306,12 +329,6 @@ def teller(app: Flask, told: set[tuple[str, str]], registry: dict[Any, Any]) -> 
             logger.warning("%s", text)
 
     return tell
-
-
-_ADVICE = (
-    'Take it out of the page, wrap what is only logged in ignore_reads(), keep a copy a visitor by vary=["Cookie"], '
-    "or mark the page with @no_cache."
-)
 
 
 def _place_of(state: State) -> tuple[str, int]:

@@ -6,13 +6,14 @@ So it works above and below other decorators: one above that answers by itself l
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
 import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Callable, Iterable, Mapping, TypeVar, Union, cast, overload
+from typing import Any, Callable, Iterable, Mapping, NoReturn, TypeVar, Union, cast, overload
 
 from flask import Response, has_request_context
 
@@ -119,6 +120,19 @@ def _names(vary: Iterable[str] | str) -> tuple[str, ...]:
     return names
 
 
+def _misuse(times: tuple[object, ...], unknown: Mapping[str, object]) -> str:
+    """Says what is meant by a time without a unit, and by an option that does not exist."""
+    if times:
+        number = times[0] if isinstance(times[0], (int, float)) else 60
+        return f"say the unit: cache_for(seconds={number})"
+    name = next(iter(unknown))
+    parameters = inspect.signature(cache_for).parameters.values()
+    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    meant = difflib.get_close_matches(name, options, 1) or ["seconds" if name in ("timeout", "ttl", "max_age") else ""]
+    hint = f"do you mean {meant[0]}?" if meant[0] else "say how long by days, hours, minutes or seconds"
+    return f"cache_for has no option {name}: {hint}"
+
+
 class cache_for:
     """Lets Larder keep a page and give it to everybody.
 
@@ -138,7 +152,7 @@ class cache_for:
 
     def __init__(
         self,
-        *,
+        *times: NoReturn,  # there are none: see `_misuse`
         days: Lifetime | None = None,
         hours: Lifetime | None = None,
         minutes: Lifetime | None = None,
@@ -151,7 +165,10 @@ class cache_for:
         unless: Callable[[], object] | None = None,
         response_filter: Callable[[Response], object] | None = None,
         statuses: Mapping[int, Lifetime] | None = None,
+        **unknown: NoReturn,
     ) -> None:
+        if times or unknown:
+            raise TypeError(_misuse(times, unknown))
         given = [
             _timed(value, unit, name)
             for value, unit, name in (

@@ -14,7 +14,7 @@ from flask.cli import AppGroup
 from .._admin import Address, AdminError, Answer, Connection, PurgeError
 from .._purging import asked_for
 from ._extension import DEFAULTS, Connected, connected
-from ._policy import MARK
+from ._policy import MARK, Policy
 
 commands = AppGroup("larder", help="Purge, explain and check pages in the Larder before this application.")
 
@@ -56,6 +56,10 @@ def purge_command(
     """Purge URLs, and say what each Larder answered. A path is below LARDER_SITE."""
     found = _connected()
     _connections(found)
+    if everything and (url or prefix or tag):
+        raise click.UsageError("--all purges everything: leave out the URLs, --prefix and --tag")
+    if not (everything or url or prefix or tag):
+        raise click.UsageError("purge what? Give a URL, --prefix, --tag or --all")
     scheme: Any = "exact" if exact_scheme else "both"
     try:
         asked = asked_for(found, url or None, prefix or None, tag or None, everything, soft, scheme)
@@ -232,13 +236,19 @@ def _marks(view: Callable[..., Any]) -> Iterator[object]:
         yield from getattr(function, MARK, [])
 
 
-#: Names that a view uses to look at its visitor.
-_VISITOR = {
+#: Names that a view uses to look at its visitor. With `vary=["Cookie"]`, those of the first table keep nobody's page
+#: from being kept for that visitor.
+_BY_COOKIE = {
     "session": "the session",
     "current_user": "Flask-Login's current_user",
+}
+_VISITOR = {
     "flash": "flash messages",
     "get_flashed_messages": "flash messages",
     "set_cookie": "a cookie that it sets",
+    "remote_addr": "the visitor's address",
+    "access_route": "the visitor's address",
+    "remote_user": "the visitor's name",
 }
 
 
@@ -247,6 +257,8 @@ def _doubts(view: Callable[..., Any], path: str, methods: list[str]) -> Iterator
     if "GET" not in methods:
         yield Finding(f"{path} is marked with cache_for, but only GET and HEAD are kept: take the mark away")
     told: set[str] = set()
+    varies_by_cookie = any(isinstance(mark, Policy) and mark.varies_by_cookie for mark in _marks(view))
+    names = _VISITOR if varies_by_cookie else {**_BY_COOKIE, **_VISITOR}
     for function in _functions(view):
         code = getattr(function, "__code__", None)
         if code is None:
@@ -255,7 +267,7 @@ def _doubts(view: Callable[..., Any], path: str, methods: list[str]) -> Iterator
             told.add("login")
             why = "is for users who are logged in: it is never shared. Use @no_cache"
             yield Finding(f"{path} is marked with cache_for, and {why}")
-        for name, what in _VISITOR.items():
+        for name, what in names.items():
             if name in code.co_names and what not in told and f"{os.sep}site-packages{os.sep}" not in code.co_filename:
                 told.add(what)
                 yield Finding(

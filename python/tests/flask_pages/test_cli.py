@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import larder
 import pytest
-from flask import Blueprint, Flask, session
+from flask import Blueprint, Flask, request, session
 from flask.views import MethodView
 from flask_login import LoginManager, login_required  # type: ignore[import-untyped]
 from larder.flask import Larder, add_tags, cache_for, no_cache
@@ -36,7 +36,10 @@ def test_purge_says_what_a_real_larder_answered(start_larder: Callable[..., Any]
         f"purged what begins with /b (soft) at {admin}\npurged what is tagged a (soft) at {admin}\n"
     )
     assert run(app, "purge", "--all") == (0, f"purged everything at {admin}\n")
-    assert run(app, "purge")[0] == 2
+    code, told = run(app, "purge")
+    assert code == 2 and "Give a URL, --prefix, --tag or --all" in told
+    code, told = run(app, "purge", "--all", "--tag", "a")
+    assert code == 2 and "leave out the URLs, --prefix and --tag" in told
     code, told = run(app, "purge", "ftp://a")
     assert code == 2 and 'url="ftp://a" is no URL' in told
     code, told = run(app, "purge", "http://")
@@ -88,6 +91,16 @@ def test_check_looks_at_every_route(start_larder: Callable[..., Any]) -> None:
     def reads() -> str:
         return str(session)
 
+    @app.get("/visitor")
+    @cache_for(minutes=5, vary=["Cookie"])
+    def visitor() -> str:
+        return str(session)
+
+    @app.get("/address")
+    @cache_for(minutes=5, vary=["Cookie"])
+    def address() -> str:
+        return str(request.remote_addr)
+
     @app.post("/post")
     @cache_for(minutes=5)
     def post() -> str:
@@ -106,17 +119,20 @@ def test_check_looks_at_every_route(start_larder: Callable[..., Any]) -> None:
     code, told = run(app, "check")
     states = {line.split()[0]: " ".join(line.split()[2:]) for line in told.splitlines() if line.startswith("  /")}
     assert states == {
+        "/address": "cache_for address",
         "/forbidden": "no_cache forbidden",
         "/item": "cache_for shop.item",
         "/marked": "cache_for marked",
         "/plain": "not marked plain",
         "/post": "cache_for post",
         "/session": "cache_for reads",
+        "/visitor": "cache_for visitor",
     }
     assert "/session is marked with cache_for, and uses the session" in told and __file__ in told
     assert "/post is marked with cache_for, but only GET and HEAD are kept" in told
     assert "/item is marked with cache_for, and is for users who are logged in" in told
-    assert "/marked is" not in told
+    assert "/address is marked with cache_for, and uses the visitor's address" in told
+    assert "/marked is" not in told and "/visitor is" not in told
     assert code == 0 and told.endswith("ok\n")
 
 

@@ -63,7 +63,9 @@ def test_the_commands_print_what_the_page_shows(start_site: Callable[..., Any], 
 
 
 def test_the_tables_name_every_option_setting_and_status() -> None:
-    options = set(inspect.signature(cache_for.__init__).parameters) - {"self"}
+    parameters = inspect.signature(cache_for).parameters.values()
+    options = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    assert "swr" in options
     assert options <= set(re.findall(r"`(\w+)`", PAGE))
     for name, value in _extension.DEFAULTS.items():
         row = re.search(rf"^\| `{name}` \| [^|]* \| ([^|]*) \|", PAGE, re.M)

@@ -16,6 +16,7 @@ from flask import (
     Flask,
     Response,
     abort,
+    after_this_request,
     flash,
     make_response,
     redirect,
@@ -477,6 +478,76 @@ def test_the_warning_names_the_line_that_read_the_session(app: Flask) -> None:
     source = open(__file__).read().splitlines()
     assert caught[0].filename == __file__ and source[caught[0].lineno - 1].endswith("# the line")
     assert f"{os.path.basename(__file__)}:{caught[0].lineno}" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("vary", [[], ["Cookie"]])
+@pytest.mark.parametrize(
+    ("look", "advice", "by_vary"),
+    [
+        (lambda: session.get("user"), "Take it out of the page", True),
+        (lambda: request.cookies.get("a"), "Take it out of the page", True),
+        (lambda: request.remote_addr, "Take it out of the page", False),
+        (lambda: request.access_route, "Take it out of the page", False),
+        (lambda: request.authorization, "Larder keeps no answer to a request with it", False),
+        (lambda: session.update(user="a"), "Change it in a page that is not marked", False),
+        (lambda: after_this_request(_with_cookie), "Set it in a page that is not marked", False),
+    ],
+)
+def test_the_advice_fits_the_cause(app: Flask, look: Any, advice: str, by_vary: bool, vary: list[str]) -> None:
+    app.testing = True
+
+    @app.get("/")
+    @cache_for(minutes=5, vary=vary)
+    def page() -> str:
+        look()
+        return "hello"
+
+    if by_vary and vary:
+        assert get(app).headers["Larder-Cache-Control"] == "max-age=300"
+        return
+    with pytest.warns(NotShared) as caught:
+        get(app)
+    told = str(caught[0].message)
+    assert advice in told and "@no_cache" in told
+    assert ('vary=["Cookie"]' in told) is by_vary
+
+
+def _with_cookie(response: Response) -> Response:
+    response.set_cookie("a", "b")
+    return response
+
+
+def test_the_date_is_left_to_the_server(app: Flask) -> None:
+    @app.get("/")
+    @cache_for(minutes=5)
+    def page() -> str:
+        return "hello"
+
+    @app.get("/dated")
+    @cache_for(minutes=5)
+    def dated() -> tuple[str, dict[str, str]]:
+        return "hello", {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
+
+    first = get(app)
+    again = get(app, If_None_Match=first.headers["ETag"])
+    assert (first.status_code, again.status_code) == (200, 304)
+    assert "Date" not in first.headers and "Date" not in again.headers
+    assert get(app, "/dated").headers["Date"] == "Thu, 01 Jan 2026 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("times", "options", "told"),
+    [
+        ((60,), {}, r"say the unit: cache_for\(seconds=60\)"),
+        ((lambda: "the view",), {}, "say the unit"),
+        ((), {"minute": 5}, "has no option minute: do you mean minutes"),
+        ((), {"timeout": 5}, "has no option timeout: do you mean seconds"),
+        ((), {"zone": 5}, "has no option zone: say how long by"),
+    ],
+)
+def test_a_time_without_a_unit_says_what_is_meant(times: Any, options: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        cache_for(*times, **options)
 
 
 def test_in_production_it_is_logged_once_an_endpoint(app: Flask, caplog: pytest.LogCaptureFixture) -> None:

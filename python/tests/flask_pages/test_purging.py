@@ -57,6 +57,13 @@ def test_what_no_larder_could_purge_is_an_error_at_once(wrong: dict[str, Any]) -
         larder.purge(**wrong)
 
 
+def test_what_is_for_asyncio_needs_no_import_of_its_own(admin: Any) -> None:
+    program = "import asyncio, larder; asyncio.run(larder.aio.purge(tag='a'))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "LARDER_ADMIN": admin.address}
+    subprocess.run([sys.executable, "-c", program], env=env, check=True, timeout=30)
+    assert admin.asked == [{"tag": "a"}]
+
+
 def test_every_kind_is_sent_over_one_connection(admin: Any) -> None:
     larder.configure(admin.address, "secret")
     larder.purge(url=["https://shop.example/a", "https://shop.example/b"], prefix="/item/", tag=["x", "x", "a b"])

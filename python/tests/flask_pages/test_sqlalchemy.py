@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from typing import Any
 
 import larder
@@ -133,6 +135,33 @@ def test_outside_of_a_transaction_it_goes_at_once(admin: Any, session: Session) 
     assert sent(admin) == ["now"]
 
 
+def test_a_purge_before_the_first_use_of_the_session_goes_again_after_the_commit(admin: Any, session: Session) -> None:
+    larder.purge(tag="early", session=session)
+    larder.purge(tag="early-too", session=session)
+    assert sent(admin) == ["early", "early-too"]
+    # A page may be stored again here, as it was before the change.
+    session.get_one(Item, 7).name = "new"
+    larder.purge(tag="inside", session=session)
+    session.rollback()
+    assert len(sent(admin)) == 2
+    session.get_one(Item, 7).name = "new"
+    session.commit()
+    assert sent(admin)[2:] == ["early", "early-too"]
+    session.get_one(Item, 7).name = "newer"
+    session.commit()
+    assert len(sent(admin)) == 4, "once"
+
+
+def test_what_goes_again_is_bounded(admin: Any, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(larder.sqlalchemy, "_MOST_AGAIN", 2)
+    for name in ("a", "b", "c"):
+        larder.purge(tag=name, session=session)
+    assert sent(admin) == ["a", "b", "c"]
+    session.get_one(Item, 7).name = "new"
+    session.commit()
+    assert sent(admin)[3:] == ["b", "c"]
+
+
 def test_a_purge_after_the_commit_is_not_lost_in_a_transaction_that_only_reads(admin: Any, session: Session) -> None:
     item = session.get_one(Item, 7)
     item.name = "new"
@@ -206,9 +235,14 @@ def shop(admin: Any) -> Any:
 
     @app.post("/<how>")
     def change(how: str) -> str:
+        if how.startswith("first"):
+            larder.purge(tag="product:1")
+            admin.wait_for(1)
         product = db.session.get(Product, 1)
         product.name = how
-        if how == "early":
+        if how == "first":
+            db.session.commit()
+        elif how == "early":
             larder.purge(tag=tag_for(product))
             assert not admin.asked
             db.session.commit()
@@ -236,12 +270,94 @@ def shop(admin: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("how", "expected"),
-    [("early", 1), ("late", 1), ("refreshed", 1), ("forgotten", 0), ("failing", 0)],
+    [
+        ("early", 1),
+        ("late", 1),
+        ("refreshed", 1),
+        ("first", 2),
+        ("first, never committed", 1),
+        ("forgotten", 0),
+        ("failing", 0),
+    ],
 )
 def test_flask_sqlalchemy_needs_no_word(admin: Any, shop: Flask, how: str, expected: int) -> None:
     shop.test_client().post(f"/{how}")
     # The answer came after the purge.
     assert admin.asked == [{"tag": "product:1"}] * expected
+
+
+@pytest.mark.parametrize(("is_debug", "level"), [(True, logging.WARNING), (False, logging.DEBUG)])
+def test_a_forgotten_commit_is_told(
+    admin: Any, shop: Flask, caplog: pytest.LogCaptureFixture, is_debug: bool, level: int
+) -> None:
+    shop.debug = is_debug
+    with caplog.at_level(logging.DEBUG, "larder"):
+        shop.test_client().post("/forgotten")
+    told = [(record.levelno, record.message) for record in caplog.records if "dropped" in record.message]
+    assert told == [(level, "a purge of what is tagged product:1 was dropped: its session was not committed")]
+
+
+def test_an_async_purge_in_a_request_is_made_before_it_returns(admin: Any, shop: Flask) -> None:
+    @shop.get("/async")
+    def asynchronous() -> str:
+        asyncio.run(larder.aio.purge(tag="a"))
+        assert admin.asked == [{"tag": "a"}]
+        return "done"
+
+    shop.testing = True
+    assert shop.test_client().get("/async").text == "done"
+
+
+def test_a_page_that_was_stored_between_purge_and_commit_does_not_stay(start_site: Any, tmp_path: Any) -> None:
+    site = start_site(
+        """
+import threading, larder
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from larder.flask import Larder, cache_for
+app = Flask(__name__)
+app.config.update(SQLALCHEMY_DATABASE_URI="sqlite:///{database}")
+db = SQLAlchemy(app)
+Larder(app)
+purged, go_on = threading.Event(), threading.Event()
+class Item(db.Model):
+    id = db.Column(db.Integer, primary_key=True)
+    n = db.Column(db.Integer)
+with app.app_context():
+    db.create_all()
+    db.session.add(Item(id=1, n=1))
+    db.session.commit()
+@app.get("/")
+@cache_for(minutes=5, tags=["outer"])
+def page():
+    return str(db.session.get(Item, 1).n)
+@app.post("/change")
+def change():
+    larder.purge(tag="outer")
+    larder.flush()
+    purged.set()
+    go_on.wait(20)
+    db.session.get(Item, 1).n += 1
+    db.session.commit()
+    return "changed"
+@app.get("/purged")
+def wait():
+    return str(purged.wait(20))
+@app.get("/go-on")
+def release():
+    go_on.set()
+    return ""
+""".replace("{database}", str(tmp_path / "shop.db")),
+        workers=1,
+    )
+    site.ask("/")
+    change = threading.Thread(target=site.ask, args=("/change", "POST", ""))
+    change.start()
+    assert site.ask("/purged").text == "True"
+    assert site.ask("/").text == "1" and site.ask("/").is_hit, "as it was before the commit"
+    site.ask("/go-on")
+    change.join(20)
+    assert site.ask("/").text == "2"
 
 
 def test_models_are_tags(shop: Flask) -> None:
