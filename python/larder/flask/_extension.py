@@ -266,7 +266,10 @@ class _Watched:
     def __next__(self) -> bytes:
         self._state.is_streaming = True
         try:
-            return next(self._pieces)
+            piece = next(self._pieces)
+            if self._state.late is not None:
+                raise self._state.late
+            return piece
         finally:
             self._state.is_streaming = False
 

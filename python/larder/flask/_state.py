@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, request
 
 from .._admin import Purge
-from ._trace import WATCH, Lookout, Place, is_login_in_templates, is_of, is_watched, watch_session
+from ._trace import WATCH, Lookout, Place, is_login_in_templates, is_of, is_teardown, is_watched, watch_session
 
 if TYPE_CHECKING:
     from ._policy import Policy
@@ -91,6 +91,8 @@ class State:
     is_stream: bool = False
     #: True while the server asks a stream for its next piece.
     is_streaming: bool = False
+    #: A read at the end of a stream, which no piece may follow.
+    late: LateRead | None = None
     #: Why the page is not kept, in words; for the panel.
     verdict: str = ""
     #: True while the panel asks what the page would say without the toolbar.
@@ -116,10 +118,14 @@ class State:
             what += f" ({_LOGIN_IN_TEMPLATES})"
         self.seen.setdefault(kind, Sighting(what, place))
         if self.is_streaming and self.is_shared:
-            raise LateRead(
+            late = LateRead(
                 f"{what} was read in {place} while the page was being sent, and its head lets everybody have it: "
                 "read it before the response is returned, or mark the page with @no_cache"
             )
+            if not is_teardown(sys._getframe(1)):
+                raise late
+            # The page is over: it matters only if another piece follows.
+            self.late = late
         return True
 
     @property

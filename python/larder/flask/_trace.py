@@ -72,13 +72,16 @@ _READS_ENVIRON = frozenset(
         *_codes(WerkzeugRequest, "__init__", "want_form_data_parsed", "stream"),
         *_codes(Flask, "create_url_adapter"),
         *_codes(RequestContext, "copy", "pop"),
-        flask.helpers._prepare_send_file_kwargs.__code__,
+        flask.helpers.send_file.__code__,
+        flask.helpers.send_from_directory.__code__,
+        *(function.__code__ for function in [getattr(flask.helpers, "_prepare_send_file_kwargs", None)] if function),
     }
 )
 #: `flask.request`, which passes an access on to the request itself.
 _PROXIES = LocalProxy.__init__.__code__.co_filename
 _MAKES_RESPONSE = _codes(Flask, "make_response")
 _MAKES_CONDITIONAL = _codes(WerkzeugResponse, "make_conditional")
+_TEARDOWN = _codes(Flask, "do_teardown_request")
 _HEADERS = frozenset({*_codes(EnvironHeaders), *_codes(Headers)})
 
 
@@ -170,6 +173,15 @@ def is_bookkeeping(frame: FrameType | None) -> bool:
         return True
     login = getattr(sys.modules.get("flask_login.login_manager"), "LoginManager", None)
     return login is not None and code in _codes(login, "_update_remember_cookie")
+
+
+def is_teardown(frame: FrameType | None) -> bool:
+    """True for what runs once a request is over."""
+    while frame is not None:
+        if frame.f_code in _TEARDOWN:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_of(package: str, filename: str) -> bool:

@@ -719,6 +719,85 @@ def test_a_stream_that_looks_at_its_visitor_too_late_breaks(app: Flask) -> None:
         assert not get(app).data
 
 
+def test_a_stream_may_be_logged_at_its_end_if_nothing_follows(app: Flask) -> None:
+    app.testing = True
+    read: list[str] = []
+
+    @app.teardown_request
+    def log(_error: BaseException | None) -> None:
+        read.append(str(session.get("user")))
+
+    @app.get("/<end>")
+    @cache_for(minutes=5)
+    def page(end: str) -> Response:
+        inner = stream_with_context(iter(["hello "]))
+
+        def pieces() -> Iterator[str]:
+            yield from inner
+            if end == "more":
+                yield read[-1]
+
+        return Response(pieces())
+
+    response = get(app, "/end")
+    assert (response.text, kept(response)) == ("hello ", "max-age=300")
+    with pytest.raises(LateRead):
+        assert not get(app, "/more").data
+
+
+def test_flask_login_in_every_template_is_told(app: Flask) -> None:
+    from flask_login import LoginManager  # type: ignore[import-untyped]
+
+    app.testing = True
+    LoginManager(app).user_loader(lambda _name: None)
+
+    @app.get("/")
+    @cache_for(minutes=5)
+    def page() -> str:
+        return render_template_string("hello")
+
+    with pytest.warns(NotShared, match="add_context_processor=False"):
+        assert kept(get(app)) is None
+
+
+@pytest.mark.parametrize("where", ["converter", "interface", "replaced"])
+def test_what_is_read_before_the_page_counts(app: Flask, where: str) -> None:
+    from flask import Request
+    from flask.sessions import SecureCookieSessionInterface
+    from werkzeug.routing import BaseConverter
+
+    class Who(BaseConverter):
+        def to_python(self, value: str) -> str:
+            return str(session.get("user")) if where == "converter" else value
+
+    class Interface(SecureCookieSessionInterface):
+        def open_session(self, app: Flask, asked: Any) -> Any:
+            opened = super().open_session(app, asked)
+            asked.who = asked.cookies.get("who")
+            return opened
+
+    class Other(Request):
+        pass
+
+    app.url_map.converters["who"] = Who
+
+    @app.get("/<who:value>")
+    @cache_for(minutes=5)
+    def page(value: str) -> str:
+        return f"{value} {request.who if where == 'interface' else ''}"  # type: ignore[attr-defined]
+
+    if where == "interface":
+        app.session_interface = Interface()
+    if where == "replaced":
+
+        def request_context(environ: Any) -> Any:
+            app.request_class = Other
+            return Flask.request_context(app, environ)
+
+        app.request_context = request_context  # type: ignore[method-assign]
+    assert kept(get(app, "/a")) is None
+
+
 def test_fields_that_a_page_reads_select_its_copies(app: Flask) -> None:
     @app.get("/")
     @cache_for(minutes=5)
