@@ -10,6 +10,7 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401
 import http.client
 import json
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any, Iterable, Literal, Mapping, Sequence, Union
 from urllib.parse import urlsplit
 
 from ._tags import tag as _tag
+
+logger = logging.getLogger("larder")
 
 Kind = Literal["url", "prefix", "tag", "all"]
 Scheme = Literal["both", "exact"]
@@ -162,9 +165,12 @@ def words(value: Words, name: str) -> list[str]:
         return []
     found = [value] if isinstance(value, str) else list(value)
     for word in found:
-        if not isinstance(word, str) or not word.strip():
+        if name == "tag" and isinstance(word, str) and not word.strip():
+            # Often a visitor's word: no page has it, as it is left out where pages are tagged.
+            logger.warning("an empty tag was left out of a purge")
+        elif not isinstance(word, str) or not word.strip():
             raise ValueError(f"{name}={word!r} names nothing to purge")
-    return found
+    return [word for word in found if word.strip()]
 
 
 def purges(

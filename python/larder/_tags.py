@@ -16,13 +16,16 @@ MAX_TAGS = 1000
 #: The longest tag in bytes that Larder keeps.
 MAX_TAG_LENGTH = 1024
 
+#: The most bytes of all of a page's tags: well below what Larder takes as a response's head (`upstream.max_header_size`).
+MAX_TAGS_LENGTH = 64 * 1024
+
 # What is left as it is: every visible character of ASCII but the comma. "%" stays, so that an escaped tag is itself.
 _SAFE = "!\"#$%&'()*+-./:;<=>?@[\\]^_`{|}~"
 
 
 def tag(text: str) -> str:
     """Returns `text` as `Cache-Tag` carries it: escapes separators and what is not ASCII, and shortens by a hash."""
-    escaped = quote(text.strip(), safe=_SAFE)
+    escaped = quote(text.strip(), safe=_SAFE, errors="surrogatepass")
     if not escaped:
         raise ValueError("a tag has at least one character")
     if len(escaped) > MAX_TAG_LENGTH:

@@ -19,7 +19,6 @@ from ._extension import Larder, purge_failed, purged
 from ._finish import NotShared
 from ._policy import add_tags, cache_for, no_cache
 from ._state import LateRead
-from ._trace import ignore_reads
 
 __all__ = [
     "Answer",
@@ -30,7 +29,6 @@ __all__ = [
     "PurgeError",
     "add_tags",
     "cache_for",
-    "ignore_reads",
     "no_cache",
     "purge",
     "purge_failed",

@@ -32,7 +32,7 @@ from .. import _purging
 from .._admin import DEFAULT_ADMIN, Answer, Failure, Purge
 from ._finish import NOTHING, TARGETED, Settings, finish, teller
 from ._state import State, begin, current_state, state_of
-from ._trace import Lookout, probe
+from ._trace import Lookout, is_watched, probe, watched_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -51,7 +51,6 @@ DEFAULTS: dict[str, Any] = {
     "LARDER_TOKEN": "",
     "LARDER_SITE": "",
     "LARDER_FIELD": "CDN-Cache-Control",
-    "LARDER_IGNORED_FIELDS": (),
     "LARDER_PURGE_WAIT": 0.5,
     "LARDER_PURGE_TIMEOUT": 2.0,
     "LARDER_PURGE_RETRY": 30.0,
@@ -81,6 +80,7 @@ class Larder:
         probe()
         connected = Connected(app, self._session)
         app.extensions["larder"] = connected
+        connected.watch_requests()
         request_started.connect(connected.on_started, app)
         request_finished.connect(connected.on_finished, app)
         app.wsgi_app = connected.wrap(app.wsgi_app)  # type: ignore[method-assign, assignment]
@@ -116,16 +116,18 @@ class Connected:
     # ---- pages ----
 
     def on_started(self, _app: Flask, **_extra: Any) -> None:
-        """Begins to watch a request. Flask has opened the session, and nothing of the application's has run."""
+        """Begins to watch the session, which Flask has opened."""
         app = self.app
         if app.debug or app.testing:
             _watch_cookies()
         _hook_sqlalchemy()
-        begin(app, self._ignored_fields())
+        begin(app)
 
-    def _ignored_fields(self) -> frozenset[str]:
-        names = self.app.config["LARDER_IGNORED_FIELDS"]
-        return frozenset(name.strip().lower() for name in (names.split(",") if isinstance(names, str) else names))
+    def watch_requests(self) -> None:
+        """Makes the application's requests note who reads them. Each request asks for it, as the class may be replaced."""
+        app = self.app
+        if not is_watched(app.request_class):
+            app.request_class = watched_request(app.request_class, lambda: State(self.lookout))
 
     def on_finished(self, _app: Flask, response: Response, **_extra: Any) -> None:
         """Writes the fields. Flask has run what is to run after a request, and saved the session."""
@@ -142,6 +144,7 @@ class Connected:
 
         @functools.wraps(inner)
         def wsgi_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self.watch_requests()
             states: list[State] = []
             outer = environ.get("larder.states")
             environ["larder.states"] = states
@@ -289,7 +292,10 @@ class _Watched:
     def __next__(self) -> bytes:
         self._state.is_streaming = True
         try:
-            return next(self._pieces)
+            piece = next(self._pieces)
+            if self._state.late is not None:
+                raise self._state.late
+            return piece
         finally:
             self._state.is_streaming = False
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable
 
 from flask import Flask, Response, g, request
 
-from .._tags import MAX_TAGS, tag, tag_for
+from .._tags import MAX_TAGS, MAX_TAGS_LENGTH, tag, tag_for
 from ._policy import Policy
 from ._state import MANY_VALUED, PERSONAL, State
 
@@ -216,17 +216,29 @@ def _at(what: str, place: object) -> str:
 
 
 def _tags(app: Flask, asked: Iterable[Any]) -> list[str]:
-    found = [tag(word) if isinstance(word, str) else tag_for(word) for word in asked]
+    found = []
+    for word in asked:
+        if not isinstance(word, str):
+            found.append(tag_for(word))
+        elif word.strip():
+            found.append(tag(word))
+        else:
+            app.logger.warning("an empty tag of %s was left out", request.path)
     return list(dict.fromkeys(found))
 
 
 def _write_tags(response: Response, tags: list[str]) -> None:
     own = [word for line in response.headers.getlist("Cache-Tag") for word in line.replace(",", " ").split()]
     every = list(dict.fromkeys([*own, *tags]))
-    if every:
-        response.headers["Cache-Tag"] = ", ".join(every)
+    field = ", ".join(every)
+    # Larder refuses a head that is too large, so what is too much must not be sent.
+    response.headers.pop("Cache-Tag", None)
     if len(every) > MAX_TAGS:
         raise ValueError(f"{len(every)} tags are more than the {MAX_TAGS} that Larder keeps of a page")
+    if len(field) > MAX_TAGS_LENGTH:
+        raise ValueError(f"the tags of a page are {len(field)} bytes, more than {MAX_TAGS_LENGTH}")
+    if every:
+        response.headers["Cache-Tag"] = field
 
 
 def forbid(state: State, response: Response, verdict: Verdict) -> None:
@@ -298,7 +310,7 @@ def _validate(response: Response) -> None:
     if "ETag" not in response.headers:
         response.add_etag()
     is_dated = "Date" in response.headers
-    response.make_conditional(request)
+    response.make_conditional(request.__dict__["environ"])
     if not is_dated:
         # Werkzeug adds one here, and servers add theirs: two would be sent.
         response.headers.pop("Date", None)

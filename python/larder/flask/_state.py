@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, current_app, request
 
 from .._admin import Purge
-from ._trace import Lookout, Place, WatchedHeaders, _ignored, watch_request, watch_session
+from ._trace import WATCH, Lookout, Place, is_login_in_templates, is_of, is_teardown, is_watched, watch_session
 
 if TYPE_CHECKING:
     from ._policy import Policy
@@ -21,7 +21,7 @@ logger = logging.getLogger("larder.flask")
 _told_that_it_is_missing: weakref.WeakSet[Flask] = weakref.WeakSet()
 
 #: Under this name a request carries its state.
-_ATTRIBUTE = "_larder_state"
+_ATTRIBUTE = WATCH
 
 #: Request fields that say who asks. A page that reads one is made for one visitor.
 PERSONAL = {
@@ -46,6 +46,12 @@ NEUTRAL = frozenset(
 MANY_VALUED = frozenset({"user-agent", "referer"})
 
 
+_LOGIN_IN_TEMPLATES = (
+    "Flask-Login loads the user for each template; LoginManager(app, add_context_processor=False) leaves it to "
+    "templates that are given current_user"
+)
+
+
 class LateRead(RuntimeError):
     """A stream read of its visitor after its head had said that everybody may have it."""
 
@@ -63,12 +69,15 @@ class State:
     """One request's page."""
 
     lookout: Lookout
-    ignored_fields: frozenset[str] = NEUTRAL
     policies: list[Policy] = field(default_factory=list)
     is_forbidden: bool = False
     tags: list[Any] = field(default_factory=list)
     #: By kind: "session", "change", "toolbar", or a request field in lower case.
     seen: dict[str, Sighting] = field(default_factory=dict)
+    #: How many accesses were left out of account.
+    left_out: int = 0
+    #: True once the session's accesses are seen.
+    has_begun: bool = False
     #: Where `set_cookie` was called, if it was seen.
     cookie_place: Place | None = None
     purges: list[Purge] = field(default_factory=list)
@@ -82,6 +91,8 @@ class State:
     is_stream: bool = False
     #: True while the server asks a stream for its next piece.
     is_streaming: bool = False
+    #: A read at the end of a stream, which no piece may follow.
+    late: LateRead | None = None
     #: Why the page is not kept, in words; for the panel.
     verdict: str = ""
     #: True while the panel asks what the page would say without the toolbar.
@@ -92,27 +103,29 @@ class State:
 
         Raises `LateRead` if the page's head is out and says that everybody may have it.
         """
-        if _ignored.get():
-            return False
-        is_field = kind not in ("session", "change")
-        if is_field and kind in self.ignored_fields:
+        if kind in NEUTRAL:
             return False
         if kind in self.seen and not self.is_streaming:
             return True
         place, is_bookkeeping = self.lookout.responsible(sys._getframe(1))
         if is_bookkeeping:
+            self.left_out += 1
             return False
-        if place is not None and "flask_debugtoolbar" in place.filename:
+        if place is not None and is_of("flask_debugtoolbar", place.filename):
             kind = "toolbar"
-        elif kind == "*" and (place is None or not self.lookout.is_application(place.filename)):
-            # A library that reports errors or counts requests.
-            return False
+            self.left_out += 1
+        elif kind == "session" and is_login_in_templates(sys._getframe(1)):
+            what += f" ({_LOGIN_IN_TEMPLATES})"
         self.seen.setdefault(kind, Sighting(what, place))
         if self.is_streaming and self.is_shared:
-            raise LateRead(
+            late = LateRead(
                 f"{what} was read in {place} while the page was being sent, and its head lets everybody have it: "
                 "read it before the response is returned, or mark the page with @no_cache"
             )
+            if not is_teardown(sys._getframe(1)):
+                raise late
+            # The page is over: it matters only if another piece follows.
+            self.late = late
         return True
 
     @property
@@ -127,20 +140,22 @@ class State:
         return sorted(kind.title() for kind in self.seen if kind not in special)
 
 
-def begin(app: Flask, extra_ignored: frozenset[str]) -> State:
-    """Begins to watch the current request."""
-    state = _make(app, extra_ignored)
-    environ = request.environ
-    request.headers = WatchedHeaders(environ, state.note)
-    for name in list(request.__dict__):
-        # Flask itself read the session's cookie: the next to read one is not Flask.
-        if name in ("cookies", "authorization", "user_agent", "access_route") or name.startswith("accept_"):
-            request.__dict__.pop(name, None)
-    watch_request(request._get_current_object(), state.note, state.lookout)  # type: ignore[attr-defined]
+def begin(app: Flask) -> State:
+    """Begins to watch the session of the current request, whose own fields are watched since it was made."""
+    state: State | None = request.__dict__.get(_ATTRIBUTE)
+    if state is None or not is_watched(type(request._get_current_object())):  # type: ignore[attr-defined]
+        # Somebody replaced how requests are made: nobody knows what was read.
+        state = _make(app)
+        state.note("*", "a request of a class that cannot be watched")
     session = _session()
-    if session is not None and not watch_session(session, state.note):
-        state.is_blind = True
-    holder = environ.get("larder.states")
+    if not state.has_begun and session is not None:
+        state.has_begun = True
+        if getattr(session, "__dict__", {}).get("accessed") is True:
+            # A receiver of the same signal, or a converter of the route, was first.
+            state.note("session", "the session")
+        if not watch_session(session, state.note):
+            state.is_blind = True
+    holder = request.__dict__["environ"].get("larder.states")
     if isinstance(holder, list):
         holder.append(state)
     return state
@@ -156,8 +171,8 @@ def _session() -> Any | None:
     return context.session
 
 
-def _make(app: Flask, extra_ignored: frozenset[str]) -> State:
-    state = State(Lookout(app.root_path), NEUTRAL | extra_ignored)
+def _make(app: Flask) -> State:
+    state = State(Lookout(app.root_path))
     request.__dict__[_ATTRIBUTE] = state
     return state
 
@@ -171,7 +186,7 @@ def current_state() -> State:
     if "larder" not in app.extensions and app not in _told_that_it_is_missing:
         _told_that_it_is_missing.add(app)
         logger.warning("%s has pages that are marked with cache_for, but Larder(app) was not called", app.name)
-    return _make(app, frozenset())
+    return _make(app)
 
 
 def state_of(found: Any) -> State | None:

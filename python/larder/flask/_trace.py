@@ -1,51 +1,104 @@
 """Sees what a page reads of its visitor, and names the line that did it.
 
 The session and the request's fields are watched by subclasses that note each access and then do what they always did.
-Only the first access of a kind is looked into. An access counts for nothing if it is Flask's own: opening and saving
-the session, or Flask-Login looking whether it has a cookie to renew.
+Every access counts, whoever makes it: a template and an installed package make pages, too. Left out is only what Flask
+does for itself: opening and saving the session, and finding the route. Nothing that came of it is kept for others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
+import inspect
 import os
 import sys
 import sysconfig
 import threading
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Callable, Iterator
+from types import CodeType, FrameType
+from typing import Any, Callable, Iterator, Protocol
 
-from flask import Request
-from flask.sessions import SecureCookieSession
-from werkzeug.datastructures import EnvironHeaders
+import flask.helpers
+import werkzeug
+from flask import Flask, Request
+from flask.ctx import RequestContext
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionInterface, SessionMixin
+from werkzeug.datastructures import EnvironHeaders, Headers
+from werkzeug.local import LocalProxy
 from werkzeug.test import create_environ
+from werkzeug.utils import cached_property, environ_property
+from werkzeug.wrappers import Request as WerkzeugRequest
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
-#: Functions whose reads are bookkeeping: nothing of them gets into the page.
-_BOOKKEEPING = frozenset({"open_session", "save_session"})
-
-#: True inside `ignore_reads()`.
-_ignored: contextvars.ContextVar[bool] = contextvars.ContextVar("larder_ignored", default=False)
 
 
-@contextlib.contextmanager
-def ignore_reads() -> Iterator[None]:
-    """Promises that nothing that is read of the visitor inside gets into the page: for logs and counters.
+def _codes(cls: type, *names: str) -> frozenset[CodeType]:
+    """Returns the code of a class's functions and properties; of all that it defines itself, if none is named."""
+    found = set()
+    for name in names or list(vars(cls)):
+        value = getattr(cls, name, None) if names else vars(cls)[name]
+        for function in (value, getattr(value, "fget", None)):
+            code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+            if isinstance(code, CodeType):
+                found.add(code)
+    return frozenset(found)
 
-    >>> with ignore_reads():
-    ...     app.logger.info("asked by %s", session.get("user"))
-    """
-    token = _ignored.set(True)
-    try:
-        yield
-    finally:
-        _ignored.reset(token)
+
+def _directory(module: Any) -> str:
+    return os.path.dirname(os.path.abspath(str(module.__file__))) + os.sep
+
+
+_WERKZEUG = _directory(werkzeug)
+
+#: What only passes an access on: whoever called it is the reader.
+_PASSES_ON = frozenset({*_codes(RequestContext), *_codes(SecureCookieSession), *_codes(SessionMixin)})
+
+#: Flask's own looks at the session and its cookie: opening and saving it. Nothing of them gets into the page. Known by
+#: the code itself, because any function may have such a name.
+_BOOKKEEPING = frozenset(
+    {
+        *_codes(SecureCookieSessionInterface, "open_session", "save_session"),
+        *_codes(SessionInterface, "should_set_cookie", "get_expiration_time", "is_null_session"),
+    }
+)
+
+#: What of Flask and Werkzeug reads the environment, and neither returns anything of it nor puts it into the page.
+_READS_ENVIRON = frozenset(
+    {
+        *_codes(WerkzeugRequest, "__init__", "want_form_data_parsed", "stream"),
+        *_codes(Flask, "create_url_adapter"),
+        *_codes(RequestContext, "copy", "pop"),
+        flask.helpers.send_file.__code__,
+        flask.helpers.send_from_directory.__code__,
+        *(function.__code__ for function in [getattr(flask.helpers, "_prepare_send_file_kwargs", None)] if function),
+    }
+)
+#: `flask.request`, which passes an access on to the request itself.
+_PROXIES = LocalProxy.__init__.__code__.co_filename
+_MAKES_RESPONSE = _codes(Flask, "make_response")
+_MAKES_CONDITIONAL = _codes(WerkzeugResponse, "make_conditional")
+_TEARDOWN = _codes(Flask, "do_teardown_request")
+_HEADERS = frozenset({*_codes(EnvironHeaders), *_codes(Headers)})
+
+
+def _is_plumbing(frame: FrameType) -> bool:
+    """True if what reads the request's environment is Flask or Werkzeug, for purposes of their own."""
+    while frame.f_code.co_filename == _PROXIES and frame.f_back is not None:
+        frame = frame.f_back
+    code = frame.f_code
+    if code in _READS_ENVIRON:
+        return True
+    if code in _MAKES_RESPONSE:
+        # An exception of Werkzeug's is made a response. Any other WSGI application makes a page of the environment.
+        answer = frame.f_locals.get("rv")
+        return isinstance(answer, WerkzeugResponse) or type(answer).__module__.startswith("werkzeug.")
+    outer = frame.f_back
+    is_asked_for = outer is not None and outer.f_code in _MAKES_CONDITIONAL
+    return is_asked_for and code.co_name == "_get_environ" and code.co_filename.startswith(_WERKZEUG)
 
 
 @dataclass(frozen=True)
@@ -89,12 +142,12 @@ class Lookout:
     def responsible(self, frame: FrameType | None) -> tuple[Place | None, bool]:
         """Returns the line, and whether it is Flask's own bookkeeping. Without a line of the application: the innermost
         line of a package."""
+        if is_bookkeeping(frame):
+            return None, True
         package: Place | None = None
         while frame is not None:
             code = frame.f_code
             filename = code.co_filename
-            if code.co_name in _BOOKKEEPING or _is_renewal(code.co_name, filename):
-                return None, True
             if code.co_name == "wsgi_app" and not self.is_application(filename):
                 break
             if self.is_application(filename):
@@ -105,9 +158,46 @@ class Lookout:
         return package, False
 
 
-def _is_renewal(name: str, filename: str) -> bool:
-    """True for Flask-Login's look, after each request, whether its cookie has to be renewed."""
-    return name == "_update_remember_cookie" and f"{os.sep}flask_login{os.sep}" in filename
+def is_bookkeeping(frame: FrameType | None) -> bool:
+    """True if the one who reads is Flask itself, which opens or saves the session; or Flask-Session, which does it in
+    its place; or Flask-Login, which looks after each request whether its cookie has to be renewed."""
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith((_HERE, _WERKZEUG)) and frame.f_code not in _PASSES_ON:
+            break
+        frame = frame.f_back
+    if frame is None:
+        return False
+    code = frame.f_code
+    if code in _BOOKKEEPING or is_of("flask_session", code.co_filename):
+        return True
+    login = getattr(sys.modules.get("flask_login.login_manager"), "LoginManager", None)
+    return login is not None and code in _codes(login, "_update_remember_cookie")
+
+
+def is_teardown(frame: FrameType | None) -> bool:
+    """True for what runs once a request is over."""
+    while frame is not None:
+        if frame.f_code in _TEARDOWN:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_of(package: str, filename: str) -> bool:
+    """True for a file of an installed package."""
+    module = sys.modules.get(package)
+    return module is not None and module.__file__ is not None and filename.startswith(_directory(module))
+
+
+def is_login_in_templates(frame: FrameType | None) -> bool:
+    """True if Flask-Login loads the user because a template is rendered."""
+    code = getattr(getattr(sys.modules.get("flask_login.utils"), "_user_context_processor", None), "__code__", None)
+    while frame is not None and code is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_framework(filename: str) -> bool:
@@ -135,8 +225,18 @@ class WatchedHeaders(EnvironHeaders):
     """
 
     def __init__(self, environ: dict[str, Any], note: Note) -> None:
-        super().__init__(environ)
         self._note = note
+        super().__init__(environ)
+
+    @property
+    def environ(self) -> dict[str, Any]:
+        if sys._getframe(1).f_code not in _HEADERS:
+            self._note("request.environ", "request.headers.environ")
+        return self._raw
+
+    @environ.setter
+    def environ(self, value: dict[str, Any]) -> None:
+        self._raw = value
 
     def _noted(self, key: object) -> None:
         if isinstance(key, str):
@@ -176,43 +276,101 @@ class WatchedHeaders(EnvironHeaders):
         if not isinstance(key, str):
             return None
         name = key.upper().replace("-", "_")
-        value = self.environ.get(name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}")
+        value = self._raw.get(name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}")
         return value if isinstance(value, str) else None
 
 
-_request_classes: dict[type, type] = {}
+class Watch(Protocol):
+    """Is told what a request reads."""
+
+    #: How many reads were left out of account. What came of one must not be kept for the next reader.
+    left_out: int
+
+    def note(self, kind: str, what: str) -> bool: ...
 
 
-def watch_request(found: Any, note: Note, lookout: Lookout) -> None:
-    """Makes a request note who looks at the visitor's address and name, and at the whole WSGI environment."""
-    cls = type(found)
-    with _classes_lock:
-        watched = _request_classes.get(cls)
-        if watched is None:
-            watched = _request_classes[cls] = _watched_request(cls)
-    found.__dict__["_larder_note"] = note
-    found.__dict__["_larder_lookout"] = lookout
-    found.__class__ = watched
+#: Under this name a request carries who is told of its reads.
+WATCH = "_larder_state"
 
 
-def _watched_request(cls: type) -> type:
-    def attribute(name: str) -> property:
-        inherited = getattr(cls, name, None)
+def watched_request(cls: type, begin: Callable[[], Watch]) -> type:
+    """Returns a class of requests that note, from their making on, who looks at their fields, at the visitor's address
+    and name, and at the whole WSGI environment."""
+    if is_watched(cls):
+        return cls
 
-        def read(self: Any) -> Any:
-            # Only what the application itself reads: libraries that limit or count requests read these as well.
-            if self.__dict__["_larder_lookout"].is_application(sys._getframe(1).f_code.co_filename):
-                self.__dict__["_larder_note"](f"request.{name}", f"request.{name}")
-            return inherited.__get__(self, cls) if name not in self.__dict__ and inherited else self.__dict__[name]
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        self.__dict__[WATCH] = begin()
+        cls.__init__(self, *args, **options)  # type: ignore[misc]
 
-        def write(self: Any, value: Any) -> None:
-            self.__dict__[name] = value
+    namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    namespace.update({"__init__": __init__, "__doc__": cls.__doc__, "_larder_watched": True})
+    for name in {name for base in cls.__mro__ for name in vars(base)}:
+        inherited = inspect.getattr_static(cls, name)
+        if isinstance(inherited, (cached_property, functools.cached_property)):
+            namespace[name] = _kept(cls, name, inherited)
+    for name in ("environ", "remote_addr", "remote_user"):
+        namespace[name] = _noting(cls, name)
+    namespace["headers"] = _headers()
+    return type(cls.__name__, (cls,), namespace)
 
-        return property(read, write)
 
-    names = ("environ", "remote_addr", "remote_user")
-    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    return type(cls.__name__, (cls,), {**namespace, **{name: attribute(name) for name in names}})
+def is_watched(cls: type) -> bool:
+    """True for a class that `watched_request` has made, and for its subclasses."""
+    return getattr(cls, "_larder_watched", False) is True
+
+
+def _noting(cls: type, name: str) -> property:
+    """Returns an attribute that notes who reads it."""
+    inherited = getattr(cls, name, None)
+
+    def read(self: Any) -> Any:
+        if name != "environ" or not _is_plumbing(sys._getframe(1)):
+            self.__dict__[WATCH].note(f"request.{name}", f"request.{name}")
+        if name in self.__dict__:
+            return self.__dict__[name]
+        if name == "remote_user" and isinstance(inherited, environ_property):
+            return self.__dict__["environ"].get("REMOTE_USER")
+        if inherited is not None and hasattr(inherited, "__get__"):
+            return inherited.__get__(self, cls)
+        raise AttributeError(name)
+
+    def write(self: Any, value: Any) -> None:
+        self.__dict__[name] = value
+
+    return property(read, write)
+
+
+def _kept(cls: type, name: str, inherited: Any) -> property:
+    """Returns an attribute whose value is kept only if every read that led to it was taken into account."""
+
+    def read(self: Any) -> Any:
+        watch: Watch = self.__dict__[WATCH]
+        before = watch.left_out
+        value = inherited.__get__(self, cls)
+        if watch.left_out != before:
+            self.__dict__.pop(name, None)
+        return value
+
+    def write(self: Any, value: Any) -> None:
+        self.__dict__[name] = value
+
+    def delete(self: Any) -> None:
+        self.__dict__.pop(name, None)
+
+    return property(read, write, delete, inherited.__doc__)
+
+
+def _headers() -> property:
+    def read(self: Any) -> Any:
+        return self.__dict__["headers"]
+
+    def write(self: Any, value: Any) -> None:
+        if isinstance(value, EnvironHeaders) and not isinstance(value, WatchedHeaders):
+            value = WatchedHeaders(value.environ, self.__dict__[WATCH].note)
+        self.__dict__["headers"] = value
+
+    return property(read, write)
 
 
 _session_classes: dict[type, type] = {}
@@ -282,15 +440,24 @@ def probe() -> None:
         if kind not in seen:
             raise RuntimeError(f"larder.flask can't watch {what} with this version of Flask or Werkzeug: update Larder")
 
-    def asked() -> Request:
-        found = Request({**create_environ(), "HTTP_COOKIE": "a=b", "HTTP_AUTHORIZATION": "Bearer x"})
-        found.headers = WatchedHeaders(found.environ, note)
-        return found
+    class All:
+        left_out = 0
+
+        def note(self, kind: str, what: str) -> bool:
+            return note(kind, what)
+
+    watched = watched_request(Request, All)
+
+    def asked() -> Any:
+        return watched({**create_environ(), "HTTP_COOKIE": "a=b", "HTTP_AUTHORIZATION": "Bearer x"})
 
     check("request.cookies", "cookie", lambda: asked().cookies)
     check("request.authorization", "authorization", lambda: asked().authorization)
     check("request.access_route", "x-forwarded-for", lambda: asked().access_route)
     check("request.accept_languages", "accept-language", lambda: asked().accept_languages)
+    for name in ("environ", "remote_addr", "remote_user"):
+        check(f"request.{name}", f"request.{name}", lambda name=name: getattr(asked(), name))  # type: ignore[misc]
+    check("request.headers.environ", "request.environ", lambda: asked().headers.environ)
     for name, read in {
         "[]": lambda fields: fields["Cookie"],
         "get": lambda fields: fields.get("Cookie"),

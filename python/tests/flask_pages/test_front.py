@@ -18,7 +18,7 @@ from flask_login import LoginManager, UserMixin, current_user, login_required, l
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf.csrf import CSRFProtect, generate_csrf
 import larder
-from larder.flask import Larder, add_tags, cache_for, ignore_reads, no_cache, tag_for
+from larder.flask import Larder, add_tags, cache_for, no_cache, tag_for
 
 app = Flask(__name__)
 app.config.update(
@@ -155,11 +155,13 @@ def purge():
 
 @app.after_request
 def late(response):
-    with ignore_reads():
-        app.logger.debug("%s", session.get("_user_id"))
     if request.path == "/tracked":
         response.set_cookie("visitor", stamp())
     return response
+
+@app.teardown_request
+def log(error):
+    app.logger.debug("%s", session.get("_user_id"))
 
 with app.app_context():
     db.session.execute(db.text("PRAGMA journal_mode=WAL"))

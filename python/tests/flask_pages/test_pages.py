@@ -10,6 +10,7 @@ import warnings
 from datetime import timedelta
 from typing import Any, Iterator
 
+import larder
 import pytest
 from flask import (
     Blueprint,
@@ -27,7 +28,7 @@ from flask import (
     stream_with_context,
 )
 from flask.views import MethodView
-from larder.flask import Larder, LateRead, NotShared, add_tags, cache_for, ignore_reads, no_cache, tag_for
+from larder.flask import Larder, LateRead, NotShared, add_tags, cache_for, no_cache, tag_for
 
 PRIVATE = "private, no-cache"
 NOTHING = "private, no-store"
@@ -722,7 +723,7 @@ def test_the_last_look_takes_back_what_later_code_speaks_against(app: Flask) -> 
         assert not state.is_shared
 
 
-def test_what_libraries_read_to_count_requests_does_not_matter(app: Flask, tmp_path: Any) -> None:
+def test_what_libraries_read_counts_like_what_the_application_reads(app: Flask, tmp_path: Any) -> None:
     package = tmp_path / "site-packages" / "limiter.py"
     names: dict[str, Any] = {}
     code = (
@@ -737,7 +738,7 @@ def test_what_libraries_read_to_count_requests_does_not_matter(app: Flask, tmp_p
     def page() -> str:
         return "hello"
 
-    assert kept(get(app)) == "max-age=300"
+    assert kept(get(app)) is None
 
 
 def test_a_copy_a_visitor_is_kept_where_the_developer_asks_for_it(app: Flask) -> None:
@@ -759,10 +760,9 @@ def test_a_copy_a_visitor_is_kept_where_the_developer_asks_for_it(app: Flask) ->
 def test_what_is_only_logged_keeps_nothing_from_being_shared(app: Flask) -> None:
     app.testing = True
 
-    @app.before_request
-    def log() -> None:
-        with ignore_reads():
-            app.logger.info("asked by %s %s", session.get("user"), request.cookies.get("theme"))
+    @app.teardown_request
+    def log(_error: BaseException | None) -> None:
+        app.logger.info("asked by %s %s", session.get("user"), request.cookies.get("theme"))
 
     @app.get("/")
     @cache_for(minutes=5)
@@ -790,6 +790,85 @@ def test_a_stream_that_looks_at_its_visitor_too_late_breaks(app: Flask) -> None:
         assert not get(app).data
 
 
+def test_a_stream_may_be_logged_at_its_end_if_nothing_follows(app: Flask) -> None:
+    app.testing = True
+    read: list[str] = []
+
+    @app.teardown_request
+    def log(_error: BaseException | None) -> None:
+        read.append(str(session.get("user")))
+
+    @app.get("/<end>")
+    @cache_for(minutes=5)
+    def page(end: str) -> Response:
+        inner = stream_with_context(iter(["hello "]))
+
+        def pieces() -> Iterator[str]:
+            yield from inner
+            if end == "more":
+                yield read[-1]
+
+        return Response(pieces())
+
+    response = get(app, "/end")
+    assert (response.text, kept(response)) == ("hello ", "max-age=300")
+    with pytest.raises(LateRead):
+        assert not get(app, "/more").data
+
+
+def test_flask_login_in_every_template_is_told(app: Flask) -> None:
+    from flask_login import LoginManager  # type: ignore[import-untyped]
+
+    app.testing = True
+    LoginManager(app).user_loader(lambda _name: None)
+
+    @app.get("/")
+    @cache_for(minutes=5)
+    def page() -> str:
+        return render_template_string("hello")
+
+    with pytest.warns(NotShared, match="add_context_processor=False"):
+        assert kept(get(app)) is None
+
+
+@pytest.mark.parametrize("where", ["converter", "interface", "replaced"])
+def test_what_is_read_before_the_page_counts(app: Flask, where: str) -> None:
+    from flask import Request
+    from flask.sessions import SecureCookieSessionInterface
+    from werkzeug.routing import BaseConverter
+
+    class Who(BaseConverter):
+        def to_python(self, value: str) -> str:
+            return str(session.get("user")) if where == "converter" else value
+
+    class Interface(SecureCookieSessionInterface):
+        def open_session(self, app: Flask, asked: Any) -> Any:
+            opened = super().open_session(app, asked)
+            asked.who = asked.cookies.get("who")
+            return opened
+
+    class Other(Request):
+        pass
+
+    app.url_map.converters["who"] = Who
+
+    @app.get("/<who:value>")
+    @cache_for(minutes=5)
+    def page(value: str) -> str:
+        return f"{value} {request.who if where == 'interface' else ''}"  # type: ignore[attr-defined]
+
+    if where == "interface":
+        app.session_interface = Interface()
+    if where == "replaced":
+
+        def request_context(environ: Any) -> Any:
+            app.request_class = Other
+            return Flask.request_context(app, environ)
+
+        app.request_context = request_context  # type: ignore[method-assign]
+    assert kept(get(app, "/a")) is None
+
+
 def test_fields_that_a_page_reads_select_its_copies(app: Flask) -> None:
     @app.get("/")
     @cache_for(minutes=5)
@@ -806,7 +885,7 @@ def test_fields_that_a_page_reads_select_its_copies(app: Flask) -> None:
     assert "Vary" not in get(app, "/plain").headers
 
 
-def test_a_field_of_many_values_is_told_in_debug_and_can_be_ignored(app: Flask) -> None:
+def test_a_field_of_many_values_is_told_in_debug(app: Flask) -> None:
     app.debug = True
 
     @app.get("/")
@@ -816,8 +895,6 @@ def test_a_field_of_many_values_is_told_in_debug_and_can_be_ignored(app: Flask) 
 
     with pytest.warns(NotShared, match="each value of User-Agent has a copy"):
         assert get(app).headers["Vary"] == "User-Agent"
-    app.config["LARDER_IGNORED_FIELDS"] = ["User-Agent"]
-    assert "Vary" not in get(app).headers
 
 
 def test_a_werkzeug_that_cannot_be_watched_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -866,6 +943,35 @@ def test_more_tags_than_larder_keeps_make_the_page_uncached(app: Flask, caplog: 
 
     response = get(app)
     assert kept(response) is None and "more than the 1000" in caplog.text
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\x85", "\u3000\n"])
+def test_an_empty_tag_is_left_out(app: Flask, caplog: pytest.LogCaptureFixture, empty: str) -> None:
+    @app.get("/")
+    @cache_for(minutes=5, tags=["a", empty])
+    def page() -> str:
+        add_tags(empty, "b", "\ud800")
+        larder.purge(tag=empty)
+        return "hello"
+
+    response = get(app)
+    assert (kept(response), response.headers["Cache-Tag"]) == ("max-age=300", "a, b, %ED%A0%80")
+    assert "an empty tag" in caplog.text
+
+
+def test_longer_tags_than_a_head_holds_make_the_page_uncached(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    @app.get("/<mark>")
+    def page(mark: str) -> str:
+        if mark == "marked":
+            cache_for(minutes=5)
+        add_tags(*[f"{number:0990}" for number in range(300)])
+        return "hello"
+
+    for path in ("/marked", "/plain"):
+        response = get(app, path)
+        assert kept(response) is None and "Cache-Tag" not in response.headers
+        assert response.headers["Cache-Control"] == NOTHING and "more than 65536" in caplog.text
+        caplog.clear()
 
 
 def test_an_application_without_the_extension_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -42,8 +42,6 @@ def test_addresses_are_read_and_mistakes_named() -> None:
     "wrong",
     [
         {},
-        {"tag": ""},
-        {"tag": [""]},
         {"url": " "},
         {"all": True, "tag": "a"},
         {"url": "/a"},
