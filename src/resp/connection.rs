@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -47,6 +48,28 @@ struct Shared {
     input: BytesMut,
     output: Vec<u8>,
     arguments: Vec<Bytes>,
+}
+
+/// While a command waits, its client is looked for after this time. It is gone if it was so often found to send no more:
+/// one that has only ended its own side, as `nc -N` does, waits so long for its replies.
+const LOOK: Duration = Duration::from_millis(250);
+const LOOKS: u32 = 8;
+
+/// Says whether the client is still there.
+#[derive(Debug)]
+struct Presence {
+    /// True once it is not.
+    is_gone: Arc<AtomicBool>,
+    /// Runs since it was looked for.
+    looked: Stopwatch,
+    /// How often in a row it was found to send no more.
+    left: u32,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.is_gone.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The reason why a connection ends.
@@ -127,6 +150,10 @@ pub(super) struct Connection {
     unread: Lease,
     /// The command that waits, and its class.
     waiting: Option<(RespClass, Pending)>,
+    /// True if the command that waits changes nothing: nobody misses it once its client is gone.
+    is_read: bool,
+    /// Tells the command that waits when its client is gone.
+    presence: Presence,
     /// True if values were changed since the last write.
     has_changed: bool,
     /// Waits until a directory has what was changed: replies say what holds.
@@ -148,6 +175,7 @@ impl Connection {
     /// Begins with a client that was just accepted.
     pub(super) fn new(transport: Transport, server: Arc<Server>, session: Session) -> Self {
         Self {
+            presence: Presence { is_gone: Arc::clone(&session.is_gone), looked: Stopwatch::start(), left: 0 },
             input: Input::new(Lease::new(&server.memory)),
             unread: Lease::new(&server.memory),
             server,
@@ -156,6 +184,7 @@ impl Connection {
             session,
             output: Output::default(),
             waiting: None,
+            is_read: false,
             has_changed: false,
             settling: None,
             end: None,
@@ -248,6 +277,10 @@ impl Connection {
         };
         self.waiting = None;
         self.reply(class, reply);
+        if self.presence.left >= LOOKS {
+            // Nothing behind it is carried out for nobody.
+            self.end = Some(End::Left);
+        }
         Poll::Ready(())
     }
 
@@ -329,7 +362,8 @@ impl Connection {
         if is(b"post") || is(b"host:") {
             return self.end_http(arguments);
         }
-        let Ran { class, step } = commands::run(&self.server, &mut self.session, arguments);
+        let Ran { class, is_read, step } = commands::run(&self.server, &mut self.session, arguments);
+        self.is_read = is_read;
         match step {
             Step::Done(reply) => self.reply(class, reply),
             Step::Waits(waiting) => self.waiting = Some((class, Pending::Reply(waiting))),
@@ -443,13 +477,30 @@ impl Connection {
         }
     }
 
+    /// Looks now and then whether the client of a command that waits is gone. Ready if the command may end with it.
+    fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while self.timer.poll(cx, self.presence.looked, LOOK).is_ready() {
+            self.presence.looked = Stopwatch::start();
+            let is_left = self.transport.is_read_closed(cx);
+            self.presence.left = if is_left { self.presence.left + 1 } else { 0 };
+            if self.presence.left >= LOOKS {
+                self.presence.is_gone.store(true, Ordering::Relaxed);
+                if self.is_read {
+                    return Poll::Ready(End::Left);
+                }
+            }
+        }
+        Poll::Pending
+    }
+
     /// Ready once the client has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let timeout = self.server.config.timeout;
         let (since, limit, end) = match (self.leaving, self.arriving) {
             (Some(leaving), _) => (leaving.since, leaving.limit(timeout), End::Refused(RespRefusal::SlowReader)),
+            (None, _) if self.waiting.is_some() => return self.poll_presence(cx),
             // It waits for us.
-            (None, _) if self.waiting.is_some() || self.settling.is_some() => return Poll::Pending,
+            (None, _) if self.settling.is_some() => return Poll::Pending,
             (None, Some(arriving)) => (arriving.since, arriving.limit(timeout), End::Refused(RespRefusal::SlowCommand)),
             (None, None) => (self.idle, self.server.config.idle_timeout, End::Idle),
         };
