@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::input::{Input, NoRoom};
 use super::memory::Lease;
 use super::output::Output;
 use super::parse::{Limits, Next, Skipped};
+use super::presence::Presence;
 use super::reply::Reply;
 use super::server::{Ending, Server};
 use super::session::Session;
@@ -48,28 +48,6 @@ struct Shared {
     input: BytesMut,
     output: Vec<u8>,
     arguments: Vec<Bytes>,
-}
-
-/// While a command waits, its client is looked for after this time. It is gone if it was so often found to send no more:
-/// one that has only ended its own side, as `nc -N` does, waits so long for its replies.
-const LOOK: Duration = Duration::from_millis(250);
-const LOOKS: u32 = 8;
-
-/// Says whether the client is still there.
-#[derive(Debug)]
-struct Presence {
-    /// True once it is not.
-    is_gone: Arc<AtomicBool>,
-    /// Runs since it was looked for.
-    looked: Stopwatch,
-    /// How often in a row it was found to send no more.
-    left: u32,
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.is_gone.store(true, Ordering::Relaxed);
-    }
 }
 
 /// The reason why a connection ends.
@@ -175,7 +153,7 @@ impl Connection {
     /// Begins with a client that was just accepted.
     pub(super) fn new(transport: Transport, server: Arc<Server>, session: Session) -> Self {
         Self {
-            presence: Presence { is_gone: Arc::clone(&session.is_gone), looked: Stopwatch::start(), left: 0 },
+            presence: Presence::new(&session.is_gone),
             input: Input::new(Lease::new(&server.memory)),
             unread: Lease::new(&server.memory),
             server,
@@ -277,7 +255,7 @@ impl Connection {
         };
         self.waiting = None;
         self.reply(class, reply);
-        if self.presence.left >= LOOKS {
+        if self.presence.is_gone() {
             // Nothing behind it is carried out for nobody.
             self.end = Some(End::Left);
         }
@@ -477,28 +455,15 @@ impl Connection {
         }
     }
 
-    /// Looks now and then whether the client of a command that waits is gone. Ready if the command may end with it.
-    fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        while self.timer.poll(cx, self.presence.looked, LOOK).is_ready() {
-            self.presence.looked = Stopwatch::start();
-            let is_left = self.transport.is_read_closed(cx);
-            self.presence.left = if is_left { self.presence.left + 1 } else { 0 };
-            if self.presence.left >= LOOKS {
-                self.presence.is_gone.store(true, Ordering::Relaxed);
-                if self.is_read {
-                    return Poll::Ready(End::Left);
-                }
-            }
-        }
-        Poll::Pending
-    }
-
     /// Ready once the client has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let timeout = self.server.config.timeout;
         let (since, limit, end) = match (self.leaving, self.arriving) {
             (Some(leaving), _) => (leaving.since, leaving.limit(timeout), End::Refused(RespRefusal::SlowReader)),
-            (None, _) if self.waiting.is_some() => return self.poll_presence(cx),
+            (None, _) if self.waiting.is_some() => {
+                let is_gone = self.presence.poll(cx, &mut self.timer, &self.transport);
+                return if is_gone && self.is_read { Poll::Ready(End::Left) } else { Poll::Pending };
+            }
             // It waits for us.
             (None, _) if self.settling.is_some() => return Poll::Pending,
             (None, Some(arriving)) => (arriving.since, arriving.limit(timeout), End::Refused(RespRefusal::SlowCommand)),
