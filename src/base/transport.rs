@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The most bytes that are copied together to be written as one piece.
@@ -39,6 +39,21 @@ pub(crate) enum Transport {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+}
+
+impl Transport {
+    /// Returns whether the other end sends no more, be it that what it sent is not read yet.
+    pub(crate) fn is_read_closed(&self, cx: &mut Context<'_>) -> bool {
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+        };
+        match ready {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
+    }
 }
 
 impl AsyncRead for Transport {

@@ -20,6 +20,7 @@ use super::input::{Input, NoRoom};
 use super::memory::Lease;
 use super::output::Output;
 use super::parse::{Limits, Next, Skipped};
+use super::presence::Presence;
 use super::reply::Reply;
 use super::server::{Ending, Server};
 use super::session::Session;
@@ -127,6 +128,10 @@ pub(super) struct Connection {
     unread: Lease,
     /// The command that waits, and its class.
     waiting: Option<(RespClass, Pending)>,
+    /// True if the command that waits changes nothing: nobody misses it once its client is gone.
+    is_read: bool,
+    /// Tells the command that waits when its client is gone.
+    presence: Presence,
     /// True if values were changed since the last write.
     has_changed: bool,
     /// Waits until a directory has what was changed: replies say what holds.
@@ -148,6 +153,7 @@ impl Connection {
     /// Begins with a client that was just accepted.
     pub(super) fn new(transport: Transport, server: Arc<Server>, session: Session) -> Self {
         Self {
+            presence: Presence::new(&session.is_gone),
             input: Input::new(Lease::new(&server.memory)),
             unread: Lease::new(&server.memory),
             server,
@@ -156,6 +162,7 @@ impl Connection {
             session,
             output: Output::default(),
             waiting: None,
+            is_read: false,
             has_changed: false,
             settling: None,
             end: None,
@@ -248,6 +255,10 @@ impl Connection {
         };
         self.waiting = None;
         self.reply(class, reply);
+        if self.presence.is_gone() {
+            // Nothing behind it is carried out for nobody.
+            self.end = Some(End::Left);
+        }
         Poll::Ready(())
     }
 
@@ -329,7 +340,8 @@ impl Connection {
         if is(b"post") || is(b"host:") {
             return self.end_http(arguments);
         }
-        let Ran { class, step } = commands::run(&self.server, &mut self.session, arguments);
+        let Ran { class, is_read, step } = commands::run(&self.server, &mut self.session, arguments);
+        self.is_read = is_read;
         match step {
             Step::Done(reply) => self.reply(class, reply),
             Step::Waits(waiting) => self.waiting = Some((class, Pending::Reply(waiting))),
@@ -448,8 +460,12 @@ impl Connection {
         let timeout = self.server.config.timeout;
         let (since, limit, end) = match (self.leaving, self.arriving) {
             (Some(leaving), _) => (leaving.since, leaving.limit(timeout), End::Refused(RespRefusal::SlowReader)),
+            (None, _) if self.waiting.is_some() => {
+                let is_gone = self.presence.poll(cx, &mut self.timer, &self.transport);
+                return if is_gone && self.is_read { Poll::Ready(End::Left) } else { Poll::Pending };
+            }
             // It waits for us.
-            (None, _) if self.waiting.is_some() || self.settling.is_some() => return Poll::Pending,
+            (None, _) if self.settling.is_some() => return Poll::Pending,
             (None, Some(arriving)) => (arriving.since, arriving.limit(timeout), End::Refused(RespRefusal::SlowCommand)),
             (None, None) => (self.idle, self.server.config.idle_timeout, End::Idle),
         };

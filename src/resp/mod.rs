@@ -18,6 +18,7 @@ mod input;
 mod memory;
 mod output;
 mod parse;
+mod presence;
 mod reply;
 mod server;
 mod session;

@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
 use super::commands::transactions::Watched;
 use super::memory::{ClientMemory, Lease};
-use super::reply::Protocol;
+use super::reply::{Protocol, Reply};
+use super::values::listing::Asker;
 use crate::base::{RespCounters, Stopwatch};
 
 /// The number of databases.
@@ -41,11 +43,18 @@ pub(super) struct Session {
     pub(super) transaction: Option<Transaction>,
     /// True once the connection is to be closed behind the reply.
     pub(super) is_closing: bool,
+    /// True once the client is gone.
+    pub(super) is_gone: Arc<AtomicBool>,
     /// The counters of the worker that serves it.
     pub(super) counters: Arc<RespCounters>,
 }
 
 impl Session {
+    /// Returns who asks for a list.
+    pub(super) fn asker(&self) -> Asker {
+        Asker { is_gone: Arc::clone(&self.is_gone), has_place: self.holds_turns }
+    }
+
     /// Forgets what the connection has said about itself, as `RESET` does.
     pub(super) fn reset(&mut self, is_authenticated: bool) {
         self.is_authenticated = is_authenticated;
@@ -57,6 +66,10 @@ impl Session {
     }
 }
 
+/// The most commands of a transaction, and the most arguments of all of them. Others wait for its turns while they run.
+const MOST_COMMANDS: usize = 16 << 10;
+const MOST_ARGUMENTS: usize = 128 << 10;
+
 /// Commands that wait for `EXEC`.
 #[derive(Debug)]
 pub(super) struct Transaction {
@@ -64,8 +77,33 @@ pub(super) struct Transaction {
     pub(super) commands: Vec<Vec<Bytes>>,
     /// True if a command could not be queued: `EXEC` then carries out none.
     pub(super) is_spoilt: bool,
+    /// True if one of them lists names.
+    pub(super) lists: bool,
+    /// True if one of them deletes all values of a database.
+    flushes: bool,
+    arguments: usize,
     /// Counts their memory.
     lease: Lease,
+}
+
+/// What a queued command is about, as far as a transaction has only one such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// Keys that it names.
+    Keys,
+    /// Names that it lists or counts.
+    Lists,
+    /// All values of a database.
+    Flushes,
+}
+
+/// Why a command was not queued.
+#[derive(Debug)]
+pub(super) enum NotQueued {
+    /// The clients hold as much as they may.
+    NoRoom,
+    /// The transaction has as many as it may.
+    TooMany(Reply),
 }
 
 /// The memory that a queued command and each of its arguments take beside their bytes.
@@ -74,20 +112,51 @@ const OVERHEAD: usize = size_of::<Vec<Bytes>>() + size_of::<Bytes>();
 impl Transaction {
     /// Begins without commands.
     pub(super) fn new(memory: &Arc<ClientMemory>) -> Self {
-        Self { commands: Vec::new(), is_spoilt: false, lease: Lease::new(memory) }
+        let lease = Lease::new(memory);
+        Self { commands: Vec::new(), is_spoilt: false, lists: false, flushes: false, arguments: 0, lease }
     }
 
     /// Adds a command, if there is room. Else the transaction is spoilt.
-    pub(super) fn queue(&mut self, arguments: &[Bytes]) -> bool {
+    pub(super) fn queue(&mut self, arguments: &[Bytes], about: About) -> Result<(), NotQueued> {
+        let outcome = self.admit(arguments, about);
+        match &outcome {
+            // A spoilt one is never carried out: nothing of it is kept.
+            Ok(()) if self.is_spoilt => self.forget(),
+            Ok(()) => self.commands.push(arguments.iter().map(|argument| Bytes::copy_from_slice(argument)).collect()),
+            Err(_) => self.forget(),
+        }
+        outcome
+    }
+
+    fn forget(&mut self) {
+        self.commands = Vec::new();
+        self.is_spoilt = true;
+        self.lease.set(0);
+    }
+
+    fn admit(&mut self, arguments: &[Bytes], about: About) -> Result<(), NotQueued> {
+        let too_many = |text: String| Err(NotQueued::TooMany(Reply::error(text)));
+        let is_second = match about {
+            About::Keys => false,
+            About::Lists => std::mem::replace(&mut self.lists, true),
+            About::Flushes => std::mem::replace(&mut self.flushes, true),
+        };
+        match about {
+            About::Lists if is_second => {
+                return too_many("ERR a transaction has one of KEYS, SCAN and DBSIZE at most".into());
+            }
+            About::Flushes if is_second => {
+                return too_many("ERR a transaction has one of FLUSHDB and FLUSHALL at most".into());
+            }
+            About::Keys | About::Lists | About::Flushes => {}
+        }
+        self.arguments = self.arguments.saturating_add(arguments.len());
+        if self.commands.len() >= MOST_COMMANDS || self.arguments > MOST_ARGUMENTS {
+            let most = format!("ERR a transaction has at most {MOST_COMMANDS} commands and {MOST_ARGUMENTS} arguments");
+            return too_many(most);
+        }
         let bytes: usize = arguments.iter().map(|argument| argument.len() + OVERHEAD).sum();
         let has_room = self.lease.set(self.lease.bytes().saturating_add(bytes).saturating_add(OVERHEAD));
-        if has_room {
-            self.commands.push(arguments.iter().map(|argument| Bytes::copy_from_slice(argument)).collect());
-        } else {
-            self.commands = Vec::new();
-            self.is_spoilt = true;
-            self.lease.set(0);
-        }
-        has_room
+        if has_room { Ok(()) } else { Err(NotQueued::NoRoom) }
     }
 }

@@ -8,6 +8,7 @@ use super::{Command, Context, Step, When};
 use crate::base::RespClass;
 use crate::resp::reply::Reply;
 use crate::resp::values::Values;
+use crate::resp::values::glob::Pattern;
 use crate::resp::values::operation::{NOT_AN_INTEGER, read_integer};
 
 const fn command(name: &'static str, arity: i16, flags: &'static [&'static str], run: super::Handler) -> Command {
@@ -23,10 +24,13 @@ pub(super) static COMMANDS: &[Command] = &[
 ];
 
 fn keys(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
-    let (values, database) = (Arc::clone(context.values), context.session.database);
+    if let Err(error) = Pattern::check(&arguments[1]) {
+        return error.into();
+    }
+    let (values, database, asker) = (Arc::clone(context.values), context.session.database, context.session.asker());
     let pattern = Bytes::copy_from_slice(&arguments[1]);
     Step::Waits(Box::pin(async move {
-        match values.keys(database, &pattern).await {
+        match values.keys(&asker, database, &pattern).await {
             Ok(names) => Reply::Array(names.into_iter().map(Reply::Bulk).collect()),
             Err(error) => error,
         }
@@ -34,9 +38,9 @@ fn keys(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
 }
 
 fn dbsize(context: &mut Context<'_>, _: &[Bytes]) -> Step {
-    let (values, database) = (Arc::clone(context.values), context.session.database);
+    let (values, database, asker) = (Arc::clone(context.values), context.session.database, context.session.asker());
     Step::Waits(Box::pin(async move {
-        match values.count(database).await {
+        match values.count(&asker, database).await {
             Ok(count) => Reply::Integer(i64::try_from(count).unwrap_or(i64::MAX)),
             Err(error) => error,
         }
@@ -61,7 +65,7 @@ fn scan(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
         Ok(scan) => scan,
         Err(error) => return error.into(),
     };
-    let (values, database) = (Arc::clone(context.values), context.session.database);
+    let (values, database, asker) = (Arc::clone(context.values), context.session.database, context.session.asker());
     let reply = |cursor: u64, names: Vec<Bytes>| {
         let names = names.into_iter().map(Reply::Bulk).collect();
         Reply::Array(vec![Reply::Bulk(cursor.to_string().into()), Reply::Array(names)])
@@ -70,7 +74,7 @@ fn scan(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
         return reply(0, Vec::new()).into();
     }
     Step::Waits(Box::pin(async move {
-        match values.scan(database, cursor, &scan.pattern, scan.count).await {
+        match values.scan(&asker, database, cursor, &scan.pattern, scan.count).await {
             Ok((next, names)) => reply(next, names),
             Err(error) => error,
         }
@@ -91,7 +95,10 @@ fn options(arguments: &[Bytes]) -> Result<Scan, Reply> {
     let mut pairs = arguments.chunks_exact(2);
     for pair in &mut pairs {
         match pair[0].to_ascii_lowercase().as_slice() {
-            b"match" => scan.pattern = Bytes::copy_from_slice(&pair[1]),
+            b"match" => {
+                Pattern::check(&pair[1])?;
+                scan.pattern = Bytes::copy_from_slice(&pair[1]);
+            }
             b"count" => {
                 let count = read_integer(&pair[1]).ok_or_else(|| Reply::error(NOT_AN_INTEGER))?;
                 scan.count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(syntax_error)?;

@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::reply::Reply;
 use super::server::Server;
-use super::session::Session;
+use super::session::{About, NotQueued, Session};
 use super::values::Values;
 use crate::base::{RespClass, RespRefusal};
 
@@ -82,6 +82,21 @@ pub(super) struct Command {
     pub(super) run: Handler,
 }
 
+impl Command {
+    /// Returns whether it changes nothing, so that it may end anywhere.
+    fn is_read(&self) -> bool {
+        self.flags.contains(&"readonly")
+    }
+
+    fn about(&self) -> About {
+        match self.class {
+            RespClass::Keys if self.is_read() => About::Lists,
+            RespClass::Keys => About::Flushes,
+            _ => About::Keys,
+        }
+    }
+}
+
 /// Says when a command may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
@@ -131,6 +146,8 @@ fn find(name: &[u8]) -> Option<&'static Command> {
 pub(super) struct Ran {
     /// What it is counted as.
     pub(super) class: RespClass,
+    /// True if it changes nothing, so that it may end anywhere.
+    pub(super) is_read: bool,
     /// Its reply.
     pub(super) step: Step,
 }
@@ -138,13 +155,13 @@ pub(super) struct Ran {
 /// Runs a command, queues it after `MULTI`, or refuses it in Redis's words. `arguments` is not empty.
 pub(super) fn run(server: &Arc<Server>, session: &mut Session, arguments: &[Bytes]) -> Ran {
     let Some(command) = find(&arguments[0]) else {
-        return Ran { class: RespClass::Unknown, step: refuse(session, unknown(arguments)).into() };
+        return Ran { class: RespClass::Unknown, is_read: true, step: refuse(session, unknown(arguments)).into() };
     };
     let step = admit(server, session, command, arguments).unwrap_or_else(|| {
         let mut context = Context { values: &server.values, session, server };
         (command.run)(&mut context, arguments)
     });
-    Ran { class: command.class, step }
+    Ran { class: command.class, is_read: command.is_read(), step }
 }
 
 /// Returns the reply to a command that does not run now.
@@ -160,8 +177,10 @@ fn admit(server: &Arc<Server>, session: &mut Session, command: &Command, argumen
     if matches!(command.when, When::OfTransaction | When::Always) {
         return None;
     }
-    if transaction.queue(arguments) {
-        return Some(Reply::Simple("QUEUED".into()).into());
+    match transaction.queue(arguments, command.about()) {
+        Ok(()) => return Some(Reply::Simple("QUEUED".into()).into()),
+        Err(NotQueued::TooMany(error)) => return Some(error.into()),
+        Err(NotQueued::NoRoom) => {}
     }
     session.counters.refused(RespRefusal::Memory);
     server.tell(RespRefusal::Memory, session.peer, &[]);

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -296,9 +297,14 @@ pub(super) fn put_all(context: &mut Context<'_>, pairs: &[Bytes]) -> Step {
         return Reply::OK.into();
     }
     let pairs: Vec<(ValueKey, Bytes)> = keys.into_iter().zip(name_and_value.map(|pair| pair[1].clone())).collect();
-    let values = Arc::clone(context.values);
+    let (values, is_gone) = (Arc::clone(context.values), Arc::clone(&context.session.is_gone));
+    let is_held = context.session.holds_turns;
     Step::Waits(Box::pin(async move {
         let turns = values.turns.take_all(numbers).await;
+        // Nothing is done yet, unless it is within a transaction.
+        if !is_held && is_gone.load(Ordering::Relaxed) {
+            return Reply::error("ERR the client is gone");
+        }
         for (count, (key, value)) in pairs.iter().enumerate() {
             if !values.store.has_room_for_value(value.len()) {
                 values.settle().await;

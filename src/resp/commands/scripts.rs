@@ -12,7 +12,12 @@ use super::one::Work;
 use super::{Command, Context, Step, When};
 use crate::base::RespClass;
 use crate::resp::reply::Reply;
+use crate::resp::values::glob::Pattern;
+use crate::resp::values::listing::Asker;
 use crate::resp::values::operation::{NOT_AN_INTEGER, Operation, read_integer};
+
+/// The most bytes of a script: more than the sentence has with the longest pattern.
+const LONGEST_SCRIPT: usize = 8 << 10;
 
 const fn command(name: &'static str, arity: i16, run: super::Handler) -> Command {
     let (class, flags): (_, &[&str]) = (RespClass::Transaction, &["noscript", "write"]);
@@ -35,7 +40,8 @@ fn eval(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
     if count > arguments.len() - 3 {
         return Reply::error("ERR Number of keys can't be greater than number of args").into();
     }
-    let Some(pattern) = std::str::from_utf8(&arguments[1]).ok().and_then(deleted_by) else {
+    let script = Some(&arguments[1]).filter(|script| script.len() <= LONGEST_SCRIPT);
+    let Some(pattern) = script.and_then(|script| std::str::from_utf8(script).ok()).and_then(deleted_by) else {
         let text = "ERR Larder runs no scripts, but for one that deletes the keys of a pattern: see docs/resp.md";
         return Reply::error(text).into();
     };
@@ -43,12 +49,15 @@ fn eval(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
         // It names no keys, so nobody could take their turns before.
         return Reply::error("ERR a script is not carried out inside a transaction").into();
     }
-    let work = Work::of(context);
-    Step::Waits(Box::pin(async move { delete_all(&work, pattern.as_bytes()).await }))
+    if let Err(error) = Pattern::check(pattern.as_bytes()) {
+        return error.into();
+    }
+    let (work, asker) = (Work::of(context), context.session.asker());
+    Step::Waits(Box::pin(async move { delete_all(&work, &asker, pattern.as_bytes()).await }))
 }
 
-async fn delete_all(work: &Work, pattern: &[u8]) -> Reply {
-    let names = match work.values.keys(work.database, pattern).await {
+async fn delete_all(work: &Work, asker: &Asker, pattern: &[u8]) -> Reply {
+    let names = match work.values.keys(asker, work.database, pattern).await {
         Ok(names) => names,
         Err(error) => return error,
     };

@@ -68,6 +68,9 @@ fn description(command: &Command) -> Reply {
     ])
 }
 
+/// The most patterns of a `CONFIG GET`.
+const MOST_PATTERNS: usize = 64;
+
 /// `CONFIG GET`: what clients and tools ask for. The configuration of Larder itself is shown by `larder config`.
 fn config(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
     if !arguments[1].eq_ignore_ascii_case(b"get") {
@@ -75,6 +78,12 @@ fn config(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
     }
     if arguments.len() == 2 {
         return wrong_number("config|get").into();
+    }
+    if arguments.len() - 2 > MOST_PATTERNS {
+        return Reply::error(format!("ERR CONFIG GET takes at most {MOST_PATTERNS} patterns")).into();
+    }
+    if let Some(error) = arguments[2..].iter().find_map(|text| Pattern::check(text).err()) {
+        return error.into();
     }
     let patterns: Vec<_> = arguments[2..].iter().map(|text| Pattern::new(&text.to_ascii_lowercase())).collect();
     let is_asked = |name: &str| patterns.iter().any(|pattern| pattern.matches(name.as_bytes()));

@@ -5,6 +5,7 @@
 //! refuse without need, and never goes on where it should not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -85,7 +86,16 @@ fn exec(context: &mut Context<'_>, _: &[Bytes]) -> Step {
     let (server, session) = (Arc::clone(context.server), std::mem::take(context.session));
     Step::TakesSession(Box::pin(async move {
         let values = Arc::clone(&server.values);
+        // Before the turns: whoever has them waits for no list of another.
+        let _place = if transaction.lists {
+            Some(values.listings.of_transactions.acquire().await.expect("the queue is never closed"))
+        } else {
+            None
+        };
         let _turns = values.turns.take_all(numbers).await;
+        if session.is_gone.load(Ordering::Relaxed) {
+            return (Reply::NullArray, session);
+        }
         if watched.iter().any(|(number, version)| values.turns.version(*number) != *version) {
             return (Reply::NullArray, session);
         }

@@ -1,104 +1,117 @@
 //! Patterns of names, as Redis reads them: `*`, `?`, `[a-c]`, `[^a]`, and `\` before a byte that stands for itself.
 //!
-//! A pattern is read once. Matching takes at most as many steps as the pattern has parts, times the bytes of the name: no
-//! pattern makes it take longer.
+//! A pattern is read once, into a table with one bit for each of its places and each byte. A name is matched byte by byte, at
+//! all places at once: it is never gone back in. So matching takes at most [`MOST_WORDS`] steps for each byte of the name,
+//! whatever the pattern is.
+
+use crate::resp::reply::Reply;
+
+/// The most bytes of a pattern.
+pub(in crate::resp) const LONGEST: usize = 1 << 10;
+
+/// The words that have a bit for each place of the longest pattern, and for its end.
+const MOST_WORDS: usize = LONGEST / 64 + 1;
 
 /// A pattern.
 #[derive(Clone, Debug)]
 pub(in crate::resp) struct Pattern {
-    parts: Vec<Part>,
+    /// The words that have a bit for each place, and for the end.
+    words: usize,
+    /// For each byte the places that take it.
+    takers: Box<[u64]>,
+    /// The places before which any bytes may come.
+    runs: [u64; MOST_WORDS],
+    /// Number of places, each of which takes one byte.
+    places: usize,
 }
 
-/// One part of a pattern. All but a run stand for one byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    /// Any run of bytes, also an empty one.
-    Run,
-    /// Any byte.
-    Any,
-    /// This byte.
-    Byte(u8),
-    /// One of a class: a bit for each.
-    Class(Box<[u64; 4]>),
-}
+/// The bytes that a place takes: a bit for each.
+type Class = [u64; 4];
 
 impl Pattern {
-    /// Reads a pattern. Every text is one.
+    /// Returns an error if a text is too long for a pattern. Every other is one.
+    pub(in crate::resp) fn check(text: &[u8]) -> Result<(), Reply> {
+        if text.len() > LONGEST { Err(Reply::error("ERR pattern is too long")) } else { Ok(()) }
+    }
+
+    /// Reads a pattern. What is past the longest is left out: see [`Pattern::check`].
     pub(in crate::resp) fn new(text: &[u8]) -> Self {
-        let (mut parts, mut rest) = (Vec::new(), text);
+        let text = &text[..text.len().min(LONGEST)];
+        let words = text.len() / 64 + 1;
+        let mut pattern = Self { words, takers: vec![0; 256 * words].into(), runs: [0; MOST_WORDS], places: 0 };
+        let mut rest = text;
         while let Some((first, after)) = rest.split_first() {
             rest = after;
             match first {
-                b'*' if parts.last() == Some(&Part::Run) => {}
-                b'*' => parts.push(Part::Run),
-                b'?' => parts.push(Part::Any),
+                b'*' => pattern.runs[pattern.places / 64] |= 1 << (pattern.places % 64),
+                b'?' => pattern.take([u64::MAX; 4]),
                 b'[' => {
                     let (class, after) = class(rest);
-                    parts.push(class);
+                    pattern.take(class);
                     rest = after;
                 }
                 b'\\' if !rest.is_empty() => {
-                    parts.push(Part::Byte(rest[0]));
+                    pattern.take(only(rest[0]));
                     rest = &rest[1..];
                 }
-                byte => parts.push(Part::Byte(*byte)),
+                byte => pattern.take(only(*byte)),
             }
         }
-        Self { parts }
+        pattern
+    }
+
+    /// Adds a place.
+    fn take(&mut self, class: Class) {
+        for (byte, takers) in self.takers.chunks_exact_mut(self.words).enumerate() {
+            if class[byte >> 6] >> (byte & 63) & 1 == 1 {
+                takers[self.places / 64] |= 1 << (self.places % 64);
+            }
+        }
+        self.places += 1;
     }
 
     /// Returns whether a name matches.
     pub(in crate::resp) fn matches(&self, name: &[u8]) -> bool {
-        let (mut part, mut at) = (0, 0);
-        // Where to try again: behind the last run, which then takes one byte more.
-        let mut retry: Option<(usize, usize)> = None;
-        loop {
-            match (self.parts.get(part), name.get(at)) {
-                (Some(Part::Run), _) => {
-                    part += 1;
-                    if part == self.parts.len() {
-                        return true;
-                    }
-                    retry = Some((part, at));
-                    continue;
-                }
-                (Some(one), Some(byte)) if one.is(*byte) => {
-                    part += 1;
-                    at += 1;
-                    continue;
-                }
-                (None, None) => return true,
-                (_, _) => {}
+        let (end, end_bit) = (self.places / 64, 1 << (self.places % 64));
+        let ends_with_run = self.runs[end] & end_bit != 0;
+        // A bit for each place that the bytes so far lead to.
+        let mut reached = [0_u64; MOST_WORDS];
+        let reached = &mut reached[..self.words];
+        reached[0] = 1;
+        for byte in name {
+            if ends_with_run && reached[end] & end_bit != 0 {
+                return true;
             }
-            match &mut retry {
-                Some((behind, from)) if *from < name.len() => {
-                    *from += 1;
-                    (part, at) = (*behind, *from);
-                }
-                Some(_) | None => return false,
+            let takers = &self.takers[usize::from(*byte) * self.words..][..self.words];
+            let (mut carry, mut any) = (0, 0);
+            for ((reached, takers), runs) in reached.iter_mut().zip(takers).zip(&self.runs) {
+                let taken = *reached & takers;
+                *reached = (taken << 1) | carry | (*reached & runs);
+                carry = taken >> 63;
+                any |= *reached;
+            }
+            if any == 0 {
+                return false;
             }
         }
+        reached[end] & end_bit != 0
     }
 }
 
-impl Part {
-    fn is(&self, byte: u8) -> bool {
-        match self {
-            Self::Run => false,
-            Self::Any => true,
-            Self::Byte(own) => *own == byte,
-            Self::Class(bits) => bits[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1,
-        }
-    }
+/// Returns the class of one byte.
+fn only(byte: u8) -> Class {
+    let mut bits = [0; 4];
+    bits[usize::from(byte >> 6)] = 1 << (byte & 63);
+    bits
 }
 
 /// Reads a class, behind its bracket. Returns what follows it. One that is not closed ends with the pattern.
-fn class(text: &[u8]) -> (Part, &[u8]) {
+fn class(text: &[u8]) -> (Class, &[u8]) {
     let (is_negated, mut rest) = match text.split_first() {
         Some((b'^', after)) => (true, after),
         _ => (false, text),
     };
-    let mut bits = [0_u64; 4];
+    let mut bits: Class = [0; 4];
     let mut add = |byte: u8| bits[usize::from(byte >> 6)] |= 1 << (byte & 63);
     loop {
         match rest {
@@ -124,7 +137,7 @@ fn class(text: &[u8]) -> (Part, &[u8]) {
     if is_negated {
         bits = bits.map(|word| !word);
     }
-    (Part::Class(Box::new(bits)), rest)
+    (bits, rest)
 }
 
 #[cfg(test)]
@@ -174,11 +187,70 @@ mod tests {
         }
     }
 
+    /// The plain way to match, for comparison.
+    fn plainly(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern, name) {
+            ([], _) => name.is_empty(),
+            ([b'*', rest @ ..], _) => (0..=name.len()).any(|n| plainly(rest, &name[n..])),
+            ([b'?', rest @ ..], [_, after @ ..]) => plainly(rest, after),
+            ([byte, rest @ ..], [other, after @ ..]) => byte == other && plainly(rest, after),
+            (_, []) => false,
+        }
+    }
+
+    #[test]
+    fn every_short_pattern_matches_what_it_should() {
+        let texts = |letters: &'static [u8]| {
+            (0..=5_u32).flat_map(move |len| {
+                let base = letters.len();
+                (0..base.pow(len))
+                    .map(move |n| (0..len).map(|at| letters[n / base.pow(at) % base]).collect::<Vec<u8>>())
+            })
+        };
+        for pattern in texts(b"ab*?") {
+            let read = Pattern::new(&pattern);
+            for name in texts(b"ab") {
+                assert_eq!(read.matches(&name), plainly(&pattern, &name), "{pattern:?} {name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn places_past_a_word_are_places_like_others() {
+        for count in [62, 63, 64, 65, 127, 128, 129, 1022] {
+            let name = "ab".repeat(count / 2) + &"c".repeat(count % 2);
+            for (pattern, expected) in [
+                (name.clone(), true),
+                (format!("{name}*"), true),
+                (format!("*{name}"), true),
+                (format!("{name}?"), false),
+                (format!("{}x", &name[..count - 1]), false),
+            ] {
+                assert_eq!(Pattern::new(pattern.as_bytes()).matches(name.as_bytes()), expected, "{count} {pattern}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_bounded_and_none_takes_much_memory() {
+        assert!(Pattern::check(&[b'a'; LONGEST]).is_ok() && Pattern::check(&[b'a'; LONGEST + 1]).is_err());
+        for text in ["[]".repeat(LONGEST), "a".repeat(LONGEST), "*".repeat(LONGEST), "[a-z]".repeat(LONGEST)] {
+            assert!(size_of_val(&*Pattern::new(text.as_bytes()).takers) <= 256 * 8 * MOST_WORDS);
+        }
+    }
+
     #[test]
     fn no_pattern_takes_long() {
-        let pattern = Pattern::new("a*".repeat(4000).as_bytes());
-        let name = "a".repeat(7999) + "b";
-        assert!(pattern.matches(name.as_bytes()));
-        assert!(!Pattern::new(("a*".repeat(4000) + "c").as_bytes()).matches(name.as_bytes()));
+        let begun = crate::base::Stopwatch::start();
+        let name = "a".repeat(16 << 10);
+        for pattern in ["a*".repeat(LONGEST / 2 - 1) + "b", "*".to_owned() + &"a".repeat(LONGEST - 2) + "b"] {
+            let pattern = Pattern::new(pattern.as_bytes());
+            for _ in 0..20 {
+                assert!(!pattern.matches(name.as_bytes()));
+            }
+            assert!(pattern.matches((name.clone() + "b").as_bytes()));
+        }
+        // One after the other, the places would take 20 times as long as this, and more.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
     }
 }

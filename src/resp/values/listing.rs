@@ -1,7 +1,9 @@
 //! Lists of names: `KEYS`, `SCAN` and `DBSIZE`.
 //!
 //! * Each walks over memory, over what waits to be written, and over the footers of the packs. At most [`AT_ONCE`] do so at a
-//!   time; the others wait, and hold up their own connection alone.
+//!   time; the others wait, and hold up their own connection alone. One more may belong to a transaction, which has taken its
+//!   place before any turn.
+//! * A walk whose client is gone looks at no further name.
 //! * A cursor of `SCAN` is a place in the order of the names' hashes: from there on nothing was listed yet. So a cursor
 //!   stands for itself. It holds in every process that shares the durable tier, and after a restart; none is ever unknown,
 //!   and nothing has to be remembered for it.
@@ -9,12 +11,13 @@
 //!   [`MOST_KEPT`] bytes. What is gone meanwhile is left out.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Values;
 use super::glob::Pattern;
@@ -42,14 +45,32 @@ const MOST_AT_ONCE: usize = 10_000;
 /// What lists have in common.
 #[derive(Debug)]
 pub(in crate::resp) struct Listings {
-    walks: Semaphore,
+    walks: Arc<Semaphore>,
+    /// The place of a transaction that lists.
+    pub(in crate::resp) of_transactions: Semaphore,
     /// Guarded by its lock: lists that are kept, the oldest first.
     kept: Mutex<VecDeque<Arc<KeptList>>>,
 }
 
 impl Default for Listings {
     fn default() -> Self {
-        Self { walks: Semaphore::new(AT_ONCE), kept: Mutex::default() }
+        let walks = Arc::new(Semaphore::new(AT_ONCE));
+        Self { walks, of_transactions: Semaphore::new(1), kept: Mutex::default() }
+    }
+}
+
+/// Who asks for a list.
+#[derive(Clone, Debug)]
+pub(in crate::resp) struct Asker {
+    /// True once the client is gone.
+    pub(in crate::resp) is_gone: Arc<AtomicBool>,
+    /// True if a transaction asks, which has a place already and keeps others from turns.
+    pub(in crate::resp) has_place: bool,
+}
+
+impl Asker {
+    fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
     }
 }
 
@@ -79,8 +100,8 @@ pub(in crate::resp) type Scanned = (u64, Vec<Bytes>);
 
 impl Values {
     /// Lists the names that match a pattern, or returns an error if they are too many.
-    pub(in crate::resp) async fn keys(&self, database: u8, pattern: &[u8]) -> Result<Vec<Bytes>, Reply> {
-        let list = self.walk(wanted(database, pattern, true), 0, MOST_KEYS).await?;
+    pub(in crate::resp) async fn keys(&self, asker: &Asker, database: u8, pattern: &[u8]) -> Result<Vec<Bytes>, Reply> {
+        let list = self.walk(asker, Looked { database, pattern, has_names: true }, 0, MOST_KEYS).await?;
         if list.until.is_some() {
             let text = format!("ERR more than {} MiB of keys match: list them with SCAN", MOST_KEYS >> 20);
             return Err(Reply::error(text));
@@ -89,10 +110,11 @@ impl Values {
     }
 
     /// Counts the names in a database.
-    pub(in crate::resp) async fn count(&self, database: u8) -> Result<u64, Reply> {
+    pub(in crate::resp) async fn count(&self, asker: &Asker, database: u8) -> Result<u64, Reply> {
         let (mut from, mut count) = (0, 0);
         loop {
-            let list = self.walk(wanted(database, b"*", false), from, MOST_COUNTED).await?;
+            let looked = Looked { database, pattern: b"*", has_names: false };
+            let list = self.walk(asker, looked, from, MOST_COUNTED).await?;
             count += list.values.len() as u64;
             match list.until {
                 Some(until) => from = until,
@@ -104,6 +126,7 @@ impl Values {
     /// Lists about `count` names that match a pattern, from a cursor on.
     pub(in crate::resp) async fn scan(
         &self,
+        asker: &Asker,
         database: u8,
         cursor: u64,
         pattern: &[u8],
@@ -113,7 +136,7 @@ impl Values {
         let kept = match kept {
             Some(kept) => kept,
             None => {
-                let list = self.walk(wanted(database, pattern, true), cursor, MOST_KEPT).await?;
+                let list = self.walk(asker, Looked { database, pattern, has_names: true }, cursor, MOST_KEPT).await?;
                 self.keep(KeptList {
                     database,
                     pattern: Bytes::copy_from_slice(pattern),
@@ -141,10 +164,17 @@ impl Values {
             && self.key(database, &value.name).is_ok_and(|key| self.store.may_have_value(&key))
     }
 
-    async fn walk(&self, wanted: Wanted, from: u64, most: usize) -> Result<ValueList, Reply> {
-        let _permit = self.listings.walks.acquire().await.expect("the queue is never closed");
+    async fn walk(&self, asker: &Asker, looked: Looked<'_>, from: u64, most: usize) -> Result<ValueList, Reply> {
+        Pattern::check(looked.pattern)?;
+        let permit = if asker.has_place {
+            None
+        } else {
+            Some(Arc::clone(&self.listings.walks).acquire_owned().await.expect("the queue is never closed"))
+        };
         let failed = |error: StoreError| Reply::error(format!("ERR the durable tier can't be read: {error}"));
-        self.store.list_values(wanted, from, most).await.map_err(failed)
+        let list = self.store.list_values(looked.wanted(asker, permit), from, most).await.map_err(failed)?;
+        // It has not all that it should. Nobody reads this, and nobody else gets such a list.
+        if asker.is_gone() { Err(Reply::error("ERR the client is gone")) } else { Ok(list) }
     }
 
     fn kept(&self, database: u8, pattern: &[u8], cursor: u64) -> Option<Arc<KeptList>> {
@@ -165,7 +195,23 @@ impl Values {
     }
 }
 
-fn wanted(database: u8, pattern: &[u8], has_names: bool) -> Wanted {
-    let pattern = Pattern::new(pattern);
-    Wanted { database, matches: Arc::new(move |name| pattern.matches(name)), has_names }
+/// What a walk looks for.
+#[derive(Clone, Copy)]
+struct Looked<'a> {
+    database: u8,
+    pattern: &'a [u8],
+    has_names: bool,
+}
+
+impl Looked<'_> {
+    /// Says it to the store. The permit is given back when nothing walks any more, be it that nobody waits for it.
+    fn wanted(self, asker: &Asker, permit: Option<OwnedSemaphorePermit>) -> Wanted {
+        let (text, asker, pattern) = (Bytes::copy_from_slice(self.pattern), asker.clone(), OnceLock::new());
+        let matches = move |name: &[u8]| {
+            let _ = &permit;
+            // Read by who walks: not on the thread that serves others.
+            !asker.is_gone() && pattern.get_or_init(|| Pattern::new(&text)).matches(name)
+        };
+        Wanted { database: self.database, matches: Arc::new(matches), has_names: self.has_names }
+    }
 }

@@ -132,3 +132,39 @@ fn who_reads_late_gets_every_reply_of_a_large_pipeline() {
     client.read_to_end(&mut read).expect("all replies");
     assert_eq!(read.len(), 4000 * (8 + 10_000 + 2) + 5);
 }
+
+const ABORTED: &str = "-EXECABORT Transaction discarded because of previous errors.";
+
+#[test]
+fn a_transaction_lists_once_and_flushes_once() {
+    let larder = larder("");
+    let mut redis = larder.redis();
+    let refused = "-ERR a transaction has one of KEYS, SCAN and DBSIZE at most";
+    for second in ["KEYS *", "SCAN 0", "DBSIZE"] {
+        assert_eq!(
+            redis.pipeline(&["MULTI", "SET a b", "KEYS nothing*", second, "SET a c", "EXEC", "EXISTS a"]),
+            ["OK", "QUEUED", "QUEUED", refused, "QUEUED", ABORTED, ":0"]
+        );
+    }
+    let refused = "-ERR a transaction has one of FLUSHDB and FLUSHALL at most";
+    assert_eq!(redis.pipeline(&["MULTI", "FLUSHDB", "FLUSHALL", "EXEC"]), ["OK", "QUEUED", refused, ABORTED]);
+    // What it has changed is listed.
+    assert_eq!(redis.pipeline(&["MULTI", "FLUSHDB", "SET a b", "KEYS *", "EXEC"])[4], "[OK, OK, [\"a\"]]");
+}
+
+#[test]
+fn a_transaction_has_so_many_commands_and_no_more() {
+    let larder = larder("");
+    let mut redis = larder.redis();
+    let refused = "-ERR a transaction has at most 16384 commands and 131072 arguments";
+    for (count, last) in [(16_384, "QUEUED"), (16_385, refused)] {
+        assert_eq!(redis.say("MULTI"), "OK");
+        let replies = redis.pipeline(&vec!["INCR n"; count]);
+        assert_eq!(replies.last().map(String::as_str), Some(last));
+        let reply = redis.say("EXEC");
+        assert_eq!(reply == ABORTED, last == refused, "{}", reply.len());
+    }
+    assert_eq!(redis.say("GET n"), "\"16384\"");
+    let large = format!("MSET {}", "k v ".repeat(65_536));
+    assert_eq!(redis.pipeline(&["MULTI", &large, "EXEC"]), ["OK", refused, ABORTED]);
+}

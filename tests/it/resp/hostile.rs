@@ -1,6 +1,9 @@
 //! Tests malformed input: each kind gets a clear error in Redis's words, memory stays bounded, and others are served.
 
 use std::io::Write;
+use std::time::Duration;
+
+use larder::base::Stopwatch;
 
 use super::protocol::{raw, to_end};
 use super::starting::{NOBODY, larder};
@@ -111,4 +114,78 @@ fn memory_grows_with_what_arrives_and_never_with_what_is_announced() {
     assert_eq!(other.say("SET a b"), "OK");
     let grown = larder.resident().1 - before;
     assert!(grown < 8 << 20, "{} KiB for 200 clients", grown >> 10);
+}
+
+const TOO_LONG: &str = "-ERR pattern is too long";
+
+#[test]
+fn a_pattern_that_is_too_long_gets_an_error_wherever_it_comes() {
+    let larder = larder("");
+    let mut redis = larder.redis();
+    for pattern in ["[]".repeat(513), "[]".repeat(2 << 20)] {
+        assert_eq!(redis.command(&[b"KEYS", pattern.as_bytes()]), TOO_LONG);
+        assert_eq!(redis.command(&[b"SCAN", b"0", b"MATCH", pattern.as_bytes()]), TOO_LONG);
+        assert_eq!(redis.command(&[b"CONFIG", b"GET", b"save", pattern.as_bytes()]), TOO_LONG);
+        let script = format!("for i, k in ipairs(redis.call('KEYS', '{pattern}')) do redis.call('DEL', k); end");
+        let reply = redis.command(&[b"EVAL", script.as_bytes(), b"0"]);
+        assert!(reply == TOO_LONG || reply.starts_with("-ERR Larder runs no scripts"), "{reply}");
+        assert_eq!(redis.say("MULTI"), "OK");
+        assert_eq!(redis.command(&[b"KEYS", pattern.as_bytes()]), "QUEUED");
+        assert_eq!(redis.say("EXEC"), format!("[{TOO_LONG}]"));
+    }
+    assert_eq!(redis.command(&[b"KEYS", "[]".repeat(512).as_bytes()]), "[]");
+    let many = [&[&b"CONFIG"[..], b"GET"][..], &[&b"a"[..]; 65]].concat();
+    assert_eq!(redis.command(&many), "-ERR CONFIG GET takes at most 64 patterns");
+}
+
+/// A pattern whose beginning is found at each place of a name of many `a`, and its end at none.
+fn costly() -> Vec<u8> {
+    ["*", &"a".repeat(1000), "b"].concat().into_bytes()
+}
+
+fn fill_for_costly(redis: &mut Redis) {
+    for n in 0..300 {
+        assert_eq!(redis.say(&format!("SET {}{n} v", "a".repeat(16_000))), "OK");
+    }
+}
+
+#[test]
+fn costly_patterns_do_not_keep_others_from_listing() {
+    let larder = larder("");
+    let mut redis = larder.redis();
+    fill_for_costly(&mut redis);
+    let mut clients = [larder.redis(), larder.redis()];
+    for client in &mut clients {
+        client.send(&[vec![b"KEYS".to_vec(), costly()]]);
+    }
+    let begun = Stopwatch::start();
+    assert_eq!(redis.say("DBSIZE"), ":300");
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+}
+
+#[test]
+fn lists_end_with_the_client_that_asked_for_them() {
+    let larder = larder("");
+    let mut redis = larder.redis();
+    fill_for_costly(&mut redis);
+    let keys = || vec![b"KEYS".to_vec(), costly()];
+    for _ in 0..2 {
+        larder.redis().send(&(0..1000).map(|_| keys()).collect::<Vec<_>>());
+    }
+    // One is within a transaction, which holds turns.
+    let word = |word: &str| word.as_bytes().to_vec();
+    let one = || [vec![word("MULTI")], vec![word("SET"), word("t"), word("v")], keys(), vec![word("EXEC")]];
+    larder.redis().send(&(0..1000).flat_map(|_| one()).collect::<Vec<_>>());
+    eventually("their connections have ended", || larder.metric("larder_resp_connections ") == 1);
+    assert_eq!(redis.say("SET t other"), "OK");
+    assert_eq!(redis.say("DBSIZE"), ":301");
+}
+
+#[test]
+fn a_client_that_sends_no_more_still_gets_its_replies() {
+    let larder = larder("");
+    let mut client = raw(&larder);
+    client.write_all(b"SET a b\r\nKEYS *\r\nDBSIZE\r\n").expect("it reads");
+    client.shutdown(std::net::Shutdown::Write).expect("a socket");
+    assert_eq!(to_end(&mut client), "+OK\r\n*1\r\n$1\r\na\r\n:1\r\n");
 }
