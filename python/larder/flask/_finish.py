@@ -43,10 +43,10 @@ NOTHING = "private, no-store"
 
 # What to do about a page that is not shared, by the cause. A copy a visitor helps only where the cookie is the cause.
 _VARY = (
-    'Take it out of the page, wrap what is only logged in ignore_reads(), keep a copy a visitor by vary=["Cookie"], '
+    'Take it out of the page, log the visitor in a teardown_request function, keep a copy a visitor by vary=["Cookie"], '
     "or mark the page with @no_cache."
 )
-_LOG_ONLY = "Take it out of the page, wrap what is only logged in ignore_reads(), or mark the page with @no_cache."
+_LOG_ONLY = "Take it out of the page, log the visitor in a teardown_request function, or mark the page with @no_cache."
 _SET_ELSEWHERE = "Set it in a page that is not marked, or mark this one with @no_cache."
 _CHANGE_ELSEWHERE = "Change it in a page that is not marked, or mark this one with @no_cache."
 _RENEW_ELSEWHERE = (
