@@ -117,7 +117,7 @@ def _finish(app: Flask, state: State, response: Response, settings: Settings, te
     _share(app, state, policy, response, settings, seconds, tags)
     for name in MANY_VALUED.intersection(state.seen):
         what = f"{state.seen[name].what} was read, so that each value of {name.title()} has a copy of its own"
-        tell(state, Verdict("", what, "If the page does not depend on it: LARDER_IGNORED_FIELDS"))
+        tell(state, Verdict("", what, "Don't read it in the page."))
 
 
 def merged(policies: list[Policy]) -> Policy:
