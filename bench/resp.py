@@ -32,7 +32,7 @@ from common import PATH, Failure, cpu_nanoseconds, free_port, get, pinned_to, sa
 
 SERVER_CPU, LOAD_CPU = 0, 1
 SIZE = 1024
-# What redis-benchmark asks before it begins.
+# Answers that redis-benchmark asks for before it begins.
 OVERHEAD = 2
 
 

@@ -201,7 +201,7 @@ def run_suite(suite: Suite, server: str, only: str) -> Outcomes:
         if not results.exists():
             raise Failure(f"{suite.name} did not run:\n{done.stdout[-4000:]}")
         outcomes: Outcomes = json.loads(results.read_text())
-        # What can't be collected has failed nowhere, and passed nowhere.
+        # A suite that can't be collected has neither failures nor passes.
         if not only and "passed" not in outcomes.values():
             raise Failure(f"no test of {suite.name} passes on {server}:\n{done.stdout[-4000:]}")
         return outcomes

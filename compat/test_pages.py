@@ -27,9 +27,9 @@ import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "coming-from"
-# Where run.py unpacks the source archives.
+# The directory into which run.py unpacks the source archives.
 WORK = ROOT / "target" / "compat"
-# What the pages listen on.
+# The ports that the pages use.
 WRITTEN_PORTS = ("5000", "8080", "9090", "6379")
 # Commands that are not run, and why.
 NOT_RUN = {"larder lifecycle --config larder.toml --longest 365d": "needs a bucket of one's own"}

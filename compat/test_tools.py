@@ -75,7 +75,7 @@ def test_scans() -> None:
 
 
 def test_a_conversation() -> None:
-    """What a person types: redis-cli asks for the commands' documentation first."""
+    """Types as a person does: redis-cli asks for the commands' documentation first."""
     master, slave = pty.openpty()
     process = subprocess.Popen(["redis-cli", "-p", PORT], stdin=slave, stdout=slave, stderr=slave, env=os.environ | {"TERM": "dumb"})
     os.close(slave)

@@ -189,7 +189,7 @@ pub(super) fn footer(data: &[u8]) {
     larder::store::hold_footer(data);
 }
 
-/// What a Redis client sends, in pieces as long as the first byte says.
+/// Plays what a Redis client sends, in pieces as long as the first byte says.
 pub(super) fn resp(data: &[u8]) {
     larder::resp::hold_commands(data);
 }

@@ -33,7 +33,7 @@ DEFAULT_ADMIN = "http://127.0.0.1:9090"
 
 @dataclass(frozen=True)
 class Address:
-    """Where an admin listener is: `http` and `https` have host and port, `unix` has a path."""
+    """The address of an admin listener: `http` and `https` have host and port, `unix` has a path."""
 
     scheme: Literal["http", "https", "unix"]
     host: str = "localhost"
@@ -114,7 +114,7 @@ class Purge:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one Larder said to one purge."""
+    """The answer of one Larder to one purge."""
 
     address: str
     purge: Purge
@@ -129,7 +129,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one Larder did not make one purge."""
+    """The reason why one Larder did not make one purge."""
 
     address: str
     purge: Purge

@@ -11,14 +11,14 @@ _PARAMETER = re.compile(r'\s*;\s*([a-z*][a-z0-9_.*-]*)(?:=("(?:[^"\\]|\\.)*"|[^;
 
 @dataclass(frozen=True)
 class CacheStatus:
-    """What the cache did with a request."""
+    """A parsed Cache-Status: tells what the cache did with a request."""
 
     text: str
     """The value as it was sent; empty where there was none."""
     hit: bool = False
     """Answered from the cache; the application was not asked."""
     fwd: str | None = None
-    """Why the application was asked: `uri-miss`, `vary-miss`, `miss`, `stale`, `partial`, `request`, `bypass`, `method`."""
+    """The reason why the application was asked: `uri-miss`, `vary-miss`, `miss`, `stale`, `partial`, `request`, `bypass`, `method`."""
     stored: bool = False
     """The application's answer was kept."""
     collapsed: bool = False

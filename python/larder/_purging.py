@@ -154,7 +154,7 @@ def parse_addresses(admin: str | Iterable[str]) -> list[Address]:
 # Every client of this process, so that a fork and the end of the process find them.
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
-# Where the tickets of purges are collected that the current work sends, so that its end can wait for them.
+# Collects the tickets of the purges that the current work sends, so that its end can wait for them.
 _tickets: contextvars.ContextVar[list[Ticket] | None] = contextvars.ContextVar("larder_tickets", default=None)
 
 # The purges of the innermost `purging` block.
@@ -197,11 +197,11 @@ atexit.register(_at_exit)
 
 
 class Context(Protocol):
-    """What a framework knows of the work that asks for a purge."""
+    """The work that asks for a purge, as its framework knows it."""
 
     @property
     def client(self) -> Client:
-        """Where its purges go."""
+        """The Larders that get its purges."""
 
     def absolute(self, url: str) -> str:
         """Returns an absolute URL for a path. Raises `ValueError` where it can't know the host."""

@@ -142,7 +142,7 @@ class Sender:
                 return True
         entry = _Waiting(time.monotonic(), [] if self.is_down else [ticket])
         if purge.kind == "all":
-            # What it covers need not be sent.
+            # Leaves out the purges that it covers.
             for other in [other for other in self._queue if purge.covers(other)]:
                 entry.tickets += self._queue.pop(other).tickets
         elif len(self._queue) >= self._options.queue:

@@ -24,19 +24,19 @@ _CONTEXT = 40
 
 @dataclass(frozen=True)
 class Sharing:
-    """What `LiveLarder.shared` saw."""
+    """The observations of `LiveLarder.shared`."""
 
     answers: int
     """Answers through Larder that were compared."""
     hits: int
-    """How many of them came from the cache."""
+    """The number of them that came from the cache."""
     reused: bool
-    """Whether one user was answered with the copy of an answer to another."""
+    """True if one user was answered with the copy of an answer to another."""
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What the application itself gives a user."""
+    """The answer that the application itself gives a user."""
 
     status: int
     body: bytes

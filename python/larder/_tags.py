@@ -19,7 +19,7 @@ MAX_TAG_LENGTH = 1024
 #: The most bytes of all of a page's tags: well below what Larder takes as a response's head (`upstream.max_header_size`).
 MAX_TAGS_LENGTH = 64 * 1024
 
-# What is left as it is: every visible character of ASCII but the comma. "%" stays, so that an escaped tag is itself.
+# Characters that are left as they are: every visible character of ASCII but the comma. "%" stays, so that an escaped tag is itself.
 _SAFE = "!\"#$%&'()*+-./:;<=>?@[\\]^_`{|}~"
 
 

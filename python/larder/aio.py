@@ -105,7 +105,7 @@ async def _ask(
                     connection = await asyncio.wait_for(_Connection.open(address, client.token), timeout)
                 status, told = await asyncio.wait_for(connection.purge(purge, wait), timeout + (wait or 0.0))
             except (OSError, EOFError, ValueError, asyncio.TimeoutError, AdminError) as error:
-                # What was not asked fails for the same reason: the Larder is not there.
+                # Fails the rest for the same reason: the Larder is not there.
                 outcomes += [Failure(str(address), other, _why(error)) for other in asked[len(outcomes) :]]
                 return outcomes
             outcomes.append(judged(address, purge, status, told))

@@ -41,7 +41,7 @@ _MOST_AGAIN = 10_000
 
 @dataclass
 class _Level:
-    """What is known of one transaction or savepoint of a session."""
+    """The purges of one transaction or savepoint of a session."""
 
     wrote: bool = False
     committed: bool = False

@@ -353,7 +353,7 @@ class LiveLarder:
         return "\n".join(lines)
 
     def _explained(self, response: Response) -> list[str]:
-        """What `explain` says of the same request now; never an error in place of the failure."""
+        """Returns what `explain` says of the same request now; never an error in place of the failure."""
         try:
             lines = self.explain(response.path, response.sent).get("lines", [])
         except (OSError, HTTPException, RuntimeError, ValueError) as error:

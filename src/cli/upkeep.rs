@@ -28,7 +28,7 @@ pub fn days(config: &Config, longest: Option<Duration>) -> i32 {
     i32::try_from(whole.saturating_add(1)).unwrap_or(i32::MAX)
 }
 
-/// What a command says.
+/// The output of a command.
 #[derive(Debug, Default)]
 pub struct Told {
     /// Lines for standard output.

@@ -20,7 +20,7 @@ struct Effective {
     value: Value,
     from: String,
     is_secret: bool,
-    /// What holds in place of the value, if that leaves it to Larder or another key bounds it.
+    /// The value in force, if the given one leaves it to Larder or another key bounds it.
     in_force: Option<Value>,
 }
 

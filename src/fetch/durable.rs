@@ -70,7 +70,7 @@ impl Fetch {
                 self.order.held.known = Some(KnownRecord { record, position: self.position });
                 self.order.held.fwd = Fwd::VaryMiss;
             }
-            DurableLookup::Nothing => {}
+            DurableLookup::Nothing | DurableLookup::Unknown => {}
         }
         None
     }

@@ -233,7 +233,7 @@ impl Connection {
                 Halt::Unfinished => match self.poll_read(cx, shared) {
                     Poll::Ready(Some(end)) => self.end = Some(end),
                     Poll::Ready(None) => {}
-                    // What had arrived is answered.
+                    // Answers the commands that had arrived.
                     Poll::Pending if ending.is_near() => self.end = Some(End::Stopped),
                     Poll::Pending => return Poll::Pending,
                 },

@@ -1,4 +1,4 @@
-//! What holds for all bytes that clients send, for the fuzz target: the parser returns, takes what it found from the bytes,
+//! States what holds for all bytes that clients send, for the fuzz target: the parser returns, takes what it found from the bytes,
 //! and finds the same wherever they are cut.
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +9,7 @@ use super::reply::{Protocol, Reply};
 /// Small, so that short inputs reach them.
 const LIMITS: Limits = Limits { is_authenticated: true, value: 64, command: 256 };
 
-/// What the parser makes of some bytes.
+/// The result of parsing some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Read {
     commands: Vec<Vec<Bytes>>,

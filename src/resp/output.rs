@@ -27,11 +27,11 @@ const PIECES: usize = 64;
 /// Replies that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    /// What comes first.
+    /// The pieces that come first.
     pieces: VecDeque<Bytes>,
     /// The bytes of `pieces`.
     before: usize,
-    /// What comes last: the part of the shared buffer that no large value follows.
+    /// The end: the part of the shared buffer that no large value follows.
     last: Vec<u8>,
     /// The bytes of `last` that are written.
     written: usize,

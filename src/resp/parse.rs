@@ -28,7 +28,7 @@ const MAX_EARLY_ANNOUNCED: u64 = 16 << 10;
 /// The memory that an argument takes beside its bytes: its place in the buffer, and a slice of it.
 const ARGUMENT_OVERHEAD: usize = size_of::<(u32, u32)>() + size_of::<Bytes>();
 
-/// What a client may send.
+/// The bounds on what a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     /// False before `AUTH`, when only short commands are read.
@@ -52,7 +52,7 @@ pub(super) enum Skipped {
     NoRoom,
 }
 
-/// What the buffer begins with.
+/// The beginning of the buffer, as far as it is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// A command, whose arguments were taken out. There is at least one.

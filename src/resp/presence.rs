@@ -1,4 +1,4 @@
-//! Whether the client of a command that waits is still there.
+//! Finds out whether the client of a command that waits is still there.
 //!
 //! A connection reads nothing while a command waits, so it would not see its client go. It looks for it now and then.
 
@@ -21,7 +21,7 @@ pub(super) struct Presence {
     is_gone: Arc<AtomicBool>,
     /// Runs since it was looked for.
     looked: Stopwatch,
-    /// How often in a row it was found to send no more.
+    /// The number of looks in a row that found it to send no more.
     left: u32,
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// The version of the protocol that a client speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// What every client begins with.
+    /// The version that every client begins with.
     #[default]
     Resp2,
     /// After `HELLO 3`.

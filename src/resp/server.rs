@@ -23,14 +23,14 @@ use crate::base::{Clock, Metrics, RespCounters, RespRefusal, Stopwatch, Transpor
 use crate::downstream::{Listen, Sockets, pause_after};
 use crate::store::Store;
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 pub(crate) struct Server {
     /// `[resp]`
     pub(super) config: Config,
     /// The address that it listens on.
     pub(super) address: Option<Listen>,
-    /// What a client may send after `AUTH`.
+    /// The bounds on what a client may send after `AUTH`.
     pub(super) limits: Limits,
     /// The objects.
     pub(super) values: Arc<Values>,
@@ -40,7 +40,7 @@ pub(crate) struct Server {
     pub(super) metrics: Arc<Metrics>,
     /// `memory.capacity`
     pub(super) capacity: u64,
-    /// What clients hold.
+    /// The bytes that clients hold.
     pub(super) memory: Arc<ClientMemory>,
     /// Runs since the start.
     pub(super) begun: Stopwatch,
@@ -136,7 +136,7 @@ impl Ending {
 /// One worker, which serves its share of the listener on the runtime of its thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// What all workers share.
+    /// The state that all workers share.
     pub server: Arc<Server>,
     /// The counters of this worker.
     pub counters: Arc<RespCounters>,

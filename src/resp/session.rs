@@ -1,4 +1,4 @@
-//! What a connection has said about itself: who it is, which protocol and database it uses, and the commands that it
+//! Keeps what a connection has said about itself: who it is, which protocol and database it uses, and the commands that it
 //! has queued.
 
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use crate::base::{RespCounters, Stopwatch};
 /// The number of databases.
 pub(super) const DATABASES: u8 = 16;
 
-/// What a connection has said about itself.
+/// The state that a connection has set by its commands.
 #[derive(Debug, Default)]
 pub(super) struct Session {
     /// Unique in this process.
     pub(super) id: u64,
-    /// Where it comes from; `None`: a unix socket.
+    /// The address that it comes from; `None`: a unix socket.
     pub(super) peer: Option<SocketAddr>,
     /// Runs since it was accepted.
     pub(super) begun: Option<Stopwatch>,
@@ -35,7 +35,7 @@ pub(super) struct Session {
     pub(super) name: Bytes,
     /// `CLIENT SETINFO`: the name and the version of the client's library.
     pub(super) library: [Bytes; 2],
-    /// What `WATCH` has named.
+    /// The keys that `WATCH` has named.
     pub(super) watched: Vec<Watched>,
     /// True while the turns of all keys of a transaction are held.
     pub(super) holds_turns: bool,
@@ -86,7 +86,7 @@ pub(super) struct Transaction {
     lease: Lease,
 }
 
-/// What a queued command is about, as far as a transaction has only one such.
+/// The kinds of command of which a transaction has only one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
     /// Keys that it names.
@@ -97,7 +97,7 @@ pub(super) enum About {
     Flushes,
 }
 
-/// Why a command was not queued.
+/// The reason why a command was not queued.
 #[derive(Debug)]
 pub(super) enum NotQueued {
     /// The clients hold as much as they may.

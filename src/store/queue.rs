@@ -280,7 +280,7 @@ impl WriteQueue {
                     pending.deletions.push(Arc::clone(deletion));
                 }
                 Op::Put { stored, record, .. } => {
-                    // What is deleted from now on has to be deleted after this.
+                    // Later deletions have to come after this.
                     pending.deletions.clear();
                     let variant = stored.head().variant();
                     pending.puts.retain(|(other, _)| {

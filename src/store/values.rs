@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 
 use super::durable::{Durable, DurableLookup, FoundBody, FoundResponse, Opening};
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind};
 use super::index::Place;
 use super::listing::{Gathering, ValueList, Wanted};
 use super::memory::Lookup;
@@ -108,17 +108,20 @@ impl Store {
         }
     }
 
-    /// Looks for a value wherever it may be. What can't be read in time counts as absent.
-    pub async fn find_value(&self, key: &ValueKey) -> Option<FoundValue> {
+    /// Looks for a value wherever it may be. `Unknown`: the durable tier may have one that could not be read in time.
+    pub async fn find_value(&self, key: &ValueKey) -> LookedUp {
         match self.look_up_value(key) {
-            LookedUp::Found(found) => return Some(found),
-            LookedUp::Nothing => return None,
             LookedUp::Unknown => {}
+            known => return known,
         }
-        let durable = self.durable.as_ref()?;
+        let Some(durable) = &self.durable else { return LookedUp::Nothing };
         let place = durable.place_of_value(key.key());
         let found = durable.lookup(key.key(), &HeaderMap::new(), Arc::default(), None, Opening::AtOnce).await;
-        let DurableLookup::Response(found) = found else { return None };
+        let found = match found {
+            DurableLookup::Response(found) => found,
+            DurableLookup::OtherVariants(_) | DurableLookup::Nothing => return LookedUp::Nothing,
+            DurableLookup::Unknown => return LookedUp::Unknown,
+        };
         let FoundResponse { head, body, .. } = *found;
         let body = match body {
             FoundBody::Whole(body) => body,
@@ -135,16 +138,17 @@ impl Store {
                 };
                 match tokio::time::timeout(within, rest).await {
                     Ok(Ok(())) => Body::from(Bytes::from(whole)),
-                    Ok(Err(error)) => {
+                    // A body that is gone or can't be believed leaves the index; any other may be there.
+                    Ok(Err(error)) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Absent) => {
                         durable.report_broken_value(key.key(), place, &error);
-                        return None;
+                        return LookedUp::Nothing;
                     }
-                    Err(_) => return None,
+                    Ok(Err(_)) | Err(_) => return LookedUp::Unknown,
                 }
             }
-            FoundBody::Separate(_) => return None,
+            FoundBody::Separate(_) => return LookedUp::Unknown,
         };
-        self.take_value(durable, head, body, place, true)
+        self.take_value(durable, head, body, place, true).map_or(LookedUp::Nothing, LookedUp::Found)
     }
 
     /// Takes a value that was read from the durable tier, at `place` unless it still waits to be written there.
@@ -190,13 +194,13 @@ impl Store {
                 stored = make();
             }
         }
-        // Whoever reads in the index that another process was later removes what memory has, before or after this.
+        // A reader that learns of a later value from another process removes what memory has, before or after this.
         let is_overtaken = || {
             let known = self.durable.as_ref().zip(order);
             known.is_some_and(|(durable, order)| durable.is_overtaken(key.key(), order))
         };
         let is_in_memory = self.memory.put_value(&stored, &|| !self.is_covered(&stored.head) && !is_overtaken());
-        // What a purge covers by now was stored before it.
+        // A purge that covers it by now came after it was stored.
         if order.is_some() || is_in_memory || self.is_covered(&stored.head) { Ok(()) } else { Err(ValueRefused) }
     }
 

@@ -210,7 +210,7 @@ impl Shell {
             .env("HOME", self.directory.path())
             .env("LANG", "C.UTF-8")
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            // What `pip install` would have installed.
+            // Stands for what `pip install` would have installed.
             .env("PYTHONPATH", Path::new(ROOT).join("python"))
             .env("LARDER_BINARY", env!("CARGO_BIN_EXE_larder"))
             .env("LARDER_ADMIN", format!("http://{}", self.address("9090")))

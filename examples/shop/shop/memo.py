@@ -1,4 +1,4 @@
-"""What costs more than a page: values that Flask-Caching keeps on Larder's `[resp]` listener, for all workers.
+"""Keeps what costs more than a page: values that Flask-Caching keeps on Larder's `[resp]` listener, for all workers.
 
 Flask-Caching takes the listener for a Redis: `SHOP_CACHE_URL` is `redis://127.0.0.1:6379` or `unix:///run/larder-resp.sock`.
 Without one nothing is memoized.

@@ -31,7 +31,7 @@ def item(number: int) -> ResponseReturnValue:
     if found is None:
         abort(404)
     others = database().scalars(select(Item).where(Item.id.in_(also_bought(number))).order_by(Item.id)).all()
-    # What shows their names is to go with them.
+    # The page shows their names: a purge of one of them covers it.
     add_tags(*others)
     return render_template("item.html", item=found, others=others)
 

@@ -25,7 +25,7 @@ def cart() -> dict[str, list[object]]:
 @blueprint.get("/greeting")
 @no_cache
 def greeting() -> ResponseReturnValue:
-    """Who is logged in, and how much is in the cart. Every page asks for it."""
+    """Tells who is logged in, and how much is in the cart. Every page asks for it."""
     return {"user": session.get("user"), "cart": len(cart())}
 
 

@@ -237,7 +237,7 @@ class Visitor:
         # Nobody sees another's name: it is in their greeting, in their cart, and in the notes in it.
         seen = set(NAME.findall(response.text)) - {self.name}
         assert not seen, f"{self.name} sees {seen} at {path}: {response}\n{response.text}"
-        # What was edited before this was asked shows.
+        # Shows every edit that was answered before this request.
         for number, version in SHOWN.findall(response.text):
             assert int(version) >= known[int(number)], f"{path} shows item {number} of old: {response}"
         return response
@@ -330,7 +330,7 @@ def test_a_crowd_sees_only_its_own(live_larder: LiveLarder, seed: str, capsys: p
     edited = sum(seen.method == "POST" and seen.path.startswith("/admin/item/") for seen in live_larder.requests())
     asked = live_larder.count() - live_larder.count("/admin/login")
     assert sum(done.values()) == sum(answers.values()) + edited == REQUESTS
-    # What Cache-Status says of each answer is what the application saw.
+    # Agrees with Cache-Status: the application saw the requests that it calls misses.
     assert asked == answers["forwarded"] + edited
     assert answers["hit"] > REQUESTS / 3, "pages for everybody are kept"
     with capsys.disabled():

@@ -90,7 +90,7 @@ class Larder:
 
 
 class Connected:
-    """What the extension keeps of one application."""
+    """The state that the extension keeps of one application."""
 
     def __init__(self, app: Flask, session: Any) -> None:
         for name, value in DEFAULTS.items():
@@ -103,7 +103,7 @@ class Connected:
         self._lock = threading.Lock()
         self._client: _purging.Client | None = None
         self._tell = teller(app, set(), {})
-        # Why pages were not shared, by path and query; kept for `larder.testing` alone.
+        # The reasons why pages were not shared, by path and query; kept for `larder.testing` alone.
         self._verdicts: dict[str, str] | None = None
         _purging.parse_addresses(app.config["LARDER_ADMIN"] or "off")
 

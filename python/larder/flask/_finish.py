@@ -28,7 +28,7 @@ class NotShared(UserWarning):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a page is not kept."""
+    """The reason why a page is not kept."""
 
     #: `Cache-Control` for it; empty: what the page says stays.
     cache_control: str
@@ -41,7 +41,7 @@ PRIVATE = "private, no-cache"
 NOTHING = "private, no-store"
 
 
-# What to do about a page that is not shared, by the cause. A copy a visitor helps only where the cookie is the cause.
+# Advice on a page that is not shared, by the cause. A copy a visitor helps only where the cookie is the cause.
 _VARY = (
     'Take it out of the page, log the visitor in a teardown_request function, keep a copy a visitor by vary=["Cookie"], '
     "or mark the page with @no_cache."
@@ -60,7 +60,7 @@ _ADVICE = {
 
 @dataclass
 class Settings:
-    """What the application configured."""
+    """The configuration of the application."""
 
     field: str = "CDN-Cache-Control"
 
@@ -247,7 +247,7 @@ def forbid(state: State, response: Response, verdict: Verdict) -> None:
     state.is_shared = False
     for name in (*TARGETED, "Expires"):
         response.headers.pop(name, None)
-    # What the page said may be stricter.
+    # The page's own statement may be stricter.
     if response.cache_control.no_store:
         response.headers["Cache-Control"] = NOTHING
     elif verdict.cache_control:

@@ -42,7 +42,7 @@ _LONGEST = 2**31
 
 @dataclass(frozen=True)
 class Policy:
-    """What one `cache_for` says. Times are in seconds once they are called for."""
+    """The terms of one `cache_for`. Times are in seconds once they are called for."""
 
     lifetime: Callable[[], float | None]
     swr: Callable[[], float | None] | None = None

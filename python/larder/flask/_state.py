@@ -1,4 +1,4 @@
-"""What is known of one request: how its page is marked, and what it read of its visitor."""
+"""Keeps the state of one request: how its page is marked, and what it read of its visitor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has hurt users of other caches, each as a test. The names of the tests say what must be true here.
+"""Tests what has hurt users of other caches. The names of the tests say what must be true here.
 
 Each comment names where it was told: an issue of Flask-Caching, Flask-Cache, fastapi-cache or django-jimmypage, or a
 vulnerability of Flask.

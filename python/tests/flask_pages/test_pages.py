@@ -1,4 +1,4 @@
-"""What a page says of caching, by Flask's own test client."""
+"""Tests what a page says of caching, by Flask's own test client."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def get(app: Flask, path: str = "/", method: str = "GET", **fields: str) -> Any:
 
 
 def kept(response: Any) -> str | None:
-    """What Larder is told."""
+    """Returns what Larder is told."""
     value: str | None = response.headers.get("CDN-Cache-Control")
     return value
 

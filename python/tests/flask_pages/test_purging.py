@@ -226,7 +226,7 @@ def test_a_queue_that_is_full_gives_up_what_comes(admin: Any) -> None:
         admin.wait_for(1)
         larder.purge(tag=[f"t{number}" for number in range(5)])
         assert [str(failure.purge) for failure in heard.failed] == ["what is tagged t3", "what is tagged t4"]
-        # What covers everything always fits.
+        # A purge of everything always fits.
         larder.purge(all=True)
     admin.gate.set()
     assert larder.flush()

@@ -88,7 +88,7 @@ def test_a_rollback_purges_nothing(admin: Any, session: Session, how: str) -> No
     else:
         session.rollback()
     assert sent(admin) == []
-    # What comes later has nothing to do with it.
+    # Later transactions have nothing to do with it.
     session.get_one(Item, 7).name = "later"
     larder.purge(tag="later", session=session)
     session.commit()

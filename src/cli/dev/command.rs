@@ -18,7 +18,7 @@ use crate::config::{Config, Reading};
 use crate::downstream::Listen;
 use crate::store::Location;
 
-/// What a developer wants otherwise than an operator. The configuration file overrides it.
+/// Settings that a developer wants otherwise than an operator. The configuration file overrides it.
 const DEFAULTS: [&str; 6] = [
     // A failure is to be seen, and not an old page or a pause in its place.
     "cache.stale_if_unreachable=0s",
@@ -125,7 +125,7 @@ fn environment(running: &Running, token: &str) -> Vec<(&'static str, OsString)> 
 /// Serves until a signal comes, or the application fails to start, for the reason that is returned.
 fn serve(signals: &Signals, running: &Running, command: ServerCommand, is_durable: bool) -> Result<(), String> {
     let cache = Cache { proxy: Arc::clone(running.proxy()), runtime: running.control().handle().clone() };
-    // What an earlier run left in a durable tier was made by older code.
+    // A durable tier may hold pages that older code made.
     cache.purge();
     let root = std::env::current_dir().map_err(|error| format!("the current directory is not known: {error}"))?;
     let told = introduction(running, &command, &root, is_durable);

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The application is said to be slow to start after this long.
 const SLOW_START: Duration = Duration::from_secs(10);
 
-/// What the thread needs of Larder.
+/// The parts of Larder that the thread uses.
 pub(super) struct Cache {
     pub(super) proxy: Arc<Proxy>,
     pub(super) runtime: Handle,
@@ -86,7 +86,7 @@ struct Watch {
     stopped: Receiver<()>,
 }
 
-/// What ended a watch over one process.
+/// The event that ended a watch over one process.
 enum Ended {
     /// Larder is to stop.
     Stopped,

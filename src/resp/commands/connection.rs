@@ -94,7 +94,7 @@ fn auth(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
     outcome.map_or_else(Step::from, |()| Reply::OK.into())
 }
 
-/// What `HELLO` asks for.
+/// The request of a `HELLO`.
 #[derive(Debug, Default)]
 struct Hello<'a> {
     protocol: Option<Protocol>,

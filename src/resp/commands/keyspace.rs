@@ -47,7 +47,7 @@ fn dbsize(context: &mut Context<'_>, _: &[Bytes]) -> Step {
     }))
 }
 
-/// What a `SCAN` asks for besides its cursor.
+/// The options of a `SCAN`.
 #[derive(Debug)]
 struct Scan {
     pattern: Bytes,

@@ -26,7 +26,7 @@ use super::session::{About, NotQueued, Session};
 use super::values::Values;
 use crate::base::{RespClass, RespRefusal};
 
-/// What a command may use.
+/// The parts of the server that a command may use.
 pub(super) struct Context<'a> {
     /// The objects.
     pub(super) values: &'a Arc<Values>,
@@ -36,7 +36,7 @@ pub(super) struct Context<'a> {
     pub(super) server: &'a Arc<Server>,
 }
 
-/// What a command comes to.
+/// The outcome of a command in the poll that read it.
 pub(super) enum Step {
     /// The reply is there.
     Done(Reply),
@@ -70,7 +70,7 @@ pub(super) struct Command {
     pub(super) name: &'static str,
     /// The number of arguments with the name; negative: at least so many. As in Redis's `COMMAND`.
     pub(super) arity: i16,
-    /// What it is counted as.
+    /// The class that it is counted in.
     pub(super) class: RespClass,
     /// As in Redis's `COMMAND`: `readonly`, `write`, `fast`, `noscript` and so on.
     pub(super) flags: &'static [&'static str],
@@ -142,9 +142,9 @@ fn find(name: &[u8]) -> Option<&'static Command> {
     BY_NAME.get(&*lower).copied()
 }
 
-/// What became of a command.
+/// The outcome of a command, for the counters.
 pub(super) struct Ran {
-    /// What it is counted as.
+    /// The class that it is counted in.
     pub(super) class: RespClass,
     /// True if it changes nothing, so that it may end anywhere.
     pub(super) is_read: bool,

@@ -25,7 +25,11 @@ const MOST_AT_ONCE: usize = 64;
 /// The most values that one command looks for at once in the durable tier.
 const LOOKUPS: usize = 32;
 
-/// What a command on values works with, on its own thread or later.
+/// The reply to a command that depends on a value which could not be read.
+const NOT_KNOWN: &str =
+    "TRYAGAIN the durable tier did not answer in time, so the value of the key is not known; nothing was changed";
+
+/// Everything that a command on values needs, on its own thread or later.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
     pub(super) values: Arc<Values>,
@@ -54,7 +58,17 @@ impl Work {
         if operation.writes() && !values.store.has_room_for_value(operation.size()) {
             values.settle().await;
         }
-        let found = if operation.needs_value() { values.store.find_value(key).await } else { None };
+        let found = if operation.needs_value() {
+            match values.store.find_value(key).await {
+                LookedUp::Found(found) => Some(found),
+                LookedUp::Nothing => None,
+                LookedUp::Unknown if matches!(operation, Operation::Delete) => return self.delete_unread(key),
+                LookedUp::Unknown if operation.writes() => return Reply::error(NOT_KNOWN),
+                LookedUp::Unknown => None,
+            }
+        } else {
+            None
+        };
         match finish(values, &self.counters, key, operation, found.as_ref()) {
             Ok((reply, None)) => reply,
             Ok((reply, Some(len))) => {
@@ -62,6 +76,16 @@ impl Work {
                 values.store.large_value_written(key, len).await;
                 reply
             }
+            Err(error) => error,
+        }
+    }
+}
+
+impl Work {
+    /// Deletes a value that could not be read, and counts it as one that was there.
+    fn delete_unread(&self, key: &ValueKey) -> Reply {
+        match self.values.carry_out(key, None, Change::Delete) {
+            Ok(_) => Reply::Integer(1),
             Err(error) => error,
         }
     }
@@ -118,7 +142,7 @@ pub(super) fn one(context: &mut Context<'_>, name: &Bytes, operation: Operation)
     }
 }
 
-/// Why an operation has no reply yet.
+/// The reason why an operation has no reply yet.
 enum Waits {
     /// It needs what can't be had at once.
     For(Operation),
@@ -160,7 +184,7 @@ fn at_once(
     }
 }
 
-/// How the replies to operations on several keys become one.
+/// Joins the replies to operations on several keys into one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Joined {
     /// Their sum.

@@ -41,7 +41,7 @@ fn commands(_: &mut Context<'_>, arguments: &[Bytes]) -> Step {
             Reply::Array(named(names).into_iter().map(|found| found.map_or(Reply::Null, description)).collect())
         }
         (b"list", []) => Reply::Array(all().map(|command| Reply::text(command.name)).collect()),
-        // What each does is in the documentation of Redis.
+        // Redis's documentation says what each does.
         (b"docs", names) => {
             let docs = |command: &Command| (Reply::text(command.name), Reply::Map(Vec::new()));
             Reply::Map(named(names).into_iter().flatten().map(docs).collect())

@@ -26,7 +26,7 @@ pub(super) static COMMANDS: &[Command] = &[
     command("pexpiretime", 2, RespClass::Read, |context, a| one(context, &a[1], Operation::ExpireTime(Unit::Millis))),
 ];
 
-/// How an argument says when a value expires.
+/// The unit and the start of a time in an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spent {
     /// Its unit.

@@ -150,7 +150,7 @@ async fn carry_out(server: &Arc<Server>, session: &mut Session, transaction: Tra
             }
         };
         bytes = bytes.saturating_add(size_of_reply(&reply));
-        // What follows is carried out all the same.
+        // The commands behind it are carried out all the same.
         let is_too_large = bytes > server.config.max_buffered;
         replies.push(if is_too_large { super::one::too_large() } else { reply });
         if count % 64 == 63 {

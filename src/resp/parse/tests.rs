@@ -7,7 +7,7 @@ use super::*;
 
 const LIMITS: Limits = Limits { is_authenticated: true, value: 1000, command: 10_000 };
 
-/// What a connection makes of some bytes.
+/// Parses some bytes as a connection does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Command(Vec<Bytes>),

@@ -144,7 +144,7 @@ fn class(text: &[u8]) -> (Class, &[u8]) {
 mod tests {
     use super::*;
 
-    /// What Redis says to each (`redis-cli KEYS`, with the name as the only key).
+    /// Patterns and names with Redis's answer to each (`redis-cli KEYS`, with the name as the only key).
     #[test]
     fn pattern_table() {
         for (pattern, name, expected) in [

@@ -42,7 +42,7 @@ const KEPT_FOR: Duration = Duration::from_secs(20);
 /// The most names that one `SCAN` examines, whatever its `COUNT`.
 const MOST_AT_ONCE: usize = 10_000;
 
-/// What lists have in common.
+/// The lists that are kept, and the places of those that are made.
 #[derive(Debug)]
 pub(in crate::resp) struct Listings {
     walks: Arc<Semaphore>,
@@ -59,7 +59,7 @@ impl Default for Listings {
     }
 }
 
-/// Who asks for a list.
+/// The client that asks for a list.
 #[derive(Clone, Debug)]
 pub(in crate::resp) struct Asker {
     /// True once the client is gone.
@@ -95,7 +95,7 @@ impl KeptList {
     }
 }
 
-/// What a `SCAN` lists: the cursor that goes on, 0 at the end, and names.
+/// One part of a `SCAN`: the cursor that goes on, 0 at the end, and names.
 pub(in crate::resp) type Scanned = (u64, Vec<Bytes>);
 
 impl Values {
@@ -179,7 +179,7 @@ impl Values {
 
     fn kept(&self, database: u8, pattern: &[u8], cursor: u64) -> Option<Arc<KeptList>> {
         let mut kept = self.listings.kept.lock();
-        // What was purged since may be among them.
+        // Forgets lists from before a flush, which may name what it covers.
         kept.retain(|list| list.made.elapsed() < KEPT_FOR && !self.store.is_flushed_since(list.list.position));
         kept.iter().find(|list| list.has(database, pattern, cursor)).cloned()
     }
@@ -195,7 +195,7 @@ impl Values {
     }
 }
 
-/// What a walk looks for.
+/// The names that a walk looks for.
 #[derive(Clone, Copy)]
 struct Looked<'a> {
     database: u8,

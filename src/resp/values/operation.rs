@@ -1,4 +1,4 @@
-//! What an operation on one value does: a pure function of the value that was found, in Redis's terms.
+//! Decides what an operation on one value does: a pure function of the value that was found, in Redis's terms.
 
 use bytes::Bytes;
 
@@ -98,7 +98,7 @@ pub(in crate::resp) enum ExpireIf {
     Compared(Order),
 }
 
-/// How the new moment compares with the old one. A value that never expires does so last.
+/// A condition on the new moment and the old one. A value that never expires does so last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::resp) enum Order {
     /// `GT`
@@ -107,7 +107,7 @@ pub(in crate::resp) enum Order {
     Sooner,
 }
 
-/// What becomes of the value.
+/// The change of the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::resp) enum Change {
     /// It stays.

@@ -106,7 +106,7 @@ impl Directory {
     }
 }
 
-/// What is in the place of a cache.
+/// The finding at the place of a cache.
 enum Found {
     Cache,
     /// A directory without a cache.

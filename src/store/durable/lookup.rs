@@ -27,8 +27,10 @@ pub enum DurableLookup {
     Response(Box<FoundResponse>),
     /// Responses for the key, none for this request.
     OtherVariants(VaryRecord),
-    /// Nothing, or nothing that was read in time.
+    /// Nothing.
     Nothing,
+    /// Nothing that could be read in time: there may be one.
+    Unknown,
 }
 
 /// A response from the durable tier.
@@ -60,6 +62,15 @@ pub enum Opening {
     AtOnce,
     /// Later, by the caller, who decides what to read of it.
     Later,
+}
+
+/// The reason why a look-up has no entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// There is none that can be believed.
+    Absent,
+    /// There is a place for it, which could not be read.
+    Unread,
 }
 
 /// A look-up under way.
@@ -94,7 +105,7 @@ impl Durable {
             Waiting::Other(_) => return DurableLookup::Nothing,
         }
         if !inner.journal.is_loaded() {
-            return DurableLookup::Nothing;
+            return DurableLookup::Unknown;
         }
         if !inner.index.may_hold(key) && waiting.is_none() {
             inner.metrics.saved(Saved::Index);
@@ -102,7 +113,7 @@ impl Durable {
         }
         if inner.spares_lookups() {
             inner.metrics.saved(Saved::Breaker);
-            return DurableLookup::Nothing;
+            return DurableLookup::Unknown;
         }
         let watch = Stopwatch::start();
         let search = Search { request, opening, runtime: self.runtime.clone(), position: inner.purges.position() };
@@ -120,7 +131,7 @@ impl Durable {
             Err(_) => {
                 inner.metrics.durable(DurableOp::Get, DurableOutcome::TimedOut);
                 inner.note_outage(true, &StoreError::timed_out());
-                DurableLookup::Nothing
+                DurableLookup::Unknown
             }
         };
         self.inner.metrics.durable_latency.record(watch.elapsed());
@@ -178,9 +189,10 @@ impl Inner {
         let (record, second) = match known {
             Some(record) => ((*record).clone(), None),
             None => match self.group(key, 0, policy).await {
-                None => return DurableLookup::Nothing,
-                Some(Group { first: Object::Vary(record), second }) => (record, second),
-                Some(Group { first: Object::Response { head, body }, .. }) => {
+                Err(Missing::Absent) => return DurableLookup::Nothing,
+                Err(Missing::Unread) => return DurableLookup::Unknown,
+                Ok(Group { first: Object::Vary(record), second }) => (record, second),
+                Ok(Group { first: Object::Response { head, body }, .. }) => {
                     return self.found(*head, body, search, None).await;
                 }
             },
@@ -189,7 +201,7 @@ impl Inner {
         for variant in candidates {
             let object = match &second {
                 Some(second) if self.leads_to(second, key, variant) => second.decode(key, policy).ok(),
-                Some(_) | None => self.group(key, variant, policy).await.map(|group| group.first),
+                Some(_) | None => self.group(key, variant, policy).await.ok().map(|group| group.first),
             };
             if let Some(Object::Response { head, body }) = object {
                 // A record that came from memory may have been removed there since. It does not go back.
@@ -236,23 +248,24 @@ impl Inner {
             }
             DurableBody::Separate { len, checksums } => match self.open_body(&head, len, checksums).await {
                 Some(body) => body,
-                None => return DurableLookup::Nothing,
+                // One that can't be believed leaves the index.
+                None => return DurableLookup::Unknown,
             },
         };
         DurableLookup::Response(Box::new(FoundResponse { head, body, record }))
     }
 
     /// Reads and decodes the entry of a slot. Counts the outcome. An entry that is absent or unreadable leaves the index.
-    async fn group(self: &Arc<Self>, key: &CacheKey, variant: u128, policy: &LifetimePolicy) -> Option<Group> {
+    async fn group(self: &Arc<Self>, key: &CacheKey, variant: u128, policy: &LifetimePolicy) -> Result<Group, Missing> {
         let fingerprint = self.index.fingerprint(key, variant);
         // Once more, if the pack is gone: it may have been replaced by another.
         for _ in 0..2 {
-            let found = self.index.find(fingerprint)?;
+            let Some(found) = self.index.find(fingerprint) else { return Err(Missing::Absent) };
             let name = self.names.pack(found.pack.name);
             let answer = self.place.read_pack(&name, found.place.offset, found.place.len).await;
             self.note_read(&answer);
             match answer {
-                Ok(bytes) => return self.decoded(bytes, fingerprint, &found, key, policy),
+                Ok(bytes) => return self.decoded(bytes, fingerprint, &found, key, policy).ok_or(Missing::Absent),
                 Err(error) => match error.kind() {
                     StoreErrorKind::Absent => {
                         self.metrics.durable(DurableOp::Get, DurableOutcome::NotFound);
@@ -261,7 +274,7 @@ impl Inner {
                     StoreErrorKind::Corrupt => {
                         self.report_unreadable(&place_name(&found), &error);
                         self.index.bury(fingerprint, found.place);
-                        return None;
+                        return Err(Missing::Absent);
                     }
                     StoreErrorKind::Refused
                     | StoreErrorKind::Unavailable
@@ -270,12 +283,12 @@ impl Inner {
                     | StoreErrorKind::Unacceptable
                     | StoreErrorKind::GivenUp => {
                         self.report_error(DurableOp::Get, &error);
-                        return None;
+                        return Err(Missing::Unread);
                     }
                 },
             }
         }
-        None
+        if self.index.find(fingerprint).is_some() { Err(Missing::Unread) } else { Err(Missing::Absent) }
     }
 
     /// Decodes what was read at a place. Counts the outcome.

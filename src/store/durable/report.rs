@@ -60,7 +60,7 @@ impl Inner {
     }
 
     pub(super) fn log_error(&self, op: DurableOp, error: &StoreError) {
-        // What is lost with it is told by the drain.
+        // The drain tells what is lost with it.
         if error.kind() == StoreErrorKind::GivenUp {
             return;
         }

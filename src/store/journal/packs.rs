@@ -86,7 +86,7 @@ impl Journal {
         let error = self.judge_packs(tail, listed, progress.failed, progress.is_up).await?.or(down);
         for (node, time) in std::mem::take(&mut *self.lost.lock()) {
             tail.hold(node, time);
-            // What was lost is known from a snapshot once the damaged pack is gone.
+            // A snapshot keeps the note of the loss once the damaged pack is gone.
             tail.needs_snapshot = true;
         }
         self.release_held(tail);

@@ -71,7 +71,7 @@ pub(super) struct Tail {
     last_read: Option<JournalTime>,
     /// Time at which a snapshot was taken over, or none was found.
     pub restored: Option<JournalTime>,
-    /// What can't be read.
+    /// The objects that can't be read.
     pub waits: Waits,
     /// By node the time of its last record, of which purges count as known once no earlier record waits.
     pub held: BTreeMap<u64, JournalTime>,
@@ -284,7 +284,7 @@ impl Journal {
         }
         self.read_packs(tail, &listed).await?;
         self.index.set_loaded();
-        // What is not read yet is not known, nor what its process wrote later.
+        // A record that waits is not known, nor what its process wrote later.
         let until = waiting.map_or(start, |waiting| start.min(waiting));
         tail.from = until.saturating_sub(LOOK_BACK << TICK_BITS);
         tail.packs_from = start.saturating_sub(LOOK_BACK << TICK_BITS);

@@ -218,7 +218,7 @@ impl Journal {
         let (mut found, mut new) = (HashSet::new(), Vec::new());
         for Listed { name, .. } in listed {
             let Some(object) = ObjectNames::parse_journal(name) else { continue };
-            // What this process named before its clock was set back, it knows.
+            // This process knows what it named before its clock was set back.
             if object.name().time <= latest || object.name().node == self.purges.node() {
                 continue;
             }

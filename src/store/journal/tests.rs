@@ -101,7 +101,7 @@ impl Node {
                 self.store.adopt(record, position);
                 None
             }
-            DurableLookup::Nothing => None,
+            DurableLookup::Nothing | DurableLookup::Unknown => None,
         }
     }
 

@@ -34,7 +34,7 @@ impl Journal {
     /// Writes what waits by now. Records are written one after the other.
     pub(in crate::store) async fn write(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.writing.lock().await;
-        // What comes meanwhile has its own urgency.
+        // Purges that come meanwhile have their own urgency.
         let last = self.purges.last_shared();
         loop {
             self.purges.set_clock_offset(self.place.clock_offset());

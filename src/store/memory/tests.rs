@@ -200,7 +200,7 @@ fn what_is_popular_now_takes_the_place_of_what_was() {
     assert!(now > 190, "{now}");
 }
 
-/// What makes room for a record is what was not used, whatever came first.
+/// Evicts what was not used to make room for a record, whatever came first.
 #[test]
 fn what_was_used_is_spared() {
     let memory = full(MemoryPolicy::TinyLfu);
@@ -372,7 +372,7 @@ fn no_move_undoes_a_purge() {
     }
 }
 
-/// What has to leave for others leaves after they are in. What came in its place meanwhile stays.
+/// Evicts after the others are in, and spares what came in the place of the evicted meanwhile.
 #[test]
 fn what_came_in_place_of_what_has_to_leave_stays() {
     let memory = with(MemoryPolicy::TinyLfu, 30_000);

@@ -222,7 +222,7 @@ impl Model {
                 continue;
             }
             let is_own = (event.node, event.life) == (number, node.life);
-            // What waits in its own queue is served before it looks at what others wrote.
+            // A process serves its own queue before it looks at what others wrote.
             let waits = stored.written.is_none() && (stored.node, stored.life) == (number, node.life);
             let is_read = event.written.is_some_and(|written| written < node.read_at);
             let knows = is_own || (is_cold && !waits && is_read);

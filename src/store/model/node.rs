@@ -188,7 +188,7 @@ impl Node {
                 self.store.adopt(record, position);
                 None
             }
-            DurableLookup::Nothing => None,
+            DurableLookup::Nothing | DurableLookup::Unknown => None,
         }
     }
 
@@ -200,7 +200,7 @@ impl Node {
                 let stored = StoredResponse::new(found.head, Body::from(whole(found.body).await?));
                 Some(self.served(&stored))
             }
-            DurableLookup::OtherVariants(_) | DurableLookup::Nothing => None,
+            DurableLookup::OtherVariants(_) | DurableLookup::Nothing | DurableLookup::Unknown => None,
         }
     }
 

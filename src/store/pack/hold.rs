@@ -1,4 +1,4 @@
-//! What holds for all bytes that are read as a pack, for the fuzz targets: no reader panics, and what is read is in bounds.
+//! States what holds for all bytes that are read as a pack, for the fuzz targets: no reader panics, and what is read is in bounds.
 
 use bytes::Bytes;
 

@@ -334,7 +334,7 @@ fn a_time_far_ahead_of_the_clock_is_neither_taken_over_nor_passed_on() {
     purges.note_order(now + 59 * minute);
     let (first, second) = (purges.take_order(), purges.take_order());
     assert!(first > now + 59 * minute && second > first);
-    // What knew of all purges to come knew of none.
+    // A vector that claims to know of all purges to come knows of none.
     let all = VersionVector { complete_until: u64::MAX, recent: vec![] };
     let one = VersionVector { complete_until: 0, recent: vec![(2, u64::MAX)] };
     for vector in [all, one] {

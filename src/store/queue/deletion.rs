@@ -31,7 +31,7 @@ struct State {
     stage: Stage,
 }
 
-/// How far a deletion is.
+/// The stage of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The writer does not have it yet: what is told the writer now would come before it.

@@ -148,7 +148,7 @@ fn a_change_of_code_or_template_shows_though_the_page_was_stored() {
     for args in SERVERS {
         let dev = Dev::start(&python, args);
         for path in ["/", "/page"] {
-            // What the first look at the files found new does not count.
+            // The first look at the files finds all of them new, which does not count.
             eventually("a hit", || dev.get(path).hit().is_some());
         }
         dev.edit("templates/page.html", "old page", "new page");

@@ -1,4 +1,4 @@
-//! What is atomic in a process, across connections and worker threads.
+//! Tests what is atomic in a process, across connections and worker threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

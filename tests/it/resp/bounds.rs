@@ -148,7 +148,7 @@ fn a_transaction_lists_once_and_flushes_once() {
     }
     let refused = "-ERR a transaction has one of FLUSHDB and FLUSHALL at most";
     assert_eq!(redis.pipeline(&["MULTI", "FLUSHDB", "FLUSHALL", "EXEC"]), ["OK", "QUEUED", refused, ABORTED]);
-    // What it has changed is listed.
+    // The list has what it changed.
     assert_eq!(redis.pipeline(&["MULTI", "FLUSHDB", "SET a b", "KEYS *", "EXEC"])[4], "[OK, OK, [\"a\"]]");
 }
 

@@ -1,4 +1,4 @@
-//! What each command answers: byte for byte what a real `redis-server` answers, in each tier.
+//! Tests what each command answers: byte for byte what a real `redis-server` answers, in each tier.
 //!
 //! `semantics.txt` has the commands and the answers. With `LARDER_TEST_WRITE=1` the `redis-server` of this machine gives them
 //! anew.

@@ -1,11 +1,11 @@
-//! What several processes see that share a directory or a bucket.
+//! Tests what several processes see that share a directory or a bucket.
 
 use larder::base::Clock;
 
 use super::starting::{at, process_over};
 use crate::support::{Place, Redis, eventually};
 
-/// What two processes do within one millisecond has no order.
+/// Two processes have no order within one millisecond.
 fn next_millisecond() {
     let (clock, now) = (Clock::system(), Clock::system().now());
     while clock.now() == now {

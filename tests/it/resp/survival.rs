@@ -1,4 +1,4 @@
-//! What survives: the end of the process, however it ends, and with a bucket the machine.
+//! Tests what survives: the end of the process, however it ends, and with a bucket the machine.
 
 use std::path::Path;
 
@@ -153,4 +153,41 @@ fn a_bucket_that_is_away_makes_misses_and_no_errors_but_for_lists() {
     assert_eq!(redis.say("GET new"), "\"v\"");
     place.s3.as_mut().expect("a bucket").restart();
     eventually("the bucket is asked again", || redis.say("GET k") == "\"v\"");
+}
+
+/// Otherwise two clients would win one lock, a counter would begin anew, and a deletion would delete nothing.
+#[test]
+fn a_value_that_cannot_be_read_is_not_taken_for_absent_by_who_changes_it() {
+    let (mut place, directory) = (Place::s3(), tempfile::tempdir().expect("a directory"));
+    let sets = ["durable.lookup_timeout=200ms", "memory.capacity=0"];
+    let (larder, socket) = process_over(&place, directory.path(), "a", &sets);
+    let mut redis = Redis::at(&socket);
+    assert_eq!(redis.pipeline(&["SET lock me", "SET n 41", "SET text a", "SET gone v"]), ["OK"; 4]);
+    larder.settle();
+    place.s3.as_mut().expect("a bucket").stop();
+    let not_known = "-TRYAGAIN the durable tier did not answer in time, so the value of the key is not known; \
+                     nothing was changed";
+    for command in [
+        "SET lock you NX",
+        "SETNX lock you",
+        "SET lock you XX",
+        "SET lock you GET",
+        "INCR n",
+        "DECRBY n 2",
+        "APPEND text b",
+        "GETDEL lock",
+        "GETEX lock EX 9",
+        "EXPIRE lock 9",
+        "PERSIST lock",
+    ] {
+        assert_eq!(redis.say(command), not_known, "{command}");
+    }
+    assert_eq!(redis.pipeline(&["MULTI", "INCR n", "EXEC"])[2], format!("[{not_known}]"));
+    assert_eq!(redis.pipeline(&["SET other me NX", "DEL gone", "GET lock"]), ["OK", ":1", "nil"]);
+    place.s3.as_mut().expect("a bucket").restart();
+    eventually("the bucket is asked again", || redis.say("GET lock") == "\"me\"");
+    assert_eq!(
+        redis.pipeline(&["INCR n", "APPEND text b", "GET gone", "SET lock you NX"]),
+        [":42", ":2", "nil", "nil"]
+    );
 }

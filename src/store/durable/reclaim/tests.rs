@@ -119,7 +119,7 @@ impl Node {
                 FoundBody::Whole(body) => Some(body.segments().concat()),
                 FoundBody::Streamed(..) | FoundBody::Separate(_) => panic!("it is inline"),
             },
-            DurableLookup::OtherVariants(_) | DurableLookup::Nothing => None,
+            DurableLookup::OtherVariants(_) | DurableLookup::Nothing | DurableLookup::Unknown => None,
         }
     }
 

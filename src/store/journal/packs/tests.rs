@@ -102,7 +102,7 @@ impl World {
     async fn finds(&self, process: &Durable, path: &str) -> Option<bool> {
         match process.lookup(&key(path), &HeaderMap::new(), Arc::default(), None, Opening::AtOnce).await {
             DurableLookup::Response(found) => Some(found.head.freshness.is_fresh(self.clock.now())),
-            DurableLookup::OtherVariants(_) | DurableLookup::Nothing => None,
+            DurableLookup::OtherVariants(_) | DurableLookup::Nothing | DurableLookup::Unknown => None,
         }
     }
 }
@@ -111,7 +111,7 @@ fn key(path: &str) -> CacheKey {
     CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None })
 }
 
-/// What a process finds of four pages while the pack with a deletion can't be read, and after it is: an old page, the
+/// Tells what a process finds of four pages while the pack with a deletion can't be read, and after it is: an old page, the
 /// deleted one, and a new one.
 async fn around_a_deletion(world: &World) -> [[Option<bool>; 3]; 2] {
     let writer = world.process(1);
@@ -235,7 +235,7 @@ async fn a_pack_that_is_listed_and_seems_absent_is_not_taken_for_one_that_is_gon
         world.place.fail_reads_of(Some(&deletion), kind);
         assert_eq!(once.journal().load().await.expect_err("it can't be read").kind(), kind);
         assert!(long.journal().load().await.is_err());
-        // What is newer was read; of the rest a deletion may be missing.
+        // The newer packs were read; of the rest a deletion may be missing.
         for (path, found) in [("/old", None), ("/deleted", None), ("/new", Some(true))] {
             assert_eq!(world.finds(&once, path).await, found, "{kind:?} {path}");
         }

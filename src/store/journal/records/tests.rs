@@ -381,7 +381,7 @@ async fn a_clock_that_is_set_back_is_believed_by_nobody_and_voids_nothing() {
     b.journal().read().await.expect("no faults");
     assert!(b.lost_all(), "it may hold any purge");
     assert!(b.purges.snapshot().latest < world.ahead(60_000));
-    // What it fetched with such a version vector knew of no purge.
+    // A fetch with such a version vector knew of no purge.
     a.purges.read_until(a.purges.journal_now());
     let vector = a.purges.version_vector();
     assert!(vector.contains(2, world.ahead(0)));

@@ -76,7 +76,7 @@ async fn found(durable: &Durable, path: &str) -> Option<Vec<u8>> {
             FoundBody::Whole(body) => Some(body.segments().concat()),
             FoundBody::Streamed(..) | FoundBody::Separate(_) => panic!("it is inline"),
         },
-        DurableLookup::OtherVariants(_) | DurableLookup::Nothing => None,
+        DurableLookup::OtherVariants(_) | DurableLookup::Nothing | DurableLookup::Unknown => None,
     }
 }
 
