@@ -16,6 +16,8 @@ mod marks;
 pub mod ready;
 mod record;
 mod response;
+#[cfg(test)]
+mod sample;
 mod uses;
 mod value;
 mod version_vector;
@@ -31,6 +33,8 @@ pub use self::head::{NewHead, StoredHead};
 pub use self::marks::{BodyObject, Marks, Tried, Validating, Who};
 pub use self::record::VaryRecord;
 pub use self::response::{Replaced, StoredApart, StoredResponse};
+#[cfg(test)]
+pub(crate) use self::sample::sample_head;
 pub(crate) use self::uses::Uses;
 pub use self::value::{ValueKey, value_name};
 pub(crate) use self::version_vector::{Covered, HORIZON, JournalTime, TICK_BITS, VersionVector};

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 
 use super::*;
 use crate::base::Clock;
-use crate::entry::{Body, NewHead, StoredHead, StoredResponse, TICK_BITS, VersionVector};
+use crate::entry::{Body, StoredResponse, TICK_BITS, VersionVector, sample_head};
 use crate::rfc9111::key::{CacheKey, KeyParts};
-use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use crate::rfc9111::tags::TagFields;
+use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::names::{JournalObject, ObjectNames, PackName};
 use crate::store::pack::Entry;
@@ -154,35 +152,11 @@ fn response(
     node: &Node,
     (position, version_vector): (u64, Arc<VersionVector>),
 ) -> Arc<StoredResponse> {
-    let mut fields = HeaderMap::new();
-    fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
-    if page.varies {
-        fields.insert(HeaderName::from_static("vary"), HeaderValue::from_static("x"));
-    }
-    let (request, now) = (page.request(variant), node.clock.now());
-    let exchange = Exchange {
-        method: &Method::GET,
-        request: &request,
-        status: StatusCode::OK,
-        response: &fields,
-        request_time: now,
-        response_time: now,
-    };
-    let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
-    let new = NewHead {
-        key: &page.key,
-        request: &request,
-        status: StatusCode::OK,
-        fields: &fields,
-        request_time: now,
-        response_time: now,
-        position,
-        version_vector,
-        tags: page.tags.clone(),
-        hidden: &TagFields::default(),
-    };
+    let fields = [("cache-control", "max-age=604800"), ("vary", if page.varies { "x" } else { "" })];
+    let (request, known) = (page.request(variant), (position, version_vector));
+    let head = sample_head(&page.key, &request, &fields, node.clock.now(), known, page.tags.clone());
     let body = Body::from(Bytes::from(fetched_at.to_string()));
-    Arc::new(StoredResponse::new(StoredHead::new(&storable, new), body))
+    Arc::new(StoredResponse::new(head, body))
 }
 
 /// A purge that was made.

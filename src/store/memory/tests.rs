@@ -5,13 +5,10 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 
 use super::*;
-use crate::entry::{Body, NewHead};
+use crate::entry::{Body, sample_head};
 use crate::rfc9111::key::KeyParts;
-use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use crate::rfc9111::tags::TagFields;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -28,29 +25,9 @@ fn stored(path: &str, vary: &'static str, request: &HeaderMap, body: &'static st
 }
 
 fn response(path: &str, vary: &'static str, request: &HeaderMap, body: Bytes) -> Arc<StoredResponse> {
-    let fields = map(&[("cache-control", "max-age=60"), ("vary", vary)]);
-    let exchange = Exchange {
-        method: &Method::GET,
-        request,
-        status: StatusCode::OK,
-        response: &fields,
-        request_time: NOW,
-        response_time: NOW,
-    };
-    let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
-    let new = NewHead {
-        key: &key(path),
-        request,
-        status: StatusCode::OK,
-        fields: &fields,
-        request_time: NOW,
-        response_time: NOW,
-        position: 0,
-        version_vector: Arc::default(),
-        tags: Vec::new(),
-        hidden: &TagFields::default(),
-    };
-    Arc::new(StoredResponse::new(StoredHead::new(&storable, new), Body::from(body)))
+    let fields = [("cache-control", "max-age=60"), ("vary", vary)];
+    let head = sample_head(&key(path), request, &fields, NOW, (0, Arc::default()), Vec::new());
+    Arc::new(StoredResponse::new(head, Body::from(body)))
 }
 
 /// Puts in a page of `len` bytes.

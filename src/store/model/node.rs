@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 
 use crate::base::{Clock, Metrics};
-use crate::entry::{Body, NewHead, StoredHead, StoredResponse, VersionVector};
+use crate::entry::{Body, StoredResponse, VersionVector, sample_head};
 use crate::rfc9111::key::{CacheKey, KeyParts};
-use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use crate::rfc9111::tags::TagFields;
+use crate::rfc9111::storage::StoragePolicy;
 use crate::store::journal::Journal;
 use crate::store::place::Place;
 use crate::store::purge::Purges;
@@ -138,34 +136,9 @@ impl Node {
         body: Bytes,
         (position, version_vector): (u64, Arc<VersionVector>),
     ) -> Arc<StoredResponse> {
-        let mut fields = HeaderMap::new();
-        fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
-        if page.varies {
-            fields.insert(HeaderName::from_static("vary"), HeaderValue::from_static("x"));
-        }
-        let (request, now) = (page.request(variant), self.clock.now());
-        let exchange = Exchange {
-            method: &Method::GET,
-            request: &request,
-            status: StatusCode::OK,
-            response: &fields,
-            request_time: now,
-            response_time: now,
-        };
-        let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
-        let new = NewHead {
-            key: &page.key,
-            request: &request,
-            status: StatusCode::OK,
-            fields: &fields,
-            request_time: now,
-            response_time: now,
-            position,
-            version_vector,
-            tags: page.tags.clone(),
-            hidden: &TagFields::default(),
-        };
-        let mut head = StoredHead::new(&storable, new);
+        let fields = [("cache-control", "max-age=604800"), ("vary", if page.varies { "x" } else { "" })];
+        let (request, now, known) = (page.request(variant), self.clock.now(), (position, version_vector));
+        let mut head = sample_head(&page.key, &request, &fields, now, known, page.tags.clone());
         self.store.name_body(&mut head, body.len() as u64);
         Arc::new(StoredResponse::new(head, Body::from(body)))
     }

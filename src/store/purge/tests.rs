@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
-
 use super::outgoing::MAX_OUTGOING;
 use super::table::{MAX_PREFIXES, MAX_TAGS, MAX_URLS};
 use super::*;
-use crate::entry::NewHead;
+use crate::entry::sample_head;
 use crate::rfc9111::key::{CacheKey, KeyParts};
-use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use crate::rfc9111::tags::TagFields;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -21,31 +17,9 @@ fn key(path: &str) -> CacheKey {
 
 /// Returns the head of a response that is fetched now.
 fn head(purges: &Purges, path: &str, tags: &[&str]) -> StoredHead {
-    let mut fields = http::HeaderMap::new();
-    fields.insert("cache-control", http::HeaderValue::from_static("max-age=3600"));
-    let request = http::HeaderMap::new();
-    let exchange = Exchange {
-        method: &Method::GET,
-        request: &request,
-        status: StatusCode::OK,
-        response: &fields,
-        request_time: NOW,
-        response_time: NOW,
-    };
-    let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
-    let new = NewHead {
-        key: &key(path),
-        request: &request,
-        status: StatusCode::OK,
-        fields: &fields,
-        request_time: NOW,
-        response_time: NOW,
-        position: purges.position(),
-        version_vector: purges.version_vector(),
-        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
-        hidden: &TagFields::default(),
-    };
-    StoredHead::new(&storable, new)
+    let (fields, known) = ([("cache-control", "max-age=3600")], (purges.position(), purges.version_vector()));
+    let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+    sample_head(&key(path), &http::HeaderMap::new(), &fields, NOW, known, tags)
 }
 
 fn of(target: PurgeTarget) -> Purge {

@@ -1,15 +1,12 @@
 //! Reclaims space in a simulated bucket: nothing that counts is lost, nothing comes back, and it costs few requests.
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::header::HeaderMap;
 
 use super::*;
 use crate::base::{Clock, Metrics};
-use crate::entry::{Body, NewHead, StoredHead, StoredResponse};
+use crate::entry::{Body, StoredResponse, sample_head};
 use crate::rfc9111::key::{CacheKey, KeyParts};
-use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::{Came, Config, Durable, DurableLookup, FoundBody, Opening};
 use crate::store::memory::{self, Memory};
@@ -74,32 +71,11 @@ impl Node {
     }
 
     fn response(&self, path: &str, body: &[u8], max_age: u64, tag: &str) -> Arc<StoredResponse> {
-        let mut fields = HeaderMap::new();
-        let lifetime = HeaderValue::from_str(&format!("max-age={max_age}")).expect("a value");
-        fields.insert(HeaderName::from_static("cache-control"), lifetime);
-        let (request, now) = (HeaderMap::new(), self.clock.now());
-        let exchange = Exchange {
-            method: &Method::GET,
-            request: &request,
-            status: StatusCode::OK,
-            response: &fields,
-            request_time: now,
-            response_time: now,
-        };
-        let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
-        let new = NewHead {
-            key: &key(path),
-            request: &request,
-            status: StatusCode::OK,
-            fields: &fields,
-            request_time: now,
-            response_time: now,
-            position: self.inner().purges.position(),
-            version_vector: self.inner().purges.version_vector(),
-            tags: vec![tag.to_owned()],
-            hidden: &TagFields::default(),
-        };
-        Arc::new(StoredResponse::new(StoredHead::new(&storable, new), Body::from(Bytes::copy_from_slice(body))))
+        let (lifetime, purges) = (format!("max-age={max_age}"), &self.inner().purges);
+        let (fields, known) = ([("cache-control", &*lifetime)], (purges.position(), purges.version_vector()));
+        let tags = vec![tag.to_owned()];
+        let head = sample_head(&key(path), &HeaderMap::new(), &fields, self.clock.now(), known, tags);
+        Arc::new(StoredResponse::new(head, Body::from(Bytes::copy_from_slice(body))))
     }
 
     fn put(&self, path: &str, body: &[u8], max_age: u64) {

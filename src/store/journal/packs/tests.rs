@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::header::HeaderMap;
 
 use crate::base::{Clock, Metrics};
-use crate::entry::{Body, NewHead, StoredHead, StoredResponse, TICK_BITS};
+use crate::entry::{Body, StoredResponse, TICK_BITS, sample_head};
 use crate::rfc9111::key::{CacheKey, KeyParts};
-use crate::rfc9111::storage::{Exchange, StoragePolicy, storable};
-use crate::rfc9111::tags::TagFields;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::durable::{Came, Config, Durable, DurableLookup, Opening};
 use crate::store::error::StoreErrorKind;
@@ -68,32 +65,10 @@ impl World {
 
     /// Stores a page in a pack of its own. Returns the pack's name.
     async fn store(&self, process: &Durable, path: &str) -> String {
-        let mut fields = HeaderMap::new();
-        fields.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("max-age=604800"));
-        let (request, now) = (HeaderMap::new(), self.clock.now());
-        let exchange = Exchange {
-            method: &Method::GET,
-            request: &request,
-            status: StatusCode::OK,
-            response: &fields,
-            request_time: now,
-            response_time: now,
-        };
-        let storable = storable(&exchange, &StoragePolicy::default()).expect("storable");
-        let new = NewHead {
-            key: &key(path),
-            request: &request,
-            status: StatusCode::OK,
-            fields: &fields,
-            request_time: now,
-            response_time: now,
-            position: u64::MAX,
-            version_vector: Arc::default(),
-            tags: Vec::new(),
-            hidden: &TagFields::default(),
-        };
+        let (fields, known) = ([("cache-control", "max-age=604800")], (u64::MAX, Arc::default()));
+        let head = sample_head(&key(path), &HeaderMap::new(), &fields, self.clock.now(), known, Vec::new());
         let body = Body::from(Bytes::copy_from_slice(path.as_bytes()));
-        let stored = Arc::new(StoredResponse::new(StoredHead::new(&storable, new), body));
+        let stored = Arc::new(StoredResponse::new(head, body));
         assert!(process.put(stored, None, Came::JustNow), "there is room");
         self.seal(process).await
     }
