@@ -70,8 +70,8 @@ class Client:
         return f"<Client {self.name}>"
 
     def _twin(self, host: str, fields: Mapping[str, str]) -> Client:
-        """A client of another server with a copy of the cookies."""
-        twin = Client(self._larder, host, self.name, fields)
+        """A client of another server with a copy of the cookies, and the same fields besides `fields`."""
+        twin = Client(self._larder, host, self.name, {**self._fields, **fields})
         for cookie in self.cookies:
             twin.cookies.set_cookie(cookie)
         return twin

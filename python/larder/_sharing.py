@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Fields that describe the copy, the connection or the moment, and not what is shown to the user.
 _NOT_COMPARED = frozenset(
-    "age cache-control cache-groups cache-status cache-tag cdn-cache-control connection content-length date etag expires "
+    "age cache-control cache-groups cache-status cache-tag cdn-cache-control connection content-length date expires "
     "keep-alive larder-cache-control last-modified server set-cookie surrogate-control surrogate-key "
     "transfer-encoding vary via xkey".split()
 )

@@ -191,9 +191,12 @@ class LiveLarder:
         """The last lines of Larder's log."""
         return "\n".join(self._running.lines)
 
-    def client(self, name: str = "") -> Client:
-        """Returns a client with a cookie jar and a connection of its own. Use one for each user and thread."""
-        client = Client(self, self.host, name or f"client {len(self._clients) + 1}")
+    def client(self, name: str = "", headers: Mapping[str, str] | None = None) -> Client:
+        """Returns a client with a cookie jar and a connection of its own. Use one for each user and thread.
+
+        It sends `headers` with every request: what tells the application who asks, where that is no cookie.
+        """
+        client = Client(self, self.host, name or f"client {len(self._clients) + 1}", headers)
         self._clients.append(client)
         return client
 

@@ -53,6 +53,14 @@ def make_app() -> Flask:
     def leak_field() -> ResponseReturnValue:
         return "the same", {**PUBLIC, "X-Account": request.cookies.get("name", "nobody")}
 
+    @app.get("/leak/etag")
+    def leak_etag() -> ResponseReturnValue:
+        return "the same", {**PUBLIC, "ETag": f'"{request.cookies.get("name", "nobody")}"'}
+
+    @app.get("/leak/header")
+    def leak_header() -> ResponseReturnValue:
+        return f"<p>Welcome back, {request.headers.get('X-User', 'stranger')}!</p>", PUBLIC
+
     @app.get("/leak/status")
     def leak_status() -> ResponseReturnValue:
         return ("yes", 200, PUBLIC) if "name" in request.cookies else ("no", 404, PUBLIC)
@@ -163,6 +171,7 @@ def test_a_page_for_all_and_a_page_for_each_pass(live_larder: LiveLarder, users:
     [
         ("/leak/body", ["Welcome back, alice!", "Welcome back, bob!", "these are the bytes for alice"]),
         ("/leak/field", ["x-account: ['alice'], and the application gives ['bob']"]),
+        ("/leak/etag", ["etag: ['\"alice\"'], and the application gives ['\"bob\"']"]),
         ("/leak/status", ["200, and the application gives 404", "these are the bytes for alice and bob"]),
     ],
 )
@@ -174,6 +183,13 @@ def test_a_page_that_leaks_is_caught(
     message = str(failure.value)
     for words in ["did not get what the application gives", "Cache-Status  larder; hit; ", "verdict: ", *said]:
         assert words in message, message
+
+
+def test_users_that_a_header_names_are_told_apart(live_larder: LiveLarder) -> None:
+    alice, bob = (live_larder.client(name, headers={"X-User": name}) for name in ("alice", "bob"))
+    assert alice.get("/private", headers={"X-User": "carol"}).sent["X-User"] == "carol", "a request's own come first"
+    with pytest.raises(AssertionError, match="Welcome back, bob!(?s:.)*these are the bytes for alice"):
+        live_larder.shared(alice, bob, "/leak/header")
 
 
 @pytest.mark.larder(cache__set_cookie="rfc")
