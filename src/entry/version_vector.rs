@@ -45,7 +45,7 @@ pub struct VersionVector {
 
 impl VersionVector {
     /// The most nodes in [`VersionVector::recent`].
-    pub const MAX_RECENT: usize = 16;
+    pub const MAX_RECENT: usize = 64;
 
     /// Returns whether the purge that `node` made at `time` was known.
     pub fn contains(&self, node: u64, time: JournalTime) -> bool {

@@ -9,7 +9,7 @@ use crate::entry::{HORIZON, JournalTime, TICK_BITS};
 use crate::rfc9111::timestamp::Timestamp;
 
 /// The most stamps of one target. Past it the two oldest are merged.
-const MAX_STAMPS: usize = 16;
+const MAX_STAMPS: usize = 64;
 
 /// The stamp of a purge: its time, and the node that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

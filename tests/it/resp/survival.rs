@@ -191,3 +191,26 @@ fn a_value_that_cannot_be_read_is_not_taken_for_absent_by_who_changes_it() {
         [":42", ":2", "nil", "nil"]
     );
 }
+
+/// Each start is a process of its own, which purges. A value knows of a flush before all of them, and is not taken for flushed.
+#[test]
+fn what_was_stored_after_a_flush_survives_many_restarts_that_purge() {
+    let (place, directory) = (Place::file(), tempfile::tempdir().expect("a directory"));
+    let end = |mut larder: crate::support::Process| {
+        larder.signal("-TERM");
+        assert_eq!(larder.wait(), Some(0));
+    };
+    let (larder, socket) = process_over(&place, directory.path(), "first", &[]);
+    assert_eq!(Redis::at(&socket).say("FLUSHDB"), "OK");
+    end(larder);
+    for n in 0..20 {
+        let (larder, _) = process_over(&place, directory.path(), &n.to_string(), &[]);
+        assert_eq!(larder.purge("http://site.example/").status(), 200);
+        end(larder);
+    }
+    let (larder, socket) = process_over(&place, directory.path(), "stores", &[]);
+    assert_eq!(Redis::at(&socket).say("SET k v"), "OK");
+    end(larder);
+    let (_larder, socket) = process_over(&place, directory.path(), "last", &[]);
+    assert_eq!(Redis::at(&socket).say("GET k"), "\"v\"");
+}
