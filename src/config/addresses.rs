@@ -6,6 +6,7 @@ use super::Config;
 use crate::base::format_size;
 use crate::downstream::Listen;
 use crate::proxy::Rule;
+use crate::rfc9111::claims;
 use crate::store::Location;
 use crate::upstream::Address;
 
@@ -140,6 +141,23 @@ impl Config {
             ));
         }
         told.extend(self.address_clashes());
+        told.extend(self.subject_clashes());
+        told
+    }
+
+    /// Returns what would let somebody else write the field of a client's subject.
+    fn subject_clashes(&self) -> Vec<String> {
+        let Some(field) = &self.tls.client_subject_field else { return Vec::new() };
+        let mut told = Vec::new();
+        if self.server.trusted_fields.contains(field) {
+            told.push(format!(
+                "tls.client_subject_field: \"{field}\" is in server.trusted_fields too, so that a proxy could write it; take it out there"
+            ));
+        }
+        let twins = self.server.allowed_fields.iter().filter(|name| claims::twin(name.as_str()) == field.as_str());
+        told.extend(twins.map(|name| format!(
+            "tls.client_subject_field: an application may take \"{name}\", which server.allowed_fields lets through, for \"{field}\"; take it out there"
+        )));
         told
     }
 
@@ -176,6 +194,13 @@ impl Config {
         told.extend(self.small_memory());
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
+        if let Some(field) =
+            self.tls.client_subject_field.as_ref().filter(|_| self.tls.client_ca.as_os_str().is_empty())
+        {
+            told.push(format!(
+                "tls.client_subject_field: \"{field}\" is removed from all requests and never written, since tls.client_ca is empty; set that too, or leave both empty"
+            ));
+        }
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"

@@ -185,6 +185,29 @@ fn trusted_field(text: &str) -> Result<HeaderName, String> {
     }
 }
 
+pub(super) const SUBJECT_FIELD: Text<HeaderName> = Text {
+    of: "field name",
+    bounds: "",
+    example: "X-Client-Subject",
+    read: subject_field,
+    show: HeaderName::to_string,
+};
+
+/// A field that Larder writes the subject of a client's certificate to.
+fn subject_field(text: &str) -> Result<HeaderName, String> {
+    let name = field_name(text)?;
+    if !claims::is_plain(name.as_str()) {
+        return Err(
+            "has other characters than letters, digits and hyphens, which applications take for one another".into()
+        );
+    }
+    let is_of_another_kind = !matches!(claims::claim(name.as_str()), Some(Claim::Other) | None);
+    if is_of_another_kind || is_read_here(&name) {
+        return Err("is one that Larder itself reads or writes for another purpose; choose a name of its own".into());
+    }
+    Ok(name)
+}
+
 pub(super) const ALLOWED_FIELD: Text<HeaderName> =
     Text { of: "field name", bounds: "", example: "X_Tenant", read: allowed_field, show: HeaderName::to_string };
 
@@ -390,6 +413,14 @@ pub(super) const REGION: Text<String> =
 
 pub(super) const PARAMETER: Text<String> =
     Text { of: "parameter", bounds: "", example: "utm_*", read: |text| Ok(text.to_owned()), show: String::clone };
+
+pub(super) const FILE: Text<PathBuf> = Text {
+    of: "path",
+    bounds: "",
+    example: "/etc/larder/tls.pem",
+    read: |text| Ok(text.into()),
+    show: |path| path.display().to_string(),
+};
 
 pub(super) const DIRECTORY: Text<PathBuf> = Text {
     of: "path",
