@@ -23,7 +23,7 @@ use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::forwarding::Signature;
-use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
+use crate::upstream::{Buffers, Spools, UploadLimits, Upstream, UpstreamName};
 
 /// The reason why Larder did not start. Each says what to do.
 #[derive(Debug)]
@@ -110,6 +110,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         admin_address = Some(bound);
     }
     let under_way = Arc::default();
+    control.spawn(Arc::clone(&proxy.fetcher.origins.named(UpstreamName::Default).upstream).watch());
     let mut workers = Vec::new();
     let mut resp_sockets = resp_sockets.into_iter().flatten();
     for (index, sockets) in sockets.into_iter().enumerate() {

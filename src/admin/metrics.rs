@@ -51,7 +51,7 @@ fn process(proxy: &Proxy) -> [Gauge; 12] {
             usage.spooled,
         ),
         gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
-        gauge("larder_origin_down", "1 while the origin is known to be down.", u64::from(upstream.breaker().is_open())),
+        gauge("larder_origin_down", "1 while the origin is known to be down.", u64::from(upstream.is_down())),
         gauge(
             "larder_purge_position",
             "The number of the last purge that this process knows of, its own and others'.",

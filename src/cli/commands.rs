@@ -284,7 +284,8 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
         warn!("{warning}");
     }
     memory_pages::fit(config.memory.capacity);
-    let upstream = config.upstream.address.to_string();
+    let upstream: Vec<String> = config.upstream.addresses.iter().map(ToString::to_string).collect();
+    let upstream = upstream.join(", ");
     let durable = (config.durable.location.in_words(), config.durable.capacity());
     let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
     signals.is_up();

@@ -8,7 +8,7 @@ use crate::downstream::Listen;
 use crate::proxy::Rule;
 use crate::rfc9111::claims;
 use crate::store::Location;
-use crate::upstream::Address;
+use crate::upstream::{Address, Listed};
 
 /// Says how two addresses go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ fn places_overlap(one: &Place<'_>, other: &Place<'_>) -> Overlap {
 fn leads_to(upstream: &Address, listen: &Listen) -> bool {
     match (upstream, listen) {
         (Address::Unix(upstream), Listen::Unix(listen)) => upstream == listen,
-        (Address::Tcp { host, port }, Listen::Tcp(listen) | Listen::Tls(listen)) => {
+        (Address::Tcp { host, port, .. }, Listen::Tcp(listen) | Listen::Tls(listen)) => {
             let (upstream, Some(listen)) = (Place { host, port: *port }, Place::read(listen)) else { return false };
             // To connect to an address of all is to connect to this machine. Whose address another one is,
             // nobody knows here.
@@ -125,6 +125,9 @@ impl Config {
         let mut told = Vec::new();
         if self.server.listen.is_empty() {
             told.push("server.listen: it is empty; name at least one address, such as \"127.0.0.1:8080\"".into());
+        }
+        if self.upstream.addresses.is_empty() {
+            told.push("upstream.url: it is empty; name at least one address, such as \"http://127.0.0.1:5000\"".into());
         }
         if self.admin.token.is_empty()
             && let Some(listen) = self.admin.listen.as_ref().filter(|listen| !is_local(listen))
@@ -184,11 +187,12 @@ impl Config {
             ));
         }
         for (key, listen) in self.listeners() {
-            if leads_to(&self.upstream.address, listen) {
-                told.push(format!(
-                    "upstream.url: {} is Larder's own {key} = \"{listen}\": it would ask itself; name the application's address",
-                    self.upstream.address
-                ));
+            for Listed { address, .. } in &self.upstream.addresses {
+                if leads_to(address, listen) {
+                    told.push(format!(
+                        "upstream.url: {address} is Larder's own {key} = \"{listen}\": it would ask itself; name the application's address"
+                    ));
+                }
             }
         }
         told.extend(self.small_memory());

@@ -33,8 +33,10 @@ fn set_goes_before_environment_before_file_before_default() {
     let file = "[upstream]\nurl = \"http://file:1\"\n";
     let environment =
         [("LARDER_UPSTREAM__URL", "http://environment:2"), ("LARDER_SERVICE_HOST", "x"), ("OTHER__X", "y")];
-    let tcp = |host: &str, port| Address::Tcp { host: host.into(), port };
-    let address = |text, environment: &[_], sets: &[_]| load(text, environment, sets).expect("sound").upstream.address;
+    let tcp = |host: &str, port| Address::Tcp { host: host.into(), port, is_tls: false };
+    let address = |text, environment: &[_], sets: &[_]| {
+        load(text, environment, sets).expect("sound").upstream.addresses[0].address.clone()
+    };
     assert_eq!(address("", &[], &[]), tcp("127.0.0.1", 5000));
     assert_eq!(address(file, &[], &[]), tcp("file", 1));
     assert_eq!(address(file, &environment, &[]), tcp("environment", 2));

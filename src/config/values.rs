@@ -14,7 +14,7 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::{claims, fields};
 use crate::store::Location;
 use crate::store::s3::S3Config;
-use crate::upstream::Address;
+use crate::upstream::{Address, HashBy, Listed};
 
 pub(super) const LISTEN: Text<Listen> =
     Text { of: "address", bounds: "", example: "unix:/run/larder.sock", read: listen, show: Listen::to_string };
@@ -244,30 +244,92 @@ fn is_read_here(name: &HeaderName) -> bool {
         )
 }
 
-pub(super) const UPSTREAM_URL: Text<Address> =
-    Text { of: "URL", bounds: "", example: "unix:/run/gunicorn.sock", read: upstream_url, show: Address::to_string };
+pub(super) const UPSTREAM_URL: Text<Listed> =
+    Text { of: "URL", bounds: "", example: "unix:/run/gunicorn.sock", read: listed_url, show: Listed::to_string };
+
+/// Reads one of the addresses of an upstream, with what stands behind it.
+fn listed_url(text: &str) -> Result<Listed, String> {
+    let mut words = text.split_ascii_whitespace();
+    let mut listed = Listed::from(upstream_url(words.next().unwrap_or_default())?);
+    for word in words {
+        match word.strip_prefix("weight=").map(str::parse) {
+            Some(Ok(weight @ 1..=1000)) => listed.weight = weight,
+            Some(_) => return Err(format!("has {word} behind it, and a weight is a whole number from 1 to 1000")),
+            None if word == "backup" => listed.is_backup = true,
+            None => return Err(format!("has {word} behind it, where only weight=NUMBER and backup may stand")),
+        }
+    }
+    Ok(listed)
+}
 
 fn upstream_url(text: &str) -> Result<Address, String> {
-    const ALLOWED: &str = "is not \"http://host:port\" or \"unix:/path\"";
+    const ALLOWED: &str = "is not \"http://host:port\", \"https://host:port\" or \"unix:/path\"";
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Unix(PathBuf::from(path))) };
     }
-    if text.starts_with("https://") {
-        return Err(
-            "is https, which the connection to the origin can't be yet; put the origin on http or a unix socket".into(),
-        );
-    }
     let uri: Uri = text.parse().map_err(|_| ALLOWED.to_owned())?;
-    let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(|| ALLOWED.to_owned())?;
+    let is_tls = uri.scheme_str() == Some("https");
+    let authority =
+        uri.authority().filter(|_| is_tls || uri.scheme_str() == Some("http")).ok_or_else(|| ALLOWED.to_owned())?;
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
         return Err(format!("{ALLOWED}; paths of clients are passed on as they are, so it can't have one"));
     }
     let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
         Some(digits) => digits.parse().ok().filter(|port| *port != 0).ok_or_else(|| ALLOWED.to_owned())?,
+        None if is_tls => 443,
         None => 80,
     };
     let host = authority.host().trim_matches(['[', ']']).to_owned();
-    if host.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Tcp { host, port }) }
+    if host.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Tcp { host, port, is_tls }) }
+}
+
+pub(super) const HASH_BY: Text<HashBy> =
+    Text { of: "text", bounds: "", example: "cookie:session", read: hash_by, show: shown_hash_by };
+
+fn hash_by(text: &str) -> Result<HashBy, String> {
+    const ALLOWED: &str = "is not \"path\", \"field:NAME\" or \"cookie:NAME\"";
+    match text.split_once(':') {
+        None if text == "path" => Ok(HashBy::Path),
+        Some(("field", name)) => name.parse().map(HashBy::Field).map_err(|_| ALLOWED.into()),
+        Some(("cookie", name)) if name.parse::<HeaderName>().is_ok() => Ok(HashBy::Cookie(name.to_owned())),
+        Some(_) | None => Err(ALLOWED.into()),
+    }
+}
+
+fn shown_hash_by(by: &HashBy) -> String {
+    match by {
+        HashBy::Path => "path".into(),
+        HashBy::Field(name) => format!("field:{name}"),
+        HashBy::Cookie(name) => format!("cookie:{name}"),
+    }
+}
+
+pub(super) const HEALTH_PATH: Text<String> =
+    Text { of: "path", bounds: "", example: "/healthz", read: health_path, show: String::clone };
+
+fn health_path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && text.parse::<Uri>().is_ok_and(|uri| uri.authority().is_none());
+    if text.is_empty() || is_path {
+        Ok(text.to_owned())
+    } else {
+        Err("is not a path, such as \"/healthz\", or empty".into())
+    }
+}
+
+pub(super) const STATUSES: Text<(u16, u16)> = Text {
+    of: "statuses",
+    bounds: "",
+    example: "200-204",
+    read: statuses,
+    show: |(least, most)| format!("{least}-{most}"),
+};
+
+fn statuses(text: &str) -> Result<(u16, u16), String> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    match (least.trim().parse(), most.trim().parse()) {
+        (Ok(least), Ok(most)) if (100..=599).contains(&least) && (least..=599).contains(&most) => Ok((least, most)),
+        _ => Err("is not a status, such as \"200\", or the first and the last of some, such as \"200-399\"".into()),
+    }
 }
 
 pub(super) const UPSTREAM_HOST: Text<Option<String>> = Text {

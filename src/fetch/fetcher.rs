@@ -245,7 +245,7 @@ impl Fetcher {
     /// known, a stale response is served without waiting for the origin.
     pub(crate) fn known_failure(&self, name: UpstreamName, stored: &StoredHead, who: Who) -> Option<Failure> {
         let upstream = &self.origins.named(name).upstream;
-        if upstream.breaker().is_open() {
+        if upstream.is_down() {
             return Some(Failure::Unreachable);
         }
         let within = upstream.patience() + upstream.config().breaker_pause;
@@ -260,7 +260,7 @@ impl Fetcher {
     pub(crate) fn may_validate(&self, name: UpstreamName, stored: &StoredHead, who: Who) -> bool {
         let upstream = &self.origins.named(name).upstream;
         let pause = millis(upstream.config().breaker_pause);
-        stored.marks.is_due(pause, who, self.clock.now()) && upstream.breaker().is_probe_due()
+        stored.marks.is_due(pause, who, self.clock.now()) && upstream.is_probe_due()
     }
 
     /// Sends a request to the origin, and removes hop-by-hop fields from the answer.

@@ -83,7 +83,7 @@ impl Fetcher {
     /// began cover what comes of it.
     pub(super) fn validate_in_background(self: &Arc<Self>, mut fetch: Fetch, stored: Arc<StoredResponse>) {
         if *fetch.order.method() != Method::GET
-            || !self.origins.named(fetch.order.asked.terms.upstream).upstream.breaker().is_probe_due()
+            || !self.origins.named(fetch.order.asked.terms.upstream).upstream.is_probe_due()
         {
             return;
         }

@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     Down,
     /// The application is known to be slow.
     Slow,
+    /// The application has all the requests that it may have.
+    Busy,
     /// The request was lost here.
     RequestLost,
     /// The response was lost here.
@@ -116,6 +118,7 @@ impl Refusal {
             Self::Unsupported(why) => Row(502, "origin-unsupported", why),
             Self::Down => Row(502, "origin-down", "the application can't be reached"),
             Self::Slow => Row(504, "origin-down", "the application does not answer in time"),
+            Self::Busy => Row(503, "origin-busy", "the application has too many requests under way; try again shortly"),
             Self::RequestLost => Row(502, "internal", "the request to the application was lost"),
             Self::ResponseLost => Row(502, "internal", "the response was lost"),
         }
@@ -124,7 +127,7 @@ impl Refusal {
     /// Returns the seconds after which the client may try again, if that is known.
     const fn retry_after(self) -> Option<u32> {
         match self {
-            Self::Overloaded | Self::Body(Fault::NoRoom) | Self::Down | Self::Slow => Some(1),
+            Self::Overloaded | Self::Body(Fault::NoRoom) | Self::Down | Self::Slow | Self::Busy => Some(1),
             _ => None,
         }
     }
@@ -192,6 +195,7 @@ impl From<&UpstreamError> for Refusal {
             UpstreamError::InvalidLength => Self::Length,
             UpstreamError::Unsupported(why) => Self::Unsupported(why),
             UpstreamError::RequestBody(fault) => Self::Body(*fault),
+            UpstreamError::Busy => Self::Busy,
             UpstreamError::Down { was_slow: false } => Self::Down,
             UpstreamError::Down { was_slow: true } => Self::Slow,
         }

@@ -43,6 +43,18 @@ impl Attempts {
         }
     }
 
+    /// Returns whether a request that failed with `error` may be sent to another address, and prepares it.
+    pub(super) fn may_go_elsewhere(&mut self, error: &UpstreamError) -> bool {
+        self.may_reuse = true;
+        match error {
+            // Nothing was sent.
+            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => true,
+            UpstreamError::Broken(_) | UpstreamError::Malformed(_) => self.is_repeatable || self.unsent.is_some(),
+            // The address may still be at work on it, and what was too slow for one is for another.
+            _ => false,
+        }
+    }
+
     /// Returns whether another attempt follows one that failed with `error`, and prepares it. `unsent` is the message,
     /// if none of it was sent. `is_reused` says that the connection had been used before.
     pub(super) fn may_retry(
@@ -52,6 +64,7 @@ impl Attempts {
         error: &UpstreamError,
     ) -> bool {
         if !is_reused {
+            self.unsent = unsent.map(Box::new);
             return false;
         }
         if unsent.is_some() {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::link::{self, Link};
+use super::pool::Seat;
 
 /// The body of a response from the origin. Its connection is kept for the next request once the body has ended, and is
 /// closed if the body is dropped before.
@@ -46,6 +47,13 @@ impl UpstreamBody {
         let mut this = Self { body, link: Some(link) };
         this.finish_if_ended();
         this
+    }
+
+    /// Keeps the request's place at the origin until the body has ended.
+    pub(super) fn hold(&mut self, seat: Seat) {
+        if let Some(link) = &mut self.link {
+            link.seat = Some(seat);
+        }
     }
 
     /// Gives the connection back if the body has ended. Called after each frame, since hyper does not poll a body of known

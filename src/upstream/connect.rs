@@ -12,16 +12,21 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::config::MAX_HEADERS;
+use super::endpoint::{Endpoint, Target};
 use super::link::Link;
 use super::origin_io::{OriginIo, READ_AHEAD, Wire};
-use super::{Address, Transfer, Upstream, UpstreamError};
+use super::{Transfer, Upstream, UpstreamError};
 use crate::base::{Timer, Transport, send_at_once};
 
 impl Upstream {
-    /// Connects to the origin within `connect_timeout` and the time that is `left`.
-    pub(super) async fn connect(self: &Arc<Self>, left: Duration) -> Result<Box<Link>, UpstreamError> {
+    /// Connects to an address within `connect_timeout` and the time that is `left`.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        endpoint: &Arc<Endpoint>,
+        left: Duration,
+    ) -> Result<Box<Link>, UpstreamError> {
         let limit = self.config.connect_timeout;
-        let in_time = timeout(limit.min(left), self.dial()).await;
+        let in_time = timeout(limit.min(left), endpoint.dial()).await;
         let transport = in_time
             .map_err(|_| if limit <= left { UpstreamError::ConnectTimeout } else { UpstreamError::ResponseTimeout })?
             .map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
@@ -46,6 +51,8 @@ impl Upstream {
             task,
             timer: Timer::default(),
             upstream,
+            endpoint: Arc::clone(endpoint),
+            seat: None,
             wire,
             transfer: Transfer::default(),
             is_in_use: false,
@@ -55,20 +62,21 @@ impl Upstream {
             silent: None,
         }))
     }
+}
 
+impl Endpoint {
     /// Opens a connection, without HTTP.
     pub(super) async fn dial(&self) -> io::Result<Transport> {
-        match &self.config.address {
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                if let Ok(address) = stream.peer_addr() {
-                    send_at_once(&SockRef::from(&stream), address.ip());
-                }
-                Ok(Transport::Tcp(stream))
-            }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix),
+        let stream = match &self.target {
+            Target::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await?,
+            Target::Socket(address) => TcpStream::connect(address).await?,
+            Target::Unix(path) => return UnixStream::connect(path).await.map(Transport::Unix),
+        };
+        stream.set_nodelay(true)?;
+        if let Ok(address) = stream.peer_addr() {
+            send_at_once(&SockRef::from(&stream), address.ip());
         }
+        Ok(Transport::Tcp(stream))
     }
 }
 

@@ -32,6 +32,8 @@ pub enum UpstreamError {
         /// True if the last failure was a slow or broken answer, false if no connection could be made.
         was_slow: bool,
     },
+    /// Every address has `upstream.max_requests` under way, and too many requests wait, or this one waited too long.
+    Busy,
     /// This proxy can't pass the answer on, for the reason in the sentence.
     Unsupported(&'static str),
 }
@@ -53,6 +55,7 @@ impl fmt::Display for UpstreamError {
             Self::InvalidLength => f.write_str("the Content-Length of the origin's answer is not one number"),
             Self::RequestBody(fault) => fault.fmt(f),
             Self::Down { .. } => f.write_str("the origin is known to be down"),
+            Self::Busy => f.write_str("the origin has upstream.max_requests under way, and no room came in time"),
             Self::Unsupported(why) => f.write_str(why),
         }
     }
@@ -71,6 +74,7 @@ impl std::error::Error for UpstreamError {
             | Self::InvalidLength
             | Self::RequestBody(_)
             | Self::Down { .. }
+            | Self::Busy
             | Self::Unsupported(_) => None,
         }
     }

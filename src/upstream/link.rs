@@ -9,6 +9,8 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::Upstream;
+use super::endpoint::Endpoint;
+use super::pool::Seat;
 use crate::base::{Stopwatch, Timer};
 use crate::upstream::Transfer;
 use crate::upstream::origin_io::Wire;
@@ -26,6 +28,10 @@ pub(super) struct Link {
     pub timer: Timer,
     /// The origin that it leads to.
     pub upstream: Arc<Upstream>,
+    /// The address of the origin.
+    pub endpoint: Arc<Endpoint>,
+    /// Its place among the requests under way there, from the start of a request to the end of its response.
+    pub seat: Option<Seat>,
     /// State of its bytes.
     pub wire: Arc<Wire>,
     /// Limits for the bytes of the request and its response.
@@ -75,13 +81,16 @@ struct Idle {
 }
 
 thread_local! {
-    /// The idle connections of this thread, by the origin's id. Only tests have more than one origin.
+    /// The idle connections of this thread, by the id of the address.
     static IDLE: RefCell<Vec<(u64, Vec<Idle>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Returns the idle connections to the origin `id`.
+/// Returns the idle connections to the address `id`.
 fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
     let at = all.iter().position(|(of, _)| *of == id).unwrap_or_else(|| {
+        // A new address is a good moment to close the connections to those that are gone.
+        all.iter_mut().for_each(|(_, idle)| idle.retain(|one| !one.link.endpoint.is_gone()));
+        all.retain(|(_, idle)| !idle.is_empty());
         all.push((id, Vec::new()));
         all.len() - 1
     });
@@ -91,7 +100,7 @@ fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
 /// Time for which an idle connection may still be sending its last request.
 const TO_BECOME_FREE: Duration = Duration::from_secs(1);
 
-/// Takes the idle connection to the origin `id` that was used last, if it is ready and was idle for at most `newer_than`
+/// Takes the idle connection to the address `id` that was used last, if it is ready and was idle for at most `newer_than`
 /// at `now`. Closes those that were idle for longer than `limit`.
 pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Duration) -> Option<Box<Link>> {
     IDLE.with_borrow_mut(|idle| {
@@ -100,7 +109,7 @@ pub(super) fn take_idle(id: u64, now: Stopwatch, newer_than: Duration, limit: Du
         let mut at = idle.len();
         while let Some(one) = at.checked_sub(1).and_then(|newest| idle.get(newest)) {
             at -= 1;
-            if one.link.sender.is_closed() {
+            if one.link.sender.is_closed() || one.link.endpoint.is_gone() {
                 idle.remove(at);
             } else if one.link.sender.is_ready() {
                 let idle_for = now.since(one.since);
@@ -148,9 +157,10 @@ pub(super) fn give_back(mut link: Box<Link>) {
         }
         return;
     }
-    let (id, max_idle) = (link.upstream.id, link.upstream.config.max_idle);
+    let (id, max_idle) = (link.endpoint.id, link.upstream.config.max_idle);
     link.is_in_use = false;
-    if link.sender.is_closed() || max_idle == 0 {
+    link.seat = None;
+    if link.sender.is_closed() || max_idle == 0 || link.endpoint.is_gone() {
         return;
     }
     link.silent = None;

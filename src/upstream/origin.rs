@@ -5,11 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -18,28 +17,29 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::attempts::Attempts;
 use super::body::UpstreamBody;
+use super::config::{Balance, HashBy};
 use super::connect::is_our_own;
+use super::endpoint::{Endpoint, Target};
 use super::link::{self, Link};
-use super::message::{Errand, OriginRequest, expects_content};
+use super::message::{OriginRequest, expects_content};
 use super::origin_io::Wire;
+use super::pool::{Pool, Tried};
 use super::request_body::RequestBody;
 use super::upload::Upload;
 use super::wait::HeadWait;
 use super::{Buffers, Config, UpstreamError, framing};
 use crate::base::log::cut;
-use crate::base::{Admission, Breaker, Metrics, OriginOutcome, Probe, Stopwatch};
+use crate::base::{Metrics, OriginOutcome, Stopwatch};
 
 /// Idle time within which origins do not close a kept connection.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 
-/// The origin: its settings, its breaker, and the requests to it. The idle connections are the threads' own (`link`).
+/// The origin: its settings, its addresses, and the requests to them. The idle connections are the threads' own (`link`).
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    /// Tells the idle connections of one origin from those of another.
-    pub(super) id: u64,
     pub(super) config: Config,
+    pub(super) pool: Arc<Pool>,
     metrics: Arc<Metrics>,
-    breaker: Arc<Breaker>,
     buffers: Arc<Buffers>,
     /// Hashes of the paths whose unusable answers were logged within [`LOG_PAUSE`], with the time of the line. The lock
     /// guards one look and one insertion.
@@ -53,12 +53,12 @@ const LOG_PAUSE: Duration = Duration::from_secs(60);
 const MAX_LOGGED: usize = 64;
 
 impl Upstream {
-    /// Makes an origin, and no connection to it yet.
+    /// Makes an origin, and no connection to it yet. Names are looked up by [`Upstream::watch`].
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>, buffers: Arc<Buffers>) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let breaker = Breaker::new(config.breaker_failures, config.breaker_pause);
-        let (id, logged) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
-        Arc::new(Self { id, config, metrics, breaker, buffers, logged })
+        let endpoints = config.addresses.iter().enumerate();
+        let endpoints = endpoints.map(|(n, listed)| config.endpoint(n, listed, Target::of(&listed.address)));
+        let pool = Pool::new(&config, endpoints.collect());
+        Arc::new(Self { config, pool, metrics, buffers, logged: Mutex::default() })
     }
 
     /// Returns the `[upstream]` settings.
@@ -66,9 +66,24 @@ impl Upstream {
         &self.config
     }
 
-    /// Returns the breaker, which knows whether the origin is down.
-    pub(crate) fn breaker(&self) -> &Breaker {
-        &self.breaker
+    /// Returns the addresses.
+    pub(crate) fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        self.pool.endpoints()
+    }
+
+    /// Returns the number of requests that wait until an address has room.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pool.waiting()
+    }
+
+    /// Returns whether every address is known to be down.
+    pub(crate) fn is_down(&self) -> bool {
+        self.pool.is_down()
+    }
+
+    /// Returns whether a request that no client waits for may be sent.
+    pub(crate) fn is_probe_due(&self) -> bool {
+        self.pool.is_probe_due()
     }
 
     /// Returns the memory and the temporary files of the bodies that pass.
@@ -86,73 +101,118 @@ impl Upstream {
         self.config.connect_timeout + response_timeout
     }
 
-    /// Returns whether a connection can be made now.
+    /// Returns whether a connection can be made now, to whichever address.
     pub(crate) async fn is_reachable(&self) -> bool {
-        match timeout(self.config.connect_timeout, self.dial()).await {
-            Ok(dialed) => dialed.is_ok(),
-            Err(_) => false,
+        for endpoint in self.endpoints().iter() {
+            if matches!(timeout(self.config.connect_timeout, endpoint.dial()).await, Ok(Ok(_))) {
+                return true;
+            }
         }
+        false
     }
 
-    /// Sends a request and waits for the head of its final response.
+    /// Sends a request and waits for the head of its final response. One that an address did not get, or that may be
+    /// repeated and broke off, is sent to another.
     pub(crate) async fn send(
         self: &Arc<Self>,
         request: &OriginRequest<'_>,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let _probe = self.admit(request.errand)?;
+        let affinity = self.affinity(request);
+        let mut tried = Tried::new();
+        let seated = self.pool.seat(&self.config, request.errand, affinity, &tried).await;
+        let (mut seat, mut probe) = seated.inspect_err(|_| self.metrics.origin_refused.add_one())?;
+        self.pool.note_request(self.config.retry_budget);
         let begun = Stopwatch::start();
-        let answers = self.breaker.answers();
+        let mut answers = seat.endpoint.breaker.answers();
         let mut wait = HeadWait { since: begun, limit: &request.transfer.response_timeout, upload: body.upload() };
         let mut attempts = Attempts::new(request.method, body);
         // Everything but connecting, which is rare, is in one future: each further one would move the response once more.
-        let (error, was_sending) = loop {
-            let idle = if attempts.may_reuse { self.take_idle(begun, attempts.is_repeatable) } else { None };
-            let is_reused = idle.is_some();
-            let mut link = match idle {
-                Some(link) => link,
-                None => match Box::pin(self.connect(wait.left())).await {
-                    Ok(link) => link,
-                    Err(error) => break (error, false),
-                },
+        loop {
+            let (error, was_sending) = loop {
+                let endpoint = &seat.endpoint;
+                let idle =
+                    if attempts.may_reuse { self.take_idle(endpoint, begun, attempts.is_repeatable) } else { None };
+                let is_reused = idle.is_some();
+                let mut link = match idle {
+                    Some(link) => link,
+                    None => match Box::pin(self.connect(endpoint, wait.left())).await {
+                        Ok(link) => link,
+                        Err(error) => break (error, false),
+                    },
+                };
+                let message = attempts.message(request);
+                link.begin(request.transfer);
+                // In a function of its own: a borrow of `message` here would make the future hold it across the await.
+                let message = bind_to_wire(message, &link.wire);
+                let mut answer = std::pin::pin!(link.sender.try_send_request(message));
+                let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                    Poll::Pending => wait.poll_end(&mut link.timer, cx).map(|()| None),
+                });
+                let mut failure = match answered.await {
+                    Some(Ok(response)) => match self.accept(response, link, begun, request, &mut wait.upload) {
+                        Ok(mut response) => {
+                            response.body_mut().hold(seat);
+                            return Ok(response);
+                        }
+                        Err(error) => break (error, false),
+                    },
+                    Some(Err(failure)) => failure,
+                    None => break (UpstreamError::ResponseTimeout, wait.is_sending(&link.wire)),
+                };
+                let unsent = failure.take_message();
+                let error = wait.error(failure.into_error(), &link.wire, &self.config);
+                if !attempts.may_retry(unsent, is_reused, &error) {
+                    break (error, wait.is_sending(&link.wire));
+                }
+                self.metrics.origin_retries.add_one();
             };
-            let message = attempts.message(request);
-            link.begin(request.transfer);
-            // In a function of its own: a borrow of `message` here would make the future hold it across the await.
-            let message = bind_to_wire(message, &link.wire);
-            let mut answer = std::pin::pin!(link.sender.try_send_request(message));
-            let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => wait.poll_end(&mut link.timer, cx).map(|()| None),
-            });
-            let mut failure = match answered.await {
-                Some(Ok(response)) => match self.accept(response, link, begun, request, &mut wait.upload) {
-                    Ok(response) => return Ok(response),
-                    Err(error) => break (error, false),
-                },
-                Some(Err(failure)) => failure,
-                None => break (UpstreamError::ResponseTimeout, wait.is_sending(&link.wire)),
-            };
-            let unsent = failure.take_message();
-            let error = wait.error(failure.into_error(), &link.wire, &self.config);
-            if !attempts.may_retry(unsent, is_reused, &error) {
-                break (error, wait.is_sending(&link.wire));
+            // An origin that answered other requests meanwhile is not down, however many of its pages are slow or broken.
+            let is_excused = was_sending || seat.endpoint.breaker.answers() != answers;
+            self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());
+            drop(probe.take());
+            tried.push(seat.endpoint.id);
+            if !attempts.may_go_elsewhere(&error) || !self.pool.has_another(&tried) || !self.pool.take_repeat() {
+                return Err(error);
             }
+            drop(seat);
+            (seat, probe) = match self.pool.seat(&self.config, request.errand, affinity, &tried).await {
+                Ok(seated) => seated,
+                // The others have gone down meanwhile: the first failure says more.
+                Err(_) => return Err(error),
+            };
+            answers = seat.endpoint.breaker.answers();
             self.metrics.origin_retries.add_one();
-        };
-        // An origin that answered other requests meanwhile is not down, however many of its pages are slow or broken.
-        let is_excused = was_sending || self.breaker.answers() != answers;
-        self.learn_from(&error, is_excused, request.uri.path());
-        Err(error)
+        }
+    }
+
+    /// Returns the hash of what the choice of an address goes by.
+    fn affinity(&self, request: &OriginRequest<'_>) -> u64 {
+        if self.config.balance != Balance::Hash {
+            return 0;
+        }
+        match &self.config.hash_by {
+            HashBy::Path => xxh3_64(request.uri.path().as_bytes()),
+            HashBy::Field(name) => {
+                let fields = (request.fields)();
+                xxh3_64(fields.get(name).map_or(b"", HeaderValue::as_bytes))
+            }
+            HashBy::Cookie(name) => {
+                let fields = (request.fields)();
+                let value = fields.get_all(header::COOKIE).iter().find_map(|field| cookie(field.as_bytes(), name));
+                xxh3_64(value.unwrap_or_default())
+            }
+        }
     }
 
     /// Takes an idle connection, if there is one that the request may use at `now`.
-    fn take_idle(&self, now: Stopwatch, is_repeatable: bool) -> Option<Box<Link>> {
+    fn take_idle(&self, endpoint: &Endpoint, now: Stopwatch, is_repeatable: bool) -> Option<Box<Link>> {
         // Origins close connections that were idle for a second or more. A request that can't be repeated must not be
         // sent on one that is about to be closed.
         let limit = self.config.idle_timeout;
         let newer_than = if is_repeatable { limit } else { NEVER_CLOSED_YET.min(limit) };
-        link::take_idle(self.id, now, newer_than, limit)
+        link::take_idle(endpoint.id, now, newer_than, limit)
     }
 
     /// Checks a response that came over `link`, and ties its body to that. Fails if it can't be passed on.
@@ -178,7 +238,7 @@ impl Upstream {
             link.upload = (!is_sent).then_some(upload);
         }
         self.metrics.origin(OriginOutcome::Answered);
-        self.note_answer();
+        self.note_answer(&link.endpoint);
         // RFC 9112 §2.3: an intermediary sends its own version. The framing to the client must not depend on the
         // origin's version.
         *response.version_mut() = Version::HTTP_11;
@@ -188,28 +248,11 @@ impl Upstream {
         Ok(response.map(|body| UpstreamBody::new(body, link)))
     }
 
-    /// Tells the breaker that the origin answered.
-    fn note_answer(&self) {
-        if self.breaker.succeeded() {
-            info!("the application answers again");
-        }
-    }
-
-    /// Admits a request to the origin, or refuses it because the origin is known to be down.
-    fn admit(&self, errand: Errand) -> Result<Option<Probe>, UpstreamError> {
-        let admission = match errand {
-            Errand::Client => self.breaker.admit(),
-            Errand::Background => self.breaker.admit_in_background(),
-            Errand::StandIn if self.breaker.is_open() => Admission::Refused { was_slow: false },
-            Errand::StandIn => Admission::Granted,
-        };
-        match admission {
-            Admission::Granted => Ok(None),
-            Admission::Probe(probe) => Ok(Some(probe)),
-            Admission::Refused { was_slow } => {
-                self.metrics.origin_refused.add_one();
-                Err(UpstreamError::Down { was_slow })
-            }
+    /// Tells the breaker of an address that it answered.
+    pub(super) fn note_answer(&self, endpoint: &Endpoint) {
+        if endpoint.breaker.succeeded() {
+            endpoint.begin_slowly();
+            info!("the application at {} answers again", endpoint.name);
         }
     }
 
@@ -217,7 +260,7 @@ impl Upstream {
     ///
     /// A failure on this side says nothing. An answer that can't be used shows that the origin is up. The
     /// timeouts and broken answers of one path count once.
-    fn learn_from(&self, error: &UpstreamError, is_excused: bool, path: &str) {
+    pub(super) fn learn_from(&self, endpoint: &Endpoint, error: &UpstreamError, is_excused: bool, path: &str) {
         self.metrics.origin(match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => OriginOutcome::ConnectFailed,
             UpstreamError::ResponseTimeout => OriginOutcome::TimedOut,
@@ -228,6 +271,7 @@ impl Upstream {
             | UpstreamError::InvalidLength
             | UpstreamError::RequestBody(_)
             | UpstreamError::Unsupported(_)
+            | UpstreamError::Busy
             | UpstreamError::Down { .. } => OriginOutcome::Broken,
         });
         let has_failed = match error {
@@ -236,20 +280,20 @@ impl Upstream {
             | UpstreamError::TooManyFields(_)
             | UpstreamError::InvalidLength
             | UpstreamError::Unsupported(_) => {
-                self.note_answer();
+                self.note_answer(endpoint);
                 self.log_unusable(error, path);
                 false
             }
-            UpstreamError::Connect(error) => !is_our_own(error) && self.breaker.failed(false),
-            UpstreamError::ConnectTimeout => self.breaker.failed(true),
+            UpstreamError::Connect(error) => !is_our_own(error) && endpoint.breaker.failed(false),
+            UpstreamError::ConnectTimeout => endpoint.breaker.failed(true),
             UpstreamError::ResponseTimeout | UpstreamError::Broken(_) => {
-                !is_excused && self.breaker.failed_at(true, xxh3_64(path.as_bytes()))
+                !is_excused && endpoint.breaker.failed_at(true, xxh3_64(path.as_bytes()))
             }
-            UpstreamError::RequestBody(_) | UpstreamError::Down { .. } => false,
+            UpstreamError::RequestBody(_) | UpstreamError::Busy | UpstreamError::Down { .. } => false,
         };
         if has_failed {
             self.metrics.origin_downs.add_one();
-            warn!("the application counts as down until it answers: {error}");
+            warn!("the application at {} counts as down until it answers: {error}", endpoint.name);
         }
     }
 
@@ -266,6 +310,15 @@ impl Upstream {
         }
         warn!("no answer for {}: {error}", cut(path.into()));
     }
+}
+
+/// Returns the value of a cookie in a `Cookie` field.
+fn cookie<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    field.split(|byte| *byte == b';').find_map(|pair| {
+        let pair = pair.trim_ascii();
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value)
+    })
 }
 
 /// Makes the body of `message` stop once a write to `wire` has failed.

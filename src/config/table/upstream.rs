@@ -1,8 +1,9 @@
 //! `[upstream]`
 
 use crate::config::key::{Also, Key, Of, Section};
-use crate::config::kinds::{Size, Time, Whole};
-use crate::config::values::{UPSTREAM_HOST, UPSTREAM_URL};
+use crate::config::kinds::{Fraction, List, Size, Time, Whole, Words};
+use crate::config::values::{HASH_BY, HEALTH_PATH, STATUSES, UPSTREAM_HOST, UPSTREAM_URL};
+use crate::upstream::Balance;
 
 pub(super) static SECTION: Section = Section {
     name: "upstream",
@@ -10,8 +11,78 @@ pub(super) static SECTION: Section = Section {
     keys: &[
         Key {
             name: "url",
-            field: &Of { at: |d| &mut d.config.upstream.address, kind: UPSTREAM_URL },
-            does: "Names the application: \"http://host:port\" or \"unix:/run/gunicorn.sock\".",
+            field: &Of { at: |d| &mut d.config.upstream.addresses, kind: List { of: "URLs", item: UPSTREAM_URL } },
+            does: "Names the application: \"http://host:port\", \"https://host:port\" or \"unix:/run/gunicorn.sock\", or a \
+                   list of these. A name that has several addresses counts as a list. \"weight=2\" behind a URL gives it \
+                   twice the requests; \"backup\" keeps it for when no other answers.",
+        },
+        Key {
+            name: "balance",
+            field: &Of {
+                at: |d| &mut d.config.upstream.balance,
+                kind: Words(&[("p2c", Balance::P2c), ("round_robin", Balance::RoundRobin), ("hash", Balance::Hash)]),
+            },
+            does: "Chooses among several addresses. \"p2c\": of two drawn at random the one with fewer requests under \
+                   way; \"round_robin\": one after the other; \"hash\": the same for the same hash_by.",
+        },
+        Key {
+            name: "hash_by",
+            field: &Of { at: |d| &mut d.config.upstream.hash_by, kind: HASH_BY },
+            does: "Says what balance = \"hash\" goes by: \"path\", \"field:NAME\" or \"cookie:NAME\".",
+        },
+        Key {
+            name: "max_requests",
+            field: &Of { at: |d| &mut d.config.upstream.max_requests, kind: Whole { least: 0, most: 1_000_000 } },
+            does: "Limits the requests under way at one address, from sending them to the end of their answers: set it \
+                   to the number of an application's workers. Further ones wait. 0: any number.",
+        },
+        Key {
+            name: "max_waiting",
+            field: &Of { at: |d| &mut d.config.upstream.max_waiting, kind: Whole { least: 0, most: 1_000_000 } },
+            does: "Limits the requests that wait because of max_requests. Further ones get 503, or a stale response.",
+        },
+        Key {
+            name: "queue_timeout",
+            field: &Of { at: |d| &mut d.config.upstream.queue_timeout, kind: Time::AboveZero },
+            does: "Limits the time for which a request waits because of max_requests. Past it the client gets 503.",
+        },
+        Key {
+            name: "retry_budget",
+            field: &Of { at: |d| &mut d.config.upstream.retry_budget, kind: Fraction },
+            does: "Limits the part of requests that are sent to another address after one has failed. Only those are \
+                   that an address did not get, and idempotent ones whose answer broke off.",
+        },
+        Key {
+            name: "health_path",
+            field: &Of { at: |d| &mut d.config.upstream.health_path, kind: HEALTH_PATH },
+            does: "Asks each address for this path, such as \"/healthz\", and sends it no requests while it does not \
+                   answer as it should; empty: only failed requests tell.",
+        },
+        Key {
+            name: "health_interval",
+            field: &Of { at: |d| &mut d.config.upstream.health_interval, kind: Time::AboveZero },
+            does: "Sets the time between two health checks of an address. Two on end decide.",
+        },
+        Key {
+            name: "health_timeout",
+            field: &Of { at: |d| &mut d.config.upstream.health_timeout, kind: Time::AboveZero },
+            does: "Limits the time for the answer to a health check.",
+        },
+        Key {
+            name: "health_status",
+            field: &Of { at: |d| &mut d.config.upstream.health_status, kind: STATUSES },
+            does: "Says which statuses an address answers a health check with while it is healthy.",
+        },
+        Key {
+            name: "slow_start",
+            field: &Of { at: |d| &mut d.config.upstream.slow_start, kind: Time::AboveZero },
+            does: "Gives an address that was down a growing part of its share, from a tenth to all of it, over this time.",
+        },
+        Key {
+            name: "resolve_interval",
+            field: &Of { at: |d| &mut d.config.upstream.resolve_interval, kind: Time::AboveZero },
+            does: "Looks the names of addresses up this often. While that fails the last addresses hold. localhost is \
+                   looked up for each connection.",
         },
         Key {
             name: "connect_timeout",

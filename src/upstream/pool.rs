@@ -1,0 +1,274 @@
+//! The addresses of an upstream: which of them a request goes to, and when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::balance::{Balancer, Candidates};
+use super::endpoint::Endpoint;
+use super::message::Errand;
+use super::queue::Queue;
+use super::{Config, UpstreamError};
+use crate::base::{Admission, Probe};
+
+/// The addresses of an upstream.
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// Replaced whole when a name gets other addresses.
+    endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
+    balancer: Balancer,
+    queue: Queue,
+    budget: Budget,
+}
+
+/// The addresses that a request was sent to in vain.
+pub(super) type Tried = SmallVec<[u64; 2]>;
+
+/// A place among the requests under way at an address. Gives it to the next that waits when it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pool: Arc<Pool>,
+    pub(super) endpoint: Arc<Endpoint>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.pool.queue.len() == 0 {
+            self.endpoint.end();
+        } else {
+            self.pool.free(&self.endpoint);
+        }
+    }
+}
+
+/// What comes of looking for an address.
+enum Found {
+    Room(Arc<Endpoint>, Option<Probe>),
+    /// Each that can be asked has `upstream.max_requests` under way.
+    Full,
+    /// Each is known to be down.
+    Down {
+        was_slow: bool,
+    },
+}
+
+impl Pool {
+    /// Makes a pool of `endpoints`.
+    pub(super) fn new(config: &Config, endpoints: Vec<Arc<Endpoint>>) -> Arc<Self> {
+        Arc::new(Self {
+            endpoints: RwLock::new(endpoints.into()),
+            balancer: Balancer::new(config.balance, config.slow_start),
+            queue: Queue::default(),
+            budget: Budget::default(),
+        })
+    }
+
+    /// Returns all addresses.
+    pub(super) fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.endpoints.read())
+    }
+
+    /// Replaces the addresses, each of which may have `most` requests under way. Those at addresses that are gone go on.
+    pub(super) fn replace(&self, endpoints: Vec<Arc<Endpoint>>, most: u32) {
+        let before = std::mem::replace(&mut *self.endpoints.write(), endpoints.into());
+        let now = self.endpoints();
+        for gone in before.iter().filter(|old| !now.iter().any(|new| Arc::ptr_eq(old, new))) {
+            gone.set_gone();
+        }
+        // Whoever waits for room may find it at a new one.
+        for endpoint in now.iter() {
+            while self.queue.len() > 0 && endpoint.begin(most) {
+                if !self.queue.hand_over(endpoint) {
+                    endpoint.end();
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Returns the number of requests that wait for room.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Returns whether every address is known to be down.
+    pub(super) fn is_down(&self) -> bool {
+        self.endpoints.read().iter().all(|endpoint| endpoint.is_down())
+    }
+
+    /// Returns whether a request that no client waits for may be sent.
+    pub(super) fn is_probe_due(&self) -> bool {
+        self.endpoints.read().iter().any(|endpoint| !endpoint.is_unhealthy() && endpoint.breaker.is_probe_due())
+    }
+
+    /// Returns whether there is another address to try.
+    pub(super) fn has_another(&self, tried: &Tried) -> bool {
+        self.endpoints.read().iter().any(|endpoint| !endpoint.is_down() && !tried.contains(&endpoint.id))
+    }
+
+    /// Finds a place for a request at an address that is none of `tried`. Waits where all have as many as they may.
+    pub(super) async fn seat(
+        self: &Arc<Self>,
+        config: &Config,
+        errand: Errand,
+        affinity: u64,
+        tried: &Tried,
+    ) -> Result<(Seat, Option<Probe>), UpstreamError> {
+        match self.find(config, errand, affinity, tried) {
+            Found::Room(endpoint, probe) => Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
+            Found::Down { was_slow } => Err(UpstreamError::Down { was_slow }),
+            Found::Full => Box::pin(self.wait(config, errand, affinity, tried)).await,
+        }
+    }
+
+    /// Gives the room that a request leaves to the next that waits.
+    #[cold]
+    fn free(&self, endpoint: &Arc<Endpoint>) {
+        if endpoint.is_down() || endpoint.is_gone() || !self.queue.hand_over(endpoint) {
+            endpoint.end();
+        }
+        if self.is_down() {
+            self.queue.dismiss();
+        }
+    }
+
+    /// Waits for room.
+    async fn wait(
+        self: &Arc<Self>,
+        config: &Config,
+        errand: Errand,
+        affinity: u64,
+        tried: &Tried,
+    ) -> Result<(Seat, Option<Probe>), UpstreamError> {
+        let Some(receiver) = self.queue.join(errand, config.max_waiting) else { return Err(UpstreamError::Busy) };
+        // Whoever is handed an address and leaves at that moment must give it back.
+        let mut place = Place { pool: self, receiver };
+        // Room may have come before this request was in the queue.
+        match self.find(config, errand, affinity, tried) {
+            Found::Room(endpoint, probe) => return Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
+            Found::Down { was_slow } => return Err(UpstreamError::Down { was_slow }),
+            Found::Full => {}
+        }
+        match timeout(config.queue_timeout, &mut place.receiver).await {
+            Ok(Ok(endpoint)) => Ok((Seat { pool: Arc::clone(self), endpoint }, None)),
+            Ok(Err(_)) => Err(UpstreamError::Down { was_slow: false }),
+            Err(_) => Err(UpstreamError::Busy),
+        }
+    }
+
+    /// Looks for an address: one that is up, else a backup that is up, else one that is due for a probe.
+    fn find(&self, config: &Config, errand: Errand, affinity: u64, tried: &Tried) -> Found {
+        let endpoints = self.endpoints.read();
+        let most = config.max_requests;
+        let mut is_full = false;
+        for backups in [false, true] {
+            let mut candidates: Candidates<'_> = endpoints
+                .iter()
+                .filter(|endpoint| {
+                    endpoint.is_backup == backups && !endpoint.is_down() && !tried.contains(&endpoint.id)
+                })
+                .collect();
+            let count = candidates.len();
+            if most > 0 {
+                candidates.retain(|endpoint| endpoint.under_way() < most);
+            }
+            is_full |= candidates.len() < count;
+            while let Some(chosen) = self.balancer.choose(&candidates, affinity) {
+                if chosen.begin(most) {
+                    return Found::Room(Arc::clone(chosen), None);
+                }
+                is_full = true;
+                candidates.retain(|candidate| !Arc::ptr_eq(candidate, chosen));
+            }
+            if is_full {
+                return Found::Full;
+            }
+        }
+        self.find_down(&endpoints, most, errand, tried)
+    }
+
+    /// Looks for an address that is known to be down and due for a probe.
+    #[cold]
+    fn find_down(&self, endpoints: &[Arc<Endpoint>], most: u32, errand: Errand, tried: &Tried) -> Found {
+        let mut was_any_slow = false;
+        for endpoint in endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id)) {
+            let admission = match errand {
+                Errand::Client => endpoint.breaker.admit(),
+                Errand::Background => endpoint.breaker.admit_in_background(),
+                Errand::StandIn => Admission::Refused { was_slow: false },
+            };
+            let probe = match admission {
+                // Its health checks fail, and nothing else is left.
+                Admission::Granted => None,
+                Admission::Probe(probe) => Some(probe),
+                Admission::Refused { was_slow } => {
+                    was_any_slow |= was_slow;
+                    continue;
+                }
+            };
+            if endpoint.begin(most) {
+                return Found::Room(Arc::clone(endpoint), probe);
+            }
+            return Found::Full;
+        }
+        Found::Down { was_slow: was_any_slow }
+    }
+
+    /// Counts a request, which allows for a part of a repetition, in thousandths.
+    pub(super) fn note_request(&self, part: u16) {
+        self.budget.grow(i64::from(part));
+    }
+
+    /// Takes one repetition from what the requests of late allow for.
+    pub(super) fn take_repeat(&self) -> bool {
+        self.budget.take()
+    }
+}
+
+/// A place in the queue.
+struct Place<'a> {
+    pool: &'a Arc<Pool>,
+    receiver: oneshot::Receiver<Arc<Endpoint>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(endpoint) = self.receiver.try_recv() {
+            drop(Seat { pool: Arc::clone(self.pool), endpoint });
+        }
+    }
+}
+
+/// The repetitions that are allowed for, in thousandths.
+#[derive(Debug)]
+struct Budget(AtomicI64);
+
+/// One repetition.
+const ONE: i64 = 1000;
+
+/// The most repetitions that are saved up; there are as many at the start.
+const MOST: i64 = 100 * ONE;
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(AtomicI64::new(MOST))
+    }
+}
+
+impl Budget {
+    fn grow(&self, by: i64) {
+        // Full is the usual case, and writes nothing that other threads read.
+        if self.0.load(Ordering::Relaxed) < MOST {
+            self.0.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| (left >= ONE).then(|| left - ONE)).is_ok()
+    }
+}

@@ -1,0 +1,211 @@
+//! Watches the addresses of an upstream from one place a process: looks their names up again, and asks those that are to be
+//! checked, or are known to be down.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::Upstream;
+use super::config::{Address, Listed};
+use super::endpoint::{Endpoint, Target};
+use crate::base::Stopwatch;
+
+/// The results on end of one kind that change what an address counts as.
+const ON_END: u32 = 2;
+
+/// The most addresses of one name.
+const MAX_ADDRESSES: usize = 256;
+
+/// What is known of an address from its checks.
+#[derive(Debug, Default)]
+struct Checked {
+    last: Option<Stopwatch>,
+    /// The results on end that differ from what it counts as.
+    against: u32,
+}
+
+impl Upstream {
+    /// Watches until the runtime ends.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let config = &self.config;
+        let has_names = config.addresses.iter().any(|listed| name_of(listed).is_some());
+        let mut resolved: Option<Stopwatch> = None;
+        let mut failing: HashMap<String, ()> = HashMap::new();
+        let mut checked: HashMap<u64, Checked> = HashMap::new();
+        let mut step = config.breaker_pause.min(config.resolve_interval);
+        if !config.health_path.is_empty() {
+            step = step.min(config.health_interval);
+        }
+        loop {
+            if has_names && resolved.is_none_or(|last| last.elapsed() >= config.resolve_interval) {
+                resolved = Some(Stopwatch::start());
+                self.resolve(&mut failing).await;
+            }
+            self.check(&mut checked).await;
+            tokio::time::sleep(step).await;
+        }
+    }
+
+    /// Looks the names up, and takes the addresses that they have now. Those of a name that can't be looked up stay.
+    async fn resolve(&self, failing: &mut HashMap<String, ()>) {
+        let before = self.endpoints();
+        let mut now: Vec<Arc<Endpoint>> = Vec::new();
+        for (n, listed) in self.config.addresses.iter().enumerate() {
+            let of_this = before.iter().filter(|endpoint| endpoint.listed == n);
+            let Some((host, port)) = name_of(listed) else {
+                now.extend(of_this.cloned());
+                continue;
+            };
+            match look_up(host, port, self.config.resolve_interval).await {
+                Ok(addresses) => {
+                    if failing.remove(host).is_some() {
+                        info!("the name {host} (upstream.url) can be looked up again");
+                    }
+                    for address in addresses {
+                        let target = Target::Socket(address);
+                        let known = before.iter().find(|known| known.listed == n && known.target == target);
+                        now.push(known.cloned().unwrap_or_else(|| self.config.endpoint(n, listed, target)));
+                    }
+                }
+                Err(error) => {
+                    if failing.insert(host.to_owned(), ()).is_none() {
+                        warn!("the name {host} (upstream.url) can't be looked up, its last addresses hold: {error}");
+                    }
+                    now.extend(of_this.cloned());
+                }
+            }
+        }
+        let has_changed = now.len() != before.len() || now.iter().zip(before.iter()).any(|(a, b)| !Arc::ptr_eq(a, b));
+        if has_changed && !now.is_empty() {
+            let names: Vec<&str> = now.iter().map(|endpoint| &*endpoint.name).collect();
+            info!("the application is at {}", names.join(", "));
+            self.pool.replace(now, self.config.max_requests);
+        }
+    }
+
+    /// Asks the addresses whose turn it is.
+    async fn check(self: &Arc<Self>, checked: &mut HashMap<u64, Checked>) {
+        let endpoints = self.endpoints();
+        checked.retain(|id, _| endpoints.iter().any(|endpoint| endpoint.id == *id));
+        let is_checked = !self.config.health_path.is_empty();
+        let mut asked = JoinSet::new();
+        for endpoint in endpoints.iter() {
+            let state = checked.entry(endpoint.id).or_default();
+            let interval = if is_checked { self.config.health_interval } else { self.config.breaker_pause };
+            // Of a single address the requests themselves tell whether it is up: there is no other to send them to.
+            let is_asked = is_checked || (endpoints.len() > 1 && endpoint.breaker.is_open());
+            if !is_asked || state.last.is_some_and(|last| last.elapsed() < interval) {
+                continue;
+            }
+            state.last = Some(Stopwatch::start());
+            let (this, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
+            asked.spawn(async move {
+                let answer = this.ask(&endpoint).await;
+                (endpoint, answer)
+            });
+        }
+        while let Some(answered) = asked.join_next().await {
+            let Ok((endpoint, answer)) = answered else { continue };
+            if is_checked {
+                if let Some(state) = checked.get_mut(&endpoint.id) {
+                    self.learn_health(&endpoint, state, &answer);
+                }
+            } else if answer.is_ok() {
+                self.note_answer(&endpoint);
+            }
+        }
+    }
+
+    /// Notes the answer to a health check.
+    fn learn_health(&self, endpoint: &Endpoint, state: &mut Checked, answer: &io::Result<StatusCode>) {
+        let (least, most) = self.config.health_status;
+        let is_healthy = answer.as_ref().is_ok_and(|status| (least..=most).contains(&status.as_u16()));
+        if is_healthy && endpoint.breaker.is_open() {
+            self.note_answer(endpoint);
+        }
+        if is_healthy != endpoint.is_unhealthy() {
+            state.against = 0;
+            return;
+        }
+        state.against += 1;
+        if state.against < ON_END || !endpoint.set_healthy(is_healthy) {
+            return;
+        }
+        state.against = 0;
+        let path = &self.config.health_path;
+        match answer {
+            Ok(_) if is_healthy => info!("the application at {} is healthy again", endpoint.name),
+            Ok(status) => {
+                warn!("the application at {} answers {path} with {status}: it gets no requests", endpoint.name)
+            }
+            Err(error) => {
+                warn!("the application at {} does not answer {path}: {error}: it gets no requests", endpoint.name)
+            }
+        }
+    }
+
+    /// Asks for the health of an address. Without a path for it, asks what needs nothing of the application (RFC 9110
+    /// §9.3.7).
+    async fn ask(&self, endpoint: &Endpoint) -> io::Result<StatusCode> {
+        let path = &*self.config.health_path;
+        let (method, path) = if path.is_empty() { (Method::OPTIONS, "*") } else { (Method::GET, path) };
+        let host = self.config.host.clone().or_else(|| self.config.addresses.get(endpoint.listed)?.host());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, host.as_deref().unwrap_or("localhost"))
+            .header(header::USER_AGENT, "larder-health-check")
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        let answered = async {
+            let io = TokioIo::new(endpoint.dial().await?);
+            let (mut sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+            // The connection is polled beside the request, and ends with it.
+            tokio::select! {
+                answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(io::Error::other),
+                ended = connection => Err(match ended {
+                    Ok(()) => io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed"),
+                    Err(error) => io::Error::other(error),
+                }),
+            }
+        };
+        let limit = self.config.health_timeout;
+        timeout(limit, answered)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")))
+    }
+}
+
+/// Returns the name that is looked up for an address. `localhost` is not: it is this machine, by whichever of its
+/// addresses answers.
+fn name_of(listed: &Listed) -> Option<(&str, u16)> {
+    match &listed.address {
+        Address::Tcp { host, port, .. } if Target::of(&listed.address).is_name() && host != "localhost" => {
+            Some((host, *port))
+        }
+        Address::Tcp { .. } | Address::Unix(_) => None,
+    }
+}
+
+/// Returns the addresses of a name, in order.
+async fn look_up(host: &str, port: u16, limit: Duration) -> io::Result<Vec<SocketAddr>> {
+    let found = timeout(limit.max(Duration::from_secs(1)), tokio::net::lookup_host((host, port)))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
+    let mut addresses: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(addresses) }
+}
