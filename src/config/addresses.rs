@@ -46,11 +46,10 @@ impl<'a> Place<'a> {
 fn overlap(one: &Listen, other: &Listen) -> Overlap {
     match (one, other) {
         (Listen::Unix(one), Listen::Unix(other)) if one == other => Overlap::Certain,
-        (Listen::Tcp(one), Listen::Tcp(other)) => match (Place::read(one), Place::read(other)) {
+        _ => match (one.tcp().and_then(Place::read), other.tcp().and_then(Place::read)) {
             (Some(one), Some(other)) if one.port == other.port && one.port != 0 => places_overlap(&one, &other),
             _ => Overlap::None,
         },
-        _ => Overlap::None,
     }
 }
 
@@ -75,7 +74,7 @@ fn places_overlap(one: &Place<'_>, other: &Place<'_>) -> Overlap {
 fn leads_to(upstream: &Address, listen: &Listen) -> bool {
     match (upstream, listen) {
         (Address::Unix(upstream), Listen::Unix(listen)) => upstream == listen,
-        (Address::Tcp { host, port }, Listen::Tcp(listen)) => {
+        (Address::Tcp { host, port }, Listen::Tcp(listen) | Listen::Tls(listen)) => {
             let (upstream, Some(listen)) = (Place { host, port: *port }, Place::read(listen)) else { return false };
             // To connect to an address of all is to connect to this machine. Whose address another one is,
             // nobody knows here.
@@ -99,7 +98,7 @@ fn leads_to(upstream: &Address, listen: &Listen) -> bool {
 fn is_local(address: &Listen) -> bool {
     match address {
         Listen::Unix(_) => true,
-        Listen::Tcp(text) => {
+        Listen::Tcp(text) | Listen::Tls(text) => {
             let host = text.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
             host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
         }
