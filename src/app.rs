@@ -23,7 +23,7 @@ use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::forwarding::{Signature, Trust};
-use crate::upstream::{Buffers, Spools, UploadLimits, Upstream, UpstreamName};
+use crate::upstream::{Buffers, OriginTlsError, Spools, UploadLimits, Upstream, UpstreamName};
 
 /// The reason why Larder did not start. Each says what to do.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub enum StartError {
     Listen(ListenError),
     /// TLS can't be set up.
     Tls(TlsError),
+    /// TLS to the origin can't be set up.
+    OriginTls(OriginTlsError),
     /// The durable tier can't be used.
     Durable(StoreError),
     /// A thread or runtime can't be made.
@@ -43,6 +45,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
+            Self::OriginTls(error) => error.fmt(f),
             Self::Durable(failure) => write!(f, "durable.url: {failure}"),
             Self::Runtime(error) => write!(f, "a thread could not be started: {error}"),
         }
@@ -100,7 +103,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         Arc::clone(&metrics),
         clock.clone(),
     );
-    let proxy = Arc::new(make_proxy(&config, https(&config, &addresses), store, metrics, &clock));
+    let proxy = Arc::new(make_proxy(&config, https(&config, &addresses), store, metrics, &clock)?);
 
     let stop = CancellationToken::new();
     let server = Arc::new(config.server);
@@ -203,12 +206,19 @@ fn https(config: &Config, addresses: &[Listen]) -> Https {
 }
 
 /// Makes the proxy that all workers share.
-fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
+fn make_proxy(
+    config: &Config,
+    https: Https,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    clock: &Clock,
+) -> Result<Proxy, StartError> {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
     let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
     let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools);
-    let upstream = Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers);
+    let upstream =
+        Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers).map_err(StartError::OriginTls)?;
     let surrogate_control = config.cache.targets.surrogate_control;
     let fetcher = Fetcher {
         store,
@@ -221,7 +231,7 @@ fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Met
         tasks: TaskTracker::new(),
     };
     let trust = Trust { subject: config.tls.client_subject_field.clone(), ..config.server.trust() };
-    Proxy {
+    Ok(Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
             rules: Rules::new(&config.cache, &config.transfer(), config.rules.clone(), trust.nominated()),
@@ -236,7 +246,7 @@ fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Met
         upload_limits: UploadLimits { patience: config.server.body_timeout, size: config.server.max_body_size },
         tunnel_timeout: config.server.tunnel_timeout,
         tunnels: TaskTracker::new(),
-    }
+    })
 }
 
 /// Serves the admin listener on the control runtime.

@@ -42,6 +42,8 @@ pub(crate) enum Transport {
     Unix(UnixStream),
     /// TLS over one of these, this end being the server.
     Tls(Box<TlsStream<Transport>>),
+    /// TLS over one of these, this end being the client.
+    TlsClient(Box<tokio_rustls::client::TlsStream<Transport>>),
 }
 
 impl Transport {
@@ -51,6 +53,7 @@ impl Transport {
             Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
             Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
             Self::Tls(stream) => return stream.get_ref().0.is_read_closed(cx),
+            Self::TlsClient(stream) => return stream.get_ref().0.is_read_closed(cx),
         };
         match ready {
             Poll::Ready(Ok(ready)) => ready.is_read_closed(),
@@ -66,6 +69,7 @@ impl AsyncRead for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::TlsClient(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -76,6 +80,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::TlsClient(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -88,8 +93,10 @@ impl AsyncWrite for Transport {
             return self.poll_write(cx, one);
         }
         // Gathers the pieces into records itself, and writes these by the transport below.
-        if let Self::Tls(stream) = self.as_mut().get_mut() {
-            return Pin::new(stream).poll_write_vectored(cx, bufs);
+        match self.as_mut().get_mut() {
+            Self::Tls(stream) => return Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::TlsClient(stream) => return Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(_) | Self::Unix(_) => {}
         }
         if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
             // Copying so few bytes costs less than a vectored write.
@@ -105,6 +112,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::TlsClient(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -117,6 +125,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsClient(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -125,6 +134,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsClient(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -283,6 +283,17 @@ fn upstream_url(text: &str) -> Result<Address, String> {
     if host.is_empty() { Err(ALLOWED.into()) } else { Ok(Address::Tcp { host, port, is_tls }) }
 }
 
+pub(super) const SERVER_NAME: Text<String> =
+    Text { of: "host name", bounds: "", example: "app.internal", read: server_name, show: String::clone };
+
+fn server_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || rustls::pki_types::ServerName::try_from(text).is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("is not a host name or an address that a certificate can be for".into())
+    }
+}
+
 pub(super) const HASH_BY: Text<HashBy> =
     Text { of: "text", bounds: "", example: "cookie:session", read: hash_by, show: shown_hash_by };
 

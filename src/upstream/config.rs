@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::tls::TlsConfig;
+
 /// Names an upstream of the configuration. Its connections and its breaker are its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamName {
@@ -43,6 +45,8 @@ pub struct Config {
     pub health_status: (u16, u16),
     /// The time between two look-ups of the names of addresses.
     pub resolve_interval: Duration,
+    /// How TLS is spoken with those that are `https`.
+    pub tls: TlsConfig,
     /// The longest time for making a connection.
     pub connect_timeout: Duration,
     /// The longest time from sending a request to its response head.
@@ -156,6 +160,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             addresses: vec![Address::Tcp { host: "127.0.0.1".into(), port: 5000, is_tls: false }.into()],
+            tls: TlsConfig::default(),
             balance: Balance::P2c,
             hash_by: HashBy::Path,
             slow_start: Duration::from_secs(10),

@@ -26,7 +26,7 @@ impl Upstream {
         left: Duration,
     ) -> Result<Box<Link>, UpstreamError> {
         let limit = self.config.connect_timeout;
-        let in_time = timeout(limit.min(left), endpoint.dial()).await;
+        let in_time = timeout(limit.min(left), self.dial(endpoint)).await;
         let transport = in_time
             .map_err(|_| if limit <= left { UpstreamError::ConnectTimeout } else { UpstreamError::ResponseTimeout })?
             .map_err(|error| UpstreamError::Connect(Arc::new(error)))?;
@@ -65,7 +65,7 @@ impl Upstream {
 }
 
 impl Endpoint {
-    /// Opens a connection, without HTTP.
+    /// Opens a connection, without TLS and HTTP.
     pub(super) async fn dial(&self) -> io::Result<Transport> {
         let stream = match &self.target {
             Target::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await?,

@@ -4,6 +4,7 @@
 //! whether a connection was used before. That decides whether a failed request may be sent again.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -25,11 +26,12 @@ use super::message::{OriginRequest, expects_content};
 use super::origin_io::Wire;
 use super::pool::{Pool, Tried};
 use super::request_body::RequestBody;
+use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
 use super::wait::HeadWait;
 use super::{Buffers, Config, UpstreamError, framing};
 use crate::base::log::cut;
-use crate::base::{Metrics, OriginOutcome, Stopwatch};
+use crate::base::{Metrics, OriginOutcome, Stopwatch, Transport};
 
 /// Idle time within which origins do not close a kept connection.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
@@ -39,6 +41,7 @@ const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 pub(crate) struct Upstream {
     pub(super) config: Config,
     pub(super) pool: Arc<Pool>,
+    tls: Option<OriginTls>,
     metrics: Arc<Metrics>,
     buffers: Arc<Buffers>,
     /// Hashes of the paths whose unusable answers were logged within [`LOG_PAUSE`], with the time of the line. The lock
@@ -54,11 +57,16 @@ const MAX_LOGGED: usize = 64;
 
 impl Upstream {
     /// Makes an origin, and no connection to it yet. Names are looked up by [`Upstream::watch`].
-    pub(crate) fn new(config: Config, metrics: Arc<Metrics>, buffers: Arc<Buffers>) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Config,
+        metrics: Arc<Metrics>,
+        buffers: Arc<Buffers>,
+    ) -> Result<Arc<Self>, OriginTlsError> {
+        let tls = OriginTls::new(&config)?;
         let endpoints = config.addresses.iter().enumerate();
         let endpoints = endpoints.map(|(n, listed)| config.endpoint(n, listed, Target::of(&listed.address)));
         let pool = Pool::new(&config, endpoints.collect());
-        Arc::new(Self { config, pool, metrics, buffers, logged: Mutex::default() })
+        Ok(Arc::new(Self { config, pool, tls, metrics, buffers, logged: Mutex::default() }))
     }
 
     /// Returns the `[upstream]` settings.
@@ -104,7 +112,7 @@ impl Upstream {
     /// Returns whether a connection can be made now, to whichever address.
     pub(crate) async fn is_reachable(&self) -> bool {
         for endpoint in self.endpoints().iter() {
-            if matches!(timeout(self.config.connect_timeout, endpoint.dial()).await, Ok(Ok(_))) {
+            if matches!(timeout(self.config.connect_timeout, self.dial(endpoint)).await, Ok(Ok(_))) {
                 return true;
             }
         }
@@ -184,6 +192,15 @@ impl Upstream {
             };
             answers = seat.endpoint.breaker.answers();
             self.metrics.origin_retries.add_one();
+        }
+    }
+
+    /// Opens a connection to an address, with TLS if it speaks that.
+    pub(super) async fn dial(&self, endpoint: &Endpoint) -> io::Result<Transport> {
+        let transport = endpoint.dial().await?;
+        match &self.tls {
+            Some(tls) if endpoint.is_tls => tls.connect(endpoint.listed, transport).await,
+            Some(_) | None => Ok(transport),
         }
     }
 

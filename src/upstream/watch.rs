@@ -170,7 +170,7 @@ impl Upstream {
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
         let answered = async {
-            let io = TokioIo::new(endpoint.dial().await?);
+            let io = TokioIo::new(self.dial(endpoint).await?);
             let (mut sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
             // The connection is polled beside the request, and ends with it.
             tokio::select! {

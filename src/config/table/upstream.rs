@@ -2,7 +2,7 @@
 
 use crate::config::key::{Also, Key, Of, Section};
 use crate::config::kinds::{Fraction, List, Size, Time, Whole, Words};
-use crate::config::values::{HASH_BY, HEALTH_PATH, STATUSES, UPSTREAM_HOST, UPSTREAM_URL};
+use crate::config::values::{FILE, HASH_BY, HEALTH_PATH, SERVER_NAME, STATUSES, UPSTREAM_HOST, UPSTREAM_URL};
 use crate::upstream::Balance;
 
 pub(super) static SECTION: Section = Section {
@@ -83,6 +83,26 @@ pub(super) static SECTION: Section = Section {
             field: &Of { at: |d| &mut d.config.upstream.resolve_interval, kind: Time::AboveZero },
             does: "Looks the names of addresses up this often. While that fails the last addresses hold. localhost is \
                    looked up for each connection.",
+        },
+        Key {
+            name: "ca_file",
+            field: &Of { at: |d| &mut d.config.upstream.tls.ca_file, kind: FILE },
+            does: "Believes the authorities in this PEM file where the URL is https; empty: those of the system.",
+        },
+        Key {
+            name: "server_name",
+            field: &Of { at: |d| &mut d.config.upstream.tls.server_name, kind: SERVER_NAME },
+            does: "Asks for a certificate for this name; empty: for the host in the URL.",
+        },
+        Key {
+            name: "client_chain",
+            field: &Of { at: |d| &mut d.config.upstream.tls.client_chain, kind: FILE },
+            does: "Shows the application the certificate in this PEM file, with its chain; empty: none.",
+        },
+        Key {
+            name: "client_key",
+            field: &Of { at: |d| &mut d.config.upstream.tls.client_key, kind: FILE },
+            does: "Names the PEM file of the key of client_chain.",
         },
         Key {
             name: "connect_timeout",

@@ -1,0 +1,154 @@
+//! TLS to the origin: whom Larder believes, and who it says that it is.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use tokio_rustls::TlsConnector;
+
+use super::Config;
+use super::config::{Address, Listed};
+use crate::base::Transport;
+
+/// The files and the name by which TLS to the origin is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The file of the authorities that are believed; empty: the system's.
+    pub ca_file: PathBuf,
+    /// The file of Larder's own certificate and its chain; empty: it has none.
+    pub client_chain: PathBuf,
+    /// The file of its key.
+    pub client_key: PathBuf,
+    /// The name that the origin's certificate has to be for; empty: that in the URL.
+    pub server_name: String,
+}
+
+/// The reason why TLS to the origin can't be set up: a sentence with the key and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginTlsError(String);
+
+impl fmt::Display for OriginTlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OriginTlsError {}
+
+/// Speaks TLS with the addresses of an upstream that are `https`.
+pub(super) struct OriginTls {
+    connector: TlsConnector,
+    /// For each address of the configuration, the name that its certificate has to be for.
+    names: Vec<Option<ServerName<'static>>>,
+}
+
+impl fmt::Debug for OriginTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OriginTls").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl OriginTls {
+    /// Reads the files; `None`: no address is `https`.
+    pub(super) fn new(config: &Config) -> Result<Option<Self>, OriginTlsError> {
+        if !config.addresses.iter().any(Listed::is_tls) {
+            return Ok(None);
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let failed = |error: Error| OriginTlsError(format!("upstream.url: TLS can't be set up: {error}"));
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(failed)?.with_root_certificates(authorities(&config.tls.ca_file)?);
+        let mut client = if config.tls.client_chain.as_os_str().is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            let chain = certificates(&config.tls.client_chain, "upstream.client_chain")?;
+            let path = &config.tls.client_key;
+            let told = |why: &dyn fmt::Display| {
+                OriginTlsError(format!("upstream.client_key: {}: {why}; name the PEM file of the key", path.display()))
+            };
+            let key = PrivateKeyDer::from_pem_file(path).map_err(|error| told(&error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| told(&error))?
+        };
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let names = config.addresses.iter().map(|listed| name(config, listed)).collect::<Result<_, _>>()?;
+        Ok(Some(Self { connector: TlsConnector::from(Arc::new(client)), names }))
+    }
+
+    /// Does the handshake with the address that is number `listed` in the configuration.
+    pub(super) async fn connect(&self, listed: usize, transport: Transport) -> io::Result<Transport> {
+        let name = self.names.get(listed).cloned().flatten().ok_or_else(|| io::Error::other("it has no name"))?;
+        let shown = name.to_str().into_owned();
+        match self.connector.connect(name, transport).await {
+            Ok(stream) => Ok(Transport::TlsClient(Box::new(stream))),
+            Err(error) => Err(explained(error, &shown)),
+        }
+    }
+}
+
+/// Returns the name that the certificate of an address has to be for.
+fn name(config: &Config, listed: &Listed) -> Result<Option<ServerName<'static>>, OriginTlsError> {
+    let host = match &listed.address {
+        Address::Tcp { host, is_tls: true, .. } if config.tls.server_name.is_empty() => host,
+        Address::Tcp { is_tls: true, .. } => &config.tls.server_name,
+        Address::Tcp { .. } | Address::Unix(_) => return Ok(None),
+    };
+    let told = |_| OriginTlsError(format!("upstream.server_name: \"{host}\" is no name that a certificate can be for"));
+    ServerName::try_from(host.clone()).map(Some).map_err(told)
+}
+
+/// Reads the authorities that are believed: those in `path`, or the system's.
+fn authorities(path: &Path) -> Result<RootCertStore, OriginTlsError> {
+    let mut roots = RootCertStore::empty();
+    if path.as_os_str().is_empty() {
+        // Some systems have certificates that can't be read; the others count.
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        return if roots.is_empty() {
+            let why = "the system has no certificates of authorities; install ca-certificates, or name a file";
+            Err(OriginTlsError(format!("upstream.ca_file: {why}")))
+        } else {
+            Ok(roots)
+        };
+    }
+    for certificate in certificates(path, "upstream.ca_file")? {
+        let told = |error| {
+            OriginTlsError(format!("upstream.ca_file: {}: a certificate can't be used: {error}", path.display()))
+        };
+        roots.add(certificate).map_err(told)?;
+    }
+    Ok(roots)
+}
+
+/// Reads the certificates of a PEM file, of which there has to be one at least.
+fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, OriginTlsError> {
+    let told = |why: &dyn fmt::Display| {
+        OriginTlsError(format!("{key}: {}: {why}; name a PEM file with certificates", path.display()))
+    };
+    let read = std::fs::read(path).map_err(|error| told(&error))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read).collect();
+    let found = found.map_err(|error| told(&error))?;
+    if found.is_empty() { Err(told(&"it has no certificate")) } else { Ok(found) }
+}
+
+/// Says in a sentence why the origin's certificate is not believed.
+fn explained(error: io::Error, name: &str) -> io::Error {
+    let Some(Error::InvalidCertificate(why)) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
+    };
+    let sentence = match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "is not valid yet".to_owned(),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("is not for {name}; see upstream.server_name")
+        }
+        CertificateError::UnknownIssuer => "is of an authority that is not believed; see upstream.ca_file".to_owned(),
+        CertificateError::Revoked => "was revoked".to_owned(),
+        why => format!("can't be believed: {why}"),
+    };
+    io::Error::other(format!("its certificate {sentence}"))
+}
