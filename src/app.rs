@@ -17,13 +17,13 @@ use crate::base::{Clock, Metrics};
 use crate::config::Config;
 use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
-use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin, Origins};
+use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origins};
 use crate::proxy::{Failures, Https, Keys, Proxy, Rules};
 use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::{Tls, TlsError};
-use crate::upstream::forwarding::{Signature, Trust};
-use crate::upstream::{Buffers, OriginTlsError, Spools, UploadLimits, Upstream, UpstreamName};
+use crate::upstream::forwarding::Trust;
+use crate::upstream::{Buffers, OriginTlsError, Spools, UploadLimits, Upstream};
 
 /// The reason why Larder did not start. Each says what to do.
 #[derive(Debug)]
@@ -33,7 +33,12 @@ pub enum StartError {
     /// TLS can't be set up.
     Tls(TlsError),
     /// TLS to the origin can't be set up.
-    OriginTls(OriginTlsError),
+    OriginTls {
+        /// The section of the upstream.
+        section: String,
+        /// What is wrong, with the key as in `[upstream]`.
+        error: OriginTlsError,
+    },
     /// The durable tier can't be used.
     Durable(StoreError),
     /// A thread or runtime can't be made.
@@ -45,7 +50,10 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
-            Self::OriginTls(error) => error.fmt(f),
+            Self::OriginTls { section, error } => match error.to_string().strip_prefix("upstream.") {
+                Some(rest) => write!(f, "{section}.{rest}"),
+                None => error.fmt(f),
+            },
             Self::Durable(failure) => write!(f, "durable.url: {failure}"),
             Self::Runtime(error) => write!(f, "a thread could not be started: {error}"),
         }
@@ -115,7 +123,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         admin_address = Some(bound);
     }
     let under_way = Arc::default();
-    control.spawn(Arc::clone(&proxy.fetcher.origins.named(UpstreamName::Default).upstream).watch());
+    for (_, upstream) in proxy.upstreams() {
+        control.spawn(Arc::clone(upstream).watch());
+    }
     let mut workers = Vec::new();
     let mut resp_sockets = resp_sockets.into_iter().flatten();
     for (index, sockets) in sockets.into_iter().enumerate() {
@@ -217,12 +227,16 @@ fn make_proxy(
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
     let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
     let buffers = Buffers::new(max_buffered, Arc::clone(&budget), spools);
-    let upstream =
-        Upstream::new(config.upstream.clone(), Arc::clone(&metrics), buffers).map_err(StartError::OriginTls)?;
-    let surrogate_control = config.cache.targets.surrogate_control;
+    let upstreams = config.all_upstreams().map(|(name, upstream)| {
+        // All share the memory and the temporary files of the bodies that pass.
+        let made = Upstream::new(upstream.clone(), Arc::clone(&metrics), Arc::clone(&buffers));
+        let made = made.map_err(|error| StartError::OriginTls { section: Config::section_of(name), error })?;
+        Ok((name.to_owned(), made))
+    });
+    let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
     let fetcher = Fetcher {
         store,
-        origins: Origins::of_default(Origin { upstream, surrogate_control, signature: Signature::random() }),
+        origins: Origins::new(upstreams, config.cache.targets.surrogate_control),
         clock: clock.clone(),
         memories: Memories::new(config.cache.pass_memory),
         flights: Flights::new(config.cache.collapse_limit),
@@ -234,7 +248,7 @@ fn make_proxy(
     Ok(Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
-            rules: Rules::new(&config.cache, &config.transfer(), config.rules.clone(), trust.nominated()),
+            rules: Rules::new(&config.cache, &config.transfers(), config.rules.clone(), trust.nominated()),
             prefix: config.cache.key_prefix.clone(),
         },
         trust,

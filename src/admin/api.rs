@@ -1,5 +1,6 @@
 //! The admin listener: its connections, its paths, and their answers.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -254,20 +256,37 @@ impl Admin {
 
     async fn ready(&self) -> AdminReply {
         let store = self.proxy.store();
-        let origin = if self.proxy.upstream().is_reachable().await { "reachable" } else { "unreachable" };
+        let upstreams = self.reachable().await;
+        let reachable = upstreams.values().filter(|is_reachable| **is_reachable).count();
+        let word = |is_reachable| if is_reachable { "reachable" } else { "unreachable" };
+        let origin = if (1..upstreams.len()).contains(&reachable) { "partly" } else { word(reachable > 0) };
         let (objects, _) = store.memory().usage();
         if self.stop.is_cancelled() {
             return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "stopping": true}));
         }
-        let can_serve = origin == "reachable" || objects > 0 || store.durable().is_some();
+        let can_serve = reachable > 0 || objects > 0 || store.durable().is_some();
         let status = if can_serve { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let durable = match store.durable() {
             None => "off",
             Some(durable) if durable.is_down() => "down",
             Some(_) => "up",
         };
-        let told = json!({"ready": can_serve, "origin": origin, "durable": durable, "objects_in_memory": objects});
+        let mut told = json!({"ready": can_serve, "origin": origin, "durable": durable, "objects_in_memory": objects});
+        if upstreams.len() > 1 {
+            let upstreams = upstreams.into_iter().map(|(name, is_reachable)| (name, json!(word(is_reachable))));
+            told["upstreams"] = upstreams.collect();
+        }
         json_reply(status, &told)
+    }
+
+    /// Returns which upstreams can be reached.
+    async fn reachable(&self) -> BTreeMap<String, bool> {
+        let mut asked = JoinSet::new();
+        for (name, upstream) in self.proxy.upstreams() {
+            let (name, upstream) = (name.to_owned(), Arc::clone(upstream));
+            asked.spawn(async move { (name, upstream.is_reachable().await) });
+        }
+        asked.join_all().await.into_iter().collect()
     }
 
     /// Reads a request's body; an error is the answer to send. A body that states a length past the limit is not read

@@ -1,5 +1,6 @@
 //! `GET /metrics`: the counters, and the gauges as they are at the scrape.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use http::Response;
@@ -14,7 +15,8 @@ use crate::store::{Durable, Index};
 impl Admin {
     /// Renders every metric in the text format of Prometheus.
     pub(super) fn metrics(&self) -> AdminReply {
-        let gauges = [process(&self.proxy).as_slice(), &durable(&self.proxy), &index(&self.proxy)].concat();
+        let proxy = &self.proxy;
+        let gauges = [process(proxy).as_slice(), &upstreams(proxy), &durable(proxy), &index(proxy)].concat();
         let mut reply = Response::new(Full::from(self.proxy.metrics.render(&gauges)));
         reply
             .headers_mut()
@@ -24,12 +26,67 @@ impl Admin {
 }
 
 fn gauge(name: &'static str, help: &'static str, value: u64) -> Gauge {
-    Gauge { name, help, value }
+    Gauge { name, help, labels: Vec::new(), value }
+}
+
+/// The state of an address of an upstream.
+#[derive(Clone, Copy, Default)]
+struct Address {
+    requests: u64,
+    is_up: bool,
+    is_healthy: bool,
+}
+
+/// Measures the upstreams and their addresses. An address that is listed twice counts as one, since a metric has each
+/// set of labels once.
+fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
+    let (mut waiting, mut requests, mut down, mut healthy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (upstream, of) in proxy.upstreams() {
+        let label = || ("upstream", upstream.to_owned());
+        waiting.push(Gauge {
+            name: "larder_upstream_waiting",
+            help: "Requests that wait until an address of the upstream has room: what upstream.max_waiting limits.",
+            labels: vec![label()],
+            value: of.waiting() as u64,
+        });
+        let mut addresses: BTreeMap<String, Address> = BTreeMap::new();
+        for endpoint in of.endpoints().iter() {
+            let address = addresses.entry(endpoint.name.clone()).or_default();
+            address.requests += u64::from(endpoint.under_way());
+            address.is_up |= !endpoint.is_down();
+            address.is_healthy |= !endpoint.is_unhealthy();
+        }
+        for (name, address) in addresses {
+            let of_address = |metric, help, value| Gauge {
+                name: metric,
+                help,
+                labels: vec![label(), ("address", name.clone())],
+                value,
+            };
+            requests.push(of_address(
+                "larder_upstream_requests",
+                "Requests under way at the address: what upstream.max_requests limits.",
+                address.requests,
+            ));
+            down.push(of_address(
+                "larder_upstream_down",
+                "1 while the address is known to be down.",
+                u64::from(!address.is_up),
+            ));
+            healthy.push(of_address(
+                "larder_upstream_healthy",
+                "0 while the address fails its health checks (upstream.health_path).",
+                u64::from(address.is_healthy),
+            ));
+        }
+    }
+    [waiting, requests, down, healthy].concat()
 }
 
 /// Measures memory, fetches and connections.
 fn process(proxy: &Proxy) -> [Gauge; 12] {
-    let (store, upstream, usage) = (proxy.store(), proxy.upstream(), proxy.usage());
+    let (store, usage) = (proxy.store(), proxy.usage());
+    let is_down = proxy.upstreams().any(|(_, upstream)| upstream.is_down());
     let (objects, bytes) = store.memory().usage();
     [
         gauge("larder_memory_objects", "Objects in the memory tier.", objects),
@@ -51,7 +108,7 @@ fn process(proxy: &Proxy) -> [Gauge; 12] {
             usage.spooled,
         ),
         gauge("larder_flights", "Fetches under way that can be shared.", usage.flights),
-        gauge("larder_origin_down", "1 while the origin is known to be down.", u64::from(upstream.is_down())),
+        gauge("larder_origin_down", "1 while every address of an upstream is known to be down.", u64::from(is_down)),
         gauge(
             "larder_purge_position",
             "The number of the last purge that this process knows of, its own and others'.",

@@ -285,8 +285,9 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
         warn!("{warning}");
     }
     memory_pages::fit(config.memory.capacity);
-    let upstream: Vec<String> = config.upstream.addresses.iter().map(ToString::to_string).collect();
-    let upstream = upstream.join(", ");
+    let upstreams: Vec<String> =
+        config.all_upstreams().flat_map(|(_, upstream)| upstream.addresses.iter().map(ToString::to_string)).collect();
+    let upstreams = upstreams.join(", ");
     let durable = (config.durable.location.in_words(), config.durable.capacity());
     let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
     signals.is_up();
@@ -294,7 +295,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
         signals.on_hang_up(reload);
     }
     for address in running.addresses() {
-        info!("listening on {address}, in front of {upstream}");
+        info!("listening on {address}, in front of {upstreams}");
     }
     if let Some(address) = running.resp_address() {
         info!("Redis clients on {address}");

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Config;
+use super::hints::nearest;
+use super::table::upstream::UPSTREAMS;
 use crate::base::format_size;
 use crate::downstream::Listen;
 use crate::proxy::Rule;
 use crate::rfc9111::claims;
 use crate::store::Location;
-use crate::upstream::{Address, Listed};
+use crate::upstream::Address;
 
 /// Says how two addresses go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,9 +128,13 @@ impl Config {
         if self.server.listen.is_empty() {
             told.push("server.listen: it is empty; name at least one address, such as \"127.0.0.1:8080\"".into());
         }
-        if self.upstream.addresses.is_empty() {
-            told.push("upstream.url: it is empty; name at least one address, such as \"http://127.0.0.1:5000\"".into());
+        for (name, _) in self.all_upstreams().filter(|(_, upstream)| upstream.addresses.is_empty()) {
+            let section = Self::section_of(name);
+            told.push(format!(
+                "{section}.url: it is empty; name at least one address, such as \"http://127.0.0.1:5000\""
+            ));
         }
+        told.extend(self.unknown_upstreams());
         if self.admin.token.is_empty()
             && let Some(listen) = self.admin.listen.as_ref().filter(|listen| !is_local(listen))
         {
@@ -151,6 +157,35 @@ impl Config {
             ));
         }
         told
+    }
+
+    /// Returns what is wrong with the upstreams that rules name, and with the number of upstreams.
+    fn unknown_upstreams(&self) -> Vec<String> {
+        let known: Vec<String> = self.all_upstreams().map(|(name, _)| name.to_owned()).collect();
+        let mut told = Vec::new();
+        for (n, rule) in self.rules.iter().enumerate() {
+            let Some(name) = rule.upstream.as_ref().filter(|name| !known.contains(name)) else { continue };
+            let hint = nearest(&known[1..], name);
+            let hint = hint.map_or_else(String::new, |known| format!("; the nearest is \"{known}\""));
+            told.push(format!("rule[{n}].upstream: there is no [{UPSTREAMS}.{name}]{hint}"));
+        }
+        if self.upstreams.len() > MAX_UPSTREAMS {
+            told.push(format!("{UPSTREAMS}: there are more than {MAX_UPSTREAMS}"));
+        }
+        told
+    }
+
+    /// Returns warnings of upstreams that no request goes to.
+    fn unused_upstreams(&self) -> Vec<String> {
+        let is_named = |name: &str| self.rules.iter().any(|rule| rule.upstream.as_deref() == Some(name));
+        let unused = self.upstreams.iter().filter(|(name, _)| !is_named(name));
+        unused
+            .map(|(name, _)| {
+                format!(
+                    "{UPSTREAMS}.{name}: no rule leads to it; add upstream = \"{name}\" to one, or take the section out"
+                )
+            })
+            .collect()
     }
 
     /// Returns the first listener with TLS.
@@ -215,10 +250,14 @@ impl Config {
             ));
         }
         for (key, listen) in self.listeners() {
-            for Listed { address, .. } in &self.upstream.addresses {
+            let addresses = self
+                .all_upstreams()
+                .flat_map(|(name, upstream)| upstream.addresses.iter().map(move |listed| (name, &listed.address)));
+            for (name, address) in addresses {
                 if leads_to(address, listen) {
+                    let section = Self::section_of(name);
                     told.push(format!(
-                        "upstream.url: {address} is Larder's own {key} = \"{listen}\": it would ask itself; name the application's address"
+                        "{section}.url: {address} is Larder's own {key} = \"{listen}\": it would ask itself; name the application's address"
                     ));
                 }
             }
@@ -227,6 +266,7 @@ impl Config {
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
         told.extend(self.unused_tls());
+        told.extend(self.unused_upstreams());
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"
@@ -240,6 +280,9 @@ impl Config {
         told
     }
 }
+
+/// The most sections `[upstreams.NAME]`.
+const MAX_UPSTREAMS: usize = 10_000;
 
 /// The least memory of any use, in bytes: few responses take less.
 const LEAST_MEMORY: u64 = 64 << 10;
@@ -281,8 +324,16 @@ impl Config {
 }
 
 fn unreachable(n: usize, rule: &Rule, former: usize, by: &Rule) -> String {
+    let is_by_path = [rule, by].iter().all(|rule| rule.host.is_none() && rule.methods.is_empty());
+    if is_by_path {
+        return format!(
+            "rule[{n}].path: \"{}\" is never reached: rule[{former}].path = \"{}\" comes first and matches all of it; put the narrower rule first",
+            rule.path, by.path
+        );
+    }
     format!(
-        "rule[{n}].path: \"{}\" is never reached: rule[{former}].path = \"{}\" comes first and matches all of it; put the narrower rule first",
-        rule.path, by.path
+        "rule[{n}]: {} is never reached: rule[{former}], {}, comes first and matches all of it; put the narrower rule first",
+        rule.in_words(),
+        by.in_words()
     )
 }

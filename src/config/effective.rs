@@ -12,6 +12,7 @@ use super::kinds::{Kind, Size, Time};
 use super::reading::Reading;
 use super::reference::{self, comment};
 use super::table;
+use super::table::upstream::UPSTREAMS;
 use crate::base::log;
 
 /// The effective value of one key.
@@ -33,6 +34,15 @@ impl Reading {
             text.push('\n');
             comment("#", section.about, &mut text);
             let _ = writeln!(text, "[{}]", section.name);
+            write_all(&values, &mut text);
+        }
+        let mut about = Some(table::upstream::ABOUT_NAMED);
+        for (section, values) in self.upstreams() {
+            text.push('\n');
+            if let Some(about) = about.take() {
+                comment("#", about, &mut text);
+            }
+            let _ = writeln!(text, "[{section}]");
             write_all(&values, &mut text);
         }
         let rules = self.rules();
@@ -57,14 +67,14 @@ impl Reading {
     /// Returns the effective value of one key, its source, and what the key does and takes. The error is a sentence:
     /// there is no such key.
     pub(crate) fn explain(&self, key: &str) -> Result<String, String> {
-        let mut rows = Self::rows();
-        let row = rows.find(|row| row.key() == key).ok_or_else(|| Self::unknown(key))?;
+        let row = self.rows().find(|row| row.key() == key).ok_or_else(|| self.unknown(key))?;
         let (header, holding) = if row.section == "rule" {
             ("[[rule]]".to_owned(), self.rules())
         } else if row.section == table::tls::LIST {
             (format!("[[{}]]", table::tls::LIST), self.certificates())
         } else {
-            let sections = self.sections().into_iter().filter(|(section, _)| section.name == row.section);
+            let sections = self.sections().into_iter().map(|(section, values)| (section.name.to_owned(), values));
+            let sections = sections.chain(self.upstreams()).filter(|(section, _)| *section == row.section);
             (format!("[{}]", row.section), sections.map(|(_, values)| values).collect())
         };
         let mut text = format!("{header}\n");
@@ -74,12 +84,13 @@ impl Reading {
         Ok(text)
     }
 
-    fn rows() -> impl Iterator<Item = reference::Row> {
-        reference::sections().into_iter().chain(reference::rule()).chain(reference::certificate())
+    fn rows(&self) -> impl Iterator<Item = reference::Row> {
+        let named = self.draft.config.upstreams.iter().flat_map(|(name, _)| reference::upstream(name));
+        reference::sections().into_iter().chain(named).chain(reference::rule()).chain(reference::certificate())
     }
 
-    fn unknown(key: &str) -> String {
-        let known: Vec<String> = Self::rows().map(|row| row.key()).collect();
+    fn unknown(&self, key: &str) -> String {
+        let known: Vec<String> = self.rows().map(|row| row.key()).collect();
         let hint = nearest(&known, key).map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
         format!("{key}: there is no such key{hint}")
     }
@@ -92,6 +103,14 @@ impl Reading {
         let sections = self.sections().into_iter();
         let mut all: Map<String, serde_json::Value> =
             sections.map(|(section, values)| (section.name.to_owned(), object(values).into())).collect();
+        if !self.draft.config.upstreams.is_empty() {
+            let prefix = format!("{UPSTREAMS}.");
+            let named = self
+                .upstreams()
+                .into_iter()
+                .map(|(section, values)| (section.trim_start_matches(&prefix).to_owned(), object(values).into()));
+            all.insert(UPSTREAMS.into(), named.collect::<Map<String, serde_json::Value>>().into());
+        }
         all.insert("rule".into(), self.rules().into_iter().map(object).collect());
         all.insert(table::tls::LIST.into(), self.certificates().into_iter().map(object).collect());
         all.into()
@@ -108,6 +127,22 @@ impl Reading {
                 Some(Effective { in_force: in_force(&self.draft.config, &path(key)), ..shown })
             });
             all.push((*section, values.collect()));
+        }
+        all
+    }
+
+    /// Returns the keys of each `[upstreams.NAME]`, with the name of the section.
+    fn upstreams(&self) -> Vec<(String, Vec<Effective>)> {
+        let mut all = Vec::new();
+        for (name, upstream) in &self.draft.config.upstreams {
+            let mut draft = Draft::default();
+            draft.config.upstream = upstream.clone();
+            let section = Config::section_of(name);
+            let keys = table::upstream::SECTION.keys.iter();
+            let shown = keys
+                .filter_map(|key| self.effective(key.name, &format!("{section}.{}", key.name), key.field, &mut draft));
+            let shown = shown.collect();
+            all.push((section, shown));
         }
         all
     }
@@ -199,9 +234,13 @@ mod tests {
 default_timeout = \"10s\"
 set_cookie = \"strip\"
 
+[upstreams.api]
+url = \"http://api\"
+
 [[rule]]
 path = \"/a\"
 timeout = \"1h\"
+upstream = \"api\"
 
 [[rule]]
 path = \"/b\"
@@ -222,9 +261,10 @@ bypass = true
             ("default_timeout = \"10s\"", "f:3"),
             ("set_cookie = \"rfc\"", "--set"),
             ("region = \"eu\"", "--set"),
-            ("path = \"/a\"", "f:7"),
-            ("timeout = \"1h\"", "f:8"),
-            ("path = \"/b\"", "f:11"),
+            ("url = [\"http://api:80\"]", "f:7"),
+            ("path = \"/a\"", "f:10"),
+            ("timeout = \"1h\"", "f:11"),
+            ("path = \"/b\"", "f:15"),
             ("bypass = false", "--set"),
             ("# token = (set)", "LARDER_ADMIN__TOKEN"),
         ] {
@@ -272,6 +312,7 @@ bypass = true
         let told = reading().to_json();
         assert_eq!(told["cache"]["default_timeout"], serde_json::json!({"value": "10s", "from": "f:3"}));
         assert_eq!(told["rule"][1]["bypass"], serde_json::json!({"value": false, "from": "--set"}));
+        assert_eq!(told["upstreams"]["api"]["max_idle"], serde_json::json!({"value": 256, "from": "default"}));
         assert_eq!(told["admin"]["token"]["value"], "(set)");
         assert!(!told.to_string().contains("hidden-word"), "{told}");
     }
@@ -284,7 +325,12 @@ bypass = true
         assert!(told.contains(" Default: \"never\". Also by rule.\n"), "{told}");
         assert!(told.ends_with("# --set\n"), "{told}");
         let told = reading().explain("rule.timeout").expect("a key");
-        assert!(told.starts_with("[[rule]]\n") && told.ends_with("# f:8\n"), "{told}");
+        assert!(told.starts_with("[[rule]]\n") && told.ends_with("# f:11\n"), "{told}");
+        let told = reading().explain("upstreams.api.url").expect("a key");
+        assert!(told.starts_with("[upstreams.api]\n") && told.ends_with("# f:7\n"), "{told}");
+        assert!(told.contains("Default: none, it is required."), "{told}");
+        let why = reading().explain("upstreams.apo.url").expect_err("no key");
+        assert!(why.ends_with("the nearest key is \"upstreams.api.url\""), "{why}");
         let why = reading().explain("cache.setcookie").expect_err("no key");
         assert_eq!(why, "cache.setcookie: there is no such key; the nearest key is \"cache.set_cookie\"");
     }

@@ -20,7 +20,7 @@ mod table;
 mod values;
 
 pub(crate) use self::reading::Reading;
-pub use self::settings::{Config, ConfigErrors};
+pub use self::settings::{Config, ConfigErrors, DEFAULT_UPSTREAM};
 
 #[cfg(test)]
 mod pages;

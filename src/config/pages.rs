@@ -1,6 +1,7 @@
 //! Writes `config.toml` and `docs/configuration.md` from the table, and holds the two files to it. If the
 //! environment has `LARDER_TEST_WRITE=1`, the tests write the files.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use toml::Value;
 
 use super::reference::{self, Default, Row, comment};
 use super::tests::read;
-use super::{Config, table};
+use super::{Config, reading, table};
 
 const CONFIG_HEAD: &str = "\
 # Larder: every key with its default. Delete what you do not change.
@@ -49,7 +50,7 @@ larder config cache.set_cookie              # prints what a key does, and which 
 * **Sizes** are a whole number of bytes, or one with a unit: `\"512B\"`, `\"64KiB\"`, `\"64MiB\"`, `\"2GiB\"`, `\"1TiB\"`.
 * **Lists.** In the environment and behind `--set`, commas separate the items. One item needs no list.
 * **Mistakes.** Larder names every mistake at once, each with its key, and does not start. An unknown key is a mistake.
-* **Rules.** A `[[rule]]` can set the keys marked \"By rule\" for its own paths.
+* **Rules.** A `[[rule]]` can set the keys marked \"By rule\" for its own requests.
 
 ";
 
@@ -68,10 +69,25 @@ fn config_toml() -> String {
             }
         }
     }
+    config_upstream(&mut text);
     config_certificate(&mut text);
     config_rule(&rows, &mut text);
     text
 }
+
+/// Appends a further upstream, commented out: words behind `##`, keys behind `#`.
+fn config_upstream(text: &mut String) {
+    text.push('\n');
+    comment("##", table::upstream::ABOUT_NAMED, text);
+    let _ = writeln!(text, "# [{}]", Config::section_of(EXAMPLE));
+    let _ = writeln!(text, "# {} = \"{EXAMPLE_URL}\"", table::upstream::REQUIRED);
+}
+
+/// The name of the upstream that the pages show.
+const EXAMPLE: &str = "api";
+
+/// The address of the application that the pages name as a further one.
+const EXAMPLE_URL: &str = "http://127.0.0.1:5001";
 
 /// Appends a certificate, commented out: words behind `##`, keys behind `#`.
 fn config_certificate(text: &mut String) {
@@ -90,21 +106,23 @@ fn config_rule(rows: &[Row], text: &mut String) {
     text.push('\n');
     comment("##", table::rule::ABOUT, text);
     text.push_str("# [[rule]]\n");
-    let mut section = "";
+    let mut section = Cow::Borrowed("");
     for row in reference::rule() {
         let value = match &row.default {
             Default::Value(value @ (Value::Boolean(_) | Value::String(_))) => value.clone(),
             Default::OfSection(section) => default_of(rows, section, row.name),
-            Default::Value(_) | Default::Unset | Default::Required => row.described.example.clone(),
+            Default::Value(_) | Default::Unset | Default::Required | Default::Unless(_) => {
+                row.described.example.clone()
+            }
         };
-        match row.default {
-            Default::OfSection(of) if of != section => {
-                section = of;
+        match &row.default {
+            Default::OfSection(of) if **of != *section => {
+                section.clone_from(of);
                 text.push_str("#\n");
                 comment("##", &format!("Instead of the keys of the same names in [{section}]:"), text);
             }
             Default::OfSection(_) => {}
-            Default::Value(_) | Default::Unset | Default::Required => {
+            Default::Value(_) | Default::Unset | Default::Required | Default::Unless(_) => {
                 text.push_str("#\n");
                 comment("##", row.does, text);
             }
@@ -117,7 +135,9 @@ fn default_of(rows: &[Row], section: &str, name: &str) -> Value {
     let row = rows.iter().find(|row| row.section == section && row.name == name).expect("a shared key");
     match &row.default {
         Default::Value(value) => value.clone(),
-        Default::OfSection(_) | Default::Unset | Default::Required => row.described.example.clone(),
+        Default::OfSection(_) | Default::Unset | Default::Required | Default::Unless(_) => {
+            row.described.example.clone()
+        }
     }
 }
 
@@ -142,11 +162,27 @@ fn configuration_md() -> String {
             );
         }
         text.push('\n');
+        if section.name == table::upstream::SECTION.name {
+            upstream_page(&mut text);
+        }
     }
     table_page(table::tls::LIST, table::tls::ABOUT, &reference::certificate(), &mut text);
     text.push('\n');
     table_page(table::rule::LIST, table::rule::ABOUT, &reference::rule(), &mut text);
     text
+}
+
+/// Appends what a further upstream is.
+fn upstream_page(text: &mut String) {
+    let section = Config::section_of(EXAMPLE);
+    let _ = writeln!(text, "## `[upstreams.NAME]`\n\n{}\n", table::upstream::ABOUT_NAMED);
+    let _ = writeln!(text, "```toml\n[{section}]\n{} = \"{EXAMPLE_URL}\"\n", table::upstream::REQUIRED);
+    let _ = writeln!(text, "[[rule]]\npath = \"/api/*\"\nupstream = \"{EXAMPLE}\"\n```\n");
+    let variable = reading::variable(&format!("{section}.{}", table::upstream::REQUIRED));
+    let _ = writeln!(
+        text,
+        "In the environment the same key is `{variable}`: in capitals, with an underscore for a hyphen.\n"
+    );
 }
 
 /// Appends the keys of a list of tables.
@@ -173,6 +209,7 @@ fn default_cell(row: &Row) -> String {
         Default::OfSection(section) => format!("`{section}.{}`", row.name),
         Default::Unset => "not set".into(),
         Default::Required => "required".into(),
+        Default::Unless([one, other]) => format!("required without `{one}` or `{other}`"),
     }
 }
 
@@ -216,15 +253,19 @@ fn the_shipped_file_sets_every_key_to_its_default() {
     assert_eq!(Config::parse(&made), Ok(Config::default()));
 }
 
-/// Checks that the rule which the file shows can be read.
+/// Checks that the upstream and the rule which the file shows can be read.
 #[test]
-fn the_rule_that_the_shipped_file_shows_is_sound() {
+fn the_upstream_and_the_rule_that_the_shipped_file_shows_are_sound() {
     let made = config_toml();
-    let (_, rule) = made.split_once("# [[rule]]\n").expect("a rule");
     let is_key = |line: &&str| line.split(' ').nth(1) == Some("=");
-    let keys: Vec<&str> = rule.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_key).collect();
-    let reading = read(&format!("[[rule]]\n{}", keys.join("\n")), &[], &[]);
-    assert_eq!(reading.errors(), Vec::<String>::new());
+    let keys = |header: &str| {
+        let (_, rest) = made.split_once(&format!("# {header}\n")).expect("an example");
+        let own = rest.split("\n\n").next().unwrap_or_default();
+        let keys: Vec<&str> = own.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_key).collect();
+        format!("{header}\n{}\n", keys.join("\n"))
+    };
+    let reading = read(&format!("{}{}", keys("[upstreams.api]"), keys("[[rule]]")), &[], &[]);
+    assert_eq!((reading.errors(), reading.warnings()), (&[][..], Vec::new()));
     for (name, _) in table::rule_fields() {
         assert!(reading.origins.contains_key(&format!("rule[0].{name}")), "config.toml does not show rule.{name}");
     }

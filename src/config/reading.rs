@@ -6,12 +6,15 @@ use std::path::Path;
 
 use super::hints::nearest;
 use super::key::{Draft, Field};
-use super::sources::{Origin, Sources};
+use super::sources::{Origin, Sources, folded};
+use super::table::upstream::UPSTREAMS;
+use super::values::check_upstream_name;
 use super::{Config, ConfigErrors, table};
 use crate::proxy::Rule;
 use crate::store::Location;
 use crate::store::s3::S3Config;
 use crate::tls::CertificateFiles;
+use crate::upstream;
 
 /// Holds the configuration that was read, and the mistakes in it.
 #[derive(Debug)]
@@ -88,6 +91,7 @@ impl Reading {
             draft.config.tls.certificates.push(reading.read_certificate(&mut sources, n, &origin));
             reading.certificates.push(n);
         }
+        draft.config.upstreams = reading.read_upstreams(&mut sources);
         if let Location::S3 { config, .. } = &mut draft.config.durable.location {
             *config = S3Config { bucket: std::mem::take(&mut config.bucket), ..draft.s3.clone() };
         }
@@ -109,11 +113,55 @@ impl Reading {
         self.origins.insert(key, setting.origin);
     }
 
+    /// Reads each `[upstreams.NAME]`: the keys of `[upstream]`, with their own defaults.
+    fn read_upstreams(&mut self, sources: &mut Sources) -> Vec<(String, upstream::Config)> {
+        let names = sources.names_in(UPSTREAMS);
+        let mut read: Vec<(String, upstream::Config)> = Vec::new();
+        for (name, origin) in names {
+            let (section, from) = (Config::section_of(&name), origin.prefix());
+            if let Err(why) = check_upstream_name(&name) {
+                self.errors.push(format!("{from}{section}: \"{name}\" {why}"));
+                sources.remove_below(&section);
+                continue;
+            }
+            if let Some((other, _)) = read.iter().find(|(other, _)| folded(other) == folded(&name)) {
+                self.errors.push(format!(
+                    "{from}{section}: in variables this is the same name as {UPSTREAMS}.{other}; rename one of them"
+                ));
+            }
+            let url = format!("{section}.{}", table::upstream::REQUIRED);
+            if !sources.settings.contains_key(&url) {
+                self.errors.push(format!("{from}{url}: it is missing; name the application's address"));
+                self.mistaken.insert(url);
+            }
+            let mut draft = Draft::default();
+            for key in table::upstream::SECTION.keys {
+                self.read(sources, format!("{section}.{}", key.name), key.field, &mut draft);
+            }
+            read.push((name, draft.config.upstream));
+        }
+        let is_nameless = |key: &str| {
+            key == UPSTREAMS
+                || key.strip_prefix(UPSTREAMS).is_some_and(|rest| rest.starts_with('.') && !rest[1..].contains('.'))
+        };
+        let nameless: Vec<String> = sources.settings.keys().filter(|key| is_nameless(key)).cloned().collect();
+        for key in nameless {
+            let Some(setting) = sources.settings.remove(&key) else { continue };
+            self.errors.push(format!(
+                "{}{key}: upstreams have names, and each its own keys: [{UPSTREAMS}.NAME], {UPSTREAMS}.NAME.url",
+                setting.origin.prefix()
+            ));
+        }
+        read
+    }
+
     fn read_rule(&mut self, sources: &mut Sources, n: usize, origin: &Origin) -> Rule {
-        let path = format!("rule[{n}].{}", table::rule::REQUIRED);
-        if !sources.settings.contains_key(&path) {
-            let from = origin.prefix();
-            self.errors.push(format!("{from}{path}: it is missing; a rule is for some paths, such as \"/static/*\""));
+        let has = |name: &str| sources.settings.contains_key(&format!("rule[{n}].{name}"));
+        if !has(table::rule::REQUIRED) && !table::rule::INSTEAD.into_iter().any(has) {
+            let (from, path) = (origin.prefix(), table::rule::REQUIRED);
+            self.errors.push(format!(
+                "{from}rule[{n}].{path}: it is missing; a rule is for some paths, such as \"/static/*\", or has a host or a method"
+            ));
         }
         let mut rule = Rule::default();
         for (name, field) in table::rule_fields() {
@@ -166,6 +214,16 @@ impl Reading {
     fn meant_by(&self, name: &str) -> Option<String> {
         let rest = name.strip_prefix("LARDER_")?.to_ascii_lowercase();
         let (section, key) = rest.split_once('_').unwrap_or((&rest, ""));
+        if section == UPSTREAMS {
+            let named: Vec<String> = self.known.iter().filter(|key| is_of_named(key)).cloned().collect();
+            let key = nearest(&named, &format!("{section}.{}", key.replace('_', ".")));
+            return Some(
+                key.map_or_else(
+                    || format!("LARDER_{}__NAME__URL", UPSTREAMS.to_ascii_uppercase()),
+                    |key| variable(key),
+                ),
+            );
+        }
         table::SECTIONS.iter().find(|known| known.name == section)?;
         let key = nearest(&self.known, &format!("{section}.{key}"))?;
         Some(variable(key))
@@ -192,7 +250,12 @@ impl Reading {
     }
 }
 
+/// Returns whether a key is one of an `[upstreams.NAME]`.
+fn is_of_named(key: &str) -> bool {
+    key.strip_prefix(UPSTREAMS).is_some_and(|rest| rest.starts_with('.'))
+}
+
 /// The variable that sets `section.key`.
 pub(super) fn variable(key: &str) -> String {
-    format!("LARDER_{}", key.replace('.', "__").to_ascii_uppercase())
+    format!("LARDER_{}", key.replace('.', "__").replace('-', "_").to_ascii_uppercase())
 }

@@ -1,9 +1,11 @@
 //! Describes each key of the table for a reader: for `larder config KEY`, `config.toml` and `docs/configuration.md`.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use toml::Value;
 
+use super::Config;
 use super::key::{Draft, Field, Key};
 use super::kinds::Described;
 use super::table;
@@ -13,7 +15,7 @@ use crate::tls::CertificateFiles;
 /// One key, described.
 pub(super) struct Row {
     /// The name of the section or list: `rule` for a key of `[[rule]]`.
-    pub(super) section: &'static str,
+    pub(super) section: Cow<'static, str>,
     pub(super) name: &'static str,
     pub(super) described: Described,
     pub(super) default: Default,
@@ -26,11 +28,13 @@ pub(super) struct Row {
 pub(super) enum Default {
     Value(Value),
     /// A rule takes the value of the same key in this section.
-    OfSection(&'static str),
+    OfSection(Cow<'static, str>),
     /// Nothing.
     Unset,
     /// There is none: it must be set.
     Required,
+    /// It must be set unless one of these keys is.
+    Unless([&'static str; 2]),
 }
 
 impl Row {
@@ -40,7 +44,7 @@ impl Row {
 
     fn new<S>(section: &'static str, key: &Key<S>, field: &dyn Field<S>, of: &mut S) -> Self {
         Self {
-            section,
+            section: section.into(),
             name: key.name,
             described: field.described(),
             default: field.shown(of).map_or(Default::Unset, Default::Value),
@@ -58,6 +62,7 @@ impl Row {
             Default::OfSection(section) => format!("that of {section}.{}", self.name),
             Default::Unset => "not set".into(),
             Default::Required => "none, it is required".into(),
+            Default::Unless([one, other]) => format!("none, it is required without {one} or {other}"),
         };
         let by_rule = if self.is_by_rule { " Also by rule." } else { "" };
         format!("Type: {kind}{bounds}. Example: {example}. Default: {default}.{by_rule}")
@@ -76,16 +81,29 @@ pub(super) fn rule() -> Vec<Row> {
     let mut rule = Rule::default();
     let own = table::rule::KEYS.iter().map(|key| {
         let row = Row::new("rule", key, key.field, &mut rule);
-        let default = if key.name == table::rule::REQUIRED { Default::Required } else { row.default };
+        let default =
+            if key.name == table::rule::REQUIRED { Default::Unless(table::rule::INSTEAD) } else { row.default };
         Row { default, ..row }
     });
     let shared = sections().into_iter().filter(|row| row.is_by_rule).map(|row| Row {
         default: Default::OfSection(row.section),
-        section: "rule",
+        section: "rule".into(),
         is_by_rule: false,
         ..row
     });
     own.collect::<Vec<_>>().into_iter().chain(shared).collect()
+}
+
+/// Returns the keys of an `[upstreams.NAME]`.
+pub(super) fn upstream(name: &str) -> Vec<Row> {
+    let mut draft = Draft::default();
+    let section = Config::section_of(name);
+    let rows = table::upstream::SECTION.keys.iter().map(|key| {
+        let row = Row::new("", key, key.field, &mut draft);
+        let default = if key.name == table::upstream::REQUIRED { Default::Required } else { row.default };
+        Row { section: section.clone().into(), default, ..row }
+    });
+    rows.collect()
 }
 
 /// Returns the keys of a `[[tls.certificate]]`.

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use super::reading::Reading;
 use super::sources::Sources;
+use super::table::upstream::UPSTREAMS;
 use crate::base::log;
 use crate::downstream::ServerConfig;
-use crate::proxy::{CacheConfig, Rule};
+use crate::proxy::{CacheConfig, Rule, Transfers};
 use crate::upstream::Transfer;
 use crate::{admin, resp, store, tls, upstream};
 
@@ -21,6 +22,8 @@ pub struct Config {
     pub tls: tls::Config,
     /// `[upstream]`
     pub upstream: upstream::Config,
+    /// Each `[upstreams.NAME]`, with its name, in the order of the names.
+    pub upstreams: Vec<(String, upstream::Config)>,
     /// `[cache]`
     pub cache: CacheConfig,
     /// `[memory]`
@@ -39,6 +42,9 @@ pub struct Config {
     pub stray_variables: Vec<String>,
 }
 
+/// What `[upstream]` is called among the upstreams.
+pub const DEFAULT_UPSTREAM: &str = "default";
+
 /// The mistakes of a configuration, one sentence each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<String>);
@@ -52,16 +58,33 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
-    /// Returns how bytes pass where no rule says otherwise.
-    pub fn transfer(&self) -> Transfer {
+    /// Returns how bytes pass to and from each upstream where no rule says otherwise.
+    pub fn transfers(&self) -> Transfers {
+        let named = self.upstreams.iter().map(|(name, upstream)| (name.clone(), self.transfer(upstream))).collect();
+        Transfers { default: self.transfer(&self.upstream), named }
+    }
+
+    fn transfer(&self, upstream: &upstream::Config) -> Transfer {
         Transfer {
-            buffer_request: self.upstream.buffer_request,
-            buffer_response: self.upstream.buffer_response,
-            spool: self.upstream.spool,
+            buffer_request: upstream.buffer_request,
+            buffer_response: upstream.buffer_response,
+            spool: upstream.spool,
             min_body_rate: self.server.min_body_rate,
-            response_timeout: self.upstream.response_timeout,
-            body_timeout: self.upstream.body_timeout,
+            response_timeout: upstream.response_timeout,
+            body_timeout: upstream.body_timeout,
         }
+    }
+
+    /// Returns every upstream with its name: `[upstream]`, which is called [`DEFAULT_UPSTREAM`], then the others in their
+    /// order.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = (&str, &upstream::Config)> {
+        let named = self.upstreams.iter().map(|(name, upstream)| (&**name, upstream));
+        std::iter::once((DEFAULT_UPSTREAM, &self.upstream)).chain(named)
+    }
+
+    /// Returns the name of the section of an upstream.
+    pub fn section_of(upstream: &str) -> String {
+        if upstream == DEFAULT_UPSTREAM { "upstream".into() } else { format!("{UPSTREAMS}.{upstream}") }
     }
 
     /// Reads the configuration from `file`, if there is one, `environment` and the `--set`

@@ -64,6 +64,8 @@ pub(super) struct Sources {
     /// Variables that begin with `LARDER_` and name no key.
     pub(super) strays: Vec<String>,
     pub(super) errors: Vec<String>,
+    /// The tables of the file, also those without a key, as `upstreams.api`.
+    tables: BTreeMap<String, Origin>,
     /// The lines of the file's keys, those of tables in lists as `rule[0].path`.
     lines: BTreeMap<String, usize>,
 }
@@ -102,6 +104,7 @@ impl Sources {
 
     /// Sets the keys of a section, and those of the sections within it.
     fn set_all_in_file(&mut self, name: &str, section: &str, keys: toml::Table) {
+        self.tables.insert(section.to_owned(), self.origin_in_file(name, section));
         for (key, value) in keys {
             match value {
                 Value::Table(keys) => self.set_all_in_file(name, &format!("{section}.{key}"), keys),
@@ -111,13 +114,15 @@ impl Sources {
     }
 
     fn set_in_file(&mut self, name: &str, key: String, value: Value) {
-        let line = self.lines.get(&key).copied().unwrap_or(1);
-        let origin = Origin::File { name: name.to_owned(), line };
+        let origin = self.origin_in_file(name, &key);
         self.settings.insert(key, Setting { value: Given::Typed(value), origin });
     }
 
-    /// Reads `LARDER_SECTION__KEY`.
-    /// Reads a variable. One of Larder's that is not UTF-8 is a mistake: it may have been a secret that is missed.
+    fn origin_in_file(&self, name: &str, key: &str) -> Origin {
+        Origin::File { name: name.to_owned(), line: self.lines.get(key).copied().unwrap_or(1) }
+    }
+
+    /// Reads a variable, such as `LARDER_SECTION__KEY`. One of Larder's that is not UTF-8 is a mistake: it may have been a secret that is missed.
     pub(super) fn read_os_variable(&mut self, name: &OsStr, value: &OsStr) {
         match (name.to_str(), value.to_str()) {
             (Some(name), Some(value)) => self.read_variable(name, value),
@@ -155,6 +160,52 @@ impl Sources {
                 self.errors.push(format!("--set {name}: write it as section.key=value"));
             }
         }
+    }
+
+    /// Returns the names of the tables within `section`, each with who set it first. A variable means the table whose name
+    /// is that of the variable but for capitals and hyphens, which variables do not have.
+    pub(super) fn names_in(&mut self, section: &str) -> BTreeMap<String, Origin> {
+        let prefix = format!("{section}.");
+        let tables = self.tables.iter().filter_map(|(table, origin)| Some((table.strip_prefix(&prefix)?, origin)));
+        let tables = tables.filter(|(name, _)| !name.contains('.'));
+        let mut names: BTreeMap<String, Origin> =
+            tables.map(|(name, origin)| (name.to_owned(), origin.clone())).collect();
+        let named = |key: &String| key.strip_prefix(&prefix)?.rsplit_once('.').map(|(name, _)| name.to_owned());
+        let is_variable = |setting: &Setting| matches!(setting.origin, Origin::Variable(_));
+        for (key, setting) in self.settings.iter().filter(|(_, setting)| !is_variable(setting)) {
+            names
+                .extend(named(key).filter(|name| !names.contains_key(name)).map(|name| (name, setting.origin.clone())));
+        }
+        let of_variables: Vec<(String, String)> = self
+            .settings
+            .iter()
+            .filter(|(_, setting)| is_variable(setting))
+            .filter_map(|(key, _)| Some((key.clone(), named(key)?)))
+            .collect();
+        for (key, name) in of_variables {
+            let meant = names.keys().find(|known| folded(known) == folded(&name)).cloned();
+            match meant {
+                Some(meant) if meant != name => {
+                    let Some(setting) = self.settings.remove(&key) else { continue };
+                    let meant = format!("{prefix}{meant}{}", &key[prefix.len() + name.len()..]);
+                    // `--set` overrides the environment.
+                    if self.settings.get(&meant).is_none_or(|other| other.origin != Origin::Set) {
+                        self.settings.insert(meant, setting);
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let Some(setting) = self.settings.get(&key) else { continue };
+                    names.insert(name, setting.origin.clone());
+                }
+            }
+        }
+        names
+    }
+
+    /// Removes what is set below `path`.
+    pub(super) fn remove_below(&mut self, path: &str) {
+        self.settings.retain(|key, _| !key.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')));
     }
 
     /// Takes the tables of a list apart: `rule` becomes `rule[0].path` and so on. Returns the number of each, and who
@@ -197,6 +248,11 @@ impl Sources {
             self.settings.entry(key).or_insert(Setting { value: Given::Typed(value), origin });
         }
     }
+}
+
+/// Returns a name as all variables for it spell it.
+pub(super) fn folded(name: &str) -> String {
+    name.to_ascii_lowercase().replace('-', "_")
 }
 
 /// The variables `LARDER_<rest>` that the Python module `larder` reads: it may run in the same environment.

@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use http::{HeaderName, Uri};
+use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 
 use super::kinds::Text;
+use super::settings::DEFAULT_UPSTREAM;
 use crate::downstream::Listen;
+use crate::proxy::HostPattern;
 use crate::rfc9111::claims::Claim;
 use crate::rfc9111::key::normal_authority;
 use crate::rfc9111::present::Present;
@@ -439,6 +441,47 @@ fn rule_path(text: &str) -> Result<String, String> {
     } else {
         Err("does not start with / or *".into())
     }
+}
+
+pub(super) const RULE_HOST: Text<HostPattern> = Text {
+    of: "host",
+    bounds: "",
+    example: "*.shop.example",
+    read: |text| HostPattern::read(text).map_err(str::to_owned),
+    show: HostPattern::to_string,
+};
+
+pub(super) const METHOD: Text<Method> =
+    Text { of: "method", bounds: "in capitals", example: "POST", read: method, show: Method::to_string };
+
+fn method(text: &str) -> Result<Method, String> {
+    match text {
+        "HEAD" => Err("goes where GET goes; write GET".into()),
+        "CONNECT" | "TRACE" | "PURGE" => Err("is never passed on to an application".into()),
+        _ if text.bytes().any(|byte| byte.is_ascii_lowercase()) => Err("is not in capitals, as methods are".into()),
+        _ => Method::from_bytes(text.as_bytes()).map_err(|_| "is not a method, such as \"GET\" or \"POST\"".into()),
+    }
+}
+
+pub(super) const RULE_UPSTREAM: Text<String> =
+    Text { of: "name", bounds: "", example: "api", read: |text| Ok(text.to_owned()), show: String::clone };
+
+/// The longest name of an upstream.
+const MAX_UPSTREAM_NAME: usize = 64;
+
+/// Checks the name of an upstream: one that a variable can have, too. An error goes on after the name.
+pub(super) fn check_upstream_name(name: &str) -> Result<(), &'static str> {
+    let is_sound = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if !is_sound || name.is_empty() || name.len() > MAX_UPSTREAM_NAME {
+        return Err("is not a name of 1 to 64 letters, digits, hyphens and underscores");
+    }
+    if name.starts_with('_') || name.ends_with('_') || name.contains("__") {
+        return Err("has underscores at an end or two in a row, which in variables separate names");
+    }
+    if name.eq_ignore_ascii_case(DEFAULT_UPSTREAM) {
+        return Err("stands for [upstream]; put its keys there, or choose another name");
+    }
+    Ok(())
 }
 
 pub(super) const TARGET: Text<HeaderName> = Text {

@@ -1,4 +1,4 @@
-//! Holds the things that all fetches share: both tiers, the origin, the flights under way, the memories of keys, and the limits.
+//! Holds the things that all fetches share: both tiers, the origins, the flights under way, the memories of keys, and the limits.
 //!
 //! `launch` begins fetches.
 
@@ -28,9 +28,11 @@ use crate::store::{Durability, MemoryConfig, Store};
 use crate::upstream::forwarding::{Onward, Peer, Signature};
 use crate::upstream::{OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamName};
 
-/// The origin, and what it is told about this server.
+/// An origin, and what it is told about this server.
 #[derive(Debug)]
 pub(crate) struct Origin {
+    /// The name of its upstream in the configuration; that of `[upstream]` is `default`.
+    pub(crate) name: String,
     /// The connections to it.
     pub(crate) upstream: Arc<Upstream>,
     /// True if the origin is told that `Surrogate-Control` is obeyed.
@@ -42,27 +44,34 @@ pub(crate) struct Origin {
 /// The origins, each by the upstream that a request's settings name.
 #[derive(Debug)]
 pub(crate) struct Origins {
-    /// That of `[upstream]`.
-    default: Origin,
+    /// That of `[upstream]`, then those of `[upstreams.NAME]` in their order.
+    all: Vec<Origin>,
+    signature: Signature,
 }
 
 impl Origins {
-    /// Makes the origin of `[upstream]` the only one.
-    pub(crate) fn of_default(default: Origin) -> Self {
-        Self { default }
+    /// Makes the origins of `upstreams`, each with its name: that of `[upstream]`, then those of `[upstreams.NAME]` in
+    /// their order. All are told the same about this server.
+    pub(crate) fn new(upstreams: Vec<(String, Arc<Upstream>)>, surrogate_control: bool) -> Self {
+        let signature = Signature::random();
+        let origin = |(name, upstream)| Origin { name, upstream, surrogate_control, signature };
+        Self { all: upstreams.into_iter().map(origin).collect(), signature }
     }
 
     /// Returns the origin that `name` names.
     #[inline]
     pub(crate) fn named(&self, name: UpstreamName) -> &Origin {
-        match name {
-            UpstreamName::Default => &self.default,
-        }
+        &self.all[name.index()]
+    }
+
+    /// Returns all origins, that of `[upstream]` first.
+    pub(crate) fn all(&self) -> &[Origin] {
+        &self.all
     }
 
     /// Returns whether this process has forwarded a request with these fields before, to whichever origin.
     pub(crate) fn have_seen(&self, fields: &HeaderMap) -> bool {
-        self.default.signature.is_in(fields)
+        self.signature.is_in(fields)
     }
 }
 
@@ -193,7 +202,7 @@ impl FetchLimits {
 pub struct Fetcher {
     /// Both tiers.
     pub(crate) store: Arc<Store>,
-    /// The origin.
+    /// The origins.
     pub(crate) origins: Origins,
     /// The time.
     pub(crate) clock: Clock,

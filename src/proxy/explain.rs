@@ -83,21 +83,23 @@ impl Proxy {
         // As the proxy does: a field that the origin will not see selects nothing.
         crate::rfc9111::fields::remove_listed(&mut fields);
         forwarding::receive(&self.trust, &Peer::of_operator(), &method, &mut fields);
-        let rule = self.keys.rules.matching(&path);
         let exact = self.keys.key(scheme, &authority, &path, query.as_deref());
         let mut story = Story { lines: Vec::new(), data: json!({}) };
         tell_key(&mut story, &exact, query.as_deref());
+        let Ok(rule) = self.keys.rules.matching(&authority, &method, &path) else {
+            story.say(
+                "rule: none, since the path can be read in several ways, which lead to different applications: 400",
+            );
+            let (status, _) = Refusal::Path.answer();
+            return Ok(told(story, &status));
+        };
         self.tell_rule(&mut story, rule);
         let searched = self.fetcher.memories.searches.key(&exact);
         if searched.is_some() {
             story.say("key: its origin said (No-Vary-Search) that some differences between queries do not matter");
         }
         let status = self.verdict(&mut story, rule, &exact, searched.as_ref(), &method, &fields).await;
-        let text = status.to_value(None).to_str().unwrap_or_default().to_owned();
-        story.say(format!("verdict: Cache-Status: {text}"));
-        story.data["verdict"] = json!(text);
-        story.data["lines"] = json!(story.lines);
-        Ok(story.data)
+        Ok(told(story, &status))
     }
 
     fn tell_rule(&self, story: &mut Story, rule: &Resolved) {
@@ -125,14 +127,21 @@ impl Proxy {
             terms.push(format!("tags {}", rule.rule.tags.join(", ")));
         }
         let terms = if terms.is_empty() { "nothing of its own".to_owned() } else { terms.join(", ") };
-        let name = if self.keys.rules.is_listed(rule) {
-            format!("path = \"{}\"", rule.rule.path)
-        } else {
-            "none of the configuration matches: the defaults hold".to_owned()
+        let number = self.keys.rules.number(rule);
+        let name = match number {
+            Some(number) => format!("rule[{number}], {}", rule.rule.in_words()),
+            None => "none of the configuration matches: the defaults hold".to_owned(),
         };
         story.say(format!("rule: {name}; it says {terms}"));
+        let origin = self.fetcher.origins.named(rule.upstream);
+        let addresses: Vec<String> = origin.upstream.endpoints().iter().map(|endpoint| endpoint.name.clone()).collect();
+        story.say(format!("upstream: {}, at {}", origin.name, addresses.join(", ")));
+        story.data["upstream"] = json!({"name": origin.name, "addresses": addresses});
         story.data["rule"] = json!({
-            "path": self.keys.rules.is_listed(rule).then_some(&rule.rule.path),
+            "number": number,
+            "path": number.map(|_| &rule.rule.path),
+            "host": rule.rule.host.as_ref().map(ToString::to_string),
+            "method": rule.rule.methods.iter().map(Method::as_str).collect::<Vec<_>>(),
             "bypass": rule.rule.bypass,
             "timeout_ms": lifetimes.default_timeout,
             "override_timeout_ms": lifetimes.override_timeout,
@@ -308,6 +317,15 @@ impl Proxy {
         story.data["durable"] = json!({"has": word});
         (None, false)
     }
+}
+
+/// Ends the explanation with the `Cache-Status` that the request gets.
+fn told(mut story: Story, status: &CacheStatus) -> Value {
+    let text = status.to_value(None).to_str().unwrap_or_default().to_owned();
+    story.say(format!("verdict: Cache-Status: {text}"));
+    story.data["verdict"] = json!(text);
+    story.data["lines"] = json!(story.lines);
+    story.data
 }
 
 /// Returns the reason for passing a request on, in words.

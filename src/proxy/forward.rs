@@ -225,7 +225,7 @@ impl Proxy {
     }
 
     /// Returns whether the response to a POST may answer a later GET (RFC 9110 §9.3.3): it states a lifetime, and that
-    /// it is what a GET would get.
+    /// it is what a GET would get. Where GET has another rule, it may go to another upstream, or may not be stored.
     fn is_for_get<B>(
         &self,
         target: &RequestTarget<'_>,
@@ -235,6 +235,7 @@ impl Proxy {
         let (uri, fields) = (&request.uri, response.headers());
         request.method == Method::POST
             && response.status() == StatusCode::OK
+            && self.keys.has_rule_of_get(target, uri.path())
             && governing(fields, &self.cache.targets, self.fetcher.clock.now()).states_lifetime(fields)
             && invalidation::answers_get(fields, target.scheme, target.authority(), uri.path(), uri.query())
     }

@@ -1,10 +1,13 @@
-//! `[[rule]]`: the settings for some paths.
+//! `[[rule]]`: the settings for some requests, by host, path and method.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use http::header::HeaderMap;
 
+use super::hosts::HostPattern;
+use super::readings::{is_spelt_out, readings, unescape};
 use crate::fetch::Ranges;
 use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::freshness::LifetimePolicy;
@@ -80,6 +83,12 @@ impl Default for Config {
 pub struct Rule {
     /// The pattern of its paths; `*` matches any run of characters.
     pub path: String,
+    /// Its hosts; `None`: any.
+    pub host: Option<HostPattern>,
+    /// Its methods; empty: any. GET stands for HEAD too.
+    pub methods: Vec<Method>,
+    /// The name of the upstream that its requests go to; `None`: `[upstream]`.
+    pub upstream: Option<String>,
     /// The freshness lifetime of responses that state none.
     pub timeout: Option<Duration>,
     /// The freshness lifetime of all responses, whatever they state.
@@ -114,10 +123,27 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Returns whether this rule's pattern matches every path of `later`, so that the later rule never applies. Only
+    /// Returns whether this rule matches every request that `later` matches, so that the later rule never applies. Only
     /// stars match a star of the later pattern.
     pub fn hides(&self, later: &Self) -> bool {
-        glob(&unescape(&self.path), &unescape(&later.path))
+        let has_hosts = match (&self.host, &later.host) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(later)) => own.covers(later),
+        };
+        let has_methods = self.methods.is_empty()
+            || (!later.methods.is_empty() && later.methods.iter().all(|method| self.methods.contains(method)));
+        has_hosts && has_methods && glob(&unescape(&self.path), &unescape(&later.path))
+    }
+
+    /// Returns the rule's hosts, paths and methods as a file gives them.
+    pub fn in_words(&self) -> String {
+        let host = self.host.as_ref().map(|host| format!("host = \"{host}\""));
+        let methods: Vec<String> = self.methods.iter().map(|method| format!("\"{method}\"")).collect();
+        let methods = (!methods.is_empty()).then(|| format!("method = [{}]", methods.join(", ")));
+        let is_for_some = host.is_some() || methods.is_some();
+        let path = (!is_for_some || self.path != "*").then(|| format!("path = \"{}\"", self.path));
+        [host, path, methods].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -125,6 +151,9 @@ impl Default for Rule {
     fn default() -> Self {
         Self {
             path: "*".into(),
+            host: None,
+            methods: Vec::new(),
+            upstream: None,
             timeout: None,
             override_timeout: None,
             stale_while_revalidate: None,
@@ -144,22 +173,55 @@ impl Default for Rule {
     }
 }
 
-/// The rules, and the defaults for paths that none matches.
+/// The limits for bodies where no rule says otherwise, for each upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Transfers {
+    /// Those of `[upstream]`.
+    pub default: Transfer,
+    /// Those of each `[upstreams.NAME]`, in their order.
+    pub named: Vec<(String, Transfer)>,
+}
+
+impl Transfers {
+    /// Returns the upstream that a rule names, and its limits. A name that there is not, which the configuration has
+    /// refused, stands for `[upstream]`.
+    fn of(&self, name: Option<&str>) -> (UpstreamName, &Transfer) {
+        let found = self.named.iter().zip(0..).find(|((own, _), _)| Some(own.as_str()) == name);
+        found.map_or((UpstreamName::Default, &self.default), |((_, transfer), n)| (UpstreamName::Named(n), transfer))
+    }
+}
+
+/// The rules, and the terms for requests that none matches.
 #[derive(Debug)]
 pub struct Rules {
     listed: Vec<Resolved>,
     fallback: Resolved,
-    /// For paths that two rules could claim: grants no lifetime, and keeps nothing durably.
+    /// For each upstream, the terms for paths that two rules could claim: those of `[upstream]` first.
+    disputed: Vec<Disputed>,
+    /// True if a rule is for some methods only.
+    have_methods: bool,
+}
+
+/// The terms for paths that two rules of one upstream could claim.
+#[derive(Debug)]
+struct Disputed {
+    /// Grants no lifetime, and keeps nothing durably.
     strictest: Resolved,
-    /// For paths that a rule could claim which overrides what responses state: stores nothing.
+    /// Stores nothing: a rule could claim the path which overrides what responses state.
     closed: Resolved,
 }
+
+/// A path whose readings lead to several upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ambiguous;
 
 /// A rule, resolved against the defaults of `[cache]`.
 #[derive(Debug)]
 pub struct Resolved {
     /// The pattern, with escapes undone.
     pattern: String,
+    /// The hosts and methods; `None`: any, as mostly.
+    scope: Option<Box<Scope>>,
     /// The rule.
     pub rule: Rule,
     /// The policy by which its responses are stored.
@@ -172,7 +234,46 @@ pub struct Resolved {
     pub upstream: UpstreamName,
 }
 
+/// The hosts and methods of a rule that is not for all of them.
+#[derive(Debug)]
+struct Scope {
+    host: Option<HostPattern>,
+    methods: Vec<Method>,
+}
+
+impl Scope {
+    fn of(rule: &Rule) -> Option<Box<Self>> {
+        let is_for_some = rule.host.is_some() || !rule.methods.is_empty();
+        is_for_some.then(|| Box::new(Self { host: rule.host.clone(), methods: rule.methods.clone() }))
+    }
+
+    fn has(&self, authority: &str, method: &Method) -> bool {
+        (self.methods.is_empty() || self.has_method(method.as_str()))
+            && self.host.as_ref().is_none_or(|host| host.matches(authority))
+    }
+}
+
+impl Scope {
+    /// Returns whether the rule is for a method. Some applications take `post` for POST, so it goes where that goes.
+    /// Whatever answers GET answers HEAD, so that a stored response serves both.
+    fn has_method(&self, method: &str) -> bool {
+        let method = if method.eq_ignore_ascii_case("HEAD") { "GET" } else { method };
+        self.methods.iter().any(|own| own.as_str().eq_ignore_ascii_case(method))
+    }
+}
+
 impl Resolved {
+    /// Returns whether the rule is for a host and a method.
+    #[inline]
+    fn is_for(&self, authority: &str, method: &Method) -> bool {
+        self.scope.as_ref().is_none_or(|scope| scope.has(authority, method))
+    }
+
+    /// Returns whether the rule is for every path.
+    fn is_for_all_paths(&self) -> bool {
+        matches!(&*self.pattern, "*" | "/*")
+    }
+
     /// Returns the directives of a request that count under this rule.
     pub fn directives(&self, request: &HeaderMap) -> CacheControl {
         let all = CacheControl::of_request(request);
@@ -185,8 +286,8 @@ impl Resolved {
 }
 
 impl Rules {
-    /// Resolves `rules` against the defaults of `[cache]` and of `transfer`.
-    pub fn new(cache: &Config, transfer: &Transfer, rules: Vec<Rule>, nominated: Nominated) -> Self {
+    /// Resolves `rules` against the defaults of `[cache]` and of `transfers`.
+    pub fn new(cache: &Config, transfers: &Transfers, rules: Vec<Rule>, nominated: Nominated) -> Self {
         let nominated = Arc::new(nominated);
         let targets = Arc::new(cache.targets.clone());
         let tag_fields = Arc::new(cache.tag_fields.clone());
@@ -203,8 +304,10 @@ impl Rules {
                 stale_if_error: if_error.map(millis),
                 stale_if_unreachable: millis(rule.stale_if_unreachable.unwrap_or(cache.stale_if_unreachable)),
             };
+            let (upstream, transfer) = transfers.of(rule.upstream.as_deref());
             Resolved {
                 pattern: unescape(&rule.path),
+                scope: Scope::of(&rule),
                 policy: Arc::new(StoragePolicy {
                     set_cookie: rule.set_cookie.unwrap_or(cache.set_cookie),
                     lifetimes,
@@ -213,162 +316,104 @@ impl Rules {
                 }),
                 request_directives: rule.request_directives.unwrap_or(cache.request_directives),
                 transfer: Arc::new(rule.transfer.of(transfer)),
-                upstream: UpstreamName::Default,
+                upstream,
                 rule,
             }
         };
         let set_cookie = rules.iter().filter_map(|rule| rule.set_cookie).chain([cache.set_cookie]).min();
-        let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, set_cookie, ..Rule::default() });
-        let lifetimes = LifetimePolicy { targets: Arc::clone(&targets), ..LifetimePolicy::default() };
-        strictest.policy = Arc::new(StoragePolicy { lifetimes, ..(*strictest.policy).clone() });
+        let disputed = |upstream: Option<String>| {
+            let terms = || Rule { upstream: upstream.clone(), ..Rule::default() };
+            let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, set_cookie, ..terms() });
+            let lifetimes = LifetimePolicy { targets: Arc::clone(&targets), ..LifetimePolicy::default() };
+            strictest.policy = Arc::new(StoragePolicy { lifetimes, ..(*strictest.policy).clone() });
+            Disputed { strictest, closed: resolve(Rule { bypass: true, ..terms() }) }
+        };
+        let upstreams = std::iter::once(None).chain(transfers.named.iter().map(|(name, _)| Some(name.clone())));
         Self {
             fallback: resolve(Rule::default()),
-            strictest,
-            closed: resolve(Rule { bypass: true, ..Rule::default() }),
+            disputed: upstreams.map(disputed).collect(),
+            have_methods: rules.iter().any(|rule| !rule.methods.is_empty()),
             listed: rules.into_iter().map(resolve).collect(),
         }
     }
 
-    /// Returns the first rule for `path`.
+    /// Returns the first rule for a request: the `authority` of its key, its `method` and its `path`.
     ///
     /// Patterns and paths are compared with their escapes undone, as applications do. Servers and frameworks differ on
     /// what else a path may be read as (see `readings`). A path has the rule that all its readings have. Where those
     /// differ, it bypasses if one of them does, or if one has `override_timeout`; otherwise the strictest terms hold.
-    /// So nobody can spell a page in a way that grants it more.
-    pub fn matching(&self, path: &str) -> &Resolved {
+    /// So nobody can spell a page in a way that grants it more. A path whose readings lead to several upstreams has no
+    /// rule: each application would take it for another page.
+    pub fn matching(&self, authority: &str, method: &Method, path: &str) -> Result<&Resolved, Ambiguous> {
         if !is_spelt_out(path) {
-            return self.first(path);
+            return Ok(self.first(authority, method, path));
         }
         if path.len() > MAX_READ {
-            return &self.closed;
+            return self.unread(authority, method);
         }
-        let asked = self.first(&unescape(path));
-        let others: Vec<&Resolved> = readings(path).iter().map(|reading| self.first(reading)).collect();
+        let asked = self.first(authority, method, &unescape(path));
+        let others: Vec<&Resolved> =
+            readings(path).iter().map(|reading| self.first(authority, method, reading)).collect();
         let all = || std::iter::once(asked).chain(others.iter().copied());
         if others.iter().all(|other| std::ptr::eq(asked, *other)) {
-            asked
+            Ok(asked)
+        } else if others.iter().any(|other| other.upstream != asked.upstream) {
+            Err(Ambiguous)
         } else if let Some(bypassing) = all().find(|resolved| resolved.rule.bypass) {
-            bypassing
+            Ok(bypassing)
         } else if all().any(|resolved| resolved.rule.override_timeout.is_some()) {
-            &self.closed
+            Ok(&self.disputed(asked.upstream).closed)
         } else {
-            &self.strictest
+            Ok(&self.disputed(asked.upstream).strictest)
         }
     }
 
-    /// Returns whether a rule is in the configuration.
-    pub fn is_listed(&self, rule: &Resolved) -> bool {
-        self.listed.iter().any(|listed| std::ptr::eq(listed, rule))
+    /// Returns the terms for a path that is too long to be read in all ways: it bypasses the cache. Every rule may be
+    /// that of one of its readings.
+    #[cold]
+    fn unread(&self, authority: &str, method: &Method) -> Result<&Resolved, Ambiguous> {
+        let mut upstreams = Vec::new();
+        for rule in self.listed.iter().filter(|rule| rule.is_for(authority, method)).chain([&self.fallback]) {
+            upstreams.push(rule.upstream);
+            if rule.is_for_all_paths() {
+                break;
+            }
+        }
+        match &*upstreams {
+            [first, others @ ..] if others.iter().all(|other| other == first) => Ok(&self.disputed(*first).closed),
+            _ => Err(Ambiguous),
+        }
     }
 
-    fn first(&self, path: &str) -> &Resolved {
-        self.listed.iter().find(|resolved| glob(&resolved.pattern, path)).unwrap_or(&self.fallback)
+    /// Returns how the query of a URL enters its key. Goes by the rule that GET has, so that every method finds what GET
+    /// stored.
+    pub fn query(&self, authority: &str, path: &str) -> &QueryRules {
+        &self.matching(authority, &Method::GET, path).unwrap_or(&self.fallback).rule.query
+    }
+
+    /// Returns whether a method may have another rule than GET.
+    #[inline]
+    pub fn differ_from_get(&self, method: &Method) -> bool {
+        self.have_methods && !matches!(*method, Method::GET | Method::HEAD)
+    }
+
+    /// Returns the number of a rule of the configuration; `None`: it is one made here.
+    pub fn number(&self, rule: &Resolved) -> Option<usize> {
+        self.listed.iter().position(|listed| std::ptr::eq(listed, rule))
+    }
+
+    fn first(&self, authority: &str, method: &Method, path: &str) -> &Resolved {
+        let is_it = |rule: &&Resolved| rule.is_for(authority, method) && glob(&rule.pattern, path);
+        self.listed.iter().find(is_it).unwrap_or(&self.fallback)
+    }
+
+    fn disputed(&self, upstream: UpstreamName) -> &Disputed {
+        &self.disputed[upstream.index()]
     }
 }
 
 /// The longest path that is read. A longer one with more than one reading bypasses the cache.
 const MAX_READ: usize = 4096;
-
-/// Returns whether a path has more than one reading.
-fn is_spelt_out(path: &str) -> bool {
-    let mut before = 0;
-    path.bytes().any(|byte| {
-        let is_behind_slash = before == b'/';
-        before = byte;
-        matches!(byte, b'%' | b'\\' | b';') || (is_behind_slash && matches!(byte, b'.' | b'/'))
-    })
-}
-
-/// The most rounds in which escapes of escapes are undone.
-const MAX_DECODED: usize = 3;
-
-/// Returns everything that a server or application may read `path` as. Readings undo escapes once or more, take
-/// backslashes for slashes, resolve dot segments and empty ones, and drop parameters (`;x`). They also end the path
-/// at, or drop, characters that end a string or path elsewhere (NUL, line ends, `#`, `?`).
-fn readings(path: &str) -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    let mut note = |reading: String| {
-        if !found.contains(&reading) {
-            found.push(reading);
-        }
-    };
-    let mut decoded = unescape(path);
-    for _ in 0..=MAX_DECODED {
-        let whole = decoded.replace('\\', "/");
-        let cut = whole.split(|c: char| c.is_control() || matches!(c, '#' | '?')).next().unwrap_or_default().to_owned();
-        let without: String = whole.chars().filter(|c| !c.is_control()).collect();
-        for text in [whole, cut, without] {
-            for text in [without_parameters(&text), text] {
-                note(resolved(&text, Empty::Dropped));
-                note(resolved(&text, Empty::Kept));
-            }
-        }
-        let next = decode(&decoded, |_| true);
-        if next == decoded {
-            break;
-        }
-        decoded = next;
-    }
-    found
-}
-
-/// Returns `path` without parameters: what follows a semicolon in a segment.
-fn without_parameters(path: &str) -> String {
-    let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
-    segments.join("/")
-}
-
-/// Undoes the escapes of `path`, except those of slashes, backslashes, dots and percent signs, on which applications
-/// differ.
-fn unescape(path: &str) -> String {
-    decode(path, |byte| !matches!(byte, b'/' | b'\\' | b'.' | b'%'))
-}
-
-fn decode(path: &str, is_undone: impl Fn(u8) -> bool) -> String {
-    let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [byte, tail @ ..] = rest {
-        let escaped = match (byte, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
-            _ => None,
-        };
-        let escaped = escaped.filter(|byte| is_undone(*byte));
-        decoded.push(escaped.unwrap_or(*byte));
-        rest = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
-}
-
-/// Says what happens to empty segments where dot segments are resolved: RFC 3986 and browsers keep them, servers do
-/// not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Empty {
-    Kept,
-    Dropped,
-}
-
-/// Resolves the dot segments of `path`, and keeps empty segments or drops them.
-fn resolved(path: &str, empty: Empty) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
-        match segment {
-            "." => {}
-            "" if empty == Empty::Dropped => {}
-            ".." => drop(kept.pop()),
-            segment => kept.push(segment),
-        }
-    }
-    if empty == Empty::Kept {
-        return format!("/{}", kept.join("/"));
-    }
-    let ends_in_directory = path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
-    let end = if ends_in_directory && !kept.is_empty() { "/" } else { "" };
-    format!("/{}{end}", kept.join("/"))
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
-}
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
@@ -378,13 +423,18 @@ fn millis(duration: Duration) -> i64 {
 mod tests {
     use super::*;
 
+    /// Returns the rule of GET for a path of any host.
+    fn of_get<'a>(rules: &'a Rules, path: &str) -> &'a Resolved {
+        rules.matching("site.example", &Method::GET, path).expect("one upstream")
+    }
+
     #[test]
     fn a_page_cannot_be_spelt_into_another_ones_rule() {
         let rule = |path: &str, bypass| Rule { path: path.into(), bypass, ..Rule::default() };
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let listed = ["/static/*", "/my%20files/*", "/café/*", "/account*"].map(|path| rule(path, false));
         let all = listed.into_iter().chain([rule("/admin/*", true)]).collect();
-        let rules = Rules::new(&cache, &Transfer::default(), all, Nominated::default());
+        let rules = Rules::new(&cache, &Transfers::default(), all, Nominated::default());
         let strictest = "strictest";
         for (path, expected) in [
             ("/static/a.css", "/static/*"),
@@ -426,9 +476,9 @@ mod tests {
             ("/./admin/x//../../plain", "/admin/*"),
             ("/static/./x//../y", "/static/*"),
         ] {
-            let resolved = rules.matching(path);
+            let resolved = of_get(&rules, path);
             if expected == strictest {
-                assert!(std::ptr::eq(resolved, &raw const rules.strictest), "{path}");
+                assert!(std::ptr::eq(resolved, &raw const rules.disputed[0].strictest), "{path}");
                 assert_eq!(resolved.policy.lifetimes, LifetimePolicy::default());
             } else {
                 assert_eq!(resolved.rule.path, expected, "{path}");
@@ -440,21 +490,21 @@ mod tests {
     fn what_ends_a_path_elsewhere_does_not_lend_it_an_extensions_rule() {
         let rules = |style: Rule| {
             let rule = |path: &str| Rule { path: path.into(), ..Rule::default() };
-            Rules::new(&Config::default(), &Transfer::default(), vec![style, rule("/account*")], Nominated::default())
+            Rules::new(&Config::default(), &Transfers::default(), vec![style, rule("/account*")], Nominated::default())
         };
         let style = Rule { path: "*.css".into(), timeout: Some(Duration::from_secs(60)), ..Rule::default() };
         let granting = rules(style.clone());
         let overriding = rules(Rule { override_timeout: Some(Duration::from_secs(60)), ..style });
         for path in ["/account;x.css", "/account%3bx.css", "/account%00.css", "/account%23.css", "/account%3f.css"] {
-            assert_eq!(granting.matching(path).policy.lifetimes.default_timeout, None, "{path}");
-            assert!(overriding.matching(path).rule.bypass, "{path}");
+            assert_eq!(of_get(&granting, path).policy.lifetimes.default_timeout, None, "{path}");
+            assert!(of_get(&overriding, path).rule.bypass, "{path}");
         }
         for path in ["/account%0a.css", "/account%0d%0a.css", "/account%253f.css", "/x;y.css", "/x%23.css"] {
-            assert_eq!(granting.matching(path).policy.lifetimes.default_timeout, None, "{path}");
+            assert_eq!(of_get(&granting, path).policy.lifetimes.default_timeout, None, "{path}");
         }
-        assert_eq!(granting.matching("/a%20b.css").policy.lifetimes.default_timeout, Some(60_000));
+        assert_eq!(of_get(&granting, "/a%20b.css").policy.lifetimes.default_timeout, Some(60_000));
         let long = format!("/static/{}%41", "a".repeat(5000));
-        assert!(granting.matching(&long).rule.bypass, "too long to be read in all ways");
+        assert!(of_get(&granting, &long).rule.bypass, "too long to be read in all ways");
     }
 
     #[test]
@@ -464,21 +514,161 @@ mod tests {
         let cache = Config { default_timeout: Duration::from_secs(9), ..Config::default() };
         let rules = Rules::new(
             &cache,
-            &Transfer::default(),
+            &Transfers::default(),
             vec![rule("/static/*", 1), rule("/static/big/*", 2), rule("/a", 0)],
             Nominated::default(),
         );
-        let timeout = |path: &str| rules.matching(path).policy.lifetimes.default_timeout;
+        let timeout = |path: &str| of_get(&rules, path).policy.lifetimes.default_timeout;
         assert_eq!(timeout("/static/big/x"), Some(1000));
         assert_eq!(timeout("/static"), Some(9000));
         assert_eq!(timeout("/a"), Some(0), "a rule can say zero");
         assert_eq!(
-            Rules::new(&Config::default(), &Transfer::default(), vec![], Nominated::default())
-                .matching("/")
+            of_get(&Rules::new(&Config::default(), &Transfers::default(), vec![], Nominated::default()), "/")
                 .policy
                 .lifetimes
                 .default_timeout,
             None
         );
+    }
+
+    /// Makes rules of their host, methods, path and upstream, each empty for any or none.
+    fn rules_of(listed: &[[&str; 4]]) -> Rules {
+        let rule = |[host, methods, path, upstream]: &[&str; 4]| Rule {
+            host: (!host.is_empty()).then(|| HostPattern::read(host).expect("a host")),
+            methods: methods.split_whitespace().map(|method| method.parse().expect("a method")).collect(),
+            path: if path.is_empty() { "*".into() } else { (*path).into() },
+            upstream: (!upstream.is_empty()).then(|| (*upstream).to_owned()),
+            ..Rule::default()
+        };
+        let quick = |secs| Transfer { response_timeout: Duration::from_secs(secs), ..Transfer::default() };
+        let named = vec![("a".to_owned(), quick(1)), ("b".to_owned(), quick(2))];
+        let transfers = Transfers { default: quick(9), named };
+        Rules::new(&Config::default(), &transfers, listed.iter().map(rule).collect(), Nominated::default())
+    }
+
+    const NAMES: [UpstreamName; 3] = [UpstreamName::Default, UpstreamName::Named(0), UpstreamName::Named(1)];
+
+    #[test]
+    fn a_rule_is_chosen_by_host_method_and_path_together() {
+        let rules = rules_of(&[
+            ["api.example", "", "", "a"],
+            ["*.shop.example", "GET", "/p/*", "b"],
+            ["", "POST PUT", "/up/*", "b"],
+            ["api.example:8080", "", "/never", "b"],
+        ]);
+        let [none, a, b] = NAMES;
+        for (authority, method, path, expected) in [
+            ("api.example", "GET", "/x", a),
+            ("api.example", "POST", "/up/x", a),
+            ("api.example:8080", "GET", "/never", a),
+            ("api.example.", "GET", "/x", a),
+            ("x.api.example", "GET", "/x", none),
+            ("a.shop.example", "GET", "/p/1", b),
+            ("a.shop.example", "HEAD", "/p/1", b),
+            ("a.shop.example", "get", "/p/1", b),
+            ("a.shop.example", "POST", "/p/1", none),
+            ("a.shop.example", "GET", "/q/1", none),
+            ("shop.example", "GET", "/p/1", none),
+            ("other.example", "POST", "/up/1", b),
+            ("other.example", "post", "/up/1", b),
+            ("other.example", "PUT", "/up/1", b),
+            ("other.example", "GET", "/up/1", none),
+            ("", "GET", "/x", none),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let found = rules.matching(authority, &method, path).expect("one upstream");
+            assert_eq!(found.upstream, expected, "{authority} {method} {path}");
+            let timeout = Duration::from_secs([9, 1, 2][expected.index()]);
+            assert_eq!(found.transfer.response_timeout, timeout, "the limits are the upstream's own");
+        }
+    }
+
+    #[test]
+    fn a_path_whose_readings_lead_to_several_upstreams_has_no_rule() {
+        let rules = rules_of(&[["", "", "/api/*", "a"], ["", "", "/admin/*", "b"], ["one.example", "", "", "b"]]);
+        let matching = |authority: &str, path: &str| rules.matching(authority, &Method::GET, path);
+        for path in [
+            "/api/../admin/x",
+            "/api/..%2fadmin/x",
+            "/api/%2e%2e/admin/x",
+            "/api/..;/admin/x",
+            "//api/x",
+            "/x/../api/y",
+            "/api/../x",
+            "/x\\..\\api\\y",
+            "/%2561pi/x",
+            "/api;x/y",
+            "/x%00/../../api/y",
+        ] {
+            assert_eq!(matching("h.example", path).err(), Some(Ambiguous), "{path}");
+        }
+        for (path, expected) in [
+            ("/%61pi/x", NAMES[1]),
+            ("/api/x;y=1", NAMES[1]),
+            ("/api//x", NAMES[1]),
+            ("/api/x/../y", NAMES[1]),
+            ("/API/x", NAMES[0]),
+            ("/x;y/z", NAMES[0]),
+            ("/%zz", NAMES[0]),
+        ] {
+            assert_eq!(matching("h.example", path).expect(path).upstream, expected, "{path}");
+        }
+        // Of one upstream, they have its strictest terms.
+        let rules = rules_of(&[["", "", "/a/*", "b"], ["", "", "/b/*", "b"], ["", "", "", "b"]]);
+        let found = rules.matching("h.example", &Method::GET, "/a/../b/x").expect("one upstream");
+        assert!(std::ptr::eq(found, &raw const rules.disputed[2].strictest));
+        assert_eq!((found.upstream, found.transfer.response_timeout), (NAMES[2], Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_path_too_long_to_be_read_goes_where_all_its_rules_lead_or_nowhere() {
+        let rules = rules_of(&[
+            ["one.example", "", "/x", "a"],
+            ["one.example", "", "", "a"],
+            ["two.example", "GET", "/api/*", "b"],
+            ["three.example", "", "/a", "b"],
+            ["three.example", "", "/*", "b"],
+        ]);
+        let long = format!("/%41{}", "a".repeat(MAX_READ));
+        let matching = |authority: &str, method: &Method| {
+            rules.matching(authority, method, &long).map(|found| (found.upstream, found.rule.bypass))
+        };
+        assert_eq!(matching("one.example", &Method::GET), Ok((NAMES[1], true)));
+        assert_eq!(matching("two.example", &Method::GET), Err(Ambiguous));
+        assert_eq!(matching("two.example", &Method::POST), Ok((NAMES[0], true)));
+        assert_eq!(matching("three.example", &Method::GET), Ok((NAMES[2], true)));
+        assert_eq!(matching("four.example", &Method::GET), Ok((NAMES[0], true)));
+    }
+
+    #[test]
+    fn a_rule_hides_another_by_host_method_and_path_together() {
+        let rule = |[host, methods, path]: [&str; 3]| Rule {
+            host: (!host.is_empty()).then(|| HostPattern::read(host).expect("a host")),
+            methods: methods.split_whitespace().map(|method| method.parse().expect("a method")).collect(),
+            path: path.into(),
+            ..Rule::default()
+        };
+        for (former, later, expected) in [
+            (["", "", "/a/*"], ["h.example", "GET", "/a/b"], true),
+            (["h.example", "", "/a/*"], ["", "", "/a/b"], false),
+            (["h.example", "", "/a/*"], ["h.example:81", "", "/a/b"], true),
+            (["*.example", "", "*"], ["h.example", "", "/a"], true),
+            (["h.example", "", "*"], ["i.example", "", "/a"], false),
+            (["", "GET POST", "*"], ["", "POST", "/a"], true),
+            (["", "POST", "*"], ["", "GET POST", "/a"], false),
+            (["", "POST", "*"], ["", "", "/a"], false),
+            (["", "", "/a"], ["", "", "*"], false),
+        ] {
+            assert_eq!(rule(former).hides(&rule(later)), expected, "{former:?} {later:?}");
+        }
+    }
+
+    #[test]
+    fn every_method_finds_the_key_by_the_rule_of_get() {
+        let query = QueryRules { ignore: vec!["utm_*".into()], sort: false };
+        let of_post = Rule { methods: vec![Method::POST], query, ..Rule::default() };
+        let rules = Rules::new(&Config::default(), &Transfers::default(), vec![of_post], Nominated::default());
+        assert!(rules.query("h.example", "/a").is_empty());
+        assert!(rules.differ_from_get(&Method::POST) && !rules.differ_from_get(&Method::HEAD));
     }
 }

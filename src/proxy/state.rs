@@ -22,7 +22,7 @@ pub struct Proxy {
     pub fetcher: Arc<Fetcher>,
     /// Says whose word on a request counts, and in which fields.
     pub trust: Trust,
-    /// The rules for paths, and the keys made by them.
+    /// The rules, and the keys made by them.
     pub keys: Keys,
     /// `[cache]`
     pub cache: rules::Config,
@@ -79,7 +79,8 @@ impl Proxy {
     /// Measures the memory and tasks in use by fetches and by bodies that pass.
     pub fn usage(&self) -> Usage {
         let (limits, flights) = (&self.fetcher.limits, &self.fetcher.flights);
-        let buffers = self.upstream().buffers();
+        // All upstreams have the same ones.
+        let buffers = self.fetcher.origins.named(UpstreamName::Default).upstream.buffers();
         Usage {
             filling: limits.budget.used() as u64,
             held: limits.budget.held() as u64,
@@ -96,8 +97,8 @@ impl Proxy {
         &self.fetcher.store
     }
 
-    /// Returns the connections to the origin.
-    pub(crate) fn upstream(&self) -> &Upstream {
-        &self.fetcher.origins.named(UpstreamName::Default).upstream
+    /// Returns the upstreams, each with its name. That of `[upstream]` comes first.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = (&str, &Arc<Upstream>)> {
+        self.fetcher.origins.all().iter().map(|origin| (&*origin.name, &origin.upstream))
     }
 }

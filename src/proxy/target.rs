@@ -8,7 +8,7 @@ use http::{Method, Request, Uri, Version};
 
 use crate::proxy::Rules;
 use crate::proxy::access::RequestId;
-use crate::proxy::rules::Resolved;
+use crate::proxy::rules::{Ambiguous, Resolved};
 use crate::respond::Refusal;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
@@ -23,7 +23,7 @@ pub(crate) struct RequestTarget<'a> {
     pub scheme: &'static str,
     /// The key of its URI.
     pub key: CacheKey,
-    /// The rule for its path.
+    /// The rule for its host, path and method.
     pub rule: &'a Resolved,
     /// The id that all log lines of the request have, once one has needed it.
     pub(super) id: OnceLock<Box<RequestId>>,
@@ -45,7 +45,7 @@ impl RequestTarget<'_> {
 /// Makes keys.
 #[derive(Debug)]
 pub struct Keys {
-    /// The rules for paths.
+    /// The rules.
     pub rules: Rules,
     /// `cache.key_prefix`
     pub prefix: String,
@@ -109,18 +109,26 @@ impl Keys {
             normal_authority(host, original.scheme).ok_or(Refusal::Host)?
         };
         let path = request.uri().path();
-        let rule = self.rules.matching(path);
-        let key = self.key_with(rule, original.scheme, &authority, path, request.uri().query());
+        let method = request.method();
+        let rule = self.rules.matching(&authority, method, path).map_err(|Ambiguous| Refusal::Path)?;
+        let by_get = self.rules.differ_from_get(method).then(|| self.rules.query(&authority, path));
+        let rules = by_get.unwrap_or(&rule.rule.query);
+        let key = self.key_with(rules, original.scheme, &authority, path, request.uri().query());
         Ok(RequestTarget { scheme: original.scheme, key, rule, id: OnceLock::new() })
     }
 
     /// Returns the key of a URI.
     pub fn key(&self, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
-        self.key_with(self.rules.matching(path), scheme, authority, path, query)
+        self.key_with(self.rules.query(authority, path), scheme, authority, path, query)
     }
 
-    fn key_with(&self, rule: &Resolved, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
-        let rules = &rule.rule.query;
+    /// Returns whether GET has the same rule for the path of `target` as the request.
+    pub(super) fn has_rule_of_get(&self, target: &RequestTarget<'_>, path: &str) -> bool {
+        let of_get = self.rules.matching(target.authority(), &Method::GET, path);
+        of_get.is_ok_and(|rule| std::ptr::eq(rule, target.rule))
+    }
+
+    fn key_with(&self, rules: &QueryRules, scheme: &str, authority: &str, path: &str, query: Option<&str>) -> CacheKey {
         let prefix = &self.prefix;
         match query {
             Some(query) if !rules.is_empty() => {

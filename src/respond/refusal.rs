@@ -20,6 +20,8 @@ pub(crate) enum Refusal {
     TransferCoding,
     /// A target that is neither a path nor a URL.
     Target,
+    /// A path that can be read in several ways, which lead to several upstreams.
+    Path,
     /// More than one Host.
     Hosts,
     /// No Host.
@@ -80,12 +82,19 @@ impl Refusal {
                 Row(501, "transfer-coding", "this server knows no transfer coding other than chunked, once")
             }
             Self::Target => Row(400, "bad-target", "the request's target is neither a path nor a URL"),
+            Self::Path => Row(
+                400,
+                "ambiguous-path",
+                "the request's path can be read in several ways, which lead to different applications",
+            ),
             Self::Hosts => Row(400, "bad-host", "the request has more than one Host field"),
             Self::NoHost => Row(400, "bad-host", "the request has no Host field"),
             Self::Host => Row(400, "bad-host", "the Host field is not a host name"),
             Self::OtherHost => Row(400, "bad-host", "the Host field and :authority name two hosts"),
             Self::ForwardedHost => Row(400, "bad-host", "the X-Forwarded-Host field is not a host name"),
-            Self::Loop => Row(508, "loop", "this request has passed this server before: upstream.url leads back to it"),
+            Self::Loop => {
+                Row(508, "loop", "this request has passed this server before: the URL of its upstream leads back to it")
+            }
             Self::OnlyIfCached => {
                 Row(504, "only-if-cached", "nothing stored answers this request, and it asks for nothing else")
             }

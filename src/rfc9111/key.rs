@@ -284,7 +284,8 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+/// Splits an authority into its host and its port; `None` if it is none.
+pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_end = if authority.starts_with('[') {
         authority.find(']')? + 1
     } else {

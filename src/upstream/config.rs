@@ -1,4 +1,4 @@
-//! The `[upstream]` section of the configuration.
+//! The `[upstream]` and `[upstreams.NAME]` sections of the configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,9 +14,22 @@ pub enum UpstreamName {
     /// `[upstream]`
     #[default]
     Default,
+    /// The `[upstreams.NAME]` of this number, in their order.
+    Named(u16),
 }
 
-/// The `[upstream]` settings.
+impl UpstreamName {
+    /// Returns the upstream's number among all: that of `[upstream]` is 0.
+    #[inline]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Default => 0,
+            Self::Named(n) => usize::from(n) + 1,
+        }
+    }
+}
+
+/// The settings of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The addresses that the origin listens at.

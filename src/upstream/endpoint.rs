@@ -136,7 +136,7 @@ impl Endpoint {
     }
 
     /// Returns whether its health checks fail.
-    pub(super) fn is_unhealthy(&self) -> bool {
+    pub(crate) fn is_unhealthy(&self) -> bool {
         self.is_unhealthy.load(Ordering::Relaxed)
     }
 

@@ -63,12 +63,14 @@ impl Histogram {
 }
 
 /// The value that another module reports at a scrape: a number that goes up and down.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Gauge {
     /// The name of the metric.
     pub name: &'static str,
     /// Its help text, one sentence.
     pub help: &'static str,
+    /// The names and values of its labels. Gauges of one name follow each other.
+    pub labels: Vec<(&'static str, String)>,
     /// The number.
     pub value: u64,
 }

@@ -237,7 +237,11 @@ mod tests {
         metrics.worker(1).record(&CacheStatus::forward(Fwd::VaryMiss));
         metrics.durable(DurableOp::Put, DurableOutcome::Dropped);
         metrics.origin_latency.record(Duration::from_millis(3));
-        let text = metrics.render(&[Gauge { name: "larder_x", help: "X.", value: 7 }]);
+        let text = metrics.render(&[
+            Gauge { name: "larder_x", help: "X.", labels: Vec::new(), value: 7 },
+            Gauge { name: "larder_y", help: "Y.", labels: vec![("a", "1".into()), ("b", "\"\\\n".into())], value: 8 },
+            Gauge { name: "larder_y", help: "Y.", labels: vec![("a", "2".into())], value: 9 },
+        ]);
         for line in [
             "larder_requests_total{status=\"hit\",tier=\"memory\"} 2",
             "larder_requests_total{status=\"fwd\",fwd=\"vary-miss\"} 1",
@@ -245,8 +249,11 @@ mod tests {
             "larder_origin_latency_seconds_bucket{le=\"0.0025\"} 0",
             "larder_origin_latency_seconds_bucket{le=\"0.005\"} 1",
             "larder_x 7",
+            "larder_y{a=\"1\",b=\"\\\"\\\\\\n\"} 8",
+            "larder_y{a=\"2\"} 9",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+        assert_eq!(text.matches("# TYPE larder_y ").count(), 1, "a metric is described once");
     }
 }

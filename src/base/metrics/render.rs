@@ -21,9 +21,13 @@ impl Metrics {
         self.render_durable(&mut out);
         self.render_resp(&mut out);
         self.render_tls(&mut out);
+        let mut before = "";
         for gauge in gauges {
-            header(&mut out, gauge.name, "gauge", gauge.help);
-            let _ = writeln!(out, "{} {}", gauge.name, gauge.value);
+            if gauge.name != before {
+                header(&mut out, gauge.name, "gauge", gauge.help);
+                before = gauge.name;
+            }
+            let _ = writeln!(out, "{}{} {}", gauge.name, labels(&gauge.labels), gauge.value);
         }
         out
     }
@@ -213,6 +217,16 @@ impl Metrics {
             let _ = writeln!(out, "{name}{{purpose=\"{word}\"}} {:.6}", self.cost_of(purpose));
         }
     }
+}
+
+/// Returns labels as they stand behind the name of a metric.
+fn labels(labels: &[(&str, String)]) -> String {
+    if labels.is_empty() {
+        return String::new();
+    }
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    format!("{{{}}}", labels.join(","))
 }
 
 /// Writes the lines that describe a metric.

@@ -13,7 +13,7 @@ mod resp;
 pub(super) mod rule;
 mod server;
 pub(super) mod tls;
-mod upstream;
+pub(super) mod upstream;
 
 use super::key::{Field, Section};
 use crate::proxy::Rule;

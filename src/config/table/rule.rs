@@ -2,25 +2,45 @@
 
 use crate::config::key::{InRule, Key};
 use crate::config::kinds::{FLAG, Fraction, List, Optional, Switch, Time, Words};
-use crate::config::values::{PARAMETER, RULE_PATH, TAG};
+use crate::config::values::{METHOD, PARAMETER, RULE_HOST, RULE_PATH, RULE_UPSTREAM, TAG};
 use crate::fetch::Ranges;
 use crate::proxy::Rule;
 use crate::store::Durability;
 
 pub(in crate::config) const ABOUT: &str =
-    "Settings for some paths. Rules are tried in order, and the first whose path matches applies.";
+    "Settings for some paths, hosts or methods. Rules are tried in order, and the first that matches applies.";
 
 /// The name of the list of rules.
 pub(in crate::config) const LIST: &str = "rule";
 
-/// The key that every rule must have.
+/// The key that a rule must have that has neither of [`INSTEAD`].
 pub(in crate::config) const REQUIRED: &str = "path";
+
+/// The keys that make up for a path.
+pub(in crate::config) const INSTEAD: [&str; 2] = ["host", "method"];
 
 pub(in crate::config) static KEYS: &[Key<Rule>] = &[
     Key {
         name: REQUIRED,
         field: &InRule { at: |rule| &mut rule.path, kind: RULE_PATH },
         does: "Matches these paths; * stands for any run of characters, slashes too.",
+    },
+    Key {
+        name: "host",
+        field: &InRule { at: |rule| &mut rule.host, kind: Optional(RULE_HOST) },
+        does: "Matches this host, or with \"*.\" before it every name below it; on each port, unless it has one.",
+    },
+    Key {
+        name: "method",
+        field: &InRule { at: |rule| &mut rule.methods, kind: List { of: "methods", item: METHOD } },
+        does: "Matches these methods; GET stands for HEAD too. The rule that GET has for a URL decides under which key \
+               every method finds its response.",
+    },
+    Key {
+        name: "upstream",
+        field: &InRule { at: |rule| &mut rule.upstream, kind: Optional(RULE_UPSTREAM) },
+        does: "Asks the application of [upstreams.NAME]; not set, or \"default\": that of [upstream]. What the rule does not \
+               set of the keys below is taken from there.",
     },
     Key {
         name: "timeout",

@@ -95,8 +95,9 @@ fn every_field_has_a_key() {
             set_to_another(key.name, key.field, &base, &mut changed);
         }
     }
-    // Left out: the bucket's name, which `durable.url` has, and rules, certificates and variables, which are no keys.
-    let no_keys = ["config.rules", "config.stray_variables", "config.tls.certificates", "s3.bucket"];
+    // Left out: the bucket's name, which `durable.url` has, and rules, certificates, upstreams and variables, which are no keys.
+    let no_keys =
+        ["config.rules", "config.stray_variables", "config.tls.certificates", "config.upstreams", "s3.bucket"];
     let unread: Vec<String> = same(&base, &changed).into_iter().filter(|at| !no_keys.contains(&at.as_str())).collect();
     assert_eq!(unread, Vec::<String>::new(), "fields that no key of the table sets");
     let mut rule = Rule::default();
@@ -150,7 +151,8 @@ fn what_is_shown_is_what_is_read() {
     }
     for Row { section, name, described, .. } in reference::sections().into_iter().chain(reference::rule()) {
         let path = if section == "rule" && name != "path" { "path = \"*\"\n" } else { "" };
-        let header = if section == "rule" { "[[rule]]" } else { &format!("[{section}]") };
+        let upstream = "[upstreams.api]\nurl = \"http://127.0.0.1:5001\"\n";
+        let header = if section == "rule" { format!("{upstream}[[rule]]") } else { format!("[{section}]") };
         let text = format!("{header}\n{path}{name} = {}", described.example);
         assert_eq!(read(&text, &[], &[]).errors(), Vec::<String>::new(), "{text}");
     }

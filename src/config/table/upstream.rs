@@ -1,13 +1,23 @@
-//! `[upstream]`
+//! `[upstream]`, and `[upstreams.NAME]`, which has the same keys.
 
 use crate::config::key::{Also, Key, Of, Section};
 use crate::config::kinds::{Fraction, List, Size, Time, Whole, Words};
 use crate::config::values::{FILE, HASH_BY, HEALTH_PATH, SERVER_NAME, STATUSES, UPSTREAM_HOST, UPSTREAM_URL};
 use crate::upstream::Balance;
 
-pub(super) static SECTION: Section = Section {
+/// The section whose tables are further upstreams.
+pub(in crate::config) const UPSTREAMS: &str = "upstreams";
+
+pub(in crate::config) const ABOUT_NAMED: &str = "A further application, under a name of letters, digits, hyphens and \
+    underscores. It has the keys of [upstream], each with the default that it has there; url must be given. A [[rule]] \
+    leads requests to it by upstream = \"NAME\".";
+
+/// The key that every `[upstreams.NAME]` must have.
+pub(in crate::config) const REQUIRED: &str = "url";
+
+pub(in crate::config) static SECTION: Section = Section {
     name: "upstream",
-    about: "The application that Larder asks.",
+    about: "The application that Larder asks where no rule names another one.",
     keys: &[
         Key {
             name: "url",

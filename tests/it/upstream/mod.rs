@@ -5,6 +5,7 @@ mod claims;
 mod connections;
 mod forwarding;
 mod interim;
+mod named;
 mod origin_answers;
 mod resilience;
 mod uploads;
