@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::sources::Given;
+use super::sources::{Given, without_credentials};
 use crate::base::{format_size, parse_duration, parse_size};
 
 /// Reads and shows the values of one kind.
@@ -338,7 +338,9 @@ pub(super) struct List<T: 'static> {
 impl<T> Kind<Vec<T>> for List<T> {
     fn read(&self, given: &Given) -> Result<Vec<T>, String> {
         let items = given.strings().ok_or("is not a list of strings")?;
-        let read = |item: &String| (self.item.read)(item).map_err(|why| format!("has \"{item}\", which {why}"));
+        let read = |item: &String| {
+            (self.item.read)(item).map_err(|why| format!("has \"{}\", which {why}", without_credentials(item)))
+        };
         items.iter().map(read).collect()
     }
 
@@ -349,6 +351,34 @@ impl<T> Kind<Vec<T>> for List<T> {
     fn described(&self) -> Described {
         let example = Value::Array(vec![Value::from(self.item.example)]);
         Described::new(format!("list of {}", self.of), self.item.bounds, example)
+    }
+}
+
+/// One string of a form, or a list of several.
+pub(super) struct OneOrMore<T: 'static>(pub(super) List<T>);
+
+impl<T> Kind<Vec<T>> for OneOrMore<T> {
+    fn read(&self, given: &Given) -> Result<Vec<T>, String> {
+        match given.strings().as_deref() {
+            // The value is told by whoever calls.
+            Some([one]) => (self.0.item.read)(one).map(|one| vec![one]),
+            _ => self.0.read(given),
+        }
+    }
+
+    fn shown(&self, value: &Vec<T>) -> Option<Value> {
+        match &value[..] {
+            [one] => Some(Value::String((self.0.item.show)(one))),
+            _ => self.0.shown(value),
+        }
+    }
+
+    fn described(&self) -> Described {
+        Described::new(
+            format!("{}, or a list of {}", self.0.item.of, self.0.of),
+            self.0.item.bounds,
+            Value::from(self.0.item.example),
+        )
     }
 }
 

@@ -318,7 +318,7 @@ fn unquoted(value: &str) -> String {
 }
 
 /// Returns a value as messages show it: without what stands before an `@`, which may be a password.
-fn without_credentials(text: &str) -> Cow<'_, str> {
+pub(super) fn without_credentials(text: &str) -> Cow<'_, str> {
     let Some((before, after)) = text.rsplit_once('@') else { return Cow::Borrowed(text) };
     let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
     Cow::Owned(if scheme.is_empty() { format!("…@{after}") } else { format!("{scheme}://…@{after}") })
@@ -374,6 +374,10 @@ impl Given {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Typed(Value::String(text)) => Value::String(without_credentials(text).into_owned()).to_string(),
+            Self::Typed(Value::Array(items)) => {
+                let items = items.iter().map(|item| Self::Typed(item.clone()).shown());
+                format!("[{}]", items.collect::<Vec<_>>().join(", "))
+            }
             Self::Typed(value) => value.to_string(),
             Self::Text(text) => format!("\"{}\"", without_credentials(text)),
         }

@@ -62,6 +62,8 @@ pub struct Usage {
     pub flights: u64,
     /// The requests that wait for one.
     pub waiting: u64,
+    /// The requests that wait until an address of the origin has room.
+    pub queued: u64,
     /// The fetches that may yet go on although nobody waits for them.
     pub unattended_left: u64,
     /// The bytes in memory of uploads and of what is read ahead of clients.
@@ -86,6 +88,7 @@ impl Proxy {
             held: limits.budget.held() as u64,
             flights: flights.under_way() as u64,
             waiting: flights.waiting() as u64,
+            queued: self.upstream().waiting() as u64,
             unattended_left: limits.unattended.available_permits() as u64,
             buffered: buffers.used() as u64,
             spooled: buffers.spools.used(),

@@ -14,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::Upstream;
@@ -172,14 +173,8 @@ impl Upstream {
         let answered = async {
             let io = TokioIo::new(self.dial(endpoint).await?);
             let (mut sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
-            // The connection is polled beside the request, and ends with it.
-            tokio::select! {
-                answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(io::Error::other),
-                ended = connection => Err(match ended {
-                    Ok(()) => io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed"),
-                    Err(error) => io::Error::other(error),
-                }),
-            }
+            let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+            sender.send_request(request).await.map(|answer| answer.status()).map_err(io::Error::other)
         };
         let limit = self.config.health_timeout;
         timeout(limit, answered)

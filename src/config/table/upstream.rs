@@ -1,7 +1,7 @@
 //! `[upstream]`, and `[upstreams.NAME]`, which has the same keys.
 
 use crate::config::key::{Also, Key, Of, Section};
-use crate::config::kinds::{Fraction, List, Size, Time, Whole, Words};
+use crate::config::kinds::{Fraction, List, OneOrMore, Size, Time, Whole, Words};
 use crate::config::values::{FILE, HASH_BY, HEALTH_PATH, SERVER_NAME, STATUSES, UPSTREAM_HOST, UPSTREAM_URL};
 use crate::upstream::Balance;
 
@@ -21,7 +21,10 @@ pub(in crate::config) static SECTION: Section = Section {
     keys: &[
         Key {
             name: "url",
-            field: &Of { at: |d| &mut d.config.upstream.addresses, kind: List { of: "URLs", item: UPSTREAM_URL } },
+            field: &Of {
+                at: |d| &mut d.config.upstream.addresses,
+                kind: OneOrMore(List { of: "URLs", item: UPSTREAM_URL }),
+            },
             does: "Names the application: \"http://host:port\", \"https://host:port\" or \"unix:/run/gunicorn.sock\", or a \
                    list of these. A name that has several addresses counts as a list. \"weight=2\" behind a URL gives it \
                    twice the requests; \"backup\" keeps it for when no other answers.",

@@ -1,5 +1,6 @@
 //! The origin: what reaches it, what it answers, and what is done when it fails.
 
+mod addresses;
 mod broken_uploads;
 mod claims;
 mod connections;

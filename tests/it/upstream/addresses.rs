@@ -1,0 +1,265 @@
+//! Tests an upstream of several addresses: who is asked, what happens when one is gone, slow or full.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::support::{Client, Larder, Origin, at_once, eventually};
+
+/// Answers with its name, which nobody may store.
+fn named(name: &'static str) -> Origin {
+    Origin::new(move |_, reply| reply.send(200, "Cache-Control: no-store", name))
+}
+
+/// The address of a port that nobody listens on.
+fn gone() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    format!("http://{}", listener.local_addr().expect("an address"))
+}
+
+fn before(urls: &[&str], config: &str) -> Larder {
+    Larder::with_upstream(&urls.join(", "), config)
+}
+
+#[test]
+fn each_address_gets_its_share() {
+    let (a, b, c) = (named("a"), named("b"), named("c"));
+    for (balance, heavy) in [("p2c", 1), ("round_robin", 1), ("round_robin", 3)] {
+        let counts = [&a, &b, &c].map(Origin::count);
+        let larder = before(
+            &[&a.url(), &format!("{} weight={heavy}", b.url()), &c.url()],
+            &format!("upstream.balance={balance}"),
+        );
+        let mut client = larder.client();
+        for n in 0..200 {
+            assert_eq!(client.get(&format!("/{n}"), "").status(), 200);
+        }
+        let more: Vec<usize> = [&a, &b, &c].iter().zip(counts).map(|(origin, count)| origin.count() - count).collect();
+        assert_eq!(more.iter().sum::<usize>(), 200);
+        if balance == "round_robin" {
+            let share = 200 / (2 + heavy);
+            for (count, expected) in more.iter().zip([share, share * heavy, share]) {
+                assert!(count.abs_diff(expected) <= heavy, "{balance} {heavy}: {more:?}");
+            }
+        } else {
+            assert!(more.iter().all(|count| *count > 20), "{more:?}");
+        }
+    }
+}
+
+#[test]
+fn what_one_address_did_not_get_another_answers() {
+    let (a, dead) = (named("a"), gone());
+    let larder = before(&[&dead, &a.url()], "upstream.breaker_failures=3");
+    let mut client = larder.client();
+    for method in ["GET", "POST", "DELETE", "GET"].iter().cycle().take(60) {
+        let answer = client.send(method, "/", "");
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "a"), "{method}");
+    }
+    assert!(larder.metric("larder_origin_retries_total") >= 3);
+    assert_eq!(larder.metric("larder_origin_downs_total"), 1, "it is not asked any more");
+}
+
+#[test]
+fn only_what_may_be_repeated_goes_to_another_address() {
+    for (method, content, repeats) in
+        [("GET", "", true), ("PUT", "abc", true), ("DELETE", "", true), ("POST", "abc", false), ("PATCH", "abc", false)]
+    {
+        let breaks = Origin::new(|_, reply| reply.hang_up());
+        let a = named("a");
+        let larder = before(&[&breaks.url(), &a.url()], "upstream.balance=round_robin\nserver.threads=1");
+        let mut statuses = Vec::new();
+        for _ in 0..4 {
+            let mut client = larder.client();
+            client.raw(format!(
+                "{method} / HTTP/1.1\r\nHost: site.example\r\nContent-Length: {}\r\n\r\n{content}",
+                content.len()
+            ));
+            statuses.push(client.answer().status());
+        }
+        assert!(breaks.count() > 0, "{method}");
+        let failed = statuses.iter().filter(|status| **status == 502).count();
+        assert_eq!(failed, if repeats { 0 } else { breaks.count() }, "{method}: {statuses:?}");
+    }
+}
+
+#[test]
+fn a_timeout_is_not_repeated() {
+    let slow = Origin::new(|_, _| std::thread::park());
+    let a = named("a");
+    let larder = before(
+        &[&slow.url(), &a.url()],
+        "upstream.balance=round_robin\nupstream.response_timeout=300ms\nserver.threads=1",
+    );
+    let statuses: Vec<u16> = (0..4).map(|_| larder.get("/", "").status()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 504).count(), slow.count(), "{statuses:?}");
+    assert_eq!(slow.count(), 2);
+}
+
+#[test]
+fn repetitions_are_a_part_of_the_requests() {
+    let breaks = [Origin::new(|_, reply| reply.hang_up()), Origin::new(|_, reply| reply.hang_up())];
+    let larder =
+        before(&[&breaks[0].url(), &breaks[1].url()], "upstream.retry_budget=0.1\nupstream.breaker_failures=0");
+    for _ in 0..300 {
+        assert_eq!(larder.get("/", "").status(), 502);
+    }
+    let retries = larder.metric("larder_origin_retries_total");
+    assert!((100..=135).contains(&retries), "100 at first, then each tenth: {retries}");
+}
+
+#[test]
+fn a_backup_is_asked_only_when_no_other_answers() {
+    let (a, backup) = (named("a"), named("backup"));
+    let larder = before(&[&a.url(), &format!("{} backup", backup.url())], "");
+    for _ in 0..20 {
+        assert_eq!(larder.get("/", "").text(), "a");
+    }
+    assert_eq!(backup.count(), 0);
+    let larder = before(&[&gone(), &format!("{} backup", backup.url())], "");
+    for _ in 0..20 {
+        assert_eq!(larder.get("/", "").text(), "backup");
+    }
+}
+
+#[test]
+fn one_path_goes_to_one_address_by_hash() {
+    let origins = [named("a"), named("b"), named("c")];
+    let urls: Vec<String> = origins.iter().map(Origin::url).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    for (by, field) in [("path", ""), ("field:x-user", "X-User: 7"), ("cookie:user", "Cookie: a=1; user=7; b=2")] {
+        let larder = before(&urls, &format!("upstream.balance=hash\nupstream.hash_by={by}"));
+        let answers: Vec<String> = (0..20).map(|_| larder.get("/one", field).text()).collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{by}: {answers:?}");
+        let others: std::collections::BTreeSet<String> = (0..50)
+            .map(|n| match by {
+                "path" => larder.get(&format!("/{n}"), "").text(),
+                "field:x-user" => larder.get("/", &format!("X-User: {n}")).text(),
+                _ => larder.get("/", &format!("Cookie: user={n}")).text(),
+            })
+            .collect();
+        assert_eq!(others.len(), 3, "{by}");
+    }
+}
+
+#[test]
+fn an_address_never_has_more_under_way_than_it_may() {
+    let most = Arc::new(AtomicUsize::new(0));
+    let now = Arc::new(AtomicUsize::new(0));
+    let (seen_most, seen_now) = (Arc::clone(&most), Arc::clone(&now));
+    let origin = Origin::new(move |seen, reply| {
+        let under_way = seen_now.fetch_add(1, Ordering::SeqCst) + 1;
+        seen_most.fetch_max(under_way, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(5));
+        seen_now.fetch_sub(1, Ordering::SeqCst);
+        let control = if seen.path() == "/hit" { "max-age=600" } else { "no-store" };
+        reply.send(200, &format!("Cache-Control: {control}"), "x");
+    });
+    let larder = Larder::new(&origin, "upstream.max_requests=2");
+    assert_eq!(larder.get("/hit", "").status(), 200);
+    let address = larder.address;
+    let answers = at_once(60, move |n| {
+        let mut client = Client::connect(address);
+        (client.get(&format!("/{n}"), "").status(), client.get("/hit", "").is_hit())
+    });
+    assert!(answers.iter().all(|answer| *answer == (200, true)), "{answers:?}");
+    assert!((1..=2).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+}
+
+#[test]
+fn who_waits_too_long_or_finds_the_queue_full_is_told_to_come_again() {
+    let (origin, gate) = Origin::gated();
+    let larder = Larder::new(&origin, "upstream.max_requests=1\nupstream.max_waiting=1\nupstream.queue_timeout=1s");
+    let mut first = larder.client();
+    first.ask("GET", "/slow", "");
+    eventually("it is under way", || origin.count() == 1);
+    let mut second = larder.client();
+    second.ask("POST", "/2", "Content-Length: 0");
+    eventually("it waits", || larder.running().proxy().usage().queued == 1);
+    let third = larder.send_raw("POST /3 HTTP/1.1\r\nHost: site.example\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!((third.status(), third.get("retry-after")), (503, Some("1")), "the queue is full");
+    let second = second.answer();
+    assert_eq!((second.status(), second.get("retry-after")), (503, Some("1")), "it waited for a second");
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
+    assert_eq!(larder.get("/after", "").status(), 200, "the room is free again");
+    assert_eq!(origin.count(), 2, "nobody else was let through");
+}
+
+#[test]
+fn who_leaves_while_waiting_takes_no_room() {
+    let (origin, gate) = Origin::gated();
+    let larder = Larder::new(&origin, "upstream.max_requests=1");
+    let mut first = larder.client();
+    first.ask("GET", "/slow", "");
+    eventually("it is under way", || origin.count() == 1);
+    for n in 0..20 {
+        let mut leaves = larder.client();
+        leaves.ask("POST", &format!("/leaves/{n}"), "Content-Length: 0");
+        eventually("it waits", || larder.running().proxy().usage().queued >= 1);
+    }
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
+    for n in 0..3 {
+        assert_eq!(larder.get(&format!("/after/{n}"), "").status(), 200);
+    }
+}
+
+#[test]
+fn an_address_that_fails_its_health_checks_gets_no_requests() {
+    let sick = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_sick = Arc::clone(&sick);
+    let a = Origin::new(move |seen, reply| match seen.path() {
+        "/healthz" if is_sick.load(Ordering::SeqCst) => reply.send(500, "", ""),
+        _ => reply.send(200, "Cache-Control: no-store", "a"),
+    });
+    let b = named("b");
+    let larder = before(
+        &[&a.url(), &b.url()],
+        "upstream.health_path=/healthz\nupstream.health_interval=20ms\nupstream.balance=round_robin\nupstream.slow_start=1ms",
+    );
+    let answers =
+        |count: usize| (0..count).map(|_| larder.get("/", "").text()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(answers(10).len(), 2);
+    sick.store(true, Ordering::SeqCst);
+    eventually("it is taken out", || answers(6).len() == 1);
+    for _ in 0..20 {
+        assert_eq!(larder.get("/", "").text(), "b");
+    }
+    sick.store(false, Ordering::SeqCst);
+    eventually("it is back", || answers(6).len() == 2);
+}
+
+#[test]
+fn an_address_that_was_down_is_found_again_without_a_client() {
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = port.local_addr().expect("an address");
+    drop(port);
+    let b = named("b");
+    let larder = before(
+        &[&format!("http://{address}"), &b.url()],
+        "upstream.breaker_failures=1\nupstream.breaker_pause=20ms\nupstream.balance=round_robin\nupstream.slow_start=1ms",
+    );
+    for _ in 0..10 {
+        assert_eq!(larder.get("/", "").text(), "b");
+    }
+    let listener = TcpListener::bind(address).expect("the port is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                use std::io::{BufRead, BufReader, Write};
+                let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+                let mut stream = stream;
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    if line == "\r\n" || line.ends_with("\n\r\n") {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+                        line.clear();
+                    }
+                }
+            });
+        }
+    });
+    eventually("it is asked again", || (0..4).any(|_| larder.get("/", "").text() == "a"));
+}
