@@ -88,7 +88,7 @@ impl Proxy {
             held: limits.budget.held() as u64,
             flights: flights.under_way() as u64,
             waiting: flights.waiting() as u64,
-            queued: self.upstream().waiting() as u64,
+            queued: self.upstreams().map(|(_, upstream)| upstream.waiting() as u64).sum(),
             unattended_left: limits.unattended.available_permits() as u64,
             buffered: buffers.used() as u64,
             spooled: buffers.spools.used(),
