@@ -39,8 +39,8 @@ pub(in crate::config) static KEYS: &[Key<Rule>] = &[
     Key {
         name: "upstream",
         field: &InRule { at: |rule| &mut rule.upstream, kind: Optional(RULE_UPSTREAM) },
-        does: "Asks the application of [upstreams.NAME]; not set, or \"default\": that of [upstream]. What the rule does not \
-               set of the keys below is taken from there.",
+        does: "Asks the application of [upstreams.NAME]; not set, or \"default\": that of [upstream]. Its timeouts and \
+               buffers hold where the rule sets none.",
     },
     Key {
         name: "timeout",
