@@ -175,8 +175,8 @@ impl Operation {
         }
     }
 
-    /// Carries it out at `now` on the value that was found, which has not expired.
-    pub(in crate::resp) fn apply(self, found: Option<&FoundValue>, now: Timestamp) -> Outcome {
+    /// Carries it out on the value that was found, which has not expired. Asks `now` for the time only if that matters.
+    pub(in crate::resp) fn apply(self, found: Option<&FoundValue>, now: impl Fn() -> Timestamp) -> Outcome {
         let expires = found.and_then(FoundValue::expires);
         let is_there = i64::from(found.is_some());
         match (self, found) {
@@ -186,7 +186,7 @@ impl Operation {
             (Self::Type, _) => (Reply::Simple(found.map_or("none", |_| "string").into()), Change::Nothing),
             (Self::TimeToLive(_) | Self::ExpireTime(_), None) => (Reply::Integer(-2), Change::Nothing),
             (Self::TimeToLive(unit), Some(_)) => {
-                (Reply::Integer(expires.map_or(-1, |moment| unit.of(moment.millis_since(now)))), Change::Nothing)
+                (Reply::Integer(expires.map_or(-1, |moment| unit.of(moment.millis_since(now())))), Change::Nothing)
             }
             (Self::ExpireTime(unit), Some(_)) => {
                 (Reply::Integer(expires.map_or(-1, |moment| unit.of(moment.as_millis()))), Change::Nothing)
@@ -199,13 +199,13 @@ impl Operation {
             (Self::Expire(..) | Self::Persist, None) => (Reply::Integer(0), Change::Nothing),
             (Self::Expire(moment, condition), Some(_)) => match condition {
                 Some(condition) if !condition.holds(expires, moment) => (Reply::Integer(0), Change::Nothing),
-                Some(_) | None => (Reply::Integer(1), Expiry::At(moment).of_what_is_there(now)),
+                Some(_) | None => (Reply::Integer(1), Expiry::At(moment).of_what_is_there(now())),
             },
             (Self::Persist, Some(_)) if expires.is_none() => (Reply::Integer(0), Change::Nothing),
             (Self::Persist, Some(_)) => (Reply::Integer(1), Change::Retime { expires: None }),
             (Self::GetAndExpire(_) | Self::GetAndDelete, None) => (Reply::Null, Change::Nothing),
             (Self::GetAndExpire(Expiry::Never), Some(_)) if expires.is_none() => (bulk(found), Change::Nothing),
-            (Self::GetAndExpire(expiry), Some(_)) => (bulk(found), expiry.of_what_is_there(now)),
+            (Self::GetAndExpire(expiry), Some(_)) => (bulk(found), expiry.of_what_is_there(now())),
             (Self::GetAndDelete, Some(_)) => (bulk(found), Change::Delete),
             // Also what is not known here: another process may have just stored it.
             (Self::Delete, _) => (Reply::Integer(is_there), Change::Delete),
@@ -214,7 +214,7 @@ impl Operation {
 }
 
 impl Set {
-    fn apply(self, found: Option<&FoundValue>, now: Timestamp) -> Outcome {
+    fn apply(self, found: Option<&FoundValue>, now: impl Fn() -> Timestamp) -> Outcome {
         let Self { value, expiry, condition, returns_old } = self;
         let is_allowed = match condition {
             Some(SetIf::Absent) => found.is_none(),
@@ -233,7 +233,7 @@ impl Set {
             Expiry::Never => None,
             Expiry::Keep => found.and_then(FoundValue::expires),
             // It has expired before it is there.
-            Expiry::At(moment) if moment <= now => return (reply, Change::Delete),
+            Expiry::At(moment) if moment <= now() => return (reply, Change::Delete),
             Expiry::At(moment) => Some(moment),
         };
         (reply, Change::Put { value, expires })
