@@ -84,7 +84,10 @@ impl Values {
                 self.store.delete_value(key);
                 (0, Ok(()))
             }
-            Change::Put { value, expires } => (value.len() as u64, self.store.put_value(key, &value, expires)),
+            Change::Put { value, expires } => (value.len() as u64, self.store.put_value(key, &value, expires, None)),
+            Change::Rewrite { value, expires } => {
+                (value.len() as u64, self.store.put_value(key, &value, expires, found))
+            }
             Change::Retime { expires } => match found {
                 Some(found) => (found.len(), self.store.retime_value(key, found, expires)),
                 None => return Ok(None),

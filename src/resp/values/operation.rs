@@ -119,6 +119,13 @@ pub(in crate::resp) enum Change {
         /// The moment at which it expires.
         expires: Option<Timestamp>,
     },
+    /// What was made of it takes its place.
+    Rewrite {
+        /// Its bytes.
+        value: Bytes,
+        /// The moment at which it expires.
+        expires: Option<Timestamp>,
+    },
     /// It stays, and expires at another moment.
     Retime {
         /// That moment.
@@ -295,7 +302,7 @@ fn append(found: Option<&FoundValue>, more: &Bytes, most: usize) -> Outcome {
         return (Reply::error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"), Change::Nothing);
     }
     let value = Bytes::from([&old[..], &more[..]].concat());
-    (integer(value.len() as u64), Change::Put { value, expires })
+    (integer(value.len() as u64), Change::Rewrite { value, expires })
 }
 
 fn add(found: Option<&FoundValue>, by: i64) -> Outcome {
@@ -308,7 +315,7 @@ fn add(found: Option<&FoundValue>, by: i64) -> Outcome {
         return (Reply::error("ERR increment or decrement would overflow"), Change::Nothing);
     };
     let value = Bytes::copy_from_slice(itoa::Buffer::new().format(new).as_bytes());
-    (Reply::Integer(new), Change::Put { value, expires: found.and_then(FoundValue::expires) })
+    (Reply::Integer(new), Change::Rewrite { value, expires: found.and_then(FoundValue::expires) })
 }
 
 /// Reads an integer of 64 bits as Redis does: no sign but a minus, no zero in front, nothing around it.

@@ -2,6 +2,8 @@
 //!
 //! * A value is written whatever its lifetime and uses: nobody can ask an application for it again.
 //! * What was asked for last counts, whatever the clock says: no value outranks a later one.
+//! * What is made of a value comes just after it. If another process has put something else in that value's place, or
+//!   deleted it, that counts: what is made of what was overwritten does not come back either.
 //! * A look-up says which place it read. Memory takes the value over only while the index leads there: another process may
 //!   have written a later one meanwhile.
 
@@ -38,9 +40,13 @@ pub struct ListedValue {
 }
 
 impl Durable {
-    /// Queues a value to be written. Returns its order; `None` if the tier does not take it: the queue is full, the budget is
-    /// spent, or it is too large.
-    pub fn put_value(&self, stored: &Arc<StoredResponse>) -> Option<JournalTime> {
+    /// Queues a value to be written. `base` is the order of the value that it is made of, if it is made of one. Returns its
+    /// order; `None` if the tier does not take it: the queue is full, the budget is spent, or it is too large.
+    pub(in crate::store) fn put_value(
+        &self,
+        stored: &Arc<StoredResponse>,
+        base: Option<JournalTime>,
+    ) -> Option<JournalTime> {
         let inner = &self.inner;
         if stored.len() > inner.max_object_size() {
             return None;
@@ -54,7 +60,9 @@ impl Durable {
             return None;
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
-        let order = inner.purges.take_order();
+        let purges = &inner.purges;
+        let order = base.map_or_else(|| purges.take_order(), |base| purges.take_order_after(base));
+        stored.head.marks.note_order(order);
         inner.enqueue(Op::Put { stored: Put::Whole(Arc::clone(stored)), record: None, order });
         Some(order)
     }
