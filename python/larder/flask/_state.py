@@ -39,7 +39,7 @@ PERSONAL = {
 #: only names the request: its client chooses what it says, and the page may show it.
 NEUTRAL = frozenset(
     """host x-forwarded-host x-forwarded-proto x-forwarded-port content-length transfer-encoding connection upgrade
-    if-match if-none-match if-modified-since if-unmodified-since if-range range cache-control pragma""".split()
+    if-match if-none-match if-modified-since if-unmodified-since if-range range""".split()
 )
 
 #: Fields of which nearly every visitor or request has a value of its own.
