@@ -56,7 +56,7 @@ impl Values {
         Ok(ValueKey::new(&self.prefix, database, name))
     }
 
-    /// Waits until a directory has what was written before, at most half a second. With a bucket, or without a durable tier,
+    /// Waits until a directory has what was written before, for a bounded time. With a bucket, or without a durable tier,
     /// ends at once. One wait serves all commands before it. Connections wait by [`super::settling`].
     pub(super) async fn settle(&self) {
         self.store.values_written().await;

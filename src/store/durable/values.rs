@@ -27,6 +27,9 @@ use crate::store::journal::read_footer;
 use crate::store::pack::{EntryKind, FooterEntry, entries_of};
 use crate::store::queue::{Op, Put, Waiting};
 
+/// The longest that a client waits for a directory to have a small value, while what is written there arrives.
+const TO_WRITE: Duration = Duration::from_secs(2);
+
 /// Bytes that are written in a second at least, where a client waits for a large value.
 const LEAST_RATE: u64 = 16 << 20;
 
@@ -100,24 +103,31 @@ impl Durable {
         self.inner.index.bury(self.inner.index.fingerprint(key, 0), place);
     }
 
-    /// Waits until a directory has all small values and deletions that were queued before, at most `within`. With a bucket
-    /// ends at once.
-    pub async fn values_written(&self, within: Duration) {
+    /// Waits until a directory has all small values and deletions that were queued before. Tells if that takes too long, or
+    /// longer than `least` while writes fail. With a bucket ends at once.
+    pub async fn values_written(&self, least: Duration) {
         if !self.is_local() || self.inner.queue.depth().0 == 0 {
             return;
         }
         let (sender, is_written) = oneshot::channel();
         if self.inner.writer.send(Work::Flush(sender)).is_ok() {
-            let _ = tokio::time::timeout(within, is_written).await;
+            self.wait_for_value(is_written, least, Duration::ZERO).await;
         }
     }
 
-    /// Waits until a directory has a value of `len` bytes whose body is written apart, at most `within` and the time that
-    /// its bytes take.
-    pub async fn large_value_written(&self, key: &CacheKey, len: u64, within: Duration) {
+    /// Waits in the same way until a directory has a value of `len` bytes whose body is written apart; longer, the longer it
+    /// is.
+    pub async fn large_value_written(&self, key: &CacheKey, len: u64, least: Duration) {
         if self.is_local() && self.is_separate(len) {
-            let within = within + Duration::from_secs(len / LEAST_RATE);
-            let _ = tokio::time::timeout(within, self.inner.queue.settled(key.hash())).await;
+            let longer = Duration::from_secs(len / LEAST_RATE);
+            self.wait_for_value(self.inner.queue.settled(key.hash()), least, longer).await;
+        }
+    }
+
+    async fn wait_for_value(&self, is_written: impl Future, least: Duration, longer: Duration) {
+        let within = longer + if self.inner.writes.is_closed() { TO_WRITE } else { least };
+        if tokio::time::timeout(within, is_written).await.is_err() {
+            self.inner.report_late(within);
         }
     }
 
