@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::outlet::{Open, Outlet};
+use super::proxy_protocol::{Sender, introduce};
 use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
 use crate::downstream::{ClientIo, Connection, Listen, Patience, Refusals, Sockets, Witness, conflicting_framing};
 use crate::proxy::{Client, Proxy, Reply, Stream, Upgraded};
@@ -43,6 +44,8 @@ pub struct Config {
     pub threads: usize,
     /// The proxies in front of this one whose `X-Forwarded` fields count.
     pub trusted_proxies: Vec<IpNet>,
+    /// The load balancers whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Sender>,
     /// Further fields that those are believed in. Each is part of every key.
     pub trusted_fields: Vec<HeaderName>,
     /// The field names with other characters than letters, digits and hyphens that reach the origin all the same.
@@ -95,6 +98,7 @@ impl Default for Config {
             listen: vec![Listen::Tcp("127.0.0.1:8080".into())],
             threads: 0,
             trusted_proxies: Vec::new(),
+            proxy_protocol: Vec::new(),
             trusted_fields: Vec::new(),
             allowed_fields: Vec::new(),
             header_timeout: Duration::from_secs(15),
@@ -211,7 +215,7 @@ impl Worker {
         }
     }
 
-    async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
+    async fn serve(self: Arc<Self>, mut transport: Transport, peer: Peer, connections: Arc<Connections>) {
         let open = self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64;
         if open >= self.config.max_connections {
             self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
@@ -220,6 +224,8 @@ impl Worker {
         }
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
+        let introduced = introduce(&self.config, &self.refusals, &mut transport, peer, &connections.end).await;
+        let Some(peer) = introduced else { return };
         let connection = Connection::new();
         let patience = Patience {
             header: self.config.header_timeout,

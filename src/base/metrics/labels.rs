@@ -15,17 +15,20 @@ pub enum Unparsed {
     HeadTimeout,
     /// The limit of connections was reached.
     TooManyConnections,
+    /// Its connection should have begun with a PROXY header.
+    ProxyHeader,
 }
 
 impl Unparsed {
     /// Every reason.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Malformed,
         Self::HeadTooLarge,
         Self::TargetTooLong,
         Self::Framing,
         Self::HeadTimeout,
         Self::TooManyConnections,
+        Self::ProxyHeader,
     ];
 
     /// Returns the name in `/metrics` and in the log.
@@ -37,6 +40,7 @@ impl Unparsed {
             Self::Framing => "framing",
             Self::HeadTimeout => "head-timeout",
             Self::TooManyConnections => "too-many-connections",
+            Self::ProxyHeader => "proxy-header",
         }
     }
 }
