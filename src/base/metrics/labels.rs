@@ -17,11 +17,15 @@ pub enum Unparsed {
     TooManyConnections,
     /// Its connection should have begun with a PROXY header.
     ProxyHeader,
+    /// The limit of requests of HTTP/2 was reached.
+    TooManyRequests,
+    /// A connection of HTTP/2 had too many frames that ask for nothing.
+    Flood,
 }
 
 impl Unparsed {
     /// Every reason.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Malformed,
         Self::HeadTooLarge,
         Self::TargetTooLong,
@@ -29,6 +33,8 @@ impl Unparsed {
         Self::HeadTimeout,
         Self::TooManyConnections,
         Self::ProxyHeader,
+        Self::TooManyRequests,
+        Self::Flood,
     ];
 
     /// Returns the name in `/metrics` and in the log.
@@ -41,6 +47,8 @@ impl Unparsed {
             Self::HeadTimeout => "head-timeout",
             Self::TooManyConnections => "too-many-connections",
             Self::ProxyHeader => "proxy-header",
+            Self::TooManyRequests => "too-many-requests",
+            Self::Flood => "flood",
         }
     }
 }
