@@ -3,5 +3,7 @@
 mod drain;
 mod framing;
 mod hostile;
+mod https;
 mod listen;
+mod proxy_protocol;
 mod slow_clients;
