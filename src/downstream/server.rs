@@ -4,7 +4,6 @@
 //! requests and the origin connections that they use stay on one core.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::proxy_protocol::{Sender, introduce};
 use super::{http1, http2};
@@ -92,6 +91,7 @@ impl Config {
             proxies: self.trusted_proxies.clone(),
             fields: self.trusted_fields.clone(),
             allowed: self.allowed_fields.clone(),
+            subject: None,
         }
     }
 }
@@ -265,9 +265,9 @@ impl Worker {
         // Before the header is read, which says whether the client used TLS, and not whether this connection does.
         let tls = self.tls.as_ref().filter(|_| peer.scheme == "https");
         let introduced = introduce(&self.config, &self.refusals, &mut transport, peer, &connections.end).await;
-        let Some(peer) = introduced else { return };
+        let Some(mut peer) = introduced else { return };
         let begun = match tls {
-            Some(tls) => self.shake_hands(tls, transport, peer.ip).await,
+            Some(tls) => Self::shake_hands(tls, transport, &mut peer, &connections).await,
             None if self.config.h2c => self.begin(transport).await,
             None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
         };
@@ -278,15 +278,17 @@ impl Worker {
         }
     }
 
-    /// Begins a connection with TLS.
-    async fn shake_hands(&self, tls: &Tls, transport: Transport, from: Option<IpAddr>) -> Option<Begun> {
-        match tls.accept(transport).await {
-            Ok(Accepted { protocol, transport, .. }) => Some(Begun { protocol, transport, first: Bytes::new() }),
-            Err(error) => {
-                debug!("a handshake with {from:?} failed: {}", error.sentence);
-                None
-            }
-        }
+    /// Begins a connection with TLS, and notes the subject that the client shows.
+    async fn shake_hands(tls: &Tls, transport: Transport, peer: &mut Peer, connections: &Connections) -> Option<Begun> {
+        let accepted = tokio::select! {
+            accepted = tls.accept(transport, peer.ip) => accepted,
+            // The stop does not wait for a client that has asked for nothing yet.
+            () = connections.ended() => return None,
+        };
+        // An error is counted and logged already.
+        let Accepted { protocol, transport, subject } = accepted.ok()?;
+        peer.subject = subject;
+        Some(Begun { protocol, transport, first: Bytes::new() })
     }
 
     /// Reads the first bytes of a connection in clear text, which tell its version (RFC 9113 §3.3).
