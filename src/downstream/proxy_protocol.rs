@@ -202,10 +202,12 @@ fn progress(bytes: &[u8]) -> Result<Progress, Why> {
 /// Reads a header of version 1: one line of text.
 fn line(bytes: &[u8]) -> Result<Progress, Why> {
     const BARE: Why = "its header has CR or LF alone";
+    const TOO_LONG: Why = "its header is a line of more than 107 bytes";
     match memchr::memchr2(b'\r', b'\n', bytes) {
         Some(end) if bytes[end] == b'\n' => Err(BARE),
         Some(end) => match &bytes[end + 1..] {
-            [] => Ok(Progress::More(1)),
+            [] if bytes.len() < MAX_LINE => Ok(Progress::More(1)),
+            [] => Err(TOO_LONG),
             [b'\n'] => text(&bytes[PREFIX.len()..end]).map(|source| Progress::Complete(Header::of(source))),
             _ => Err(BARE),
         },
@@ -215,7 +217,7 @@ fn line(bytes: &[u8]) -> Result<Progress, Why> {
             let has_fields = bytes[PREFIX.len()..].starts_with(b"TCP");
             let missing = if has_fields { 5_usize.saturating_sub(spaces) } else { 0 };
             match MAX_LINE - bytes.len() {
-                0 | 1 => Err("its header is a line of more than 107 bytes"),
+                0 | 1 => Err(TOO_LONG),
                 room => Ok(Progress::More((2 * missing + 2).min(room))),
             }
         }
@@ -377,6 +379,7 @@ pub fn hold_proxy_header(bytes: &[u8]) {
     if bytes.starts_with(PREFIX) {
         assert!(header.source != Source::Sender && !header.is_tls, "a line does not say so much");
         assert_eq!(memchr::memmem::find(bytes, b"\r\n"), Some(taken - 2), "a line ends at its first end");
+        assert!(taken <= MAX_LINE, "{taken}");
     } else {
         assert_eq!(bytes[14..16], u16::try_from(taken - FIXED).unwrap_or(u16::MAX).to_be_bytes(), "as announced");
     }

@@ -1,4 +1,4 @@
-//! Tests connections that begin with a PROXY header, sent by hand and by HAProxy.
+//! Tests connections that begin with a PROXY header, sent by hand and by `haproxy`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -99,17 +99,17 @@ fn trusted_proxies_are_looked_for_behind_the_header_not_before_it() {
 #[test]
 fn a_header_from_elsewhere_is_malformed_http() {
     let origin = Origin::echo();
-    let larder = Process::start(&origin.url(), &["durable.url=off", "server.proxy_protocol=192.0.2.1,unix"]);
-    for header in [LINE.into(), v2(0x21, 0x11, &[]), v2(0x20, 0, &[])] {
+    for header in [LINE.into(), v2(0x21, 0x11, &[])] {
+        let larder = Process::start(&origin.url(), &["durable.url=off", "server.proxy_protocol=192.0.2.1,unix"]);
         let mut client = larder.client();
         client.raw([&header[..], REQUEST.as_bytes(), b"\r\n"].concat());
         let answer = client.answer();
         assert_eq!((answer.status(), answer.get("connection")), (400, Some("close")), "{}", header.escape_ascii());
+        assert_eq!(origin.count(), 0);
+        eventually("the log says what it looks like", || larder.log().contains("it looks like a PROXY header"));
+        let malformed = larder.metric("larder_requests_unparsed_total{reason=\"malformed\"}");
+        assert_eq!((larder.metric(REFUSED), malformed), (0, 1));
     }
-    assert_eq!(origin.count(), 0);
-    assert_eq!(larder.get("/a", "").status(), 200);
-    eventually("the log says what it looks like", || larder.log().contains("it looks like a PROXY header"));
-    assert_eq!((larder.metric(REFUSED), larder.metric("larder_requests_unparsed_total{reason=\"malformed\"}")), (0, 3));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_connection_without_a_header_is_closed_counted_and_told_once_a_minute() {
         "begin with a PROXY header (server.proxy_protocol)",
         "begins with something else",
         "peer=127.0.0.1",
-        "GET /a HTTP/1.1",
+        "begins=\"GET /a HTTP/",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -248,8 +248,8 @@ fn the_access_log_names_the_client_of_the_header() {
     assert_eq!((line["client"].as_str(), line["peer"].as_str()), (Some("203.0.113.9"), Some("203.0.113.9")), "{line}");
 }
 
-/// HAProxy with a configuration.
-struct Haproxy(Child, tempfile::TempDir);
+/// `haproxy` with a configuration.
+struct Haproxy(Child);
 
 impl Drop for Haproxy {
     fn drop(&mut self) {
@@ -259,7 +259,7 @@ impl Drop for Haproxy {
 }
 
 impl Haproxy {
-    /// Returns `None`, and says so, where one of the programs is not installed.
+    /// Returns whether the programs that this takes are installed, and says which is not.
     fn is_here() -> bool {
         let all = ["haproxy", "openssl", "curl"].map(|program| {
             let version = if program == "openssl" { "version" } else { "-V" };
@@ -280,7 +280,7 @@ impl Haproxy {
         std::fs::write(&file, config).expect("it is written");
         let child =
             command("haproxy").arg("-db").arg("-f").arg(&file).stdout(Stdio::null()).spawn().expect("it starts");
-        let this = Self(child, directory);
+        let this = Self(child);
         eventually("HAProxy listens", || TcpStream::connect(address).is_ok());
         this
     }
