@@ -93,7 +93,6 @@ impl<'a> OpenStream<'a> {
 
     /// Sends the head of the response. Returns the rest of it; `None`: there is none.
     fn send_head(&mut self, response: Response<ResponseBody>) -> Option<Sending> {
-        self.client.meter.answered();
         let (mut head, body) = response.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.send_tunnel(head);
@@ -112,6 +111,7 @@ impl<'a> OpenStream<'a> {
         let is_end = self.is_head || has_no_content || body.is_end_stream();
         // Fails if the client has reset the stream.
         let send = self.respond.send_response(Response::from_parts(head, ()), is_end).ok()?;
+        self.client.meter.answered();
         let outgoing = Arc::clone(&self.client.outgoing);
         (!is_end).then(|| Sending { send, body, outgoing, piece: None, stalled: None, timer: Timer::default() })
     }
