@@ -138,6 +138,20 @@ def test_a_slow_reader_of_one_stream_holds_up_no_other(larder: Larder) -> None:
     assert client.get("/hit", []).status == 200
 
 
+@pytest.mark.parametrize("settings", [["server.body_timeout=1s"]])
+def test_streams_that_share_a_narrow_connection_all_get_there(larder: Larder) -> None:
+    """Each waits for its turn for longer than a client may leave a stream alone."""
+    client = larder.client(connection_window=65535)
+    streams = [client.begin(head(f"/size/60000?{n}")) for n in range(40)]
+    given = 0
+    while not all(client.streams[stream].is_over for stream in streams):
+        client.read_for(0.05)
+        taken = sum(len(client.streams[stream].body) for stream in streams)
+        client.send(client.give(0, max(taken - given, 1)))
+        given = max(given, taken)
+    assert {client.streams[stream].outcome for stream in streams} == {200}
+
+
 @pytest.mark.parametrize("settings", [["server.idle_timeout=1s"]])
 def test_who_reads_on_is_not_idle(larder: Larder) -> None:
     """The last of a response waits for its client, and nothing else goes on."""
