@@ -63,12 +63,17 @@ impl Larder {
         let config = Config::load(None, std::iter::empty(), &sets).expect("a sound test configuration");
         let running = app::start(config, clock.clone()).expect("it starts");
         let socket = |listen: &Listen| match listen {
-            Listen::Tcp(text) => text.parse().unwrap(),
+            Listen::Tcp(text) | Listen::Tls(text) => text.parse().unwrap(),
             Listen::Unix(_) => panic!("a TCP listener was asked for"),
         };
         let address = socket(&running.addresses()[0]);
         let admin = socket(running.admin_address().unwrap());
         Self { clock, address, admin, running: Some(running), settles: false }
+    }
+
+    /// The address of the public listener `n`.
+    pub(crate) fn address_of(&self, n: usize) -> SocketAddr {
+        self.running().addresses()[n].tcp().expect("a TCP listener").parse().expect("an address")
     }
 
     pub(crate) fn client(&self) -> Client {
