@@ -402,7 +402,7 @@ mod tests {
     fn trust(proxies: &str, fields: &[&'static str], allowed: &[&'static str]) -> Trust {
         let names = |list: &[&'static str]| list.iter().map(|name| HeaderName::from_static(name)).collect();
         let proxies = proxies.split(',').filter_map(|net| net.parse().ok()).collect();
-        Trust { proxies, fields: names(fields), allowed: names(allowed), is_http2: false, subject: None }
+        Trust { proxies, fields: names(fields), allowed: names(allowed), subject: None }
     }
 
     fn received(trust: &Trust, peer: &Peer, method: &Method) -> (Original, HeaderMap) {
