@@ -22,7 +22,7 @@ use crate::proxy::{Failures, Https, Keys, Proxy, Rules};
 use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::{Tls, TlsError};
-use crate::upstream::forwarding::Signature;
+use crate::upstream::forwarding::{Signature, Trust};
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 
 /// The reason why Larder did not start. Each says what to do.
@@ -58,6 +58,8 @@ pub struct Running {
     admin_address: Option<Listen>,
     resp_address: Option<Listen>,
     proxy: Arc<Proxy>,
+    /// `None`: there is no listener with TLS.
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     workers: Vec<JoinHandle<()>>,
     /// The runtime of the durable tier, the admin listener and signals. Ends in `stop`.
@@ -79,7 +81,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let control = control_runtime().map_err(StartError::Runtime)?;
     let metrics = Metrics::new(threads);
     let store = open_store(&config, &control, &metrics, threads, &clock)?;
-    let tls = open_tls(&config, &metrics)?;
+    let tls = open_tls(&config, &control, &metrics, &clock)?;
     // Bound last: nobody connects to a Larder that may not come up.
     let (sockets, addresses) =
         bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
@@ -129,7 +131,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         };
         workers.push(start_worker(index, worker, sockets, objects).map_err(StartError::Runtime)?);
     }
-    Ok(Running { addresses, admin_address, resp_address, proxy, stop, workers, control, unix_sockets })
+    Ok(Running { addresses, admin_address, resp_address, proxy, tls, stop, workers, control, unix_sockets })
 }
 
 /// Makes the runtime of everything but the workers: the durable tier, the admin listener, signals.
@@ -172,10 +174,19 @@ fn open_store(
     Ok(Store::new(memory, durable, purges, clock.clone()))
 }
 
-/// Opens the certificates, if there is a listener with TLS.
-fn open_tls(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Tls>>, StartError> {
-    let is_needed = config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
-    is_needed.then(|| Tls::open(&config.tls, Arc::clone(metrics))).transpose().map_err(StartError::Tls)
+/// Opens the certificates, if there is a listener with TLS, and looks after them on the control runtime.
+fn open_tls(
+    config: &Config,
+    control: &Runtime,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> Result<Option<Arc<Tls>>, StartError> {
+    if !config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_))) {
+        return Ok(None);
+    }
+    let tls = Tls::open(&config.tls, clock.clone(), Arc::clone(metrics)).map_err(StartError::Tls)?;
+    control.spawn(Arc::clone(&tls).watch());
+    Ok(Some(tls))
 }
 
 /// Returns what is said to clients about https. A port that is mapped to another one is 443 outside.
@@ -208,7 +219,7 @@ fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Met
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
     };
-    let trust = config.server.trust();
+    let trust = Trust { subject: config.tls.client_subject_field.clone(), ..config.server.trust() };
     Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
@@ -307,6 +318,15 @@ impl Running {
     /// Returns the proxy.
     pub fn proxy(&self) -> &Arc<Proxy> {
         &self.proxy
+    }
+
+    /// Returns what reads the files of certificates again, if there are any. It does not wait.
+    pub fn reloader(&self) -> Option<Box<dyn Fn() + Send>> {
+        let (tls, control) = (Arc::clone(self.tls.as_ref()?), self.control.handle().clone());
+        Some(Box::new(move || {
+            let tls = Arc::clone(&tls);
+            control.spawn_blocking(move || tls.reload());
+        }))
     }
 
     /// Returns the runtime of everything but the workers, on which signals are waited for.

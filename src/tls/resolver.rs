@@ -9,6 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The certificates in use, which may be replaced while handshakes use them.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ pub(super) struct Certificates {
     exact: HashMap<String, Vec<usize>>,
     /// The same for `*.` and a name.
     wildcard: HashMap<String, Vec<usize>>,
-    /// The places of the first, and of others for the same names, such as one with another kind of key.
+    /// The places of the first, and of others for the same names with another kind of key.
     default: Vec<usize>,
 }
 
@@ -97,5 +98,39 @@ impl Certificates {
         let fits = |place: &&usize| self.all[**place].key.key.choose_scheme(schemes).is_some();
         let place = places.iter().find(fits).or(places.first())?;
         Some(Arc::clone(&self.all[*place].key))
+    }
+
+    /// Returns everything that is most likely not meant, at `now`.
+    pub(super) fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let of_each = self.all.iter().flat_map(|certificate| certificate.warnings(now));
+        of_each.chain(self.unused()).collect()
+    }
+
+    /// Returns a sentence for each certificate that no client ever gets: others of the same kind of key come first for
+    /// all of its names.
+    fn unused(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for (place, certificate) in self.all.iter().enumerate().skip(1) {
+            let kind = certificate.key.key.algorithm();
+            let before = |name: &String| {
+                let places = match name.strip_prefix("*.") {
+                    Some(parent) => self.wildcard.get(parent),
+                    None => self.exact.get(name),
+                };
+                let same = |other: &&usize| **other < place && self.all[**other].key.key.algorithm() == kind;
+                places?.iter().find(same).map(|other| &self.all[*other].source)
+            };
+            let first: Vec<Option<&String>> = certificate.facts.names.iter().map(before).collect();
+            if let Some(Some(other)) = first.first()
+                && first.iter().all(Option::is_some)
+            {
+                told.push(format!(
+                    "{}: it is never used: {other} comes first, for {}; take one of them out",
+                    certificate.source,
+                    certificate.facts.named()
+                ));
+            }
+        }
+        told
     }
 }
