@@ -65,10 +65,15 @@ pub(crate) fn conflicting_framing() -> Response<ResponseBody> {
     response
 }
 
-/// Makes the answer to a request of HTTP/2 that has more fields than `server.max_headers`.
-pub(super) fn too_many_fields() -> Response<ResponseBody> {
-    const SENTENCE: &str = "the request has more fields than this server takes\n";
-    refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "larder; detail=bad-request", SENTENCE)
+/// Makes the answer to a request of HTTP/2 that is not looked at.
+pub(super) fn unfit_request(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
+    refusal(status, "larder; detail=bad-request", sentence)
+}
+
+/// Makes the answer to a request for a tunnel that the application answers by a page.
+pub(super) fn no_tunnel() -> Response<ResponseBody> {
+    const SENTENCE: &str = "the application does not make a tunnel of this request\n";
+    refusal(StatusCode::BAD_GATEWAY, "larder; fwd=bypass; detail=no-tunnel", SENTENCE)
 }
 
 /// Makes the answer to a request past `server.max_requests`.

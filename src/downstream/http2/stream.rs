@@ -1,35 +1,27 @@
 //! A stream of a connection: a request, and the response to it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::buf::Take;
-use bytes::{Buf as _, Bytes};
+use bytes::Buf;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Body as _;
 
 use super::Http2Client;
-use super::request::{Received, Upgrade, fit, has_no_content, received};
+use super::outgoing::{Data, Outgoing};
+use super::request::{Received, Upgrade, fit, has_no_content, received, unfit};
 use super::tunnel::Tunnel;
 use crate::base::{Stopwatch, Timer, Unparsed};
-use crate::downstream::refusals::{too_many_fields, too_many_requests};
+use crate::downstream::refusals::{no_tunnel, too_many_requests};
 use crate::downstream::server::{UnderWay, Worker};
 use crate::proxy::Reply;
 use crate::respond::{Piece, ResponseBody};
 use crate::rfc9111::date;
 use crate::rfc9111::present::Present;
-
-/// A part of a piece of a body: as much of it as the client has room for.
-pub(super) type Data = Take<Piece>;
-
-/// Makes data of bytes.
-pub(super) fn data_of(bytes: Bytes) -> Data {
-    let len = bytes.len();
-    Piece::from(bytes).take(len)
-}
 
 /// A stream, as a future that ends when its response is handed over to the connection, or when the client has reset it.
 pub(super) struct OpenStream<'a> {
@@ -53,6 +45,7 @@ enum State<'a> {
 struct Sending {
     send: SendStream<Data>,
     body: ResponseBody,
+    outgoing: Arc<Outgoing>,
     /// What is left of the piece that goes out.
     piece: Option<Piece>,
     /// Runs while the client has no room.
@@ -72,9 +65,9 @@ impl<'a> OpenStream<'a> {
         client.current.store(number, Ordering::Relaxed);
         let is_head = *request.method() == Method::HEAD;
         let under_way = worker.under_way.begin(worker.config.max_requests);
-        let (mut upgrade, state) = if request.headers().len() > worker.config.max_headers {
-            worker.refusals.note(Unparsed::HeadTooLarge, client.peer.ip, &[]);
-            (None, State::Refused(Some(too_many_fields())))
+        let (mut upgrade, state) = if let Some(unfit) = unfit(&request, worker.config.max_headers) {
+            worker.refusals.note(unfit.reason(), client.peer.ip, &[]);
+            (None, State::Refused(Some(unfit.answer())))
         } else if under_way.is_none() {
             worker.refusals.note(Unparsed::TooManyRequests, client.peer.ip, &[]);
             (None, State::Refused(Some(too_many_requests())))
@@ -100,10 +93,15 @@ impl<'a> OpenStream<'a> {
 
     /// Sends the head of the response. Returns the rest of it; `None`: there is none.
     fn send_head(&mut self, response: Response<ResponseBody>) -> Option<Sending> {
+        self.client.meter.answered();
         let (mut head, body) = response.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.send_tunnel(head);
             return None;
+        }
+        if self.upgrade.is_some() && head.status.is_success() {
+            // RFC 8441 §5: the client would take it for an open tunnel.
+            return self.send_head(no_tunnel());
         }
         let has_no_content = has_no_content(head.status);
         let length = body.size_hint().exact().filter(|_| !has_no_content && !self.is_head);
@@ -114,7 +112,8 @@ impl<'a> OpenStream<'a> {
         let is_end = self.is_head || has_no_content || body.is_end_stream();
         // Fails if the client has reset the stream.
         let send = self.respond.send_response(Response::from_parts(head, ()), is_end).ok()?;
-        (!is_end).then(|| Sending { send, body, piece: None, stalled: None, timer: Timer::default() })
+        let outgoing = Arc::clone(&self.client.outgoing);
+        (!is_end).then(|| Sending { send, body, outgoing, piece: None, stalled: None, timer: Timer::default() })
     }
 
     /// Hands the stream over to a tunnel (RFC 8441 §5: the response is 200 where HTTP/1.1 has 101).
@@ -127,7 +126,7 @@ impl<'a> OpenStream<'a> {
         fit(&mut head.headers, None);
         head.headers.remove(http::header::SEC_WEBSOCKET_ACCEPT);
         if let Ok(send) = self.respond.send_response(Response::from_parts(head, ()), false) {
-            let _ = tunnel.send(Tunnel::new(receive, send));
+            let _ = tunnel.send(Tunnel::new(receive, send, Arc::clone(&self.client.outgoing)));
         }
     }
 }
@@ -174,14 +173,16 @@ impl Sending {
             let Some(piece) = &mut self.piece else {
                 match Pin::new(&mut self.body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(piece) => self.piece = Some(piece).filter(|piece| piece.has_remaining()),
+                        Ok(piece) => self.piece = Some(piece).filter(Buf::has_remaining),
                         Err(frame) => {
-                            let _ = self.send.send_trailers(frame.into_trailers().unwrap_or_default());
+                            let mut trailers = frame.into_trailers().unwrap_or_default();
+                            fit(&mut trailers, None);
+                            let _ = self.send.send_trailers(trailers);
                             return Poll::Ready(());
                         }
                     },
                     Poll::Ready(None) => {
-                        let _ = self.send.send_data(data_of(Bytes::new()), true);
+                        let _ = self.send.send_data(Data::empty(), true);
                         return Poll::Ready(());
                     }
                     // A body that broke off must not look like one that ended.
@@ -196,6 +197,11 @@ impl Sending {
                 }
                 continue;
             };
+            if self.outgoing.poll_room(cx).is_pending() {
+                // The connection ends if nothing of it goes out.
+                ready!(self.send.poll_reset(cx)).ok();
+                return Poll::Ready(());
+            }
             self.send.reserve_capacity(piece.remaining());
             let capacity = match self.send.capacity() {
                 0 => match self.send.poll_capacity(cx) {
@@ -214,10 +220,9 @@ impl Sending {
             let taken = piece.remaining().min(capacity);
             let is_whole = taken == piece.remaining();
             let data = if is_whole {
-                let piece = self.piece.take().unwrap_or_else(|| Bytes::new().into());
-                piece.take(taken)
+                self.piece.take().map_or_else(Data::empty, |piece| self.outgoing.data(piece, taken))
             } else {
-                let data = piece.clone().take(taken);
+                let data = self.outgoing.data(piece.clone(), taken);
                 piece.advance(taken);
                 data
             };
