@@ -22,3 +22,8 @@ pub(crate) use self::accept::{Accepted, Protocol};
 pub use self::config::{CertificateFiles, Config, MinVersion, UnknownSni};
 pub use self::error::TlsError;
 pub(crate) use self::server::{Tls, examine};
+
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;
