@@ -141,10 +141,10 @@ pub struct Peer {
     pub trusted: bool,
     /// The scheme of its connection.
     pub scheme: &'static str,
-    /// The subject of the certificate that it has shown, as a field value.
-    pub subject: Option<HeaderValue>,
     /// True if it speaks HTTP/2.
     pub is_http2: bool,
+    /// The subject of the certificate that it has shown, as a field value.
+    pub subject: Option<HeaderValue>,
 }
 
 impl Peer {
@@ -157,12 +157,12 @@ impl Peer {
             None => !proxies.is_empty(),
         };
         let ip_value = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
-        Self { ip, ip_value, trusted, scheme, subject: None, is_http2: false }
+        Self { ip, ip_value, trusted, scheme, is_http2: false, subject: None }
     }
 
     /// Makes a peer for a question of the operator: trusted, and without an address.
     pub fn of_operator() -> Self {
-        Self { ip: None, ip_value: None, trusted: true, scheme: "http", subject: None, is_http2: false }
+        Self { ip: None, ip_value: None, trusted: true, scheme: "http", is_http2: false, subject: None }
     }
 }
 
@@ -402,7 +402,7 @@ mod tests {
     fn trust(proxies: &str, fields: &[&'static str], allowed: &[&'static str]) -> Trust {
         let names = |list: &[&'static str]| list.iter().map(|name| HeaderName::from_static(name)).collect();
         let proxies = proxies.split(',').filter_map(|net| net.parse().ok()).collect();
-        Trust { proxies, fields: names(fields), allowed: names(allowed), subject: None }
+        Trust { proxies, fields: names(fields), allowed: names(allowed), is_http2: false, subject: None }
     }
 
     fn received(trust: &Trust, peer: &Peer, method: &Method) -> (Original, HeaderMap) {

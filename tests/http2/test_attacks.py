@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import time
 
 import pytest
 
 from wire import (
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, INITIAL_WINDOW_SIZE, PADDED, PING,
-    PRIORITY, PROTOCOL_ERROR, SETTINGS, WINDOW_UPDATE, Client, Larder, Origin, answer, attack, block, eventually, frame,
-    head, literal,
-)  # fmt: skip
+    ACK,
+    COMPRESSION_ERROR,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    PADDED,
+    PING,
+    PRIORITY,
+    PROTOCOL_ERROR,
+    SETTINGS,
+    STREAM_CLOSED,
+    WINDOW_UPDATE,
+    Client,
+    Larder,
+    Origin,
+    attack,
+    block,
+    eventually,
+    frame,
+    head,
+    literal,
+)
 
 MIB = 1 << 20
 
@@ -30,7 +53,7 @@ def flood(client: Client, frames: bytes, times: int) -> None:
 
 def is_given_up(larder: Larder, client: Client) -> None:
     client.until(lambda: client.is_closed)
-    assert client.goaway in (ENHANCE_YOUR_CALM, None), client.goaway
+    assert client.goaway in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR, None), client.goaway
 
 
 def test_rapid_reset(larder: Larder, origin: Origin) -> None:
@@ -49,14 +72,14 @@ def test_rapid_reset(larder: Larder, origin: Origin) -> None:
                 while client.step(0) and not client.is_closed:
                     pass
             is_given_up(larder, client)
-    assert larder.unparsed("flood") == 2
+    eventually("both are counted", lambda: larder.unparsed("flood") == 2)
     assert len(origin.requests) < 1300, "the origin is asked for what was not reset before it was looked at"
     assert any("were reset" in line for line in larder.log)
     origin.gate.set()
-    eventually("nothing is left of it", lambda: larder.metric("larder_requests_waiting") == 0)
+    eventually("nothing is left of it", lambda: larder.metric("larder_flights") == 0 and origin.working == 0)
 
 
-@pytest.mark.parametrize("how", ["overflow", "zero", "too much data", "too little data", "self", "malformed"])
+@pytest.mark.parametrize("how", ["overflow", "late", "too much data", "too little data", "self", "malformed"])
 def test_made_you_reset(larder: Larder, origin: Origin, how: str) -> None:
     """Requests that the server has to reset (CVE-2025-8671), while the origin works on them."""
     with attack(larder):
@@ -69,8 +92,8 @@ def test_made_you_reset(larder: Larder, origin: Origin, how: str) -> None:
             match how:
                 case "overflow":
                     frames = [first, client.give(stream, 0x7FFFFFFF)]
-                case "zero":
-                    frames = [first, client.give(stream, 0)]
+                case "late":
+                    frames = [first, frame(DATA, 0, stream, b"x")]
                 case "too much data":
                     frames = [frame(HEADERS, END_HEADERS, stream, block(post)), frame(DATA, 0, stream, b"x" * 6)]
                 case "too little data":
@@ -84,12 +107,12 @@ def test_made_you_reset(larder: Larder, origin: Origin, how: str) -> None:
                 break
             while client.step(0) and not client.is_closed:
                 pass
-        client.until(lambda: client.is_closed, 60)
-        assert client.goaway is not None
+        client.until(lambda: client.is_closed, 10)
+        assert client.goaway in (ENHANCE_YOUR_CALM, PROTOCOL_ERROR, STREAM_CLOSED), client.goaway
     assert len(origin.requests) <= 1300
-    assert larder.metric("larder_requests_unparsed_total") > 0, "it is counted"
+    eventually("it is counted", lambda: larder.unparsed("flood") + larder.unparsed("malformed") >= 1)
     origin.gate.set()
-    eventually("nothing is left of it", lambda: larder.metric("larder_requests_waiting") == 0)
+    eventually("nothing is left of it", lambda: larder.metric("larder_flights") == 0 and origin.working == 0)
 
 
 def test_continuation_flood(larder: Larder) -> None:
@@ -141,24 +164,10 @@ def test_floods(larder: Larder, name: str, frames: bytes, reads: bool) -> None:
             while sent < 20_000 and client.try_send(frames):
                 sent += 1
     if reads:
-        assert larder.unparsed("flood") == 1
-        assert any("flood" in line for line in larder.log)
-
-
-@pytest.mark.parametrize("path", ["/hit", "/size/1000000", "/size/1000000/miss"])
-@pytest.mark.parametrize("settings", [["server.body_timeout=2s"]])
-def test_a_window_that_stays_shut_ends_its_stream(larder: Larder, origin: Origin, path: str) -> None:
-    with attack(larder):
-        client = larder.client()
-        client.send(frame(SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, 0)))
-        stalled = client.begin(head(path))
-        client.send(frame(SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, 1 << 20)))
-        client.until(lambda: client.streams[stalled].status)
-        assert client.get("/hit").outcome == 200
-        shut = [client.begin(head(f"{path}?{n}")) for n in range(50)]
-        client.send(*(client.give(stream, 1) for stream in shut))
-        for stream in shut:
-            client.wait(stream)
+        # An acknowledgement of nothing is not allowed in the first place.
+        reason = "malformed" if name == "acknowledgements" else "flood"
+        eventually("it is counted", lambda: larder.unparsed(reason) == 1)
+        assert any(f"reason={reason}" in line or f'reason="{reason}"' in line for line in larder.log)
 
 
 @pytest.mark.parametrize("settings", [["server.body_timeout=2s"]])
@@ -194,19 +203,21 @@ def test_windows_that_open_by_a_byte(larder: Larder, origin: Origin) -> None:
         client.close()
 
 
-@pytest.mark.parametrize("streams", [100])
-@pytest.mark.parametrize("settings", [["server.body_timeout=4s"]])
-def test_clients_that_do_not_read(larder: Larder, origin: Origin, streams: int) -> None:
-    """Wide windows, and nobody who reads: what waits to go out is bounded by connection, not by stream."""
+@pytest.mark.parametrize("settings", [["server.body_timeout=2s", "upstream.buffer_response=0"]])
+def test_clients_that_do_not_read(larder: Larder, origin: Origin) -> None:
+    """Wide windows, and nobody who reads: what waits to go out is bounded by connection, not by stream alone. The
+    responses are in memory only as far as they wait for their clients."""
     with attack(larder, memory=100 * MIB, latency=3):
-        clients = [larder.client(receive_buffer=4096) for _ in range(10)]
+        clients = [larder.client(receive_buffer=4096) for _ in range(5)]
         for client in clients:
-            for n in range(streams):
+            for n in range(60):
                 client.begin(head(f"/size/500000?{n}"))
-        eventually("all of it is under way", lambda: len(origin.requests) > 10 * streams)
-        time.sleep(2)
+        eventually("all of it is under way", lambda: len(origin.requests) > 5 * 60)
+        time.sleep(1)
+        assert larder.memory() < 150 * MIB
+        time.sleep(4)
         for client in clients:
-            client.close()
+            client.until(lambda: client.is_closed)
 
 
 def test_tiny_frames_of_data(larder: Larder, origin: Origin) -> None:
@@ -257,7 +268,7 @@ def test_table_sizes(larder: Larder) -> None:
         client = larder.client()
         stream = client.begin([], headers=b"\x3f\xff\xff\xff\x0f" + block(head()))
         client.wait(stream)
-        assert client.goaway == 9, "the table is larger than allowed"
+        assert client.goaway in (COMPRESSION_ERROR, PROTOCOL_ERROR), "the table is larger than allowed"
 
 
 def test_ten_thousand_streams(larder: Larder, origin: Origin) -> None:
@@ -289,15 +300,12 @@ def test_long_heads(larder: Larder) -> None:
         assert larder.unparsed("head-too-large") == 1
         crumbs = [("cookie", f"c{n}=1") for n in range(200)]
         assert client.get("/", crumbs).outcome == 200, "cookies are one field, whatever HTTP/2 made of them"
-        assert client.get("/", [("x", "y" * 60_000)]).outcome == 200
-        assert client.get("/", [("x", "y" * 66_000)]).outcome == 431
+        assert client.get("/", [(f"x{n}", "y" * 15_000) for n in range(4)]).outcome == 200
+        assert client.get("/", [(f"x{n}", "y" * 15_000) for n in range(5)]).outcome == 431
         assert client.get("/" + "p" * 60_000).outcome in (200, 414)
         assert client.get("/" + "p" * 66_000).outcome == 431
         assert client.get("/hit").outcome == 200, "the connection goes on"
-        other = larder.client()
-        stream = other.begin(head(), end=True, headers=block(head(more=[("x", "y" * 16000)])[:4]))
-        other.wait(stream)
-        assert other.get("/", [(f"x{n}", "y" * 15000) for n in range(20)]).outcome in (431, "reset -1")
+        assert client.get("/", [(f"x{n}", "y" * 15_000) for n in range(20)]).outcome in (431, "reset -1")
 
 
 @pytest.mark.parametrize("settings", [["server.idle_timeout=2s", "server.header_timeout=2s"]])
@@ -312,13 +320,8 @@ def test_connections_that_begin_and_stop(larder: Larder) -> None:
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS) + frame(HEADERS, 0, 1, block(head())),
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS) + frame(HEADERS, 4, 1, block(head()))[:30],
         ):
-            client = Client.__new__(Client)
-            Client.__init__(client, larder.port)
-            client.close()
-            import socket
-
             with socket.create_connection(("127.0.0.1", larder.port), timeout=15) as connection:
                 connection.sendall(start)
                 while connection.recv(1 << 16):
                     pass
-    eventually("all are gone", lambda: larder.metric("larder_connections_open") <= 2)
+    eventually("all are gone", lambda: larder.metric("larder_connections") == 0)

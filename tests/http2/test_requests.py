@@ -7,12 +7,22 @@ import re
 import pytest
 
 from wire import (
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PROTOCOL_ERROR, Client, Fields, Larder, Origin, block,
-    eventually, frame, head, literal,
-)  # fmt: skip
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    Fields,
+    Larder,
+    Origin,
+    block,
+    eventually,
+    frame,
+    head,
+)
 
 METHOD, SCHEME, AUTHORITY = (":method", "GET"), (":scheme", "http"), (":authority", "site.example")
-MALFORMED = {"reset 1", "reset -1", 400}
+MALFORMED: set[int | str] = {"reset 1", "reset -1", 400}
 
 # Each is a request, and the outcomes that it may have. 400s come with a sentence, resets are `h2`'s.
 HEADS: dict[str, tuple[Fields, set[int | str]]] = {
@@ -34,7 +44,7 @@ HEADS: dict[str, tuple[Fields, set[int | str]]] = {
     "path empty": (head(""), MALFORMED),
     "path without slash": (head("admin"), MALFORMED),
     "path of a query": (head("?a=b"), MALFORMED),
-    "path of a fragment": (head("#a"), {200, *MALFORMED}),
+    "path of a fragment": (head("#a"), MALFORMED),
     "path asterisk": (head("*"), MALFORMED),
     "path absolute": (head("http://evil.example/"), MALFORMED),
     "path with a space": (head("/a b"), MALFORMED),
@@ -134,10 +144,18 @@ PASSED: dict[str, tuple[Fields, bytes, str]] = {
     "the default port": (head(authority="site.example:80"), b"GET / HTTP/1.1", "site.example"),
     "another port": (head(authority="site.example:8080"), b"GET / HTTP/1.1", "site.example:8080"),
     "another scheme": ([METHOD, (":scheme", "ftp"), AUTHORITY, (":path", "/")], b"GET / HTTP/1.1", "site.example"),
-    "https in clear text": ([METHOD, (":scheme", "https"), AUTHORITY, (":path", "/")], b"GET / HTTP/1.1", "site.example"),
+    "https in clear text": (
+        [METHOD, (":scheme", "https"), AUTHORITY, (":path", "/")],
+        b"GET / HTTP/1.1",
+        "site.example",
+    ),
     "te: trailers": (head(more=[("te", "trailers")]), b"GET / HTTP/1.1", "site.example"),
-    "underscores": (head(more=[("content_length", "5"), ("transfer_encoding", "chunked")]), b"GET / HTTP/1.1", "site.example"),
-}  # fmt: skip
+    "underscores": (
+        head(more=[("content_length", "5"), ("transfer_encoding", "chunked")]),
+        b"GET / HTTP/1.1",
+        "site.example",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", PASSED)
@@ -181,19 +199,24 @@ def check(origin: Origin) -> None:
 # Content, and the outcomes it may have: the stated length, the frames, and what the origin may get.
 CONTENT: dict[str, tuple[Fields, list[tuple[bytes, bool]], set[int | str], bytes | None]] = {
     "as stated": ([("content-length", "5")], [(b"hello", True)], {200}, b"hello"),
-    "stated twice alike": ([("content-length", "5")] * 2, [(b"hello", True)], {200, *MALFORMED}, b"hello"),
+    "stated twice alike": ([("content-length", "5")] * 2, [(b"hello", True)], MALFORMED, None),
     "not stated": ([], [(b"hel", False), (b"lo", True)], {200}, b"hello"),
     "ended by an empty frame": ([], [(b"hello", False), (b"", True)], {200}, b"hello"),
     "empty": ([], [(b"", True)], {200}, b""),
     "zero": ([("content-length", "0")], [(b"", True)], {200}, b""),
-    "more than zero": ([("content-length", "0")], [(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n", True)], MALFORMED, None),
+    "more than zero": (
+        [("content-length", "0")],
+        [(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n", True)],
+        MALFORMED,
+        None,
+    ),
     "too much": ([("content-length", "3")], [(b"helGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n", True)], MALFORMED, None),
     "too much, later": ([("content-length", "3")], [(b"hel", False), (b"lo", True)], MALFORMED, None),
     "too little": ([("content-length", "9")], [(b"hello", True)], MALFORMED, None),
     "too little, later": ([("content-length", "9")], [(b"hello", False), (b"", True)], MALFORMED, None),
     "stated as nothing": ([("content-length", "")], [(b"hello", True)], MALFORMED, None),
     "a chunk": ([], [(b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n", True)], {200}, None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
@@ -221,13 +244,18 @@ def test_lengths_without_content(larder: Larder, origin: Origin, lengths: list[s
     for method in ("POST", "GET"):
         outcome = larder.client().ask(head("/echo", method, fields)).outcome
         assert outcome in {200, *MALFORMED}
-        assert outcome != 200 or "" not in lengths
+        assert outcome != 200 or lengths == ["00"]
     assert all(request.all("content-length") in ([], ["0"], ["00"]) for request in origin.requests)
 
 
 def test_trailers_of_requests_stay_here(larder: Larder, origin: Origin) -> None:
     client = larder.client()
-    for trailers in ([("x-trailer", "1")], [("content-length", "9")], [("transfer-encoding", "chunked")], [(":path", "/evil")]):
+    for trailers in (
+        [("x-trailer", "1")],
+        [("content-length", "9")],
+        [("transfer-encoding", "chunked")],
+        [(":path", "/evil")],
+    ):
         stream = client.begin(head("/echo", "POST"), end=False)
         client.send(frame(DATA, 0, stream, b"hello"), frame(HEADERS, END_HEADERS | END_STREAM, stream, block(trailers)))
         outcome = client.wait(stream).outcome
@@ -243,9 +271,13 @@ def test_trailers_of_requests_stay_here(larder: Larder, origin: Origin) -> None:
 
 def test_expectations_and_claims_do_not_pass(larder: Larder, origin: Origin) -> None:
     claims: Fields = [
-        ("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "evil.example"),
-        ("forwarded", "for=1.2.3.4"), ("x-real-ip", "1.2.3.4"), ("x_forwarded_for", "1.2.3.4"),
-    ]  # fmt: skip
+        ("x-forwarded-for", "1.2.3.4"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+        ("forwarded", "for=1.2.3.4"),
+        ("x-real-ip", "1.2.3.4"),
+        ("x_forwarded_for", "1.2.3.4"),
+    ]
     assert larder.client().get("/", claims).outcome == 200
     [request] = origin.requests
     assert request.all("x-forwarded-for") == ["127.0.0.1"]

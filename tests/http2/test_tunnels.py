@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from wire import CANCEL, Client, Fields, Larder, Origin, Request, answer, eventually, frame, head
+from wire import CANCEL, Client, Fields, Larder, Origin, Request, answer, eventually
 
 
 def accepts(connection: socket.socket, request: Request) -> bool:
@@ -33,9 +33,15 @@ def accepts(connection: socket.socket, request: Request) -> bool:
 
 def connect(path: str = "/ws", protocol: str = "websocket", more: Fields = []) -> Fields:
     return [
-        (":method", "CONNECT"), (":protocol", protocol), (":scheme", "http"), (":authority", "site.example"),
-        (":path", path), ("sec-websocket-version", "13"), ("origin", "http://site.example"), *more,
-    ]  # fmt: skip
+        (":method", "CONNECT"),
+        (":protocol", protocol),
+        (":scheme", "http"),
+        (":authority", "site.example"),
+        (":path", path),
+        ("sec-websocket-version", "13"),
+        ("origin", "http://site.example"),
+        *more,
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +126,9 @@ def test_an_idle_tunnel_ends(larder: Larder, origin: Origin) -> None:
 @pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "426 Upgrade Required", "200 OK"])
 def test_refusals_pass(larder: Larder, origin: Origin, status: str) -> None:
     def refuses(connection: socket.socket, request: Request) -> bool:
-        connection.sendall(answer(b"no", "Sec-WebSocket-Version: 13", "Upgrade: websocket", "Connection: upgrade", status=status))
+        connection.sendall(
+            answer(b"no", "Sec-WebSocket-Version: 13", "Upgrade: websocket", "Connection: upgrade", status=status)
+        )
         return True
 
     origin.answers["/ws"] = refuses

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -30,13 +30,15 @@ END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 # RFC 9113 §7.
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, REFUSED_STREAM, CANCEL = 0, 1, 3, 5, 7, 8
 COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = range(1, 7)
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = (
+    range(1, 7)
+)
 ENABLE_CONNECT_PROTOCOL = 8
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 AUTHORITY = "site.example"
 
-Fields = list[tuple[str | bytes, str | bytes]]
+Fields = Sequence[tuple[str | bytes, str | bytes]]
 
 
 def eventually(what: str, condition: Callable[[], object]) -> None:
@@ -95,6 +97,7 @@ class Origin:
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[Request] = []
         self.open = 0
+        self.working = 0
         self.gate = threading.Event()
         self.lock = threading.Lock()
         self.answers: dict[str, Callable[[socket.socket, Request], bool | None]] = {}
@@ -155,19 +158,31 @@ class Origin:
         with self.lock:
             self.requests.append(request)
         path = line.split(b" ")[1].decode("latin-1")
+        with self.lock:
+            self.working += 1
+        try:
+            return self._respond(connection, request, path)
+        finally:
+            with self.lock:
+                self.working -= 1
+
+    def _respond(self, connection: socket.socket, request: Request, path: str) -> bool:
         own = self.answers.get(path.partition("?")[0])
         if own is not None:
             return own(connection, request) is not False
+        line, *lines = request.raw[:-4].split(b"\r\n")
         is_head = line.startswith(b"HEAD ")
         if path.startswith("/hit"):
             connection.sendall(answer(b"x" * 1024, "Cache-Control: max-age=600", is_head=is_head))
         elif path.startswith("/size/"):
-            connection.sendall(answer(b"y" * int(path.partition("?")[0].split("/")[2]), "Cache-Control: no-store", is_head=is_head))
+            connection.sendall(
+                answer(b"y" * int(path.partition("?")[0].split("/")[2]), "Cache-Control: no-store", is_head=is_head)
+            )
         elif path.startswith("/gate"):
             self.gate.wait(DEADLINE)
             connection.sendall(answer(b"late", "Cache-Control: no-store"))
         else:
-            text = b"".join(b"%s\n" % part for part in (line, *lines, b"", body))
+            text = b"".join(b"%s\n" % part for part in (line, *lines, b"", request.body))
             connection.sendall(answer(text, "Cache-Control: no-store", is_head=is_head))
         return True
 
@@ -211,7 +226,9 @@ class Larder:
         ]  # fmt: skip
         command = [BINARY] + [part for text in sets for part in ("--set", text)]
         env = {"PATH": os.environ["PATH"], "TMPDIR": str(directory)}
-        self.process = subprocess.Popen(command, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         self.log: list[str] = []
         self.port = self.admin = 0
         assert self.process.stdout is not None
@@ -338,7 +355,13 @@ class Client:
 
     def begin(self, fields: Fields, end: bool = True, headers: bytes | None = None) -> int:
         stream, self.next = self.next, self.next + 2
-        self.send(frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block(fields) if headers is None else headers))
+        rest = block(fields) if headers is None else headers
+        kind, flags, frames = HEADERS, END_STREAM if end else 0, []
+        while rest or kind == HEADERS:
+            piece, rest = rest[:16384], rest[16384:]
+            frames.append(frame(kind, flags | (0 if rest else END_HEADERS), stream, piece))
+            kind, flags = CONTINUATION, 0
+        self.send(*frames)
         return stream
 
     def data(self, stream: int, body: bytes, end: bool = True) -> None:
@@ -387,11 +410,11 @@ class Client:
         while not self.is_closed and (left := deadline - time.monotonic()) > 0:
             self.step(left)
 
-    def step(self, seconds: float) -> bool:
+    def step(self, seconds: float, most: int = 1 << 16) -> bool:
         """Reads once. Returns whether there was something."""
         self.socket.settimeout(max(seconds, 0.001))
         try:
-            read = self.socket.recv(1 << 16)
+            read = self.socket.recv(most)
         except (TimeoutError, BlockingIOError):
             return False
         except OSError:

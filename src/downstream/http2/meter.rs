@@ -3,7 +3,7 @@
 //! `h2` bounds what a frame may hold. How many there may be is counted here, from the bytes as they are read and written.
 //! Each kind has an allowance that grows with time, so that a well-behaved client never meets it.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -21,6 +21,8 @@ pub(super) struct Meter {
     answered: AtomicU32,
     /// The streams that were reset here because of what they were, and are not reported yet.
     malformed: AtomicU32,
+    /// True once a stream was reset.
+    has_resets: AtomicBool,
     /// A [`Flood`], or 0.
     flood: AtomicU8,
 }
@@ -122,6 +124,7 @@ impl Meter {
             sent: Mutex::new(sent),
             answered: AtomicU32::new(0),
             malformed: AtomicU32::new(0),
+            has_resets: AtomicBool::new(false),
             flood: AtomicU8::new(0),
         }
     }
@@ -185,7 +188,13 @@ impl Meter {
         }
     }
 
+    /// Returns whether a stream was reset, by whichever side.
+    pub(super) fn has_resets(&self) -> bool {
+        self.has_resets.load(Ordering::Relaxed)
+    }
+
     fn reset(&self, resets: &mut Allowance) {
+        self.has_resets.store(true, Ordering::Relaxed);
         if resets.take() {
             return;
         }

@@ -274,10 +274,14 @@ impl Serving<'_> {
     fn begin(
         &mut self,
         request: Request<h2::RecvStream>,
-        respond: h2::server::SendResponse<Data>,
+        mut respond: h2::server::SendResponse<Data>,
         cx: &mut Context<'_>,
     ) {
         self.begun = true;
+        // `h2` hands over what was reset before it was looked at. The origin is not asked for that.
+        if self.meter.has_resets() && respond.poll_reset(cx).is_ready() {
+            return;
+        }
         let mut stream = OpenStream::begin(self.worker, self.client, request, respond);
         if Pin::new(&mut stream).poll(cx).is_pending() {
             self.streams.push(stream);

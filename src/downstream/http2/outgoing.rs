@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::buf::Take;
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 
+use crate::base::{Stopwatch, Timer};
 use crate::respond::Piece;
 
 /// The bytes that may wait before streams hand over no more.
@@ -63,6 +65,49 @@ impl Outgoing {
         let before = self.waiting.fetch_sub(count, Ordering::Relaxed);
         if before >= MOST && before - count < MOST {
             self.streams.lock().drain(..).for_each(Waker::wake);
+        }
+    }
+}
+
+/// The time for which a stream gets nothing out.
+#[derive(Debug, Default)]
+pub(super) struct Stall {
+    wait: Option<Wait>,
+    timer: Timer,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    since: Stopwatch,
+    /// The bytes that the connection had written when the stream began to wait, and at `since`.
+    first: u64,
+    last: u64,
+}
+
+impl Stall {
+    /// Notes that something has gone out.
+    pub(super) fn end(&mut self) {
+        self.wait = None;
+    }
+
+    /// Waits until the client has taken nothing for `patience`. While it takes what other streams have, that is no
+    /// fault of its own until these have had so much that this stream has had its turn: `fair` bytes.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        outgoing: &Outgoing,
+        patience: Duration,
+        fair: u64,
+    ) -> Poll<()> {
+        loop {
+            let written = outgoing.written();
+            let begun = || Wait { since: Stopwatch::start(), first: written, last: written };
+            let wait = self.wait.get_or_insert_with(begun);
+            ready!(self.timer.poll(cx, wait.since, patience));
+            if written == wait.last || written - wait.first >= fair {
+                return Poll::Ready(());
+            }
+            *wait = Wait { since: Stopwatch::start(), last: written, ..*wait };
         }
     }
 }
@@ -152,5 +197,30 @@ mod tests {
             drop((small, large));
             assert_eq!((outgoing.waiting(), outgoing.written()), (0, if is_written { 11 } else { 10 }));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_waits_for_its_turn_has_not_stalled() {
+        // Returns the seconds after which a stream counts as stalled while another writes so much every second.
+        let stalls_after = |written: usize, seconds: u64, fair: u64| async move {
+            let outgoing = Arc::new(Outgoing::default());
+            let mut stall = Stall::default();
+            let started = Stopwatch::start();
+            for second in 0..1000 {
+                let poll = std::future::poll_fn(|cx| stall.poll(cx, &outgoing, Duration::from_secs(10), fair));
+                if tokio::time::timeout(Duration::from_secs(1), poll).await.is_ok() {
+                    return started.elapsed().as_secs();
+                }
+                if second < seconds {
+                    let len = written;
+                    outgoing.data(Piece::from(Bytes::from(vec![0; len])), len).advance(len);
+                }
+            }
+            u64::MAX
+        };
+        assert_eq!(stalls_after(0, 0, 1000).await, 10, "nothing goes out");
+        assert_eq!(stalls_after(10, 15, u64::MAX).await, 30, "others go out for a while");
+        assert_eq!(stalls_after(100, 1000, 2500).await, 30, "it has had its turn");
+        assert_eq!(stalls_after(100, 1000, u64::MAX).await, u64::MAX, "others go out");
     }
 }

@@ -41,7 +41,7 @@ pub(super) enum Unfit {
     ManyFields,
     /// The value of a field begins or ends with a blank (RFC 9113 §8.2.1).
     Blanks,
-    /// Its `Content-Length` is empty.
+    /// Its `Content-Length` is empty, or there are several.
     Length,
     /// `:path` does not begin with a slash (RFC 9113 §8.3.1).
     Path,
@@ -68,7 +68,7 @@ impl Unfit {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has more fields than this server takes\n")
             }
             Self::Blanks => (StatusCode::BAD_REQUEST, "the value of a field begins or ends with a blank\n"),
-            Self::Length => (StatusCode::BAD_REQUEST, "the request's Content-Length is no number\n"),
+            Self::Length => (StatusCode::BAD_REQUEST, "the request's Content-Length is not one number\n"),
             Self::Path => (StatusCode::BAD_REQUEST, "the request's target does not begin with a slash\n"),
             Self::OtherHost => (StatusCode::BAD_REQUEST, "the request names two hosts\n"),
             Self::Protocol => (StatusCode::NOT_IMPLEMENTED, "this server makes tunnels for WebSocket alone\n"),
@@ -87,16 +87,18 @@ pub(super) fn unfit<B>(request: &Request<B>, most: usize) -> Option<Unfit> {
             return Some(Unfit::ManyFields);
         }
     }
+    let mut has_length = false;
     for (name, value) in fields {
+        if *name == header::CONTENT_LENGTH && (value.is_empty() || std::mem::replace(&mut has_length, true)) {
+            // `h2` takes an empty one for 0, and an application may take it for anything.
+            return Some(Unfit::Length);
+        }
         match value.as_bytes() {
-            // `h2` takes it for 0, and an application for anything.
-            [] if *name == header::CONTENT_LENGTH => return Some(Unfit::Length),
             [b' ' | b'\t', ..] | [.., b' ' | b'\t'] => return Some(Unfit::Blanks),
             _ => {}
         }
     }
-    let target = request.uri().path_and_query();
-    if target.is_some_and(|target| !target.as_str().starts_with(['/', '*'])) {
+    if request.uri().path_and_query().is_some_and(|target| !has_path(target)) {
         return Some(Unfit::Path);
     }
     let protocol = request.extensions().get::<Protocol>()?;
@@ -106,6 +108,15 @@ pub(super) fn unfit<B>(request: &Request<B>, most: usize) -> Option<Unfit> {
     let authority = request.uri().authority()?.as_str();
     let mut hosts = fields.get_all(header::HOST).iter();
     hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())).then_some(Unfit::OtherHost)
+}
+
+/// Returns whether a target has a path. One that is a fragment and nothing else is empty, and reads as a slash.
+fn has_path(target: &PathAndQuery) -> bool {
+    const ROOT: &str = "/";
+    match target.as_str() {
+        ROOT => *target == PathAndQuery::from_static(ROOT),
+        target => target.starts_with(['/', '*']),
+    }
 }
 
 /// Makes of a request of HTTP/2 what the proxy takes.
@@ -283,6 +294,8 @@ mod tests {
             (SITE, &[("a", "x\t")], Some(Unfit::Blanks)),
             (SITE, &[("a", " ")], Some(Unfit::Blanks)),
             (SITE, &[("content-length", "")], Some(Unfit::Length)),
+            (SITE, &[("content-length", "0"), ("content-length", "0")], Some(Unfit::Length)),
+            ("http://site.example/", &[], None),
             (SITE, &[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")], Some(Unfit::ManyFields)),
             (SITE, &[("a", "1"), ("b", "2"), ("cookie", "3"), ("cookie", "4"), ("cookie", "5")], None),
             (SITE, &[("a", "1"), ("a", "2"), ("a", "3"), ("cookie", "4")], Some(Unfit::ManyFields)),
@@ -290,6 +303,15 @@ mod tests {
             ("/a", &[("host", "site.example")], None),
         ] {
             assert_eq!(unfit(&request(uri, fields), 3), expected, "{uri} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_a_path() {
+        for (target, expected) in
+            [("/", true), ("/a?b", true), ("*", true), ("/#a", true), ("?a", false), ("#a", false), ("?", false)]
+        {
+            assert_eq!(has_path(&target.parse().expect("a target")), expected, "{target}");
         }
     }
 

@@ -12,12 +12,12 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Body as _;
 
 use super::Http2Client;
-use super::outgoing::{Data, Outgoing};
+use super::outgoing::{Data, Outgoing, Stall};
 use super::request::{Received, Upgrade, fit, has_no_content, received, unfit};
 use super::tunnel::Tunnel;
-use crate::base::{Stopwatch, Timer, Unparsed};
+use crate::base::Unparsed;
 use crate::downstream::refusals::{no_tunnel, too_many_requests};
-use crate::downstream::server::{UnderWay, Worker};
+use crate::downstream::server::{Config, UnderWay, Worker};
 use crate::proxy::Reply;
 use crate::respond::{Piece, ResponseBody};
 use crate::rfc9111::date;
@@ -48,10 +48,12 @@ struct Sending {
     outgoing: Arc<Outgoing>,
     /// What is left of the piece that goes out.
     piece: Option<Piece>,
-    /// Runs while the client has no room.
-    stalled: Option<Stopwatch>,
-    timer: Timer,
+    /// Runs while nothing of it goes out.
+    stall: Stall,
 }
+
+/// The most bytes that a stream asks for while others wait for room as well.
+const TURN: usize = 16 << 10;
 
 impl<'a> OpenStream<'a> {
     /// Begins to answer a request.
@@ -93,7 +95,6 @@ impl<'a> OpenStream<'a> {
 
     /// Sends the head of the response. Returns the rest of it; `None`: there is none.
     fn send_head(&mut self, response: Response<ResponseBody>) -> Option<Sending> {
-        self.client.meter.answered();
         let (mut head, body) = response.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.send_tunnel(head);
@@ -112,8 +113,9 @@ impl<'a> OpenStream<'a> {
         let is_end = self.is_head || has_no_content || body.is_end_stream();
         // Fails if the client has reset the stream.
         let send = self.respond.send_response(Response::from_parts(head, ()), is_end).ok()?;
+        self.client.meter.answered();
         let outgoing = Arc::clone(&self.client.outgoing);
-        (!is_end).then(|| Sending { send, body, outgoing, piece: None, stalled: None, timer: Timer::default() })
+        (!is_end).then(|| Sending { send, body, outgoing, piece: None, stall: Stall::default() })
     }
 
     /// Hands the stream over to a tunnel (RFC 8441 §5: the response is 200 where HTTP/1.1 has 101).
@@ -155,7 +157,7 @@ impl Future for OpenStream<'_> {
                         return Poll::Ready(());
                     }
                 },
-                State::Sends(sending) => return sending.poll(cx, this.worker.config.body_timeout),
+                State::Sends(sending) => return sending.poll(cx, &this.worker.config),
             };
             let Some(response) = response else { return Poll::Ready(()) };
             match this.send_head(response) {
@@ -168,7 +170,7 @@ impl Future for OpenStream<'_> {
 
 impl Sending {
     /// Sends what there is, as far as the client has room for it.
-    fn poll(&mut self, cx: &mut Context<'_>, patience: std::time::Duration) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<()> {
         loop {
             let Some(piece) = &mut self.piece else {
                 match Pin::new(&mut self.body).poll_frame(cx) {
@@ -198,25 +200,30 @@ impl Sending {
                 continue;
             };
             if self.outgoing.poll_room(cx).is_pending() {
-                // The connection ends if nothing of it goes out.
-                ready!(self.send.poll_reset(cx)).ok();
+                if self.send.poll_reset(cx).is_pending() {
+                    ready!(self.stall.poll(cx, &self.outgoing, config.body_timeout, u64::MAX));
+                    self.send.send_reset(Reason::CANCEL);
+                }
                 return Poll::Ready(());
             }
             self.send.reserve_capacity(piece.remaining());
             let capacity = match self.send.capacity() {
-                0 => match self.send.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(capacity))) => capacity,
-                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                    Poll::Pending => {
-                        let since = *self.stalled.get_or_insert_with(Stopwatch::start);
-                        ready!(self.timer.poll(cx, since, patience));
-                        self.send.send_reset(Reason::CANCEL);
-                        return Poll::Ready(());
+                0 => {
+                    self.send.reserve_capacity(piece.remaining().min(TURN));
+                    match self.send.poll_capacity(cx) {
+                        Poll::Ready(Some(Ok(capacity))) => capacity,
+                        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                        Poll::Pending => {
+                            let fair = 2 * TURN as u64 * u64::from(config.max_streams);
+                            ready!(self.stall.poll(cx, &self.outgoing, config.body_timeout, fair));
+                            self.send.send_reset(Reason::CANCEL);
+                            return Poll::Ready(());
+                        }
                     }
-                },
+                }
                 capacity => capacity,
             };
-            self.stalled = None;
+            self.stall.end();
             let taken = piece.remaining().min(capacity);
             let is_whole = taken == piece.remaining();
             let data = if is_whole {
