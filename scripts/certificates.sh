@@ -18,7 +18,8 @@ issue() { # KIND NAME SUBJECT-ALTERNATIVE-NAMES
 	new_key "$1" "$2.key"
 	openssl req -new -key "$2.key" -subj "/CN=$2.larder.test" -out "$2.csr"
 	printf '%s\n' "subjectAltName=$3" "basicConstraints=critical,CA:false" "keyUsage=critical,digitalSignature" \
-		"extendedKeyUsage=serverAuth" "subjectKeyIdentifier=hash" "authorityKeyIdentifier=keyid" >"$2.ext"
+		"extendedKeyUsage=serverAuth" "subjectKeyIdentifier=hash" "authorityKeyIdentifier=keyid" \
+		"crlDistributionPoints=URI:http://ca.larder.test/crl" >"$2.ext"
 	openssl x509 -req -in "$2.csr" -CA ca.pem -CAkey ca.key -days 90 -sha256 -extfile "$2.ext" -out "$2.pem" 2>"$2.log" || { cat "$2.log" >&2; exit 1; }
 	rm "$2.csr" "$2.ext" "$2.log"
 }
