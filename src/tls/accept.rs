@@ -89,8 +89,9 @@ impl Tls {
             return Err(self.answer_challenge(hello, transport).await);
         }
         self.check_name(&hello, &mut transport).await?;
+        let server = self.server(hello.client_hello().cipher_suites());
         let start = StartHandshake::from_parts(hello, transport);
-        let stream = start.into_stream(self.server()).await.map_err(|error| HandshakeError::of_io(&error))?;
+        let stream = start.into_stream(server).await.map_err(|error| HandshakeError::of_io(&error))?;
         let (_, connection) = stream.get_ref();
         self.metrics.tls.done(Handshake {
             is_tls13: connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
 use tracing::{info, warn};
 
 use super::certificate::Certificate;
@@ -16,7 +16,7 @@ use super::config::Config;
 use super::error::TlsError;
 use super::files;
 use super::resolver::{Certificates, Shelf};
-use super::setup::{self, Sessions};
+use super::setup::{self, Servers, Sessions};
 use super::tickets::Tickets;
 use super::watched::{Look, Watched};
 use crate::base::log::OncePerMinute;
@@ -37,7 +37,7 @@ pub(crate) struct Tls {
     pub(super) challenges: Arc<Challenges>,
     pub(super) challenge_server: Arc<ServerConfig>,
     /// Replaced when the file of the clients' authorities changes.
-    server: RwLock<Arc<ServerConfig>>,
+    servers: RwLock<Servers>,
     provider: Arc<CryptoProvider>,
     /// `None`: clients show certificates, and resume no session.
     tickets: Option<Arc<Tickets>>,
@@ -87,7 +87,8 @@ impl Tls {
         }
         let shelf = Arc::new(Shelf::default());
         let (sessions, tickets, authorities) = sessions(config, &clock)?;
-        let server = setup::server(config, &provider, Arc::clone(&shelf) as _, sessions)?;
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&shelf) as _;
+        let servers = Servers::new(config, &resolver, &sessions)?;
         let challenges = Arc::new(Challenges::default());
         let challenge_server = Arc::new(setup::challenge_server(&provider, Arc::clone(&challenges) as _)?);
         let warned = clock.now();
@@ -97,7 +98,7 @@ impl Tls {
             shelf,
             challenges,
             challenge_server,
-            server: RwLock::new(Arc::new(server)),
+            servers: RwLock::new(servers),
             provider,
             tickets,
             sources: Mutex::new(Sources { files: Vec::new(), installed: BTreeMap::new(), authorities: None, warned }),
@@ -113,9 +114,9 @@ impl Tls {
         Ok(Arc::new(this))
     }
 
-    /// Returns the configuration for a new connection.
-    pub(super) fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.server.read())
+    /// Returns the configuration for a new connection with a client that offers these ciphers.
+    pub(super) fn server(&self, offered: &[CipherSuite]) -> Arc<ServerConfig> {
+        self.servers.read().fit(offered)
     }
 
     /// Looks at the files every few seconds, for ever.
@@ -186,13 +187,13 @@ impl Tls {
             return;
         }
         let made = seen.and_then(|text| files::authorities(path, &text)).and_then(|roots| {
-            let sessions = Sessions::Certificates(roots);
-            setup::server(&self.config, &self.provider, Arc::clone(&self.shelf) as _, sessions)
+            let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&self.shelf) as _;
+            Servers::new(&self.config, &resolver, &Sessions::Certificates(roots))
         });
         match made {
-            Ok(server) => {
+            Ok(servers) => {
                 info!("{}: the new authorities of clients are in use", path.display());
-                *self.server.write() = Arc::new(server);
+                *self.servers.write() = servers;
                 self.metrics.tls.renewed();
                 watched.take(hash, ());
             }

@@ -102,7 +102,7 @@ pub(super) async fn serve(
     let config = &*worker.config;
     let meter = Arc::new(Meter::new());
     let ip = peer.ip;
-    let io = Http2Io::new(transport, first, Arc::clone(&meter), config.body_timeout);
+    let (io, wire) = Http2Io::new(transport, first, Arc::clone(&meter), config.body_timeout);
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -129,6 +129,7 @@ pub(super) async fn serve(
             return;
         }
     };
+    wire.lock().begin_turns();
     let (outlet, outgoing) = (Arc::default(), Arc::default());
     let client = Http2Client { peer, outlet, outgoing, meter: Arc::clone(&meter), current: AtomicU64::new(0) };
     let mut serving = Serving {
@@ -150,7 +151,15 @@ pub(super) async fn serve(
             serving.timer = Timer::default();
             connection.graceful_shutdown();
         }
-        serving.poll(&mut connection, cx)
+        let polled = serving.poll(&mut connection, cx);
+        // What is left of a connection that has ended is written when it is dropped.
+        match wire.lock().poll_out(cx) {
+            Poll::Ready(Err(error)) if polled.is_pending() => {
+                debug!("a client's connection can't be written to: {error}");
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(_) | Poll::Pending => polled,
+        }
     })
     .await;
     if let Err(error) = outcome {
