@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
@@ -16,7 +16,7 @@ use super::config::Config;
 use super::error::TlsError;
 use super::files;
 use super::resolver::{Certificates, Shelf};
-use super::setup::{self, Sessions};
+use super::setup::{self, Preferred, Servers, Sessions};
 use super::tickets::Tickets;
 use super::watched::{Look, Watched};
 use crate::base::log::OncePerMinute;
@@ -37,7 +37,7 @@ pub(crate) struct Tls {
     pub(super) challenges: Arc<Challenges>,
     pub(super) challenge_server: Arc<ServerConfig>,
     /// Replaced when the file of the clients' authorities changes.
-    server: RwLock<Arc<ServerConfig>>,
+    servers: RwLock<Servers>,
     provider: Arc<CryptoProvider>,
     /// `None`: clients show certificates, and resume no session.
     tickets: Option<Arc<Tickets>>,
@@ -79,7 +79,7 @@ impl ResolvesServerCert for Challenges {
 impl Tls {
     /// Reads all files, and checks them.
     pub(crate) fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = setup::provider(Preferred::Aes);
         let mut all = Vec::new();
         for pair in &config.certificates {
             let contents = pair.read()?;
@@ -87,7 +87,7 @@ impl Tls {
         }
         let shelf = Arc::new(Shelf::default());
         let (sessions, tickets, authorities) = sessions(config, &clock)?;
-        let server = setup::server(config, &provider, Arc::clone(&shelf) as _, sessions)?;
+        let servers = setup::servers(config, &shelf, &sessions)?;
         let challenges = Arc::new(Challenges::default());
         let challenge_server = Arc::new(setup::challenge_server(&provider, Arc::clone(&challenges) as _)?);
         let warned = clock.now();
@@ -97,7 +97,7 @@ impl Tls {
             shelf,
             challenges,
             challenge_server,
-            server: RwLock::new(Arc::new(server)),
+            servers: RwLock::new(servers),
             provider,
             tickets,
             sources: Mutex::new(Sources { files: Vec::new(), installed: BTreeMap::new(), authorities: None, warned }),
@@ -114,8 +114,8 @@ impl Tls {
     }
 
     /// Returns the configuration for a new connection.
-    pub(super) fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.server.read())
+    pub(super) fn server(&self, preferred: Preferred) -> Arc<ServerConfig> {
+        Arc::clone(&self.servers.read()[preferred as usize])
     }
 
     /// Looks at the files every few seconds, for ever.
@@ -169,8 +169,10 @@ impl Tls {
             self.put_on_shelf(&sources);
         }
         self.look_at_authorities(&mut sources, look);
-        self.warn_of_the_end(&mut sources);
         drop(sources);
+        for sentence in self.warnings_of_the_day() {
+            warn!("{sentence}");
+        }
         if let Some(tickets) = &self.tickets {
             tickets.keep();
         }
@@ -185,14 +187,13 @@ impl Tls {
         if !watched.is_due(hash, look) {
             return;
         }
-        let made = seen.and_then(|text| files::authorities(path, &text)).and_then(|roots| {
-            let sessions = Sessions::Certificates(roots);
-            setup::server(&self.config, &self.provider, Arc::clone(&self.shelf) as _, sessions)
-        });
+        let made = seen
+            .and_then(|text| files::authorities(path, &text))
+            .and_then(|roots| setup::servers(&self.config, &self.shelf, &Sessions::Certificates(roots)));
         match made {
-            Ok(server) => {
+            Ok(servers) => {
                 info!("{}: the new authorities of clients are in use", path.display());
-                *self.server.write() = Arc::new(server);
+                *self.servers.write() = servers;
                 self.metrics.tls.renewed();
                 watched.take(hash, ());
             }
@@ -204,18 +205,20 @@ impl Tls {
         }
     }
 
-    /// Warns once a day of certificates that are about to expire.
-    fn warn_of_the_end(&self, sources: &mut Sources) {
+    /// Returns, once a day, a sentence for each certificate that has expired or is about to.
+    pub(super) fn warnings_of_the_day(&self) -> Vec<String> {
         let now = self.clock.now();
+        let mut sources = self.sources.lock();
         if now.millis_since(sources.warned) < DAY {
-            return;
+            return Vec::new();
         }
         sources.warned = now;
-        for certificate in self.shelf.current().all() {
-            if let Some(why) = certificate.facts.untimely(now) {
-                warn!("{}: {why}", certificate.source);
-            }
-        }
+        drop(sources);
+        let certificates = self.shelf.current();
+        let untimely = certificates.all().iter().filter_map(|certificate| {
+            certificate.facts.untimely(now).map(|why| format!("{}: {why}", certificate.source))
+        });
+        untimely.collect()
     }
 
     /// Uses a certificate that does not come from a file of the configuration. It replaces that of the same source. The
@@ -274,7 +277,7 @@ pub(crate) struct Examined {
 
 /// Reads and checks all files without using them.
 pub(crate) fn examine(config: &Config, now: Timestamp) -> Examined {
-    let provider = aws_lc_rs::default_provider();
+    let provider = setup::provider(Preferred::Aes);
     let mut told = Examined::default();
     let mut all = Vec::new();
     for pair in &config.certificates {
