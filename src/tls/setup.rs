@@ -23,7 +23,7 @@ pub(super) const CHALLENGE: &[u8] = b"acme-tls/1";
 pub(super) enum Preferred {
     /// AES with keys of 128 bits, the cheapest one with processors that have instructions for it.
     Aes,
-    /// ChaCha20, for clients without such instructions.
+    /// `ChaCha20`, for clients without such instructions.
     ChaCha20,
 }
 
