@@ -142,6 +142,11 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ("[server]\nthreads = -1", "", "f: server.threads: -1 is not a whole number from 0 to 1024"),
         ("[server]\nlisten = [\"a\"]", "", "f: server.listen: [\"a\"] has \"a\", which is not host:port"),
         ("[server]\ntrusted_proxies = [\"me\"]", "", "has \"me\", which is not an address or a network"),
+        (
+            "[server]\nproxy_protocol = [\"lb\"]",
+            "",
+            "has \"lb\", which is not an address or a network, such as \"10.0.0.0/8\", or \"unix\"",
+        ),
         ("[upstream]\nurl = \"ftp://a\"", "", "f: upstream.url: \"ftp://a\" is not \"http://host:port\""),
         ("[upstream]\nurl = \"http://a/path\"", "", "so it can't have one"),
         ("[upstream]\nurl = \"https://a\"", "", "is https"),
