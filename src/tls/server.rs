@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ServerConfig};
 use tracing::{info, warn};
 
 use super::certificate::Certificate;
@@ -16,7 +16,7 @@ use super::config::Config;
 use super::error::TlsError;
 use super::files;
 use super::resolver::{Certificates, Shelf};
-use super::setup::{self, Servers, Sessions};
+use super::setup::{self, Preferred, Servers, Sessions};
 use super::tickets::Tickets;
 use super::watched::{Look, Watched};
 use crate::base::log::OncePerMinute;
@@ -79,7 +79,7 @@ impl ResolvesServerCert for Challenges {
 impl Tls {
     /// Reads all files, and checks them.
     pub(crate) fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = setup::provider(Preferred::Aes);
         let mut all = Vec::new();
         for pair in &config.certificates {
             let contents = pair.read()?;
@@ -87,8 +87,7 @@ impl Tls {
         }
         let shelf = Arc::new(Shelf::default());
         let (sessions, tickets, authorities) = sessions(config, &clock)?;
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&shelf) as _;
-        let servers = Servers::new(config, &resolver, &sessions)?;
+        let servers = setup::servers(config, &shelf, &sessions)?;
         let challenges = Arc::new(Challenges::default());
         let challenge_server = Arc::new(setup::challenge_server(&provider, Arc::clone(&challenges) as _)?);
         let warned = clock.now();
@@ -114,9 +113,9 @@ impl Tls {
         Ok(Arc::new(this))
     }
 
-    /// Returns the configuration for a new connection with a client that offers these ciphers.
-    pub(super) fn server(&self, offered: &[CipherSuite]) -> Arc<ServerConfig> {
-        self.servers.read().fit(offered)
+    /// Returns the configuration for a new connection.
+    pub(super) fn server(&self, preferred: Preferred) -> Arc<ServerConfig> {
+        Arc::clone(&self.servers.read()[preferred as usize])
     }
 
     /// Looks at the files every few seconds, for ever.
@@ -170,8 +169,10 @@ impl Tls {
             self.put_on_shelf(&sources);
         }
         self.look_at_authorities(&mut sources, look);
-        self.warn_of_the_end(&mut sources);
         drop(sources);
+        for sentence in self.warnings_of_the_day() {
+            warn!("{sentence}");
+        }
         if let Some(tickets) = &self.tickets {
             tickets.keep();
         }
@@ -186,10 +187,9 @@ impl Tls {
         if !watched.is_due(hash, look) {
             return;
         }
-        let made = seen.and_then(|text| files::authorities(path, &text)).and_then(|roots| {
-            let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&self.shelf) as _;
-            Servers::new(&self.config, &resolver, &Sessions::Certificates(roots))
-        });
+        let made = seen
+            .and_then(|text| files::authorities(path, &text))
+            .and_then(|roots| setup::servers(&self.config, &self.shelf, &Sessions::Certificates(roots)));
         match made {
             Ok(servers) => {
                 info!("{}: the new authorities of clients are in use", path.display());
@@ -205,18 +205,20 @@ impl Tls {
         }
     }
 
-    /// Warns once a day of certificates that are about to expire.
-    fn warn_of_the_end(&self, sources: &mut Sources) {
+    /// Returns, once a day, a sentence for each certificate that has expired or is about to.
+    pub(super) fn warnings_of_the_day(&self) -> Vec<String> {
         let now = self.clock.now();
+        let mut sources = self.sources.lock();
         if now.millis_since(sources.warned) < DAY {
-            return;
+            return Vec::new();
         }
         sources.warned = now;
-        for certificate in self.shelf.current().all() {
-            if let Some(why) = certificate.facts.untimely(now) {
-                warn!("{}: {why}", certificate.source);
-            }
-        }
+        drop(sources);
+        let certificates = self.shelf.current();
+        let untimely = certificates.all().iter().filter_map(|certificate| {
+            certificate.facts.untimely(now).map(|why| format!("{}: {why}", certificate.source))
+        });
+        untimely.collect()
     }
 
     /// Uses a certificate that does not come from a file of the configuration. It replaces that of the same source. The
@@ -275,7 +277,7 @@ pub(crate) struct Examined {
 
 /// Reads and checks all files without using them.
 pub(crate) fn examine(config: &Config, now: Timestamp) -> Examined {
-    let provider = aws_lc_rs::default_provider();
+    let provider = setup::provider(Preferred::Aes);
     let mut told = Examined::default();
     let mut all = Vec::new();
     for pair in &config.certificates {
