@@ -240,6 +240,18 @@ def test_answers_without_content(larder: Larder, origin: Origin) -> None:
     assert (status, dict(fields).get("link"), dict(fields).get("connection")) == (103, "</a.css>; rel=preload", None)
 
 
+def test_a_long_head_goes_out_in_several_frames(larder: Larder, origin: Origin) -> None:
+    def long(connection: socket.socket, request: Request) -> bool:
+        connection.sendall(answer(b"ok", *(f"X-{n}: {chr(97 + n) * 3000}" for n in range(15))))
+        return True
+
+    origin.answers["/long"] = long
+    client = larder.client()
+    for _ in range(2):
+        got = client.get("/long")
+        assert (got.outcome, got.get("x-14")) == (200, "o" * 3000)
+
+
 def test_cookies_are_joined_before_anything_looks_at_them(larder: Larder, origin: Origin) -> None:
     def varies(connection: socket.socket, request: Request) -> bool:
         text = "|".join(request.all("cookie")).encode()

@@ -147,7 +147,6 @@ pub(super) async fn serve(
     let outcome = std::future::poll_fn(|cx| {
         if !serving.is_stopping && (connections.are_ending() || ended.as_mut().poll(cx).is_ready()) {
             serving.is_stopping = true;
-            serving.timer = Timer::default();
             connection.graceful_shutdown();
         }
         serving.poll(&mut connection, cx)
