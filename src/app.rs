@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
 use crate::entry::Budget;
 use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin, Origins};
-use crate::proxy::{Failures, Keys, Proxy, Rules};
+use crate::proxy::{Failures, Https, Keys, Proxy, Rules};
 use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::upstream::forwarding::Signature;
@@ -92,7 +93,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         Arc::clone(&metrics),
         clock.clone(),
     );
-    let proxy = Arc::new(make_proxy(&config, store, metrics, &clock));
+    let proxy = Arc::new(make_proxy(&config, https(&config, &addresses), store, metrics, &clock));
 
     let stop = CancellationToken::new();
     let server = Arc::new(config.server);
@@ -103,6 +104,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         start_admin(&control, Admin::new(Arc::clone(&proxy), &config.admin, limits, refusals, stop.clone()), sockets);
         admin_address = Some(bound);
     }
+    let under_way = Arc::default();
     let mut workers = Vec::new();
     let mut resp_sockets = resp_sockets.into_iter().flatten();
     for (index, sockets) in sockets.into_iter().enumerate() {
@@ -115,6 +117,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server),
             metrics: proxy.metrics.worker(index),
+            under_way: Arc::clone(&under_way),
             refusals: Arc::clone(&refusals),
             stop: stop.clone(),
         };
@@ -163,8 +166,20 @@ fn open_store(
     Ok(Store::new(memory, durable, purges, clock.clone()))
 }
 
+/// Returns what is said to clients about https. A port that is mapped to another one is 443 outside.
+fn https(config: &Config, addresses: &[Listen]) -> Https {
+    let port = addresses.iter().find_map(|listen| match listen {
+        Listen::Tls(address) => address.rsplit_once(':')?.1.parse().ok(),
+        Listen::Tcp(_) | Listen::Unix(_) => None,
+    });
+    Https {
+        redirect: config.server.redirect_to_https.then(|| port.unwrap_or(443)),
+        hsts: HeaderValue::from_str(&config.server.hsts).ok().filter(|value| !value.is_empty()),
+    }
+}
+
 /// Makes the proxy that all workers share.
-fn make_proxy(config: &Config, store: Arc<Store>, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
+fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
     let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
@@ -193,6 +208,7 @@ fn make_proxy(config: &Config, store: Arc<Store>, metrics: Arc<Metrics>, clock: 
         metrics,
         access_log: config.log.access,
         failures: Failures::new(),
+        https,
         upload_limits: UploadLimits { patience: config.server.body_timeout, size: config.server.max_body_size },
         tunnel_timeout: config.server.tunnel_timeout,
         tunnels: TaskTracker::new(),
@@ -255,7 +271,7 @@ fn unix_paths<'a>(addresses: impl Iterator<Item = &'a Listen>) -> Vec<std::path:
     addresses
         .filter_map(|address| match address {
             Listen::Unix(path) => Some(path.clone()),
-            Listen::Tcp(_) => None,
+            Listen::Tcp(_) | Listen::Tls(_) => None,
         })
         .collect()
 }

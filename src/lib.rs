@@ -14,4 +14,5 @@ pub mod resp;
 mod respond;
 pub mod rfc9111;
 pub mod store;
+pub mod tls;
 pub mod upstream;

@@ -127,7 +127,7 @@ impl Admin {
     /// Serves on the current runtime until `stop` is cancelled.
     pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
-        let (tcp, unix) = sockets.into_parts();
+        let Sockets { tcp, unix, .. } = sockets;
         for listener in tcp {
             tokio::spawn(Arc::clone(&this).accept_tcp(TcpListener::from_std(listener)?));
         }
@@ -191,7 +191,7 @@ impl Admin {
             Crowd::Past => Patience { header: MOMENT, idle: MOMENT, body: MOMENT },
         };
         let witness = Witness { refusals: Arc::clone(&self.refusals), peer };
-        let io = TokioIo::new(ClientIo::new(transport, Arc::clone(&connection), patience, witness));
+        let io = TokioIo::new(ClientIo::new(transport, Bytes::new(), Arc::clone(&connection), patience, witness));
         let service = service_fn(|request| {
             let is_framed_twice = connection.begin(&request, Present::of(request.headers()));
             let connection = &connection;

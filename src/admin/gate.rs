@@ -41,7 +41,7 @@ impl Gate {
     pub(super) fn new(config: &Config) -> Self {
         // The operator chose the name that it listens on.
         let own = match &config.listen {
-            Some(Listen::Tcp(text)) => Some(host_of(text).to_ascii_lowercase()),
+            Some(Listen::Tcp(text) | Listen::Tls(text)) => Some(host_of(text).to_ascii_lowercase()),
             Some(Listen::Unix(_)) | None => None,
         };
         Self { token: config.token.clone(), hosts: config.hosts.iter().cloned().chain(own).collect() }

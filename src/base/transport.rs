@@ -1,4 +1,4 @@
-//! A stream of bytes, to a client or to the origin: over TCP or a unix socket.
+//! A stream of bytes, to a client or to the origin: over TCP or a unix socket, or TLS over either.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// The most bytes that are copied together to be written as one piece.
 const JOINED: usize = 4 << 10;
@@ -39,6 +40,8 @@ pub(crate) enum Transport {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// TLS over one of these, this end being the server.
+    Tls(Box<TlsStream<Transport>>),
 }
 
 impl Transport {
@@ -47,6 +50,7 @@ impl Transport {
         let ready = match self {
             Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
             Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Tls(stream) => return stream.get_ref().0.is_read_closed(cx),
         };
         match ready {
             Poll::Ready(Ok(ready)) => ready.is_read_closed(),
@@ -61,6 +65,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -70,16 +75,21 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if let [one] = bufs {
             return self.poll_write(cx, one);
+        }
+        // Gathers the pieces into records itself, and writes these by the transport below.
+        if let Self::Tls(stream) = self.as_mut().get_mut() {
+            return Pin::new(stream).poll_write_vectored(cx, bufs);
         }
         if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
             // Copying so few bytes costs less than a vectored write.
@@ -94,6 +104,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -105,6 +116,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -112,6 +124,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -87,7 +87,7 @@ async fn send(config: &Config, request: Request<Full<Bytes>>) -> Result<(StatusC
     let listen = config.listen.as_ref().ok_or("admin.listen is \"off\": there is no one to ask")?;
     let unreachable = |error: std::io::Error| format!("Larder's admin listener at {listen} can't be reached: {error}");
     match listen {
-        Listen::Tcp(address) => {
+        Listen::Tcp(address) | Listen::Tls(address) => {
             exchange(TokioIo::new(TcpStream::connect(address).await.map_err(unreachable)?), request).await
         }
         Listen::Unix(path) => {

@@ -6,6 +6,7 @@ use super::Config;
 use crate::base::format_size;
 use crate::downstream::Listen;
 use crate::proxy::Rule;
+use crate::rfc9111::claims;
 use crate::store::Location;
 use crate::upstream::Address;
 
@@ -45,11 +46,10 @@ impl<'a> Place<'a> {
 fn overlap(one: &Listen, other: &Listen) -> Overlap {
     match (one, other) {
         (Listen::Unix(one), Listen::Unix(other)) if one == other => Overlap::Certain,
-        (Listen::Tcp(one), Listen::Tcp(other)) => match (Place::read(one), Place::read(other)) {
+        _ => match (one.tcp().and_then(Place::read), other.tcp().and_then(Place::read)) {
             (Some(one), Some(other)) if one.port == other.port && one.port != 0 => places_overlap(&one, &other),
             _ => Overlap::None,
         },
-        _ => Overlap::None,
     }
 }
 
@@ -74,7 +74,7 @@ fn places_overlap(one: &Place<'_>, other: &Place<'_>) -> Overlap {
 fn leads_to(upstream: &Address, listen: &Listen) -> bool {
     match (upstream, listen) {
         (Address::Unix(upstream), Listen::Unix(listen)) => upstream == listen,
-        (Address::Tcp { host, port }, Listen::Tcp(listen)) => {
+        (Address::Tcp { host, port }, Listen::Tcp(listen) | Listen::Tls(listen)) => {
             let (upstream, Some(listen)) = (Place { host, port: *port }, Place::read(listen)) else { return false };
             // To connect to an address of all is to connect to this machine. Whose address another one is,
             // nobody knows here.
@@ -98,7 +98,7 @@ fn leads_to(upstream: &Address, listen: &Listen) -> bool {
 fn is_local(address: &Listen) -> bool {
     match address {
         Listen::Unix(_) => true,
-        Listen::Tcp(text) => {
+        Listen::Tcp(text) | Listen::Tls(text) => {
             let host = text.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
             host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
         }
@@ -141,6 +141,23 @@ impl Config {
             ));
         }
         told.extend(self.address_clashes());
+        told.extend(self.subject_clashes());
+        told
+    }
+
+    /// Returns what would let somebody else write the field of a client's subject.
+    fn subject_clashes(&self) -> Vec<String> {
+        let Some(field) = &self.tls.client_subject_field else { return Vec::new() };
+        let mut told = Vec::new();
+        if self.server.trusted_fields.contains(field) {
+            told.push(format!(
+                "tls.client_subject_field: \"{field}\" is in server.trusted_fields too, so that a proxy could write it; take it out there"
+            ));
+        }
+        let twins = self.server.allowed_fields.iter().filter(|name| claims::twin(name.as_str()) == field.as_str());
+        told.extend(twins.map(|name| format!(
+            "tls.client_subject_field: an application may take \"{name}\", which server.allowed_fields lets through, for \"{field}\"; take it out there"
+        )));
         told
     }
 
@@ -177,6 +194,13 @@ impl Config {
         told.extend(self.small_memory());
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
+        if let Some(field) =
+            self.tls.client_subject_field.as_ref().filter(|_| self.tls.client_ca.as_os_str().is_empty())
+        {
+            told.push(format!(
+                "tls.client_subject_field: \"{field}\" is removed from all requests and never written, since tls.client_ca is empty; set that too, or leave both empty"
+            ));
+        }
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"

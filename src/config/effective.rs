@@ -45,16 +45,22 @@ impl Reading {
             text.push_str("\n[[rule]]\n");
             write_all(&values, &mut text);
         }
+        for values in self.certificates() {
+            let _ = write!(text, "\n[[{}]]\n", table::tls::LIST);
+            write_all(&values, &mut text);
+        }
         text
     }
 
     /// Returns the effective value of one key, its source, and what the key does and takes. The error is a sentence:
     /// there is no such key.
     pub(crate) fn explain(&self, key: &str) -> Result<String, String> {
-        let mut rows = reference::sections().into_iter().chain(reference::rule());
+        let mut rows = Self::rows();
         let row = rows.find(|row| row.key() == key).ok_or_else(|| Self::unknown(key))?;
         let (header, holding) = if row.section == "rule" {
             ("[[rule]]".to_owned(), self.rules())
+        } else if row.section == table::tls::LIST {
+            (format!("[[{}]]", table::tls::LIST), self.certificates())
         } else {
             let sections = self.sections().into_iter().filter(|(section, _)| section.name == row.section);
             (format!("[{}]", row.section), sections.map(|(_, values)| values).collect())
@@ -66,9 +72,12 @@ impl Reading {
         Ok(text)
     }
 
+    fn rows() -> impl Iterator<Item = reference::Row> {
+        reference::sections().into_iter().chain(reference::rule()).chain(reference::certificate())
+    }
+
     fn unknown(key: &str) -> String {
-        let rows = reference::sections().into_iter().chain(reference::rule());
-        let known: Vec<String> = rows.map(|row| row.key()).collect();
+        let known: Vec<String> = Self::rows().map(|row| row.key()).collect();
         let hint = nearest(&known, key).map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
         format!("{key}: there is no such key{hint}")
     }
@@ -82,6 +91,7 @@ impl Reading {
         let mut all: Map<String, serde_json::Value> =
             sections.map(|(section, values)| (section.name.to_owned(), object(values).into())).collect();
         all.insert("rule".into(), self.rules().into_iter().map(object).collect());
+        all.insert(table::tls::LIST.into(), self.certificates().into_iter().map(object).collect());
         all.into()
     }
 
@@ -107,6 +117,19 @@ impl Reading {
             let keys = table::rule_fields().map(|(name, field)| (name, format!("rule[{n}].{name}"), field));
             let set = keys.filter(|(_, key, _)| self.origins.contains_key(key));
             all.push(set.filter_map(|(name, key, field)| self.effective(name, &key, field, &mut rule)).collect());
+        }
+        all
+    }
+
+    /// Returns the keys of each certificate.
+    fn certificates(&self) -> Vec<Vec<Effective>> {
+        let mut all = Vec::new();
+        for (n, mut files) in self.certificates.iter().zip(self.draft.config.tls.certificates.clone()) {
+            let keys = table::tls::CERTIFICATE.iter();
+            let shown = keys.filter_map(|key| {
+                self.effective(key.name, &format!("{}[{n}].{}", table::tls::LIST, key.name), key.field, &mut files)
+            });
+            all.push(shown.collect());
         }
         all
     }

@@ -9,6 +9,7 @@ use super::kinds::{Described, Kind};
 use super::sources::Given;
 use crate::proxy::Rule;
 use crate::store::s3::S3Config;
+use crate::tls::CertificateFiles;
 
 /// The keys under one `[name]`.
 pub(super) struct Section {
@@ -18,7 +19,7 @@ pub(super) struct Section {
     pub(super) keys: &'static [Key<Draft>],
 }
 
-/// One setting of `S`: a [`Draft`], or a [`Rule`].
+/// One setting of `S`: a [`Draft`], a [`Rule`], or [`CertificateFiles`].
 pub(super) struct Key<S: 'static> {
     pub(super) name: &'static str,
     pub(super) field: &'static dyn Field<S>,
@@ -135,6 +136,27 @@ impl<T, K: Kind<T>> Field<Rule> for InRule<T, K> {
     }
 
     fn shown(&self, of: &mut Rule) -> Option<Value> {
+        self.kind.shown((self.at)(of))
+    }
+
+    fn described(&self) -> Described {
+        self.kind.described()
+    }
+}
+
+/// A field of a `[[tls.certificate]]`.
+pub(super) struct InCertificate<T: 'static, K> {
+    pub(super) at: fn(&mut CertificateFiles) -> &mut T,
+    pub(super) kind: K,
+}
+
+impl<T, K: Kind<T>> Field<CertificateFiles> for InCertificate<T, K> {
+    fn read(&self, given: &Given, into: &mut CertificateFiles) -> Result<(), String> {
+        *(self.at)(into) = self.kind.read(given)?;
+        Ok(())
+    }
+
+    fn shown(&self, of: &mut CertificateFiles) -> Option<Value> {
         self.kind.shown((self.at)(of))
     }
 

@@ -68,8 +68,21 @@ fn config_toml() -> String {
             }
         }
     }
+    config_certificate(&mut text);
     config_rule(&rows, &mut text);
     text
+}
+
+/// Appends a certificate, commented out: words behind `##`, keys behind `#`.
+fn config_certificate(text: &mut String) {
+    text.push('\n');
+    comment("##", table::tls::ABOUT, text);
+    let _ = writeln!(text, "# [[{}]]", table::tls::LIST);
+    for row in reference::certificate() {
+        text.push_str("#\n");
+        comment("##", row.does, text);
+        let _ = writeln!(text, "# {} = {}", row.name, row.described.example);
+    }
 }
 
 /// Appends a rule with every key, commented out: words behind `##`, keys behind `#`.
@@ -130,20 +143,27 @@ fn configuration_md() -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "## `[[rule]]`\n\n{}\n", table::rule::ABOUT);
+    table_page(table::tls::LIST, table::tls::ABOUT, &reference::certificate(), &mut text);
+    text.push('\n');
+    table_page(table::rule::LIST, table::rule::ABOUT, &reference::rule(), &mut text);
+    text
+}
+
+/// Appends the keys of a list of tables.
+fn table_page(list: &str, about: &str, rows: &[Row], text: &mut String) {
+    let _ = writeln!(text, "## `[[{list}]]`\n\n{about}\n");
     text.push_str("| Key | Type | Default | Bounds | What it does |\n| --- | --- | --- | --- | --- |\n");
-    for row in reference::rule() {
+    for row in rows {
         let _ = writeln!(
             text,
             "| `{}` | {} | {} | {} | {} |",
             row.name,
             row.described.kind,
-            default_cell(&row),
+            default_cell(row),
             cell(&row.described.bounds),
             cell(row.does)
         );
     }
-    text
 }
 
 fn default_cell(row: &Row) -> String {

@@ -11,6 +11,7 @@ use super::{Config, ConfigErrors, table};
 use crate::proxy::Rule;
 use crate::store::Location;
 use crate::store::s3::S3Config;
+use crate::tls::CertificateFiles;
 
 /// Holds the configuration that was read, and the mistakes in it.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Reading {
     pub(super) origins: BTreeMap<String, Origin>,
     /// For each of `draft`'s rules, its number in the file.
     pub(super) rules: Vec<usize>,
+    /// The same for the certificates.
+    pub(super) certificates: Vec<usize>,
     errors: Vec<String>,
     /// Keys whose value could not be read; the draft has their defaults.
     mistaken: BTreeSet<String>,
@@ -60,11 +63,13 @@ impl Reading {
     }
 
     pub(super) fn of(mut sources: Sources) -> Self {
-        let rules = sources.take_rules();
+        let rules = sources.take_tables(table::rule::LIST);
+        let certificates = sources.take_tables(table::tls::LIST);
         let mut reading = Self {
             draft: Draft::default(),
             origins: BTreeMap::new(),
             rules: Vec::new(),
+            certificates: Vec::new(),
             errors: std::mem::take(&mut sources.errors),
             mistaken: BTreeSet::new(),
             known: Vec::new(),
@@ -78,6 +83,10 @@ impl Reading {
         for (n, origin) in rules {
             draft.config.rules.push(reading.read_rule(&mut sources, n, &origin));
             reading.rules.push(n);
+        }
+        for (n, origin) in certificates {
+            draft.config.tls.certificates.push(reading.read_certificate(&mut sources, n, &origin));
+            reading.certificates.push(n);
         }
         if let Location::S3 { config, .. } = &mut draft.config.durable.location {
             *config = S3Config { bucket: std::mem::take(&mut config.bucket), ..draft.s3.clone() };
@@ -111,6 +120,19 @@ impl Reading {
             self.read(sources, format!("rule[{n}].{name}"), field, &mut rule);
         }
         rule
+    }
+
+    fn read_certificate(&mut self, sources: &mut Sources, n: usize, origin: &Origin) -> CertificateFiles {
+        let mut files = CertificateFiles::default();
+        for key in table::tls::CERTIFICATE {
+            let path = format!("{}[{n}].{}", table::tls::LIST, key.name);
+            if !sources.settings.contains_key(&path) {
+                let from = origin.prefix();
+                self.errors.push(format!("{from}{path}: it is missing; a certificate is a chain and its key"));
+            }
+            self.read(sources, path, key.field, &mut files);
+        }
+        files
     }
 
     fn tell_mistakes_together(&mut self) {

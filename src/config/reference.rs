@@ -8,10 +8,11 @@ use super::key::{Draft, Field, Key};
 use super::kinds::Described;
 use super::table;
 use crate::proxy::Rule;
+use crate::tls::CertificateFiles;
 
 /// One key, described.
 pub(super) struct Row {
-    /// The section's name; `rule` for a key of `[[rule]]`.
+    /// The name of the section or list: `rule` for a key of `[[rule]]`.
     pub(super) section: &'static str,
     pub(super) name: &'static str,
     pub(super) described: Described,
@@ -85,6 +86,13 @@ pub(super) fn rule() -> Vec<Row> {
         ..row
     });
     own.collect::<Vec<_>>().into_iter().chain(shared).collect()
+}
+
+/// Returns the keys of a `[[tls.certificate]]`.
+pub(super) fn certificate() -> Vec<Row> {
+    let mut files = CertificateFiles::default();
+    let rows = table::tls::CERTIFICATE.iter().map(|key| Row::new(table::tls::LIST, key, key.field, &mut files));
+    rows.map(|row| Row { default: Default::Required, ..row }).collect()
 }
 
 /// Breaks `text` into lines of comment, which begin with `sign`.

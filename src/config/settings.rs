@@ -10,13 +10,15 @@ use crate::base::log;
 use crate::downstream::ServerConfig;
 use crate::proxy::{CacheConfig, Rule};
 use crate::upstream::Transfer;
-use crate::{admin, resp, store, upstream};
+use crate::{admin, resp, store, tls, upstream};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[server]`
     pub server: ServerConfig,
+    /// `[tls]` and `[[tls.certificate]]`
+    pub tls: tls::Config,
     /// `[upstream]`
     pub upstream: upstream::Config,
     /// `[cache]`

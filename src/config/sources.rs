@@ -64,7 +64,7 @@ pub(super) struct Sources {
     /// Variables that begin with `LARDER_` and name no key.
     pub(super) strays: Vec<String>,
     pub(super) errors: Vec<String>,
-    /// The lines of the file's keys, those of rules as `rule[0].path`.
+    /// The lines of the file's keys, those of tables in lists as `rule[0].path`.
     lines: BTreeMap<String, usize>,
 }
 
@@ -93,11 +93,19 @@ impl Sources {
         for (section, value) in table {
             match value {
                 Value::Table(keys) if section != "rule" => {
-                    for (key, value) in keys {
-                        self.set_in_file(name, format!("{section}.{key}"), value);
-                    }
+                    self.set_all_in_file(name, &section, keys);
                 }
                 value => self.set_in_file(name, section, value),
+            }
+        }
+    }
+
+    /// Sets the keys of a section, and those of the sections within it.
+    fn set_all_in_file(&mut self, name: &str, section: &str, keys: toml::Table) {
+        for (key, value) in keys {
+            match value {
+                Value::Table(keys) => self.set_all_in_file(name, &format!("{section}.{key}"), keys),
+                value => self.set_in_file(name, format!("{section}.{key}"), value),
             }
         }
     }
@@ -124,7 +132,7 @@ impl Sources {
         let Some(rest) = name.strip_prefix("LARDER_") else { return };
         match rest.split_once("__") {
             Some((section, key)) => {
-                let key = format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase());
+                let key = format!("{section}.{}", key.replace("__", ".")).to_ascii_lowercase();
                 let setting =
                     Setting { value: Given::Text(unquoted(value)), origin: Origin::Variable(name.to_owned()) };
                 self.settings.insert(key, setting);
@@ -149,18 +157,20 @@ impl Sources {
         }
     }
 
-    /// Takes the rules apart: `rule` becomes `rule[0].path` and so on. Returns the number of each, and who set it.
-    pub(super) fn take_rules(&mut self) -> Vec<(usize, Origin)> {
-        let Some(Setting { value, origin }) = self.settings.remove("rule") else { return Vec::new() };
+    /// Takes the tables of a list apart: `rule` becomes `rule[0].path` and so on. Returns the number of each, and who
+    /// set it.
+    pub(super) fn take_tables(&mut self, list: &str) -> Vec<(usize, Origin)> {
+        let Some(Setting { value, origin }) = self.settings.remove(list) else { return Vec::new() };
         let value = match value {
             Given::Typed(value) => value,
-            Given::Text(text) => match format!("rule = {text}").parse::<toml::Table>() {
-                Ok(mut table) => table.remove("rule").unwrap_or(Value::Array(Vec::new())),
+            Given::Text(text) => match format!("list = {text}").parse::<toml::Table>() {
+                Ok(mut table) => table.remove("list").unwrap_or(Value::Array(Vec::new())),
                 Err(_) => Value::String(text),
             },
         };
         let Value::Array(tables) = value else {
-            self.errors.push(format!("{}rule: rules are tables, each under its own [[rule]]", origin.prefix()));
+            self.errors
+                .push(format!("{}{list}: it is a list of tables, each under its own [[{list}]]", origin.prefix()));
             return Vec::new();
         };
         let mut numbers = Vec::new();
@@ -168,17 +178,17 @@ impl Sources {
             match table {
                 Value::Table(table) => {
                     numbers.push((n, origin.clone()));
-                    self.take_rule(n, table, &origin);
+                    self.take_table(&format!("{list}[{n}]"), table, &origin);
                 }
-                _ => self.errors.push(format!("{}rule[{n}]: a rule is a table, under [[rule]]", origin.prefix())),
+                _ => self.errors.push(format!("{}{list}[{n}]: it is a table, under [[{list}]]", origin.prefix())),
             }
         }
         numbers
     }
 
-    fn take_rule(&mut self, n: usize, table: toml::Table, origin: &Origin) {
+    fn take_table(&mut self, path: &str, table: toml::Table, origin: &Origin) {
         for (key, value) in table {
-            let key = format!("rule[{n}].{key}");
+            let key = format!("{path}.{key}");
             let origin = match (origin, self.lines.get(&key)) {
                 (Origin::File { name, .. }, Some(line)) => Origin::File { name: name.clone(), line: *line },
                 (origin, _) => origin.clone(),
@@ -213,30 +223,32 @@ fn is_of_others(rest: &str) -> bool {
         || words.iter().enumerate().any(|(n, word)| *word == "PORT" && is_port(&words[n + 1..]))
 }
 
-/// Returns the line of every section, and of every key in a section or a rule.
+/// Returns the line of every section, and of every key in a section or in a table of a list.
 fn lines(text: &str) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
-    let Ok(table) = DeTable::parse(text) else { return found };
-    for (section, value) in table.get_ref() {
-        found.insert(section.get_ref().to_string(), line_of(text, section.span().start));
-        let mut note = |keys: &DeTable<'_>, prefix: &str| {
-            for key in keys.keys() {
-                found.insert(format!("{prefix}.{}", key.get_ref()), line_of(text, key.span().start));
-            }
-        };
+    if let Ok(table) = DeTable::parse(text) {
+        note_lines(text, "", table.get_ref(), &mut found);
+    }
+    found
+}
+
+/// Notes the lines of the keys of `table`, which stand behind `prefix`.
+fn note_lines(text: &str, prefix: &str, table: &DeTable<'_>, found: &mut BTreeMap<String, usize>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{}", key.get_ref());
+        found.insert(path.clone(), line_of(text, key.span().start));
         match value.get_ref() {
-            DeValue::Table(keys) => note(keys, section.get_ref()),
+            DeValue::Table(keys) => note_lines(text, &format!("{path}."), keys, found),
             DeValue::Array(tables) => {
                 for (n, table) in tables.iter().enumerate() {
                     if let Some(keys) = table.get_ref().as_table() {
-                        note(keys, &format!("{}[{n}]", section.get_ref()));
+                        note_lines(text, &format!("{path}[{n}]."), keys, found);
                     }
                 }
             }
             _ => {}
         }
     }
-    found
 }
 
 /// A value that is quoted as in the file, without its quotation marks.

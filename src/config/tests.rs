@@ -224,7 +224,7 @@ fn mistakes_in_lists_of_fields_and_in_rules_are_told() {
             "",
             "f: rule[0].timeut: there is no such key; the nearest key is \"rule[0].timeout\"",
         ),
-        ("[rule]\npath = \"/\"", "", "f: rule: rules are tables, each under its own [[rule]]"),
+        ("[rule]\npath = \"/\"", "", "f: rule: it is a list of tables, each under its own [[rule]]"),
         ("[[rule]]\npath = \"static\"", "", "f: rule[0].path: \"static\" does not start with / or *"),
         ("[server\n", "", "f: line 1: "),
         ("", "nonsense", "--set nonsense: write it as section.key=value"),

@@ -19,12 +19,34 @@ use crate::upstream::Address;
 pub(super) const LISTEN: Text<Listen> =
     Text { of: "address", bounds: "", example: "unix:/run/larder.sock", read: listen, show: Listen::to_string };
 
+/// Reads an address that clients of HTTP connect to: with a scheme, or without.
 fn listen(text: &str) -> Result<Listen, String> {
+    let (is_tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return plain_listen(text),
+    };
+    let default = if is_tls { 443 } else { 80 };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    // Brackets around an address of IPv6 end it; a colon behind them begins the port.
+    let has_port = rest.rsplit_once(':').is_some_and(|(host, _)| !host.contains('[') || host.ends_with(']'));
+    let address = if has_port { rest.to_owned() } else { format!("{rest}:{default}") };
+    if rest.contains(['/', '?', '#', '@']) {
+        return Err("has more than a host and a port; paths are chosen by [[rule]]".into());
+    }
+    match plain_listen(&address)? {
+        Listen::Tcp(address) if is_tls => Ok(Listen::Tls(address)),
+        listen => Ok(listen),
+    }
+}
+
+/// Reads an address without a scheme.
+fn plain_listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.is_empty() { Err("names no path after unix:".into()) } else { Ok(Listen::Unix(path.into())) };
     }
     let (host, port) = text.rsplit_once(':').unwrap_or_default();
-    if host.is_empty() || port.parse::<u16>().is_err() {
+    if host.is_empty() || host.contains('/') || port.parse::<u16>().is_err() {
         return Err("is not host:port, such as \"127.0.0.1:8080\", or \"unix:/path\"".into());
     }
     Ok(Listen::Tcp(text.to_owned()))
@@ -44,6 +66,29 @@ fn socket_mode(text: &str) -> Result<u32, String> {
         Ok(mode) if is_octal && mode <= 0o777 && mode & 0o222 != 0 => Ok(mode),
         Ok(mode) if is_octal && mode <= 0o777 => Err("lets nobody connect: that takes the right to write".into()),
         Ok(_) | Err(_) => Err("is not the mode of a file in octal, such as \"0660\" or \"0600\"".into()),
+    }
+}
+
+pub(super) const HSTS: Text<String> = Text {
+    of: "field value",
+    bounds: "",
+    example: "max-age=31536000; includeSubDomains",
+    read: hsts,
+    show: String::clone,
+};
+
+/// Reads the value of `Strict-Transport-Security` (RFC 6797 §6.1).
+fn hsts(text: &str) -> Result<String, String> {
+    let mut directives = text.split(';').map(|directive| directive.trim().to_ascii_lowercase());
+    let is_known = |directive: &str| {
+        let age = directive.strip_prefix("max-age=").map(|age| age.trim_matches('"').parse::<u64>().is_ok());
+        age.unwrap_or(matches!(directive, "" | "includesubdomains" | "preload"))
+    };
+    let has_age = directives.clone().any(|directive| directive.starts_with("max-age="));
+    if text.is_empty() || (has_age && directives.all(|directive| is_known(&directive))) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not max-age=SECONDS, with or without includeSubDomains and preload behind semicolons".into())
     }
 }
 
@@ -98,7 +143,7 @@ fn optional_listen(text: &str) -> Result<Option<Listen>, String> {
     if text == "off" {
         return Ok(None);
     }
-    listen(text).map(Some).map_err(|why| format!("{why}, or \"off\""))
+    plain_listen(text).map(Some).map_err(|why| format!("{why}, or \"off\""))
 }
 
 pub(super) const NETWORK: Text<IpNet> =
@@ -138,6 +183,29 @@ fn trusted_field(text: &str) -> Result<HeaderName, String> {
         _ if is_read_here(&name) => Err("is one that Larder itself reads or writes, and can't be believed".into()),
         Some(Claim::Address | Claim::Method | Claim::Other) | None => Ok(name),
     }
+}
+
+pub(super) const SUBJECT_FIELD: Text<HeaderName> = Text {
+    of: "field name",
+    bounds: "",
+    example: "X-Client-Subject",
+    read: subject_field,
+    show: HeaderName::to_string,
+};
+
+/// A field that Larder writes the subject of a client's certificate to.
+fn subject_field(text: &str) -> Result<HeaderName, String> {
+    let name = field_name(text)?;
+    if !claims::is_plain(name.as_str()) {
+        return Err(
+            "has other characters than letters, digits and hyphens, which applications take for one another".into()
+        );
+    }
+    let is_of_another_kind = !matches!(claims::claim(name.as_str()), Some(Claim::Other) | None);
+    if is_of_another_kind || is_read_here(&name) {
+        return Err("is one that Larder itself reads or writes for another purpose; choose a name of its own".into());
+    }
+    Ok(name)
 }
 
 pub(super) const ALLOWED_FIELD: Text<HeaderName> =
@@ -345,6 +413,14 @@ pub(super) const REGION: Text<String> =
 
 pub(super) const PARAMETER: Text<String> =
     Text { of: "parameter", bounds: "", example: "utm_*", read: |text| Ok(text.to_owned()), show: String::clone };
+
+pub(super) const FILE: Text<PathBuf> = Text {
+    of: "path",
+    bounds: "",
+    example: "/etc/larder/tls.pem",
+    read: |text| Ok(text.into()),
+    show: |path| path.display().to_string(),
+};
 
 pub(super) const DIRECTORY: Text<PathBuf> = Text {
     of: "path",

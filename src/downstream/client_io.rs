@@ -68,6 +68,8 @@ pub(crate) struct Patience {
 #[derive(Debug)]
 pub(crate) struct ClientIo {
     transport: Option<Transport>,
+    /// The bytes that were read before there was this stream.
+    first: Bytes,
     connection: Arc<Connection>,
     patience: Patience,
     witness: Witness,
@@ -89,8 +91,16 @@ pub(crate) struct ClientIo {
 
 impl ClientIo {
     /// Wraps the stream of a client's connection.
-    pub(crate) fn new(transport: Transport, connection: Arc<Connection>, patience: Patience, witness: Witness) -> Self {
+    /// `first` was read of it before.
+    pub(crate) fn new(
+        transport: Transport,
+        first: Bytes,
+        connection: Arc<Connection>,
+        patience: Patience,
+        witness: Witness,
+    ) -> Self {
         Self {
+            first,
             transport: Some(transport),
             connection,
             patience,
@@ -116,6 +126,17 @@ impl ClientIo {
         if self.connection.read(bytes) {
             self.since = None;
         }
+    }
+
+    /// Reads what was read before, or what the client sends.
+    #[inline]
+    fn poll_transport(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return self.transport()?.poll_read(cx, buf);
+        }
+        let given = self.first.split_to(self.first.len().min(buf.remaining()));
+        buf.put_slice(&given);
+        Poll::Ready(Ok(()))
     }
 
     fn transport(&mut self) -> io::Result<Pin<&mut Transport>> {
@@ -258,7 +279,7 @@ impl AsyncRead for ClientIo {
             this.note_read(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
-        match this.transport()?.poll_read(cx, buf) {
+        match this.poll_transport(cx, buf) {
             Poll::Ready(Ok(())) => {
                 if let Some(escaped) = this.connection.escape_target(&buf.filled()[before..]) {
                     buf.set_filled(before);

@@ -16,16 +16,29 @@ use crate::base::send_at_once;
 /// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// `host:port`
+    /// `host:port`, or `http://host:port`
     Tcp(String),
+    /// `https://host:port`
+    Tls(String),
     /// `unix:/path`
     Unix(PathBuf),
+}
+
+impl Listen {
+    /// Returns host and port; `None`: it is a unix socket.
+    pub fn tcp(&self) -> Option<&str> {
+        match self {
+            Self::Tcp(address) | Self::Tls(address) => Some(address),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Listen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => f.write_str(address),
+            Self::Tls(address) => write!(f, "https://{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -54,16 +67,16 @@ impl std::error::Error for ListenError {}
 /// Returns what to do about the error; empty: nothing to add.
 fn advice(address: &Listen, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
-        (Listen::Tcp(_), ErrorKind::AddrInUse) => {
+        (Listen::Tcp(_) | Listen::Tls(_), ErrorKind::AddrInUse) => {
             "another process listens on this port, perhaps another Larder: stop it, or choose another port"
         }
-        (Listen::Tcp(_), ErrorKind::PermissionDenied) => {
+        (Listen::Tcp(_) | Listen::Tls(_), ErrorKind::PermissionDenied) => {
             "ports below 1024 are for privileged processes: choose one from 1024 on, or grant CAP_NET_BIND_SERVICE"
         }
-        (Listen::Tcp(_), ErrorKind::AddrNotAvailable) => {
+        (Listen::Tcp(_) | Listen::Tls(_), ErrorKind::AddrNotAvailable) => {
             "this machine does not have that address: choose one that it has, or 0.0.0.0 for all of them"
         }
-        (Listen::Tcp(_), _) if error.raw_os_error().is_none() => {
+        (Listen::Tcp(_) | Listen::Tls(_), _) if error.raw_os_error().is_none() => {
             "write an address such as 127.0.0.1:8080, or a name that this machine can resolve"
         }
         (Listen::Unix(_), ErrorKind::AddrInUse) => {
@@ -79,17 +92,14 @@ fn advice(address: &Listen, error: &io::Error) -> &'static str {
 }
 
 /// The sockets of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    tcp: Vec<StdTcpListener>,
-    unix: Vec<StdUnixListener>,
-}
-
-impl Sockets {
-    /// Returns the listeners by kind.
-    pub(crate) fn into_parts(self) -> (Vec<StdTcpListener>, Vec<StdUnixListener>) {
-        (self.tcp, self.unix)
-    }
+    /// Those whose clients speak in clear text.
+    pub tcp: Vec<StdTcpListener>,
+    /// Those whose clients begin with TLS.
+    pub tls: Vec<StdTcpListener>,
+    /// Unix sockets.
+    pub unix: Vec<StdUnixListener>,
 }
 
 /// Binds every address of `key` once for each of `workers`. Returns the sockets, and the addresses with ports filled
@@ -100,16 +110,20 @@ pub(crate) fn bind(
     workers: usize,
     mode: u32,
 ) -> Result<(Vec<Sockets>, Vec<Listen>), ListenError> {
-    let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets { tcp: Vec::new(), unix: Vec::new() }).collect();
+    let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
     let mut bound = Vec::new();
     for address in listen {
         let named = |error: io::Error| ListenError { key, address: address.clone(), error };
         match address {
-            Listen::Tcp(text) => {
+            Listen::Tcp(text) | Listen::Tls(text) => {
                 let wanted: Vec<SocketAddr> = text.to_socket_addrs().map_err(named)?.collect();
                 let first = *wanted.first().ok_or_else(|| named(io::Error::other("the name has no address")))?;
-                let actual = bind_tcp(first, &mut sockets).map_err(named)?;
-                bound.push(Listen::Tcp(actual.to_string()));
+                let (actual, each) = bind_tcp(first, workers).map_err(named)?;
+                let is_tls = matches!(address, Listen::Tls(_));
+                for (worker, socket) in sockets.iter_mut().zip(each) {
+                    if is_tls { worker.tls.push(socket.into()) } else { worker.tcp.push(socket.into()) }
+                }
+                bound.push(if is_tls { Listen::Tls(actual.to_string()) } else { Listen::Tcp(actual.to_string()) });
             }
             Listen::Unix(path) => {
                 let listener = bind_unix(path, mode).map_err(named)?;
@@ -123,23 +137,18 @@ pub(crate) fn bind(
     Ok((sockets, bound))
 }
 
-fn bind_tcp(address: SocketAddr, workers: &mut [Sockets]) -> io::Result<SocketAddr> {
-    let shared = workers.len() > 1;
+/// Binds `address` once for each of `workers`. Returns it with its port filled in.
+fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<Socket>)> {
     // SO_REUSEPORT also shares a port with other processes that set it. The first socket is bound without, so that a
     // port in use is an error.
     let probe = tcp_socket(address, false)?;
     let actual = probe.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no socket address"))?;
-    if !shared {
-        for worker in workers {
-            worker.tcp.push(probe.try_clone()?.into());
-        }
-        return Ok(actual);
+    if workers <= 1 {
+        return Ok((actual, vec![probe]));
     }
     drop(probe);
-    for worker in workers {
-        worker.tcp.push(tcp_socket(actual, true)?.into());
-    }
-    Ok(actual)
+    let sockets = (0..workers).map(|_| tcp_socket(actual, true)).collect::<io::Result<_>>()?;
+    Ok((actual, sockets))
 }
 
 fn tcp_socket(address: SocketAddr, share: bool) -> io::Result<Socket> {

@@ -8,6 +8,8 @@
 mod client_io;
 mod connection;
 mod heads;
+mod http1;
+mod http2;
 mod listen;
 mod outlet;
 mod refusals;

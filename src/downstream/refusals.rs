@@ -60,13 +60,32 @@ pub(crate) struct Witness {
 /// Makes the answer to a request with both Content-Length and Transfer-Encoding. hyper ends the connection with it.
 pub(crate) fn conflicting_framing() -> Response<ResponseBody> {
     const SENTENCE: &str = "the request has both Content-Length and Transfer-Encoding\n";
-    let mut response = Response::new(ResponseBody::whole(Bytes::from_static(SENTENCE.as_bytes())));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let mut response = refusal(StatusCode::BAD_REQUEST, "larder; detail=bad-request", SENTENCE);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Makes the answer to a request of HTTP/2 that has more fields than `server.max_headers`.
+pub(super) fn too_many_fields() -> Response<ResponseBody> {
+    const SENTENCE: &str = "the request has more fields than this server takes\n";
+    refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "larder; detail=bad-request", SENTENCE)
+}
+
+/// Makes the answer to a request past `server.max_requests`.
+pub(super) fn too_many_requests() -> Response<ResponseBody> {
+    const SENTENCE: &str = "too many requests are under way here\n";
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, "larder; detail=too-many-requests", SENTENCE);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+    response
+}
+
+fn refusal(status: StatusCode, cache_status: &'static str, sentence: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::whole(Bytes::from_static(sentence.as_bytes())));
+    *response.status_mut() = status;
     let fields = response.headers_mut();
-    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(header::AGE, HeaderValue::from_static("0"));
-    fields.insert("cache-status", HeaderValue::from_static("larder; detail=bad-request"));
+    fields.insert("cache-status", HeaderValue::from_static(cache_status));
     response
 }

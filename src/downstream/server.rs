@@ -3,36 +3,28 @@
 //! Each worker is a thread with a runtime of its own and its own sockets (`SO_REUSEPORT`). So a connection, its
 //! requests and the origin connections that they use stay on one core.
 
-use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderName, Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::HeaderName;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use socket2::SockRef;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::outlet::{Open, Outlet};
+use super::{http1, http2};
 use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
-use crate::downstream::{ClientIo, Connection, Listen, Patience, Refusals, Sockets, Witness, conflicting_framing};
-use crate::proxy::{Client, Proxy, Reply, Stream, Upgraded};
-use crate::respond::ResponseBody;
-use crate::rfc9111::present::Present;
+use crate::downstream::{Listen, Refusals, Sockets};
+use crate::proxy::Proxy;
 use crate::upstream::forwarding::{Peer, Trust};
-use crate::upstream::{ClientBody, Informational};
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +68,16 @@ pub struct Config {
     pub max_spooled: u64,
     /// The directory of temporary files; empty: the system's.
     pub spool_dir: PathBuf,
+    /// True if clients may begin HTTP/2 in clear text.
+    pub h2c: bool,
+    /// The most requests of one connection of HTTP/2 at once.
+    pub max_streams: u32,
+    /// The most requests of HTTP/2 at once, on all connections.
+    pub max_requests: u64,
+    /// True if requests in clear text are sent to the same URL with https.
+    pub redirect_to_https: bool,
+    /// The value of `Strict-Transport-Security` for what goes out by https; empty: the application's.
+    pub hsts: String,
 }
 
 impl Config {
@@ -111,6 +113,11 @@ impl Default for Config {
             tunnel_timeout: Duration::from_secs(600),
             max_spooled: 10 << 30,
             spool_dir: PathBuf::new(),
+            h2c: false,
+            max_streams: 100,
+            max_requests: 20_000,
+            redirect_to_https: false,
+            hsts: String::new(),
         }
     }
 }
@@ -118,6 +125,28 @@ impl Default for Config {
 /// The most bytes that the kernel holds for a client and has not sent. The connection becomes writable again when half
 /// of them are sent: every two seconds with the slowest client that others wait for.
 const UNSENT: u32 = 256 << 10;
+
+/// Counts the requests of HTTP/2 under way, of all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(AtomicU64);
+
+impl Requests {
+    /// Counts one more; `None`: there are `most` already.
+    pub(super) fn begin(&self, most: u64) -> Option<UnderWay<'_>> {
+        let under_way = UnderWay(self);
+        (self.0.fetch_add(1, Ordering::Relaxed) < most).then_some(under_way)
+    }
+}
+
+/// Guard of a request under way.
+#[derive(Debug)]
+pub(super) struct UnderWay<'a>(&'a Requests);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// One worker, which serves its share of the listeners until the stop and until its connections are done.
 #[derive(Debug)]
@@ -128,6 +157,8 @@ pub(crate) struct Worker {
     pub config: Arc<Config>,
     /// The counters of this worker.
     pub metrics: Arc<WorkerMetrics>,
+    /// The requests of HTTP/2 under way, of all workers.
+    pub under_way: Arc<Requests>,
     /// Counts what arrives and is not a request.
     pub refusals: Arc<Refusals>,
     /// Cancelled when Larder stops.
@@ -140,10 +171,12 @@ impl Worker {
         let this = Arc::new(self);
         let connections = Arc::new(Connections::default());
         let mut acceptors = Vec::new();
-        let (tcp, unix) = sockets.into_parts();
-        for listener in tcp {
-            let listener = TcpListener::from_std(listener)?;
-            acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, Arc::clone(&connections))));
+        let Sockets { tcp, tls, unix } = sockets;
+        for (listeners, is_tls) in [(tcp, false), (tls, true)] {
+            for listener in listeners {
+                let listener = TcpListener::from_std(listener)?;
+                acceptors.push(tokio::spawn(Arc::clone(&this).accept_tcp(listener, is_tls, Arc::clone(&connections))));
+            }
         }
         for listener in unix {
             let listener = UnixListener::from_std(listener)?;
@@ -173,7 +206,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: Arc<Connections>) {
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, is_tls: bool, connections: Arc<Connections>) {
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -185,7 +218,8 @@ impl Worker {
                     // Shows a slow client's progress while it reads. Otherwise it would show only when a third of a
                     // large send buffer is empty.
                     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-                    let peer = Peer::new(Some(from.ip()), "http", &self.config.trusted_proxies);
+                    let scheme = if is_tls { "https" } else { "http" };
+                    let peer = Peer::new(Some(from.ip()), scheme, &self.config.trusted_proxies);
                     let transport = Transport::Tcp(stream);
                     connections.tasks.spawn(Arc::clone(&self).serve(transport, peer, Arc::clone(&connections)));
                 }
@@ -220,104 +254,53 @@ impl Worker {
         }
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
-        let connection = Connection::new();
-        let patience = Patience {
-            header: self.config.header_timeout,
-            idle: self.config.idle_timeout,
-            body: self.config.body_timeout,
+        let (protocol, transport, first) = if self.config.h2c {
+            let Some(begun) = self.begin(transport).await else { return };
+            begun
+        } else {
+            (Protocol::Http1, transport, Bytes::new())
         };
-        let witness = Witness { refusals: Arc::clone(&self.refusals), peer: peer.ip };
-        let io = ClientIo::new(transport, Arc::clone(&connection), patience, witness);
-        let io = TokioIo::new(io);
-        let client = Http1Client { peer, outlet: Arc::clone(connection.outlet()) };
-        let service = service_fn(|request: Request<Incoming>| {
-            let present = Present::of(request.headers());
-            let conflict = connection.begin(&request, present);
-            let open = client.outlet.open();
-            let reply = if conflict {
-                self.refusals.note(Unparsed::Framing, client.peer.ip, &[]);
-                None
-            } else {
-                Some(self.proxy.handle(&self.metrics, &client, request.map(ClientBody::new), present))
-            };
-            Answering { connection: &connection, reply, _open: open }
-        });
-        let mut http = http1::Builder::new();
-        http.max_header_size(self.config.max_header_size)
-            .max_headers(self.config.max_headers)
-            .max_buf_size((2 * self.config.max_header_size).max(128 << 10));
-        let mut serving = std::pin::pin!(http.serve_connection(io, service).with_upgrades());
-        let mut ended = std::pin::pin!(connections.end.cancelled());
-        let mut is_told = false;
-        // Registers this task with `ended`, so that the end wakes it.
-        let _ = std::future::poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
-        let outcome = std::future::poll_fn(|cx| {
-            if !is_told && connections.is_ending.load(Ordering::Relaxed) {
-                is_told = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            serving.as_mut().poll(cx)
-        })
-        .await;
-        if let Err(error) = outcome {
-            debug!("a client's connection ended: {error}");
+        match protocol {
+            Protocol::Http1 => http1::serve(&self, transport, first, peer, &connections).await,
+            Protocol::Http2 => http2::serve(&self, transport, first, peer, &connections).await,
         }
     }
-}
 
-/// The client of a connection of HTTP/1.
-struct Http1Client {
-    peer: Peer,
-    outlet: Arc<Outlet>,
-}
-
-impl Client for Http1Client {
-    fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    fn informational(&self) -> Informational {
-        self.outlet.sender()
-    }
-
-    fn wake_on_informational(&self, waker: &Waker) {
-        self.outlet.wake_on_informational(waker);
-    }
-
-    fn upgraded(&self, request: &mut Request<ClientBody>) -> Upgraded {
-        let upgraded = hyper::upgrade::on(request);
-        Box::pin(async move {
-            let stream: Box<dyn Stream> = Box::new(TokioIo::new(upgraded.await.map_err(io::Error::other)?));
-            Ok(stream)
-        })
-    }
-}
-
-/// The answer to a request, as a future. `reply` is `None` if the request's framing contradicts itself.
-struct Answering<'a> {
-    connection: &'a Arc<Connection>,
-    reply: Option<Reply<'a>>,
-    /// Lets informational responses out until the answer is there.
-    _open: Open<'a>,
-}
-
-impl Future for Answering<'_> {
-    type Output = Result<Response<ResponseBody>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let mut response = match &mut this.reply {
-            Some(reply) => ready!(Pin::new(reply).poll(cx)),
-            None => conflicting_framing(),
+    /// Reads the first bytes of a connection in clear text, which tell its version (RFC 9113 §3.3).
+    async fn begin(&self, mut transport: Transport) -> Option<(Protocol, Transport, Bytes)> {
+        // No other method begins with these letters.
+        const PREFACE: &[u8] = b"PRI ";
+        let mut first = BytesMut::with_capacity(FIRST_READ);
+        let limit = self.config.idle_timeout;
+        let read = async {
+            while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+                if transport.read_buf(&mut first).await? == 0 {
+                    break;
+                }
+            }
+            io::Result::Ok(())
         };
-        this.connection.track(&mut response);
-        Poll::Ready(Ok(response))
+        tokio::time::timeout(limit, read).await.ok()?.ok()?;
+        let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
+        Some((protocol, transport, first.freeze()))
     }
+}
+
+/// The most bytes that are read of a connection whose version is not known yet.
+const FIRST_READ: usize = 4 << 10;
+
+/// The version of HTTP that a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1 or 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 /// The connections of a worker.
 #[derive(Debug, Default)]
-struct Connections {
+pub(super) struct Connections {
     tasks: TaskTracker,
     /// True once they are to end. Connections read it whenever they wake: polling `end` each time would take a lock.
     is_ending: AtomicBool,
@@ -326,6 +309,16 @@ struct Connections {
 }
 
 impl Connections {
+    /// Returns whether connections are to end. Costs a load; [`Connections::ended`] wakes those that wait.
+    pub(super) fn are_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
+    }
+
+    /// Waits until connections are to end.
+    pub(super) fn ended(&self) -> WaitForCancellationFuture<'_> {
+        self.end.cancelled()
+    }
+
     /// Ends the connections once each has finished what is under way.
     fn end(&self) {
         self.is_ending.store(true, Ordering::Relaxed);

@@ -28,5 +28,5 @@ pub(crate) use self::purge::prefixes;
 pub use self::purge::{Held, Manner, PurgeError, Schemes, What};
 pub use self::reply::Reply;
 pub(crate) use self::rules::{Config as CacheConfig, Rule, Rules};
-pub use self::state::{Proxy, Usage};
+pub use self::state::{Https, Proxy, Usage};
 pub(crate) use self::target::Keys;

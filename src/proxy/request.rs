@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use tracing::field::Empty;
 use tracing::{Span, debug_span};
 
@@ -30,7 +30,7 @@ use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
     Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
 };
-use crate::respond::{ClientRequest, Refusal, hit};
+use crate::respond::{Answer, ClientRequest, Refusal, hit, redirect};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -69,6 +69,9 @@ impl Proxy {
             return Reply::new(worker, client, access, self.labelled(Refusal::Loop.answer(), None));
         }
         let step = match self.keys.target(&original, &request, present) {
+            Ok(target) if target.scheme == "http" && self.https.redirect.is_some() && !is_challenge(&request) => {
+                self.labelled(self.redirected(&target, request.uri()), Some(&target))
+            }
             Ok(target) => self.answer(client, target, request, present),
             Err(refusal) => self.labelled(refusal.answer(), None),
         };
@@ -290,10 +293,33 @@ impl Proxy {
         (original, Present::of(request.headers()))
     }
 
+    /// Makes the answer that sends a client to the same URL with https. Whoever came by the port of http, which a host
+    /// may map to another one here, goes to that of https; others go to where https is listened on.
+    #[cold]
+    fn redirected(&self, target: &RequestTarget<'_>, uri: &Uri) -> Answer {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = if path.starts_with('/') { path } else { "/" };
+        redirect(&match (port_split(target.authority()), self.https.redirect) {
+            (Some(host), Some(port)) if port != 443 => format!("https://{host}:{port}{path}"),
+            (Some(host), _) => format!("https://{host}{path}"),
+            (None, _) => format!("https://{}{path}", target.authority()),
+        })
+    }
+
     #[cold]
     fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<AccessLine> {
         Box::new(AccessLine::begin(&self.trust, peer, request))
     }
+}
+
+/// Returns whether a request may be a certificate authority's, which asks by http (RFC 8555 §8.3).
+fn is_challenge(request: &Request<ClientBody>) -> bool {
+    request.uri().path().starts_with("/.well-known/acme-challenge/")
+}
+
+/// Returns the host of an authority that has a port.
+fn port_split(authority: &str) -> Option<&str> {
+    authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(host, _)| host)
 }
 
 /// The key that a response was found under.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
 use super::failures::Failures;
@@ -31,12 +32,23 @@ pub struct Proxy {
     pub access_log: bool,
     /// The failures that were logged lately.
     pub failures: Failures,
+    /// What by https is told, and what by http is sent there.
+    pub https: Https,
     /// Limits for the bodies of requests.
     pub upload_limits: UploadLimits,
     /// The time after which an idle tunnel ends.
     pub tunnel_timeout: Duration,
     /// The tunnels under way. They end when both sides have ended, or with the process.
     pub tunnels: TaskTracker,
+}
+
+/// What is said to clients about https.
+#[derive(Clone, Debug, Default)]
+pub struct Https {
+    /// `server.redirect_to_https`, with the port that https is listened on.
+    pub redirect: Option<u16>,
+    /// `server.hsts`; `None`: nothing.
+    pub hsts: Option<HeaderValue>,
 }
 
 /// The memory and tasks in use by fetches and by bodies that pass.

@@ -87,6 +87,13 @@ impl Keys {
             (None, None) if request.version() >= Version::HTTP_2 && request.uri().authority().is_some() => "",
             (None, None) => return Err(Refusal::NoHost),
         };
+        // RFC 9113 §8.3.1: both name one host, so that nobody goes by the other one.
+        if request.version() == Version::HTTP_2
+            && !host.is_empty()
+            && request.uri().authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host))
+        {
+            return Err(Refusal::OtherHost);
+        }
         // RFC 9112 §3.2.2: the authority of a target in absolute form goes before Host.
         let host = match request.uri().authority() {
             Some(authority) => authority.as_str(),

@@ -152,7 +152,7 @@ impl Worker {
         let this = Arc::new(self);
         let (connections, ending) = (TaskTracker::new(), Arc::new(Ending::default()));
         let mut acceptors = Vec::new();
-        let (tcp, unix) = sockets.into_parts();
+        let Sockets { tcp, unix, .. } = sockets;
         for listener in tcp {
             let listener = TcpListener::from_std(listener)?;
             let acceptor = Arc::clone(&this).accept_tcp(listener, connections.clone(), Arc::clone(&ending));

@@ -58,7 +58,7 @@ enum BodySource {
 }
 
 /// A piece of a body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Piece {
     /// Bytes counted by themselves.
     Bytes(Bytes),

@@ -12,5 +12,5 @@ mod refusal;
 pub(crate) use self::answers::{
     Answer, ClientRequest, Label, Multipart, Portion, add_age, answer_head, build, hit, passed,
 };
-pub(crate) use self::body::{Carrier, ResponseBody};
-pub(crate) use self::refusal::{Cause, Refusal, options, unanswered};
+pub(crate) use self::body::{Carrier, Piece, ResponseBody};
+pub(crate) use self::refusal::{Cause, Refusal, options, redirect, unanswered};

@@ -26,6 +26,8 @@ pub(crate) enum Refusal {
     NoHost,
     /// A Host that is no host name.
     Host,
+    /// A Host that is not the `:authority` of the same request.
+    OtherHost,
     /// An X-Forwarded-Host that is no host name.
     ForwardedHost,
     /// A request that this process has forwarded before (RFC 9110 §7.6.3).
@@ -79,6 +81,7 @@ impl Refusal {
             Self::Hosts => Row(400, "bad-host", "the request has more than one Host field"),
             Self::NoHost => Row(400, "bad-host", "the request has no Host field"),
             Self::Host => Row(400, "bad-host", "the Host field is not a host name"),
+            Self::OtherHost => Row(400, "bad-host", "the Host field and :authority name two hosts"),
             Self::ForwardedHost => Row(400, "bad-host", "the X-Forwarded-Host field is not a host name"),
             Self::Loop => Row(508, "loop", "this request has passed this server before: upstream.url leads back to it"),
             Self::OnlyIfCached => {
@@ -207,6 +210,19 @@ pub(crate) enum Cause {
 /// Makes the answer to a request that was forwarded because of `fwd`, and failed with `error`.
 pub(crate) fn unanswered(error: &UpstreamError, fwd: Fwd) -> Answer {
     Refusal::from(error).failed_of(fwd, Cause::Upstream(error.clone()))
+}
+
+/// Makes the answer that sends a client to `location`, with the same method and content.
+pub(crate) fn redirect(location: &str) -> Answer {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let fields = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_str(location) {
+        fields.insert(header::LOCATION, location);
+    }
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from(0));
+    (CacheStatus::refused("https"), response)
 }
 
 /// Makes the answer to an OPTIONS request that may be forwarded no further: the methods that are forwarded.

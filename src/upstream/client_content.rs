@@ -68,6 +68,11 @@ impl ClientBody {
         if body.is_end_stream() { Self(None) } else { Self(Some(Box::pin(body.map_err(Into::into)))) }
     }
 
+    /// Makes the content of a request that has none.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
     /// Returns whether the request has no content.
     pub(crate) fn is_none(&self) -> bool {
         self.0.is_none()

@@ -15,17 +15,23 @@ pub enum Unparsed {
     HeadTimeout,
     /// The limit of connections was reached.
     TooManyConnections,
+    /// The limit of requests of HTTP/2 was reached.
+    TooManyRequests,
+    /// A connection of HTTP/2 had too many frames that ask for nothing.
+    Flood,
 }
 
 impl Unparsed {
     /// Every reason.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Malformed,
         Self::HeadTooLarge,
         Self::TargetTooLong,
         Self::Framing,
         Self::HeadTimeout,
         Self::TooManyConnections,
+        Self::TooManyRequests,
+        Self::Flood,
     ];
 
     /// Returns the name in `/metrics` and in the log.
@@ -37,6 +43,8 @@ impl Unparsed {
             Self::Framing => "framing",
             Self::HeadTimeout => "head-timeout",
             Self::TooManyConnections => "too-many-connections",
+            Self::TooManyRequests => "too-many-requests",
+            Self::Flood => "flood",
         }
     }
 }

@@ -7,6 +7,7 @@ mod counter;
 mod labels;
 mod render;
 mod resp;
+mod tls;
 mod worker;
 
 use std::sync::atomic::AtomicUsize;
@@ -19,6 +20,7 @@ pub(crate) use self::labels::{
     DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, RequestPurpose, Saved, Unparsed,
 };
 pub(crate) use self::resp::{RespClass, RespCounters, RespRefusal};
+pub(crate) use self::tls::{HandshakeFailure, TlsCounters};
 pub(crate) use self::worker::WorkerMetrics;
 
 /// All counters.
@@ -77,6 +79,8 @@ pub struct Metrics {
     pub invalidations: Counter,
     /// Purges taken by the admin listener.
     pub purges: Counter,
+    /// What is counted about TLS.
+    pub(crate) tls: TlsCounters,
 }
 
 impl Metrics {
@@ -114,6 +118,7 @@ impl Metrics {
             durable_uploads: Counter::default(),
             invalidations: Counter::default(),
             purges: Counter::default(),
+            tls: TlsCounters::default(),
         })
     }
 

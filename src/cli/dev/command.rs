@@ -112,7 +112,9 @@ fn configuration(args: &DevArgs, file: Option<&Path>, sets: &[String], socket: &
 fn environment(running: &Running, token: &str) -> Vec<(&'static str, OsString)> {
     let mut environment = vec![("FLASK_DEBUG", OsString::from("1")), ("PYTHONUNBUFFERED", OsString::from("1"))];
     match running.admin_address() {
-        Some(Listen::Tcp(address)) => environment.push(("LARDER_ADMIN", format!("http://{address}").into())),
+        Some(Listen::Tcp(address) | Listen::Tls(address)) => {
+            environment.push(("LARDER_ADMIN", format!("http://{address}").into()))
+        }
         Some(Listen::Unix(path)) => environment.push(("LARDER_ADMIN", format!("unix:{}", path.display()).into())),
         None => {}
     }
@@ -152,6 +154,7 @@ fn introduction(running: &Running, command: &ServerCommand, root: &Path, is_dura
         .iter()
         .map(|address| match address {
             Listen::Tcp(address) => format!("open http://{address}/"),
+            Listen::Tls(address) => format!("open https://{address}/"),
             Listen::Unix(path) => format!("open unix:{}", path.display()),
         })
         .collect();

@@ -12,6 +12,7 @@ mod memory;
 mod resp;
 pub(super) mod rule;
 mod server;
+pub(super) mod tls;
 mod upstream;
 
 use super::key::{Field, Section};
@@ -20,6 +21,7 @@ use crate::proxy::Rule;
 /// In the order of `config.toml`.
 pub(super) static SECTIONS: &[&Section] = &[
     &server::SECTION,
+    &tls::SECTION,
     &upstream::SECTION,
     &cache::SECTION,
     &memory::SECTION,

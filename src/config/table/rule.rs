@@ -10,6 +10,9 @@ use crate::store::Durability;
 pub(in crate::config) const ABOUT: &str =
     "Settings for some paths. Rules are tried in order, and the first whose path matches applies.";
 
+/// The name of the list of rules.
+pub(in crate::config) const LIST: &str = "rule";
+
 /// The key that every rule must have.
 pub(in crate::config) const REQUIRED: &str = "path";
 

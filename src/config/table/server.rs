@@ -1,8 +1,8 @@
 //! `[server]`
 
 use crate::config::key::{Also, Key, Of, Section};
-use crate::config::kinds::{List, Size, Time, Whole};
-use crate::config::values::{ALLOWED_FIELD, DIRECTORY, LISTEN, NETWORK, SOCKET_MODE, TRUSTED_FIELD};
+use crate::config::kinds::{FLAG, List, Size, Time, Whole};
+use crate::config::values::{ALLOWED_FIELD, DIRECTORY, HSTS, LISTEN, NETWORK, SOCKET_MODE, TRUSTED_FIELD};
 
 pub(super) static SECTION: Section = Section {
     name: "server",
@@ -11,7 +11,25 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "listen",
             field: &Of { at: |d| &mut d.config.server.listen, kind: List { of: "addresses", item: LISTEN } },
-            does: "Accepts clients on these addresses: \"host:port\" or \"unix:/run/larder.sock\".",
+            does: "Accepts clients on these addresses: \"http://0.0.0.0:80\", \"https://0.0.0.0:443\" (with [tls]) or \"unix:/run/larder.sock\". Without a scheme it is http.",
+        },
+        Key {
+            name: "redirect_to_https",
+            field: &Of { at: |d| &mut d.config.server.redirect_to_https, kind: FLAG },
+            does: "Answers requests by http with 308 to the same URL with https. A trusted proxy's X-Forwarded-Proto \
+                   says which it was. What is below /.well-known/acme-challenge/ is served.",
+        },
+        Key {
+            name: "hsts",
+            field: &Of { at: |d| &mut d.config.server.hsts, kind: HSTS },
+            does: "Sends this as Strict-Transport-Security with what goes out by https, unless the application sends \
+                   one; empty: nothing. \"max-age=31536000\" makes browsers use https alone for a year.",
+        },
+        Key {
+            name: "h2c",
+            field: &Of { at: |d| &mut d.config.server.h2c, kind: FLAG },
+            does: "Takes HTTP/2 in clear text too, from clients that begin with it (prior knowledge), such as a load \
+                   balancer. By https HTTP/2 is always there.",
         },
         Key {
             name: "threads",
@@ -88,6 +106,17 @@ pub(super) static SECTION: Section = Section {
             name: "max_connections",
             field: &Of { at: |d| &mut d.config.server.max_connections, kind: Whole { least: 1, most: 10_000_000 } },
             does: "Limits the client connections open at once. Further ones get 503.",
+        },
+        Key {
+            name: "max_streams",
+            field: &Of { at: |d| &mut d.config.server.max_streams, kind: Whole { least: 1, most: 10_000 } },
+            does: "Limits the requests of one connection of HTTP/2 at once. Browsers keep further ones back.",
+        },
+        Key {
+            name: "max_requests",
+            field: &Of { at: |d| &mut d.config.server.max_requests, kind: Whole { least: 1, most: 10_000_000 } },
+            does: "Limits the requests of HTTP/2 at once, on all connections. Further ones get 503. A connection of \
+                   HTTP/1 has one at a time, so that max_connections limits those.",
         },
         Key {
             name: "min_body_rate",

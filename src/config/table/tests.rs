@@ -10,6 +10,7 @@ use crate::config::sources::Given;
 use crate::config::table::{self, SECTIONS};
 use crate::config::tests::read;
 use crate::proxy::Rule;
+use crate::tls::CertificateFiles;
 
 /// Values among which every key finds one that it takes.
 const VALUES: &[&str] = &[
@@ -94,8 +95,8 @@ fn every_field_has_a_key() {
             set_to_another(key.name, key.field, &base, &mut changed);
         }
     }
-    // Left out: the bucket's name, which `durable.url` has, and rules and variables, which are no keys.
-    let no_keys = ["config.rules", "config.stray_variables", "s3.bucket"];
+    // Left out: the bucket's name, which `durable.url` has, and rules, certificates and variables, which are no keys.
+    let no_keys = ["config.rules", "config.stray_variables", "config.tls.certificates", "s3.bucket"];
     let unread: Vec<String> = same(&base, &changed).into_iter().filter(|at| !no_keys.contains(&at.as_str())).collect();
     assert_eq!(unread, Vec::<String>::new(), "fields that no key of the table sets");
     let mut rule = Rule::default();
@@ -103,12 +104,21 @@ fn every_field_has_a_key() {
         set_to_another(name, field, &Rule::default(), &mut rule);
     }
     assert_eq!(same(&Rule::default(), &rule), Vec::<String>::new(), "fields of a rule that no key of the table sets");
+    let mut files = CertificateFiles::default();
+    for key in table::tls::CERTIFICATE {
+        set_to_another(key.name, key.field, &CertificateFiles::default(), &mut files);
+    }
+    assert_eq!(
+        same(&CertificateFiles::default(), &files),
+        Vec::<String>::new(),
+        "fields of a certificate without a key"
+    );
 }
 
 #[test]
 fn every_key_says_what_it_does_in_sentences() {
     let mut told = BTreeSet::new();
-    for row in reference::sections().iter().chain(&reference::rule()) {
+    for row in reference::sections().iter().chain(&reference::rule()).chain(&reference::certificate()) {
         let key = row.key();
         let verb = row.does.split([' ', ',']).next().unwrap_or_default();
         assert!(verb.starts_with(char::is_uppercase), "{key}: {}", row.does);

@@ -147,7 +147,7 @@ fn lines(out: &mut String, pairs: &[(&str, &dyn std::fmt::Display)]) {
 fn server(context: &Context<'_>, out: &mut String) {
     let server = context.server;
     let port = match &server.address {
-        Some(Listen::Tcp(address)) => address.rsplit_once(':').map_or("0", |(_, port)| port),
+        Some(Listen::Tcp(address) | Listen::Tls(address)) => address.rsplit_once(':').map_or("0", |(_, port)| port),
         Some(Listen::Unix(_)) | None => "0",
     };
     let uptime = server.begun.elapsed().as_secs();

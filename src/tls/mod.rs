@@ -1,0 +1,20 @@
+//! TLS: certificates and keys, the handshake, session tickets, clients' certificates.
+//!
+//! * A handshake has a deadline, and holds nothing but its own connection.
+//! * A certificate is used only with the key that belongs to it. A pair that can't be used never replaces one that can.
+//! * What a client's certificate says reaches the application in one field, which no client can write itself.
+//!
+//! May import: `base` and `rfc9111`. Knows no listener and no request.
+
+mod accept;
+mod certificate;
+mod config;
+mod error;
+mod files;
+mod resolver;
+mod subject;
+
+pub(crate) use self::accept::{Accepted, Protocol, Tls};
+pub use self::config::{CertificateFiles, Config, MinVersion, UnknownSni};
+pub(crate) use self::error::HandshakeError;
+pub use self::error::TlsError;
