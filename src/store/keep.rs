@@ -110,7 +110,8 @@ impl Keep {
         &self,
         operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let bounded = async { tokio::time::timeout(WITHIN, operation).await.unwrap_or_else(|_| Err(StoreError::timed_out())) };
+        let bounded =
+            async { tokio::time::timeout(WITHIN, operation).await.unwrap_or_else(|_| Err(StoreError::timed_out())) };
         let task = self.runtime.spawn(asking_for(RequestPurpose::Certificates, bounded));
         task.await.unwrap_or_else(|_| Err(StoreError::given_up("the state")))
     }

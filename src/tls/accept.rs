@@ -1,7 +1,7 @@
 //! The handshake: from a connection to a stream of bytes that only its two ends can read.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -14,9 +14,11 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::StartHandshake;
 
+use super::acme::Challenges;
+use super::challenge::{self, is_challenge};
 use super::config::{Config, MinVersion, UnknownSni};
 use super::error::{HandshakeError, TlsError};
-use super::resolver::{Certificates, Shelf};
+use super::resolver::Shelf;
 use super::{files, subject};
 use crate::base::{HandshakeFailure, Metrics, Transport};
 
@@ -32,7 +34,9 @@ const FIRST_READ: usize = 2048;
 /// Speaks TLS with clients. All workers share one.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    shelf: Arc<Shelf>,
+    pub(super) shelf: Arc<Shelf>,
+    /// What answers the challenges of CAs, if certificates are got by ACME.
+    pub(super) challenges: OnceLock<Arc<Challenges>>,
     server: Arc<ServerConfig>,
     unknown_sni: UnknownSni,
     timeout: Duration,
@@ -67,10 +71,11 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificates = config.certificates.iter().map(|files| files.load(&provider)).collect::<Result<_, _>>()?;
         let shelf = Arc::new(Shelf::default());
-        shelf.replace(Certificates::new(certificates));
+        shelf.replace(certificates);
         let server = Arc::new(server_config(config, &provider, &shelf)?);
         Ok(Arc::new(Self {
             shelf,
+            challenges: OnceLock::new(),
             server,
             unknown_sni: config.unknown_sni,
             timeout: config.handshake_timeout,
@@ -95,6 +100,11 @@ impl Tls {
 
     async fn shake_hands(&self, mut transport: Transport) -> Result<Accepted, HandshakeError> {
         let hello = self.hello(&mut transport).await?;
+        if let Some(challenges) = self.challenges.get()
+            && is_challenge(&hello.client_hello())
+        {
+            return Err(challenge::answer(challenges, hello, transport, &self.metrics).await);
+        }
         let is_unknown = self.is_unknown(&hello.client_hello());
         if is_unknown && self.unknown_sni == UnknownSni::Refuse {
             let name = hello.client_hello().server_name().unwrap_or_default().to_owned();

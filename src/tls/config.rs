@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::acme;
+
 /// `[tls]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -20,6 +22,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// What a client gets that asks for a name of which there is no certificate.
     pub unknown_sni: UnknownSni,
+    /// `[tls.acme]`
+    pub acme: acme::Config,
 }
 
 impl Default for Config {
@@ -31,6 +35,7 @@ impl Default for Config {
             client_subject_field: None,
             handshake_timeout: Duration::from_secs(10),
             unknown_sni: UnknownSni::Default,
+            acme: acme::Config::default(),
         }
     }
 }

@@ -4,13 +4,16 @@
 //! * A certificate is used only with the key that belongs to it. A pair that can't be used never replaces one that can.
 //! * What a client's certificate says reaches the application in one field, which no client can write itself.
 //!
-//! May import: `base` and `rfc9111`. Knows no listener and no request.
+//! May import: `base`, `rfc9111`, and for the state of ACME `store`. Knows no listener and no request.
 
 mod accept;
+pub mod acme;
 mod certificate;
+mod challenge;
 mod config;
 mod error;
 mod files;
+mod install;
 mod resolver;
 mod subject;
 
@@ -18,3 +21,4 @@ pub(crate) use self::accept::{Accepted, Protocol, Tls};
 pub use self::config::{CertificateFiles, Config, MinVersion, UnknownSni};
 pub(crate) use self::error::HandshakeError;
 pub use self::error::TlsError;
+pub(crate) use self::install::Installed;

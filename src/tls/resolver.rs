@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -12,17 +12,39 @@ use super::certificate::Certificate;
 
 /// The certificates in use, which may be replaced while handshakes use them.
 #[derive(Debug, Default)]
-pub(super) struct Shelf(RwLock<Arc<Certificates>>);
+pub(super) struct Shelf {
+    current: RwLock<Arc<Certificates>>,
+    /// Guarded by its lock: those of files and those of ACME, which change each for themselves.
+    parts: Mutex<Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    files: Vec<Certificate>,
+    acme: Vec<Certificate>,
+}
 
 impl Shelf {
     /// Returns the certificates in use.
     pub(super) fn current(&self) -> Arc<Certificates> {
-        Arc::clone(&self.0.read())
+        Arc::clone(&self.current.read())
     }
 
-    /// Replaces all of them at once.
-    pub(super) fn replace(&self, with: Certificates) {
-        *self.0.write() = Arc::new(with);
+    /// Replaces those of files, all at once.
+    pub(super) fn replace(&self, with: Vec<Certificate>) {
+        self.change(|parts| parts.files = with);
+    }
+
+    /// Replaces those of ACME, all at once. Where both have one for a name, that of the file counts.
+    pub(super) fn install(&self, with: Vec<Certificate>) {
+        self.change(|parts| parts.acme = with);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock();
+        change(&mut parts);
+        let all = parts.files.iter().chain(&parts.acme).cloned().collect();
+        *self.current.write() = Arc::new(Certificates::new(all));
     }
 }
 

@@ -33,10 +33,12 @@ pub(crate) enum HandshakeFailure {
     Closed,
     /// It took too long.
     Timeout,
+    /// It was a CA, whose challenge was answered (RFC 8737).
+    Challenge,
 }
 
 /// Every reason, with its name.
-const FAILURES: [(HandshakeFailure, &str); 13] = [
+const FAILURES: [(HandshakeFailure, &str); 14] = [
     (HandshakeFailure::PlainHttp, "plain-http"),
     (HandshakeFailure::NotTls, "not-tls"),
     (HandshakeFailure::Malformed, "malformed"),
@@ -50,6 +52,7 @@ const FAILURES: [(HandshakeFailure, &str); 13] = [
     (HandshakeFailure::Alert, "alert"),
     (HandshakeFailure::Closed, "closed"),
     (HandshakeFailure::Timeout, "timeout"),
+    (HandshakeFailure::Challenge, "acme-challenge"),
 ];
 
 impl HandshakeFailure {

@@ -117,7 +117,9 @@ pub(super) mod tests {
         assert_eq!(read.validity.from.to_rfc3339(), "2030-01-01T00:00:00Z");
         let (key_id, serial) = read.id.as_deref().and_then(|id| id.split_once('.')).expect("an id");
         assert!(key_id.len() >= 26 && !serial.is_empty(), "{key_id}.{serial}");
-        for (chain, key) in [(chain.as_str(), new_key().expect("a key").as_str()), ("", &key), (&key, &key), (&chain, "")] {
+        for (chain, key) in
+            [(chain.as_str(), new_key().expect("a key").as_str()), ("", &key), (&key, &key), (&chain, "")]
+        {
             assert!(Issued::read(chain, key).is_err());
         }
     }

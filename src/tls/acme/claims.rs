@@ -68,7 +68,8 @@ impl Claims {
             debug!("another process orders certificates, or is about to: {other}");
             return Ok(None);
         }
-        let held = Held { claims: self, name: ClaimName { stamp: Stamp { time: self.keep.now(), node: self.node }, beat: 0 } };
+        let held =
+            Held { claims: self, name: ClaimName { stamp: Stamp { time: self.keep.now(), node: self.node }, beat: 0 } };
         self.write(held.name).await?;
         sleep(self.pace.settle).await;
         match self.live(Some(held.name.stamp)).await {
@@ -99,11 +100,7 @@ impl Claims {
     }
 
     /// Tells the claims that are alive from those that are not.
-    fn observe(
-        &self,
-        claims: impl Iterator<Item = ClaimName>,
-        own: Option<Stamp>,
-    ) -> (Vec<Stamp>, Vec<ClaimName>) {
+    fn observe(&self, claims: impl Iterator<Item = ClaimName>, own: Option<Stamp>) -> (Vec<Stamp>, Vec<ClaimName>) {
         let mut listed: HashMap<Stamp, u32> = HashMap::new();
         let all: Vec<ClaimName> = claims.collect();
         for claim in &all {
@@ -195,8 +192,11 @@ mod tests {
     use crate::base::Clock;
     use crate::rfc9111::timestamp::Timestamp;
 
-    const PACE: Pace =
-        Pace { settle: Duration::from_millis(200), beat: Duration::from_millis(100), dead_after: Duration::from_millis(400) };
+    const PACE: Pace = Pace {
+        settle: Duration::from_millis(200),
+        beat: Duration::from_millis(100),
+        dead_after: Duration::from_millis(400),
+    };
 
     async fn keep(directory: &tempfile::TempDir, clock: i64) -> Keep {
         let clock = Clock::manual(Timestamp::from_secs(clock));

@@ -59,16 +59,20 @@ impl CaClient {
             let bytes = std::fs::read(ca_file).map_err(|error| told(format!("can't be read: {error}")))?;
             for certificate in CertificateDer::pem_slice_iter(&bytes) {
                 let certificate = certificate.map_err(|error| told(format!("is no sound PEM: {error}")))?;
-                roots.add(certificate).map_err(|error| told(format!("has a certificate that can't be used: {error}")))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| told(format!("has a certificate that can't be used: {error}")))?;
             }
             if roots.is_empty() {
                 return Err(told("has no certificate: name the authority that the directory's own is from".into()));
             }
         }
         if roots.is_empty() {
-            return Err("tls.acme: this machine has no certificates of authorities, by which the CA could be known: install \
+            return Err(
+                "tls.acme: this machine has no certificates of authorities, by which the CA could be known: install \
                         them (the package ca-certificates), or name a file in tls.acme.ca_file"
-                .into());
+                    .into(),
+            );
         }
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -110,7 +114,8 @@ impl CaClient {
             Ok::<_, String>(Response::from_parts(head, body.to_bytes()))
         };
         let answer = tokio::time::timeout(TO_ANSWER, answer).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", TO_ANSWER.as_secs()))).map_err(told)?;
+        let answer =
+            answer.unwrap_or_else(|_| Err(format!("no answer within {} s", TO_ANSWER.as_secs()))).map_err(told)?;
         self.judge(&method, answer).map_err(told)
     }
 

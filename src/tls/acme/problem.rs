@@ -38,16 +38,20 @@ impl Failure {
     pub(super) fn of(error: &Error, said: Option<Duration>) -> Self {
         match error {
             Error::Api(problem) => Self { said, ..Self::of_problem(problem, None) },
-            Error::Str("invalid order state") | Error::Unsupported(_) => {
-                Self { said, ..Self::new(Trouble::Refused, format!("the CA's answer is not what was asked for: {error}")) }
-            }
+            Error::Str("invalid order state") | Error::Unsupported(_) => Self {
+                said,
+                ..Self::new(Trouble::Refused, format!("the CA's answer is not what was asked for: {error}"))
+            },
             Error::Other(_) | Error::Str(_) if error.to_string().contains("replaces field mismatch") => Self {
                 is_no_replacement: true,
                 ..Self::new(Trouble::Unreachable, "the CA ignores which certificate is replaced")
             },
             Error::Timeout(_) => Self {
                 said,
-                ..Self::new(Trouble::Unreachable, "the CA has not come to a decision yet; the order goes on at the next attempt")
+                ..Self::new(
+                    Trouble::Unreachable,
+                    "the CA has not come to a decision yet; the order goes on at the next attempt",
+                )
             },
             error => {
                 let mut text = error.to_string();
@@ -98,7 +102,9 @@ impl Failure {
 fn hint(kind: &str, about: Option<(&str, &ChallengeType)>) -> Option<String> {
     let (name, challenge) = about.map_or(("the name", None), |(name, challenge)| (name, Some(challenge)));
     let door = match challenge {
-        Some(ChallengeType::TlsAlpn01) => "port 443, which has to lead to an https listener of Larder without another TLS before it",
+        Some(ChallengeType::TlsAlpn01) => {
+            "port 443, which has to lead to an https listener of Larder without another TLS before it"
+        }
         Some(_) | None => "port 80, which has to lead to an http listener of Larder",
     };
     Some(match kind {
@@ -107,14 +113,20 @@ fn hint(kind: &str, about: Option<(&str, &ChallengeType)>) -> Option<String> {
              or choose the other tls.acme.challenge"
         ),
         "dns" => format!("Give {name} an A or AAAA record that leads here, and wait until it is known everywhere"),
-        "caa" => format!("A CAA record of {name}, or of a domain above it, forbids this CA: add it there, or name another directory"),
+        "caa" => format!(
+            "A CAA record of {name}, or of a domain above it, forbids this CA: add it there, or name another directory"
+        ),
         "unauthorized" | "incorrectResponse" => {
-            format!("Something else than this Larder answered for {name}: check where its A and AAAA records and {door} lead")
+            format!(
+                "Something else than this Larder answered for {name}: check where its A and AAAA records and {door} lead"
+            )
         }
         "tls" => format!("The handshake failed: check that {door}"),
         "rateLimited" => "Use the staging directory until all else works; see docs/acme.md for the limits".into(),
         "rejectedIdentifier" => "This CA gives no certificate for the name: take it out of tls.acme.domains".into(),
-        "externalAccountRequired" => "This CA wants accounts that are bound to a customer's (EAB), which Larder can't do".into(),
+        "externalAccountRequired" => {
+            "This CA wants accounts that are bound to a customer's (EAB), which Larder can't do".into()
+        }
         "userActionRequired" => "Visit the address that the CA names, and agree to its new terms".into(),
         "accountDoesNotExist" => "A new account is made at the next attempt".into(),
         "invalidProfile" => "See tls.acme.profile".into(),

@@ -244,7 +244,8 @@ impl fmt::Display for Pending {
 
 /// Returns whether a text may be a token (RFC 8555 §8.3: of the alphabet of base64url), of a length that a file's name has.
 pub(super) fn is_token(text: &str) -> bool {
-    (1..=190).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    (1..=190).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 #[cfg(test)]
@@ -257,14 +258,17 @@ mod tests {
         assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
         let claim = ClaimName { stamp, beat: 7 };
         assert_eq!(ClaimName::parse(&claim.to_string()), Some(claim));
-        let pending =
-            Pending { since: stamp.time, name: "a.example".into(), authorization: "to-k_en.thumb".into() };
+        let pending = Pending { since: stamp.time, name: "a.example".into(), authorization: "to-k_en.thumb".into() };
         assert_eq!(Pending::parse(&pending.to_string()), Some(pending.clone()));
         assert_eq!(pending.token(), "to-k_en");
-        for foreign in ["", "-", "5-6", "+000000000000005-0000000000000006", "0000000000000005-0000000000000006-", "a/b/c"] {
+        for foreign in
+            ["", "-", "5-6", "+000000000000005-0000000000000006", "0000000000000005-0000000000000006-", "a/b/c"]
+        {
             assert_eq!((Stamp::parse(foreign), ClaimName::parse(foreign), Pending::parse(foreign)), (None, None, None));
         }
-        for (token, is_sound) in [("a", true), ("", false), ("../x", false), ("a/b", false), ("a.b", false), ("ä", false)] {
+        for (token, is_sound) in
+            [("a", true), ("", false), ("../x", false), ("a/b", false), ("a.b", false), ("ä", false)]
+        {
             assert_eq!(is_token(token), is_sound, "{token}");
         }
         assert!(!is_token(&"a".repeat(191)));

@@ -18,6 +18,9 @@ use crate::store::{Keep, StoreError, StoreErrorKind};
 /// The certificates that are kept of a group: the one in use and the one before it.
 const KEPT: usize = 2;
 
+/// Milliseconds for which a certificate is kept after it has expired.
+const LEFT_OVER: i64 = 30 * 24 * 3_600_000;
+
 /// The state of one CA.
 #[derive(Debug)]
 pub(super) struct State {
@@ -114,9 +117,9 @@ impl State {
             needed.insert(name);
         }
         for group in snapshot.groups.values_mut() {
-            group.certificates.sort_by(|(a, one), (b, other)| {
-                (other.issued.validity.until, b).cmp(&(one.issued.validity.until, a))
-            });
+            group
+                .certificates
+                .sort_by(|(a, one), (b, other)| (other.issued.validity.until, b).cmp(&(one.issued.validity.until, a)));
         }
         self.read.lock().retain(|name, _| needed.contains(name));
         Ok(snapshot)
@@ -181,14 +184,17 @@ impl State {
     /// Deletes what is of no use: all but the last plan of a group, all orders but the last, the certificates before the last
     /// two, the challenges that are older than an hour. Only for the process that orders.
     pub(super) async fn tidy(&self, snapshot: &Snapshot) {
+        let now = self.keep.now();
         let mut kept: HashSet<String> = HashSet::new();
         kept.extend(snapshot.account.iter().map(|(name, _)| name.clone()));
         for group in snapshot.groups.values() {
-            kept.extend(group.certificates.iter().take(KEPT).map(|(name, _)| name.clone()));
+            // Those of names that are configured no more go as well, once they are of no use to anybody.
+            let is_fresh = |stored: &Stored| now.millis_since(stored.issued.validity.until) < LEFT_OVER;
+            let certificates = group.certificates.iter().take(KEPT).filter(|(_, stored)| is_fresh(stored));
+            kept.extend(certificates.map(|(name, _)| name.clone()));
             kept.extend(group.order.iter().map(|(name, _)| name.clone()));
         }
         kept.extend(snapshot.last_of(Plan::KIND).into_iter().map(|(_, name)| name));
-        let now = self.keep.now();
         for name in snapshot.names.iter().filter(|name| !kept.contains(*name)) {
             let (kind, rest) = name.split_once('/').unwrap_or_default();
             let is_of_no_use = match kind {
@@ -238,7 +244,8 @@ impl Snapshot {
     fn last_of(&self, kind: &str) -> BTreeMap<String, String> {
         let mut last = BTreeMap::new();
         for name in &self.names {
-            let Some((group, _)) = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('/')?.rsplit_once('/')) else {
+            let Some((group, _)) = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('/')?.rsplit_once('/'))
+            else {
                 continue;
             };
             if stamp(name).is_some() {
