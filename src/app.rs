@@ -21,6 +21,7 @@ use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin, Origins};
 use crate::proxy::{Failures, Https, Keys, Proxy, Rules};
 use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
+use crate::tls::{Tls, TlsError};
 use crate::upstream::forwarding::Signature;
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 
@@ -29,6 +30,8 @@ use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 pub enum StartError {
     /// An address can't be listened on.
     Listen(ListenError),
+    /// TLS can't be set up.
+    Tls(TlsError),
     /// The durable tier can't be used.
     Durable(StoreError),
     /// A thread or runtime can't be made.
@@ -39,6 +42,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
             Self::Durable(failure) => write!(f, "durable.url: {failure}"),
             Self::Runtime(error) => write!(f, "a thread could not be started: {error}"),
         }
@@ -75,6 +79,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let control = control_runtime().map_err(StartError::Runtime)?;
     let metrics = Metrics::new(threads);
     let store = open_store(&config, &control, &metrics, threads, &clock)?;
+    let tls = open_tls(&config, &metrics)?;
     // Bound last: nobody connects to a Larder that may not come up.
     let (sockets, addresses) =
         bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
@@ -117,6 +122,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server),
             metrics: proxy.metrics.worker(index),
+            tls: tls.clone(),
             under_way: Arc::clone(&under_way),
             refusals: Arc::clone(&refusals),
             stop: stop.clone(),
@@ -164,6 +170,12 @@ fn open_store(
         durable.prepare(threads);
     }
     Ok(Store::new(memory, durable, purges, clock.clone()))
+}
+
+/// Opens the certificates, if there is a listener with TLS.
+fn open_tls(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Tls>>, StartError> {
+    let is_needed = config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+    is_needed.then(|| Tls::open(&config.tls, Arc::clone(metrics))).transpose().map_err(StartError::Tls)
 }
 
 /// Returns what is said to clients about https. A port that is mapped to another one is 443 outside.

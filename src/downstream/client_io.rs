@@ -336,7 +336,8 @@ impl AsyncWrite for ClientIo {
         let this = self.get_mut();
         ready!(this.poll_replacement(cx))?;
         ready!(this.poll_informational(cx))?;
-        ready!(this.transport()?.poll_flush(cx))?;
+        let flushed = this.transport()?.poll_flush(cx).map_ok(|()| 0);
+        ready!(this.poll_stall(cx, flushed))?;
         // hyper flushes when its own buffer is empty, so the whole response is out.
         if this.connection.flushed() {
             this.since = None;

@@ -4,6 +4,7 @@
 //! requests and the origin connections that they use stay on one core.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,12 +19,13 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{http1, http2};
 use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
 use crate::downstream::{Listen, Refusals, Sockets};
 use crate::proxy::Proxy;
+use crate::tls::{Accepted, Protocol, Tls};
 use crate::upstream::forwarding::{Peer, Trust};
 
 /// `[server]`
@@ -157,6 +159,8 @@ pub(crate) struct Worker {
     pub config: Arc<Config>,
     /// The counters of this worker.
     pub metrics: Arc<WorkerMetrics>,
+    /// Speaks TLS; `None`: there is no listener with TLS.
+    pub tls: Option<Arc<Tls>>,
     /// The requests of HTTP/2 under way, of all workers.
     pub under_way: Arc<Requests>,
     /// Counts what arrives and is not a request.
@@ -254,20 +258,31 @@ impl Worker {
         }
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
-        let (protocol, transport, first) = if self.config.h2c {
-            let Some(begun) = self.begin(transport).await else { return };
-            begun
-        } else {
-            (Protocol::Http1, transport, Bytes::new())
+        let begun = match &self.tls {
+            Some(tls) if peer.scheme == "https" => self.shake_hands(tls, transport, peer.ip).await,
+            Some(_) | None if self.config.h2c => self.begin(transport).await,
+            Some(_) | None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
         };
+        let Some(Begun { protocol, transport, first }) = begun else { return };
         match protocol {
             Protocol::Http1 => http1::serve(&self, transport, first, peer, &connections).await,
             Protocol::Http2 => http2::serve(&self, transport, first, peer, &connections).await,
         }
     }
 
+    /// Begins a connection with TLS.
+    async fn shake_hands(&self, tls: &Tls, transport: Transport, from: Option<IpAddr>) -> Option<Begun> {
+        match tls.accept(transport).await {
+            Ok(Accepted { protocol, transport, .. }) => Some(Begun { protocol, transport, first: Bytes::new() }),
+            Err(error) => {
+                debug!("a handshake with {from:?} failed: {}", error.sentence);
+                None
+            }
+        }
+    }
+
     /// Reads the first bytes of a connection in clear text, which tell its version (RFC 9113 §3.3).
-    async fn begin(&self, mut transport: Transport) -> Option<(Protocol, Transport, Bytes)> {
+    async fn begin(&self, mut transport: Transport) -> Option<Begun> {
         // No other method begins with these letters.
         const PREFACE: &[u8] = b"PRI ";
         let mut first = BytesMut::with_capacity(FIRST_READ);
@@ -282,21 +297,20 @@ impl Worker {
         };
         tokio::time::timeout(limit, read).await.ok()?.ok()?;
         let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
-        Some((protocol, transport, first.freeze()))
+        Some(Begun { protocol, transport, first: first.freeze() })
     }
+}
+
+/// A connection whose version of HTTP is known.
+struct Begun {
+    protocol: Protocol,
+    transport: Transport,
+    /// What was read of it.
+    first: Bytes,
 }
 
 /// The most bytes that are read of a connection whose version is not known yet.
 const FIRST_READ: usize = 4 << 10;
-
-/// The version of HTTP that a connection carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// HTTP/1.1 or 1.0.
-    Http1,
-    /// HTTP/2.
-    Http2,
-}
 
 /// The connections of a worker.
 #[derive(Debug, Default)]

@@ -107,7 +107,9 @@ impl AsyncWrite for Http2Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().transport()?.poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = this.transport()?.poll_flush(cx).map_ok(|()| 0);
+        this.poll_stall(cx, flushed).map_ok(drop)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
