@@ -142,6 +142,7 @@ impl Config {
         }
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
+        told.extend(self.tls.acme.mistakes(matches!(self.durable.location, Location::S3 { .. })));
         told
     }
 
@@ -200,6 +201,12 @@ impl Config {
             told.push(format!(
                 "tls.client_subject_field: \"{field}\" is removed from all requests and never written, since tls.client_ca is empty; set that too, or leave both empty"
             ));
+        }
+        if self.tls.acme.is_on() && !self.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_))) {
+            told.push(
+                "tls.acme.domains: the certificates are used by nobody, since server.listen has no https:// address; add one, such as \"https://0.0.0.0:443\""
+                    .into(),
+            );
         }
         for name in &self.stray_variables {
             told.push(format!(

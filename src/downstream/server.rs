@@ -272,7 +272,7 @@ impl Worker {
 
     /// Begins a connection with TLS.
     async fn shake_hands(&self, tls: &Tls, transport: Transport, from: Option<IpAddr>) -> Option<Begun> {
-        match tls.accept(transport).await {
+        match tls.accept(transport, from).await {
             Ok(Accepted { protocol, transport, .. }) => Some(Begun { protocol, transport, first: Bytes::new() }),
             Err(error) => {
                 debug!("a handshake with {from:?} failed: {}", error.sentence);

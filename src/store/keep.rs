@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::directory::Directory;
 use super::durable::Durable;
-use super::error::{StoreError, StoreErrorKind};
+use super::error::StoreError;
 use super::place::Place;
 use super::purpose::asking_for;
 use crate::base::{Clock, RequestPurpose};
@@ -120,16 +120,4 @@ impl Keep {
 /// Returns whether others than its owner may read what is in the directory `path`.
 pub(crate) fn is_open_to_others(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.mode() & 0o077 != 0)
-}
-
-impl StoreErrorKind {
-    /// Returns whether an object that was read with this error is as good as not there.
-    pub(crate) fn is_no_object(self) -> bool {
-        match self {
-            Self::Absent | Self::Corrupt => true,
-            Self::Refused | Self::Unavailable | Self::Overloaded | Self::Full | Self::Unacceptable | Self::GivenUp => {
-                false
-            }
-        }
-    }
 }

@@ -1,49 +1,38 @@
 //! The handshake: from a connection to a stream of bytes that only its two ends can read.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::{Accepted as Hello, Acceptor};
+use rustls::{HandshakeKind, ServerConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::StartHandshake;
+use tracing::{debug, info};
 
-use super::acme::Challenges;
-use super::challenge::{self, is_challenge};
-use super::config::{Config, MinVersion, UnknownSni};
-use super::error::{HandshakeError, TlsError};
-use super::resolver::Shelf;
-use super::{files, subject};
-use crate::base::{HandshakeFailure, Metrics, Transport};
+use super::challenge::is_challenge;
+use super::config::UnknownSni;
+use super::error::HandshakeError;
+use super::server::Tls;
+use super::subject;
+use crate::base::{Handshake, HandshakeFailure, Sni, Transport};
 
-/// The protocols that a client may choose by ALPN (RFC 7301), the preferred one first.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-
-/// The alert `unrecognized_name`, fatal, in a record of its own.
+/// Fatal alerts in records of their own, before there are keys.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
-/// The bytes that are read at once of a client's first message.
+/// The first byte of a TLS record with a handshake message.
+const HANDSHAKE: u8 = 22;
+
+/// The bytes that are read at once of a client's first message. Most clients send fewer, those with post-quantum keys a
+/// little more.
 const FIRST_READ: usize = 2048;
 
-/// Speaks TLS with clients. All workers share one.
-#[derive(Debug)]
-pub(crate) struct Tls {
-    pub(super) shelf: Arc<Shelf>,
-    /// What answers the challenges of CAs, if certificates are got by ACME.
-    pub(super) challenges: OnceLock<Arc<Challenges>>,
-    server: Arc<ServerConfig>,
-    unknown_sni: UnknownSni,
-    timeout: Duration,
-    metrics: Arc<Metrics>,
-    /// True if the application is told the subject of the client's certificate.
-    tells_subject: bool,
-}
+/// The longest time to tell a client of plain HTTP what is wrong.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nAge: 0\r\nCache-Status: larder; detail=plain-http\r\nContent-Length: 35\r\n\r\nthis port speaks TLS: use https://\n";
 
 /// The protocol that a client has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,36 +55,32 @@ pub(crate) struct Accepted {
 }
 
 impl Tls {
-    /// Reads all files, and checks them.
-    pub(crate) fn open(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let certificates = config.certificates.iter().map(|files| files.load(&provider)).collect::<Result<_, _>>()?;
-        let shelf = Arc::new(Shelf::default());
-        shelf.replace(certificates);
-        let server = Arc::new(server_config(config, &provider, &shelf)?);
-        Ok(Arc::new(Self {
-            shelf,
-            challenges: OnceLock::new(),
-            server,
-            unknown_sni: config.unknown_sni,
-            timeout: config.handshake_timeout,
-            metrics,
-            tells_subject: config.client_subject_field.is_some(),
-        }))
-    }
-
-    /// Does the handshake. A client that is too slow, or can't be talked to, gets an alert or a sentence, and an error is
-    /// returned, which is counted already.
-    pub(crate) async fn accept(&self, transport: Transport) -> Result<Accepted, HandshakeError> {
-        let accepted = tokio::time::timeout(self.timeout, self.shake_hands(transport)).await;
-        let accepted = accepted.unwrap_or_else(|_| {
+    /// Does the handshake with a client at `peer`. One that is too slow, or can't be talked to, gets an alert or a
+    /// sentence. The error is counted, and logged once a minute for each reason.
+    pub(crate) async fn accept(&self, transport: Transport, peer: Option<IpAddr>) -> Result<Accepted, HandshakeError> {
+        // It is in a box since it is large, and the task of the connection lives on.
+        let handshake = Box::pin(self.shake_hands(transport));
+        let done = tokio::time::timeout(self.config.handshake_timeout, handshake).await;
+        let done = done.unwrap_or_else(|_| {
             let sentence = "the handshake was not done within tls.handshake_timeout";
             Err(HandshakeError::new(HandshakeFailure::Timeout, sentence))
         });
-        if let Err(error) = &accepted {
-            self.metrics.tls.failed(error.why);
+        if let Err(error) = &done {
+            self.note(error, peer);
         }
-        accepted
+        done
+    }
+
+    /// Counts a handshake that failed, and logs one a minute for each reason.
+    fn note(&self, HandshakeError { why, sentence }: &HandshakeError, peer: Option<IpAddr>) {
+        self.metrics.tls.failed(*why);
+        let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
+        if !why.is_told() {
+            debug!(peer, reason = why.as_str(), "{sentence}");
+            return;
+        }
+        let Some(turn) = self.told.turn(*why, self.clock.now().as_millis()) else { return };
+        info!(peer, reason = why.as_str(), "a TLS handshake failed: {sentence}{}", turn.in_words());
     }
 
     async fn shake_hands(&self, mut transport: Transport) -> Result<Accepted, HandshakeError> {
@@ -103,47 +88,42 @@ impl Tls {
         if let Some(challenges) = self.challenges.get()
             && is_challenge(&hello.client_hello())
         {
-            return Err(challenge::answer(challenges, hello, transport, &self.metrics).await);
+            return Err(self.answer_challenge(challenges, hello, transport).await);
         }
-        let is_unknown = self.is_unknown(&hello.client_hello());
-        if is_unknown && self.unknown_sni == UnknownSni::Refuse {
-            let name = hello.client_hello().server_name().unwrap_or_default().to_owned();
-            let _ = transport.write_all(&UNRECOGNIZED_NAME).await;
-            let sentence =
-                format!("there is no certificate for {name}, which the client asks for; see tls.unknown_sni");
-            return Err(HandshakeError::new(HandshakeFailure::UnknownSni, sentence));
-        }
+        self.check_name(&hello, &mut transport).await?;
         let start = StartHandshake::from_parts(hello, transport);
-        let stream =
-            start.into_stream(Arc::clone(&self.server)).await.map_err(|error| HandshakeError::of_io(&error))?;
+        let stream = start.into_stream(self.server()).await.map_err(|error| HandshakeError::of_io(&error))?;
         let (_, connection) = stream.get_ref();
+        self.metrics.tls.done(Handshake {
+            is_tls13: connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3),
+            is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        });
         let protocol = match connection.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             Some(_) | None => Protocol::Http1,
         };
-        let subject = if self.tells_subject {
-            let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-            let subject = certificate.and_then(|certificate| subject::of(certificate));
-            Some(subject.ok_or_else(|| {
-                let sentence = "the client's certificate has no subject, or one that is too long for a field";
-                HandshakeError::new(HandshakeFailure::ClientCertificate, sentence)
-            })?)
-        } else {
-            None
-        };
+        let subject = self.config.client_subject_field.as_ref().map(|_| subject_of(connection)).transpose()?;
         Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject })
     }
 
     /// Reads the client's first message.
-    async fn hello(&self, transport: &mut Transport) -> Result<rustls::server::Accepted, HandshakeError> {
+    async fn hello(&self, transport: &mut Transport) -> Result<Hello, HandshakeError> {
         let mut acceptor = Acceptor::default();
         let mut buffer = [0; FIRST_READ];
+        let mut is_first = true;
         loop {
             let read = transport.read(&mut buffer).await.map_err(|error| HandshakeError::of_io(&error))?;
-            if read == 0 {
+            let mut rest = &buffer[..read];
+            if std::mem::take(&mut is_first) {
+                match rest.first() {
+                    None => return Err(HandshakeError::new(HandshakeFailure::Unused, "the client sent nothing")),
+                    Some(&HANDSHAKE) => {}
+                    Some(_) => return Err(Self::refuse_other(transport, rest).await),
+                }
+            }
+            if rest.is_empty() {
                 return Err(HandshakeError::of_io(&io::ErrorKind::UnexpectedEof.into()));
             }
-            let mut rest = &buffer[..read];
             while !rest.is_empty() {
                 acceptor.read_tls(&mut rest).map_err(|error| HandshakeError::of_io(&error))?;
             }
@@ -160,58 +140,62 @@ impl Tls {
         }
     }
 
-    /// Returns whether the client asks for a name of which there is no certificate.
-    fn is_unknown(&self, hello: &ClientHello<'_>) -> bool {
-        hello.server_name().is_some_and(|name| !self.shelf.current().has(name))
+    /// Answers a client whose first bytes are not those of TLS.
+    async fn refuse_other(transport: &mut Transport, begin: &[u8]) -> HandshakeError {
+        // A method is a word of capitals in practice, with a space behind it (RFC 9112 §3).
+        let method = begin.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+        let is_http = method >= 3 && begin.get(method).is_none_or(|byte| *byte == b' ');
+        if !is_http {
+            return HandshakeError::new(HandshakeFailure::NotTls, "what the client sent is not TLS");
+        }
+        let farewell = async {
+            transport.write_all(PLAIN_HTTP).await?;
+            transport.shutdown().await?;
+            // Closing with unread bytes would reset the connection before the client has read the answer.
+            let mut sink = [0; FIRST_READ];
+            for _ in 0..64 {
+                if transport.read(&mut sink).await? == 0 {
+                    break;
+                }
+            }
+            Ok::<(), io::Error>(())
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        HandshakeError::new(HandshakeFailure::PlainHttp, "the client speaks HTTP without TLS to a port for https")
+    }
+
+    /// Counts the name that a client asks for, and refuses the client if there is no certificate for it.
+    async fn check_name(&self, hello: &Hello, transport: &mut Transport) -> Result<(), HandshakeError> {
+        let certificates = self.shelf.current();
+        let hello = hello.client_hello();
+        let name = hello.server_name();
+        let sni = match name {
+            None => Sni::None,
+            Some(name) if certificates.has(name) => Sni::Known,
+            Some(_) => Sni::Unknown,
+        };
+        self.metrics.tls.asked_for(sni);
+        let refusal = if certificates.all().is_empty() {
+            let sentence = "there is no certificate yet: none has been issued";
+            Some((INTERNAL_ERROR, HandshakeError::new(HandshakeFailure::NoCertificate, sentence)))
+        } else if sni == Sni::Unknown && self.config.unknown_sni == UnknownSni::Refuse {
+            let name = name.unwrap_or_default();
+            let sentence = format!("there is no certificate for {name}, which the client asks for (tls.unknown_sni)");
+            Some((UNRECOGNIZED_NAME, HandshakeError::new(HandshakeFailure::UnknownSni, sentence)))
+        } else {
+            None
+        };
+        let Some((alert, error)) = refusal else { return Ok(()) };
+        let _ = transport.write_all(&alert).await;
+        Err(error)
     }
 }
 
-fn server_config(
-    config: &Config,
-    provider: &Arc<CryptoProvider>,
-    shelf: &Arc<Shelf>,
-) -> Result<ServerConfig, TlsError> {
-    let versions = match config.min_version {
-        MinVersion::Tls12 => &[&TLS13, &TLS12][..],
-        MinVersion::Tls13 => &[&TLS13],
-    };
-    let failed = |error: rustls::Error| TlsError(format!("tls: it can't be set up: {error}"));
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(versions);
-    let builder = builder.map_err(failed)?;
-    let mut server = if config.client_ca.as_os_str().is_empty() {
-        let mut server = builder.with_no_client_auth().with_cert_resolver(Arc::clone(shelf) as _);
-        server.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
-        server
-    } else {
-        let roots = Arc::new(authorities(config)?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
-        let verifier =
-            verifier.map_err(|error| TlsError(format!("{}: it can't be used: {error}", config.client_ca.display())))?;
-        let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::clone(shelf) as _);
-        // A resumed session would not show its certificate again, which may have been revoked or have expired.
-        server.send_tls13_tickets = 0;
-        server
-    };
-    server.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-    server.session_storage = Arc::new(NoServerSessionStorage {});
-    server.max_early_data_size = 0;
-    Ok(server)
-}
-
-/// Reads the authorities that issue clients' certificates.
-fn authorities(config: &Config) -> Result<RootCertStore, TlsError> {
-    let path = &config.client_ca;
-    let bytes = files::read(path)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&bytes) {
-        let certificate =
-            certificate.map_err(|error| TlsError(format!("{}: it is no sound PEM: {error}", path.display())))?;
-        roots.add(certificate).map_err(|error| {
-            TlsError(format!("{}: it has a certificate that can't be used: {error}", path.display()))
-        })?;
-    }
-    if roots.is_empty() {
-        return Err(TlsError(format!("{}: it has no certificate", path.display())));
-    }
-    Ok(roots)
+/// Returns the subject of the client's certificate.
+fn subject_of(connection: &ServerConnection) -> Result<HeaderValue, HandshakeError> {
+    let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+    certificate.and_then(|certificate| subject::of(certificate)).ok_or_else(|| {
+        let sentence = "the client's certificate has no subject, or one that is too long for a field";
+        HandshakeError::new(HandshakeFailure::ClientCertificate, sentence)
+    })
 }

@@ -22,6 +22,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// What a client gets that asks for a name of which there is no certificate.
     pub unknown_sni: UnknownSni,
+    /// The file of the secret of session tickets; empty: each start has a new one.
+    pub ticket_key: PathBuf,
     /// `[tls.acme]`
     pub acme: acme::Config,
 }
@@ -35,6 +37,7 @@ impl Default for Config {
             client_subject_field: None,
             handshake_timeout: Duration::from_secs(10),
             unknown_sni: UnknownSni::Default,
+            ticket_key: PathBuf::new(),
             acme: acme::Config::default(),
         }
     }

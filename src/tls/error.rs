@@ -36,7 +36,10 @@ impl HandshakeError {
     pub(super) fn of_io(error: &std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(inner) => Self::of_tls(inner),
-            None => Self::new(HandshakeFailure::Closed, format!("the client closed the connection: {error}")),
+            None => Self::new(
+                HandshakeFailure::Closed,
+                format!("the client closed the connection in the handshake: {error}"),
+            ),
         }
     }
 

@@ -13,12 +13,15 @@ mod challenge;
 mod config;
 mod error;
 mod files;
-mod install;
 mod resolver;
+mod server;
+mod setup;
 mod subject;
+mod tickets;
+mod watched;
 
-pub(crate) use self::accept::{Accepted, Protocol, Tls};
+pub(crate) use self::accept::{Accepted, Protocol};
 pub use self::config::{CertificateFiles, Config, MinVersion, UnknownSni};
 pub(crate) use self::error::HandshakeError;
 pub use self::error::TlsError;
-pub(crate) use self::install::Installed;
+pub(crate) use self::server::{Examined, Tls, examine};

@@ -3,48 +3,27 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
+use crate::rfc9111::timestamp::Timestamp;
 
 /// The certificates in use, which may be replaced while handshakes use them.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
-    current: RwLock<Arc<Certificates>>,
-    /// Guarded by its lock: those of files and those of ACME, which change each for themselves.
-    parts: Mutex<Parts>,
-}
-
-#[derive(Debug, Default)]
-struct Parts {
-    files: Vec<Certificate>,
-    acme: Vec<Certificate>,
-}
+pub(super) struct Shelf(RwLock<Arc<Certificates>>);
 
 impl Shelf {
     /// Returns the certificates in use.
     pub(super) fn current(&self) -> Arc<Certificates> {
-        Arc::clone(&self.current.read())
+        Arc::clone(&self.0.read())
     }
 
-    /// Replaces those of files, all at once.
-    pub(super) fn replace(&self, with: Vec<Certificate>) {
-        self.change(|parts| parts.files = with);
-    }
-
-    /// Replaces those of ACME, all at once. Where both have one for a name, that of the file counts.
-    pub(super) fn install(&self, with: Vec<Certificate>) {
-        self.change(|parts| parts.acme = with);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Parts)) {
-        let mut parts = self.parts.lock();
-        change(&mut parts);
-        let all = parts.files.iter().chain(&parts.acme).cloned().collect();
-        *self.current.write() = Arc::new(Certificates::new(all));
+    /// Replaces all of them at once.
+    pub(super) fn replace(&self, with: Certificates) {
+        *self.0.write() = Arc::new(with);
     }
 }
 
@@ -63,7 +42,7 @@ pub(super) struct Certificates {
     exact: HashMap<String, Vec<usize>>,
     /// The same for `*.` and a name.
     wildcard: HashMap<String, Vec<usize>>,
-    /// The places of the first, and of others for the same names, such as one with another kind of key.
+    /// The places of the first, and of others for the same names with another kind of key.
     default: Vec<usize>,
 }
 
@@ -119,5 +98,39 @@ impl Certificates {
         let fits = |place: &&usize| self.all[**place].key.key.choose_scheme(schemes).is_some();
         let place = places.iter().find(fits).or(places.first())?;
         Some(Arc::clone(&self.all[*place].key))
+    }
+
+    /// Returns everything that is most likely not meant, at `now`.
+    pub(super) fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let of_each = self.all.iter().flat_map(|certificate| certificate.warnings(now));
+        of_each.chain(self.unused()).collect()
+    }
+
+    /// Returns a sentence for each certificate that no client ever gets: others of the same kind of key come first for
+    /// all of its names.
+    fn unused(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for (place, certificate) in self.all.iter().enumerate().skip(1) {
+            let kind = certificate.key.key.algorithm();
+            let before = |name: &String| {
+                let places = match name.strip_prefix("*.") {
+                    Some(parent) => self.wildcard.get(parent),
+                    None => self.exact.get(name),
+                };
+                let same = |other: &&usize| **other < place && self.all[**other].key.key.algorithm() == kind;
+                places?.iter().find(same).map(|other| &self.all[*other].source)
+            };
+            let first: Vec<Option<&String>> = certificate.facts.names.iter().map(before).collect();
+            if let Some(Some(other)) = first.first()
+                && first.iter().all(Option::is_some)
+            {
+                told.push(format!(
+                    "{}: it is never used: {other} comes first, for {}; take one of them out",
+                    certificate.source,
+                    certificate.facts.named()
+                ));
+            }
+        }
+        told
     }
 }

@@ -22,7 +22,7 @@ pub(crate) use self::labels::{
     DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, RequestPurpose, Saved, Unparsed,
 };
 pub(crate) use self::resp::{RespClass, RespCounters, RespRefusal};
-pub(crate) use self::tls::{HandshakeFailure, TlsCounters};
+pub(crate) use self::tls::{Handshake, HandshakeFailure, Sni, TlsCounters};
 pub(crate) use self::worker::WorkerMetrics;
 
 /// All counters.

@@ -45,6 +45,13 @@ pub(super) static SECTION: Section = Section {
             field: &Of { at: |d| &mut d.config.tls.handshake_timeout, kind: Time::AboveZero },
             does: "Limits the time from the connection to the end of the handshake.",
         },
+        Key {
+            name: "ticket_key",
+            field: &Of { at: |d| &mut d.config.tls.ticket_key, kind: FILE },
+            does: "Keeps the secret of session tickets in this file, which Larder makes and replaces, so that clients \
+                   resume their sessions after a restart. Empty: only until the stop. There are no tickets with \
+                   tls.client_ca.",
+        },
     ],
 };
 

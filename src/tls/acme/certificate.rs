@@ -1,6 +1,6 @@
 //! Certificates as ACME needs them: requests for them, what a new one says, and those that answer tls-alpn-01.
 
-use std::sync::Arc;
+use std::fmt;
 
 use instant_acme::CertificateIdentifier;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -14,20 +14,27 @@ use super::plan::Validity;
 use crate::rfc9111::timestamp::Timestamp;
 
 /// A certificate with its key, ready to be used.
-#[derive(Clone, Debug)]
 pub(super) struct Issued {
     /// The names that it is for, in lower case.
     pub(super) names: Vec<String>,
     pub(super) validity: Validity,
     /// The name by which the CA knows it (RFC 9773 §4.1), if it says enough for one.
     pub(super) id: Option<String>,
-    pub(super) key: Arc<CertifiedKey>,
+    /// The chain and its private key, as PEM.
+    pub(super) chain: String,
+    pub(super) key: String,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued").field("names", &self.names).field("validity", &self.validity).finish_non_exhaustive()
+    }
 }
 
 impl Issued {
     /// Reads a chain and a key, both PEM, and checks that they belong together.
-    pub(super) fn read(chain: &str, key: &str) -> Result<Self, String> {
-        let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+    pub(super) fn read(chain_pem: &str, key_pem: &str) -> Result<Self, String> {
+        let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| format!("the chain is no sound PEM: {error}"))?;
         let leaf = chain.first().ok_or("the chain is empty")?;
@@ -44,11 +51,11 @@ impl Issued {
             until: Timestamp::from_secs(parsed.validity().not_after.timestamp()),
         };
         let id = CertificateIdentifier::try_from(leaf).ok().map(|id| id.to_string());
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
             .map_err(|error| format!("the private key is no sound PEM: {error}"))?;
-        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
             .map_err(|error| format!("the certificate and the key can't be used together: {error}"))?;
-        Ok(Self { names, validity, id, key: Arc::new(key) })
+        Ok(Self { names, validity, id, chain: chain_pem.to_owned(), key: key_pem.to_owned() })
     }
 
     /// Returns whether it is for all of these names.
@@ -89,6 +96,7 @@ pub(super) fn of_challenge(name: &str, digest: &[u8]) -> Result<CertifiedKey, St
 #[cfg(test)]
 pub(super) mod tests {
     use rcgen::{BasicConstraints, IsCa, Issuer, KeyUsagePurpose, date_time_ymd};
+    use x509_parser::extensions::ParsedExtension;
 
     use super::*;
 
@@ -128,7 +136,10 @@ pub(super) mod tests {
     fn a_request_has_the_names_and_nothing_else_of_us() {
         let der = request(&["a.example".into(), "b.example".into()], &new_key().expect("a key")).expect("a request");
         let (_, parsed) = x509_parser::certification_request::X509CertificationRequest::from_der(&der).expect("a CSR");
-        parsed.verify_signature().expect_err("x509-parser is built without cryptography");
+        let extensions: Vec<_> = parsed.requested_extensions().expect("extensions").collect();
+        let [ParsedExtension::SubjectAlternativeName(names)] = extensions[..] else { panic!("{extensions:?}") };
+        let expected = ["a.example", "b.example"].map(GeneralName::DNSName);
+        assert_eq!(names.general_names, expected);
         assert_eq!(parsed.certification_request_info.subject.iter().count(), 0);
     }
 

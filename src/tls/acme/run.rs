@@ -25,7 +25,7 @@ use crate::base::log::OncePerMinute;
 use crate::base::{AcmeOutcome, Clock, Metrics};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{Durable, Keep, is_open_to_others};
-use crate::tls::{Installed, Tls, TlsError};
+use crate::tls::{Tls, TlsError};
 
 /// The longest that one order takes, validation included.
 const TO_ORDER: Duration = Duration::from_secs(300);
@@ -39,6 +39,10 @@ const AFTER_START: i64 = 12 * 60;
 
 /// A pause that is said to be longer is not believed.
 const LONGEST_PAUSE: i64 = 8 * 24 * 3600;
+
+/// The bounds of the time between two looks at the state.
+const LEAST_POLL: Duration = Duration::from_millis(500);
+const MOST_POLL: Duration = Duration::from_secs(3600);
 
 /// The listeners by which a CA may reach this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +92,8 @@ pub(crate) struct Acme {
     since: Timestamp,
     /// Guarded by its lock: the names without a certificate, with what failed last.
     missing: Mutex<BTreeMap<String, String>>,
+    /// Guarded by its lock: what was put into use last, by group.
+    installed: Mutex<BTreeMap<String, Arc<Issued>>>,
     /// Troubles with the state that were logged.
     told: OncePerMinute<&'static str>,
 }
@@ -142,6 +148,8 @@ impl Acme {
                 return Err(TlsError("tls.acme.state: there is no bucket; name a directory".into()));
             }
         };
+        let mut config = config.clone();
+        config.poll_interval = config.poll_interval.clamp(LEAST_POLL, MOST_POLL);
         let client = CaClient::new(&config.ca_file).map_err(TlsError)?;
         if !config.account_key.as_os_str().is_empty() {
             account_key(&config.account_key).map_err(TlsError)?;
@@ -164,9 +172,11 @@ impl Acme {
             since: clock.now(),
             clock,
             missing: Mutex::default(),
+            installed: Mutex::default(),
             told: OncePerMinute::new(),
-            config: config.clone(),
+            config,
         });
+        this.tls.answer_challenges(Arc::clone(&this.challenges));
         match timeout(TO_START, this.state.snapshot()).await {
             Ok(Ok(snapshot)) => this.put_into_use(&snapshot),
             Ok(Err(error)) => this.tell_of_state(&error.to_string()),
@@ -188,10 +198,7 @@ impl Acme {
     /// Keeps the certificates until `stop` is cancelled.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.turn(&stop) => {}
-            }
+            self.turn(&stop).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 // Processes that were started together do not ask together.
@@ -202,7 +209,11 @@ impl Acme {
 
     /// Looks at the state once, and does what is due, unless another process does.
     async fn turn(&self, stop: &CancellationToken) {
-        let snapshot = match self.state.snapshot().await {
+        let snapshot = tokio::select! {
+            () = stop.cancelled() => return,
+            snapshot = self.state.snapshot() => snapshot,
+        };
+        let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
             Err(error) => return self.tell_of_state(&error.to_string()),
         };
@@ -334,7 +345,7 @@ impl Acme {
         match until.map(|until| until.millis_since(now)) {
             None => warn!("tls.acme: there is no certificate for {names} yet: {told}"),
             Some(left) if left <= 0 => {
-                error!("tls.acme: the certificate for {names} HAS EXPIRED, and is not renewed: {told}")
+                error!("tls.acme: the certificate for {names} HAS EXPIRED, and is not renewed: {told}");
             }
             Some(left) if left < 48 * 3_600_000 => {
                 error!(
@@ -434,7 +445,7 @@ impl Acme {
     /// Puts into use what the state has, and notes what is missing.
     fn put_into_use(&self, snapshot: &Snapshot) {
         let now = self.clock.now();
-        let (mut installed, mut next) = (Vec::new(), None::<Timestamp>);
+        let mut next = None::<Timestamp>;
         let mut missing = BTreeMap::new();
         for group in &self.groups {
             let GroupState { certificates, plan, .. } = snapshot.group(&group.id);
@@ -448,15 +459,29 @@ impl Acme {
             for name in group.names.iter().filter(|name| !has(name)) {
                 missing.insert(name.clone(), why.to_owned());
             }
-            installed.extend(usable.map(|issued| Installed {
-                source: format!("tls.acme ({})", group.names.join(" ")),
-                key: Arc::clone(&issued.key),
-            }));
+            if let Some(issued) = usable {
+                self.install(group, issued);
+            }
         }
         self.metrics.acme.renewal_at(next);
         self.metrics.acme.missing(missing.len());
         *self.missing.lock() = missing;
-        self.tls.install(installed);
+    }
+
+    /// Puts a certificate into use, unless it is.
+    fn install(&self, group: &Group, issued: Arc<Issued>) {
+        let mut installed = self.installed.lock();
+        if installed.get(&group.id).is_some_and(|last| Arc::ptr_eq(last, &issued)) {
+            return;
+        }
+        let source = format!("tls.acme, {}", group.names.join(" "));
+        match self.tls.install(&source, issued.chain.as_bytes(), issued.key.as_bytes()) {
+            Ok(()) => {
+                info!("{source}: uses the certificate that is valid until {}", issued.validity.until.to_rfc3339());
+                installed.insert(group.id.clone(), issued);
+            }
+            Err(why) => self.tell_of_state(&why.to_string()),
+        }
     }
 
     fn tell_of_state(&self, why: &str) {

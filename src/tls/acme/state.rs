@@ -194,7 +194,7 @@ impl State {
             kept.extend(certificates.map(|(name, _)| name.clone()));
             kept.extend(group.order.iter().map(|(name, _)| name.clone()));
         }
-        kept.extend(snapshot.last_of(Plan::KIND).into_iter().map(|(_, name)| name));
+        kept.extend(snapshot.last_of(Plan::KIND).into_values());
         for name in snapshot.names.iter().filter(|name| !kept.contains(*name)) {
             let (kind, rest) = name.split_once('/').unwrap_or_default();
             let is_of_no_use = match kind {

@@ -1,0 +1,3 @@
+//! Tests of listeners with TLS, with several kinds of clients.
+
+mod acme;
