@@ -23,7 +23,7 @@ use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::acme::{Acme, Doors};
 use crate::tls::{Tls, TlsError};
-use crate::upstream::forwarding::Signature;
+use crate::upstream::forwarding::{Signature, Trust};
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 
 /// The reason why Larder did not start. Each says what to do.
@@ -59,6 +59,8 @@ pub struct Running {
     admin_address: Option<Listen>,
     resp_address: Option<Listen>,
     proxy: Arc<Proxy>,
+    /// `None`: there is no listener with TLS.
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     workers: Vec<JoinHandle<()>>,
     /// What keeps the certificates, if they are got by ACME. Ends in `stop`.
@@ -135,7 +137,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         };
         workers.push(start_worker(index, worker, sockets, objects).map_err(StartError::Runtime)?);
     }
-    Ok(Running { addresses, admin_address, resp_address, proxy, stop, workers, acme, control, unix_sockets })
+    Ok(Running { addresses, admin_address, resp_address, proxy, tls, stop, workers, acme, control, unix_sockets })
 }
 
 /// Makes the runtime of everything but the workers: the durable tier, the admin listener, signals.
@@ -254,7 +256,7 @@ fn make_proxy(
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
     };
-    let trust = config.server.trust();
+    let trust = Trust { subject: config.tls.client_subject_field.clone(), ..config.server.trust() };
     Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
@@ -354,6 +356,15 @@ impl Running {
     /// Returns the proxy.
     pub fn proxy(&self) -> &Arc<Proxy> {
         &self.proxy
+    }
+
+    /// Returns what reads the files of certificates again, if there are any. It does not wait.
+    pub fn reloader(&self) -> Option<Box<dyn Fn() + Send>> {
+        let (tls, control) = (Arc::clone(self.tls.as_ref()?), self.control.handle().clone());
+        Some(Box::new(move || {
+            let tls = Arc::clone(&tls);
+            control.spawn_blocking(move || tls.reload());
+        }))
     }
 
     /// Returns the runtime of everything but the workers, on which signals are waited for.

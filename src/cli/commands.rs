@@ -22,6 +22,7 @@ use crate::base::{Clock, log, parse_duration, readable_size};
 use crate::config::{Config, Reading};
 use crate::proxy::{Manner, Schemes, What};
 use crate::store::Durable;
+use crate::tls;
 
 /// The exit code for a mistake in the configuration or on the command line.
 pub(super) const EXIT_CONFIG: u8 = 2;
@@ -288,6 +289,9 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     let durable = (config.durable.location.in_words(), config.durable.capacity());
     let running = app::start(config, Clock::system()).map_err(|error| failed(&error, ExitCode::FAILURE))?;
     signals.is_up();
+    if let Some(reload) = running.reloader() {
+        signals.on_hang_up(reload);
+    }
     for address in running.addresses() {
         info!("listening on {address}, in front of {upstream}");
     }
@@ -309,7 +313,7 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the warnings, and the mistakes or `ok`.
+/// Prints the warnings, what the certificates are for, and the mistakes or `ok`.
 fn check(reading: &Reading) -> ExitCode {
     let mut out = Out::default();
     for warning in reading.warnings() {
@@ -317,6 +321,17 @@ fn check(reading: &Reading) -> ExitCode {
     }
     if !reading.errors().is_empty() {
         reading.errors().iter().for_each(complain);
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    let examined = tls::examine(&reading.config().tls, Clock::system().now());
+    for warning in examined.warnings {
+        out.say(escaped(&format!("warning: {warning}")));
+    }
+    for certificate in examined.sound {
+        out.say(escaped(&certificate));
+    }
+    if !examined.mistakes.is_empty() {
+        examined.mistakes.iter().for_each(complain);
         return ExitCode::from(EXIT_CONFIG);
     }
     out.say("ok");

@@ -1,6 +1,6 @@
 //! Signals: what ends Larder, what is only told, and what is left to the system.
 //!
-//! SIGTERM and SIGINT stop it in order, under `larder dev` SIGHUP as well. Another signal ends it at once if one of its
+//! SIGTERM and SIGINT stop it in order, under `larder dev` SIGHUP as well. Otherwise SIGHUP reads certificates again. Another signal ends it at once if one of its
 //! own kind came at least a second before: a terminal, a container's runtime and a supervisor may each send theirs for
 //! one stop, both kinds or one of them twice. Other signals that would kill by default, but have no meaning yet, are
 //! logged and have no effect. SIGPIPE is ignored by the standard library.
@@ -88,13 +88,22 @@ enum Phase {
 }
 
 /// The signals of this process, waited for on a thread of their own.
-#[derive(Debug)]
 pub struct Signals {
     stop: mpsc::Receiver<()>,
     /// The other end of `stop`.
     stopper: mpsc::Sender<()>,
     /// The lock decides between a start that is done and a signal that ends it.
     phase: Arc<Mutex<Phase>>,
+    reload: Reload,
+}
+
+/// What SIGHUP begins, once there is something to read again.
+type Reload = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signals").field("phase", &self.phase).finish_non_exhaustive()
+    }
 }
 
 impl Signals {
@@ -124,15 +133,22 @@ impl Signals {
         let (sender, stop) = mpsc::channel();
         let phase = Arc::new(Mutex::new(Phase::Starting));
         let (known, stopper) = (Arc::clone(&phase), sender.clone());
+        let reload = Reload::default();
+        let reloads = Arc::clone(&reload);
         std::thread::Builder::new()
             .name("larder-signals".into())
-            .spawn(move || runtime.block_on(sources.heed(&known, &sender)))?;
-        Ok(Self { stop, stopper, phase })
+            .spawn(move || runtime.block_on(sources.heed(&known, &sender, &reloads)))?;
+        Ok(Self { stop, stopper, phase, reload })
     }
 
     /// From now on there is something to be stopped in order.
     pub fn is_up(&self) {
         *self.phase.lock() = Phase::Up;
+    }
+
+    /// From now on SIGHUP begins `reload`, which must not wait.
+    pub(super) fn on_hang_up(&self, reload: Box<dyn Fn() + Send>) {
+        *self.reload.lock() = Some(reload);
     }
 
     /// Returns what ends [`Signals::wait`] as a signal does.
@@ -150,7 +166,7 @@ impl Signals {
 /// Says what SIGHUP does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HangUp {
-    /// It is logged, and has no effect.
+    /// It is logged, and begins what [`Signals::on_hang_up`] was given.
     IsTold,
     /// It stops Larder in order.
     Ends,
@@ -166,7 +182,7 @@ struct Sources {
 }
 
 impl Sources {
-    async fn heed(mut self, phase: &Mutex<Phase>, stop: &mpsc::Sender<()>) {
+    async fn heed(mut self, phase: &Mutex<Phase>, stop: &mpsc::Sender<()>, reload: &Reload) {
         let (mut seen, watch) = (Seen::default(), Stopwatch::start());
         loop {
             let ending = tokio::select! {
@@ -175,7 +191,13 @@ impl Sources {
                 _ = self.hangup.recv() => match self.on_hang_up {
                     HangUp::Ends => Ending::HangUp,
                     HangUp::IsTold => {
-                        warn!("SIGHUP: there is no reload yet; restart Larder to change the configuration");
+                        match &*reload.lock() {
+                            Some(reload) => {
+                                info!("SIGHUP: the files of certificates are read again; restart Larder to change the configuration");
+                                reload();
+                            }
+                            None => warn!("SIGHUP: there is no reload yet; restart Larder to change the configuration"),
+                        }
                         continue;
                     }
                 },

@@ -143,6 +143,39 @@ impl Config {
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
         told.extend(self.tls.acme.mistakes(matches!(self.durable.location, Location::S3 { .. })));
+        if let Some(listen) = self.tls_listener().filter(|_| self.tls.certificates.is_empty() && !self.tls.acme.is_on()) {
+            told.push(format!(
+                "tls.certificate: there is none for server.listen = \"{listen}\"; name a chain and its key under [[tls.certificate]], or have it got by tls.acme.domains"
+            ));
+        }
+        told
+    }
+
+    /// Returns the first listener with TLS.
+    fn tls_listener(&self) -> Option<&Listen> {
+        self.server.listen.iter().find(|listen| matches!(listen, Listen::Tls(_)))
+    }
+
+    /// Returns warnings of settings of TLS that have no effect.
+    fn unused_tls(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if self.tls.acme.is_on() && self.tls_listener().is_none() {
+            told.push(
+                "tls.acme.domains: its certificates are not used, since no address of server.listen begins with https://; add one, such as \"https://0.0.0.0:443\"".into(),
+            );
+        }
+        if !self.tls.certificates.is_empty() && self.tls_listener().is_none() {
+            told.push(
+                "tls.certificate: it is not used, since no address of server.listen begins with https://; add one, or take it out".into(),
+            );
+        }
+        if let Some(field) = &self.tls.client_subject_field
+            && self.tls.client_ca.as_os_str().is_empty()
+        {
+            told.push(format!(
+                "tls.client_subject_field: \"{field}\" is removed from all requests and never written, since tls.client_ca is empty; set that too, or leave both empty"
+            ));
+        }
         told
     }
 
@@ -195,19 +228,7 @@ impl Config {
         told.extend(self.small_memory());
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
-        if let Some(field) =
-            self.tls.client_subject_field.as_ref().filter(|_| self.tls.client_ca.as_os_str().is_empty())
-        {
-            told.push(format!(
-                "tls.client_subject_field: \"{field}\" is removed from all requests and never written, since tls.client_ca is empty; set that too, or leave both empty"
-            ));
-        }
-        if self.tls.acme.is_on() && !self.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_))) {
-            told.push(
-                "tls.acme.domains: the certificates are used by nobody, since server.listen has no https:// address; add one, such as \"https://0.0.0.0:443\""
-                    .into(),
-            );
-        }
+        told.extend(self.unused_tls());
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"

@@ -46,7 +46,9 @@ impl Reading {
             write_all(&values, &mut text);
         }
         for values in self.certificates() {
-            let _ = write!(text, "\n[[{}]]\n", table::tls::LIST);
+            text.push('\n');
+            comment("#", table::tls::ABOUT, &mut text);
+            let _ = writeln!(text, "[[{}]]", table::tls::LIST);
             write_all(&values, &mut text);
         }
         text

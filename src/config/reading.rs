@@ -171,6 +171,11 @@ impl Reading {
         Some(variable(key))
     }
 
+    /// Returns the configuration as far as it could be read.
+    pub(crate) fn config(&self) -> &Config {
+        &self.draft.config
+    }
+
     pub(crate) fn errors(&self) -> &[String] {
         &self.errors
     }

@@ -4,7 +4,6 @@
 //! requests and the origin connections that they use stay on one core.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{http1, http2};
 use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
@@ -89,6 +88,7 @@ impl Config {
             proxies: self.trusted_proxies.clone(),
             fields: self.trusted_fields.clone(),
             allowed: self.allowed_fields.clone(),
+            subject: None,
         }
     }
 }
@@ -258,8 +258,9 @@ impl Worker {
         }
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
+        let mut peer = peer;
         let begun = match &self.tls {
-            Some(tls) if peer.scheme == "https" => self.shake_hands(tls, transport, peer.ip).await,
+            Some(tls) if peer.scheme == "https" => Self::shake_hands(tls, transport, &mut peer, &connections).await,
             Some(_) | None if self.config.h2c => self.begin(transport).await,
             Some(_) | None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
         };
@@ -270,15 +271,17 @@ impl Worker {
         }
     }
 
-    /// Begins a connection with TLS.
-    async fn shake_hands(&self, tls: &Tls, transport: Transport, from: Option<IpAddr>) -> Option<Begun> {
-        match tls.accept(transport, from).await {
-            Ok(Accepted { protocol, transport, .. }) => Some(Begun { protocol, transport, first: Bytes::new() }),
-            Err(error) => {
-                debug!("a handshake with {from:?} failed: {}", error.sentence);
-                None
-            }
-        }
+    /// Begins a connection with TLS, and notes the subject that the client shows.
+    async fn shake_hands(tls: &Tls, transport: Transport, peer: &mut Peer, connections: &Connections) -> Option<Begun> {
+        let accepted = tokio::select! {
+            accepted = tls.accept(transport, peer.ip) => accepted,
+            // The stop does not wait for a client that has asked for nothing yet.
+            () = connections.ended() => return None,
+        };
+        // An error is counted and logged already.
+        let Accepted { protocol, transport, subject } = accepted.ok()?;
+        peer.subject = subject;
+        Some(Begun { protocol, transport, first: Bytes::new() })
     }
 
     /// Reads the first bytes of a connection in clear text, which tell its version (RFC 9113 §3.3).

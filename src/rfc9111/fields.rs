@@ -82,7 +82,8 @@ pub fn lists_fields(fields: &HeaderMap) -> bool {
 }
 
 /// Removes the fields that `Connection` lists, but not those that HTTP itself defines for a connection. Keeps what
-/// [`remove_hop_by_hop`] keeps.
+/// [`remove_hop_by_hop`] keeps. `Connection` then lists none of them any more, so that a field of the same name that this
+/// proxy adds stays.
 pub fn remove_listed(fields: &mut HeaderMap) {
     if !lists_fields(fields) {
         return;
@@ -90,6 +91,13 @@ pub fn remove_listed(fields: &mut HeaderMap) {
     let listed: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
     for connection in &listed {
         drop_listed(fields, connection);
+    }
+    let options = listed.iter().flat_map(|connection| list_members(connection.as_bytes())).filter(|member| {
+        member.eq_ignore_ascii_case(b"close") || HeaderName::from_bytes(member).is_ok_and(|name| is_hop_by_hop(&name))
+    });
+    match HeaderValue::from_bytes(&options.collect::<Vec<_>>().join(&b", "[..])) {
+        Ok(left) if !left.is_empty() => drop(fields.insert(header::CONNECTION, left)),
+        Ok(_) | Err(_) => drop(fields.remove(header::CONNECTION)),
     }
 }
 
@@ -195,6 +203,23 @@ mod tests {
         remove_hop_by_hop(&mut fields);
         let left: Vec<_> = fields.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["x-stays"]);
+    }
+
+    #[test]
+    fn connection_lists_no_field_after_those_that_it_listed_are_removed() {
+        for (before, after) in [
+            ("x-a, Upgrade, HTTP2-Settings, X-B", Some("Upgrade, HTTP2-Settings")),
+            ("Close, x-a", Some("Close")),
+            ("x-a,,cookie", None),
+            ("keep-alive", Some("keep-alive")),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(header::CONNECTION, HeaderValue::from_static(before));
+            fields.insert("x-a", HeaderValue::from_static("1"));
+            remove_listed(&mut fields);
+            let left = fields.get(header::CONNECTION).map(|value| value.to_str().expect("text"));
+            assert_eq!(left, after, "{before}");
+        }
     }
 
     #[test]

@@ -22,6 +22,10 @@ mod watched;
 
 pub(crate) use self::accept::{Accepted, Protocol};
 pub use self::config::{CertificateFiles, Config, MinVersion, UnknownSni};
-pub(crate) use self::error::HandshakeError;
 pub use self::error::TlsError;
-pub(crate) use self::server::{Examined, Tls, examine};
+pub(crate) use self::server::{Tls, examine};
+
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;

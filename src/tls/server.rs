@@ -114,7 +114,7 @@ impl Tls {
     }
 
     /// Looks at the files once.
-    fn look(&self, look: Look) {
+    pub(super) fn look(&self, look: Look) {
         let mut sources = self.sources.lock();
         let mut is_new = false;
         for (pair, watched) in self.config.certificates.iter().zip(&mut sources.files) {

@@ -25,6 +25,9 @@ pub struct Trust {
     pub fields: Vec<HeaderName>,
     /// `server.allowed_fields`: names that pass although they have characters other than letters, digits and hyphens.
     pub allowed: Vec<HeaderName>,
+    /// `tls.client_subject_field`: the field in which Larder, and nobody else, names the subject of the client's
+    /// certificate.
+    pub subject: Option<HeaderName>,
 }
 
 impl Trust {
@@ -33,7 +36,7 @@ impl Trust {
         let is_keyed = |name: &&HeaderName| claims::claim(name.as_str()) != Some(Claim::Address);
         let twin = |name: &HeaderName| Some((name.clone(), HeaderName::try_from(claims::twin(name.as_str())).ok()?));
         Nominated {
-            always: self.fields.iter().filter(is_keyed).cloned().collect(),
+            always: self.fields.iter().filter(is_keyed).chain(&self.subject).cloned().collect(),
             twins: self.allowed.iter().filter_map(twin).collect(),
         }
     }
@@ -43,9 +46,10 @@ impl Trust {
         self.fields.iter().filter(|name| claims::claim(name.as_str()) == Some(Claim::Address))
     }
 
-    /// Returns whether trusted proxies are believed in further fields, so that every request must be checked for them.
+    /// Returns whether there are further fields that trusted proxies are believed in, or that Larder writes, so that every
+    /// request must be checked for them.
     pub fn has_fields(&self) -> bool {
-        !self.fields.is_empty()
+        !self.fields.is_empty() || self.subject.is_some()
     }
 
     /// Returns whether `ip` is a trusted proxy's.
@@ -124,6 +128,8 @@ pub struct Peer {
     pub trusted: bool,
     /// The scheme of its connection.
     pub scheme: &'static str,
+    /// The subject of the certificate that it has shown, as a field value.
+    pub subject: Option<HeaderValue>,
 }
 
 impl Peer {
@@ -136,12 +142,12 @@ impl Peer {
             None => !proxies.is_empty(),
         };
         let ip_value = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
-        Self { ip, ip_value, trusted, scheme }
+        Self { ip, ip_value, trusted, scheme, subject: None }
     }
 
     /// Makes a peer for a question of the operator: trusted, and without an address.
     pub fn of_operator() -> Self {
-        Self { ip: None, ip_value: None, trusted: true, scheme: "http" }
+        Self { ip: None, ip_value: None, trusted: true, scheme: "http", subject: None }
     }
 }
 
@@ -168,6 +174,8 @@ impl Original {
 /// Removes from a request every claim that `peer` may not make, and every field whose name an application could take for
 /// another. Returns what a trusted peer states about the client's connection.
 ///
+/// The field of [`Trust::subject`] is believed of nobody: it is removed, and written if the peer has shown a certificate.
+///
 /// A trusted peer is believed in `X-Forwarded-For`, `-Proto` and `-Host`, and in `server.trusted_fields`. Fields that
 /// override the method are removed from safe requests, since their answers are stored for the method of the request.
 pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut HeaderMap) -> Original {
@@ -177,6 +185,9 @@ pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut Header
     let may_stay = |name: &HeaderName| {
         if !claims::is_plain(name.as_str()) {
             return trust.allowed.contains(name);
+        }
+        if trust.subject.as_ref() == Some(name) {
+            return false;
         }
         match claims::claim(name.as_str()) {
             Some(Claim::For | Claim::Proto | Claim::Host) => peer.trusted,
@@ -194,6 +205,9 @@ pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut Header
         for name in trust.addresses() {
             request.insert(name, client.clone());
         }
+    }
+    if let (Some(name), Some(subject)) = (&trust.subject, &peer.subject) {
+        request.insert(name, subject.clone());
     }
     original
 }
@@ -366,7 +380,7 @@ mod tests {
     fn trust(proxies: &str, fields: &[&'static str], allowed: &[&'static str]) -> Trust {
         let names = |list: &[&'static str]| list.iter().map(|name| HeaderName::from_static(name)).collect();
         let proxies = proxies.split(',').filter_map(|net| net.parse().ok()).collect();
-        Trust { proxies, fields: names(fields), allowed: names(allowed) }
+        Trust { proxies, fields: names(fields), allowed: names(allowed), subject: None }
     }
 
     fn received(trust: &Trust, peer: &Peer, method: &Method) -> (Original, HeaderMap) {
@@ -423,6 +437,27 @@ mod tests {
             nominated.twins,
             [("script_name", "script-name")].map(|(a, b)| (HeaderName::from_static(a), HeaderName::from_static(b)))
         );
+    }
+
+    #[test]
+    fn a_clients_subject_is_written_by_nobody_but_larder_and_is_keyed() {
+        const FIELD: HeaderName = HeaderName::from_static("x-client-subject");
+        let trust = Trust { subject: Some(FIELD), ..trust("10.0.0.0/8", &[], &[]) };
+        assert_eq!(trust.nominated().always, [FIELD]);
+        assert!(trust.has_fields());
+        let shown = Peer { subject: Some(HeaderValue::from_static("CN=a")), ..peer("") };
+        for (peer, expected) in
+            [(peer(""), None), (peer("10.0.0.0/8"), None), (Peer::of_operator(), None), (shown, Some("CN=a"))]
+        {
+            for spelling in ["x-client-subject", "x_client_subject", "x-client_subject", "x.client.subject"] {
+                let mut request = map(&[(spelling, "CN=evil"), ("x-country", "de")]);
+                request.append(HeaderName::from_static(spelling), HeaderValue::from_static("CN=evil"));
+                receive(&trust, &peer, &Method::POST, &mut request);
+                let values: Vec<_> = request.get_all(FIELD).iter().map(|value| value.to_str().expect("text")).collect();
+                assert_eq!(values, expected.into_iter().collect::<Vec<_>>(), "{spelling} {peer:?}");
+                assert_eq!(request.len(), 1 + values.len(), "{request:?}");
+            }
+        }
     }
 
     #[test]

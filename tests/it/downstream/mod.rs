@@ -3,5 +3,6 @@
 mod drain;
 mod framing;
 mod hostile;
+mod https;
 mod listen;
 mod slow_clients;

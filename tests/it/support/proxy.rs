@@ -63,7 +63,7 @@ impl Larder {
         let config = Config::load(None, std::iter::empty(), &sets).expect("a sound test configuration");
         let running = app::start(config, clock.clone()).expect("it starts");
         let socket = |listen: &Listen| match listen {
-            Listen::Tcp(text) => text.parse().unwrap(),
+            Listen::Tcp(text) | Listen::Tls(text) => text.parse().unwrap(),
             Listen::Unix(_) => panic!("a TCP listener was asked for"),
         };
         let address = socket(&running.addresses()[0]);

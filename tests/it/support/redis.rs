@@ -95,6 +95,7 @@ impl Larder {
         match self.running().resp_address().expect("resp.listen") {
             Listen::Tcp(text) => Redis::connect(text.parse().expect("an address")),
             Listen::Unix(path) => Redis::at(path),
+            Listen::Tls(_) => panic!("no Redis client speaks TLS here"),
         }
     }
 }
