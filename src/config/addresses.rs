@@ -143,7 +143,8 @@ impl Config {
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
         told.extend(self.tls.acme.mistakes(matches!(self.durable.location, Location::S3 { .. })));
-        if let Some(listen) = self.tls_listener().filter(|_| self.tls.certificates.is_empty() && !self.tls.acme.is_on()) {
+        if let Some(listen) = self.tls_listener().filter(|_| self.tls.certificates.is_empty() && !self.tls.acme.is_on())
+        {
             told.push(format!(
                 "tls.certificate: there is none for server.listen = \"{listen}\"; name a chain and its key under [[tls.certificate]], or have it got by tls.acme.domains"
             ));

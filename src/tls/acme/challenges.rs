@@ -136,6 +136,24 @@ impl Challenges {
 }
 
 #[cfg(test)]
+impl Challenges {
+    /// Makes a state in `directory`, and a challenge for `name`.
+    pub(in crate::tls) async fn with_one(directory: &std::path::Path, name: &str) -> Arc<Self> {
+        let keep =
+            crate::store::Keep::in_directory(directory, crate::base::Clock::system()).await.expect("a directory");
+        let this = Self::new(Arc::new(State::new(keep, "ca/".into(), 1)));
+        let since = crate::rfc9111::timestamp::Timestamp::from_secs(5);
+        this.begin(Pending { since, name: name.into(), authorization: "token.thumb".into() });
+        Arc::new(this)
+    }
+
+    /// Ends the challenges of this process.
+    pub(in crate::tls) fn end_all(&self) {
+        *self.known.lock() = Known::default();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::Clock;

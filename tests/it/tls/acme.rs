@@ -28,7 +28,7 @@ fn in_directory(path: &Path) -> String {
 fn https(larder: &Larder) -> SocketAddr {
     let addresses = larder.running().addresses().iter();
     let found = addresses.filter_map(|listen| if let Listen::Tls(text) = listen { Some(text) } else { None });
-    found.last().expect("a listener with TLS").parse().expect("an address")
+    found.into_iter().next_back().expect("a listener with TLS").parse().expect("an address")
 }
 
 /// Has the CA's connections lead to these Larders in turn.
