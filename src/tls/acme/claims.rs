@@ -241,8 +241,8 @@ mod tests {
             }
         };
         held.during(work).await;
-        // As after kill -9: nothing is given back, and nothing beats.
-        std::mem::forget(first.acquire().await.expect("it is there").expect("nobody else"));
+        // Nothing is given back, and nothing beats, as after kill -9.
+        let _killed = first.acquire().await.expect("it is there").expect("nobody else");
         assert!(second.acquire().await.expect("it is there").is_none(), "it may be alive");
         sleep(PACE.dead_after).await;
         assert!(second.acquire().await.expect("it is there").is_some());
