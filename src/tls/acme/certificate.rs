@@ -89,8 +89,10 @@ pub(super) fn of_challenge(name: &str, digest: &[u8]) -> Result<CertifiedKey, St
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key).map_err(failed)?;
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    CertifiedKey::from_der(vec![certificate.der().clone()], der, &aws_lc_rs::default_provider())
-        .map_err(|error| format!("the certificate for the challenge can't be used: {error}"))
+    let key = aws_lc_rs::default_provider().key_provider.load_private_key(der);
+    let key = key.map_err(|error| format!("the key for the challenge can't be used: {error}"))?;
+    // Not compared with the key: that would fail at the extension, which is critical.
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
 #[cfg(test)]

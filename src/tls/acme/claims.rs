@@ -9,6 +9,7 @@
 //! order too many, and no harm else.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -137,17 +138,22 @@ impl Claims {
 impl Held<'_> {
     /// Does `work` while the claim beats, and gives the claim back.
     pub(super) async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
-        let done = {
-            let beating = async {
-                loop {
-                    sleep(self.claims.pace.beat).await;
-                    self.beat().await;
-                }
-            };
+        let mut work = pin!(work);
+        let done = loop {
             tokio::select! {
                 biased;
-                done = work => done,
-                never = beating => never,
+                done = &mut work => break done,
+                () = sleep(self.claims.pace.beat) => {}
+            }
+            let mut beat = pin!(self.beat());
+            tokio::select! {
+                biased;
+                done = &mut work => {
+                    // A write that is under way would come after the claim is given back.
+                    beat.await;
+                    break done;
+                }
+                () = &mut beat => {}
             }
         };
         self.release().await;
