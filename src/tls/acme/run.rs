@@ -20,7 +20,7 @@ use super::order::{Orders, Wish, account_key};
 use super::plan::{self, Dice, Trouble};
 use super::problem::{Failure, clean};
 use super::records::{self, Failures, Plan};
-use super::state::{GroupState, Snapshot, State};
+use super::state::{GroupState, Snapshot, State, Stored};
 use crate::base::log::OncePerMinute;
 use crate::base::{AcmeOutcome, Clock, Metrics};
 use crate::rfc9111::timestamp::Timestamp;
@@ -36,6 +36,9 @@ const TO_START: Duration = Duration::from_secs(10);
 /// A process that was just started tries again what was refused no sooner than this after it was: a process that is started
 /// again and again makes no more than five attempts an hour.
 const AFTER_START: i64 = 12 * 60;
+
+/// A certificate is replaced at this age in milliseconds, or at a tenth of its lifetime, at the soonest.
+const LEAST_AGE: i64 = 12 * 3_600_000;
 
 /// A pause that is said to be longer is not believed.
 const LONGEST_PAUSE: i64 = 8 * 24 * 3600;
@@ -259,8 +262,8 @@ impl Acme {
     /// Decides what there is to do for a group.
     fn due(&self, group: &Group, snapshot: &Snapshot) -> Due {
         let GroupState { certificates, plan, .. } = snapshot.group(&group.id);
-        let issued = certificates.first().map(|(_, stored)| &*stored.issued);
-        due(issued, &plan, self.clock.now(), self.since)
+        let stored = certificates.first().map(|(_, stored)| stored);
+        due(stored, &plan, self.clock.now(), self.since)
     }
 
     /// Gets a certificate for a group, and writes down what came of it.
@@ -496,14 +499,16 @@ impl Acme {
 }
 
 /// Decides what there is to do about a certificate.
-fn due(issued: Option<&Issued>, plan: &Plan, now: Timestamp, since: Timestamp) -> Due {
+fn due(stored: Option<&Stored>, plan: &Plan, now: Timestamp, since: Timestamp) -> Due {
     if let Some(failures) = &plan.failures
         && now < next_attempt(failures, since)
     {
         return Due::Nothing;
     }
-    let Some(issued) = issued else { return Due::Order };
-    if now >= renew_at(issued, plan) || now >= issued.validity.until {
+    let Some(stored) = stored else { return Due::Order };
+    let issued = &stored.issued;
+    let is_over = now >= renew_at(issued, plan) || now >= issued.validity.until;
+    if is_over && !is_new(stored, now) {
         return Due::Order;
     }
     let is_of_this = issued.id.is_some() && plan.certificate == issued.id;
@@ -516,6 +521,13 @@ fn due(issued: Option<&Issued>, plan: &Plan, now: Timestamp, since: Timestamp) -
         (Some(_), Some(check_at)) if !is_time(check_at) => Due::Nothing,
         (Some(_), _) => Due::Window,
     }
+}
+
+/// Returns whether a certificate was got just now. It is not replaced then, whatever the CA or this machine's clock says: a
+/// clock that is months ahead would order without end.
+fn is_new(stored: &Stored, now: Timestamp) -> bool {
+    let tenth = stored.issued.validity.until.millis_since(stored.issued.validity.from) / 10;
+    (0..tenth.min(LEAST_AGE)).contains(&now.millis_since(stored.since))
 }
 
 /// Returns when to try again after failures, for a process that runs `since` then.
@@ -557,25 +569,32 @@ mod tests {
         let issued = Issued::read(&chain, &key).expect("a pair");
         let (from, until) = (issued.validity.from.as_secs(), issued.validity.until.as_secs());
         let at = |part: i64| Timestamp::from_secs(from + (until - from) / 100 * part);
+        let id = issued.id.clone();
+        let stored = Stored { issued: Arc::new(issued), account: "https://ca/1".into(), since: at(0) };
         let none = Plan::default();
-        let judged = |issued: Option<&Issued>, plan: &Plan, now| due(issued, plan, now, Timestamp::default());
+        let judged = |stored: Option<&Stored>, plan: &Plan, now| due(stored, plan, now, Timestamp::default());
         assert_eq!(judged(None, &none, at(0)), Due::Order);
-        assert_eq!(judged(Some(&issued), &none, at(10)), Due::Window);
-        assert_eq!(judged(Some(&issued), &none, at(67)), Due::Order, "two thirds");
-        assert_eq!(judged(Some(&issued), &none, at(200)), Due::Order, "expired");
+        assert_eq!(judged(Some(&stored), &none, at(10)), Due::Window);
+        assert_eq!(judged(Some(&stored), &none, at(67)), Due::Order, "two thirds");
+        assert_eq!(judged(Some(&stored), &none, at(200)), Due::Order, "expired");
         let planned = |renew: i64, check: i64| Plan {
-            certificate: issued.id.clone(),
+            certificate: id.clone(),
             renew_at: Some(at(renew).as_secs()),
             check_at: Some(at(check).as_secs()),
             ..Plan::default()
         };
-        assert_eq!(judged(Some(&issued), &planned(80, 11), at(10)), Due::Nothing);
-        assert_eq!(judged(Some(&issued), &planned(80, 11), at(11)), Due::Window);
-        assert_eq!(judged(Some(&issued), &planned(80, 71), at(70)), Due::Nothing, "as the CA suggests, later");
-        assert_eq!(judged(Some(&issued), &planned(5, 11), at(10)), Due::Order, "as the CA suggests, sooner");
-        assert_eq!(judged(Some(&issued), &planned(80, 99), at(10)), Due::Window, "a pause that nobody meant");
+        assert_eq!(judged(Some(&stored), &planned(80, 11), at(10)), Due::Nothing);
+        assert_eq!(judged(Some(&stored), &planned(80, 11), at(11)), Due::Window);
+        assert_eq!(judged(Some(&stored), &planned(80, 71), at(70)), Due::Nothing, "as the CA suggests, later");
+        assert_eq!(judged(Some(&stored), &planned(5, 11), at(10)), Due::Order, "as the CA suggests, sooner");
+        assert_eq!(judged(Some(&stored), &planned(80, 99), at(10)), Due::Window, "a pause that nobody meant");
         let of_another = Plan { certificate: Some("a.b".into()), ..planned(5, 11) };
-        assert_eq!(judged(Some(&issued), &of_another, at(10)), Due::Window, "its plan does not count for this one");
+        assert_eq!(judged(Some(&stored), &of_another, at(10)), Due::Window, "its plan does not count for this one");
+        // A clock that is ahead, or a CA that always says "now", makes no more than two orders a day.
+        let just_got = Stored { since: at(300), ..stored.clone() };
+        assert_eq!(judged(Some(&just_got), &planned(5, 301), at(300).plus_millis(LEAST_AGE - 1)), Due::Nothing);
+        assert_eq!(judged(Some(&just_got), &planned(5, 301), at(300).plus_millis(LEAST_AGE)), Due::Order);
+        assert_eq!(judged(Some(&just_got), &none, at(200)), Due::Order, "from a clock that was ahead");
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Stored {
     pub(super) issued: Arc<Issued>,
     /// The URL of the account that ordered it.
     pub(super) account: Arc<str>,
+    /// When it was written.
+    pub(super) since: Timestamp,
 }
 
 /// The state as it was at one moment.
@@ -132,10 +134,12 @@ impl State {
         }
         let full = format!("{}{name}", self.base);
         let known = match self.keep.get(&full).await {
-            Ok(bytes) => records::decode::<R>(&bytes).and_then(R::into_known).unwrap_or_else(|why| {
-                warn!("tls.acme: {full} in the state is no record of Larder's, and is ignored: {why}");
-                Known::Foreign
-            }),
+            Ok(bytes) => {
+                records::decode::<R>(&bytes).and_then(|record| record.into_known(name)).unwrap_or_else(|why| {
+                    warn!("tls.acme: {full} in the state is no record of Larder's, and is ignored: {why}");
+                    Known::Foreign
+                })
+            }
             // Deleted since it was listed.
             Err(error) if error.kind() == StoreErrorKind::Absent => return Ok(Known::Foreign),
             Err(error) => return Err(error),
@@ -279,30 +283,31 @@ impl Snapshot {
 
 /// A record as it is kept in memory.
 trait Keepable: Sized {
-    fn into_known(self) -> Result<Known, String>;
+    fn into_known(self, name: &str) -> Result<Known, String>;
 }
 
 impl Keepable for Account {
-    fn into_known(self) -> Result<Known, String> {
+    fn into_known(self, _: &str) -> Result<Known, String> {
         Ok(Known::Account(Arc::new(self)))
     }
 }
 
 impl Keepable for Certificate {
-    fn into_known(self) -> Result<Known, String> {
+    fn into_known(self, name: &str) -> Result<Known, String> {
         let issued = Arc::new(Issued::read(&self.chain, &self.key)?);
-        Ok(Known::Certificate(Stored { issued, account: self.account.into() }))
+        let since = stamp(name).map_or_else(Timestamp::default, |stamp| stamp.time);
+        Ok(Known::Certificate(Stored { issued, account: self.account.into(), since }))
     }
 }
 
 impl Keepable for Order {
-    fn into_known(self) -> Result<Known, String> {
+    fn into_known(self, _: &str) -> Result<Known, String> {
         Ok(Known::Order(Arc::new(self)))
     }
 }
 
 impl Keepable for Plan {
-    fn into_known(self) -> Result<Known, String> {
+    fn into_known(self, _: &str) -> Result<Known, String> {
         Ok(Known::Plan(Arc::new(self)))
     }
 }
