@@ -7,7 +7,7 @@ use http::{HeaderName, Uri};
 use ipnet::IpNet;
 
 use super::kinds::Text;
-use crate::downstream::Listen;
+use crate::downstream::{Listen, Sender};
 use crate::rfc9111::claims::Claim;
 use crate::rfc9111::key::normal_authority;
 use crate::rfc9111::present::Present;
@@ -160,6 +160,23 @@ fn network(text: &str) -> Result<IpNet, String> {
 fn network_shown(network: &IpNet) -> String {
     let is_one = network.prefix_len() == network.max_prefix_len();
     if is_one { network.addr().to_string() } else { network.to_string() }
+}
+
+pub(super) const PROXY_SENDER: Text<Sender> =
+    Text { of: "address or network", bounds: "", example: "10.0.0.0/8", read: proxy_sender, show: proxy_sender_shown };
+
+fn proxy_sender(text: &str) -> Result<Sender, String> {
+    match text {
+        "unix" => Ok(Sender::Unix),
+        _ => network(text).map(Sender::Network).map_err(|why| format!("{why}, or \"unix\"")),
+    }
+}
+
+fn proxy_sender_shown(sender: &Sender) -> String {
+    match sender {
+        Sender::Network(network) => network_shown(network),
+        Sender::Unix => "unix".into(),
+    }
 }
 
 pub(super) const TRUSTED_FIELD: Text<HeaderName> = Text {

@@ -49,6 +49,8 @@ pub struct Metrics {
     lost: [Counter; LOST.len()],
     /// Look-ups in the durable tier that were answered without waiting.
     pub durable_at_hand: Counter,
+    /// Waits for a directory to have a value that ended before it had.
+    pub values_late: Counter,
     /// Entries written to packs.
     pub entries_written: Counter,
     /// Packs that were completed.
@@ -106,6 +108,7 @@ impl Metrics {
             saved: Default::default(),
             lost: Default::default(),
             durable_at_hand: Counter::default(),
+            values_late: Counter::default(),
             entries_written: Counter::default(),
             packs_written: Counter::default(),
             packs_deleted: Counter::default(),

@@ -164,6 +164,11 @@ impl Metrics {
                 "Look-ups that a directory answered from the page cache, without waiting.",
                 self.durable_at_hand.value(),
             ),
+            (
+                "larder_durable_late_values_total",
+                "Replies to Redis clients that did not wait any longer for a directory to have what they confirm.",
+                self.values_late.value(),
+            ),
             ("larder_durable_entries_total", "Entries written to packs.", self.entries_written.value()),
             ("larder_packs_written_total", "Packs completed.", self.packs_written.value()),
             ("larder_packs_deleted_total", "Packs deleted that were of no use any more.", self.packs_deleted.value()),

@@ -41,9 +41,6 @@ impl Http2Io {
     fn poll_stall(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = written {
             self.stalled = None;
-            if let Ok(bytes) = written {
-                self.meter.wrote(bytes);
-            }
             return Poll::Ready(written);
         }
         let since = *self.stalled.get_or_insert_with(Stopwatch::start);
@@ -89,6 +86,9 @@ impl AsyncWrite for Http2Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.transport()?.poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = written {
+            this.meter.wrote(&buf[..count]);
+        }
         this.poll_stall(cx, written)
     }
 
@@ -99,6 +99,13 @@ impl AsyncWrite for Http2Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.transport()?.poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(mut left)) = written {
+            for buf in bufs {
+                let count = left.min(buf.len());
+                this.meter.wrote(&buf[..count]);
+                left -= count;
+            }
+        }
         this.poll_stall(cx, written)
     }
 
