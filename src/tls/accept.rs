@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -12,10 +11,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::StartHandshake;
 use tracing::{debug, info};
 
+use super::challenge::is_challenge;
 use super::config::UnknownSni;
 use super::error::HandshakeError;
 use super::server::Tls;
-use super::{setup, subject};
+use super::setup;
+use super::subject;
 use crate::base::{Handshake, HandshakeFailure, Sni, Transport};
 
 /// Fatal alerts in records of their own, before there are keys.
@@ -91,8 +92,10 @@ impl Tls {
 
     async fn shake_hands(&self, mut transport: Transport) -> Result<Accepted, HandshakeError> {
         let hello = self.hello(&mut transport).await?;
-        if self.is_challenge(&hello) {
-            return Err(self.answer_challenge(hello, transport).await);
+        if let Some(challenges) = self.challenges.get()
+            && is_challenge(&hello.client_hello())
+        {
+            return Err(self.answer_challenge(challenges, hello, transport).await);
         }
         self.check_name(&hello, &mut transport).await?;
         let server = self.server(setup::Preferred::by(&hello.client_hello()));
@@ -198,26 +201,6 @@ impl Tls {
         let Some((alert, error)) = refusal else { return Ok(()) };
         let _ = transport.write_all(&alert).await;
         Err(error)
-    }
-
-    /// Returns whether an ACME server checks who answers for a name (RFC 8737), and such a check is under way.
-    fn is_challenge(&self, hello: &Hello) -> bool {
-        let hello = hello.client_hello();
-        let mut offered = hello.alpn().into_iter().flatten();
-        offered.any(|protocol| protocol == setup::CHALLENGE)
-            && hello.server_name().is_some_and(|name| self.challenges.has(name))
-    }
-
-    /// Shows the certificate of the check, and ends the connection.
-    async fn answer_challenge(&self, hello: Hello, transport: Transport) -> HandshakeError {
-        let start = StartHandshake::from_parts(hello, transport);
-        match start.into_stream(Arc::clone(&self.challenge_server)).await {
-            Ok(mut stream) => {
-                let _ = stream.shutdown().await;
-                HandshakeError::new(HandshakeFailure::Challenge, "an ACME server has checked who answers for a name")
-            }
-            Err(error) => HandshakeError::of_io(&error),
-        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! The certificates in use, and how they are replaced: by changed files, and by what others install.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
 
+use super::acme::Challenges;
 use super::certificate::Certificate;
 use super::config::Config;
 use super::error::TlsError;
@@ -34,11 +33,11 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 pub(crate) struct Tls {
     pub(super) config: Config,
     pub(super) shelf: Arc<Shelf>,
-    pub(super) challenges: Arc<Challenges>,
-    pub(super) challenge_server: Arc<ServerConfig>,
+    /// What answers the challenges of ACME servers, once it is there.
+    pub(super) challenges: OnceLock<Arc<Challenges>>,
     /// Replaced when the file of the clients' authorities changes.
     servers: RwLock<Servers>,
-    provider: Arc<CryptoProvider>,
+    pub(super) provider: Arc<CryptoProvider>,
     /// `None`: clients show certificates, and resume no session.
     tickets: Option<Arc<Tickets>>,
     sources: Mutex<Sources>,
@@ -60,22 +59,6 @@ struct Sources {
     warned: Timestamp,
 }
 
-/// The certificates of checks by an ACME server that are under way (RFC 8737), by name.
-#[derive(Debug, Default)]
-pub(super) struct Challenges(RwLock<HashMap<String, Arc<CertifiedKey>>>);
-
-impl Challenges {
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.read().contains_key(name)
-    }
-}
-
-impl ResolvesServerCert for Challenges {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().get(hello.server_name()?).cloned()
-    }
-}
-
 impl Tls {
     /// Reads all files, and checks them.
     pub(crate) fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
@@ -88,15 +71,12 @@ impl Tls {
         let shelf = Arc::new(Shelf::default());
         let (sessions, tickets, authorities) = sessions(config, &clock)?;
         let servers = setup::servers(config, &shelf, &sessions)?;
-        let challenges = Arc::new(Challenges::default());
-        let challenge_server = Arc::new(setup::challenge_server(&provider, Arc::clone(&challenges) as _)?);
         let warned = clock.now();
         let sources = Sources { files: all, installed: BTreeMap::new(), authorities, warned };
         let this = Self {
             config: config.clone(),
             shelf,
-            challenges,
-            challenge_server,
+            challenges: OnceLock::new(),
             servers: RwLock::new(servers),
             provider,
             tickets,
@@ -213,12 +193,13 @@ impl Tls {
             return Vec::new();
         }
         sources.warned = now;
-        drop(sources);
-        let certificates = self.shelf.current();
-        let untimely = certificates.all().iter().filter_map(|certificate| {
-            certificate.facts.untimely(now).map(|why| format!("{}: {why}", certificate.source))
-        });
-        untimely.collect()
+        // Who installs certificates renews them, and knows best when one is late.
+        let certificates = sources.files.iter().map(Watched::value);
+        certificates
+            .filter_map(|certificate| {
+                certificate.facts.untimely(now).map(|why| format!("{}: {why}", certificate.source))
+            })
+            .collect()
     }
 
     /// Uses a certificate that does not come from a file of the configuration. It replaces that of the same source. The
@@ -231,13 +212,10 @@ impl Tls {
         Ok(())
     }
 
-    /// Shows `key` to an ACME server that checks who answers for `name` (RFC 8737); `None`: the check is over.
-    pub(crate) fn challenge(&self, name: &str, key: Option<Arc<CertifiedKey>>) {
-        let mut challenges = self.challenges.0.write();
-        match key {
-            Some(key) => drop(challenges.insert(name.to_ascii_lowercase(), key)),
-            None => drop(challenges.remove(&name.to_ascii_lowercase())),
-        }
+    /// Answers the challenges of ACME servers from now on.
+    pub(crate) fn answer_challenges(&self, challenges: Arc<Challenges>) {
+        // A process has them only once.
+        let _ = self.challenges.set(challenges);
     }
 
     /// Puts the certificates of all sources in use at once.

@@ -7,6 +7,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite};
 
+use super::acme::ACME_TLS;
 use super::config::{Config, MinVersion};
 use super::error::TlsError;
 use super::resolver::Shelf;
@@ -14,9 +15,6 @@ use super::tickets::Tickets;
 
 /// The protocols that a client may choose by ALPN (RFC 7301), the preferred one first.
 const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
-
-/// The protocol of a check by an ACME server (RFC 8737).
-pub(super) const CHALLENGE: &[u8] = b"acme-tls/1";
 
 /// The cipher that comes first. Larder chooses among those that a client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +124,7 @@ pub(super) fn challenge_server(
 ) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions();
     let mut server = builder.map_err(|error| failed(&error))?.with_no_client_auth().with_cert_resolver(certificates);
-    server.alpn_protocols = vec![CHALLENGE.to_vec()];
+    server.alpn_protocols = vec![ACME_TLS.to_vec()];
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     Ok(server)

@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use crate::base::{HandshakeFailure as Why, Transport};
+use crate::tls::acme::Challenges;
 use crate::tls::config::{Config, MinVersion, UnknownSni};
-use crate::tls::sample::{Authority, Caller, Files, call, config, der, open, params, shown};
+use crate::tls::sample::{Authority, Caller, Files, config, der, open, params, shown};
 use crate::tls::{Protocol, Tls};
 
 /// A client that speaks nothing newer than TLS 1.2.
@@ -202,20 +203,19 @@ async fn a_client_that_does_not_know_the_authority_is_told_of() {
 }
 
 #[tokio::test]
-async fn an_acme_server_is_shown_its_certificate_while_it_checks() {
+async fn a_ca_that_checks_a_name_is_shown_the_certificate_for_that_and_others_their_own() {
     let (files, authority) = (Files::new(), Authority::new("ca"));
     let tls = open(&config(&[files.pair("a", &authority.server(&["a.example"]))]));
-    let proof = authority.server(&["a.example"]);
-    tls.install("proof", proof.chain.as_bytes(), proof.key.as_bytes()).expect("a pair");
-    let key = tls.shelf.current().all()[1].key.clone();
-    tls.challenge("A.example", Some(key));
     let caller = Caller { alpn: &["acme-tls/1"], ..Caller::new(&authority) };
-    let config = std::sync::Arc::new(caller.config());
-    let called = call(&tls, &config, "a.example").await;
-    assert_eq!(called.server.expect_err("it ends").why, Why::Challenge);
+    assert_eq!(caller.call(&tls).await.server.expect_err("there is no ACME").why, Why::NoSharedProtocol);
+    let directory = tempfile::tempdir().expect("a directory");
+    let challenges = Challenges::with_one(directory.path(), "a.example").await;
+    tls.answer_challenges(std::sync::Arc::clone(&challenges));
+    // This client would take any certificate of the authority, and no other.
+    assert_eq!(caller.call(&tls).await.server.expect_err("it ends").why, Why::Alert);
     Caller::new(&authority).call(&tls).await.client().await;
-    tls.challenge("a.example", None);
-    assert_eq!(caller.call(&tls).await.server.expect_err("it is over").why, Why::NoSharedProtocol);
+    challenges.end_all();
+    assert_eq!(caller.call(&tls).await.server.expect_err("it is over").why, Why::NoCertificate);
 }
 
 #[tokio::test]
