@@ -49,7 +49,7 @@ impl Servers {
         Ok(Self { aes: server(Cipher::Aes128)?, chacha: server(Cipher::ChaCha20)? })
     }
 
-    /// Returns the configuration for a client that offers these ciphers. One that puts ChaCha20 first has no
+    /// Returns the configuration for a client that offers these ciphers. One that puts `ChaCha20` first has no
     /// instructions for AES.
     pub(super) fn fit(&self, offered: &[CipherSuite]) -> Arc<ServerConfig> {
         let first = offered.iter().find_map(|suite| cipher(*suite));
