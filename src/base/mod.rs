@@ -23,6 +23,6 @@ pub(crate) use self::metrics::{
     RequestClass, RequestPurpose, RespClass, RespCounters, RespRefusal, Saved, Sni, Unparsed, WorkerMetrics,
 };
 pub(crate) use self::recent::Recent;
-pub(crate) use self::transport::{Transport, send_at_once};
+pub(crate) use self::transport::{COPIED, Transport, send_at_once};
 pub use self::units::parse_duration;
 pub(crate) use self::units::{format_size, parse_size, readable_size};

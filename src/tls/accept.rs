@@ -15,15 +15,22 @@ use super::challenge::is_challenge;
 use super::config::UnknownSni;
 use super::error::HandshakeError;
 use super::server::Tls;
+use super::setup;
 use super::subject;
 use crate::base::{Handshake, HandshakeFailure, Sni, Transport};
 
 /// Fatal alerts in records of their own, before there are keys.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+const PROTOCOL_VERSION: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
 
 /// The first byte of a TLS record with a handshake message.
 const HANDSHAKE: u8 = 22;
+
+/// The place of the version in a client's first message, behind the heads of record and message, and TLS 1.2 there. A
+/// client of TLS 1.3 says so elsewhere, and 1.2 here (RFC 8446 §4.1.2).
+const VERSION: std::ops::Range<usize> = 9..11;
+const TLS12: &[u8] = &[3, 3];
 
 /// The bytes that are read at once of a client's first message. Most clients send fewer, those with post-quantum keys a
 /// little more.
@@ -91,8 +98,9 @@ impl Tls {
             return Err(self.answer_challenge(challenges, hello, transport).await);
         }
         self.check_name(&hello, &mut transport).await?;
+        let server = self.server(setup::Preferred::by(&hello.client_hello()));
         let start = StartHandshake::from_parts(hello, transport);
-        let stream = start.into_stream(self.server()).await.map_err(|error| HandshakeError::of_io(&error))?;
+        let stream = start.into_stream(server).await.map_err(|error| HandshakeError::of_io(&error))?;
         let (_, connection) = stream.get_ref();
         self.metrics.tls.done(Handshake {
             is_tls13: connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3),
@@ -111,13 +119,14 @@ impl Tls {
         let mut acceptor = Acceptor::default();
         let mut buffer = [0; FIRST_READ];
         let mut is_first = true;
+        let mut is_old = false;
         loop {
             let read = transport.read(&mut buffer).await.map_err(|error| HandshakeError::of_io(&error))?;
             let mut rest = &buffer[..read];
             if std::mem::take(&mut is_first) {
                 match rest.first() {
                     None => return Err(HandshakeError::new(HandshakeFailure::Unused, "the client sent nothing")),
-                    Some(&HANDSHAKE) => {}
+                    Some(&HANDSHAKE) => is_old = rest.get(VERSION).is_some_and(|version| version < TLS12),
                     Some(_) => return Err(Self::refuse_other(transport, rest).await),
                 }
             }
@@ -130,6 +139,10 @@ impl Tls {
             match acceptor.accept() {
                 Ok(Some(hello)) => return Ok(hello),
                 Ok(None) => {}
+                Err(_) if is_old => {
+                    let _ = transport.write_all(&PROTOCOL_VERSION).await;
+                    return Err(HandshakeError::too_old());
+                }
                 Err((error, mut alert)) => {
                     let mut bytes = Vec::new();
                     let _ = alert.write_all(&mut bytes);

@@ -12,6 +12,13 @@ use crate::tls::config::{Config, MinVersion, UnknownSni};
 use crate::tls::sample::{Authority, Caller, Files, config, der, open, params, shown};
 use crate::tls::{Protocol, Tls};
 
+/// A client that speaks nothing newer than TLS 1.2.
+const TLS12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+/// The first message of a client that speaks TLS 1.1, with no session, one cipher and no extension.
+const OLD: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x02\
+    01234567890123456789012345678901\x00\x00\x02\xc0\x13\x01\x00";
+
 /// The number that a metric has.
 pub(super) fn counted(tls: &Tls, line: &str) -> u64 {
     let text = tls.metrics.render(&[]);
@@ -106,11 +113,26 @@ async fn the_protocol_is_chosen_by_alpn() {
 }
 
 #[tokio::test]
+async fn the_cheapest_cipher_is_chosen_unless_the_client_has_no_instructions_for_aes() {
+    let (files, authority) = (Files::new(), Authority::new("ca"));
+    let tls = open(&config(&[files.pair("a", &authority.server(&["a.example"]))]));
+    for (first, versions, expected) in [
+        ("AES_256", rustls::ALL_VERSIONS, "TLS13_AES_128_GCM_SHA256"),
+        ("CHACHA20", rustls::ALL_VERSIONS, "TLS13_CHACHA20_POLY1305_SHA256"),
+        ("AES_256", TLS12, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        ("CHACHA20", TLS12, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+    ] {
+        let caller = Caller { versions, first, ..Caller::new(&authority) };
+        let suite = caller.call(&tls).await.client().await.negotiated_cipher_suite().expect("one");
+        assert_eq!(suite.suite().as_str(), Some(expected));
+    }
+}
+
+#[tokio::test]
 async fn an_old_version_is_refused_with_a_sentence() {
     let (files, authority) = (Files::new(), Authority::new("ca"));
     let pairs = [files.pair("a", &authority.server(&["a.example"]))];
-    const OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
-    let caller = Caller { versions: OLD, ..Caller::new(&authority) };
+    let caller = Caller { versions: TLS12, ..Caller::new(&authority) };
     caller.call(&open(&config(&pairs))).await.client().await;
     let tls = open(&Config { min_version: MinVersion::Tls13, ..config(&pairs) });
     let error = caller.call(&tls).await.server.expect_err("it is too old");
@@ -150,6 +172,7 @@ async fn what_is_not_tls_is_told_so() {
         (b"", Why::Unused),
         (b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", Why::Malformed),
         (b"\x16\x03\x01\x02\x00\x01", Why::Closed),
+        (OLD, Why::NoSharedVersion),
     ] {
         assert_eq!(raw(&tls, bytes).await.1.why, why, "{bytes:?}");
     }
