@@ -45,6 +45,8 @@ struct Known {
     own: Vec<Pending>,
     /// What the last listing showed.
     listed: Vec<Pending>,
+    /// When that began.
+    listed_at: Option<Stopwatch>,
     /// The key authorizations of some of those.
     authorizations: Vec<(Pending, Bytes)>,
     /// The certificates that were made for some of those.
@@ -62,7 +64,7 @@ impl Known {
 
     /// Forgets what is not pending any more.
     fn tidy(&mut self) {
-        let Self { own, listed, authorizations, keys } = self;
+        let Self { own, listed, authorizations, keys, .. } = self;
         let is_pending = |of: &Pending| own.contains(of) || listed.contains(of);
         authorizations.retain(|(of, _)| is_pending(of));
         keys.retain(|(of, _)| is_pending(of));
@@ -136,16 +138,18 @@ impl Challenges {
 
     /// Finds the last challenge that is the one: among those that are known, or else in the state.
     async fn find(&self, is_it: impl Fn(&Pending) -> bool) -> Option<Pending> {
-        let look = || {
+        let look = |may_be_listed: &dyn Fn(Stopwatch) -> bool| {
             let known = self.known.lock();
-            let all = known.own.iter().chain(&known.listed);
+            let may_be_listed = known.listed_at.is_some_and(may_be_listed);
+            let all = known.own.iter().chain(known.listed.iter().filter(|_| may_be_listed));
             all.filter(|pending| is_it(pending)).max_by_key(|pending| pending.since).cloned()
         };
-        if let Some(pending) = look() {
+        // Since an older listing another process may have ordered a name anew.
+        if let Some(pending) = look(&|began| began.elapsed() < PAUSE) {
             return Some(pending);
         }
         self.refresh().await;
-        look()
+        look(&|_| true)
     }
 
     /// Returns once a listing is there that began after this was called.
@@ -158,11 +162,12 @@ impl Challenges {
             }
             sleep(PAUSE.saturating_sub(began.elapsed())).await;
         }
-        *last = Some(Stopwatch::start());
+        let began = Stopwatch::start();
+        *last = Some(began);
         match self.state.challenges().await {
             Ok(listed) => {
                 let mut known = self.known.lock();
-                known.listed = listed;
+                (known.listed, known.listed_at) = (listed, Some(began));
                 known.tidy();
             }
             Err(error) => debug!("tls.acme: the challenges of other processes are not known: {error}"),
@@ -225,7 +230,14 @@ mod tests {
         for strange in asked {
             assert_eq!(strange.await.expect("no panic"), None);
         }
-        assert!(other.certificate("A.example.").await.is_some() && other.certificate("b.example").await.is_none());
+        let first = other.certificate("A.example.").await.expect("it is pending");
+        assert!(other.certificate("b.example").await.is_none());
+        // The name is ordered anew, months later.
+        one.end_challenge(&pending("a.example", "token")).await;
+        one.put_challenge(&pending("a.example", "second"), "second.thumb").await.expect("written");
+        sleep(PAUSE).await;
+        let second = other.certificate("a.example").await.expect("it is pending");
+        assert_ne!(first.cert, second.cert, "what was known of the first order does not count for the second");
     }
 
     #[tokio::test(flavor = "multi_thread")]
