@@ -142,7 +142,7 @@ impl Config {
         }
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
-        told.extend(self.tls.acme.mistakes(matches!(self.durable.location, Location::S3 { .. })));
+        told.extend(self.tls.acme.mistakes(&self.durable.location));
         if let Some(listen) = self.tls_listener().filter(|_| self.tls.certificates.is_empty() && !self.tls.acme.is_on())
         {
             told.push(format!(

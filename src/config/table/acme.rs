@@ -38,9 +38,9 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "state",
             field: &Of { at: |d| &mut d.config.tls.acme.state, kind: ACME_STATE },
-            does: "Keeps the account, the certificates and their private keys in this directory, or in the bucket of \
-                   durable.url: \"bucket\". Empty: in the bucket, if there is one. Larders with one state share \
-                   certificates.",
+            does: "Keeps the account, the certificates and their private keys in this directory. Empty: beside the \
+                   cache, in the bucket or directory of durable.url; \"bucket\": there, if it is a bucket. Larders with \
+                   one state share certificates.",
         },
         Key {
             name: "challenge",

@@ -3,7 +3,7 @@
 //! * A challenge is written to the state before the CA is told, so a listing that begins after the CA's request came shows it.
 //! * The state is listed at most once a second, whatever clients ask for. All who wait for a listing share it. So nobody keeps
 //!   a CA from its answer, and nobody makes Larder ask the bucket more often.
-//! * A token is looked for only if it is one: 190 letters, digits, `-` and `_` at most.
+//! * A token is looked for only if it is one: 200 letters, digits, `-` and `_` at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(crate) const ACME_TLS: &[u8] = b"acme-tls/1";
 #[derive(Debug)]
 pub(crate) struct Challenges {
     state: Arc<State>,
-    /// Guarded by its lock: what is known to be pending, this process's own and what the last listing showed.
+    /// Guarded by its lock: what is known to be pending.
     known: Mutex<Known>,
     /// Held by the one that lists: when the last listing began.
     listing: tokio::sync::Mutex<Option<Stopwatch>>,
@@ -41,15 +41,33 @@ pub(crate) struct Challenges {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// Those of this process.
     own: Vec<Pending>,
+    /// What the last listing showed.
     listed: Vec<Pending>,
+    /// When that began.
+    listed_at: Option<Stopwatch>,
+    /// The key authorizations of some of those.
+    authorizations: Vec<(Pending, Bytes)>,
     /// The certificates that were made for some of those.
     keys: Vec<(Pending, Arc<CertifiedKey>)>,
 }
 
 impl Known {
-    fn all(&self) -> impl Iterator<Item = &Pending> {
-        self.own.iter().chain(&self.listed)
+    fn authorization(&self, pending: &Pending) -> Option<Bytes> {
+        self.authorizations.iter().find(|(of, _)| of == pending).map(|(_, authorization)| authorization.clone())
+    }
+
+    fn key(&self, pending: &Pending) -> Option<Arc<CertifiedKey>> {
+        self.keys.iter().find(|(of, _)| of == pending).map(|(_, key)| Arc::clone(key))
+    }
+
+    /// Forgets what is not pending any more.
+    fn tidy(&mut self) {
+        let Self { own, listed, authorizations, keys, .. } = self;
+        let is_pending = |of: &Pending| own.contains(of) || listed.contains(of);
+        authorizations.retain(|(of, _)| is_pending(of));
+        keys.retain(|(of, _)| is_pending(of));
     }
 }
 
@@ -65,30 +83,34 @@ impl Challenges {
 
     /// Returns the answer to a request for `token` (RFC 8555 §8.3); `None`: nobody has ordered that.
     pub(crate) async fn answer(&self, token: &str) -> Option<Bytes> {
-        let pending = self.find(|pending| pending.token() == token).await?;
-        Some(Bytes::from(pending.authorization))
+        let pending = self.find(|pending| pending.token == token).await?;
+        self.authorization(&pending).await
     }
 
     /// Returns the certificate that answers a handshake for `name` (RFC 8737 §3); `None`: nobody has ordered that.
     pub(crate) async fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let pending = self.find(|pending| pending.name == name).await?;
-        let made = |known: &Known| known.keys.iter().find(|(of, _)| *of == pending).map(|(_, key)| Arc::clone(key));
-        if let Some(key) = made(&self.known.lock()) {
+        if let Some(key) = self.known.lock().key(&pending) {
             return Some(key);
         }
-        let key = certificate::of_challenge(&name, digest(&SHA256, pending.authorization.as_bytes()).as_ref());
+        let authorization = self.authorization(&pending).await?;
+        let key = certificate::of_challenge(&name, digest(&SHA256, &authorization).as_ref());
         let key = Arc::new(key.map_err(|why| debug!("tls.acme: {name}: {why}")).ok()?);
         let mut known = self.known.lock();
         // One that two asked for at once is made twice.
-        known.keys.retain(|(of, _)| *of != pending);
-        known.keys.push((pending.clone(), Arc::clone(&key)));
+        if let Some(key) = known.key(&pending) {
+            return Some(key);
+        }
+        known.keys.push((pending, Arc::clone(&key)));
         Some(key)
     }
 
     /// Adds a challenge of this process.
-    pub(super) fn begin(&self, pending: Pending) {
-        self.known.lock().own.push(pending);
+    pub(super) fn begin(&self, pending: Pending, authorization: &str) {
+        let mut known = self.known.lock();
+        known.authorizations.push((pending.clone(), Bytes::copy_from_slice(authorization.as_bytes())));
+        known.own.push(pending);
     }
 
     /// Removes one.
@@ -96,20 +118,38 @@ impl Challenges {
         let mut known = self.known.lock();
         known.own.retain(|own| own != pending);
         known.listed.retain(|listed| listed != pending);
-        known.keys.retain(|(of, _)| of != pending);
+        known.tidy();
+    }
+
+    /// Returns how a pending challenge is answered. Another process's is read once.
+    async fn authorization(&self, pending: &Pending) -> Option<Bytes> {
+        if let Some(authorization) = self.known.lock().authorization(pending) {
+            return Some(authorization);
+        }
+        let read = self.state.authorization(pending).await;
+        let read = read.map_err(|error| debug!("tls.acme: the challenge for {} can't be read: {error}", pending.name));
+        let authorization = read.ok()?;
+        let mut known = self.known.lock();
+        if known.authorization(pending).is_none() {
+            known.authorizations.push((pending.clone(), authorization.clone()));
+        }
+        Some(authorization)
     }
 
     /// Finds the last challenge that is the one: among those that are known, or else in the state.
     async fn find(&self, is_it: impl Fn(&Pending) -> bool) -> Option<Pending> {
-        let look = || {
+        let look = |may_be_listed: &dyn Fn(Stopwatch) -> bool| {
             let known = self.known.lock();
-            known.all().filter(|pending| is_it(pending)).max_by_key(|pending| pending.since).cloned()
+            let may_be_listed = known.listed_at.is_some_and(may_be_listed);
+            let all = known.own.iter().chain(known.listed.iter().filter(|_| may_be_listed));
+            all.filter(|pending| is_it(pending)).max_by_key(|pending| pending.since).cloned()
         };
-        if let Some(pending) = look() {
+        // Since an older listing another process may have ordered a name anew.
+        if let Some(pending) = look(&|began| began.elapsed() < PAUSE) {
             return Some(pending);
         }
         self.refresh().await;
-        look()
+        look(&|_| true)
     }
 
     /// Returns once a listing is there that began after this was called.
@@ -122,13 +162,13 @@ impl Challenges {
             }
             sleep(PAUSE.saturating_sub(began.elapsed())).await;
         }
-        *last = Some(Stopwatch::start());
+        let began = Stopwatch::start();
+        *last = Some(began);
         match self.state.challenges().await {
             Ok(listed) => {
                 let mut known = self.known.lock();
-                known.listed = listed;
-                let Known { own, listed, keys } = &mut *known;
-                keys.retain(|(of, _)| own.contains(of) || listed.contains(of));
+                (known.listed, known.listed_at) = (listed, Some(began));
+                known.tidy();
             }
             Err(error) => debug!("tls.acme: the challenges of other processes are not known: {error}"),
         }
@@ -143,7 +183,7 @@ impl Challenges {
             crate::store::Keep::in_directory(directory, crate::base::Clock::system()).await.expect("a directory");
         let this = Self::new(Arc::new(State::new(keep, "ca/".into(), 1)));
         let since = crate::rfc9111::timestamp::Timestamp::from_secs(5);
-        this.begin(Pending { since, name: name.into(), authorization: "token.thumb".into() });
+        this.begin(Pending { since, name: name.into(), token: "token".into() }, "token.thumb");
         Arc::new(this)
     }
 
@@ -168,7 +208,7 @@ mod tests {
     }
 
     fn pending(name: &str, token: &str) -> Pending {
-        Pending { since: Timestamp::from_secs(5), name: name.into(), authorization: format!("{token}.thumb") }
+        Pending { since: Timestamp::from_secs(5), name: name.into(), token: token.into() }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +222,7 @@ mod tests {
         };
         let mut asked: Vec<_> = (0..300).map(strange).collect();
         assert_eq!(other.answer("token").await, None);
-        one.put_challenge(&pending("a.example", "token")).await.expect("written");
+        one.put_challenge(&pending("a.example", "token"), "token.thumb").await.expect("written");
         asked.extend((300..600).map(strange));
         let watch = Stopwatch::start();
         assert_eq!(other.answer("token").await.as_deref(), Some(&b"token.thumb"[..]));
@@ -190,7 +230,14 @@ mod tests {
         for strange in asked {
             assert_eq!(strange.await.expect("no panic"), None);
         }
-        assert!(other.certificate("A.example.").await.is_some() && other.certificate("b.example").await.is_none());
+        let first = other.certificate("A.example.").await.expect("it is pending");
+        assert!(other.certificate("b.example").await.is_none());
+        // The name is ordered anew, months later.
+        one.end_challenge(&pending("a.example", "token")).await;
+        one.put_challenge(&pending("a.example", "second"), "second.thumb").await.expect("written");
+        sleep(PAUSE).await;
+        let second = other.certificate("a.example").await.expect("it is pending");
+        assert_ne!(first.cert, second.cert, "what was known of the first order does not count for the second");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -220,8 +267,8 @@ mod tests {
             pending("a.example", "older"),
             Pending { since: Timestamp::from_secs(6), ..pending("a.example", "newer") },
         );
-        challenges.begin(newer.clone());
-        challenges.begin(older.clone());
+        challenges.begin(newer.clone(), "newer.thumb");
+        challenges.begin(older.clone(), "older.thumb");
         let key = challenges.certificate("a.example").await.expect("pending");
         assert!(Arc::ptr_eq(&key, &challenges.certificate("a.example").await.expect("pending")), "it is made once");
         challenges.end(&newer);

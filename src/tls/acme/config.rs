@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store::Location;
+
 /// `[tls.acme]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -55,7 +57,7 @@ pub struct Domains(Vec<String>);
 /// `tls.acme.state`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatePlace {
-    /// The bucket, if the durable tier is one; otherwise a directory has to be named.
+    /// Beside the durable tier. Without one a directory has to be named.
     Default,
     /// The bucket of the durable tier.
     Bucket,
@@ -141,8 +143,8 @@ impl Config {
         !self.domains.is_empty()
     }
 
-    /// Returns what is wrong with the keys together, a sentence each. `has_bucket`: the durable tier is one.
-    pub(crate) fn mistakes(&self, has_bucket: bool) -> Vec<String> {
+    /// Returns what is wrong with the keys together, a sentence each.
+    pub(crate) fn mistakes(&self, durable: &Location) -> Vec<String> {
         let mut told = Vec::new();
         if !self.is_on() {
             return told;
@@ -154,17 +156,17 @@ impl Config {
                 self.directory
             ));
         }
-        match self.state {
-            StatePlace::Default if !has_bucket => told.push(
+        match (&self.state, durable) {
+            (StatePlace::Default, Location::Off) => told.push(
                 "tls.acme.state: it has to name a directory that is kept when this machine or container is replaced, such as \
-                 \"/var/lib/larder/acme\", since durable.url is no bucket: a certificate that is lost is ordered again, and CAs \
+                 \"/var/lib/larder/acme\", since durable.url is \"off\": a certificate that is lost is ordered again, and CAs \
                  give only a few a week"
                     .into(),
             ),
-            StatePlace::Bucket if !has_bucket => {
+            (StatePlace::Bucket, Location::Off | Location::File(_)) => {
                 told.push("tls.acme.state: it is \"bucket\", and durable.url is no bucket: name one, or a directory".into());
             }
-            StatePlace::Default | StatePlace::Bucket | StatePlace::Directory(_) => {}
+            (StatePlace::Default | StatePlace::Bucket | StatePlace::Directory(_), _) => {}
         }
         let mut seen: Vec<&String> = Vec::new();
         for name in self.domains.iter().flat_map(Domains::names) {
@@ -210,17 +212,18 @@ mod tests {
     #[test]
     fn keys_that_do_not_go_together_are_told_at_the_start() {
         let domains = |text: &str| Domains::read(text).expect("names");
-        assert!(Config::default().mistakes(false).is_empty(), "off");
+        let (off, file) = (Location::Off, Location::File("./larder-cache".into()));
+        assert!(Config::default().mistakes(&off).is_empty(), "ACME is off");
         let on = Config { domains: vec![domains("a.example")], ..Config::default() };
-        let told = on.mistakes(false);
+        let told = on.mistakes(&off);
         assert!(told[0].contains("accept_terms") && told[1].contains("/var/lib/larder/acme"), "{told:?}");
         let agreed = Config { accept_terms: true, ..on };
-        assert!(agreed.mistakes(true).is_empty());
+        assert!(agreed.mistakes(&file).is_empty());
         let bucket = Config { state: StatePlace::Bucket, ..agreed.clone() };
-        assert!(bucket.mistakes(true).is_empty() && bucket.mistakes(false)[0].contains("no bucket"));
+        assert!(bucket.mistakes(&file)[0].contains("no bucket"));
         let directory = Config { state: StatePlace::Directory("/d".into()), ..agreed };
-        assert!(directory.mistakes(false).is_empty());
+        assert!(directory.mistakes(&off).is_empty());
         let twice = Config { domains: vec![domains("a.example b.example"), domains("b.example")], ..directory };
-        assert!(twice.mistakes(false)[0].contains("b.example is there twice"));
+        assert!(twice.mistakes(&off)[0].contains("b.example is there twice"));
     }
 }

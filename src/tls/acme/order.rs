@@ -252,13 +252,13 @@ impl<'a> Orders<'a> {
                     Failure::new(Trouble::Refused, told)
                 })?;
             let Some(mut challenge) = authorization.challenge(kind) else { continue };
-            let pending = records::Pending {
-                since: self.state.now(),
-                name,
-                authorization: challenge.key_authorization().as_str().to_owned(),
-            };
-            answered.push(Answering::begin(self.challenges, pending.clone()));
-            self.state.put_challenge(&pending).await.map_err(|error| Failure::of_state(&error))?;
+            let pending = records::Pending { since: self.state.now(), name, token: challenge.token.clone() };
+            let authorization = challenge.key_authorization();
+            answered.push(Answering::begin(self.challenges, pending.clone(), authorization.as_str()));
+            self.state
+                .put_challenge(&pending, authorization.as_str())
+                .await
+                .map_err(|error| Failure::of_state(&error))?;
             challenge.set_ready().await.map_err(|error| self.failure(&error))?;
         }
         match order.poll_ready(&TO_VALIDATE).await {
@@ -318,8 +318,8 @@ struct Answering<'a> {
 }
 
 impl<'a> Answering<'a> {
-    fn begin(challenges: &'a Challenges, pending: records::Pending) -> Self {
-        challenges.begin(pending.clone());
+    fn begin(challenges: &'a Challenges, pending: records::Pending, authorization: &str) -> Self {
+        challenges.begin(pending.clone(), authorization);
         Self { challenges, pending }
     }
 }

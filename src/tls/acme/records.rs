@@ -6,7 +6,7 @@
 //! | `certificates/<group>/<time>-<node>` | a chain with its key; the one that is valid longest counts |
 //! | `orders/<group>/<time>-<node>` | an order under way, with the key of its certificate; the last counts |
 //! | `plans/<group>/<time>-<node>` | when to renew, and what failed; the last counts |
-//! | `challenges/<time>/<name>/<key authorization>` | a challenge that is to be answered: its name is all |
+//! | `challenges/<time>/<name>/<token>` | the key authorization of a challenge that is to be answered |
 //! | `claims/<time>-<node>-<beat>` | a process that orders, or wants to |
 //!
 //! Names are never written twice. A group is the names of one certificate.
@@ -215,8 +215,7 @@ pub(super) struct Pending {
     pub(super) since: Timestamp,
     /// The name that is validated.
     pub(super) name: String,
-    /// The token and the thumbprint of the account's key (RFC 8555 §8.1).
-    pub(super) authorization: String,
+    pub(super) token: String,
 }
 
 impl Pending {
@@ -225,26 +224,21 @@ impl Pending {
 
     pub(super) fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split('/');
-        let (since, name, authorization) = (parse_time(parts.next()?)?, parts.next()?, parts.next()?);
-        let (token, thumbprint) = authorization.split_once('.')?;
-        let is_sound = parts.next().is_none() && is_token(token) && is_token(thumbprint);
-        is_sound.then(|| Self { since, name: name.to_owned(), authorization: authorization.to_owned() })
-    }
-
-    pub(super) fn token(&self) -> &str {
-        self.authorization.split_once('.').map_or("", |(token, _)| token)
+        let (since, name, token) = (parse_time(parts.next()?)?, parts.next()?, parts.next()?);
+        let is_sound = parts.next().is_none() && is_token(token);
+        is_sound.then(|| Self { since, name: name.to_owned(), token: token.to_owned() })
     }
 }
 
 impl fmt::Display for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", shown(self.since), self.name, self.authorization)
+        write!(f, "{}/{}/{}", shown(self.since), self.name, self.token)
     }
 }
 
 /// Returns whether a text may be a token (RFC 8555 §8.3: of the alphabet of base64url), of a length that a file's name has.
 pub(super) fn is_token(text: &str) -> bool {
-    (1..=190).contains(&text.len())
+    (1..=200).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
@@ -258,9 +252,8 @@ mod tests {
         assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
         let claim = ClaimName { stamp, beat: 7 };
         assert_eq!(ClaimName::parse(&claim.to_string()), Some(claim));
-        let pending = Pending { since: stamp.time, name: "a.example".into(), authorization: "to-k_en.thumb".into() };
-        assert_eq!(Pending::parse(&pending.to_string()), Some(pending.clone()));
-        assert_eq!(pending.token(), "to-k_en");
+        let pending = Pending { since: stamp.time, name: "a.example".into(), token: "to-k_en".into() };
+        assert_eq!(Pending::parse(&pending.to_string()), Some(pending));
         for foreign in
             ["", "-", "5-6", "+000000000000005-0000000000000006", "0000000000000005-0000000000000006-", "a/b/c"]
         {
@@ -271,7 +264,7 @@ mod tests {
         {
             assert_eq!(is_token(token), is_sound, "{token}");
         }
-        assert!(!is_token(&"a".repeat(191)));
+        assert!(!is_token(&"a".repeat(201)));
     }
 
     #[test]

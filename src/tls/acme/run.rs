@@ -148,7 +148,7 @@ impl Acme {
             }
             (StatePlace::Default | StatePlace::Bucket, Some(durable)) => Keep::beside(durable, clock.clone()),
             (StatePlace::Default | StatePlace::Bucket, None) => {
-                return Err(TlsError("tls.acme.state: there is no bucket; name a directory".into()));
+                return Err(TlsError("tls.acme.state: there is no durable tier; name a directory".into()));
             }
         };
         let mut config = config.clone();

@@ -170,10 +170,14 @@ impl State {
         Ok(name)
     }
 
-    /// Writes that a challenge is to be answered.
-    pub(super) async fn put_challenge(&self, pending: &Pending) -> Result<(), StoreError> {
-        let text = Bytes::from_static(b"A challenge that is to be answered.\n");
-        self.keep.put(&self.name_of(pending), text).await
+    /// Writes how a challenge is to be answered.
+    pub(super) async fn put_challenge(&self, pending: &Pending, authorization: &str) -> Result<(), StoreError> {
+        self.keep.put(&self.name_of(pending), Bytes::copy_from_slice(authorization.as_bytes())).await
+    }
+
+    /// Reads how a challenge is to be answered.
+    pub(super) async fn authorization(&self, pending: &Pending) -> Result<Bytes, StoreError> {
+        self.keep.get(&self.name_of(pending)).await
     }
 
     /// Deletes a challenge.
