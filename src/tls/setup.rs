@@ -30,7 +30,7 @@ pub(super) enum Sessions {
 /// The configurations for clients, which differ in the cipher that is preferred.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// AES-128-GCM, whose handshake costs a server a fifth less than that of AES-256-GCM, with its SHA-384.
+    /// AES-128-GCM, whose handshake costs a server a sixth less than that of AES-256-GCM, with its SHA-384.
     aes: Arc<ServerConfig>,
     /// ChaCha20-Poly1305
     chacha: Arc<ServerConfig>,
