@@ -34,6 +34,7 @@ COPY --from=build /etc/larder/config.toml /etc/larder/config.toml
 #     docker exec CONTAINER larder purge http://localhost:8080/page
 # To have metrics scraped from outside, set LARDER_ADMIN__LISTEN=0.0.0.0:9090 and
 # LARDER_ADMIN__TOKEN, without which Larder refuses to start on such an address.
+# A note for readers and for `docker run -P`: other ports of server.listen work without one, 80 and 443 included.
 EXPOSE 8080
 
 # As a number, so that a platform that forbids root can tell without looking the name up.

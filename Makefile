@@ -26,7 +26,7 @@ demo: $(LARDER_QUICK)
 	$(PYTHON) scripts/demo.py --larder $(LARDER_QUICK) $(if $(ONCE),--once) $(if $(S3),--s3)
 
 # The Flask application and a second S3 server, for the tests that use real ones, and what the Python tests need.
-REQUIREMENTS := examples/flask-app/requirements.txt scripts/requirements-s3.txt python/requirements-test.txt
+REQUIREMENTS := examples/flask-app/requirements.txt scripts/requirements-s3.txt python/requirements-test.txt tests/http2/requirements.txt
 $(VENV)/stamp: $(REQUIREMENTS)
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
@@ -47,10 +47,39 @@ python-test: $(VENV)/stamp $(LARDER_QUICK)
 	$(VENV)/bin/mypy
 	LARDER_BINARY="$(CURDIR)/$(VENV)/bin/larder" LARDER_TEST_WHEEL="$$(ls $(CURDIR)/target/test-wheels/*.whl)" $(VENV)/bin/python -m pytest
 
-# The public HTTP cache tests, five times over: as shipped, as the RFC has it, through the durable tier
-# alone, with restarts in between, and with Surrogate-Control. ID=… runs one and prints the exchange,
-# PROFILE=… picks one of the five, RECORD=1 writes down what comes out, PEERS=1 prints what the package
-# has of other caches.
+# Attacks by HTTP/2, and its exchanges, frame by frame.
+.PHONY: http2-test
+http2-test: $(VENV)/stamp $(LARDER_QUICK)
+	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" $(VENV)/bin/python -m pytest tests/http2
+
+# Two scanners look at TLS as Larder comes, Chromium loads a page by HTTP/2, and certificates are replaced under load.
+# What is missing of Debian's packages for that is installed where it can be; without it the test says so and is skipped.
+SCANNERS := $(CURDIR)/target/scan-venv
+TLS_PACKAGES := testssl.sh chromium libnss3-tools
+$(SCANNERS)/stamp: scripts/requirements-scan.txt
+	rm -rf $(SCANNERS)
+	$(PYTHON) -m venv $(SCANNERS)
+	$(SCANNERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.PHONY: tls-packages
+tls-packages:
+	@{ { command -v testssl && command -v chromium && command -v certutil; } >/dev/null; } || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -q -y $(TLS_PACKAGES) >/dev/null 2>&1; } || true
+
+.PHONY: tls-test
+tls-test: $(VENV)/stamp $(SCANNERS)/stamp $(LARDER_QUICK) tls-packages
+	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" LARDER_TEST_SSLYZE=$(SCANNERS)/bin/sslyze $(VENV)/bin/python -m pytest -rs tests/tls
+
+# The scanners alone.
+.PHONY: scan
+scan: $(VENV)/stamp $(SCANNERS)/stamp $(LARDER_QUICK) tls-packages
+	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" LARDER_TEST_SSLYZE=$(SCANNERS)/bin/sslyze $(VENV)/bin/python -m pytest -rs tests/tls/test_scan.py
+
+# The public HTTP cache tests, seven times over: as shipped, as the RFC has it, through the durable tier
+# alone, with restarts in between, with Surrogate-Control, and over TLS by HTTP/1.1 and by HTTP/2. ID=… runs one
+# and prints the exchange, PROFILE=… picks one of the seven, RECORD=1 writes down what comes out, PEERS=1 prints
+# what the package has of other caches.
 conformance/node_modules/.package-lock.json: conformance/package-lock.json conformance/package.json
 	cd conformance && npm ci --no-audit --no-fund --loglevel=error
 	touch $@
@@ -58,11 +87,15 @@ conformance/node_modules/.package-lock.json: conformance/package-lock.json confo
 conformance: $(LARDER_QUICK) conformance/node_modules/.package-lock.json
 	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER_QUICK) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
 
-# Rules, proxy over real sockets, both tiers, the binary in front of Flask; the Python module; the demo, 2 GiB each way,
-# and the instructions that a request takes. Only the last needs the release build.
+# Rules, proxy over real sockets, both tiers, certificates from a CA for tests (pebble, which is installed where it can be),
+# the binary in front of Flask; the Python module; HTTP/2; TLS; the demo, 2 GiB each way, and the instructions that a
+# request takes. Only the last needs the release build.
 test: $(VENV)/stamp
+	@command -v pebble >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -q -y pebble >/dev/null 2>&1; } || true
 	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
 	$(MAKE) python-test
+	$(MAKE) http2-test
+	$(MAKE) tls-test
 	$(MAKE) conformance
 	$(MAKE) demo ONCE=1
 	$(MAKE) demo ONCE=1 S3=1

@@ -83,11 +83,21 @@ def with_settings(binary: Path, settings: dict[str, object]) -> list[str]:
 
 
 def build_floor() -> Path:
+    return built_floor("bare hyper") / "larder-bench-floor"
+
+
+def build_tls_floor() -> tuple[Path, Path]:
+    """Bare hyper with rustls, and what shakes hands with a server."""
+    directory = built_floor("bare hyper with rustls", "--features", "tls")
+    return directory / "larder-bench-floor-tls", directory / "larder-bench-handshakes"
+
+
+def built_floor(name: str, *arguments: str) -> Path:
     if not shutil.which("cargo"):
-        raise Failure("cargo is not installed, and --floor needs it")
-    say("building bare hyper")
-    done = subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=HERE / "floor", check=False)
+        raise Failure(f"cargo is not installed, and {name} is built by it")
+    say(f"building {name}")
+    done = subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *arguments], cwd=HERE / "floor", check=False)
     if done.returncode != 0:
         raise Failure("bench/floor does not build")
     target = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "floor" / "target"))
-    return target / "release" / "larder-bench-floor"
+    return target / "release"

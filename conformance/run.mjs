@@ -5,9 +5,10 @@
 //
 // A profile is a configuration of Larder, and what is done to it between a test's requests.
 
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import https from 'node:https'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
@@ -36,7 +37,9 @@ const profiles = {
     about: 'Surrogate-Control is listened to',
     set: [...rfc, 'cache.surrogate_control=true'],
     suites: ['surrogate-control', 'cc-freshness']
-  }
+  },
+  tls: { about: "the RFC's own, by HTTP/1.1 over TLS", set: rfc, over: 'tls' },
+  http2: { about: "the RFC's own, by HTTP/2 over TLS", set: rfc, over: 'http2' }
 }
 
 const { values: args } = parseArgs({
@@ -77,22 +80,34 @@ async function startOrigin (dump) {
 }
 
 class Larder {
-  constructor (origin, set) {
+  constructor (origin, set, isTls) {
     this.directory = mkdtempSync(path.join(tmpdir(), 'larder-conformance-'))
-    this.set = [`upstream.url=${origin}`, `durable.url=file:${this.directory}`, ...set]
+    this.set = [`upstream.url=${origin}`, `durable.url=file:${path.join(this.directory, 'durable')}`, ...set]
+    this.scheme = isTls ? 'https' : 'http'
     this.listen = '127.0.0.1:0'
+    this.config = path.join(this.directory, 'larder.toml')
+    writeFileSync(this.config, isTls ? this.withCertificate() : '')
+  }
+
+  withCertificate () {
+    const certificates = path.join(this.directory, 'certificates')
+    execFileSync(path.join(here, '..', 'scripts', 'certificates.sh'), [certificates])
+    this.ca = readFileSync(path.join(certificates, 'ca.pem'))
+    const [chain, key] = ['ecdsa.pem', 'ecdsa.key'].map(file => JSON.stringify(path.join(certificates, file)))
+    return `[[tls.certificate]]\nchain = ${chain}\nkey = ${key}\n`
   }
 
   async start () {
-    const set = [`server.listen=${this.listen}`, 'admin.listen=127.0.0.1:0', ...this.set]
-    this.process = spawn(args.larder, set.flatMap(one => ['--set', one]), { stdio: ['ignore', 'pipe', 'pipe'] })
+    const set = [`server.listen=${this.scheme}://${this.listen}`, 'admin.listen=127.0.0.1:0', ...this.set]
+    const options = ['--config', this.config, ...set.flatMap(one => ['--set', one])]
+    this.process = spawn(args.larder, options, { stdio: ['ignore', 'pipe', 'pipe'] })
     const said = []
     this.process.stdout.resume()
     const addresses = await new Promise((resolve, reject) => {
       let listen
       createInterface({ input: this.process.stderr }).on('line', text => {
         said.push(text)
-        listen = text.match(/listening on ([\d.:]+)/)?.[1] ?? listen
+        listen = text.match(/listening on (?:https?:\/\/)?([\d.:]+)/)?.[1] ?? listen
         const admin = text.match(/admin on ([\d.:]+)/)?.[1]
         if (listen && admin) resolve({ listen, admin })
       })
@@ -157,12 +172,20 @@ class Rounds {
   }
 }
 
+// What asks: over TCP, over TLS, or by HTTP/2 over TLS.
+async function fetchOver (over, ca) {
+  if (over === 'http2') return (await import('./http2.mjs')).http2Fetch({ ca })
+  const nodeFetch = (await import('node-fetch')).default
+  if (over === undefined) return nodeFetch
+  const agent = new https.Agent({ ca, keepAlive: true })
+  return (url, init) => nodeFetch(url, { ...init, agent })
+}
+
 async function runProfile (name, ids) {
   const profile = profiles[name]
   const suites = await allSuites()
   const config = await load('client/config.mjs')
   const { makeCacheTest, testResults } = await load('client/test.mjs')
-  const nodeFetch = (await import('node-fetch')).default
   const tests = suites
     .filter(suite => !profile.suites || profile.suites.includes(suite.id))
     .flatMap(suite => suite.tests)
@@ -171,16 +194,17 @@ async function runProfile (name, ids) {
   if (dump) tests.forEach(test => { test.dump = true })
 
   const origin = await startOrigin(dump)
-  const larder = new Larder(origin.url, profile.set)
+  const larder = new Larder(origin.url, profile.set, profile.over !== undefined)
   await larder.start()
-  config.setBaseUrl(`http://${larder.listen}`)
+  const ask = await fetchOver(profile.over, larder.ca)
+  config.setBaseUrl(`${larder.scheme}://${larder.listen}`)
   config.setUseBrowserCache(false)
   for (const group of profile.restarts ? alike(tests) : [tests]) {
     const rounds = profile.restarts ? new Rounds(larder, group.length) : undefined
     config.setFetch(async (url, init) => {
       const number = init?.headers?.find?.(([field]) => field === 'Req-Num')?.[1]
       if (rounds && number > 1) await rounds.arrive()
-      return nodeFetch(url, init)
+      return ask(url, init)
     })
     await Promise.all(group.map(test => makeCacheTest(test).then(() => rounds?.leave())))
   }

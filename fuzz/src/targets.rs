@@ -193,3 +193,8 @@ pub(super) fn footer(data: &[u8]) {
 pub(super) fn resp(data: &[u8]) {
     larder::resp::hold_commands(data);
 }
+
+/// Reads what a load balancer sends before anything else, in one piece and in several.
+pub(super) fn proxy_header(data: &[u8]) {
+    larder::downstream::hold_proxy_header(data);
+}

@@ -276,6 +276,12 @@ impl Admin {
             let upstreams = upstreams.into_iter().map(|(name, is_reachable)| (name, json!(word(is_reachable))));
             told["upstreams"] = upstreams.collect();
         }
+        // Nobody but the CA may be needed for a certificate, and it comes only to where requests are sent: no reason not to
+        // be ready.
+        if let Some(acme) = &self.proxy.acme {
+            let missing: Vec<String> = acme.missing().into_keys().collect();
+            told["certificates"] = if missing.is_empty() { json!("issued") } else { json!({"waiting_for": missing}) };
+        }
         json_reply(status, &told)
     }
 

@@ -62,6 +62,42 @@ fn lists_from_every_source() {
 }
 
 #[test]
+fn a_listener_is_a_url_or_an_address() {
+    let tcp = |address: &str| Ok(Listen::Tcp(address.into()));
+    let tls = |address: &str| Ok(Listen::Tls(address.into()));
+    let certificate = "[[tls.certificate]]\nchain = \"chain.pem\"\nkey = \"key.pem\"\n";
+    for (text, expected) in [
+        ("127.0.0.1:8080", tcp("127.0.0.1:8080")),
+        ("http://127.0.0.1:8080", tcp("127.0.0.1:8080")),
+        ("http://0.0.0.0:80/", tcp("0.0.0.0:80")),
+        ("http://0.0.0.0", tcp("0.0.0.0:80")),
+        ("http://[::]", tcp("[::]:80")),
+        ("https://0.0.0.0", tls("0.0.0.0:443")),
+        ("https://[::1]:8443", tls("[::1]:8443")),
+        ("https://shop.example:8443", tls("shop.example:8443")),
+        ("unix:/run/larder.sock", Ok(Listen::Unix("/run/larder.sock".into()))),
+        ("https://0.0.0.0:443/path", Err("more than a host and a port")),
+        ("https://user@0.0.0.0", Err("more than a host and a port")),
+        ("https://", Err("is not host:port")),
+        ("https://:443", Err("is not host:port")),
+        ("https://0.0.0.0:port", Err("is not host:port")),
+        ("ftp://0.0.0.0:21", Err("is not host:port")),
+        ("https:0.0.0.0:443/", Err("is not host:port")),
+    ] {
+        let read = load(&format!("{certificate}[server]\nlisten = [\"{text}\"]"), &[], &[]);
+        match (read, expected) {
+            (Ok(config), Ok(expected)) => assert_eq!(config.server.listen, [expected], "{text}"),
+            (Err(told), Err(why)) => assert!(told.iter().any(|told| told.contains(why)), "{text}: {told:?}"),
+            (read, expected) => panic!("{text}: {expected:?}, and not {read:?}"),
+        }
+    }
+    for key in ["admin.listen", "resp.listen"] {
+        let read = load("", &[], &[&format!("{key}=https://127.0.0.1:8443")]);
+        assert!(read.is_err(), "{key} speaks no TLS");
+    }
+}
+
+#[test]
 fn rules_are_read_whole() {
     let text = r#"
         [upstreams.files]
@@ -257,6 +293,11 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ("[server]\nthreads = -1", "", "f: server.threads: -1 is not a whole number from 0 to 1024"),
         ("[server]\nlisten = [\"a\"]", "", "f: server.listen: [\"a\"] has \"a\", which is not host:port"),
         ("[server]\ntrusted_proxies = [\"me\"]", "", "has \"me\", which is not an address or a network"),
+        (
+            "[server]\nproxy_protocol = [\"lb\"]",
+            "",
+            "has \"lb\", which is not an address or a network, such as \"10.0.0.0/8\", or \"unix\"",
+        ),
         ("[upstream]\nurl = \"ftp://a\"", "", "f: upstream.url: \"ftp://a\" is not \"http://host:port\""),
         ("[upstream]\nurl = \"http://a/path\"", "", "so it can't have one"),
         ("[upstream]\nurl = \"https://a\"", "", "is https"),

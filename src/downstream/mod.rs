@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod listen;
 mod outlet;
+mod proxy_protocol;
 mod refusals;
 mod server;
 
@@ -19,5 +20,6 @@ pub(crate) use self::client_io::{ClientIo, Patience};
 pub(crate) use self::connection::Connection;
 pub use self::listen::Listen;
 pub(crate) use self::listen::{ListenError, Sockets, bind};
+pub use self::proxy_protocol::{Sender, hold_proxy_header};
 pub(crate) use self::refusals::{Refusals, Witness, conflicting_framing};
 pub(crate) use self::server::{Config as ServerConfig, Worker, pause_after};

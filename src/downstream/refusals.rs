@@ -8,6 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use tracing::info;
 
+use super::proxy_protocol::{self, Fault};
 use crate::base::log::OncePerMinute;
 use crate::base::{Clock, Metrics, Unparsed};
 use crate::respond::ResponseBody;
@@ -31,18 +32,38 @@ impl Refusals {
 
     /// Counts a refused request of `peer` that begins with `bytes`. Logs one a minute for each reason.
     pub(crate) fn note(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8]) {
+        self.note_because(why, peer, bytes, "");
+    }
+
+    /// Counts and logs a connection of `peer` that should have begun with a PROXY header. One that ends before its first
+    /// byte only tests whether the port is open, and is not counted.
+    pub(super) fn note_proxy_header(&self, peer: Option<IpAddr>, fault: &Fault) {
+        if let Fault::Bad { read, .. } = fault {
+            self.note_because(Unparsed::ProxyHeader, peer, read, &format!(": {fault}"));
+        }
+    }
+
+    /// Counts and logs, with `because` behind the line's first words.
+    fn note_because(&self, why: Unparsed, peer: Option<IpAddr>, bytes: &[u8], because: &str) {
         self.metrics.unparsed(why);
         let Some(turn) = self.told.turn(why, self.clock.now().as_millis()) else { return };
         let peer = peer.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let begins = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
         // A TLS record of type handshake, version 3.
-        let hint = if bytes.starts_with(&[0x16, 3]) { "; it looks like TLS" } else { "" };
+        let is_proxied = bytes.starts_with(proxy_protocol::PREFIX) || bytes.starts_with(proxy_protocol::SIGNATURE);
+        let hint = match why {
+            _ if bytes.starts_with(&[0x16, 3]) => "; it looks like TLS",
+            Unparsed::Malformed if is_proxied => {
+                "; it looks like a PROXY header, which server.proxy_protocol does not allow there"
+            }
+            _ => "",
+        };
         info!(
             peer,
             reason = why.as_str(),
             begins = Some(&*begins).filter(|begins| !begins.is_empty()),
-            "a request was refused before it could be read{hint}{}",
+            "a request was refused before it could be read{because}{hint}{}",
             turn.in_words()
         );
     }
@@ -65,10 +86,15 @@ pub(crate) fn conflicting_framing() -> Response<ResponseBody> {
     response
 }
 
-/// Makes the answer to a request of HTTP/2 that has more fields than `server.max_headers`.
-pub(super) fn too_many_fields() -> Response<ResponseBody> {
-    const SENTENCE: &str = "the request has more fields than this server takes\n";
-    refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "larder; detail=bad-request", SENTENCE)
+/// Makes the answer to a request of HTTP/2 that is not looked at.
+pub(super) fn unfit_request(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
+    refusal(status, "larder; detail=bad-request", sentence)
+}
+
+/// Makes the answer to a request for a tunnel that the application answers by a page.
+pub(super) fn no_tunnel() -> Response<ResponseBody> {
+    const SENTENCE: &str = "the application does not make a tunnel of this request\n";
+    refusal(StatusCode::BAD_GATEWAY, "larder; fwd=bypass; detail=no-tunnel", SENTENCE)
 }
 
 /// Makes the answer to a request past `server.max_requests`.

@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::proxy_protocol::{Sender, introduce};
 use super::{http1, http2};
 use crate::base::{Stopwatch, Transport, Unparsed, WorkerMetrics};
 use crate::downstream::{Listen, Refusals, Sockets};
@@ -36,6 +37,8 @@ pub struct Config {
     pub threads: usize,
     /// The proxies in front of this one whose `X-Forwarded` fields count.
     pub trusted_proxies: Vec<IpNet>,
+    /// The load balancers whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Sender>,
     /// Further fields that those are believed in. Each is part of every key.
     pub trusted_fields: Vec<HeaderName>,
     /// The field names with other characters than letters, digits and hyphens that reach the origin all the same.
@@ -99,6 +102,7 @@ impl Default for Config {
             listen: vec![Listen::Tcp("127.0.0.1:8080".into())],
             threads: 0,
             trusted_proxies: Vec::new(),
+            proxy_protocol: Vec::new(),
             trusted_fields: Vec::new(),
             allowed_fields: Vec::new(),
             header_timeout: Duration::from_secs(15),
@@ -249,20 +253,26 @@ impl Worker {
         }
     }
 
-    async fn serve(self: Arc<Self>, transport: Transport, peer: Peer, connections: Arc<Connections>) {
+    async fn serve(self: Arc<Self>, mut transport: Transport, peer: Peer, connections: Arc<Connections>) {
         let open = self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64;
         if open >= self.config.max_connections {
             self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
-            transport.refuse_for_load().await;
+            // A client of TLS could read the answer only after a handshake, which costs what is short here.
+            if peer.scheme == "http" {
+                transport.refuse_for_load().await;
+            }
             return;
         }
         self.metrics.connections.add_one();
         let _open = OpenConnection(&self.metrics);
-        let mut peer = peer;
-        let begun = match &self.tls {
-            Some(tls) if peer.scheme == "https" => Self::shake_hands(tls, transport, &mut peer, &connections).await,
-            Some(_) | None if self.config.h2c => self.begin(transport).await,
-            Some(_) | None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
+        // Before the header is read, which says whether the client used TLS, and not whether this connection does.
+        let tls = self.tls.as_ref().filter(|_| peer.scheme == "https");
+        let introduced = introduce(&self.config, &self.refusals, &mut transport, peer, &connections.end).await;
+        let Some(mut peer) = introduced else { return };
+        let begun = match tls {
+            Some(tls) => Self::shake_hands(tls, transport, &mut peer, &connections).await,
+            None if self.config.h2c => self.begin(transport).await,
+            None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
         };
         let Some(Begun { protocol, transport, first }) = begun else { return };
         match protocol {

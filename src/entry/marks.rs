@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use http::header::{self, HeaderMap};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{StoredResponse, Uses};
+use super::{JournalTime, StoredResponse, Uses};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::reuse::Failure;
 use crate::rfc9111::timestamp::Timestamp;
@@ -49,7 +49,7 @@ pub struct Marks {
     /// True if the durable tier has this response, or is about to.
     pub is_durable: AtomicBool,
     /// Time of the last validation that brought nothing to store, in milliseconds, with its outcome and its client's
-    /// class in the [`TRIED_BITS`] below; 0: never.
+    /// class in the [`TRIED_BITS`] below; 0: never. Of a value, which is never validated, the order of its entry.
     tried: AtomicI64,
     /// True while it is being validated in the background.
     is_validating: AtomicBool,
@@ -80,6 +80,16 @@ impl Marks {
     /// Returns the marks of a response that the durable tier has.
     pub fn durable() -> Self {
         Self { is_durable: AtomicBool::new(true), ..Self::default() }
+    }
+
+    /// Notes the order of a value's entry in the durable tier.
+    pub(crate) fn note_order(&self, order: JournalTime) {
+        self.tried.store(order.cast_signed(), Ordering::Relaxed);
+    }
+
+    /// Returns the order of a value's entry in the durable tier; `None`: it has none.
+    pub(crate) fn order(&self) -> Option<JournalTime> {
+        Some(self.tried.load(Ordering::Relaxed).cast_unsigned()).filter(|order| *order > 0)
     }
 
     /// Notes that a validation for a client like `who` brought nothing to store.

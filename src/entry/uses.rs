@@ -47,6 +47,11 @@ impl Uses {
         self.0.store(old.0.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    /// Has the entry count as used since that was last asked, without a use.
+    pub(crate) fn note_recent(&self) {
+        self.0.fetch_or(RECENT, Ordering::Relaxed);
+    }
+
     /// Returns whether the entry was used since this was last asked.
     pub(crate) fn take_recent(&self) -> bool {
         self.0.fetch_and(!RECENT, Ordering::Relaxed) & RECENT != 0

@@ -8,6 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use tracing::info;
 
+use super::target::origin_form;
 use crate::base::Stopwatch;
 use crate::base::log::{self, cut};
 use crate::respond::ResponseBody;
@@ -38,6 +39,7 @@ impl fmt::Display for RequestId {
 pub(super) struct AccessLine {
     client: Option<IpAddr>,
     peer: Option<IpAddr>,
+    is_http2: bool,
     method: Method,
     uri: Uri,
     host: Option<HeaderValue>,
@@ -53,9 +55,10 @@ impl AccessLine {
         Self {
             client: trust.client(peer, fields),
             peer: peer.ip,
+            is_http2: peer.is_http2,
             method: request.method().clone(),
-            uri: request.uri().clone(),
-            host: fields.get(header::HOST).cloned(),
+            uri: origin_form(request.uri()).into_owned(),
+            host: host(request),
             user_agent: fields.get(header::USER_AGENT).cloned(),
             referer: fields.get(header::REFERER).cloned(),
             watch: Stopwatch::start(),
@@ -77,6 +80,7 @@ impl AccessLine {
                     request_id = %id,
                     client = ip(self.client),
                     peer = ip(self.peer),
+                    protocol = if self.is_http2 { "HTTP/2" } else { "HTTP/1" },
                     method = &*cut(Cow::Borrowed(self.method.as_str())),
                     host = text(self.host.as_ref()).as_deref(),
                     uri = &*cut(Cow::Borrowed(&uri)),
@@ -91,6 +95,14 @@ impl AccessLine {
                 );
             })
         })
+    }
+}
+
+/// Returns the host that a request names. HTTP/2 has it in the target, and so has HTTP/1.1 in absolute form.
+fn host(request: &Request<ClientBody>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(header::HOST).cloned(),
     }
 }
 

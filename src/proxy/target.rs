@@ -169,7 +169,31 @@ pub(super) fn shared_form<'a>(uri: &'a Uri, rules: &QueryRules) -> Cow<'a, Uri> 
 /// Returns the target in origin form.
 pub(super) fn origin_form(uri: &Uri) -> Cow<'_, Uri> {
     match uri.path_and_query() {
+        // Behind an authority may be nothing but a fragment, which leaves no path.
+        Some(target) if uri.authority().is_some() && target.as_str() == "/" => Cow::Owned(Uri::default()),
         Some(target) if uri.authority().is_some() => Cow::Owned(Uri::from(target.clone())),
         _ => Cow::Borrowed(uri),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_in_origin_form_is_never_empty() {
+        for (target, expected) in [
+            ("http://site.example", "/"),
+            ("http://site.example/", "/"),
+            ("http://site.example#a", "/"),
+            ("http://site.example/#a", "/"),
+            ("http://site.example?a", "/?a"),
+            ("http://site.example/a?b#c", "/a?b"),
+            ("/a?b", "/a?b"),
+            ("*", "*"),
+        ] {
+            let uri = target.parse().expect("a target");
+            assert_eq!(origin_form(&uri).to_string(), expected, "{target}");
+        }
     }
 }

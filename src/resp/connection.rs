@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,8 +22,9 @@ use super::output::Output;
 use super::parse::{Limits, Next, Skipped};
 use super::presence::Presence;
 use super::reply::Reply;
-use super::server::{Ending, Server};
+use super::server::{Common, Server};
 use super::session::Session;
+use super::settling::Seat;
 use crate::base::{RespClass, RespCounters, RespRefusal, Stopwatch, Timer, Transport, format_size};
 
 /// Replies are written once so many bytes are gathered, or no whole command is left.
@@ -114,8 +115,6 @@ enum Pending {
     WithSession(WaitingWithSession),
 }
 
-type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// One client's connection.
 pub(super) struct Connection {
     server: Arc<Server>,
@@ -134,8 +133,8 @@ pub(super) struct Connection {
     presence: Presence,
     /// True if values were changed since the last write.
     has_changed: bool,
-    /// Waits until a directory has what was changed: replies say what holds.
-    settling: Option<Settling>,
+    /// Its place among those that wait until a directory has what was changed: replies say what holds.
+    settling: Option<Seat>,
     /// Set once no further command is run. The connection ends when its replies are written.
     end: Option<End>,
     /// The command that arrives.
@@ -175,11 +174,11 @@ impl Connection {
     }
 
     /// Serves the client until one of them ends it.
-    pub(super) async fn serve(mut self, ending: Arc<Ending>) {
-        let mut told = pin!(ending.told());
+    pub(super) async fn serve(mut self, common: Arc<Common>) {
+        let mut told = pin!(common.ending.told());
         // Registers this task, so that the stop wakes it.
         let _ = poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx))).await;
-        let end = poll_fn(|cx| SHARED.with_borrow_mut(|shared| self.turn(cx, shared, &ending))).await;
+        let end = poll_fn(|cx| SHARED.with_borrow_mut(|shared| self.turn(cx, shared, &common))).await;
         match end {
             // Everything that arrived was read, so closing resets nothing.
             End::Left | End::Idle | End::Quit | End::Stopped => {}
@@ -194,24 +193,24 @@ impl Connection {
         }
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>, shared: &mut Shared, ending: &Ending) -> Poll<End> {
+    fn turn(&mut self, cx: &mut Context<'_>, shared: &mut Shared, common: &Common) -> Poll<End> {
         self.input.lend(&mut shared.input);
         self.output.lend(&mut shared.output);
-        let outcome = self.go_on(cx, shared, ending);
+        let outcome = self.go_on(cx, shared, common);
         self.input.give_back(&mut shared.input);
         self.output.give_back(&mut shared.output);
         if outcome.is_ready() { outcome } else { self.poll_deadline(cx) }
     }
 
     /// Goes on as far as possible without waiting.
-    fn go_on(&mut self, cx: &mut Context<'_>, shared: &mut Shared, ending: &Ending) -> Poll<End> {
+    fn go_on(&mut self, cx: &mut Context<'_>, shared: &mut Shared, common: &Common) -> Poll<End> {
         let mut turn = TURN;
         loop {
             let halt = if self.poll_waiting(cx).is_pending() { Halt::Waits } else { self.run(shared, &mut turn) };
             if matches!(halt, Halt::Began) {
                 continue;
             }
-            if self.poll_settled(cx).is_pending() {
+            if self.poll_settled(cx, common).is_pending() {
                 return Poll::Pending;
             }
             if self.poll_write(cx).is_err() {
@@ -234,7 +233,7 @@ impl Connection {
                     Poll::Ready(Some(end)) => self.end = Some(end),
                     Poll::Ready(None) => {}
                     // Answers the commands that had arrived.
-                    Poll::Pending if ending.is_near() => self.end = Some(End::Stopped),
+                    Poll::Pending if common.ending.is_near() => self.end = Some(End::Stopped),
                     Poll::Pending => return Poll::Pending,
                 },
             }
@@ -263,13 +262,12 @@ impl Connection {
     }
 
     /// Ready once what was changed is where it survives the process.
-    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.has_changed) && self.server.store.durable().is_some() {
-            let values = Arc::clone(&self.server.values);
-            self.settling = Some(Box::pin(async move { values.settle().await }));
+    fn poll_settled(&mut self, cx: &Context<'_>, common: &Common) -> Poll<()> {
+        if std::mem::take(&mut self.has_changed) && self.server.store.has_unwritten_values() {
+            self.settling = Some(common.settling.join(cx));
         }
-        if let Some(settling) = &mut self.settling {
-            std::task::ready!(settling.as_mut().poll(cx));
+        if let Some(seat) = self.settling {
+            std::task::ready!(common.settling.poll(seat, cx));
             self.settling = None;
         }
         Poll::Ready(())

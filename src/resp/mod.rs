@@ -22,6 +22,7 @@ mod presence;
 mod reply;
 mod server;
 mod session;
+mod settling;
 mod values;
 
 pub use self::config::Config;

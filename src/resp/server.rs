@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::memory::ClientMemory;
 use super::parse::Limits;
 use super::session::Session;
+use super::settling::Settling;
 use super::values::Values;
 use crate::base::log::OncePerMinute;
 use crate::base::{Clock, Metrics, RespCounters, RespRefusal, Stopwatch, Transport};
@@ -133,6 +134,20 @@ impl Ending {
     }
 }
 
+/// What the connections of a worker have in common.
+#[derive(Debug, Default)]
+pub(super) struct Common {
+    pub(super) ending: Ending,
+    pub(super) settling: Settling,
+}
+
+impl Common {
+    /// Waits for the directory for good, on behalf of the connections.
+    async fn settle(self: Arc<Self>, values: Arc<Values>) {
+        self.settling.serve(|| values.settle()).await;
+    }
+}
+
 /// One worker, which serves its share of the listener on the runtime of its thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -150,32 +165,34 @@ impl Worker {
     /// Serves on the current runtime until the stop, and until its connections are done.
     pub(crate) async fn run(self, sockets: Sockets) -> io::Result<()> {
         let this = Arc::new(self);
-        let (connections, ending) = (TaskTracker::new(), Arc::new(Ending::default()));
+        let (connections, common) = (TaskTracker::new(), Arc::new(Common::default()));
+        let settling = tokio::spawn(Arc::clone(&common).settle(Arc::clone(&this.server.values)));
         let mut acceptors = Vec::new();
         let Sockets { tcp, unix, .. } = sockets;
         for listener in tcp {
             let listener = TcpListener::from_std(listener)?;
-            let acceptor = Arc::clone(&this).accept_tcp(listener, connections.clone(), Arc::clone(&ending));
+            let acceptor = Arc::clone(&this).accept_tcp(listener, connections.clone(), Arc::clone(&common));
             acceptors.push(tokio::spawn(acceptor));
         }
         for listener in unix {
             let listener = UnixListener::from_std(listener)?;
-            let acceptor = Arc::clone(&this).accept_unix(listener, connections.clone(), Arc::clone(&ending));
+            let acceptor = Arc::clone(&this).accept_unix(listener, connections.clone(), Arc::clone(&common));
             acceptors.push(tokio::spawn(acceptor));
         }
         for acceptor in acceptors {
             // Acceptors end at the stop; one that panicked has ended as well.
             let _ = acceptor.await;
         }
-        ending.tell();
+        common.ending.tell();
         connections.close();
         if tokio::time::timeout(this.drain_timeout, connections.wait()).await.is_err() {
             warn!("the drain's deadline has passed: {} connections of Redis clients end now", connections.len());
         }
+        settling.abort();
         Ok(())
     }
 
-    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: TaskTracker, ending: Arc<Ending>) {
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, connections: TaskTracker, common: Arc<Common>) {
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -184,27 +201,27 @@ impl Worker {
             match accepted {
                 Ok((stream, from)) => {
                     let _ = stream.set_nodelay(true);
-                    self.begin(Transport::Tcp(stream), Some(from), &connections, &ending);
+                    self.begin(Transport::Tcp(stream), Some(from), &connections, &common);
                 }
                 Err(error) => pause_after(&error).await,
             }
         }
     }
 
-    async fn accept_unix(self: Arc<Self>, listener: UnixListener, connections: TaskTracker, ending: Arc<Ending>) {
+    async fn accept_unix(self: Arc<Self>, listener: UnixListener, connections: TaskTracker, common: Arc<Common>) {
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => self.begin(Transport::Unix(stream), None, &connections, &ending),
+                Ok((stream, _)) => self.begin(Transport::Unix(stream), None, &connections, &common),
                 Err(error) => pause_after(&error).await,
             }
         }
     }
 
-    fn begin(&self, transport: Transport, peer: Option<SocketAddr>, connections: &TaskTracker, ending: &Arc<Ending>) {
+    fn begin(&self, transport: Transport, peer: Option<SocketAddr>, connections: &TaskTracker, common: &Arc<Common>) {
         if self.server.metrics.open_resp_connections() >= self.server.config.max_connections {
             self.counters.refused(RespRefusal::TooManyConnections);
             self.server.tell(RespRefusal::TooManyConnections, peer, &[]);
@@ -215,9 +232,9 @@ impl Worker {
         let open = OpenConnection(Arc::clone(&self.counters));
         let connection =
             Connection::new(transport, Arc::clone(&self.server), self.server.session(&self.counters, peer));
-        let ending = Arc::clone(ending);
+        let common = Arc::clone(common);
         connections.spawn(async move {
-            connection.serve(ending).await;
+            connection.serve(common).await;
             drop(open);
         });
     }

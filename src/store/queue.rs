@@ -9,7 +9,7 @@ pub(crate) use self::deletion::Deletion;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use http::header::HeaderMap;
 use parking_lot::Mutex;
@@ -160,8 +160,8 @@ pub(super) struct WriteQueue {
     uploads: AtomicU64,
     /// Guarded by its lock: the outstanding operations, by the key's hash.
     pending: Mutex<HashMap<u128, Pending>>,
-    /// The number of outstanding operations and uploads, for those who wait until there are none.
-    idle: watch::Sender<u64>,
+    /// Tells those who wait that operations or uploads have begun or ended.
+    changed: watch::Sender<()>,
 }
 
 impl Default for WriteQueue {
@@ -171,7 +171,7 @@ impl Default for WriteQueue {
             deletions: Depth::default(),
             uploads: AtomicU64::new(0),
             pending: Mutex::default(),
-            idle: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
         }
     }
 }
@@ -253,7 +253,7 @@ impl WriteQueue {
 
     /// Waits until no operation on the key with this hash is outstanding.
     pub(super) async fn settled(&self, hash: u128) {
-        let _ = self.idle.subscribe().wait_for(|_| !self.is_pending(hash)).await;
+        self.wait_until(|queue| !queue.is_pending(hash)).await;
     }
 
     /// Returns whether a response that waits leads to this separate body.
@@ -293,19 +293,19 @@ impl WriteQueue {
             }
         }
         self.depth_of(op).add(op.bytes());
-        self.update_idle();
+        self.tell();
     }
 
     /// Counts a large body that begins to be written.
     pub(super) fn begin_upload(&self) {
         self.uploads.fetch_add(1, Ordering::Relaxed);
-        self.update_idle();
+        self.tell();
     }
 
     /// Counts a large body that is written, or given up.
     pub(super) fn end_upload(&self) {
         self.uploads.fetch_sub(1, Ordering::Relaxed);
-        self.update_idle();
+        self.tell();
     }
 
     /// Returns the number of large bodies that are being written.
@@ -313,8 +313,19 @@ impl WriteQueue {
         self.uploads.load(Ordering::Relaxed)
     }
 
-    fn update_idle(&self) {
-        self.idle.send_replace(self.depth().0 + self.uploads());
+    /// Tells those who wait, if anybody does: that takes more locks than all the rest of the queue.
+    fn tell(&self) {
+        // Whoever waits subscribes, and looks then. So one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_replace(());
+        }
+    }
+
+    async fn wait_until(&self, is_so: impl Fn(&Self) -> bool) {
+        let mut changes = self.changed.subscribe();
+        fence(Ordering::SeqCst);
+        let _ = changes.wait_for(|()| is_so(self)).await;
     }
 
     fn depth_of(&self, op: &Op) -> &Depth {
@@ -342,12 +353,12 @@ impl WriteQueue {
             }
         }
         self.depth_of(op).remove(op.bytes());
-        self.update_idle();
+        self.tell();
     }
 
     /// Waits until no operation is outstanding.
     pub(super) async fn empty(&self) {
-        let _ = self.idle.subscribe().wait_for(|count| *count == 0).await;
+        self.wait_until(|queue| queue.depth().0 + queue.uploads() == 0).await;
     }
 }
 

@@ -4,6 +4,8 @@
 //! * A value goes to both tiers. One that neither takes is refused, never dropped in silence.
 //! * Whoever writes asks the durable tier first, and memory then. Memory takes over what was read from the durable tier only
 //!   while that still has it. So what was overwritten or deleted does not come back.
+//! * What is made of a value (its expiry, a sum) counts only if nothing else was put in that value's place meanwhile, here or
+//!   by another process, and no purge covers it.
 //! * Other processes that use the place learn of a change from its entry, and drop what memory has.
 
 use std::fmt;
@@ -175,19 +177,35 @@ impl Store {
     }
 
     /// Stores a value in place of any other, until `expires`. In force at once; [`Store::values_written`] waits until a
-    /// directory has it. Whoever changes a value that was read holds its key's turn meanwhile.
-    pub fn put_value(&self, key: &ValueKey, value: &[u8], expires: Option<Timestamp>) -> Result<(), ValueRefused> {
-        self.store_value(key, || {
+    /// directory has it. Whoever changes a value that was read holds its key's turn meanwhile, and names it as `base`: what
+    /// another process has put in its place counts instead.
+    pub fn put_value(
+        &self,
+        key: &ValueKey,
+        value: &[u8],
+        expires: Option<Timestamp>,
+        base: Option<&FoundValue>,
+    ) -> Result<(), ValueRefused> {
+        self.store_value(key, base, || {
             let head = self.value_head(key, expires, value.len() as u64);
             Arc::new(StoredResponse::with_own_body(head, value.into()))
         })
     }
 
-    fn store_value(&self, key: &ValueKey, make: impl Fn() -> Arc<StoredResponse>) -> Result<(), ValueRefused> {
+    fn store_value(
+        &self,
+        key: &ValueKey,
+        base: Option<&FoundValue>,
+        make: impl Fn() -> Arc<StoredResponse>,
+    ) -> Result<(), ValueRefused> {
         let mut stored = make();
+        // A purge that came since it was read covers what is made of it, too.
+        if base.is_some_and(|base| self.purges.check(&base.stored.head) != Covered::No) {
+            return Ok(());
+        }
         let mut order = None;
         if let Some(durable) = &self.durable {
-            order = durable.put_value(&stored);
+            order = durable.put_value(&stored, base.and_then(|base| base.stored.head.marks.order()));
             // The one before must not come back from there.
             if order.is_none() && !durable.delete_value(key.key()) {
                 self.invalidate(key.key());
@@ -219,7 +237,7 @@ impl Store {
         found: &FoundValue,
         expires: Option<Timestamp>,
     ) -> Result<(), ValueRefused> {
-        self.store_value(key, || {
+        self.store_value(key, Some(found), || {
             let mut head = self.value_head(key, expires, found.len());
             head.body_object = found.stored.head.body_object.clone().or(head.body_object);
             Arc::new(StoredResponse::with_body_of(&found.stored, head))
@@ -303,5 +321,38 @@ impl Store {
             durable.each_value(move |listed| in_packs.add(&listed.key, listed.expires)).await?;
         }
         Ok(gathering.finish(position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Clock;
+    use crate::store::memory::{Config, Memory};
+    use crate::store::purge::Purges;
+
+    #[test]
+    fn what_is_made_of_a_value_that_was_flushed_meanwhile_is_flushed_too() {
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let purges = Arc::new(Purges::new(clock.clone(), 1));
+        let store = Store::new(Arc::new(Memory::new(&Config::default())), None, purges, clock);
+        let key = ValueKey::new("", 0, b"k");
+        let found = || match store.look_up_value(&key) {
+            LookedUp::Found(found) => Some(found),
+            LookedUp::Nothing | LookedUp::Unknown => None,
+        };
+        for is_retimed in [false, true] {
+            assert_eq!(store.put_value(&key, b"1", None, None), Ok(()));
+            let before = found().expect("it was stored");
+            store.flush_values(Some(0));
+            let made = if is_retimed {
+                store.retime_value(&key, &before, None)
+            } else {
+                store.put_value(&key, b"2", None, Some(&before))
+            };
+            assert!(made.is_ok() && found().is_none(), "as if it had been made before the flush");
+            assert_eq!(store.put_value(&key, b"3", None, None), Ok(()));
+            assert_eq!(found().map(|found| found.bytes()), Some(Bytes::from_static(b"3")));
+        }
     }
 }

@@ -111,13 +111,13 @@ impl Certificates {
     fn unused(&self) -> Vec<String> {
         let mut told = Vec::new();
         for (place, certificate) in self.all.iter().enumerate().skip(1) {
-            let kind = certificate.key.key.algorithm();
+            let kind = kind_of(certificate);
             let before = |name: &String| {
                 let places = match name.strip_prefix("*.") {
                     Some(parent) => self.wildcard.get(parent),
                     None => self.exact.get(name),
                 };
-                let same = |other: &&usize| **other < place && self.all[**other].key.key.algorithm() == kind;
+                let same = |other: &&usize| **other < place && kind_of(&self.all[**other]) == kind;
                 places?.iter().find(same).map(|other| &self.all[*other].source)
             };
             let first: Vec<Option<&String>> = certificate.facts.names.iter().map(before).collect();
@@ -133,4 +133,18 @@ impl Certificates {
         }
         told
     }
+}
+
+/// Schemes of signatures, one for each kind of key.
+const SCHEMES: [SignatureScheme; 5] = [
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::ED25519,
+];
+
+/// Returns the scheme that tells the kind of a certificate's key.
+fn kind_of(certificate: &Certificate) -> Option<SignatureScheme> {
+    certificate.key.key.choose_scheme(&SCHEMES).map(|signer| signer.scheme())
 }

@@ -93,27 +93,40 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 /// The name of this process in `Via` (RFC 9110 §7.6.3), by which it recognises a request that it forwarded before. No
 /// other process has the same.
 #[derive(Clone, Copy, Debug)]
-pub struct Signature(&'static HeaderValue);
+pub struct Signature(&'static Values);
+
+#[derive(Debug)]
+struct Values {
+    name: String,
+    /// The values for requests that came by HTTP/1.1, and by HTTP/2.
+    http1: HeaderValue,
+    http2: HeaderValue,
+}
 
 impl Signature {
     /// Makes a random name. It is never freed, so that copies for each request need no reference count.
     pub fn random() -> Self {
-        Self::named(Box::leak(format!("1.1 larder-{:08x}", fastrand::u32(..)).into_boxed_str()))
+        Self::named(format!("larder-{:08x}", fastrand::u32(..)))
     }
 
     /// Makes a signature of `name`.
-    fn named(name: &'static str) -> Self {
-        Self(Box::leak(Box::new(HeaderValue::from_static(name))))
+    fn named(name: String) -> Self {
+        let value = |version| HeaderValue::from_str(&format!("{version} {name}"));
+        let fallback = || HeaderValue::from_static("1.1 larder");
+        let http1 = value("1.1").unwrap_or_else(|_| fallback());
+        let http2 = value("2.0").unwrap_or_else(|_| fallback());
+        Self(Box::leak(Box::new(Values { name, http1, http2 })))
     }
 
-    /// Returns whether this process has forwarded a request with these fields before.
+    /// Returns whether this process has forwarded a request with these fields before, by whatever version it came.
     pub fn is_in(self, request: &HeaderMap) -> bool {
-        fields::members(request, &header::VIA).any(|member| member == self.0.as_bytes())
+        let name = self.0.name.as_bytes();
+        fields::members(request, &header::VIA).any(|member| member.split(|byte| *byte == b' ').nth(1) == Some(name))
     }
 
-    /// Returns the value for `Via`.
-    fn to_value(self) -> HeaderValue {
-        self.0.clone()
+    /// Returns the value for `Via` of a request that came from `peer`.
+    fn to_value(self, peer: &Peer) -> HeaderValue {
+        if peer.is_http2 { self.0.http2.clone() } else { self.0.http1.clone() }
     }
 }
 
@@ -128,6 +141,8 @@ pub struct Peer {
     pub trusted: bool,
     /// The scheme of its connection.
     pub scheme: &'static str,
+    /// True if it speaks HTTP/2.
+    pub is_http2: bool,
     /// The subject of the certificate that it has shown, as a field value.
     pub subject: Option<HeaderValue>,
 }
@@ -142,12 +157,12 @@ impl Peer {
             None => !proxies.is_empty(),
         };
         let ip_value = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
-        Self { ip, ip_value, trusted, scheme, subject: None }
+        Self { ip, ip_value, trusted, scheme, is_http2: false, subject: None }
     }
 
     /// Makes a peer for a question of the operator: trusted, and without an address.
     pub fn of_operator() -> Self {
-        Self { ip: None, ip_value: None, trusted: true, scheme: "http", subject: None }
+        Self { ip: None, ip_value: None, trusted: true, scheme: "http", is_http2: false, subject: None }
     }
 }
 
@@ -287,7 +302,7 @@ impl Onward<'_> {
             scheme => set(&mut fields, X_FORWARDED_PROTO, HeaderValue::from_str(scheme).ok()),
         }
         set(&mut fields, X_FORWARDED_HOST, asked);
-        fields.append(header::VIA, self.signature.to_value());
+        fields.append(header::VIA, self.signature.to_value(self.peer));
         if self.surrogate_control {
             fields.append(SURROGATE_CAPABILITY, const { HeaderValue::from_static(CAPABILITY) });
         }
@@ -358,7 +373,14 @@ mod tests {
     }
 
     fn onward<'a>(peer: &'a Peer, scheme: &'a str, authority: &'a str, host: Option<&'a str>) -> Onward<'a> {
-        Onward { peer, scheme, authority, host, surrogate_control: false, signature: Signature::named("1.1 larder-1") }
+        Onward {
+            peer,
+            scheme,
+            authority,
+            host,
+            surrogate_control: false,
+            signature: Signature::named("larder-1".into()),
+        }
     }
 
     const CLAIMS: &[(&str, &str)] = &[
@@ -407,6 +429,27 @@ mod tests {
         ]);
         expected.append(header::VIA, HeaderValue::from_static("1.1 larder-1"));
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn via_names_the_version_that_a_request_came_by_and_loops_are_found_across_versions() {
+        let signature = Signature::named("larder-1".into());
+        for (is_http2, expected) in [(false, "1.1 larder-1"), (true, "2.0 larder-1")] {
+            let peer = Peer { is_http2, ..peer("") };
+            let fields = onward(&peer, "http", "site.example", None).fields(&HeaderMap::new());
+            assert_eq!(fields[header::VIA], expected);
+        }
+        for (via, expected) in [
+            ("1.1 larder-1", true),
+            ("2.0 larder-1", true),
+            ("HTTP/2 larder-1 (a comment)", true),
+            ("1.0 fred, 2.0 larder-1, 1.1 other", true),
+            ("2.0 larder-12", false),
+            ("2.0 other (larder-1)", false),
+            ("larder-1", false),
+        ] {
+            assert_eq!(signature.is_in(&map(&[("via", via)])), expected, "{via}");
+        }
     }
 
     #[test]

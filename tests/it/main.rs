@@ -23,4 +23,5 @@ mod respond;
 mod rfc9111;
 mod store;
 mod support;
+mod tls;
 mod upstream;

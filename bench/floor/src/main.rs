@@ -1,5 +1,4 @@
-//! Fixed responses from hyper on one thread: nothing at /0, 1 KiB at /1k and below /page/, 10 KiB, 100 KiB
-//! and 1 MiB at /10k, /100k and /1m, and a 304 to whoever has them. Listens on a free port of 127.0.0.1 and prints the number.
+//! Fixed responses (`pages`) from hyper on one thread. Listens on a free port of 127.0.0.1 and prints the number.
 //!
 //! With the port of an origin as its argument it passes every request on to that instead, over connections
 //! that are kept: no timeouts, no second try, nothing looked at.
@@ -11,61 +10,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
+mod pages;
+
+use pages::Pages;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const ETAG: &str = "\"one-of-a-kind\"";
-
-/// The bytes of each page, made once; to send them clones a handle.
-struct Pages {
-    sizes: [Bytes; 5],
-}
-
-impl Pages {
-    fn new() -> Self {
-        let page = |length: usize| (b'a'..=b'z').cycle().take(length).collect::<Vec<u8>>().into();
-        Self { sizes: [1 << 10, 0, 10 << 10, 100 << 10, 1 << 20].map(page) }
-    }
-
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let body = match request.uri().path() {
-            "/1k" => self.sizes[0].clone(),
-            "/0" => self.sizes[1].clone(),
-            "/10k" => self.sizes[2].clone(),
-            "/100k" => self.sizes[3].clone(),
-            "/1m" => self.sizes[4].clone(),
-            path if path.starts_with("/page/") => self.sizes[0].clone(),
-            _ => return with_status(StatusCode::NOT_FOUND, HeaderMap::new()),
-        };
-        let mut fields = HeaderMap::new();
-        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
-        fields.insert(header::ETAG, HeaderValue::from_static(ETAG));
-        if request.headers().get(header::IF_NONE_MATCH).is_some_and(|etag| etag == ETAG) {
-            return with_status(StatusCode::NOT_MODIFIED, fields);
-        }
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        let mut response = Response::new(Full::new(body));
-        *response.headers_mut() = fields;
-        response
-    }
-}
-
-fn with_status(status: StatusCode, fields: HeaderMap) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
-    *response.headers_mut() = fields;
-    response
-}
 
 type Failure = Box<dyn Error + Send + Sync>;
 

@@ -101,6 +101,7 @@ class Connected:
         self._given_session = session
         self.lookout = Lookout(app.root_path)
         self._lock = threading.Lock()
+        _every.add(self)
         self._client: _purging.Client | None = None
         self._tell = teller(app, set(), {})
         # The reasons why pages were not shared, by path and query; kept for `larder.testing` alone.
@@ -314,6 +315,18 @@ def connected() -> Connected | None:
 
 
 _purging.providers.append(connected)
+
+# Every application's, so that a fork finds them.
+_every: weakref.WeakSet[Connected] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for found in list(_every):
+        # Another thread of the parent may have held it.
+        found._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _hooked = False
 

@@ -117,7 +117,7 @@ def _finish(app: Flask, state: State, response: Response, settings: Settings, te
     _share(app, state, policy, response, settings, seconds, tags)
     for name in MANY_VALUED.intersection(state.seen):
         what = f"{state.seen[name].what} was read, so that each value of {name.title()} has a copy of its own"
-        tell(state, Verdict("", what, "Don't read it in the page."))
+        tell(state, Verdict("", what, "Don't read it in the page; log it in a teardown_request function."))
 
 
 def merged(policies: list[Policy]) -> Policy:

@@ -35,15 +35,15 @@ PERSONAL = {
     "*": "all fields of the request",
 }
 
-#: Request fields that are part of Larder's key, that a cache handles by itself, or that only name the request.
+#: Request fields that are part of Larder's key, or that Larder handles by itself. Any other selects a copy, even one that
+#: only names the request: its client chooses what it says, and the page may show it.
 NEUTRAL = frozenset(
-    """host x-forwarded-host x-forwarded-proto x-forwarded-port content-type content-length transfer-encoding
-    if-match if-none-match if-modified-since if-unmodified-since if-range range cache-control pragma connection
-    x-request-id x-correlation-id traceparent tracestate baggage via upgrade te expect""".split()
+    """host x-forwarded-host x-forwarded-proto x-forwarded-port content-length transfer-encoding connection upgrade
+    if-match if-none-match if-modified-since if-unmodified-since if-range range""".split()
 )
 
-#: Fields of which nearly every visitor has a value of their own.
-MANY_VALUED = frozenset({"user-agent", "referer"})
+#: Fields of which nearly every visitor or request has a value of its own.
+MANY_VALUED = frozenset("user-agent referer x-request-id x-correlation-id traceparent tracestate baggage".split())
 
 
 _LOGIN_IN_TEMPLATES = (

@@ -13,7 +13,6 @@ import inspect
 import os
 import sys
 import sysconfig
-import threading
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Callable, Iterator, Protocol
@@ -374,7 +373,6 @@ def _headers() -> property:
 
 
 _session_classes: dict[type, type] = {}
-_classes_lock = threading.Lock()
 
 #: What of a session reads it. `accessed` and `modified` are watched as well, which covers sessions of other kinds.
 _READS = (
@@ -387,10 +385,10 @@ _CHANGES = "__setitem__ __delitem__ __ior__ clear pop popitem setdefault update"
 def watch_session(session: Any, note: Note) -> bool:
     """Makes a session note what is done with it. Returns False if that can't be done with one of its kind."""
     cls = type(session)
-    with _classes_lock:
-        watched = _session_classes.get(cls)
-        if watched is None:
-            watched = _session_classes[cls] = _watched_session(cls)
+    watched = _session_classes.get(cls)
+    if watched is None:
+        # Of two threads that make one the first counts. A lock would stay locked in a process that is forked meanwhile.
+        watched = _session_classes.setdefault(cls, _watched_session(cls))
     try:
         session.__class__ = watched
         session.__dict__["_larder_note"] = note

@@ -60,6 +60,9 @@ def purge_command(
         raise click.UsageError("--all purges everything: leave out the URLs, --prefix and --tag")
     if not (everything or url or prefix or tag):
         raise click.UsageError("purge what? Give a URL, --prefix, --tag or --all")
+    if not all(word.strip() for word in tag):
+        # `larder.purge` leaves it out, so as not to fail a request. Here a script has to hear of it.
+        raise click.UsageError("--tag is empty: it names nothing to purge")
     scheme: Any = "exact" if exact_scheme else "both"
     try:
         asked = asked_for(found, url or None, prefix or None, tag or None, everything, soft, scheme)

@@ -40,6 +40,8 @@ def test_purge_says_what_a_real_larder_answered(start_larder: Callable[..., Any]
     assert code == 2 and "Give a URL, --prefix, --tag or --all" in told
     code, told = run(app, "purge", "--all", "--tag", "a")
     assert code == 2 and "leave out the URLs, --prefix and --tag" in told
+    code, told = run(app, "purge", "--tag", "a", "--tag", " ")
+    assert code == 2 and "--tag is empty" in told, "a script whose variable is empty has to hear of it"
     code, told = run(app, "purge", "ftp://a")
     assert code == 2 and 'url="ftp://a" is no URL' in told
     code, told = run(app, "purge", "http://")

@@ -874,7 +874,7 @@ def test_fields_that_a_page_reads_select_its_copies(app: Flask) -> None:
     @cache_for(minutes=5)
     def page() -> str:
         language = request.accept_languages.best_match(["de", "en"])
-        return f"{language} {request.headers.get('HX-Request')} {request.headers.get('X-Request-ID')} {request.host}"
+        return f"{language} {request.headers.get('HX-Request')} {request.host}"
 
     @app.get("/plain")
     @cache_for(minutes=5)
@@ -885,16 +885,41 @@ def test_fields_that_a_page_reads_select_its_copies(app: Flask) -> None:
     assert "Vary" not in get(app, "/plain").headers
 
 
-def test_a_field_of_many_values_is_told_in_debug(app: Flask) -> None:
+@pytest.mark.parametrize(
+    "field", ["Content-Type", "Baggage", "X-Request-Id", "Traceparent", "Via", "Te", "Cache-Control", "Pragma"]
+)
+@pytest.mark.filterwarnings("ignore::larder.flask.NotShared")
+def test_nobody_writes_into_the_page_of_others_by_a_field_that_seems_neutral(app: Flask, field: str) -> None:
+    @app.get("/")
+    @cache_for(minutes=5)
+    def page() -> str:
+        return f"you sent {request.headers.get(field)}"
+
+    answer = get(app, **{field: "mallory"})
+    assert answer.text == "you sent mallory" and answer.headers["Vary"] == field
+
+
+def test_a_page_for_what_clients_say_they_send_is_not_the_page_of_others(app: Flask) -> None:
+    @app.get("/")
+    @cache_for(minutes=5)
+    def page() -> Any:
+        return {"items": []} if request.is_json else "<p>no items"
+
+    for kind in ({"Content_Type": "application/json"}, {}):
+        assert get(app, **kind).headers["Vary"] == "Content-Type"
+
+
+@pytest.mark.parametrize("field", ["User-Agent", "X-Request-Id", "Baggage"])
+def test_a_field_of_many_values_is_told_in_debug(app: Flask, field: str) -> None:
     app.debug = True
 
     @app.get("/")
     @cache_for(minutes=5)
     def page() -> str:
-        return f"hello {request.user_agent.string}"
+        return f"hello {request.headers.get(field)}"
 
-    with pytest.warns(NotShared, match="each value of User-Agent has a copy"):
-        assert get(app).headers["Vary"] == "User-Agent"
+    with pytest.warns(NotShared, match=f"each value of {field} has a copy.*log it in a teardown_request"):
+        assert get(app).headers["Vary"] == field
 
 
 def test_a_werkzeug_that_cannot_be_watched_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -403,6 +403,28 @@ larder.purge(tag="after")
     assert sorted(asked["tag"] for asked in admin.asked) == ["after", "before", "child", "parent"]
 
 
+def test_a_fork_while_another_thread_makes_the_client_purges_all_the_same(admin: Any) -> None:
+    code = """
+import os, signal
+import larder
+from flask import Flask
+from larder.flask import Larder
+app = Flask("shop")
+Larder(app)
+with app.extensions["larder"]._lock:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        with app.app_context():
+            larder.purge(tag="child")
+        os._exit(0 if larder.flush(5) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    done = run(code, LARDER_ADMIN=admin.address)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [asked["tag"] for asked in admin.asked] == ["child"]
+
+
 def test_the_thread_imports_nothing_that_a_fork_could_leave_half_done(admin: Any, free_port: int) -> None:
     # A worker was forked while the thread imported encodings.idna, and never found that codec again.
     code = f"""

@@ -15,6 +15,8 @@ pub enum Unparsed {
     HeadTimeout,
     /// The limit of connections was reached.
     TooManyConnections,
+    /// Its connection should have begun with a PROXY header.
+    ProxyHeader,
     /// The limit of requests of HTTP/2 was reached.
     TooManyRequests,
     /// A connection of HTTP/2 had too many frames that ask for nothing.
@@ -23,13 +25,14 @@ pub enum Unparsed {
 
 impl Unparsed {
     /// Every reason.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Malformed,
         Self::HeadTooLarge,
         Self::TargetTooLong,
         Self::Framing,
         Self::HeadTimeout,
         Self::TooManyConnections,
+        Self::ProxyHeader,
         Self::TooManyRequests,
         Self::Flood,
     ];
@@ -43,6 +46,7 @@ impl Unparsed {
             Self::Framing => "framing",
             Self::HeadTimeout => "head-timeout",
             Self::TooManyConnections => "too-many-connections",
+            Self::ProxyHeader => "proxy-header",
             Self::TooManyRequests => "too-many-requests",
             Self::Flood => "flood",
         }
@@ -158,10 +162,12 @@ pub enum RequestPurpose {
     Reclaiming,
     /// Finds out whether the place works.
     Probe,
+    /// Keeps certificates, and what is needed to get them.
+    Certificates,
 }
 
 /// Every purpose of requests, with its name.
-pub(super) const PURPOSES: [(RequestPurpose, &str); 8] = [
+pub(super) const PURPOSES: [(RequestPurpose, &str); 9] = [
     (RequestPurpose::LookUp, "look-up"),
     (RequestPurpose::Packs, "packs"),
     (RequestPurpose::Bodies, "bodies"),
@@ -170,6 +176,7 @@ pub(super) const PURPOSES: [(RequestPurpose, &str); 8] = [
     (RequestPurpose::Snapshots, "snapshots"),
     (RequestPurpose::Reclaiming, "reclaiming"),
     (RequestPurpose::Probe, "probe"),
+    (RequestPurpose::Certificates, "certificates"),
 ];
 
 /// The prices of a million requests, in any currency.

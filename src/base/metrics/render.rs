@@ -21,6 +21,7 @@ impl Metrics {
         self.render_durable(&mut out);
         self.render_resp(&mut out);
         self.render_tls(&mut out);
+        self.render_acme(&mut out);
         let mut before = "";
         for gauge in gauges {
             if gauge.name != before {
@@ -166,6 +167,11 @@ impl Metrics {
                 "larder_durable_at_hand_total",
                 "Look-ups that a directory answered from the page cache, without waiting.",
                 self.durable_at_hand.value(),
+            ),
+            (
+                "larder_durable_late_values_total",
+                "Replies to Redis clients that did not wait any longer for a directory to have what they confirm.",
+                self.values_late.value(),
             ),
             ("larder_durable_entries_total", "Entries written to packs.", self.entries_written.value()),
             ("larder_packs_written_total", "Packs completed.", self.packs_written.value()),

@@ -2,7 +2,9 @@
 
 use crate::config::key::{Also, Key, Of, Section};
 use crate::config::kinds::{FLAG, List, Size, Time, Whole};
-use crate::config::values::{ALLOWED_FIELD, DIRECTORY, HSTS, LISTEN, NETWORK, SOCKET_MODE, TRUSTED_FIELD};
+use crate::config::values::{
+    ALLOWED_FIELD, DIRECTORY, HSTS, LISTEN, NETWORK, PROXY_SENDER, SOCKET_MODE, TRUSTED_FIELD,
+};
 
 pub(super) static SECTION: Section = Section {
     name: "server",
@@ -44,6 +46,15 @@ pub(super) static SECTION: Section = Section {
             },
             does: "Believes these proxies in X-Forwarded-For, -Proto and -Host. From anybody else Larder replaces \
                    these fields.",
+        },
+        Key {
+            name: "proxy_protocol",
+            field: &Of {
+                at: |d| &mut d.config.server.proxy_protocol,
+                kind: List { of: "addresses or networks", item: PROXY_SENDER },
+            },
+            does: "Takes connections from these load balancers only with a PROXY header (version 1 or 2), which names \
+                   the client. \"unix\": those to unix sockets. From anybody else a header is refused.",
         },
         Key {
             name: "trusted_fields",

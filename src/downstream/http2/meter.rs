@@ -1,16 +1,13 @@
-//! Finds clients that send frames which ask for nothing (RFC 9113 §10.5).
+//! Finds clients that send frames which ask for nothing, or streams that come to nothing (RFC 9113 §10.5).
 //!
-//! `h2` bounds what a frame may hold. How many there may be is counted here, from the bytes as they are read. Each kind
-//! has an allowance that grows with time, so that a well-behaved client never meets it.
+//! `h2` bounds what a frame may hold. How many there may be is counted here, from the bytes as they are read and written.
+//! Each kind has an allowance that grows with time, so that a well-behaved client never meets it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::base::Stopwatch;
-
-/// The length of a frame's head (RFC 9113 §4.1).
-const HEAD: usize = 9;
 
 /// The length of the client's preface (RFC 9113 §3.4).
 const PREFACE: u32 = 24;
@@ -18,7 +15,14 @@ const PREFACE: u32 = 24;
 /// Counts the frames of a connection.
 #[derive(Debug)]
 pub(super) struct Meter {
-    state: Mutex<State>,
+    received: Mutex<Received>,
+    sent: Mutex<Sent>,
+    /// The streams that were answered, each of which justifies the reset of another.
+    answered: AtomicU32,
+    /// The streams that were reset here because of what they were, and are not reported yet.
+    malformed: AtomicU32,
+    /// True once a stream was reset.
+    has_resets: AtomicBool,
     /// A [`Flood`], or 0.
     flood: AtomicU8,
 }
@@ -31,7 +35,7 @@ pub(super) enum Flood {
     Control = 1,
     /// `WINDOW_UPDATE`, beyond what was sent to it.
     WindowUpdates,
-    /// `RST_STREAM`.
+    /// `RST_STREAM`, or what makes this side send it.
     Resets,
 }
 
@@ -44,22 +48,23 @@ impl Flood {
             Self::Resets => "too many streams were reset",
         }
     }
-
-    /// Returns it as the log shows it.
-    pub(super) fn as_bytes(self) -> &'static [u8] {
-        self.as_str().as_bytes()
-    }
 }
 
+/// What is counted of the frames that the client sends.
 #[derive(Debug)]
-struct State {
-    /// The head of the next frame, as far as it was read.
-    head: [u8; HEAD],
-    have: usize,
-    /// The bytes of the frame's payload, or of the preface, that are still to come.
-    payload: u32,
+struct Received {
+    frames: Frames,
     control: Allowance,
     updates: Allowance,
+    resets: Allowance,
+}
+
+/// What is counted of the frames that are sent to it.
+#[derive(Debug)]
+struct Sent {
+    frames: Frames,
+    /// The bytes that have not justified a `WINDOW_UPDATE` yet.
+    bytes: usize,
     resets: Allowance,
 }
 
@@ -100,18 +105,28 @@ impl Allowance {
 /// The bytes sent that justify one more `WINDOW_UPDATE`.
 const BYTES_A_WINDOW_UPDATE: usize = 256;
 
+/// The resets that need no justification: so many at once, and so many a second.
+const RESETS: (u32, u32) = (500, 100);
+
 impl Meter {
     pub(super) fn new() -> Self {
         let since = Stopwatch::start();
-        let state = State {
-            head: [0; HEAD],
-            have: 0,
-            payload: PREFACE,
+        let resets = || Allowance::new(RESETS.0, RESETS.1, since);
+        let received = Received {
+            frames: Frames { left: PREFACE, ..Frames::default() },
             control: Allowance::new(2000, 500, since),
             updates: Allowance::new(20_000, 2000, since),
-            resets: Allowance::new(500, 100, since),
+            resets: resets(),
         };
-        Self { state: Mutex::new(state), flood: AtomicU8::new(0) }
+        let sent = Sent { frames: Frames::default(), bytes: 0, resets: resets() };
+        Self {
+            received: Mutex::new(received),
+            sent: Mutex::new(sent),
+            answered: AtomicU32::new(0),
+            malformed: AtomicU32::new(0),
+            has_resets: AtomicBool::new(false),
+            flood: AtomicU8::new(0),
+        }
     }
 
     /// Returns the kind of frames that there were too many of.
@@ -124,68 +139,127 @@ impl Meter {
         }
     }
 
+    /// Notes that a stream was answered.
+    pub(super) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of malformed requests since this was last called.
+    pub(super) fn take_malformed(&self) -> u32 {
+        if self.malformed.load(Ordering::Relaxed) == 0 { 0 } else { self.malformed.swap(0, Ordering::Relaxed) }
+    }
+
     /// Counts the frames that begin in what was read.
     pub(super) fn read(&self, bytes: &[u8]) {
-        let mut state = self.state.lock();
-        if let Some(flood) = state.read(bytes) {
-            self.flood.store(flood as u8, Ordering::Relaxed);
+        let Received { frames, control, updates, resets } = &mut *self.received.lock();
+        frames.read(bytes, |frame| {
+            let (allowance, flood) = match frame.kind {
+                DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => return,
+                HEADERS | CONTINUATION if frame.length > 0 => return,
+                WINDOW_UPDATE => (&mut *updates, Flood::WindowUpdates),
+                RST_STREAM => return self.reset(resets),
+                _ => (&mut *control, Flood::Control),
+            };
+            if !allowance.take() {
+                self.flood.store(flood as u8, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Counts the frames that begin in what was written.
+    pub(super) fn wrote(&self, bytes: &[u8]) {
+        let Sent { frames, bytes: sent, resets } = &mut *self.sent.lock();
+        frames.read(bytes, |frame| {
+            if frame.kind != RST_STREAM {
+                return;
+            }
+            match h2::Reason::from(frame.code) {
+                h2::Reason::NO_ERROR | h2::Reason::CANCEL | h2::Reason::REFUSED_STREAM => return,
+                h2::Reason::PROTOCOL_ERROR => drop(self.malformed.fetch_add(1, Ordering::Relaxed)),
+                _ => {}
+            }
+            self.reset(resets);
+        });
+        *sent += bytes.len();
+        if *sent >= BYTES_A_WINDOW_UPDATE {
+            let more = u32::try_from(*sent / BYTES_A_WINDOW_UPDATE).unwrap_or(u32::MAX);
+            *sent %= BYTES_A_WINDOW_UPDATE;
+            self.received.lock().updates.grant(more);
         }
     }
 
-    /// Notes that so many bytes were sent.
-    pub(super) fn wrote(&self, bytes: usize) {
-        let more = u32::try_from(bytes / BYTES_A_WINDOW_UPDATE).unwrap_or(u32::MAX);
-        if more > 0 {
-            self.state.lock().updates.grant(more);
+    /// Returns whether a stream was reset, by whichever side.
+    pub(super) fn has_resets(&self) -> bool {
+        self.has_resets.load(Ordering::Relaxed)
+    }
+
+    fn reset(&self, resets: &mut Allowance) {
+        self.has_resets.store(true, Ordering::Relaxed);
+        if resets.take() {
+            return;
+        }
+        resets.grant(self.answered.swap(0, Ordering::Relaxed));
+        if !resets.take() {
+            self.flood.store(Flood::Resets as u8, Ordering::Relaxed);
         }
     }
 }
 
-impl State {
-    fn read(&mut self, mut bytes: &[u8]) -> Option<Flood> {
+// The kinds of frames, and flags, of RFC 9113 §6.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+
+/// The length of a frame's head (RFC 9113 §4.1), and of a `RST_STREAM` frame with its code.
+const HEAD: usize = 9;
+const RESET: usize = HEAD + 4;
+
+/// Finds the frames in a stream of bytes, however these arrive.
+#[derive(Debug, Default)]
+struct Frames {
+    /// The head of the next frame, and the code if it is a reset, as far as they were read.
+    head: [u8; RESET],
+    have: usize,
+    /// The bytes of the frame's payload, or of the preface, that are still to come.
+    left: u32,
+}
+
+/// What is looked at of a frame.
+struct Frame {
+    kind: u8,
+    flags: u8,
+    length: u32,
+    /// The reason of a reset.
+    code: u32,
+}
+
+impl Frames {
+    fn read(&mut self, mut bytes: &[u8], mut each: impl FnMut(&Frame)) {
         loop {
-            let skipped = (self.payload as usize).min(bytes.len());
-            self.payload -= u32::try_from(skipped).unwrap_or(self.payload);
+            let skipped = (self.left as usize).min(bytes.len());
+            self.left -= u32::try_from(skipped).unwrap_or(self.left);
             bytes = &bytes[skipped..];
             if bytes.is_empty() {
-                return None;
+                return;
             }
-            let taken = (HEAD - self.have).min(bytes.len());
+            let needed = if self.have >= HEAD { RESET } else { HEAD };
+            let taken = (needed - self.have).min(bytes.len());
             self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
             self.have += taken;
             bytes = &bytes[taken..];
-            if self.have < HEAD {
-                return None;
+            let [a, b, c, kind, flags, _, _, _, _, code @ ..] = self.head;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            let is_reset = kind == RST_STREAM && length == 4;
+            if self.have < HEAD || (is_reset && self.have < RESET) {
+                continue;
             }
             self.have = 0;
-            let [a, b, c, kind, flags, ..] = self.head;
-            self.payload = u32::from_be_bytes([0, a, b, c]);
-            if let Some(flood) = self.count(kind, flags) {
-                return Some(flood);
-            }
+            self.left = if is_reset { 0 } else { length };
+            each(&Frame { kind, flags, length, code: u32::from_be_bytes(code) });
         }
-    }
-
-    /// Counts a frame (RFC 9113 §6).
-    fn count(&mut self, kind: u8, flags: u8) -> Option<Flood> {
-        const DATA: u8 = 0;
-        const HEADERS: u8 = 1;
-        const RST_STREAM: u8 = 3;
-        const SETTINGS: u8 = 4;
-        const WINDOW_UPDATE: u8 = 8;
-        const CONTINUATION: u8 = 9;
-        /// `END_STREAM` of DATA and HEADERS.
-        const END_STREAM: u8 = 1;
-        const ACK: u8 = 1;
-        let (allowance, flood) = match kind {
-            DATA if self.payload > 0 || flags & END_STREAM != 0 => return None,
-            HEADERS | CONTINUATION if self.payload > 0 => return None,
-            SETTINGS if flags & ACK != 0 && self.payload == 0 => (&mut self.control, Flood::Control),
-            WINDOW_UPDATE => (&mut self.updates, Flood::WindowUpdates),
-            RST_STREAM => (&mut self.resets, Flood::Resets),
-            _ => (&mut self.control, Flood::Control),
-        };
-        (!allowance.take()).then_some(flood)
     }
 }
 
@@ -236,10 +310,40 @@ mod tests {
         let meter = Meter::new();
         meter.read(&[0; PREFACE as usize]);
         let update = frame(8, 0, &[0, 0, 0, 1]);
-        for _ in 0..100_000 {
-            meter.wrote(BYTES_A_WINDOW_UPDATE);
-            meter.read(&update);
+        let sent = frame(0, 0, &[0; BYTES_A_WINDOW_UPDATE - HEAD]);
+        for half in sent.repeat(100_000).chunks(BYTES_A_WINDOW_UPDATE / 2) {
+            meter.wrote(half);
+            if meter.sent.lock().bytes == 0 {
+                meter.read(&update);
+            }
         }
         assert_eq!(meter.flood(), None);
+    }
+
+    #[test]
+    fn streams_that_come_to_nothing_are_limited_unless_as_many_are_answered() {
+        // Returns what 2,000 resets are, of which so many are sent by the client.
+        let resets = |by_client: bool, code: u8, answers: bool| {
+            let meter = Meter::new();
+            meter.read(&[0; PREFACE as usize]);
+            let reset = frame(3, 0, &[0, 0, 0, code]);
+            for _ in 0..2000 {
+                if answers {
+                    meter.answered();
+                }
+                for byte in reset.chunks(5) {
+                    if by_client { meter.read(byte) } else { meter.wrote(byte) }
+                }
+            }
+            (meter.flood(), meter.take_malformed())
+        };
+        assert_eq!(resets(true, 8, false), (Some(Flood::Resets), 0));
+        assert_eq!(resets(true, 8, true), (None, 0));
+        assert_eq!(resets(false, 1, false), (Some(Flood::Resets), 2000));
+        assert_eq!(resets(false, 3, false), (Some(Flood::Resets), 0));
+        assert_eq!(resets(false, 1, true), (None, 2000));
+        for code in [0, 7, 8] {
+            assert_eq!(resets(false, code, false), (None, 0), "what this side decides is not the client's fault");
+        }
     }
 }

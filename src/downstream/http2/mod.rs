@@ -9,6 +9,7 @@
 
 mod io;
 mod meter;
+mod outgoing;
 mod outlet;
 mod request;
 mod stream;
@@ -28,8 +29,9 @@ use tracing::debug;
 
 use self::io::Http2Io;
 use self::meter::Meter;
+use self::outgoing::{Data, Outgoing};
 use self::outlet::Outlet;
-use self::stream::{Data, OpenStream};
+use self::stream::OpenStream;
 use super::server::{Connections, Worker};
 use crate::base::{Stopwatch, Timer, Transport, Unparsed};
 use crate::proxy::{Client, Upgraded};
@@ -51,9 +53,6 @@ const SEND_BUFFER: usize = 128 << 10;
 /// The streams that a client may reset before they were looked at.
 const PENDING_RESETS: usize = 50;
 
-/// The streams that may be reset on a connection because of a client's errors.
-const ERROR_RESETS: usize = 500;
-
 /// The streams that were reset here, and whose late frames are ignored.
 const REMEMBERED_RESETS: usize = 50;
 
@@ -67,6 +66,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 struct Http2Client {
     peer: Peer,
     outlet: Arc<Outlet>,
+    outgoing: Arc<Outgoing>,
+    meter: Arc<Meter>,
     /// The stream that is being polled.
     current: AtomicU64,
 }
@@ -90,11 +91,18 @@ impl Client for Http2Client {
 }
 
 /// Serves the streams of `peer` until its connection ends. `first` was read of it before.
-pub(super) async fn serve(worker: &Worker, transport: Transport, first: Bytes, peer: Peer, connections: &Connections) {
+pub(super) async fn serve(
+    worker: &Worker,
+    transport: Transport,
+    first: Bytes,
+    mut peer: Peer,
+    connections: &Connections,
+) {
+    peer.is_http2 = true;
     let config = &*worker.config;
     let meter = Arc::new(Meter::new());
     let ip = peer.ip;
-    let io = Http2Io::new(transport, first, Arc::clone(&meter), config.body_timeout);
+    let (io, wire) = Http2Io::new(transport, first, Arc::clone(&meter), config.body_timeout);
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -104,7 +112,8 @@ pub(super) async fn serve(worker: &Worker, transport: Transport, first: Bytes, p
         .max_concurrent_streams(config.max_streams)
         .max_header_list_size(u32::try_from(config.max_header_size).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(ERROR_RESETS))
+        // The meter counts them by time, so that many do not add up on a connection that lasts.
+        .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .enable_connect_protocol();
     let handshake = builder.handshake::<_, Data>(io);
@@ -120,7 +129,9 @@ pub(super) async fn serve(worker: &Worker, transport: Transport, first: Bytes, p
             return;
         }
     };
-    let client = Http2Client { peer, outlet: Arc::default(), current: AtomicU64::new(0) };
+    wire.lock().begin_turns();
+    let (outlet, outgoing) = (Arc::default(), Arc::default());
+    let client = Http2Client { peer, outlet, outgoing, meter: Arc::clone(&meter), current: AtomicU64::new(0) };
     let mut serving = Serving {
         worker,
         client: &client,
@@ -130,23 +141,47 @@ pub(super) async fn serve(worker: &Worker, transport: Transport, first: Bytes, p
         idle: Some(Stopwatch::start()),
         timer: Timer::default(),
         end: End::No,
+        is_stopping: false,
+        written: (0, Stopwatch::start()),
     };
     let mut ended = pin!(connections.ended());
-    let mut is_told = false;
     let outcome = std::future::poll_fn(|cx| {
-        if !is_told && (connections.are_ending() || ended.as_mut().poll(cx).is_ready()) {
-            is_told = true;
+        if !serving.is_stopping && (connections.are_ending() || ended.as_mut().poll(cx).is_ready()) {
+            serving.is_stopping = true;
             connection.graceful_shutdown();
         }
-        serving.poll(&mut connection, cx)
+        let polled = serving.poll(&mut connection, cx);
+        // What is left of a connection that has ended is written when it is dropped.
+        match wire.lock().poll_out(cx) {
+            Poll::Ready(Err(error)) if polled.is_pending() => {
+                debug!("a client's connection can't be written to: {error}");
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(_) | Poll::Pending => polled,
+        }
     })
     .await;
     if let Err(error) = outcome {
-        if let Some(why) = meter.flood() {
-            worker.refusals.note(Unparsed::Flood, ip, why.as_bytes());
+        if let Some((why, what)) = fault(&error, &meter) {
+            worker.refusals.note(why, ip, what.as_bytes());
         }
         debug!("a client's connection ended: {error}");
     }
+}
+
+/// Returns what a client did wrong, if that has ended its connection.
+fn fault(error: &h2::Error, meter: &Meter) -> Option<(Unparsed, &'static str)> {
+    if let Some(flood) = meter.flood() {
+        return Some((Unparsed::Flood, flood.as_str()));
+    }
+    // `h2` itself has ended the connection.
+    let reason = error.reason().filter(|_| error.is_library())?;
+    Some(match reason {
+        h2::Reason::ENHANCE_YOUR_CALM => {
+            (Unparsed::Flood, "too many streams were reset, or frames too small or too many")
+        }
+        _ => (Unparsed::Malformed, "frames that HTTP/2 does not allow"),
+    })
 }
 
 /// Whether the connection ends, and how.
@@ -171,9 +206,13 @@ struct Serving<'a> {
     idle: Option<Stopwatch>,
     timer: Timer,
     end: End,
+    /// True once Larder stops.
+    is_stopping: bool,
+    /// The bytes of bodies that were written when that was last looked at, and when they were found to have changed.
+    written: (u64, Stopwatch),
 }
 
-impl<'a> Serving<'a> {
+impl Serving<'_> {
     /// Serves until nothing is left to be read or written.
     fn poll(
         &mut self,
@@ -213,6 +252,14 @@ impl<'a> Serving<'a> {
                 }
             }
         }
+        for _ in 0..self.meter.take_malformed() {
+            // `h2` has reset its stream, and does not say what it was.
+            self.worker.refusals.note(
+                Unparsed::Malformed,
+                self.client.peer.ip,
+                b"a request that HTTP/2 does not allow",
+            );
+        }
         if self.meter.flood().is_some() && !matches!(self.end, End::Abrupt(_)) {
             self.end = End::Abrupt(Stopwatch::start());
             self.streams.clear();
@@ -226,10 +273,14 @@ impl<'a> Serving<'a> {
     fn begin(
         &mut self,
         request: Request<h2::RecvStream>,
-        respond: h2::server::SendResponse<Data>,
+        mut respond: h2::server::SendResponse<Data>,
         cx: &mut Context<'_>,
     ) {
         self.begun = true;
+        // `h2` hands over what was reset before it was looked at. The origin is not asked for that.
+        if self.meter.has_resets() && respond.poll_reset(cx).is_ready() {
+            return;
+        }
         let mut stream = OpenStream::begin(self.worker, self.client, request, respond);
         if Pin::new(&mut stream).poll(cx).is_pending() {
             self.streams.push(stream);
@@ -251,25 +302,39 @@ impl<'a> Serving<'a> {
         loop {
             let (since, limit) = match (self.end, self.idle) {
                 (End::Idle(since) | End::Abrupt(since), _) => (since, LAST_WORDS),
+                // Most clients close their connection by themselves then.
+                (End::No, Some(since)) if self.is_stopping => (since, LAST_WORDS),
                 (End::No, Some(since)) => (since, self.worker.config.idle_timeout),
                 (End::No, None) => return Poll::Pending,
             };
             if self.timer.poll(cx, since, limit).is_pending() {
                 return Poll::Pending;
             }
+            let is_in_use = self.is_in_use(connection);
             match self.end {
+                End::No if is_in_use => self.idle = Some(Stopwatch::start()),
                 End::No => {
                     self.end = End::Idle(Stopwatch::start());
                     connection.graceful_shutdown();
                     cx.waker().wake_by_ref();
                 }
-                End::Idle(_) if !self.streams.is_empty() => {
-                    // A request came before the client knew.
-                    self.end = End::Idle(Stopwatch::start());
-                }
+                // A request came before the client knew.
+                End::Idle(_) if is_in_use => self.end = End::Idle(Stopwatch::start()),
                 End::Idle(_) => return Poll::Ready(Ok(())),
                 End::Abrupt(_) => return Poll::Ready(Err(h2::Reason::ENHANCE_YOUR_CALM.into())),
             }
         }
+    }
+
+    /// Returns whether there is a stream: one that is answered, a tunnel, or one whose client still takes what waits
+    /// for it.
+    fn is_in_use(&mut self, connection: &Connection<Http2Io, Data>) -> bool {
+        let outgoing = &self.client.outgoing;
+        let written = outgoing.written();
+        if written != self.written.0 {
+            self.written = (written, Stopwatch::start());
+        }
+        let takes = || outgoing.waiting() == 0 || self.written.1.elapsed() < self.worker.config.body_timeout;
+        !self.streams.is_empty() || (connection.has_streams() && takes())
     }
 }

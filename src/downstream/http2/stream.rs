@@ -1,35 +1,27 @@
 //! A stream of a connection: a request, and the response to it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::buf::Take;
-use bytes::{Buf as _, Bytes};
+use bytes::Buf;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Body as _;
 
 use super::Http2Client;
-use super::request::{Received, Upgrade, fit, has_no_content, received};
+use super::outgoing::{Data, Outgoing, Stall};
+use super::request::{Received, Upgrade, fit, has_no_content, received, unfit};
 use super::tunnel::Tunnel;
-use crate::base::{Stopwatch, Timer, Unparsed};
-use crate::downstream::refusals::{too_many_fields, too_many_requests};
-use crate::downstream::server::{UnderWay, Worker};
+use crate::base::Unparsed;
+use crate::downstream::refusals::{no_tunnel, too_many_requests};
+use crate::downstream::server::{Config, UnderWay, Worker};
 use crate::proxy::Reply;
 use crate::respond::{Piece, ResponseBody};
 use crate::rfc9111::date;
 use crate::rfc9111::present::Present;
-
-/// A part of a piece of a body: as much of it as the client has room for.
-pub(super) type Data = Take<Piece>;
-
-/// Makes data of bytes.
-pub(super) fn data_of(bytes: Bytes) -> Data {
-    let len = bytes.len();
-    Piece::from(bytes).take(len)
-}
 
 /// A stream, as a future that ends when its response is handed over to the connection, or when the client has reset it.
 pub(super) struct OpenStream<'a> {
@@ -53,12 +45,15 @@ enum State<'a> {
 struct Sending {
     send: SendStream<Data>,
     body: ResponseBody,
+    outgoing: Arc<Outgoing>,
     /// What is left of the piece that goes out.
     piece: Option<Piece>,
-    /// Runs while the client has no room.
-    stalled: Option<Stopwatch>,
-    timer: Timer,
+    /// Runs while nothing of it goes out.
+    stall: Stall,
 }
+
+/// The most bytes that a stream asks for while others wait for room as well.
+const TURN: usize = 16 << 10;
 
 impl<'a> OpenStream<'a> {
     /// Begins to answer a request.
@@ -72,9 +67,9 @@ impl<'a> OpenStream<'a> {
         client.current.store(number, Ordering::Relaxed);
         let is_head = *request.method() == Method::HEAD;
         let under_way = worker.under_way.begin(worker.config.max_requests);
-        let (mut upgrade, state) = if request.headers().len() > worker.config.max_headers {
-            worker.refusals.note(Unparsed::HeadTooLarge, client.peer.ip, &[]);
-            (None, State::Refused(Some(too_many_fields())))
+        let (mut upgrade, state) = if let Some(unfit) = unfit(&request, worker.config.max_headers) {
+            worker.refusals.note(unfit.reason(), client.peer.ip, &[]);
+            (None, State::Refused(Some(unfit.answer())))
         } else if under_way.is_none() {
             worker.refusals.note(Unparsed::TooManyRequests, client.peer.ip, &[]);
             (None, State::Refused(Some(too_many_requests())))
@@ -105,6 +100,10 @@ impl<'a> OpenStream<'a> {
             self.send_tunnel(head);
             return None;
         }
+        if self.upgrade.is_some() && head.status.is_success() {
+            // RFC 8441 §5: the client would take it for an open tunnel.
+            return self.send_head(no_tunnel());
+        }
         let has_no_content = has_no_content(head.status);
         let length = body.size_hint().exact().filter(|_| !has_no_content && !self.is_head);
         fit(&mut head.headers, length);
@@ -114,7 +113,9 @@ impl<'a> OpenStream<'a> {
         let is_end = self.is_head || has_no_content || body.is_end_stream();
         // Fails if the client has reset the stream.
         let send = self.respond.send_response(Response::from_parts(head, ()), is_end).ok()?;
-        (!is_end).then(|| Sending { send, body, piece: None, stalled: None, timer: Timer::default() })
+        self.client.meter.answered();
+        let outgoing = Arc::clone(&self.client.outgoing);
+        (!is_end).then(|| Sending { send, body, outgoing, piece: None, stall: Stall::default() })
     }
 
     /// Hands the stream over to a tunnel (RFC 8441 §5: the response is 200 where HTTP/1.1 has 101).
@@ -127,7 +128,7 @@ impl<'a> OpenStream<'a> {
         fit(&mut head.headers, None);
         head.headers.remove(http::header::SEC_WEBSOCKET_ACCEPT);
         if let Ok(send) = self.respond.send_response(Response::from_parts(head, ()), false) {
-            let _ = tunnel.send(Tunnel::new(receive, send));
+            let _ = tunnel.send(Tunnel::new(receive, send, Arc::clone(&self.client.outgoing)));
         }
     }
 }
@@ -156,7 +157,7 @@ impl Future for OpenStream<'_> {
                         return Poll::Ready(());
                     }
                 },
-                State::Sends(sending) => return sending.poll(cx, this.worker.config.body_timeout),
+                State::Sends(sending) => return sending.poll(cx, &this.worker.config),
             };
             let Some(response) = response else { return Poll::Ready(()) };
             match this.send_head(response) {
@@ -169,19 +170,21 @@ impl Future for OpenStream<'_> {
 
 impl Sending {
     /// Sends what there is, as far as the client has room for it.
-    fn poll(&mut self, cx: &mut Context<'_>, patience: std::time::Duration) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, config: &Config) -> Poll<()> {
         loop {
             let Some(piece) = &mut self.piece else {
                 match Pin::new(&mut self.body).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(piece) => self.piece = Some(piece).filter(|piece| piece.has_remaining()),
+                        Ok(piece) => self.piece = Some(piece).filter(Buf::has_remaining),
                         Err(frame) => {
-                            let _ = self.send.send_trailers(frame.into_trailers().unwrap_or_default());
+                            let mut trailers = frame.into_trailers().unwrap_or_default();
+                            fit(&mut trailers, None);
+                            let _ = self.send.send_trailers(trailers);
                             return Poll::Ready(());
                         }
                     },
                     Poll::Ready(None) => {
-                        let _ = self.send.send_data(data_of(Bytes::new()), true);
+                        let _ = self.send.send_data(Data::empty(), true);
                         return Poll::Ready(());
                     }
                     // A body that broke off must not look like one that ended.
@@ -196,28 +199,37 @@ impl Sending {
                 }
                 continue;
             };
+            if self.outgoing.poll_room(cx).is_pending() {
+                if self.send.poll_reset(cx).is_pending() {
+                    ready!(self.stall.poll(cx, &self.outgoing, config.body_timeout, u64::MAX));
+                    self.send.send_reset(Reason::CANCEL);
+                }
+                return Poll::Ready(());
+            }
             self.send.reserve_capacity(piece.remaining());
             let capacity = match self.send.capacity() {
-                0 => match self.send.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(capacity))) => capacity,
-                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                    Poll::Pending => {
-                        let since = *self.stalled.get_or_insert_with(Stopwatch::start);
-                        ready!(self.timer.poll(cx, since, patience));
-                        self.send.send_reset(Reason::CANCEL);
-                        return Poll::Ready(());
+                0 => {
+                    self.send.reserve_capacity(piece.remaining().min(TURN));
+                    match self.send.poll_capacity(cx) {
+                        Poll::Ready(Some(Ok(capacity))) => capacity,
+                        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                        Poll::Pending => {
+                            let fair = 2 * TURN as u64 * u64::from(config.max_streams);
+                            ready!(self.stall.poll(cx, &self.outgoing, config.body_timeout, fair));
+                            self.send.send_reset(Reason::CANCEL);
+                            return Poll::Ready(());
+                        }
                     }
-                },
+                }
                 capacity => capacity,
             };
-            self.stalled = None;
+            self.stall.end();
             let taken = piece.remaining().min(capacity);
             let is_whole = taken == piece.remaining();
             let data = if is_whole {
-                let piece = self.piece.take().unwrap_or_else(|| Bytes::new().into());
-                piece.take(taken)
+                self.piece.take().map_or_else(Data::empty, |piece| self.outgoing.data(piece, taken))
             } else {
-                let data = piece.clone().take(taken);
+                let data = self.outgoing.data(piece.clone(), taken);
                 piece.advance(taken);
                 data
             };

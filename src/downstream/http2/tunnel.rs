@@ -1,26 +1,28 @@
-//! WebSockets over HTTP/2 (RFC 8441): a stream that carries the bytes of a tunnel.
+//! Tunnels over HTTP/2 (RFC 8441), which WebSocket uses: a stream that carries their bytes.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use http::Request;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::stream::{Data, data_of};
+use super::outgoing::{Data, Outgoing};
 use crate::proxy::{Stream, Upgraded};
 use crate::upstream::ClientBody;
 
 /// The end of a tunnel on the client's side, which is there once the response is out. Goes with the request.
 #[derive(Clone)]
-pub(super) struct Pending(std::sync::Arc<parking_lot::Mutex<Option<oneshot::Receiver<Tunnel>>>>);
+pub(super) struct Pending(Arc<Mutex<Option<oneshot::Receiver<Tunnel>>>>);
 
 /// Makes the two ends of the promise of a tunnel.
 pub(super) fn promise() -> (oneshot::Sender<Tunnel>, Pending) {
     let (sender, receiver) = oneshot::channel();
-    (sender, Pending(std::sync::Arc::new(parking_lot::Mutex::new(Some(receiver)))))
+    (sender, Pending(Arc::new(Mutex::new(Some(receiver)))))
 }
 
 /// Takes over the stream of a request once the response to it is out.
@@ -37,6 +39,7 @@ pub(super) fn upgraded(request: &mut Request<ClientBody>) -> Upgraded {
 pub(super) struct Tunnel {
     receive: h2::RecvStream,
     send: h2::SendStream<Data>,
+    outgoing: Arc<Outgoing>,
     /// What was received and not read yet.
     rest: Bytes,
 }
@@ -45,8 +48,8 @@ pub(super) struct Tunnel {
 const PIECE: usize = 16 << 10;
 
 impl Tunnel {
-    pub(super) fn new(receive: h2::RecvStream, send: h2::SendStream<Data>) -> Self {
-        Self { receive, send, rest: Bytes::new() }
+    pub(super) fn new(receive: h2::RecvStream, send: h2::SendStream<Data>, outgoing: Arc<Outgoing>) -> Self {
+        Self { receive, send, outgoing, rest: Bytes::new() }
     }
 }
 
@@ -86,6 +89,7 @@ impl AsyncWrite for Tunnel {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        ready!(this.outgoing.poll_room(cx));
         this.send.reserve_capacity(buf.len().min(PIECE));
         let capacity = match this.send.capacity() {
             0 => match ready!(this.send.poll_capacity(cx)) {
@@ -95,7 +99,8 @@ impl AsyncWrite for Tunnel {
             capacity => capacity,
         };
         let taken = buf.len().min(capacity);
-        this.send.send_data(data_of(Bytes::copy_from_slice(&buf[..taken])), false).map_err(broken)?;
+        let data = this.outgoing.data(Bytes::copy_from_slice(&buf[..taken]).into(), taken);
+        this.send.send_data(data, false).map_err(broken)?;
         Poll::Ready(Ok(taken))
     }
 
@@ -105,7 +110,7 @@ impl AsyncWrite for Tunnel {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let _ = self.get_mut().send.send_data(data_of(Bytes::new()), true);
+        let _ = self.get_mut().send.send_data(Data::empty(), true);
         Poll::Ready(Ok(()))
     }
 }

@@ -9,6 +9,7 @@ use super::{Command, Context, Step, When, wrong_number};
 use crate::base::{RespClass, RespRefusal};
 use crate::resp::reply::{Protocol, Reply};
 use crate::resp::session::{DATABASES, Session};
+use crate::resp::values::operation::read_integer;
 
 /// The version of Redis that clients are told, and that some of them choose commands by. It is the last version before
 /// Redis and Valkey parted, and the one that Valkey tells too: nothing that came later is here.
@@ -48,9 +49,13 @@ fn reset(context: &mut Context<'_>, _: &[Bytes]) -> Step {
 }
 
 fn select(context: &mut Context<'_>, arguments: &[Bytes]) -> Step {
-    let Some(number) = integer(&arguments[1]) else {
+    let Some(number) = read_integer(&arguments[1]) else {
         return Reply::error("ERR value is not an integer or out of range").into();
     };
+    if i32::try_from(number).is_err() {
+        let (least, most) = (i32::MIN, i32::MAX);
+        return Reply::error(format!("ERR value is out of range, value must between {least} and {most}")).into();
+    }
     match u8::try_from(number) {
         Ok(database) if database < DATABASES => {
             context.session.database = database;

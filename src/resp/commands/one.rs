@@ -102,7 +102,7 @@ fn finish(
     if operation.is_read() {
         count(counters, found);
     }
-    let (reply, change) = operation.apply(found, values.now());
+    let (reply, change) = operation.apply(found, || values.now());
     if change == Change::Nothing {
         return Ok((reply, None));
     }

@@ -56,8 +56,8 @@ impl Values {
         Ok(ValueKey::new(&self.prefix, database, name))
     }
 
-    /// Waits until a directory has what was written before, at most half a second. With a bucket, or without a durable tier,
-    /// ends at once. One wait serves all commands before it.
+    /// Waits until a directory has what was written before, for a bounded time. With a bucket, or without a durable tier,
+    /// ends at once. One wait serves all commands before it. Connections wait by [`super::settling`].
     pub(super) async fn settle(&self) {
         self.store.values_written().await;
     }
@@ -84,7 +84,10 @@ impl Values {
                 self.store.delete_value(key);
                 (0, Ok(()))
             }
-            Change::Put { value, expires } => (value.len() as u64, self.store.put_value(key, &value, expires)),
+            Change::Put { value, expires } => (value.len() as u64, self.store.put_value(key, &value, expires, None)),
+            Change::Rewrite { value, expires } => {
+                (value.len() as u64, self.store.put_value(key, &value, expires, found))
+            }
             Change::Retime { expires } => match found {
                 Some(found) => (found.len(), self.store.retime_value(key, found, expires)),
                 None => return Ok(None),

@@ -119,6 +119,13 @@ pub(in crate::resp) enum Change {
         /// The moment at which it expires.
         expires: Option<Timestamp>,
     },
+    /// What was made of it takes its place.
+    Rewrite {
+        /// Its bytes.
+        value: Bytes,
+        /// The moment at which it expires.
+        expires: Option<Timestamp>,
+    },
     /// It stays, and expires at another moment.
     Retime {
         /// That moment.
@@ -175,8 +182,8 @@ impl Operation {
         }
     }
 
-    /// Carries it out at `now` on the value that was found, which has not expired.
-    pub(in crate::resp) fn apply(self, found: Option<&FoundValue>, now: Timestamp) -> Outcome {
+    /// Carries it out on the value that was found, which has not expired. Asks `now` for the time only if that matters.
+    pub(in crate::resp) fn apply(self, found: Option<&FoundValue>, now: impl Fn() -> Timestamp) -> Outcome {
         let expires = found.and_then(FoundValue::expires);
         let is_there = i64::from(found.is_some());
         match (self, found) {
@@ -186,7 +193,7 @@ impl Operation {
             (Self::Type, _) => (Reply::Simple(found.map_or("none", |_| "string").into()), Change::Nothing),
             (Self::TimeToLive(_) | Self::ExpireTime(_), None) => (Reply::Integer(-2), Change::Nothing),
             (Self::TimeToLive(unit), Some(_)) => {
-                (Reply::Integer(expires.map_or(-1, |moment| unit.of(moment.millis_since(now)))), Change::Nothing)
+                (Reply::Integer(expires.map_or(-1, |moment| unit.of(moment.millis_since(now())))), Change::Nothing)
             }
             (Self::ExpireTime(unit), Some(_)) => {
                 (Reply::Integer(expires.map_or(-1, |moment| unit.of(moment.as_millis()))), Change::Nothing)
@@ -199,13 +206,13 @@ impl Operation {
             (Self::Expire(..) | Self::Persist, None) => (Reply::Integer(0), Change::Nothing),
             (Self::Expire(moment, condition), Some(_)) => match condition {
                 Some(condition) if !condition.holds(expires, moment) => (Reply::Integer(0), Change::Nothing),
-                Some(_) | None => (Reply::Integer(1), Expiry::At(moment).of_what_is_there(now)),
+                Some(_) | None => (Reply::Integer(1), Expiry::At(moment).of_what_is_there(now())),
             },
             (Self::Persist, Some(_)) if expires.is_none() => (Reply::Integer(0), Change::Nothing),
             (Self::Persist, Some(_)) => (Reply::Integer(1), Change::Retime { expires: None }),
             (Self::GetAndExpire(_) | Self::GetAndDelete, None) => (Reply::Null, Change::Nothing),
             (Self::GetAndExpire(Expiry::Never), Some(_)) if expires.is_none() => (bulk(found), Change::Nothing),
-            (Self::GetAndExpire(expiry), Some(_)) => (bulk(found), expiry.of_what_is_there(now)),
+            (Self::GetAndExpire(expiry), Some(_)) => (bulk(found), expiry.of_what_is_there(now())),
             (Self::GetAndDelete, Some(_)) => (bulk(found), Change::Delete),
             // Also what is not known here: another process may have just stored it.
             (Self::Delete, _) => (Reply::Integer(is_there), Change::Delete),
@@ -214,7 +221,7 @@ impl Operation {
 }
 
 impl Set {
-    fn apply(self, found: Option<&FoundValue>, now: Timestamp) -> Outcome {
+    fn apply(self, found: Option<&FoundValue>, now: impl Fn() -> Timestamp) -> Outcome {
         let Self { value, expiry, condition, returns_old } = self;
         let is_allowed = match condition {
             Some(SetIf::Absent) => found.is_none(),
@@ -233,7 +240,7 @@ impl Set {
             Expiry::Never => None,
             Expiry::Keep => found.and_then(FoundValue::expires),
             // It has expired before it is there.
-            Expiry::At(moment) if moment <= now => return (reply, Change::Delete),
+            Expiry::At(moment) if moment <= now() => return (reply, Change::Delete),
             Expiry::At(moment) => Some(moment),
         };
         (reply, Change::Put { value, expires })
@@ -295,7 +302,7 @@ fn append(found: Option<&FoundValue>, more: &Bytes, most: usize) -> Outcome {
         return (Reply::error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"), Change::Nothing);
     }
     let value = Bytes::from([&old[..], &more[..]].concat());
-    (integer(value.len() as u64), Change::Put { value, expires })
+    (integer(value.len() as u64), Change::Rewrite { value, expires })
 }
 
 fn add(found: Option<&FoundValue>, by: i64) -> Outcome {
@@ -308,7 +315,7 @@ fn add(found: Option<&FoundValue>, by: i64) -> Outcome {
         return (Reply::error("ERR increment or decrement would overflow"), Change::Nothing);
     };
     let value = Bytes::copy_from_slice(itoa::Buffer::new().format(new).as_bytes());
-    (Reply::Integer(new), Change::Put { value, expires: found.and_then(FoundValue::expires) })
+    (Reply::Integer(new), Change::Rewrite { value, expires: found.and_then(FoundValue::expires) })
 }
 
 /// Reads an integer of 64 bits as Redis does: no sign but a minus, no zero in front, nothing around it.

@@ -347,7 +347,15 @@ pub(super) fn decode_first(
 /// with the bytes of another pack.
 fn decode_at(entry: &Entry, found: &Found, key: &CacheKey, policy: &LifetimePolicy) -> Result<Object, DecodeError> {
     let object = decode(&entry.object, key, policy)?;
-    if found.place.is_of(entry.header.order) { Ok(object) } else { Err(DecodeError::OtherOrder) }
+    if !found.place.is_of(entry.header.order) {
+        return Err(DecodeError::OtherOrder);
+    }
+    if let Object::Response { head, .. } = &object
+        && key.is_value()
+    {
+        head.marks.note_order(entry.header.order);
+    }
+    Ok(object)
 }
 
 fn decode_group(

@@ -26,11 +26,22 @@ pub(super) struct DurableLog {
     pub(super) writes_wait: LogThrottle,
     pub(super) down: LogThrottle,
     pub(super) queue_full: LogThrottle,
+    late: LogThrottle,
     /// Guarded by its lock: the names of objects that were logged as unreadable.
     unreadable: Mutex<HashSet<String>>,
 }
 
 impl Inner {
+    /// Reports that a client is told that its value is stored before the directory has it.
+    pub(super) fn report_late(&self, waited: Duration) {
+        self.metrics.values_late.add_one();
+        if let Some(suppressed) = self.log.late.is_due() {
+            warn!(
+                "the directory took longer than {waited:?} to write a value, whose client has its reply now: if this process is killed before it is written, it is lost, and the value before comes back{suppressed}"
+            );
+        }
+    }
+
     /// Reports an object that can't be read and counts as absent. Logs each object once.
     pub(super) fn report_unreadable(&self, name: &str, why: &dyn Display) {
         self.metrics.durable(DurableOp::Get, DurableOutcome::Unreadable);

@@ -2,6 +2,8 @@
 //!
 //! * A value is written whatever its lifetime and uses: nobody can ask an application for it again.
 //! * What was asked for last counts, whatever the clock says: no value outranks a later one.
+//! * What is made of a value comes just after it. If another process has put something else in that value's place, or
+//!   deleted it, that counts: what is made of what was overwritten does not come back either.
 //! * A look-up says which place it read. Memory takes the value over only while the index leads there: another process may
 //!   have written a later one meanwhile.
 
@@ -25,6 +27,9 @@ use crate::store::journal::read_footer;
 use crate::store::pack::{EntryKind, FooterEntry, entries_of};
 use crate::store::queue::{Op, Put, Waiting};
 
+/// The longest that a client waits for a directory to have a small value, while what is written there arrives.
+const TO_WRITE: Duration = Duration::from_secs(2);
+
 /// Bytes that are written in a second at least, where a client waits for a large value.
 const LEAST_RATE: u64 = 16 << 20;
 
@@ -38,9 +43,13 @@ pub struct ListedValue {
 }
 
 impl Durable {
-    /// Queues a value to be written. Returns its order; `None` if the tier does not take it: the queue is full, the budget is
-    /// spent, or it is too large.
-    pub fn put_value(&self, stored: &Arc<StoredResponse>) -> Option<JournalTime> {
+    /// Queues a value to be written. `base` is the order of the value that it is made of, if it is made of one. Returns its
+    /// order; `None` if the tier does not take it: the queue is full, the budget is spent, or it is too large.
+    pub(in crate::store) fn put_value(
+        &self,
+        stored: &Arc<StoredResponse>,
+        base: Option<JournalTime>,
+    ) -> Option<JournalTime> {
         let inner = &self.inner;
         if stored.len() > inner.max_object_size() {
             return None;
@@ -54,7 +63,9 @@ impl Durable {
             return None;
         }
         stored.head.marks.is_durable.store(true, Ordering::Release);
-        let order = inner.purges.take_order();
+        let purges = &inner.purges;
+        let order = base.map_or_else(|| purges.take_order(), |base| purges.take_order_after(base));
+        stored.head.marks.note_order(order);
         inner.enqueue(Op::Put { stored: Put::Whole(Arc::clone(stored)), record: None, order });
         Some(order)
     }
@@ -92,24 +103,31 @@ impl Durable {
         self.inner.index.bury(self.inner.index.fingerprint(key, 0), place);
     }
 
-    /// Waits until a directory has all small values and deletions that were queued before, at most `within`. With a bucket
-    /// ends at once.
-    pub async fn values_written(&self, within: Duration) {
+    /// Waits until a directory has all small values and deletions that were queued before. Tells if that takes too long, or
+    /// longer than `least` while writes fail. With a bucket ends at once.
+    pub async fn values_written(&self, least: Duration) {
         if !self.is_local() || self.inner.queue.depth().0 == 0 {
             return;
         }
         let (sender, is_written) = oneshot::channel();
         if self.inner.writer.send(Work::Flush(sender)).is_ok() {
-            let _ = tokio::time::timeout(within, is_written).await;
+            self.wait_for_value(is_written, least, Duration::ZERO).await;
         }
     }
 
-    /// Waits until a directory has a value of `len` bytes whose body is written apart, at most `within` and the time that
-    /// its bytes take.
-    pub async fn large_value_written(&self, key: &CacheKey, len: u64, within: Duration) {
+    /// Waits in the same way until a directory has a value of `len` bytes whose body is written apart; longer, the longer it
+    /// is.
+    pub async fn large_value_written(&self, key: &CacheKey, len: u64, least: Duration) {
         if self.is_local() && self.is_separate(len) {
-            let within = within + Duration::from_secs(len / LEAST_RATE);
-            let _ = tokio::time::timeout(within, self.inner.queue.settled(key.hash())).await;
+            let longer = Duration::from_secs(len / LEAST_RATE);
+            self.wait_for_value(self.inner.queue.settled(key.hash()), least, longer).await;
+        }
+    }
+
+    async fn wait_for_value(&self, is_written: impl Future, least: Duration, longer: Duration) {
+        let within = longer + if self.inner.writes.is_closed() { TO_WRITE } else { least };
+        if tokio::time::timeout(within, is_written).await.is_err() {
+            self.inner.report_late(within);
         }
     }
 

@@ -4,7 +4,11 @@
 //! [`MemoryPolicy::TinyLfu`] it keeps what it is given, and [`TinyLfu`] says what leaves.
 //!
 //! What is kept under a hash changes only in a [`Change`], which holds the key's lock.
+//!
+//! A value that takes the place of another under its key goes into the entry that is there. moka's insertion costs more than
+//! all the rest of storing a small value.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use moka::policy::EvictionPolicy;
@@ -15,7 +19,7 @@ use super::nodes::Ticket;
 use super::seed::Seed;
 use super::tinylfu::TinyLfu;
 use super::{Config, MemoryEntry, MemoryPolicy};
-use crate::entry::Uses;
+use crate::entry::{StoredResponse, Uses};
 
 /// All entries in memory.
 #[derive(Debug)]
@@ -35,8 +39,52 @@ pub(super) struct Entries {
 /// An entry, and what the account knows it by.
 #[derive(Clone, Debug)]
 struct Held {
-    entry: MemoryEntry,
+    content: Content,
     ticket: Option<Ticket>,
+}
+
+/// The content of an entry.
+#[derive(Clone, Debug)]
+enum Content {
+    /// One that stays as it is.
+    Fixed(MemoryEntry),
+    /// A value, whose place the next one of its key takes. It is set under the key's lock, and only while the map has the
+    /// entry: who got the entry before it was removed sees nothing that came after that.
+    Value(Arc<Mutex<Arc<StoredResponse>>>),
+}
+
+impl Content {
+    fn new(entry: MemoryEntry) -> Self {
+        match entry {
+            MemoryEntry::Response(stored) if stored.head.key.is_value() => Self::Value(Arc::new(Mutex::new(stored))),
+            entry => Self::Fixed(entry),
+        }
+    }
+
+    /// Returns the entry as it is now.
+    #[inline]
+    fn into_entry(self) -> MemoryEntry {
+        match self {
+            Self::Fixed(entry) => entry,
+            Self::Value(value) => MemoryEntry::Response(Arc::clone(&value.lock())),
+        }
+    }
+
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Fixed(entry) => entry.weight(),
+            Self::Value(value) => value.lock().weight() as u64,
+        }
+    }
+
+    /// Has `entry` take the place of a value. Returns `false`, and changes nothing, if that can't be.
+    fn set(&self, entry: &MemoryEntry) -> bool {
+        let (Self::Value(value), MemoryEntry::Response(new)) = (self, entry) else { return false };
+        let old = std::mem::replace(&mut *value.lock(), Arc::clone(new));
+        // Freed without the lock.
+        drop(old);
+        true
+    }
 }
 
 /// Says what leaves.
@@ -79,7 +127,7 @@ impl Entries {
                 (map, Some(Keeper { account, epoch: AtomicU16::new(0) }))
             }
             MemoryPolicy::Lru => {
-                let weigh = |_: &u128, held: &Held| u32::try_from(held.entry.weight()).unwrap_or(u32::MAX);
+                let weigh = |_: &u128, held: &Held| u32::try_from(held.content.weight()).unwrap_or(u32::MAX);
                 (map.max_capacity(config.capacity).weigher(weigh), None)
             }
         };
@@ -96,13 +144,13 @@ impl Entries {
     /// Returns what is kept under a hash. Counts no use.
     #[inline]
     pub(super) fn get(&self, slot: u128) -> Option<MemoryEntry> {
-        self.map.get(&slot).map(|held| held.entry)
+        self.map.get(&slot).map(|held| held.content.into_entry())
     }
 
     /// Calls `each` with every entry.
     pub(super) fn each(&self, mut each: impl FnMut(&MemoryEntry)) {
         for (_, held) in &self.map {
-            each(&held.entry);
+            each(&held.content.into_entry());
         }
     }
 
@@ -162,19 +210,24 @@ impl Change<'_> {
         }
         let Some(keeper) = keeper else {
             let fits = entry.weight() <= *capacity;
-            map.insert(slot, Held { entry, ticket: None });
+            // moka weighs an entry once, when it is put in.
+            map.insert(slot, Held { content: Content::Fixed(entry), ticket: None });
             return fits;
         };
-        let old = map.get(&slot).and_then(|held| held.ticket);
+        let old = map.get(&slot);
+        let known = old.as_ref().and_then(|old| old.ticket);
         let ticket = {
             let mut account = keeper.account.lock();
-            let ticket = account.put(slot, self.lock, entry.clone(), old, &mut self.leaving);
+            let ticket = account.put(slot, self.lock, entry.clone(), known, &mut self.leaving);
             keeper.epoch.store(account.epoch(), Ordering::Relaxed);
             ticket
         };
-        match ticket {
-            Some(_) => map.insert(slot, Held { entry, ticket }),
-            None => drop(map.remove(&slot)),
+        // An old entry with another ticket has left, or is about to.
+        let is_set = || old.is_some_and(|old| old.ticket == ticket && old.content.set(&entry));
+        if ticket.is_none() {
+            drop(map.remove(&slot));
+        } else if !is_set() {
+            map.insert(slot, Held { content: Content::new(entry), ticket });
         }
         // It may have to leave at once for what is there.
         ticket.is_some_and(|ticket| self.leaving.iter().all(|leaving| leaving.ticket != ticket))
@@ -205,12 +258,21 @@ impl Entries {
         self.keeper.as_ref().map_or(0, |keeper| uses.of_late(keeper.epoch.load(Ordering::Relaxed)))
     }
 
+    /// Returns the place of the value under a hash.
+    pub(super) fn place_of_value(&self, slot: u128) -> Option<Arc<Mutex<Arc<StoredResponse>>>> {
+        match self.map.get(&slot)?.content {
+            Content::Value(value) => Some(value),
+            Content::Fixed(_) => None,
+        }
+    }
+
     /// Asserts that the account and the map have the same entries.
     pub(super) fn audit(&self) {
         self.map.run_pending_tasks();
         let Some(keeper) = &self.keeper else { return };
         let account = keeper.account.lock();
-        let is_known = |held: &Held| held.ticket.is_some_and(|ticket| account.knows(ticket, &held.entry));
+        let is_known =
+            |held: &Held| held.ticket.is_some_and(|ticket| account.knows(ticket, &held.content.clone().into_entry()));
         assert!(self.map.iter().all(|(_, held)| is_known(&held)));
         assert_eq!(account.usage().0, self.map.iter().count() as u64);
     }

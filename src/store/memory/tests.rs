@@ -1,5 +1,7 @@
 //! Tests of the memory tier.
 
+mod values;
+
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 

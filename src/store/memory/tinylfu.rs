@@ -3,8 +3,8 @@
 //! * The *window* takes every entry, whatever its use, and keeps it for a while: it is there for those who ask next.
 //! * The *main area* takes what leaves the window. Where there is no room, the entry has to prevail over those that would
 //!   leave for it. A Vary record always does: without it no variant is found.
-//! * The first entry of the main area leaves, unless it was used since it was first before. Then it goes to the end, and so
-//!   do entries that a rival did not prevail over.
+//! * The first entry of the main area leaves, unless it was used or replaced since it was first before. Then it goes to the
+//!   end, and so do entries that a rival did not prevail over.
 //! * A look-up counts a use at the entry that it finds. A miss is a use too: a sketch counts it when the response is put
 //!   in, and keeps the counts of what has left. All counts are halved from time to time.
 //!
@@ -95,15 +95,21 @@ impl TinyLfu {
         if weight <= self.capacity / LARGEST_WINDOW {
             self.window_limit = self.window_limit.max(weight);
         }
-        let (ticket, area) = match old.and_then(|old| Some((old, self.unlink(old)?))) {
-            Some((old, area)) => (self.replace(old, entry, weight), area),
-            None => (self.arrive(Node { slot, entry, weight, lock, area: Area::Window })?, Area::Window),
+        let ticket = match old.filter(|old| self.replace_in_main(*old, &entry, weight)) {
+            Some(ticket) => ticket,
+            None => {
+                let ticket = match old.filter(|old| self.unlink(*old).is_some()) {
+                    Some(old) => self.replace(old, entry, weight),
+                    None => self.arrive(Node { slot, entry, weight, lock, area: Area::Window })?,
+                };
+                if weight > self.window_limit {
+                    self.seek_admission(ticket, leaving);
+                } else {
+                    self.nodes.push(&mut self.window, ticket);
+                }
+                ticket
+            }
         };
-        match area {
-            Area::Main => self.nodes.push(&mut self.main, ticket),
-            Area::Window if weight > self.window_limit => self.seek_admission(ticket, leaving),
-            Area::Window => self.nodes.push(&mut self.window, ticket),
-        }
         while self.window.bytes > self.window_limit
             && let Some(first) = self.nodes.pop(&mut self.window)
         {
@@ -130,13 +136,24 @@ impl TinyLfu {
         Some(ticket)
     }
 
-    /// Puts an entry in the place of another, whose uses it takes over.
+    /// Puts an entry in the place of another, which is in no queue now, and whose uses it takes over.
     fn replace(&mut self, ticket: Ticket, entry: MemoryEntry, weight: u64) -> Ticket {
         if let Some(node) = self.nodes.get_mut(ticket) {
             entry.uses().take_over(node.entry.uses());
             (node.entry, node.weight) = (entry, weight);
         }
         ticket
+    }
+
+    /// Puts an entry in the place of another in the main area. It does not move, which would touch its neighbours: it goes
+    /// to the end when it is first. Returns `false`, and changes nothing, if the other is not in the main area.
+    fn replace_in_main(&mut self, ticket: Ticket, entry: &MemoryEntry, weight: u64) -> bool {
+        let Some(node) = self.nodes.get_mut(ticket).filter(|node| node.area == Area::Main) else { return false };
+        entry.uses().take_over(node.entry.uses());
+        entry.uses().note_recent();
+        self.main.bytes = self.main.bytes - node.weight + weight;
+        (node.entry, node.weight) = (entry.clone(), weight);
+        true
     }
 
     /// Lets an entry that left the window into the main area, or lets it go.

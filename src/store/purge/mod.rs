@@ -171,6 +171,14 @@ impl Purges {
         self.table.write().next_time(self.journal_now())
     }
 
+    /// Returns the order of an entry that is made of the one with this order: just later, so that whatever another process
+    /// puts in that one's place counts instead. What is made here from now on is later than both.
+    pub(super) fn take_order_after(&self, order: JournalTime) -> JournalTime {
+        let next = order.saturating_add(1);
+        self.note_order(next);
+        next
+    }
+
     /// Records the order of an entry that was read: entries made here from now on have greater ones, also if this process's
     /// clock is behind.
     pub(super) fn note_order(&self, order: JournalTime) {

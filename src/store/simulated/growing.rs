@@ -2,6 +2,7 @@
 //!
 //! An append takes two steps, between which its process may die: others then see its first part. What has returned stays.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -123,6 +124,9 @@ impl GrowingPack for Growing {
 
     fn seal(self: Box<Self>, footer: Bytes) -> Operation<'static, ()> {
         Box::pin(async move {
+            if self.bucket.content.lock().seals_hang {
+                return pending().await;
+            }
             let (written, is_done) = self.fate_of_append(footer.len())?;
             self.write(self.len, &footer[..written])?;
             tokio::task::yield_now().await;

@@ -74,6 +74,8 @@ struct BucketContent {
     puts: Vec<String>,
     /// True if no write is carried out, nor answered.
     hangs: bool,
+    /// True if no pack of a directory is completed.
+    seals_hang: bool,
 }
 
 /// The longest delay of a late write, in milliseconds.
@@ -112,6 +114,7 @@ impl SimulatedBucket {
             locks: HashMap::new(),
             puts: Vec::new(),
             hangs: false,
+            seals_hang: false,
         };
         Self { clock, is_local, content: Mutex::new(content) }
     }
@@ -124,6 +127,11 @@ impl SimulatedBucket {
     /// Says whether writes are neither carried out nor answered from now on.
     pub(crate) fn set_hanging(&self, hangs: bool) {
         self.content.lock().hangs = hangs;
+    }
+
+    /// Says whether no pack of a directory is completed from now on, as if its disk synced nothing.
+    pub(crate) fn set_hanging_seals(&self, hang: bool) {
+        self.content.lock().seals_hang = hang;
     }
 
     /// Returns the number of objects that were asked for.

@@ -5,4 +5,5 @@ mod framing;
 mod hostile;
 mod https;
 mod listen;
+mod proxy_protocol;
 mod slow_clients;

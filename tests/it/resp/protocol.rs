@@ -149,6 +149,7 @@ fn commands_about_connection_and_server_answer_as_clients_expect() {
         ("SELECT 15", "OK"),
         ("SELECT 16", "-ERR DB index is out of range"),
         ("SELECT -1", "-ERR DB index is out of range"),
+        ("SELECT 99999999999", "-ERR value is out of range, value must between -2147483648 and 2147483647"),
         ("SELECT 01", "-ERR value is not an integer or out of range"),
         ("SELECT a", "-ERR value is not an integer or out of range"),
         ("SELECT 0", "OK"),

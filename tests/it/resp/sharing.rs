@@ -44,6 +44,42 @@ fn a_change_reaches_the_memory_of_others() {
     }
 }
 
+/// Another process has overwritten or deleted a value, and this one has not learnt of it yet.
+#[test]
+fn what_is_made_of_an_old_value_takes_the_place_of_no_newer_one() {
+    const NEWER: [(&str, &str); 3] = [("SET {} 20 EX 4000", "\"20\""), ("DEL {}", "nil"), ("SET {} 20 PX 1", "nil")];
+    const CHANGES: [&str; 5] = ["EXPIRE {} 5000", "GETEX {} EX 5000", "PERSIST {}", "APPEND {} 0", "INCR {}"];
+    for memory in ["", "\nmemory.capacity=0"] {
+        let place = Place::file();
+        let config = format!("{}{memory}", place.sets.join("\n"));
+        let (one, other) = (at(&config, &Clock::system()), at(&config, &Clock::system()));
+        let (mut a, mut b) = (one.redis(), other.redis());
+        let pairs = NEWER.iter().flat_map(|newer| CHANGES.iter().map(move |change| (newer, change)));
+        let cases: Vec<_> = pairs.enumerate().map(|(number, pair)| (format!("k{number}"), pair)).collect();
+        for (key, _) in &cases {
+            assert_eq!(a.say(&format!("SET {key} 10 EX 3000")), "OK");
+        }
+        for (key, _) in &cases {
+            becomes(&mut b, &format!("GET {key}"), "\"10\"");
+        }
+        next_millisecond();
+        for (key, ((newer, _), change)) in &cases {
+            a.say(&newer.replace("{}", key));
+            b.say(&change.replace("{}", key));
+        }
+        assert_eq!((a.say("SET a 1"), b.say("SET b 1")), ("OK".to_owned(), "OK".to_owned()));
+        becomes(&mut a, "GET b", "\"1\"");
+        becomes(&mut b, "GET a", "\"1\"");
+        for (key, ((newer, expected), change)) in &cases {
+            let both = [&mut a, &mut b].map(|redis| redis.say(&format!("GET {key}")));
+            // It may have learnt of the newer one just before.
+            let made = ["\"200\"", "\"21\"", "\"0\"", "\"1\""].contains(&both[0].as_str());
+            assert!(both[0] == *expected || made, "{newer}, and then {change}: {both:?}");
+            assert_eq!(both[0], both[1], "{newer}, and then {change}");
+        }
+    }
+}
+
 #[test]
 fn a_deletion_reaches_what_another_has_just_stored() {
     let place = Place::file();

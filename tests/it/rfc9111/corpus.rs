@@ -1,5 +1,5 @@
-//! Runs the fuzz targets (the rules, the encodings of the durable tier, and what Redis clients send) on the corpora that are committed with
-//! them.
+//! Runs the fuzz targets (the rules, the encodings of the durable tier, and what Redis clients and load balancers send)
+//! on the corpora that are committed with them.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ mod targets;
 #[test]
 fn every_seed_passes_its_target() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let all: [(&str, fn(&[u8])); 9] = [
+    let all: [(&str, fn(&[u8])); 10] = [
         ("directives", targets::directives),
         ("dates", targets::dates),
         ("vary", targets::vary),
@@ -19,6 +19,7 @@ fn every_seed_passes_its_target() {
         ("entry", targets::entry),
         ("footer", targets::footer),
         ("resp", targets::resp),
+        ("proxy_header", targets::proxy_header),
     ];
     for (name, target) in all {
         let seeds: Vec<_> = std::fs::read_dir(corpora.join(name)).expect("a corpus").collect();

@@ -3,6 +3,7 @@
 
 mod admin;
 mod binary;
+pub(crate) mod ca;
 mod client;
 pub(crate) mod durable;
 mod message;
@@ -12,6 +13,7 @@ mod proxy;
 pub(crate) mod redis;
 pub(crate) mod s3;
 pub(crate) mod tagged;
+mod tls;
 mod wait;
 
 pub(crate) use self::admin::{metric, post};
@@ -24,4 +26,5 @@ pub(crate) use self::places::{Place, packs};
 pub(crate) use self::proxy::{Larder, START};
 pub(crate) use self::redis::Redis;
 pub(crate) use self::s3::{S3, bucket};
+pub(crate) use self::tls::{Authority, Pair, TlsClient};
 pub(crate) use self::wait::{Count, Gate, PATIENCE, at_once, eventually};

@@ -71,6 +71,11 @@ impl Larder {
         Self { clock, address, admin, running: Some(running), settles: false }
     }
 
+    /// The address of the public listener `n`.
+    pub(crate) fn address_of(&self, n: usize) -> SocketAddr {
+        self.running().addresses()[n].tcp().expect("a TCP listener").parse().expect("an address")
+    }
+
     pub(crate) fn client(&self) -> Client {
         if self.settles {
             self.settle();

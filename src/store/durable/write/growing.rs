@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::{Attempts, Work};
 use crate::base::{DurableOp, Stopwatch};
 use crate::store::durable::Inner;
-use crate::store::error::StoreError;
+use crate::store::error::{StoreError, StoreErrorKind};
 use crate::store::index::PackInfo;
 use crate::store::names::PackName;
 use crate::store::pack::PackBuilder;
@@ -22,10 +23,16 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Bytes that are encoded before they are appended.
 const MOST_AT_ONCE: u64 = 1 << 20;
 
-/// Appends to the open pack of a directory.
+/// The most packs that are completed at once.
+const COMPLETING: usize = 4;
+
+/// Appends to the open pack of a directory. Those before are completed meanwhile: that syncs them, which takes seconds on a
+/// busy disk, and clients wait for their values to be appended.
 pub(super) struct GrowingWriter {
     inner: Arc<Inner>,
     open: Option<OpenPack>,
+    /// The completions of packs before.
+    completing: JoinSet<()>,
 }
 
 /// The pack that grows.
@@ -38,7 +45,7 @@ struct OpenPack {
 
 impl GrowingWriter {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
-        Self { inner, open: None }
+        Self { inner, open: None, completing: JoinSet::new() }
     }
 
     /// Returns for how long the open pack may still grow.
@@ -59,6 +66,7 @@ impl GrowingWriter {
                         self.append(std::mem::take(&mut ops)).await;
                         bytes = 0;
                         answer(&mut waiting);
+                        self.seal_if_full().await;
                     }
                 }
                 // One append for all that wait.
@@ -72,6 +80,7 @@ impl GrowingWriter {
         }
         self.append(ops).await;
         answer(&mut waiting);
+        self.seal_if_full().await;
     }
 
     /// Returns the bytes that the open pack still takes.
@@ -92,6 +101,10 @@ impl GrowingWriter {
                         self.inner.settle(op);
                     }
                     break;
+                }
+                // A pack that is being completed can't be dropped yet.
+                Err(error) if error.kind() == StoreErrorKind::Full && !self.completing.is_empty() => {
+                    self.completed().await;
                 }
                 Err(error) => {
                     self.inner.report_error(DurableOp::Put, &error);
@@ -116,8 +129,11 @@ impl GrowingWriter {
                 }
             }
         }
+    }
+
+    async fn seal_if_full(&mut self) {
         if self.open.as_ref().is_some_and(|open| self.inner.pack_weight(&open.info) >= self.inner.pack_size()) {
-            self.seal().await;
+            self.seal_behind().await;
         }
     }
 
@@ -153,21 +169,40 @@ impl GrowingWriter {
         Ok(())
     }
 
-    /// Completes the open pack. One that can't be completed is completed by whoever finds it.
+    /// Completes the open pack, and waits until no pack is open.
     pub(super) async fn seal(&mut self) {
+        self.seal_behind().await;
+        self.completed().await;
+    }
+
+    /// Begins to complete the open pack.
+    async fn seal_behind(&mut self) {
         let Some(open) = self.open.take() else { return };
         if open.builder.entries().is_empty() {
             return self.remove_empty(open).await;
         }
-        let footer = Bytes::from(open.builder.finish());
-        let size = open.builder.len() + footer.len() as u64;
-        match open.file.seal(footer).await {
-            Ok(()) => {
-                open.info.set_size(size, false);
-                self.inner.metrics.packs_written.add_one();
-            }
-            Err(error) => self.inner.report_error(DurableOp::Put, &error),
+        while self.completing.len() >= COMPLETING {
+            let _ = self.completing.join_next().await;
         }
+        self.completing.spawn_on(complete(Arc::clone(&self.inner), open), &self.inner.runtime);
+    }
+
+    /// Waits until the packs before are complete.
+    async fn completed(&mut self) {
+        while self.completing.join_next().await.is_some() {}
+    }
+}
+
+/// Completes a pack. One that can't be completed is completed by whoever finds it.
+async fn complete(inner: Arc<Inner>, open: OpenPack) {
+    let footer = Bytes::from(open.builder.finish());
+    let size = open.builder.len() + footer.len() as u64;
+    match open.file.seal(footer).await {
+        Ok(()) => {
+            open.info.set_size(size, false);
+            inner.metrics.packs_written.add_one();
+        }
+        Err(error) => inner.report_error(DurableOp::Put, &error),
     }
 }
 
@@ -199,3 +234,6 @@ async fn begin(inner: &Arc<Inner>) -> Result<OpenPack, StoreError> {
     let info = inner.index.add_pack(name);
     Ok(OpenPack { file, builder: PackBuilder::default(), info, since: Stopwatch::start() })
 }
+
+#[cfg(test)]
+mod tests;

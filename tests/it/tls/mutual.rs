@@ -1,0 +1,117 @@
+//! Tests clients' certificates: each client gets its own pages, and nobody writes the field that names it.
+
+use super::curl::curl;
+use crate::support::{Authority, Client, Larder, Origin, out_of};
+
+/// An origin whose page tells who it believes that the client is.
+fn greeter() -> Origin {
+    Origin::new(|seen, reply| {
+        let mut who: Vec<String> = seen
+            .head
+            .fields
+            .iter()
+            .filter(|(name, _)| {
+                name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-") == "x-client-subject"
+            })
+            .map(|(_, value)| value.clone())
+            .collect();
+        who.sort();
+        reply.send(200, "Cache-Control: max-age=60", &format!("{who:?}"));
+    })
+}
+
+fn demanding(authority: &Authority) -> String {
+    let ca = authority.file();
+    format!("{}\ntls.client_ca={}\ntls.client_subject_field=X-Client-Subject", authority.listeners(), ca.display())
+}
+
+/// What clients try in order to be taken for somebody else.
+const FORGERIES: [&str; 8] = [
+    "",
+    "X-Client-Subject: CN=bob",
+    "x-client-subject: CN=bob\nX-CLIENT-SUBJECT: CN=carol",
+    "X_Client_Subject: CN=bob",
+    "X-Client_Subject: CN=bob",
+    "X.Client.Subject: CN=bob",
+    "Connection: X-Client-Subject\nX-Client-Subject: CN=bob",
+    "Connection: close, x-client-subject",
+];
+
+#[test]
+fn a_client_never_gets_the_page_of_another() {
+    let (authority, origin) = (Authority::new(), greeter());
+    let larder = Larder::new(&origin, &demanding(&authority));
+    let address = larder.address_of(1);
+    for (n, forgery) in FORGERIES.iter().enumerate() {
+        let path = format!("/{n}");
+        for round in ["alice", "bob", "alice", "bob"] {
+            let pair = authority.client(round);
+            let answer = authority.connect(address, Some(&pair)).expect("it connects").get(&path, forgery);
+            assert_eq!(answer.text(), format!("[\"CN={round}\"]"), "{forgery}");
+        }
+        assert_eq!(origin.requests.value(), 2 * (n + 1), "each has a stored page of its own: {forgery}");
+    }
+}
+
+#[test]
+fn a_client_of_http_2_never_gets_the_page_of_another() {
+    let (authority, origin) = (Authority::new(), greeter());
+    let larder = Larder::new(&origin, &demanding(&authority));
+    for round in ["alice", "bob", "alice", "bob"] {
+        authority.write(round, &authority.client(round));
+        let (chain, key) = (authority.path(&format!("{round}.pem")), authority.path(&format!("{round}.key")));
+        let (chain, key) = (chain.display().to_string(), key.display().to_string());
+        let arguments = ["--http2", "--cert", &chain, "--key", &key, "-H", "x-client-subject: CN=carol"];
+        let (_, out, error) = out_of(&curl(&authority, larder.address_of(1), &arguments));
+        assert_eq!(out, format!("[\"CN={round}\"] 2"), "{error}");
+    }
+    assert_eq!(origin.requests.value(), 2, "each has a stored page of its own");
+}
+
+#[test]
+fn nobody_without_a_certificate_is_taken_for_a_client() {
+    for believed in ["", "server.trusted_proxies=127.0.0.1"] {
+        let (authority, origin) = (Authority::new(), greeter());
+        let larder = Larder::new(&origin, &format!("{}\n{believed}", demanding(&authority)));
+        let bob = authority.client("bob");
+        let shown = authority.connect(larder.address_of(1), Some(&bob)).expect("it connects").get("/page", "");
+        assert_eq!(shown.text(), "[\"CN=bob\"]");
+        for (n, forgery) in FORGERIES.iter().enumerate() {
+            let mut client = Client::connect(larder.address_of(0));
+            assert_eq!(client.get("/page", forgery).text(), "[]", "{forgery} {believed}");
+            let mut client = Client::connect(larder.address_of(0));
+            assert_eq!(client.get(&format!("/{n}"), forgery).text(), "[]", "{forgery} {believed}");
+        }
+    }
+}
+
+#[test]
+fn a_client_without_an_accepted_certificate_gets_no_answer() {
+    let (authority, origin) = (Authority::new(), greeter());
+    let larder = Larder::new(&origin, &demanding(&authority));
+    let strangers = Authority::new();
+    for shows in [None, Some(strangers.client("alice"))] {
+        let client = authority.connect(larder.address_of(1), shows.as_ref());
+        let answer = client.and_then(|mut client| client.try_get("/a", ""));
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    assert_eq!(origin.requests.value(), 0);
+    for reason in ["no-client-certificate", "client-certificate"] {
+        let line = format!("larder_tls_handshake_failures_total{{reason=\"{reason}\"}}");
+        assert_eq!(larder.metric(&line), 1, "{reason}");
+    }
+}
+
+/// The operator's `explain` is for pages of clients without a certificate.
+#[test]
+fn the_operators_questions_name_no_client() {
+    let (authority, origin) = (Authority::new(), greeter());
+    let larder = Larder::new(&origin, &demanding(&authority));
+    let bob = authority.client("bob");
+    authority.connect(larder.address_of(1), Some(&bob)).expect("it connects").get("/page", "");
+    for field in ["", "&header=X-Client-Subject:%20CN=bob"] {
+        let query = format!("/explain?url=https://site.example/page{field}");
+        let told = Client::connect(larder.admin).get(&query, "").text();
+        assert!(told.contains("fwd=") && !told.contains("larder; hit"), "{told}");
+    }
+}
