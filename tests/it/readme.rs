@@ -152,7 +152,7 @@ fn output_matches(patterns: &[String], lines: &[String]) -> bool {
 struct Shell {
     directory: tempfile::TempDir,
     path: String,
-    ports: [(&'static str, u16); 3],
+    ports: [(&'static str, u16); 4],
     jobs: BTreeMap<usize, (String, Child)>,
 }
 
@@ -163,8 +163,8 @@ impl Shell {
             eprintln!("LARDER_TEST_GUNICORN does not name gunicorn; `make test` sets it");
             return None;
         };
-        let held = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let [app, public, admin] = held.each_ref().map(|held| held.local_addr().expect("an address").port());
+        let held = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [app, public, admin, tls] = held.each_ref().map(|held| held.local_addr().expect("an address").port());
         let larder = Path::new(env!("CARGO_BIN_EXE_larder")).parent().expect("it is in a directory");
         let python = gunicorn.parent().expect("it is in a directory");
         let directory = tempfile::tempdir().expect("a directory");
@@ -173,13 +173,13 @@ impl Shell {
         Some(Self {
             directory,
             path: format!("{}:{}:/usr/local/bin:/usr/bin:/bin", larder.display(), python.display()),
-            ports: [("5000", app), ("8080", public), ("9090", admin)],
+            ports: [("5000", app), ("8080", public), ("9090", admin), ("8443", tls)],
             jobs: BTreeMap::new(),
         })
     }
 
     fn port(&self, of: &str) -> u16 {
-        self.ports.iter().find(|(written, _)| *written == of).expect("it is one of three").1
+        self.ports.iter().find(|(written, _)| *written == of).expect("it is one of these").1
     }
 
     fn address(&self, of: &str) -> std::net::SocketAddr {
@@ -215,10 +215,19 @@ impl Shell {
             .env("LARDER_BINARY", env!("CARGO_BIN_EXE_larder"))
             .env("LARDER_ADMIN", format!("http://{}", self.address("9090")))
             // The defaults, on ports that are free.
-            .env("LARDER_SERVER__LISTEN", self.address("8080").to_string())
             .env("LARDER_ADMIN__LISTEN", self.address("9090").to_string())
             .stdin(Stdio::null());
+        if !self.names_listeners(script) {
+            command.env("LARDER_SERVER__LISTEN", self.address("8080").to_string());
+        }
         command
+    }
+
+    /// Whether a command has a configuration file that says where to listen.
+    fn names_listeners(&self, script: &str) -> bool {
+        let file = script.split_once("--config ").and_then(|(_, rest)| rest.split(' ').next());
+        let text = file.and_then(|file| std::fs::read_to_string(self.directory.path().join(file)).ok());
+        text.is_some_and(|text| text.lines().any(|line| line.starts_with("listen = [\"http")))
     }
 
     /// Runs a command of the text; gives back what it printed.
@@ -345,8 +354,12 @@ fn every_configuration_of_the_readme_is_sound() {
     for block in PAGES.into_iter().flat_map(blocks).filter(|block| block.language == "toml") {
         let file = directory.path().join("config.toml");
         std::fs::write(&file, block.text()).expect("it is written");
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(directory.path().join("chain.pem"), pair.cert.pem()).expect("it is written");
+        std::fs::write(directory.path().join("key.pem"), pair.signing_key.serialize_pem()).expect("it is written");
         let checked = Command::new(env!("CARGO_BIN_EXE_larder"))
             .env_clear()
+            .current_dir(directory.path())
             .arg("check")
             .arg("--config")
             .arg(&file)

@@ -219,6 +219,7 @@ impl AsyncWrite for Http2Io {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::task::Waker;
 
     use tokio::io::AsyncReadExt as _;
@@ -228,18 +229,21 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_in_a_turn_goes_out_when_it_ends() {
-        let (ours, theirs) = UnixStream::pair().expect("sockets");
-        let meter = Arc::new(Meter::new());
-        let (mut io, wire) = Http2Io::new(Transport::Unix(ours), Bytes::new(), meter, Duration::from_secs(60));
+        // The client asks its socket itself, so that it knows for sure.
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        ours.set_nonblocking(true).expect("it can be");
+        theirs.set_nonblocking(true).expect("it can be");
+        let ours = Transport::Unix(UnixStream::from_std(ours).expect("a socket"));
+        let (mut io, wire) = Http2Io::new(ours, Bytes::new(), Arc::new(Meter::new()), Duration::from_secs(60));
         wire.lock().begin_turns();
         for part in ["one ", "two ", "three"] {
             io.write_all(part.as_bytes()).await.expect("written");
             io.flush().await.expect("flushed");
         }
         let mut read = [0; 64];
-        assert!(theirs.try_read(&mut read).is_err(), "nothing is there yet");
+        assert!(theirs.read(&mut read).is_err(), "nothing is there yet");
         std::future::poll_fn(|cx| wire.lock().poll_out(cx)).await.expect("written");
-        assert_eq!(theirs.try_read(&mut read).ok(), Some(13));
+        assert_eq!(theirs.read(&mut read).expect("it is there"), 13);
         assert_eq!(wire.lock().gathered.capacity(), 0, "the room is given back");
     }
 

@@ -225,6 +225,7 @@ fn unix_sockets_are_a_sender_of_their_own_and_other_listeners_take_no_header() {
     assert_eq!(larder.get("/b", "").status(), 200);
     assert_eq!(larder.metric(REFUSED), 1);
 
+    drop(larder);
     let everywhere =
         Larder::new(&origin, &format!("{config}\nserver.proxy_protocol=127.0.0.1,unix\nserver.listen=127.0.0.1:0"));
     assert_eq!(Client::connect(everywhere.admin).get("/metrics", "").status(), 200);
