@@ -121,7 +121,12 @@ impl Tls {
         let mut is_first = true;
         let mut is_old = false;
         loop {
-            let read = transport.read(&mut buffer).await.map_err(|error| HandshakeError::of_io(&error))?;
+            let read = match transport.read(&mut buffer).await {
+                Ok(read) => read,
+                // What checks whether a port is open may close by a reset.
+                Err(error) if is_first && error.kind() == io::ErrorKind::ConnectionReset => 0,
+                Err(error) => return Err(HandshakeError::of_io(&error)),
+            };
             let mut rest = &buffer[..read];
             if std::mem::take(&mut is_first) {
                 match rest.first() {
