@@ -87,9 +87,11 @@ conformance/node_modules/.package-lock.json: conformance/package-lock.json confo
 conformance: $(LARDER_QUICK) conformance/node_modules/.package-lock.json
 	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER_QUICK) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
 
-# Rules, proxy over real sockets, both tiers, the binary in front of Flask; the Python module; HTTP/2; TLS; the demo,
-# 2 GiB each way, and the instructions that a request takes. Only the last needs the release build.
+# Rules, proxy over real sockets, both tiers, certificates from a CA for tests (pebble, which is installed where it can be),
+# the binary in front of Flask; the Python module; HTTP/2; TLS; the demo, 2 GiB each way, and the instructions that a
+# request takes. Only the last needs the release build.
 test: $(VENV)/stamp
+	@command -v pebble >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -q -y pebble >/dev/null 2>&1; } || true
 	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
 	$(MAKE) python-test
 	$(MAKE) http2-test

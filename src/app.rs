@@ -21,6 +21,7 @@ use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origin, Origins};
 use crate::proxy::{Failures, Https, Keys, Proxy, Rules};
 use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
+use crate::tls::acme::{Acme, Doors};
 use crate::tls::{Tls, TlsError};
 use crate::upstream::forwarding::{Signature, Trust};
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
@@ -62,6 +63,8 @@ pub struct Running {
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     workers: Vec<JoinHandle<()>>,
+    /// What keeps the certificates, if they are got by ACME. Ends in `stop`.
+    acme: Option<tokio::task::JoinHandle<()>>,
     /// The runtime of the durable tier, the admin listener and signals. Ends in `stop`.
     control: Runtime,
     unix_sockets: Vec<std::path::PathBuf>,
@@ -100,9 +103,12 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         Arc::clone(&metrics),
         clock.clone(),
     );
-    let proxy = Arc::new(make_proxy(&config, https(&config, &addresses), store, metrics, &clock));
+    let acme = open_acme(&config, &control, &store, tls.as_ref(), &metrics, &addresses, &clock)?;
+    let https = https(&config, &addresses);
+    let proxy = Arc::new(make_proxy(&config, https, acme.clone(), store, metrics, &clock));
 
     let stop = CancellationToken::new();
+    let acme = acme.map(|acme| control.spawn(acme.run(stop.clone())));
     let server = Arc::new(config.server);
     let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock));
     let mut admin_address = None;
@@ -131,7 +137,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         };
         workers.push(start_worker(index, worker, sockets, objects).map_err(StartError::Runtime)?);
     }
-    Ok(Running { addresses, admin_address, resp_address, proxy, tls, stop, workers, control, unix_sockets })
+    Ok(Running { addresses, admin_address, resp_address, proxy, tls, stop, workers, acme, control, unix_sockets })
 }
 
 /// Makes the runtime of everything but the workers: the durable tier, the admin listener, signals.
@@ -174,19 +180,43 @@ fn open_store(
     Ok(Store::new(memory, durable, purges, clock.clone()))
 }
 
-/// Opens the certificates, if there is a listener with TLS, and looks after them on the control runtime.
+/// Opens the certificates, if there is a listener with TLS or some are got by ACME, and looks after them on the control
+/// runtime.
 fn open_tls(
     config: &Config,
     control: &Runtime,
     metrics: &Arc<Metrics>,
     clock: &Clock,
 ) -> Result<Option<Arc<Tls>>, StartError> {
-    if !config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_))) {
+    let has_listener = config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+    if !has_listener && !config.tls.acme.is_on() {
         return Ok(None);
     }
     let tls = Tls::open(&config.tls, clock.clone(), Arc::clone(metrics)).map_err(StartError::Tls)?;
     control.spawn(Arc::clone(&tls).watch());
     Ok(Some(tls))
+}
+
+/// Opens the state of ACME, if certificates are got by that, and uses what it has. Does not wait for the CA.
+fn open_acme(
+    config: &Config,
+    control: &Runtime,
+    store: &Store,
+    tls: Option<&Arc<Tls>>,
+    metrics: &Arc<Metrics>,
+    addresses: &[Listen],
+    clock: &Clock,
+) -> Result<Option<Arc<Acme>>, StartError> {
+    let (true, Some(tls)) = (config.tls.acme.is_on(), tls) else { return Ok(None) };
+    let is_plain = |listen: &&Listen| matches!(listen, Listen::Tcp(_));
+    let doors = Doors {
+        has_port_80: addresses.iter().filter(is_plain).any(|listen| listen.to_string().ends_with(":80")),
+        has_http: addresses.iter().any(|listen| is_plain(&listen)),
+        has_https: addresses.iter().any(|listen| matches!(listen, Listen::Tls(_))),
+    };
+    let (tls, metrics) = (Arc::clone(tls), Arc::clone(metrics));
+    let opened = Acme::open(&config.tls.acme, doors, store.durable(), tls, metrics, clock.clone());
+    control.block_on(opened).map(Some).map_err(StartError::Tls)
 }
 
 /// Returns what is said to clients about https. A port that is mapped to another one is 443 outside.
@@ -202,7 +232,14 @@ fn https(config: &Config, addresses: &[Listen]) -> Https {
 }
 
 /// Makes the proxy that all workers share.
-fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Metrics>, clock: &Clock) -> Proxy {
+fn make_proxy(
+    config: &Config,
+    https: Https,
+    acme: Option<Arc<Acme>>,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    clock: &Clock,
+) -> Proxy {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (budget, max_buffered) = (Budget::new(size(config.memory.fill_budget)), size(config.server.max_buffered));
     let spools = Spools::new(config.server.spool_dir.clone(), config.server.max_spooled);
@@ -232,6 +269,7 @@ fn make_proxy(config: &Config, https: Https, store: Arc<Store>, metrics: Arc<Met
         access_log: config.log.access,
         failures: Failures::new(),
         https,
+        acme,
         upload_limits: UploadLimits { patience: config.server.body_timeout, size: config.server.max_body_size },
         tunnel_timeout: config.server.tunnel_timeout,
         tunnels: TaskTracker::new(),
@@ -337,6 +375,10 @@ impl Running {
     /// Stops: accepts no more, lets requests under way end until the deadline, then drains the durable tier's queue.
     pub fn stop(self) {
         self.stop.cancel();
+        if let Some(acme) = self.acme {
+            // It gives back its claim to order, so that others need not wait until that is dead.
+            let _ = self.control.block_on(async { tokio::time::timeout(Duration::from_secs(2), acme).await });
+        }
         for worker in self.workers {
             // A worker that panicked has ended as well.
             let _ = worker.join();

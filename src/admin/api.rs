@@ -266,7 +266,13 @@ impl Admin {
             Some(durable) if durable.is_down() => "down",
             Some(_) => "up",
         };
-        let told = json!({"ready": can_serve, "origin": origin, "durable": durable, "objects_in_memory": objects});
+        let mut told = json!({"ready": can_serve, "origin": origin, "durable": durable, "objects_in_memory": objects});
+        // Nobody but the CA may be needed for a certificate, and it comes only to where requests are sent: no reason not to
+        // be ready.
+        if let Some(acme) = &self.proxy.acme {
+            let missing: Vec<String> = acme.missing().into_keys().collect();
+            told["certificates"] = if missing.is_empty() { json!("issued") } else { json!({"waiting_for": missing}) };
+        }
         json_reply(status, &told)
     }
 

@@ -19,10 +19,10 @@ pub(crate) use self::breaker::{Admission, Breaker, Probe};
 pub(crate) use self::clock::Timer;
 pub use self::clock::{Clock, Stopwatch};
 pub(crate) use self::metrics::{
-    DurableOp, DurableOutcome, Gauge, Handshake, HandshakeFailure, Lost, Metrics, OriginOutcome, Prices, RequestClass,
-    RequestPurpose, RespClass, RespCounters, RespRefusal, Saved, Sni, Unparsed, WorkerMetrics,
+    AcmeOutcome, DurableOp, DurableOutcome, Gauge, Handshake, HandshakeFailure, Lost, Metrics, OriginOutcome, Prices,
+    RequestClass, RequestPurpose, RespClass, RespCounters, RespRefusal, Saved, Sni, Unparsed, WorkerMetrics,
 };
 pub(crate) use self::recent::Recent;
-pub(crate) use self::transport::{Transport, send_at_once};
+pub(crate) use self::transport::{COPIED, Transport, send_at_once};
 pub use self::units::parse_duration;
 pub(crate) use self::units::{format_size, parse_size, readable_size};

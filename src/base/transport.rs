@@ -14,10 +14,10 @@ use tokio_rustls::server::TlsStream;
 /// The most bytes that are copied together to be written as one piece.
 const JOINED: usize = 4 << 10;
 
-/// The most bytes of a slice that TLS copies into a record. A longer one can be copied by an instruction that some
-/// processors take fifteen times as long for where the lower bits of both addresses are nearly the same. Those of
-/// pages, and of records, are.
-const COPIED: usize = 2 << 10;
+/// The most bytes of a body that are copied at once. More can be copied by an instruction that some processors take
+/// fifteen times as long for where the lower bits of both addresses are nearly the same. Those of pages of memory, and
+/// of the records that they are copied into, are.
+pub(crate) const COPIED: usize = 2 << 10;
 
 /// The most slices of a write with TLS. They are as many bytes as the stream encrypts at once.
 const SLICES: usize = 32;

@@ -142,9 +142,11 @@ impl Config {
         }
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
-        if let Some(listen) = self.tls_listener().filter(|_| self.tls.certificates.is_empty()) {
+        told.extend(self.tls.acme.mistakes(matches!(self.durable.location, Location::S3 { .. })));
+        if let Some(listen) = self.tls_listener().filter(|_| self.tls.certificates.is_empty() && !self.tls.acme.is_on())
+        {
             told.push(format!(
-                "tls.certificate: there is none for server.listen = \"{listen}\"; name a chain and its key under [[tls.certificate]]"
+                "tls.certificate: there is none for server.listen = \"{listen}\"; name a chain and its key under [[tls.certificate]], or have it got by tls.acme.domains"
             ));
         }
         told
@@ -158,6 +160,11 @@ impl Config {
     /// Returns warnings of settings of TLS that have no effect.
     fn unused_tls(&self) -> Vec<String> {
         let mut told = Vec::new();
+        if self.tls.acme.is_on() && self.tls_listener().is_none() {
+            told.push(
+                "tls.acme.domains: its certificates are not used, since no address of server.listen begins with https://; add one, such as \"https://0.0.0.0:443\"".into(),
+            );
+        }
         if !self.tls.certificates.is_empty() && self.tls_listener().is_none() {
             told.push(
                 "tls.certificate: it is not used, since no address of server.listen begins with https://; add one, or take it out".into(),

@@ -14,6 +14,7 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::{claims, fields};
 use crate::store::Location;
 use crate::store::s3::S3Config;
+use crate::tls::acme::{Domains, StatePlace};
 use crate::upstream::Address;
 
 pub(super) const LISTEN: Text<Listen> =
@@ -438,6 +439,80 @@ pub(super) const FILE: Text<PathBuf> = Text {
     read: |text| Ok(text.into()),
     show: |path| path.display().to_string(),
 };
+
+pub(super) const DOMAINS: Text<Domains> = Text {
+    of: "names of hosts",
+    bounds: "at most 100, with spaces between them",
+    example: "shop.example www.shop.example",
+    read: Domains::read,
+    show: Domains::shown,
+};
+
+pub(super) const EMAIL: Text<String> =
+    Text { of: "address", bounds: "", example: "webmaster@shop.example", read: email, show: String::clone };
+
+fn email(text: &str) -> Result<String, String> {
+    let is_plain =
+        text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b',' | b'?' | b'<' | b'>' | b'"'));
+    let has_both = text.split_once('@').is_some_and(|(who, host)| !who.is_empty() && host.contains('.'));
+    if text.is_empty() || (is_plain && has_both) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not one mail address, such as \"webmaster@shop.example\"".into())
+    }
+}
+
+pub(super) const ACME_DIRECTORY: Text<String> = Text {
+    of: "URL",
+    bounds: "https",
+    example: "https://acme-staging-v02.api.letsencrypt.org/directory",
+    read: acme_directory,
+    show: String::clone,
+};
+
+fn acme_directory(text: &str) -> Result<String, String> {
+    match text.parse::<Uri>() {
+        Ok(uri)
+            if uri.scheme_str() == Some("https")
+                && uri.authority().is_some_and(|name| !name.as_str().contains('@')) =>
+        {
+            Ok(text.to_owned())
+        }
+        Ok(_) | Err(_) => {
+            Err("is not the https URL of a CA's directory, such as \"https://acme-v02.api.letsencrypt.org/directory\""
+                .into())
+        }
+    }
+}
+
+pub(super) const ACME_STATE: Text<StatePlace> = Text {
+    of: "path",
+    bounds: "or \"bucket\", or empty",
+    example: "/var/lib/larder/acme",
+    read: |text| {
+        Ok(match text {
+            "" => StatePlace::Default,
+            "bucket" => StatePlace::Bucket,
+            path => StatePlace::Directory(path.strip_prefix("file:").unwrap_or(path).into()),
+        })
+    },
+    show: |place| match place {
+        StatePlace::Default => String::new(),
+        StatePlace::Bucket => "bucket".into(),
+        StatePlace::Directory(path) => path.display().to_string(),
+    },
+};
+
+pub(super) const PROFILE: Text<String> =
+    Text { of: "text", bounds: "", example: "shortlived", read: profile, show: String::clone };
+
+fn profile(text: &str) -> Result<String, String> {
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not the name of a profile, such as \"shortlived\"".into())
+    }
+}
 
 pub(super) const DIRECTORY: Text<PathBuf> = Text {
     of: "path",

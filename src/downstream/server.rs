@@ -257,7 +257,10 @@ impl Worker {
         let open = self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64;
         if open >= self.config.max_connections {
             self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
-            transport.refuse_for_load().await;
+            // A client of TLS could read the answer only after a handshake, which costs what is short here.
+            if peer.scheme == "http" {
+                transport.refuse_for_load().await;
+            }
             return;
         }
         self.metrics.connections.add_one();

@@ -30,7 +30,7 @@ use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
     Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
 };
-use crate::respond::{Answer, ClientRequest, Refusal, hit, redirect};
+use crate::respond::{Answer, ClientRequest, Refusal, challenge, hit, redirect};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -38,6 +38,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{FoundBody, Lookup};
+use crate::tls::acme::{CHALLENGE_PATH, Challenges};
 use crate::upstream::forwarding::{Original, Peer};
 use crate::upstream::{ClientBody, forwarding};
 
@@ -69,6 +70,9 @@ impl Proxy {
             return Reply::new(worker, client, access, self.labelled(Refusal::Loop.answer(), None));
         }
         let step = match self.keys.target(&original, &request, present) {
+            Ok(target) if self.acme.is_some() && is_challenge(&request) => {
+                self.answer_challenge(client, target, request, present)
+            }
             Ok(target) if target.scheme == "http" && self.https.redirect.is_some() && !is_challenge(&request) => {
                 self.labelled(self.redirected(&target, request.uri()), Some(&target))
             }
@@ -306,6 +310,37 @@ impl Proxy {
         })
     }
 
+    /// Answers what a CA asks for, by http or https (RFC 8555 §8.3). What no Larder with the same state has ordered is a
+    /// request as any other: the application may get certificates of its own.
+    #[cold]
+    fn answer_challenge<'a>(
+        self: &'a Arc<Self>,
+        caller: &'a dyn Client,
+        target: RequestTarget<'a>,
+        request: Request<ClientBody>,
+        present: Present,
+    ) -> Step<'a> {
+        let token = Challenges::token(request.uri().path()).map(str::to_owned);
+        let (Some(acme), Some(token), &Method::GET) = (&self.acme, token, request.method()) else {
+            return self.answer(caller, target, request, present);
+        };
+        let span = span_of(&request, &target);
+        Step::waits(span, async move {
+            if let Some(authorization) = acme.challenges().answer(&token).await {
+                self.metrics.acme.challenges.add_one();
+                let mut answer = challenge(authorization);
+                self.label_answer(&mut answer, Some(&target));
+                return answer;
+            }
+            match self.answer(caller, target, request, present) {
+                Step::Answered(Some(answer)) => answer,
+                // A step is not taken twice.
+                Step::Answered(None) => Refusal::Loop.answer(),
+                Step::Waits(answer) => answer.await,
+            }
+        })
+    }
+
     #[cold]
     fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<AccessLine> {
         Box::new(AccessLine::begin(&self.trust, peer, request))
@@ -314,7 +349,7 @@ impl Proxy {
 
 /// Returns whether a request may be a certificate authority's, which asks by http (RFC 8555 §8.3).
 fn is_challenge(request: &Request<ClientBody>) -> bool {
-    request.uri().path().starts_with("/.well-known/acme-challenge/")
+    request.uri().path().starts_with(CHALLENGE_PATH)
 }
 
 /// Returns the host of an authority that has a port.

@@ -12,6 +12,7 @@ use super::target::Keys;
 use crate::base::Metrics;
 use crate::fetch::Fetcher;
 use crate::store::Store;
+use crate::tls::acme::Acme;
 use crate::upstream::forwarding::Trust;
 use crate::upstream::{UploadLimits, Upstream, UpstreamName};
 
@@ -34,6 +35,8 @@ pub struct Proxy {
     pub failures: Failures,
     /// What by https is told, and what by http is sent there.
     pub https: Https,
+    /// What answers the challenges of CAs, if certificates are got by ACME.
+    pub(crate) acme: Option<Arc<Acme>>,
     /// Limits for the bodies of requests.
     pub upload_limits: UploadLimits,
     /// The time after which an idle tunnel ends.

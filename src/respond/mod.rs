@@ -13,4 +13,4 @@ pub(crate) use self::answers::{
     Answer, ClientRequest, Label, Multipart, Portion, add_age, answer_head, build, hit, passed,
 };
 pub(crate) use self::body::{Carrier, Piece, ResponseBody};
-pub(crate) use self::refusal::{Cause, Refusal, options, redirect, unanswered};
+pub(crate) use self::refusal::{Cause, Refusal, challenge, options, redirect, unanswered};

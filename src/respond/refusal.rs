@@ -225,6 +225,16 @@ pub(crate) fn redirect(location: &str) -> Answer {
     (CacheStatus::refused("https"), response)
 }
 
+/// Makes the answer to a CA that checks who answers for a name (RFC 8555 §8.3).
+pub(crate) fn challenge(authorization: Bytes) -> Answer {
+    let mut response = Response::new(ResponseBody::whole(authorization));
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::AGE, HeaderValue::from(0));
+    (CacheStatus::refused("acme-challenge"), response)
+}
+
 /// Makes the answer to an OPTIONS request that may be forwarded no further: the methods that are forwarded.
 pub(crate) fn options() -> Answer {
     let mut response = Response::new(ResponseBody::empty());

@@ -14,6 +14,7 @@ mod durable;
 mod error;
 mod index;
 mod journal;
+mod keep;
 mod listing;
 mod memory;
 mod names;
@@ -39,6 +40,7 @@ pub(crate) use self::durable::{
 };
 pub(crate) use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::Index;
+pub(crate) use self::keep::{Keep, is_open_to_others};
 pub(crate) use self::listing::{NamedValue, ValueList, Wanted};
 pub use self::memory::{Config as MemoryConfig, Lookup, Memory, MemoryPolicy};
 pub(crate) use self::names::ObjectNames;

@@ -7,6 +7,7 @@
 //! | `j/<time>-<node>.purges` | purges that one process made |
 //! | `b/aa/bb/…` | a separate body |
 //! | `s/<time>-<node>` | a snapshot of the journal |
+//! | `acme/…` | the state of ACME, which is no cache: see [`Keep`](super::Keep) |
 //! | `probe` | a constant, written to find out whether the place takes writes |
 //!
 //! All lie below `<prefix of the URL>/<key prefix>/larder-1/`. Packs and purges share a prefix, so that one listing finds
@@ -119,6 +120,11 @@ impl ObjectNames {
     /// Returns what the names of packs and purges are greater than that were named at `time` or later.
     pub(crate) fn journal_from(&self, time: JournalTime) -> String {
         format!("{}j/{time:016x}", self.root)
+    }
+
+    /// Returns what the names of objects begin with that are no cache.
+    pub(crate) fn kept(&self) -> String {
+        format!("{}acme/", self.root)
     }
 
     /// Returns the name of the probe.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -12,18 +11,26 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::StartHandshake;
 use tracing::{debug, info};
 
+use super::challenge::is_challenge;
 use super::config::UnknownSni;
 use super::error::HandshakeError;
 use super::server::Tls;
-use super::{setup, subject};
+use super::setup;
+use super::subject;
 use crate::base::{Handshake, HandshakeFailure, Sni, Transport};
 
 /// Fatal alerts in records of their own, before there are keys.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+const PROTOCOL_VERSION: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
 
 /// The first byte of a TLS record with a handshake message.
 const HANDSHAKE: u8 = 22;
+
+/// The place of the version in a client's first message, behind the heads of record and message, and TLS 1.2 there. A
+/// client of TLS 1.3 says so elsewhere, and 1.2 here (RFC 8446 §4.1.2).
+const VERSION: std::ops::Range<usize> = 9..11;
+const TLS12: &[u8] = &[3, 3];
 
 /// The bytes that are read at once of a client's first message. Most clients send fewer, those with post-quantum keys a
 /// little more.
@@ -85,11 +92,13 @@ impl Tls {
 
     async fn shake_hands(&self, mut transport: Transport) -> Result<Accepted, HandshakeError> {
         let hello = self.hello(&mut transport).await?;
-        if self.is_challenge(&hello) {
-            return Err(self.answer_challenge(hello, transport).await);
+        if let Some(challenges) = self.challenges.get()
+            && is_challenge(&hello.client_hello())
+        {
+            return Err(self.answer_challenge(challenges, hello, transport).await);
         }
         self.check_name(&hello, &mut transport).await?;
-        let server = self.server(hello.client_hello().cipher_suites());
+        let server = self.server(setup::Preferred::by(&hello.client_hello()));
         let start = StartHandshake::from_parts(hello, transport);
         let stream = start.into_stream(server).await.map_err(|error| HandshakeError::of_io(&error))?;
         let (_, connection) = stream.get_ref();
@@ -110,13 +119,14 @@ impl Tls {
         let mut acceptor = Acceptor::default();
         let mut buffer = [0; FIRST_READ];
         let mut is_first = true;
+        let mut is_old = false;
         loop {
             let read = transport.read(&mut buffer).await.map_err(|error| HandshakeError::of_io(&error))?;
             let mut rest = &buffer[..read];
             if std::mem::take(&mut is_first) {
                 match rest.first() {
                     None => return Err(HandshakeError::new(HandshakeFailure::Unused, "the client sent nothing")),
-                    Some(&HANDSHAKE) => {}
+                    Some(&HANDSHAKE) => is_old = rest.get(VERSION).is_some_and(|version| version < TLS12),
                     Some(_) => return Err(Self::refuse_other(transport, rest).await),
                 }
             }
@@ -129,6 +139,10 @@ impl Tls {
             match acceptor.accept() {
                 Ok(Some(hello)) => return Ok(hello),
                 Ok(None) => {}
+                Err(_) if is_old => {
+                    let _ = transport.write_all(&PROTOCOL_VERSION).await;
+                    return Err(HandshakeError::too_old());
+                }
                 Err((error, mut alert)) => {
                     let mut bytes = Vec::new();
                     let _ = alert.write_all(&mut bytes);
@@ -187,26 +201,6 @@ impl Tls {
         let Some((alert, error)) = refusal else { return Ok(()) };
         let _ = transport.write_all(&alert).await;
         Err(error)
-    }
-
-    /// Returns whether an ACME server checks who answers for a name (RFC 8737), and such a check is under way.
-    fn is_challenge(&self, hello: &Hello) -> bool {
-        let hello = hello.client_hello();
-        let mut offered = hello.alpn().into_iter().flatten();
-        offered.any(|protocol| protocol == setup::CHALLENGE)
-            && hello.server_name().is_some_and(|name| self.challenges.has(name))
-    }
-
-    /// Shows the certificate of the check, and ends the connection.
-    async fn answer_challenge(&self, hello: Hello, transport: Transport) -> HandshakeError {
-        let start = StartHandshake::from_parts(hello, transport);
-        match start.into_stream(Arc::clone(&self.challenge_server)).await {
-            Ok(mut stream) => {
-                let _ = stream.shutdown().await;
-                HandshakeError::new(HandshakeFailure::Challenge, "an ACME server has checked who answers for a name")
-            }
-            Err(error) => HandshakeError::of_io(&error),
-        }
     }
 }
 

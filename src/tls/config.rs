@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::acme;
+
 /// `[tls]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -22,6 +24,8 @@ pub struct Config {
     pub unknown_sni: UnknownSni,
     /// The file of the secret of session tickets; empty: each start has a new one.
     pub ticket_key: PathBuf,
+    /// `[tls.acme]`
+    pub acme: acme::Config,
 }
 
 impl Default for Config {
@@ -34,6 +38,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             unknown_sni: UnknownSni::Default,
             ticket_key: PathBuf::new(),
+            acme: acme::Config::default(),
         }
     }
 }

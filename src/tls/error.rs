@@ -32,6 +32,12 @@ impl HandshakeError {
         Self { why, sentence: sentence.into() }
     }
 
+    /// Makes the error of a client that is too old.
+    pub(super) fn too_old() -> Self {
+        let sentence = "the client speaks only versions of TLS older than tls.min_version; it needs an update";
+        Self::new(HandshakeFailure::NoSharedVersion, sentence)
+    }
+
     /// Makes the error of a connection that failed.
     pub(super) fn of_io(error: &std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -71,10 +77,7 @@ fn of_incompatible(error: &PeerIncompatible) -> HandshakeError {
         | PeerIncompatible::Tls12NotOfferedOrEnabled
         | PeerIncompatible::ServerDoesNotSupportTls12Or13
         | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-        | PeerIncompatible::SupportedVersionsExtensionRequired => HandshakeError::new(
-            Why::NoSharedVersion,
-            "the client speaks only versions of TLS older than tls.min_version; it needs an update",
-        ),
+        | PeerIncompatible::SupportedVersionsExtensionRequired => HandshakeError::too_old(),
         PeerIncompatible::NoCipherSuitesInCommon
         | PeerIncompatible::NoKxGroupsInCommon
         | PeerIncompatible::NoSignatureSchemesInCommon

@@ -4,10 +4,12 @@
 //! * A certificate is used only with the key that belongs to it. A pair that can't be used never replaces one that can.
 //! * What a client's certificate says reaches the application in one field, which no client can write itself.
 //!
-//! May import: `base` and `rfc9111`. Knows no listener and no request.
+//! May import: `base`, `rfc9111`, and for the state of ACME `store`. Knows no listener and no request.
 
 mod accept;
+pub mod acme;
 mod certificate;
+mod challenge;
 mod config;
 mod error;
 mod files;

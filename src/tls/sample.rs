@@ -123,16 +123,20 @@ pub(super) struct Caller<'a> {
     pub(super) alpn: &'static [&'static str],
     pub(super) versions: &'static [&'static SupportedProtocolVersion],
     pub(super) shows: Option<Pair>,
+    /// A part of the names of the ciphers that it prefers.
+    pub(super) first: &'static str,
 }
 
 impl<'a> Caller<'a> {
     pub(super) fn new(trusts: &'a Authority) -> Self {
-        Self { trusts, name: "a.example", alpn: &[], versions: rustls::ALL_VERSIONS, shows: None }
+        Self { trusts, name: "a.example", alpn: &[], versions: rustls::ALL_VERSIONS, shows: None, first: "" }
     }
 
     pub(super) fn config(&self) -> ClientConfig {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(self.versions);
+        let mut provider = aws_lc_rs::default_provider();
+        let is_first = |name: Option<&str>| name.is_some_and(|name| name.contains(self.first));
+        provider.cipher_suites.sort_by_key(|suite| !is_first(suite.suite().as_str()));
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(self.versions);
         let builder = builder.expect("versions").with_root_certificates(self.trusts.roots());
         let mut config = match &self.shows {
             None => builder.with_no_client_auth(),

@@ -1,22 +1,21 @@
 //! The certificates in use, and how they are replaced: by changed files, and by what others install.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ServerConfig};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use tracing::{info, warn};
 
+use super::acme::Challenges;
 use super::certificate::Certificate;
 use super::config::Config;
 use super::error::TlsError;
 use super::files;
 use super::resolver::{Certificates, Shelf};
-use super::setup::{self, Servers, Sessions};
+use super::setup::{self, Preferred, Servers, Sessions};
 use super::tickets::Tickets;
 use super::watched::{Look, Watched};
 use crate::base::log::OncePerMinute;
@@ -34,11 +33,11 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 pub(crate) struct Tls {
     pub(super) config: Config,
     pub(super) shelf: Arc<Shelf>,
-    pub(super) challenges: Arc<Challenges>,
-    pub(super) challenge_server: Arc<ServerConfig>,
+    /// What answers the challenges of ACME servers, once it is there.
+    pub(super) challenges: OnceLock<Arc<Challenges>>,
     /// Replaced when the file of the clients' authorities changes.
     servers: RwLock<Servers>,
-    provider: Arc<CryptoProvider>,
+    pub(super) provider: Arc<CryptoProvider>,
     /// `None`: clients show certificates, and resume no session.
     tickets: Option<Arc<Tickets>>,
     sources: Mutex<Sources>,
@@ -60,26 +59,10 @@ struct Sources {
     warned: Timestamp,
 }
 
-/// The certificates of checks by an ACME server that are under way (RFC 8737), by name.
-#[derive(Debug, Default)]
-pub(super) struct Challenges(RwLock<HashMap<String, Arc<CertifiedKey>>>);
-
-impl Challenges {
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.read().contains_key(name)
-    }
-}
-
-impl ResolvesServerCert for Challenges {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().get(hello.server_name()?).cloned()
-    }
-}
-
 impl Tls {
     /// Reads all files, and checks them.
     pub(crate) fn open(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = setup::provider(Preferred::Aes);
         let mut all = Vec::new();
         for pair in &config.certificates {
             let contents = pair.read()?;
@@ -87,17 +70,13 @@ impl Tls {
         }
         let shelf = Arc::new(Shelf::default());
         let (sessions, tickets, authorities) = sessions(config, &clock)?;
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&shelf) as _;
-        let servers = Servers::new(config, &resolver, &sessions)?;
-        let challenges = Arc::new(Challenges::default());
-        let challenge_server = Arc::new(setup::challenge_server(&provider, Arc::clone(&challenges) as _)?);
+        let servers = setup::servers(config, &shelf, &sessions)?;
         let warned = clock.now();
         let sources = Sources { files: all, installed: BTreeMap::new(), authorities, warned };
         let this = Self {
             config: config.clone(),
             shelf,
-            challenges,
-            challenge_server,
+            challenges: OnceLock::new(),
             servers: RwLock::new(servers),
             provider,
             tickets,
@@ -114,9 +93,9 @@ impl Tls {
         Ok(Arc::new(this))
     }
 
-    /// Returns the configuration for a new connection with a client that offers these ciphers.
-    pub(super) fn server(&self, offered: &[CipherSuite]) -> Arc<ServerConfig> {
-        self.servers.read().fit(offered)
+    /// Returns the configuration for a new connection.
+    pub(super) fn server(&self, preferred: Preferred) -> Arc<ServerConfig> {
+        Arc::clone(&self.servers.read()[preferred as usize])
     }
 
     /// Looks at the files every few seconds, for ever.
@@ -170,8 +149,10 @@ impl Tls {
             self.put_on_shelf(&sources);
         }
         self.look_at_authorities(&mut sources, look);
-        self.warn_of_the_end(&mut sources);
         drop(sources);
+        for sentence in self.warnings_of_the_day() {
+            warn!("{sentence}");
+        }
         if let Some(tickets) = &self.tickets {
             tickets.keep();
         }
@@ -186,10 +167,9 @@ impl Tls {
         if !watched.is_due(hash, look) {
             return;
         }
-        let made = seen.and_then(|text| files::authorities(path, &text)).and_then(|roots| {
-            let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&self.shelf) as _;
-            Servers::new(&self.config, &resolver, &Sessions::Certificates(roots))
-        });
+        let made = seen
+            .and_then(|text| files::authorities(path, &text))
+            .and_then(|roots| setup::servers(&self.config, &self.shelf, &Sessions::Certificates(roots)));
         match made {
             Ok(servers) => {
                 info!("{}: the new authorities of clients are in use", path.display());
@@ -205,18 +185,21 @@ impl Tls {
         }
     }
 
-    /// Warns once a day of certificates that are about to expire.
-    fn warn_of_the_end(&self, sources: &mut Sources) {
+    /// Returns, once a day, a sentence for each certificate that has expired or is about to.
+    pub(super) fn warnings_of_the_day(&self) -> Vec<String> {
         let now = self.clock.now();
+        let mut sources = self.sources.lock();
         if now.millis_since(sources.warned) < DAY {
-            return;
+            return Vec::new();
         }
         sources.warned = now;
-        for certificate in self.shelf.current().all() {
-            if let Some(why) = certificate.facts.untimely(now) {
-                warn!("{}: {why}", certificate.source);
-            }
-        }
+        // Who installs certificates renews them, and knows best when one is late.
+        let certificates = sources.files.iter().map(Watched::value);
+        certificates
+            .filter_map(|certificate| {
+                certificate.facts.untimely(now).map(|why| format!("{}: {why}", certificate.source))
+            })
+            .collect()
     }
 
     /// Uses a certificate that does not come from a file of the configuration. It replaces that of the same source. The
@@ -229,13 +212,10 @@ impl Tls {
         Ok(())
     }
 
-    /// Shows `key` to an ACME server that checks who answers for `name` (RFC 8737); `None`: the check is over.
-    pub(crate) fn challenge(&self, name: &str, key: Option<Arc<CertifiedKey>>) {
-        let mut challenges = self.challenges.0.write();
-        match key {
-            Some(key) => drop(challenges.insert(name.to_ascii_lowercase(), key)),
-            None => drop(challenges.remove(&name.to_ascii_lowercase())),
-        }
+    /// Answers the challenges of ACME servers from now on.
+    pub(crate) fn answer_challenges(&self, challenges: Arc<Challenges>) {
+        // A process has them only once.
+        let _ = self.challenges.set(challenges);
     }
 
     /// Puts the certificates of all sources in use at once.
@@ -275,7 +255,7 @@ pub(crate) struct Examined {
 
 /// Reads and checks all files without using them.
 pub(crate) fn examine(config: &Config, now: Timestamp) -> Examined {
-    let provider = aws_lc_rs::default_provider();
+    let provider = setup::provider(Preferred::Aes);
     let mut told = Examined::default();
     let mut all = Vec::new();
     for pair in &config.certificates {

@@ -3,19 +3,62 @@
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, RootCertStore, ServerConfig};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite};
 
+use super::acme::ACME_TLS;
 use super::config::{Config, MinVersion};
 use super::error::TlsError;
+use super::resolver::Shelf;
 use super::tickets::Tickets;
 
 /// The protocols that a client may choose by ALPN (RFC 7301), the preferred one first.
 const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
-/// The protocol of a check by an ACME server (RFC 8737).
-pub(super) const CHALLENGE: &[u8] = b"acme-tls/1";
+/// The cipher that comes first. Larder chooses among those that a client knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preferred {
+    /// AES with keys of 128 bits, the cheapest one with processors that have instructions for it.
+    Aes,
+    /// `ChaCha20`, for clients without such instructions.
+    ChaCha20,
+}
+
+impl Preferred {
+    /// Returns the cipher for a client: one without instructions for AES has `ChaCha20` before the others.
+    pub(super) fn by(hello: &ClientHello<'_>) -> Self {
+        // Others may come before it that nobody knows (RFC 8701).
+        let first = hello.cipher_suites().iter().find_map(|suite| kind(*suite));
+        first.unwrap_or(Self::Aes)
+    }
+}
+
+/// Returns the kind of a cipher that Larder knows.
+fn kind(suite: CipherSuite) -> Option<Preferred> {
+    match suite {
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Some(Preferred::ChaCha20),
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS13_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Some(Preferred::Aes),
+        _ => None,
+    }
+}
+
+/// Returns the provider with its ciphers in Larder's order.
+pub(super) fn provider(preferred: Preferred) -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    let is_short = |suite: CipherSuite| suite.as_str().is_some_and(|name| name.contains("AES_128"));
+    provider
+        .cipher_suites
+        .sort_by_key(|suite: &SupportedCipherSuite| (kind(suite.suite()) != Some(preferred), !is_short(suite.suite())));
+    Arc::new(provider)
+}
 
 /// The sessions of a server.
 #[derive(Clone)]
@@ -27,71 +70,17 @@ pub(super) enum Sessions {
     Certificates(RootCertStore),
 }
 
-/// The configurations for clients, which differ in the cipher that is preferred.
-#[derive(Debug)]
-pub(super) struct Servers {
-    /// AES-128-GCM, whose handshake costs a server a fifth less than that of AES-256-GCM, with its SHA-384.
-    aes: Arc<ServerConfig>,
-    /// ChaCha20-Poly1305
-    chacha: Arc<ServerConfig>,
+/// The configurations for clients, by the cipher that they prefer.
+pub(super) type Servers = [Arc<ServerConfig>; 2];
+
+/// Makes the configurations for clients.
+pub(super) fn servers(config: &Config, certificates: &Arc<Shelf>, sessions: &Sessions) -> Result<Servers, TlsError> {
+    let of = |preferred| {
+        Ok(Arc::new(server(config, &provider(preferred), Arc::clone(certificates) as _, sessions.clone())?))
+    };
+    Ok([of(Preferred::Aes)?, of(Preferred::ChaCha20)?])
 }
 
-impl Servers {
-    pub(super) fn new(
-        config: &Config,
-        certificates: &Arc<dyn ResolvesServerCert>,
-        sessions: &Sessions,
-    ) -> Result<Self, TlsError> {
-        let server = |preferred| {
-            let provider = Arc::new(provider(preferred));
-            server(config, &provider, Arc::clone(certificates), sessions.clone()).map(Arc::new)
-        };
-        Ok(Self { aes: server(Cipher::Aes128)?, chacha: server(Cipher::ChaCha20)? })
-    }
-
-    /// Returns the configuration for a client that offers these ciphers. One that puts ChaCha20 first has no
-    /// instructions for AES.
-    pub(super) fn fit(&self, offered: &[CipherSuite]) -> Arc<ServerConfig> {
-        let first = offered.iter().find_map(|suite| cipher(*suite));
-        Arc::clone(if first == Some(Cipher::ChaCha20) { &self.chacha } else { &self.aes })
-    }
-}
-
-/// A cipher, in the order of what each costs with instructions for AES.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Cipher {
-    Aes128,
-    Aes256,
-    ChaCha20,
-}
-
-/// Returns the cipher of a suite; `None`: none that Larder knows.
-fn cipher(suite: CipherSuite) -> Option<Cipher> {
-    Some(match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Cipher::Aes128,
-        CipherSuite::TLS13_AES_256_GCM_SHA384
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Cipher::Aes256,
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
-        | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::ChaCha20,
-        _ => return None,
-    })
-}
-
-/// Makes a provider that prefers one cipher.
-fn provider(preferred: Cipher) -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.sort_by_key(|suite| {
-        let cipher = cipher(suite.suite());
-        (cipher != Some(preferred), cipher.is_none(), cipher)
-    });
-    provider
-}
-
-/// Makes the configuration for clients.
 fn server(
     config: &Config,
     provider: &Arc<CryptoProvider>,
@@ -119,7 +108,6 @@ fn server(
             server
         }
     };
-    // The client's is heeded where it matters to it.
     server.ignore_client_order = true;
     server.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
     // Tickets hold the sessions. What a worker remembered would be of no use to the others.
@@ -136,7 +124,7 @@ pub(super) fn challenge_server(
 ) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions();
     let mut server = builder.map_err(|error| failed(&error))?.with_no_client_auth().with_cert_resolver(certificates);
-    server.alpn_protocols = vec![CHALLENGE.to_vec()];
+    server.alpn_protocols = vec![ACME_TLS.to_vec()];
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     Ok(server)

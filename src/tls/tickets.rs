@@ -5,7 +5,7 @@
 //! after a restart, and several machines that begin with copies of one file take each other's tickets. The file never
 //! holds a secret older than the previous period's.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -153,7 +153,7 @@ impl Tickets {
         };
         let mut text = format!("{MAGIC} {period} ");
         for byte in before {
-            text.push_str(&format!("{byte:02x}"));
+            let _ = write!(text, "{byte:02x}");
         }
         text.push('\n');
         let mut name = file.as_os_str().to_owned();

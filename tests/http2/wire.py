@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import threading
@@ -75,6 +76,14 @@ def block(fields: Iterable[tuple[str | bytes, str | bytes]]) -> bytes:
 
 def head(path: str | bytes = "/", method: str = "GET", more: Fields = [], authority: str = AUTHORITY) -> Fields:
     return [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path), *more]
+
+
+def context(protocol: str) -> ssl.SSLContext:
+    """TLS with a server of whatever certificate."""
+    made = ssl.create_default_context()
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    made.set_alpn_protocols([protocol])
+    return made
 
 
 class Request(NamedTuple):
@@ -219,12 +228,16 @@ def answer(body: bytes, *fields: str, status: str = "200 OK", is_head: bool = Fa
 class Larder:
     """The binary, running in front of an origin."""
 
-    def __init__(self, origin: int, directory: Path, *settings: str) -> None:
+    def __init__(self, origin: int, directory: Path, *settings: str, config: str = "") -> None:
+        """`config` is the text of a file: tables of tables can't be set one by one."""
+        self.has_tls = "tls.certificate" in config
+        file = directory / "larder.toml"
+        file.write_text(config)
         sets = [
             'server.listen=["http://127.0.0.1:0"]', "server.h2c=true", "server.threads=2", "admin.listen=127.0.0.1:0",
             f"upstream.url=http://127.0.0.1:{origin}", "log.access=true", *settings,
         ]  # fmt: skip
-        command = [BINARY] + [part for text in sets for part in ("--set", text)]
+        command = [BINARY, "--config", str(file)] + [part for text in sets for part in ("--set", text)]
         env = {"PATH": os.environ["PATH"], "TMPDIR": str(directory)}
         self.process = subprocess.Popen(
             command, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -234,7 +247,7 @@ class Larder:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.log.append(line)
-            if found := re.search(r"listening on (?:http://)?127\.0\.0\.1:(\d+)", line):
+            if found := re.search(r"listening on (?:https?://)?127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
             if found := re.search(r"admin on (?:http://)?127\.0\.0\.1:(\d+)", line):
                 self.admin = int(found[1])
@@ -253,7 +266,7 @@ class Larder:
         self.process.wait()
 
     def client(self, **settings: int) -> Client:
-        return Client(self.port, **settings)
+        return Client(self.port, has_tls=self.has_tls, **settings)
 
     def metric(self, name: str, label: str = "") -> int:
         """The sum of a metric's values with a label."""
@@ -280,7 +293,10 @@ class Larder:
 
     def http1(self, raw: bytes) -> bytes:
         """The answer to the bytes of a request of HTTP/1.1 that ends its connection."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as connection:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+        if self.has_tls:
+            connection = context("http/1.1").wrap_socket(connection, server_hostname=AUTHORITY)
+        with connection:
             connection.sendall(raw)
             return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
@@ -314,13 +330,17 @@ class Client:
     """A connection of HTTP/2 that is as good or as bad as it is told to be."""
 
     def __init__(self, port: int, window: int = 1 << 30, connection_window: int = 1 << 30, receive_buffer: int = 0,
-                 reads: bool = True, **settings: int) -> None:  # fmt: skip
-        self.socket = socket.socket()
+                 reads: bool = True, has_tls: bool = False, **settings: int) -> None:  # fmt: skip
+        self.socket: socket.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(DEADLINE)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if has_tls:
+            wrapped = context("h2").wrap_socket(self.socket, server_hostname=AUTHORITY)
+            assert wrapped.selected_alpn_protocol() == "h2"
+            self.socket = wrapped
         self.streams: defaultdict[int, Stream] = defaultdict(Stream)
         self.next = 1
         self.goaway: int | None = None

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&[&str]] = &[
     &["rfc9111"],
     &["base"],
-    &["entry", "tls"],
+    &["entry"],
     &["store", "upstream"],
+    &["tls"],
     &["fetch"],
     &["respond"],
     &["proxy"],
@@ -30,6 +31,7 @@ const NAMESPACES: &[&str] = &[
     "entry/encoding",
     "entry/ready",
     "store/s3",
+    "tls/acme",
     "upstream/forwarding",
 ];
 

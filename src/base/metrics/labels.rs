@@ -162,10 +162,12 @@ pub enum RequestPurpose {
     Reclaiming,
     /// Finds out whether the place works.
     Probe,
+    /// Keeps certificates, and what is needed to get them.
+    Certificates,
 }
 
 /// Every purpose of requests, with its name.
-pub(super) const PURPOSES: [(RequestPurpose, &str); 8] = [
+pub(super) const PURPOSES: [(RequestPurpose, &str); 9] = [
     (RequestPurpose::LookUp, "look-up"),
     (RequestPurpose::Packs, "packs"),
     (RequestPurpose::Bodies, "bodies"),
@@ -174,6 +176,7 @@ pub(super) const PURPOSES: [(RequestPurpose, &str); 8] = [
     (RequestPurpose::Snapshots, "snapshots"),
     (RequestPurpose::Reclaiming, "reclaiming"),
     (RequestPurpose::Probe, "probe"),
+    (RequestPurpose::Certificates, "certificates"),
 ];
 
 /// The prices of a million requests, in any currency.

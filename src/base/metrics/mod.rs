@@ -3,6 +3,7 @@
 //! Counters are plain atomics. Each worker thread has a block of its own for those of the hit path, so that no two
 //! threads write to one cache line. A scrape adds the blocks up.
 
+mod acme;
 mod counter;
 mod labels;
 mod render;
@@ -13,6 +14,7 @@ mod worker;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
+pub(crate) use self::acme::{AcmeCounters, AcmeOutcome};
 pub(crate) use self::counter::Gauge;
 use self::counter::{Counter, Histogram};
 use self::labels::{CLASSES, LOST, OPS, OUTCOMES, PURPOSES, SAVED};
@@ -83,6 +85,8 @@ pub struct Metrics {
     pub purges: Counter,
     /// What is counted about TLS.
     pub(crate) tls: TlsCounters,
+    /// What is counted about ACME.
+    pub(crate) acme: AcmeCounters,
 }
 
 impl Metrics {
@@ -122,6 +126,7 @@ impl Metrics {
             invalidations: Counter::default(),
             purges: Counter::default(),
             tls: TlsCounters::default(),
+            acme: AcmeCounters::default(),
         })
     }
 

@@ -21,6 +21,7 @@ impl Metrics {
         self.render_durable(&mut out);
         self.render_resp(&mut out);
         self.render_tls(&mut out);
+        self.render_acme(&mut out);
         for gauge in gauges {
             header(&mut out, gauge.name, "gauge", gauge.help);
             let _ = writeln!(out, "{} {}", gauge.name, gauge.value);

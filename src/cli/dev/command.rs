@@ -113,7 +113,7 @@ fn environment(running: &Running, token: &str) -> Vec<(&'static str, OsString)> 
     let mut environment = vec![("FLASK_DEBUG", OsString::from("1")), ("PYTHONUNBUFFERED", OsString::from("1"))];
     match running.admin_address() {
         Some(Listen::Tcp(address) | Listen::Tls(address)) => {
-            environment.push(("LARDER_ADMIN", format!("http://{address}").into()))
+            environment.push(("LARDER_ADMIN", format!("http://{address}").into()));
         }
         Some(Listen::Unix(path)) => environment.push(("LARDER_ADMIN", format!("unix:{}", path.display()).into())),
         None => {}

@@ -4,6 +4,7 @@
 //! * Tests check that every field has a row, and that every row says in sentences what its key does.
 //! * `LARDER_TEST_WRITE=1 cargo test --lib config::pages` then writes `config.toml` and `docs/configuration.md`.
 
+mod acme;
 mod admin;
 mod cache;
 mod durable;
@@ -22,6 +23,7 @@ use crate::proxy::Rule;
 pub(super) static SECTIONS: &[&Section] = &[
     &server::SECTION,
     &tls::SECTION,
+    &acme::SECTION,
     &upstream::SECTION,
     &cache::SECTION,
     &memory::SECTION,

@@ -142,13 +142,12 @@ pub(super) async fn serve(
         timer: Timer::default(),
         end: End::No,
         is_stopping: false,
-        written: 0,
+        written: (0, Stopwatch::start()),
     };
     let mut ended = pin!(connections.ended());
     let outcome = std::future::poll_fn(|cx| {
         if !serving.is_stopping && (connections.are_ending() || ended.as_mut().poll(cx).is_ready()) {
             serving.is_stopping = true;
-            serving.timer = Timer::default();
             connection.graceful_shutdown();
         }
         let polled = serving.poll(&mut connection, cx);
@@ -209,8 +208,8 @@ struct Serving<'a> {
     end: End,
     /// True once Larder stops.
     is_stopping: bool,
-    /// The bytes of bodies that were written when this was last looked at.
-    written: u64,
+    /// The bytes of bodies that were written when that was last looked at, and when they were found to have changed.
+    written: (u64, Stopwatch),
 }
 
 impl Serving<'_> {
@@ -327,12 +326,15 @@ impl Serving<'_> {
         }
     }
 
-    /// Returns whether there is a stream: one that is answered, a tunnel, or one of which something has gone out since
-    /// this was last asked.
+    /// Returns whether there is a stream: one that is answered, a tunnel, or one whose client still takes what waits
+    /// for it.
     fn is_in_use(&mut self, connection: &Connection<Http2Io, Data>) -> bool {
         let outgoing = &self.client.outgoing;
-        let before = std::mem::replace(&mut self.written, outgoing.written());
-        let has_moved = self.written != before;
-        !self.streams.is_empty() || (connection.has_streams() && (outgoing.waiting() == 0 || has_moved))
+        let written = outgoing.written();
+        if written != self.written.0 {
+            self.written = (written, Stopwatch::start());
+        }
+        let takes = || outgoing.waiting() == 0 || self.written.1.elapsed() < self.worker.config.body_timeout;
+        !self.streams.is_empty() || (connection.has_streams() && takes())
     }
 }

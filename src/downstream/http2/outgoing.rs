@@ -178,12 +178,12 @@ mod tests {
             let outgoing = Arc::new(Outgoing::default());
             let woken = Arc::new(Woken::default());
             let waker = Waker::from(Arc::clone(&woken));
-            let mut cx = Context::from_waker(&waker);
+            let cx = Context::from_waker(&waker);
             let piece = || Piece::from(Bytes::from(vec![0; MOST]));
             let mut small = outgoing.data(piece(), 10);
-            assert_eq!((small.remaining(), outgoing.poll_room(&mut cx)), (10, Poll::Ready(())));
+            assert_eq!((small.remaining(), outgoing.poll_room(&cx)), (10, Poll::Ready(())));
             let large = outgoing.data(piece(), MOST);
-            assert_eq!(outgoing.poll_room(&mut cx), Poll::Pending);
+            assert_eq!(outgoing.poll_room(&cx), Poll::Pending);
             small.advance(10);
             assert!(!woken.0.load(Ordering::Relaxed), "as much as may wait does");
             let mut large = large;
@@ -193,7 +193,7 @@ mod tests {
                 drop(std::mem::replace(&mut large, Data::empty()));
             }
             assert!(woken.0.load(Ordering::Relaxed));
-            assert_eq!(outgoing.poll_room(&mut cx), Poll::Ready(()));
+            assert_eq!(outgoing.poll_room(&cx), Poll::Ready(()));
             drop((small, large));
             assert_eq!((outgoing.waiting(), outgoing.written()), (0, if is_written { 11 } else { 10 }));
         }

@@ -282,6 +282,11 @@ impl Durable {
         self.inner.journal.wait_for(arrival, within).await
     }
 
+    /// Returns the place, and the names in it.
+    pub(in crate::store) fn place(&self) -> (Arc<dyn Place>, &ObjectNames) {
+        (Arc::clone(&self.inner.place), &self.inner.names)
+    }
+
     /// Returns whether the place is on this machine.
     pub fn is_local(&self) -> bool {
         self.is_local

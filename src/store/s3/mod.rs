@@ -163,6 +163,7 @@ fn purpose_of(class: RequestClass, uri: &str, stated: Option<RequestPurpose>) ->
     match (class, name.split_once('/').map_or(name, |(first, _)| first)) {
         (RequestClass::List, _) => stated.unwrap_or(RequestPurpose::Probe),
         (_, "probe") => RequestPurpose::Probe,
+        (_, "acme") => RequestPurpose::Certificates,
         (_, "s") => RequestPurpose::Snapshots,
         (RequestClass::Write, "b") => RequestPurpose::Bodies,
         (RequestClass::Write, _) if name.ends_with(".purges") => RequestPurpose::Purges,
@@ -356,6 +357,7 @@ mod tests {
             (Delete, "j/1-2.pack", None, RequestPurpose::Reclaiming),
             (Delete, "j/1-2.purges", None, RequestPurpose::Journal),
             (Write, "probe", None, RequestPurpose::Probe),
+            (Delete, "acme/0/claims/1-2-3", None, RequestPurpose::Certificates),
             (Read, "probe", Some(RequestPurpose::Journal), RequestPurpose::Probe),
         ] {
             assert_eq!(purpose_of(class, &format!("{base}{name}"), stated), expected, "{class:?} {name}");

@@ -157,7 +157,7 @@ fn a_key_that_everybody_may_read_is_a_warning() {
     use std::os::unix::fs::PermissionsExt as _;
     let (files, authority) = (Files::new(), Authority::new("ca"));
     let pair = files.pair("a", &authority.server(&["a.example"]));
-    assert_eq!(examine(&config(&[pair.clone()]), NOW).warnings, Vec::<String>::new());
+    assert_eq!(examine(&config(std::slice::from_ref(&pair)), NOW).warnings, Vec::<String>::new());
     std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o644)).expect("its mode");
     let told = examine(&config(&[pair]), NOW).warnings;
     assert!(told.len() == 1 && told[0].contains("may read this private key"), "{told:?}");

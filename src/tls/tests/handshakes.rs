@@ -7,9 +7,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use crate::base::{HandshakeFailure as Why, Transport};
+use crate::tls::acme::Challenges;
 use crate::tls::config::{Config, MinVersion, UnknownSni};
-use crate::tls::sample::{Authority, Caller, Files, call, config, der, open, params, shown};
+use crate::tls::sample::{Authority, Caller, Files, config, der, open, params, shown};
 use crate::tls::{Protocol, Tls};
+
+/// A client that speaks nothing newer than TLS 1.2.
+const TLS12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+/// The first message of a client that speaks TLS 1.1, with no session, one cipher and no extension.
+const OLD: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x02\
+    01234567890123456789012345678901\x00\x00\x02\xc0\x13\x01\x00";
 
 /// The number that a metric has.
 pub(super) fn counted(tls: &Tls, line: &str) -> u64 {
@@ -105,11 +113,26 @@ async fn the_protocol_is_chosen_by_alpn() {
 }
 
 #[tokio::test]
+async fn the_cheapest_cipher_is_chosen_unless_the_client_has_no_instructions_for_aes() {
+    let (files, authority) = (Files::new(), Authority::new("ca"));
+    let tls = open(&config(&[files.pair("a", &authority.server(&["a.example"]))]));
+    for (first, versions, expected) in [
+        ("AES_256", rustls::ALL_VERSIONS, "TLS13_AES_128_GCM_SHA256"),
+        ("CHACHA20", rustls::ALL_VERSIONS, "TLS13_CHACHA20_POLY1305_SHA256"),
+        ("AES_256", TLS12, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        ("CHACHA20", TLS12, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+    ] {
+        let caller = Caller { versions, first, ..Caller::new(&authority) };
+        let suite = caller.call(&tls).await.client().await.negotiated_cipher_suite().expect("one");
+        assert_eq!(suite.suite().as_str(), Some(expected));
+    }
+}
+
+#[tokio::test]
 async fn an_old_version_is_refused_with_a_sentence() {
     let (files, authority) = (Files::new(), Authority::new("ca"));
     let pairs = [files.pair("a", &authority.server(&["a.example"]))];
-    const OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
-    let caller = Caller { versions: OLD, ..Caller::new(&authority) };
+    let caller = Caller { versions: TLS12, ..Caller::new(&authority) };
     caller.call(&open(&config(&pairs))).await.client().await;
     let tls = open(&Config { min_version: MinVersion::Tls13, ..config(&pairs) });
     let error = caller.call(&tls).await.server.expect_err("it is too old");
@@ -149,6 +172,7 @@ async fn what_is_not_tls_is_told_so() {
         (b"", Why::Unused),
         (b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", Why::Malformed),
         (b"\x16\x03\x01\x02\x00\x01", Why::Closed),
+        (OLD, Why::NoSharedVersion),
     ] {
         assert_eq!(raw(&tls, bytes).await.1.why, why, "{bytes:?}");
     }
@@ -179,20 +203,19 @@ async fn a_client_that_does_not_know_the_authority_is_told_of() {
 }
 
 #[tokio::test]
-async fn an_acme_server_is_shown_its_certificate_while_it_checks() {
+async fn a_ca_that_checks_a_name_is_shown_the_certificate_for_that_and_others_their_own() {
     let (files, authority) = (Files::new(), Authority::new("ca"));
     let tls = open(&config(&[files.pair("a", &authority.server(&["a.example"]))]));
-    let proof = authority.server(&["a.example"]);
-    tls.install("proof", proof.chain.as_bytes(), proof.key.as_bytes()).expect("a pair");
-    let key = tls.shelf.current().all()[1].key.clone();
-    tls.challenge("A.example", Some(key));
     let caller = Caller { alpn: &["acme-tls/1"], ..Caller::new(&authority) };
-    let config = std::sync::Arc::new(caller.config());
-    let called = call(&tls, &config, "a.example").await;
-    assert_eq!(called.server.expect_err("it ends").why, Why::Challenge);
+    assert_eq!(caller.call(&tls).await.server.expect_err("there is no ACME").why, Why::NoSharedProtocol);
+    let directory = tempfile::tempdir().expect("a directory");
+    let challenges = Challenges::with_one(directory.path(), "a.example").await;
+    tls.answer_challenges(std::sync::Arc::clone(&challenges));
+    // This client would take any certificate of the authority, and no other.
+    assert_eq!(caller.call(&tls).await.server.expect_err("it ends").why, Why::Alert);
     Caller::new(&authority).call(&tls).await.client().await;
-    tls.challenge("a.example", None);
-    assert_eq!(caller.call(&tls).await.server.expect_err("it is over").why, Why::NoSharedProtocol);
+    challenges.end_all();
+    assert_eq!(caller.call(&tls).await.server.expect_err("it is over").why, Why::NoCertificate);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Tests that changed files are taken whole, or not at all.
 
+use std::time::Duration;
+
 use rcgen::date_time_ymd;
 
 use super::handshakes::counted;
@@ -104,7 +106,7 @@ fn the_end_of_each_certificate_is_in_the_metrics() {
     let (files, authority) = (Files::new(), Authority::new("ca"));
     let mut params = params(&["a.example"]);
     params.not_after = date_time_ymd(2027, 2, 1);
-    let tls = open_at(&config(&[files.pair("a", &authority.issue(&params))]), Clock::manual(NOW));
+    let tls = open(&config(&[files.pair("a", &authority.issue(&params))]));
     let name = format!(
         "larder_tls_certificate_expiry_timestamp_seconds{{certificate=\"{}\",name=\"a.example\"}}",
         files.path("a.pem").display()
@@ -114,4 +116,26 @@ fn the_end_of_each_certificate_is_in_the_metrics() {
     files.pair("a", &authority.issue(&params));
     tls.reload();
     assert_eq!(counted(&tls, &name), 1_801_440_000 + 86_400);
+}
+
+#[test]
+fn a_certificate_that_is_about_to_expire_is_warned_of_once_a_day() {
+    let (files, authority) = (Files::new(), Authority::new("ca"));
+    let mut params = params(&["a.example"]);
+    params.not_after = date_time_ymd(2027, 1, 31);
+    let clock = Clock::manual(NOW);
+    let tls = open_at(&config(&[files.pair("a", &authority.issue(&params))]), clock.clone());
+    let day = Duration::from_secs(86_400);
+    // NOW is the 15th of January 2027, 15 days before.
+    for (pass, words) in
+        [(day / 2, None), (day / 2, None), (day, Some("in 13 days")), (day / 2, None), (day / 2, Some("in 12 days"))]
+    {
+        clock.advance(pass);
+        let told = tls.warnings_of_the_day();
+        assert_eq!(told.len(), usize::from(words.is_some()), "{told:?}");
+        assert!(
+            told.iter().all(|told| told.contains("a.pem: ") && told.contains(words.unwrap_or_default())),
+            "{told:?}"
+        );
+    }
 }

@@ -25,7 +25,7 @@ async fn a_session_is_resumed_after_a_restart_with_the_file_and_not_without() {
     for (ticket_key, kind) in
         [(files.path("tickets"), HandshakeKind::Resumed), (std::path::PathBuf::new(), HandshakeKind::Full)]
     {
-        let server = Config { ticket_key, ..config(&[pair.clone()]) };
+        let server = Config { ticket_key, ..config(std::slice::from_ref(&pair)) };
         for versions in VERSIONS {
             let client = Arc::new(Caller { versions, ..Caller::new(&authority) }.config());
             let first = open(&server);

@@ -3,6 +3,7 @@
 
 mod admin;
 mod binary;
+pub(crate) mod ca;
 mod client;
 pub(crate) mod durable;
 mod message;

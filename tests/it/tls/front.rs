@@ -24,7 +24,7 @@ fn curl_speaks_the_versions_of_http_that_it_is_told_to() {
     let (authority, origin) = (Authority::new(), Origin::cacheable());
     let larder = Larder::new(&origin, &authority.listeners());
     for (arguments, version) in [
-        (&["--http1.0"][..], "1.1"),
+        (&["--http1.0"][..], "1"),
         (&["--http1.1"], "1.1"),
         (&["--http2"], "2"),
         (&["--no-alpn"], "1.1"),

@@ -1,5 +1,6 @@
 //! Tests of listeners with TLS, with several kinds of clients.
 
+mod acme;
 mod curl;
 mod front;
 mod mutual;
