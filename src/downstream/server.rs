@@ -308,7 +308,11 @@ impl Worker {
             }
             io::Result::Ok(())
         };
-        tokio::time::timeout(limit, read).await.ok()?.ok()?;
+        // Nobody is served yet: at the stop the connection ends.
+        tokio::select! {
+            read = tokio::time::timeout(limit, read) => read.ok()?.ok()?,
+            () = self.stop.cancelled() => return None,
+        }
         let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
         Some(Begun { protocol, transport, first: first.freeze() })
     }
