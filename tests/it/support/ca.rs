@@ -335,7 +335,11 @@ impl Front {
         let replaces =
             if what == "POST /order-plz" { payload(&body)["replaces"].as_str().map(str::to_owned) } else { None };
         if let Some(replaces) = &replaces {
-            self.replaced.lock().unwrap().push(replaces.clone());
+            let mut replaced = self.replaced.lock().unwrap();
+            if replaced.last() != Some(replaces) {
+                replaced.push(replaces.clone());
+            }
+            drop(replaced);
             if let Some(problem) = self.refuse_replacing.lock().unwrap().take() {
                 return plain(409, "Content-Type: application/problem+json", &problem.to_string());
             }
