@@ -23,7 +23,7 @@ use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::acme::{Acme, Doors};
 use crate::tls::{Tls, TlsError};
-use crate::upstream::forwarding::{Signature, Trust};
+use crate::upstream::forwarding::Signature;
 use crate::upstream::{Buffers, Spools, UploadLimits, Upstream};
 
 /// The reason why Larder did not start. Each says what to do.
@@ -256,12 +256,12 @@ fn make_proxy(
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
     };
-    let trust = Trust { subject: config.tls.client_subject_field.clone(), ..config.server.trust() };
+    let trust = config.trust();
     Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
             rules: Rules::new(&config.cache, &config.transfer(), config.rules.clone(), trust.nominated()),
-            prefix: config.cache.key_prefix.clone(),
+            prefix: config.key_namespace(),
         },
         trust,
         cache: config.cache.clone(),

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::StartHandshake;
 use tracing::{debug, info};
 
+use super::certificate::Facts;
 use super::challenge::is_challenge;
 use super::config::UnknownSni;
 use super::error::HandshakeError;
@@ -59,6 +60,8 @@ pub(crate) struct Accepted {
     pub protocol: Protocol,
     /// The subject of its certificate, if the application is told.
     pub subject: Option<HeaderValue>,
+    /// The time that is left to the client's certificate; `None`: it showed none.
+    pub valid_for: Option<Duration>,
 }
 
 impl Tls {
@@ -111,7 +114,11 @@ impl Tls {
             Some(_) | None => Protocol::Http1,
         };
         let subject = self.config.client_subject_field.as_ref().map(|_| subject_of(connection)).transpose()?;
-        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject })
+        let valid_for = connection.peer_certificates().and_then(|chain| chain.first()).map(|certificate| {
+            let until = Facts::of(certificate).map_or(self.clock.now(), |facts| facts.not_after);
+            Duration::from_millis(u64::try_from(until.millis_since(self.clock.now())).unwrap_or(0))
+        });
+        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject, valid_for })
     }
 
     /// Reads the client's first message.
