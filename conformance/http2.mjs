@@ -23,7 +23,8 @@ export function http2Fetch (options) {
   function fieldsOf (init, url) {
     const fields = { ':method': init.method ?? 'GET', ':path': url.pathname + url.search, ':authority': url.host, ':scheme': 'https' }
     for (const [name, value] of Object.entries(new Headers(init.headers).raw())) {
-      if (!ofHttp1.has(name)) fields[name] = value
+      // RFC 9113 §8.2.1 has no values that begin or end with white space; those of HTTP/1.1 lose it on their way.
+      if (!ofHttp1.has(name)) fields[name] = value.map(one => one.trim())
     }
     // As fetch has it for those that don't say so.
     fields.accept ??= '*/*'

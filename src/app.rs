@@ -23,7 +23,6 @@ use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::acme::{Acme, Doors};
 use crate::tls::{Tls, TlsError};
-use crate::upstream::forwarding::Trust;
 use crate::upstream::{Buffers, OriginTlsError, Spools, UploadLimits, Upstream};
 
 /// The reason why Larder did not start. Each says what to do.
@@ -275,12 +274,12 @@ fn make_proxy(
         purge_expired_on_read: config.cache.purge_expired_on_read,
         tasks: TaskTracker::new(),
     };
-    let trust = Trust { subject: config.tls.client_subject_field.clone(), ..config.server.trust() };
+    let trust = config.trust();
     Ok(Proxy {
         fetcher: Arc::new(fetcher),
         keys: Keys {
             rules: Rules::new(&config.cache, &config.transfers(), config.rules.clone(), trust.nominated()),
-            prefix: config.cache.key_prefix.clone(),
+            prefix: config.key_namespace(),
         },
         trust,
         cache: config.cache.clone(),

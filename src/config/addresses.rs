@@ -269,6 +269,14 @@ impl Config {
                 }
             }
         }
+        let has_tls = self.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+        if self.server.redirect_to_https
+            && !has_tls
+            && self.server.trusted_proxies.is_empty()
+            && self.server.proxy_protocol.is_empty()
+        {
+            told.push("server.redirect_to_https: there is no https:// in server.listen, and no trusted proxy that could say that a client came by https: everybody is sent to a port that nobody may listen on".into());
+        }
         told.extend(self.small_memory());
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());

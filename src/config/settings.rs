@@ -11,6 +11,7 @@ use crate::base::log;
 use crate::downstream::ServerConfig;
 use crate::proxy::{CacheConfig, Rule, Transfers};
 use crate::upstream::Transfer;
+use crate::upstream::forwarding::Trust;
 use crate::{admin, resp, store, tls, upstream};
 
 /// Everything that can be configured.
@@ -85,6 +86,21 @@ impl Config {
     /// Returns the name of the section of an upstream.
     pub fn section_of(upstream: &str) -> String {
         if upstream == DEFAULT_UPSTREAM { "upstream".into() } else { format!("{UPSTREAMS}.{upstream}") }
+    }
+
+    /// Returns whose word on a request counts, and in which fields.
+    pub fn trust(&self) -> Trust {
+        Trust { subject: self.tls.client_subject_field.clone(), ..self.server.trust() }
+    }
+
+    /// Returns the first part of every key: `cache.key_prefix`, and the fields that every response depends on. So a
+    /// response that was stored while other fields counted is never found: a client could write one that counted then,
+    /// and does not now.
+    pub fn key_namespace(&self) -> String {
+        let mut names: Vec<String> = self.trust().nominated().always.iter().map(ToString::to_string).collect();
+        names.sort_unstable();
+        let prefix = &self.cache.key_prefix;
+        if names.is_empty() { prefix.clone() } else { format!("{prefix} ({})", names.join(", ")) }
     }
 
     /// Reads the configuration from `file`, if there is one, `environment` and the `--set`

@@ -71,7 +71,7 @@ fn advice(address: &Listen, error: &io::Error) -> &'static str {
             "another process listens on this port, perhaps another Larder: stop it, or choose another port"
         }
         (Listen::Tcp(_) | Listen::Tls(_), ErrorKind::PermissionDenied) => {
-            "ports below 1024 are for privileged processes: choose one from 1024 on, or grant CAP_NET_BIND_SERVICE"
+            "ports below 1024 are for privileged processes: choose one from 1024 on, or grant CAP_NET_BIND_SERVICE (AmbientCapabilities in a unit of systemd)"
         }
         (Listen::Tcp(_) | Listen::Tls(_), ErrorKind::AddrNotAvailable) => {
             "this machine does not have that address: choose one that it has, or 0.0.0.0 for all of them"

@@ -272,12 +272,19 @@ impl Worker {
         let begun = match tls {
             Some(tls) => Self::shake_hands(tls, transport, &mut peer, &connections).await,
             None if self.config.h2c => self.begin(transport).await,
-            None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
+            None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new(), valid_for: None }),
         };
-        let Some(Begun { protocol, transport, first }) = begun else { return };
-        match protocol {
-            Protocol::Http1 => http1::serve(&self, transport, first, peer, &connections).await,
-            Protocol::Http2 => http2::serve(&self, transport, first, peer, &connections).await,
+        let Some(Begun { protocol, transport, first, valid_for }) = begun else { return };
+        let served = async {
+            match protocol {
+                Protocol::Http1 => http1::serve(&self, transport, first, peer, &connections).await,
+                Protocol::Http2 => http2::serve(&self, transport, first, peer, &connections).await,
+            }
+        };
+        match valid_for {
+            None => served.await,
+            // Nobody is served longer than his certificate says.
+            Some(limit) => drop(Box::pin(tokio::time::timeout(limit, served)).await),
         }
     }
 
@@ -289,9 +296,9 @@ impl Worker {
             () = connections.ended() => return None,
         };
         // An error is counted and logged already.
-        let Accepted { protocol, transport, subject } = accepted.ok()?;
+        let Accepted { protocol, transport, subject, valid_for } = accepted.ok()?;
         peer.subject = subject;
-        Some(Begun { protocol, transport, first: Bytes::new() })
+        Some(Begun { protocol, transport, first: Bytes::new(), valid_for })
     }
 
     /// Reads the first bytes of a connection in clear text, which tell its version (RFC 9113 §3.3).
@@ -308,9 +315,13 @@ impl Worker {
             }
             io::Result::Ok(())
         };
-        tokio::time::timeout(limit, read).await.ok()?.ok()?;
+        // Nobody is served yet: at the stop the connection ends.
+        tokio::select! {
+            read = tokio::time::timeout(limit, read) => read.ok()?.ok()?,
+            () = self.stop.cancelled() => return None,
+        }
         let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
-        Some(Begun { protocol, transport, first: first.freeze() })
+        Some(Begun { protocol, transport, first: first.freeze(), valid_for: None })
     }
 }
 
@@ -320,6 +331,8 @@ struct Begun {
     transport: Transport,
     /// What was read of it.
     first: Bytes,
+    /// The time that is left to the client's certificate; `None`: it showed none.
+    valid_for: Option<Duration>,
 }
 
 /// The most bytes that are read of a connection whose version is not known yet.

@@ -38,7 +38,7 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{FoundBody, Lookup};
-use crate::tls::acme::{CHALLENGE_PATH, Challenges};
+use crate::tls::acme::Challenges;
 use crate::upstream::forwarding::{Original, Peer};
 use crate::upstream::{ClientBody, forwarding};
 
@@ -74,7 +74,12 @@ impl Proxy {
                 self.answer_challenge(client, target, request, present)
             }
             Ok(target) if target.scheme == "http" && self.https.redirect.is_some() && !is_challenge(&request) => {
-                self.labelled(self.redirected(&target, request.uri()), Some(&target))
+                let answer = if target.authority().is_empty() {
+                    Refusal::NoHost.answer()
+                } else {
+                    self.redirected(&target, request.uri())
+                };
+                self.labelled(answer, Some(&target))
             }
             Ok(target) => self.answer(client, target, request, present),
             Err(refusal) => self.labelled(refusal.answer(), None),
@@ -349,7 +354,7 @@ impl Proxy {
 
 /// Returns whether a request may be a certificate authority's, which asks by http (RFC 8555 §8.3).
 fn is_challenge(request: &Request<ClientBody>) -> bool {
-    request.uri().path().starts_with(CHALLENGE_PATH)
+    matches!(*request.method(), Method::GET | Method::HEAD) && Challenges::token(request.uri().path()).is_some()
 }
 
 /// Returns the host of an authority that has a port.

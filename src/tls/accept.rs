@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::StartHandshake;
 use tracing::{debug, info};
 
+use super::certificate::Facts;
 use super::challenge::is_challenge;
 use super::config::UnknownSni;
 use super::error::HandshakeError;
@@ -59,6 +60,8 @@ pub(crate) struct Accepted {
     pub protocol: Protocol,
     /// The subject of its certificate, if the application is told.
     pub subject: Option<HeaderValue>,
+    /// The time that is left to the client's certificate; `None`: it showed none.
+    pub valid_for: Option<Duration>,
 }
 
 impl Tls {
@@ -111,7 +114,11 @@ impl Tls {
             Some(_) | None => Protocol::Http1,
         };
         let subject = self.config.client_subject_field.as_ref().map(|_| subject_of(connection)).transpose()?;
-        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject })
+        let valid_for = connection.peer_certificates().and_then(|chain| chain.first()).map(|certificate| {
+            let until = Facts::of(certificate).map_or(self.clock.now(), |facts| facts.not_after);
+            Duration::from_millis(u64::try_from(until.millis_since(self.clock.now())).unwrap_or(0))
+        });
+        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject, valid_for })
     }
 
     /// Reads the client's first message.
@@ -121,7 +128,12 @@ impl Tls {
         let mut is_first = true;
         let mut is_old = false;
         loop {
-            let read = transport.read(&mut buffer).await.map_err(|error| HandshakeError::of_io(&error))?;
+            let read = match transport.read(&mut buffer).await {
+                Ok(read) => read,
+                // What checks whether a port is open may close by a reset.
+                Err(error) if is_first && error.kind() == io::ErrorKind::ConnectionReset => 0,
+                Err(error) => return Err(HandshakeError::of_io(&error)),
+            };
             let mut rest = &buffer[..read];
             if std::mem::take(&mut is_first) {
                 match rest.first() {

@@ -72,7 +72,7 @@ impl Facts {
         }
         let until = self.not_after.to_rfc3339();
         match self.days_left(now) {
-            ..0 => Some(format!("the certificate has expired at {until}: clients refuse it; renew it")),
+            ..0 => Some(format!("the certificate expired at {until}: clients refuse it; renew it")),
             0 => Some(format!("the certificate expires within a day, at {until}; renew it")),
             days @ 1..WARNING_DAYS => Some(format!("the certificate expires in {days} days, at {until}; renew it")),
             _ => None,
@@ -81,7 +81,11 @@ impl Facts {
 
     /// Returns the names for a person to read.
     pub(super) fn named(&self) -> String {
-        if self.names.is_empty() { "no name".into() } else { self.names.join(", ") }
+        match (self.names.is_empty(), self.has_addresses) {
+            (false, _) => self.names.join(", "),
+            (true, true) => "IP addresses alone".into(),
+            (true, false) => "no name".into(),
+        }
     }
 }
 

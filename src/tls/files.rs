@@ -1,7 +1,7 @@
 //! Reads a chain and its key, and checks that they belong together. Each mistake is a sentence with the file.
 
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +22,24 @@ const MAX_SIZE: u64 = 4 << 20;
 
 /// A PEM section: its kind and its DER.
 type Section = (SectionKind, Vec<u8>);
+
+/// Opens a file to read it. A pipe or a device would keep whoever reads it for ever.
+fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    // Opening a pipe waits for whoever writes to it, unless it is told not to.
+    let file = std::fs::File::options().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() { Ok(file) } else { Err(std::io::Error::other("it is no regular file")) }
+}
+
+/// `O_NONBLOCK` of Linux.
+const O_NONBLOCK: i32 = 0o4000;
+
+/// Reads a file of text that is no longer than any certificate.
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    open(path)?.take(MAX_SIZE).read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// The contents of the two files of a pair.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,7 +106,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     if path.as_os_str().is_empty() {
         return Err(TlsError("tls.certificate: the path of a file is empty; name the file".into()));
     }
-    let file = std::fs::File::open(path).map_err(|error| failed(advice(&error)))?;
+    let file = open(path).map_err(|error| failed(advice(&error)))?;
     let mut bytes = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| failed(advice(&error)))?;
     if bytes.is_empty() {

@@ -17,6 +17,7 @@ use rustls::server::ProducesTickets;
 use tracing::{info, warn};
 
 use super::TlsError;
+use super::files;
 use crate::base::Clock;
 
 /// The time that one key encrypts new tickets for. A ticket is accepted in its own period and the next.
@@ -76,7 +77,7 @@ impl Tickets {
             return Ok(Self { clock, ring: RwLock::new(Ring::at(now - 1, random()?, now)?), file: None });
         }
         let failed = |why: String| TlsError(format!("{} (tls.ticket_key): {why}", file.display()));
-        let (first, secret) = match std::fs::read_to_string(file) {
+        let (first, secret) = match files::read_text(file) {
             Ok(text) => {
                 let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
                 if mode & 0o077 != 0 {

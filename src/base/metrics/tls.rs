@@ -112,7 +112,10 @@ pub(crate) struct TlsCounters {
 impl TlsCounters {
     /// Counts a handshake that failed.
     pub(crate) fn failed(&self, why: HandshakeFailure) {
-        self.failures[why as usize].add_one();
+        // That one is what was asked for, and is counted where it is answered.
+        if why != HandshakeFailure::Challenge {
+            self.failures[why as usize].add_one();
+        }
     }
 
     /// Counts a handshake that was done.
@@ -152,7 +155,8 @@ impl Metrics {
                 let _ = writeln!(out, "{name}{{version=\"{version}\",kind=\"{kind}\"}} {}", value.value());
             }
         }
-        let values = FAILURES.map(|(why, word)| (word, tls.failures[why as usize].value()));
+        let told = FAILURES.iter().filter(|(why, _)| *why != HandshakeFailure::Challenge);
+        let values = told.map(|(why, word)| (*word, tls.failures[*why as usize].value()));
         let help = "TLS connections that ended before a request could come, by reason.";
         labelled(out, "larder_tls_handshake_failures_total", help, "reason", values);
         let values = SNIS.map(|(sni, word)| (word, tls.snis[sni as usize].value()));

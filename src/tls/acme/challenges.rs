@@ -6,6 +6,7 @@
 //! * A token is looked for only if it is one: 200 letters, digits, `-` and `_` at most.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -24,7 +25,7 @@ use crate::base::Stopwatch;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The beginning of the paths that CAs ask for (RFC 8555 §8.3).
-pub(crate) const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
+const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
 
 /// The protocol of challenges in TLS (RFC 8737 §6.2).
 pub(crate) const ACME_TLS: &[u8] = b"acme-tls/1";
@@ -35,6 +36,8 @@ pub(crate) struct Challenges {
     state: Arc<State>,
     /// Guarded by its lock: what is known to be pending.
     known: Mutex<Known>,
+    /// The number of those that wait for a listing.
+    waiting: AtomicUsize,
     /// Held by the one that lists: when the last listing began.
     listing: tokio::sync::Mutex<Option<Stopwatch>>,
 }
@@ -71,9 +74,21 @@ impl Known {
     }
 }
 
+/// The most that wait for a listing. A CA asks from a handful of places; strangers would hold requests and handshakes.
+const MAX_WAITING: usize = 32;
+
+/// Guard of one that waits for a listing.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Challenges {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, known: Mutex::default(), listing: tokio::sync::Mutex::default() }
+        Self { state, known: Mutex::default(), waiting: AtomicUsize::new(0), listing: tokio::sync::Mutex::default() }
     }
 
     /// Returns what `path` asks for, if it is the path of a challenge.
@@ -148,7 +163,12 @@ impl Challenges {
         if let Some(pending) = look(&|began| began.elapsed() < PAUSE) {
             return Some(pending);
         }
+        let waiting = Waiting(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            return None;
+        }
         self.refresh().await;
+        drop(waiting);
         look(&|_| true)
     }
 

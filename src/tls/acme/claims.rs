@@ -199,9 +199,10 @@ mod tests {
     use crate::rfc9111::timestamp::Timestamp;
 
     const PACE: Pace = Pace {
-        settle: Duration::from_millis(200),
+        settle: Duration::from_millis(300),
         beat: Duration::from_millis(100),
-        dead_after: Duration::from_millis(400),
+        // Long enough that a machine with other work beats in time.
+        dead_after: Duration::from_secs(3),
     };
 
     async fn keep(directory: &tempfile::TempDir, clock: i64) -> Keep {

@@ -23,6 +23,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
+use super::super::files;
 use super::problem::clean;
 
 /// The longest that connecting to one address takes, and a whole request.
@@ -56,8 +57,8 @@ impl CaClient {
         } else {
             let shown = ca_file.display();
             let told = |why: String| format!("tls.acme.ca_file: {shown} {why}");
-            let bytes = std::fs::read(ca_file).map_err(|error| told(format!("can't be read: {error}")))?;
-            for certificate in CertificateDer::pem_slice_iter(&bytes) {
+            let bytes = files::read_text(ca_file).map_err(|error| told(format!("can't be read: {error}")))?;
+            for certificate in CertificateDer::pem_slice_iter(bytes.as_bytes()) {
                 let certificate = certificate.map_err(|error| told(format!("is no sound PEM: {error}")))?;
                 roots
                     .add(certificate)

@@ -20,7 +20,7 @@ mod records;
 mod run;
 mod state;
 
-pub(crate) use self::challenges::{ACME_TLS, CHALLENGE_PATH, Challenges};
+pub(crate) use self::challenges::{ACME_TLS, Challenges};
 pub(crate) use self::config::Domains;
 pub use self::config::{ChallengeChoice, Config, StatePlace};
 pub(crate) use self::run::{Acme, Doors};

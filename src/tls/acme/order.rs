@@ -15,6 +15,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use tracing::{debug, info, warn};
 
+use super::super::files;
 use super::certificate::{self, Issued};
 use super::challenges::Challenges;
 use super::client::CaClient;
@@ -345,9 +346,9 @@ pub(super) fn account_key(path: &Path) -> Result<(Key, PrivateKeyDer<'static>), 
             path.display()
         )
     };
-    let bytes = std::fs::read(path).map_err(|error| told(format!("can't be read: {error}")))?;
-    let der =
-        PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| told(format!("is no private key as PEM: {error}")))?;
+    let bytes = files::read_text(path).map_err(|error| told(format!("can't be read: {error}")))?;
+    let der = PrivateKeyDer::from_pem_slice(bytes.as_bytes())
+        .map_err(|error| told(format!("is no private key as PEM: {error}")))?;
     let PrivateKeyDer::Pkcs8(pkcs8) = &der else { return Err(told("is no key as PKCS #8 (BEGIN PRIVATE KEY)".into())) };
     let key = Key::from_pkcs8_der(pkcs8.clone_key()).map_err(|_| told("is no key on the curve P-256".into()))?;
     Ok((key, der))

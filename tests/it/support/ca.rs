@@ -39,6 +39,8 @@ pub(crate) struct Ca {
 struct Front {
     /// The paths that were asked for, with their methods.
     seen: Mutex<Vec<String>>,
+    /// Those that pebble has answered well. It refuses one nonce in twenty, so that some are sent twice.
+    done: Mutex<Vec<String>>,
     /// The answers that are given instead, from the first on; the last stays.
     instead: Mutex<VecDeque<(u16, String)>>,
     /// True while everything is answered by the last of `instead`.
@@ -132,7 +134,9 @@ impl Ca {
 
     /// Returns the number of new accounts, of new orders, and of certificates that were asked for.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        (self.count("POST /sign-me-up"), self.count("POST /order-plz"), self.count("POST /finalize-order"))
+        let done = self.front.done.lock().unwrap();
+        let count = |part: &str| done.iter().filter(|done| done.contains(part)).count();
+        (count("POST /sign-me-up"), count("POST /order-plz"), count("POST /finalize-order"))
     }
 
     pub(crate) fn requests(&self) -> usize {
@@ -331,7 +335,11 @@ impl Front {
         let replaces =
             if what == "POST /order-plz" { payload(&body)["replaces"].as_str().map(str::to_owned) } else { None };
         if let Some(replaces) = &replaces {
-            self.replaced.lock().unwrap().push(replaces.clone());
+            let mut replaced = self.replaced.lock().unwrap();
+            if replaced.last() != Some(replaces) {
+                replaced.push(replaces.clone());
+            }
+            drop(replaced);
             if let Some(problem) = self.refuse_replacing.lock().unwrap().take() {
                 return plain(409, "Content-Type: application/problem+json", &problem.to_string());
             }
@@ -341,6 +349,9 @@ impl Front {
             passed.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>().expect("a path");
         let Ok(answer) = ask(passed, client, pebble).await else { return plain(502, "", "pebble does not answer") };
         let (mut head, mut body) = answer.into_parts();
+        if head.status.is_success() {
+            self.done.lock().unwrap().push(what.clone());
+        }
         let has_windows = !self.windows.lock().unwrap().is_empty();
         let mut change = |field: &str, value: String| {
             let mut told: Value = serde_json::from_slice(&body).expect("JSON");

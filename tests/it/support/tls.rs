@@ -50,20 +50,30 @@ impl Authority {
 
     /// Issues a certificate for these names.
     pub(crate) fn server(&self, names: &[&str]) -> Pair {
-        self.issue(names, "")
+        self.issue(names, "", None)
     }
 
     /// Issues a certificate for a client of this name.
     pub(crate) fn client(&self, name: &str) -> Pair {
-        self.issue(&[], name)
+        self.issue(&[], name, None)
     }
 
-    fn issue(&self, names: &[&str], subject: &str) -> Pair {
+    /// Issues a certificate for a client of this name that expires after some time.
+    pub(crate) fn client_for(&self, name: &str, limit: std::time::Duration) -> Pair {
+        self.issue(&[], name, Some(limit))
+    }
+
+    fn issue(&self, names: &[&str], subject: &str, limit: Option<std::time::Duration>) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name = DistinguishedName::new();
         if !subject.is_empty() {
             params.distinguished_name.push(DnType::CommonName, subject);
+        }
+        if let Some(limit) = limit {
+            #[expect(clippy::disallowed_methods, reason = "the verifier asks the machine's clock")]
+            let now = std::time::SystemTime::now();
+            params.not_after = (now + limit).into();
         }
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("it is signed");

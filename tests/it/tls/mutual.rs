@@ -1,7 +1,11 @@
 //! Tests clients' certificates: each client gets its own pages, and nobody writes the field that names it.
 
+use std::time::Duration;
+
+use larder::base::Clock;
+
 use super::curl::curl;
-use crate::support::{Authority, Client, Larder, Origin, out_of};
+use crate::support::{Authority, Client, Larder, Origin, eventually, out_of};
 
 /// An origin whose page tells who it believes that the client is.
 fn greeter() -> Origin {
@@ -51,6 +55,57 @@ fn a_client_never_gets_the_page_of_another() {
         }
         assert_eq!(origin.requests.value(), 2 * (n + 1), "each has a stored page of its own: {forgery}");
     }
+}
+
+/// What was stored under another configuration is selected by fields that clients may write today, or was.
+#[test]
+fn no_page_that_was_stored_while_the_field_did_not_count_or_another_did_is_given_out() {
+    let (authority, origin) = (Authority::new(), greeter());
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = format!("durable.url=file:{}", directory.path().display());
+    let mutual = || Larder::new(&origin, &format!("{}\n{store}", demanding(&authority)));
+    let renamed = || {
+        let config = demanding(&authority).replace("X-Client-Subject", "X-Subject");
+        Larder::new(&origin, &format!("{config}\n{store}"))
+    };
+    let open = || Larder::new(&origin, &store);
+    let asks = |larder: &Larder, name: &str, path: &str, forgery: &str| {
+        let pair = authority.client(name);
+        let answer = authority.connect(larder.address_of(1), Some(&pair)).expect("it connects").get(path, forgery);
+        larder.settle();
+        answer
+    };
+    // Alice's page is no stranger's, and nobody's who has another certificate.
+    let larder = mutual();
+    assert_eq!(asks(&larder, "alice", "/a", "").text(), "[\"CN=alice\"]");
+    larder.stop();
+    let larder = open();
+    let stranger = larder.get("/a", "X-Client-Subject: CN=alice");
+    assert_eq!(stranger.hit(), None);
+    larder.settle();
+    larder.stop();
+    let larder = renamed();
+    assert_eq!(asks(&larder, "bob", "/a", "X-Client-Subject: CN=alice").hit(), None);
+    larder.stop();
+    // What a stranger had made for somebody else is not bob's.
+    let larder = open();
+    assert_eq!(larder.get("/b", "X-Client-Subject: CN=root").text(), "[\"CN=root\"]");
+    larder.settle();
+    larder.stop();
+    let larder = mutual();
+    let bobs = asks(&larder, "bob", "/b", "");
+    assert_eq!((bobs.hit(), bobs.text().as_str()), (None, "[\"CN=bob\"]"));
+    assert_eq!(asks(&larder, "bob", "/b", "").hit(), Some("memory"), "under one configuration pages are kept");
+}
+
+#[test]
+fn a_connection_ends_with_the_certificate_of_its_client() {
+    let (authority, origin) = (Authority::new(), greeter());
+    let larder = Larder::at(&origin.url(), &demanding(&authority), Clock::system());
+    let pair = authority.client_for("alice", Duration::from_secs(4));
+    let mut client = authority.connect(larder.address_of(1), Some(&pair)).expect("it connects");
+    assert_eq!(client.get("/", "").text(), "[\"CN=alice\"]");
+    eventually("nobody is served longer than his certificate says", || client.try_get("/", "").is_err());
 }
 
 #[test]
