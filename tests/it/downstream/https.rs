@@ -48,6 +48,8 @@ fn a_certificate_authority_is_not_redirected() {
     let larder = Larder::new(&origin, BEHIND_TLS);
     assert_eq!(larder.get("/.well-known/acme-challenge/token", "").status(), 200, "the application answers it");
     assert_eq!(larder.get("/.well-known/other", "").status(), 308);
+    let nameless = larder.send_raw("GET /evil.example HTTP/1.0\r\n\r\n");
+    assert_eq!(nameless.status(), 400, "it would be sent to the host that its path names");
 }
 
 #[test]
