@@ -90,7 +90,7 @@ pub(crate) enum Fault {
     Empty,
     /// It begins with something else, or the header breaks off, or contradicts itself.
     Bad {
-        /// What is wrong with it.
+        /// The fault, to go on a sentence.
         why: Why,
         /// The bytes that were read.
         read: Vec<u8>,
@@ -498,7 +498,7 @@ mod tests {
             (v2(0x20, 0x11, &V4), Header::of(Source::Sender)),
             (v2(0x20, 0x11, b"short"), Header::of(Source::Sender)),
             (v2(0x20, 0xff, &[0xff; 4096]), Header::of(Source::Sender)),
-            // What is of no use here is ignored.
+            // Other values are of no use here.
             (
                 with(&[&value(1, b"h2"), &value(2, b"shop.example"), &value(5, b"id"), &value(0xea, b"x")]),
                 client("203.0.113.9"),

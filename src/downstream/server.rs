@@ -329,7 +329,7 @@ impl Worker {
 struct Begun {
     protocol: Protocol,
     transport: Transport,
-    /// What was read of it.
+    /// The bytes that were read of it.
     first: Bytes,
     /// The time that is left to the client's certificate; `None`: it showed none.
     valid_for: Option<Duration>,

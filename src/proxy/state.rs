@@ -33,9 +33,9 @@ pub struct Proxy {
     pub access_log: bool,
     /// The failures that were logged lately.
     pub failures: Failures,
-    /// What by https is told, and what by http is sent there.
+    /// Settings for the redirect to https, and for Strict-Transport-Security.
     pub https: Https,
-    /// What answers the challenges of CAs, if certificates are got by ACME.
+    /// Answers the challenges of CAs; `None`: no certificate is got by ACME.
     pub(crate) acme: Option<Arc<Acme>>,
     /// Limits for the bodies of requests.
     pub upload_limits: UploadLimits,
@@ -45,7 +45,7 @@ pub struct Proxy {
     pub tunnels: TaskTracker,
 }
 
-/// What is said to clients about https.
+/// Settings for the redirect to https, and for Strict-Transport-Security (RFC 6797).
 #[derive(Clone, Debug, Default)]
 pub struct Https {
     /// `server.redirect_to_https`, with the port that https is listened on.

@@ -130,7 +130,7 @@ impl Tls {
         loop {
             let read = match transport.read(&mut buffer).await {
                 Ok(read) => read,
-                // What checks whether a port is open may close by a reset.
+                // A check whether the port is open may close by a reset.
                 Err(error) if is_first && error.kind() == io::ErrorKind::ConnectionReset => 0,
                 Err(error) => return Err(HandshakeError::of_io(&error)),
             };

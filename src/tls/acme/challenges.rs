@@ -46,7 +46,7 @@ pub(crate) struct Challenges {
 struct Known {
     /// Those of this process.
     own: Vec<Pending>,
-    /// What the last listing showed.
+    /// The pending ones of the last listing.
     listed: Vec<Pending>,
     /// When that began.
     listed_at: Option<Stopwatch>,

@@ -107,7 +107,7 @@ impl std::fmt::Debug for Acme {
     }
 }
 
-/// What there is to do for a group.
+/// The next thing to do for a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     Nothing,

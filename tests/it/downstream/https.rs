@@ -1,4 +1,4 @@
-//! What is said to clients about https: the redirect, and Strict-Transport-Security.
+//! Tests the redirect to https, and Strict-Transport-Security.
 
 use crate::support::{Larder, Origin};
 

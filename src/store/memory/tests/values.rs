@@ -33,7 +33,7 @@ fn a_value_takes_the_entry_of_the_one_before() {
     assert!(Arc::ptr_eq(&entry, &same) && bytes_of(&memory, "a") == Some(vec![b'2'; 2010]));
     assert_eq!(memory.usage(), (1, bytes + 2000));
     memory.entries.audit();
-    // What comes after a removal has an entry of its own: who has the old one does not see it.
+    // A value that comes after a removal has an entry of its own, which no reader of the old one sees.
     memory.remove(hash, || ());
     set(b'3', 10);
     let other = memory.entries.place_of_value(hash).expect("there");
