@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
 use super::failures::Failures;
+use super::https::Https;
 use super::rules;
 use super::target::Keys;
 use crate::base::Metrics;
@@ -43,15 +43,6 @@ pub struct Proxy {
     pub tunnel_timeout: Duration,
     /// The tunnels under way. They end when both sides have ended, or with the process.
     pub tunnels: TaskTracker,
-}
-
-/// Settings for the redirect to https, and for Strict-Transport-Security (RFC 6797).
-#[derive(Clone, Debug, Default)]
-pub struct Https {
-    /// `server.redirect_to_https`, with the port that https is listened on.
-    pub redirect: Option<u16>,
-    /// `server.hsts`; `None`: nothing.
-    pub hsts: Option<HeaderValue>,
 }
 
 /// The memory and tasks in use by fetches and by bodies that pass.

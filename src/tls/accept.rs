@@ -19,6 +19,7 @@ use super::server::Tls;
 use super::setup;
 use super::subject;
 use crate::base::{Handshake, HandshakeFailure, Sni, Transport};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// Fatal alerts in records of their own, before there are keys.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -60,8 +61,8 @@ pub(crate) struct Accepted {
     pub protocol: Protocol,
     /// The subject of its certificate, if the application is told.
     pub subject: Option<HeaderValue>,
-    /// The time that is left to the client's certificate; `None`: it showed none.
-    pub valid_for: Option<Duration>,
+    /// The end of the client's certificate; `None`: it showed none.
+    pub valid_until: Option<Timestamp>,
 }
 
 impl Tls {
@@ -114,11 +115,10 @@ impl Tls {
             Some(_) | None => Protocol::Http1,
         };
         let subject = self.config.client_subject_field.as_ref().map(|_| subject_of(connection)).transpose()?;
-        let valid_for = connection.peer_certificates().and_then(|chain| chain.first()).map(|certificate| {
-            let until = Facts::of(certificate).map_or(self.clock.now(), |facts| facts.not_after);
-            Duration::from_millis(u64::try_from(until.millis_since(self.clock.now())).unwrap_or(0))
-        });
-        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject, valid_for })
+        // One that can't be read is over at once.
+        let until = |der: &_| Facts::of(der).map_or(Timestamp::default(), |facts| facts.not_after);
+        let valid_until = connection.peer_certificates().and_then(<[_]>::first).map(|certificate| until(certificate));
+        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject, valid_until })
     }
 
     /// Reads the client's first message.

@@ -70,4 +70,12 @@ fn strict_transport_security_goes_out_by_https_alone_and_the_applications_own_wi
         assert_eq!(sts("/", "http"), None);
         assert_eq!(sts("/own", "https").as_deref(), Some("max-age=1"));
     }
+    // Larder's own refusals have no target, and say it too.
+    for (proto, expected) in [("https", Some("max-age=31536000; includeSubDomains")), ("http", None)] {
+        for line in ["GET / HTTP/1.1\r\nHost: a b", "TRACE / HTTP/1.1\r\nHost: site.example"] {
+            let refused = larder.send_raw(format!("{line}\r\nX-Forwarded-Proto: {proto}\r\n\r\n"));
+            assert!(refused.status() >= 400);
+            assert_eq!(refused.get("strict-transport-security"), expected, "{line} {proto}");
+        }
+    }
 }

@@ -109,6 +109,18 @@ fn a_connection_ends_with_the_certificate_of_its_client() {
 }
 
 #[test]
+fn a_tunnel_ends_with_the_certificate_of_its_client() {
+    let authority = Authority::new();
+    let origin = Origin::new(|_, reply| reply.raw("HTTP/1.1 101 Ok\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"));
+    let larder = Larder::at(&origin.url(), &demanding(&authority), Clock::system());
+    let pair = authority.client_for("alice", Duration::from_secs(4));
+    let mut client = authority.connect(larder.address_of(1), Some(&pair)).expect("it connects");
+    let head = client.upgrade("/", "echo").expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(client.ends(), "the tunnel lasts longer than the certificate");
+}
+
+#[test]
 fn a_client_of_http_2_never_gets_the_page_of_another() {
     let (authority, origin) = (Authority::new(), greeter());
     let larder = Larder::new(&origin, &demanding(&authority));
