@@ -80,7 +80,8 @@ impl Proxy {
         };
         let span = span_of(&request, &target);
         Step::waits(span, async move {
-            if let Some(authorization) = acme.challenges().answer(&token).await {
+            let client = self.trust.client(caller.peer(), request.headers());
+            if let Some(authorization) = acme.challenges().answer(client, &token).await {
                 self.metrics.acme.challenges.add_one();
                 let mut answer = challenge(authorization);
                 self.label_answer(&mut answer, Some(&target));

@@ -70,7 +70,7 @@ impl Tls {
     /// sentence. The error is counted, and logged once a minute for each reason.
     pub(crate) async fn accept(&self, transport: Transport, peer: Option<IpAddr>) -> Result<Accepted, HandshakeError> {
         // It is in a box since it is large, and the task of the connection lives on.
-        let handshake = Box::pin(self.shake_hands(transport));
+        let handshake = Box::pin(self.shake_hands(transport, peer));
         let done = tokio::time::timeout(self.config.handshake_timeout, handshake).await;
         let done = done.unwrap_or_else(|_| {
             let sentence = "the handshake was not done within tls.handshake_timeout";
@@ -94,12 +94,12 @@ impl Tls {
         info!(peer, reason = why.as_str(), "a TLS handshake failed: {sentence}{}", turn.in_words());
     }
 
-    async fn shake_hands(&self, mut transport: Transport) -> Result<Accepted, HandshakeError> {
+    async fn shake_hands(&self, mut transport: Transport, peer: Option<IpAddr>) -> Result<Accepted, HandshakeError> {
         let hello = self.hello(&mut transport).await?;
         if let Some(challenges) = self.challenges.get()
             && is_challenge(&hello.client_hello())
         {
-            return Err(self.answer_challenge(challenges, hello, transport).await);
+            return Err(self.answer_challenge(challenges, peer, hello, transport).await);
         }
         self.check_name(&hello, &mut transport).await?;
         let server = self.server(setup::Preferred::by(&hello.client_hello()));

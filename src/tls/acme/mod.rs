@@ -20,6 +20,7 @@ mod problem;
 mod records;
 mod run;
 mod state;
+mod waiting;
 
 pub(crate) use self::challenges::{ACME_TLS, Challenges};
 pub(crate) use self::config::Domains;
