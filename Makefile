@@ -53,7 +53,7 @@ http2-test: $(VENV)/stamp $(LARDER_QUICK)
 	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" $(VENV)/bin/python -m pytest tests/http2
 
 # Two scanners look at TLS as Larder comes, Chromium loads a page by HTTP/2, and certificates are replaced under load.
-# What is missing of Debian's packages for that is installed where it can be; without it the test says so and is skipped.
+# Installs Debian's packages for that where it can; a test that lacks one says so and is skipped.
 SCANNERS := $(CURDIR)/target/scan-venv
 TLS_PACKAGES := testssl.sh chromium libnss3-tools
 $(SCANNERS)/stamp: scripts/requirements-scan.txt

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What TLS and HTTP/2 cost Larder, and what they cost nginx, HAProxy and Caddy on the same machine.
+"""Compares the cost of TLS and HTTP/2 in Larder, nginx, HAProxy and Caddy on one machine.
 
     cargo build --release && bench/tls.py --larder target/release/larder
 
@@ -39,7 +39,7 @@ from common import HERE, PATH, Failure, build_tls_floor, compiled, cpu_nanosecon
 
 SERVER_CPU, LOAD_CPU = 0, 1
 NAME = "bench.example"
-# What Larder and Caddy choose; the others would take the client's first.
+# The choice of Larder and Caddy; the others would take the client's first.
 CIPHER = "TLS_AES_128_GCM_SHA256"
 START_DEADLINE = 20
 PAGES = {"/1k": 1 << 10, "/100k": 100 << 10, "/1m": 1 << 20}
@@ -137,7 +137,7 @@ def run(options: argparse.Namespace, stack: contextlib.ExitStack) -> str:
 
 
 class Run:
-    """What is running, and what measures it."""
+    """A server that runs, and its measurements."""
 
     def __init__(self, seconds: int, handshakes: Path, directory: Path, stack: contextlib.ExitStack):
         self._seconds = seconds
@@ -212,7 +212,7 @@ def ended(process: subprocess.Popen) -> None:
 
 
 def counted(work: Work, output: str) -> int:
-    """How many were answered as they should be; 0: something else came as well."""
+    """Returns the number of right answers; 0: others came as well."""
     if work.load == "wrk":
         found = re.search(r"(\d+) requests in", output)
         return int(found[1]) if found and "Non-2xx" not in output and "Socket errors" not in output else 0

@@ -44,7 +44,7 @@ export function http2Fetch (options) {
       const pieces = []
       stream.on('data', piece => pieces.push(piece))
       stream.on('end', () => {
-        // What breaks off ends, too.
+        // Ends what breaks off, too.
         if (stream.rstCode !== http2.constants.NGHTTP2_NO_ERROR) return
         const body = Buffer.concat(pieces)
         resolve(new Response(body, { status: fields[':status'], headers, url: address }))

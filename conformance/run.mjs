@@ -172,7 +172,7 @@ class Rounds {
   }
 }
 
-// What asks: over TCP, over TLS, or by HTTP/2 over TLS.
+// Asks over TCP, over TLS, or by HTTP/2 over TLS.
 async function fetchOver (over, ca) {
   if (over === 'http2') return (await import('./http2.mjs')).http2Fetch({ ca })
   const nodeFetch = (await import('node-fetch')).default

@@ -73,7 +73,7 @@ pub struct Running {
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     workers: Vec<JoinHandle<()>>,
-    /// What keeps the certificates, if they are got by ACME. Ends in `stop`.
+    /// The task that renews certificates by ACME, if any is got so. Ends in `stop`.
     acme: Option<tokio::task::JoinHandle<()>>,
     /// The runtime of the durable tier, the admin listener and signals. Ends in `stop`.
     control: Runtime,

@@ -97,7 +97,7 @@ pub struct Signals {
     reload: Reload,
 }
 
-/// What SIGHUP begins, once there is something to read again.
+/// Called on SIGHUP, once there are files to read again.
 type Reload = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 
 impl std::fmt::Debug for Signals {

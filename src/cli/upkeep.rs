@@ -113,7 +113,7 @@ pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Tol
     let mut kept: Vec<(String, KeptKey)> = kept.into_iter().map(|kept| (url(&kept.key), kept)).collect();
     kept.sort_by(|(a, one), (b, other)| (a, one.variant).cmp(&(b, other.variant)));
     let lines = if *json {
-        kept.iter().map(|(url, kept)| kept_as_json(url, &config.cache.key_prefix, kept).to_string()).collect()
+        kept.iter().map(|(url, kept)| kept_as_json(url, kept).to_string()).collect()
     } else {
         table(&kept, clock.now())
     };
@@ -128,10 +128,10 @@ fn url(key: &CacheKey) -> String {
     })
 }
 
-fn kept_as_json(url: &str, prefix: &str, kept: &KeptKey) -> serde_json::Value {
+fn kept_as_json(url: &str, kept: &KeptKey) -> serde_json::Value {
     serde_json::json!({
         "url": url,
-        "prefix": prefix,
+        "prefix": kept.key.parts().map(|parts| parts.prefix),
         "variant": (kept.variant != 0).then(|| format!("{:032x}", kept.variant)),
         "bytes": kept.size,
         "stored": kept.came.to_rfc3339(),

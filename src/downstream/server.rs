@@ -272,16 +272,18 @@ impl Worker {
         let begun = match tls {
             Some(tls) => Self::shake_hands(tls, transport, &mut peer, &connections).await,
             None if self.config.h2c => self.begin(transport).await,
-            None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new(), valid_for: None }),
+            None => Some(Begun { protocol: Protocol::Http1, transport, first: Bytes::new() }),
         };
-        let Some(Begun { protocol, transport, first, valid_for }) = begun else { return };
+        let Some(Begun { protocol, transport, first }) = begun else { return };
+        let lasts = peer.lasts(self.proxy.fetcher.clock.now());
         let served = async {
             match protocol {
                 Protocol::Http1 => http1::serve(&self, transport, first, peer, &connections).await,
-                Protocol::Http2 => http2::serve(&self, transport, first, peer, &connections).await,
+                // On the heap: connections of HTTP/1 need no room for it.
+                Protocol::Http2 => Box::pin(http2::serve(&self, transport, first, peer, &connections)).await,
             }
         };
-        match valid_for {
+        match lasts {
             None => served.await,
             // Nobody is served longer than his certificate says.
             Some(limit) => drop(Box::pin(tokio::time::timeout(limit, served)).await),
@@ -296,9 +298,9 @@ impl Worker {
             () = connections.ended() => return None,
         };
         // An error is counted and logged already.
-        let Accepted { protocol, transport, subject, valid_for } = accepted.ok()?;
-        peer.subject = subject;
-        Some(Begun { protocol, transport, first: Bytes::new(), valid_for })
+        let Accepted { protocol, transport, subject, valid_until } = accepted.ok()?;
+        (peer.subject, peer.valid_until) = (subject, valid_until);
+        Some(Begun { protocol, transport, first: Bytes::new() })
     }
 
     /// Reads the first bytes of a connection in clear text, which tell its version (RFC 9113 §3.3).
@@ -306,10 +308,10 @@ impl Worker {
         // No other method begins with these letters.
         const PREFACE: &[u8] = b"PRI ";
         let mut first = BytesMut::with_capacity(FIRST_READ);
-        let limit = self.config.idle_timeout;
         let read = async {
             while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-                if transport.read_buf(&mut first).await? == 0 {
+                let limit = if first.is_empty() { self.config.idle_timeout } else { self.config.header_timeout };
+                if tokio::time::timeout(limit, transport.read_buf(&mut first)).await?? == 0 {
                     break;
                 }
             }
@@ -317,11 +319,11 @@ impl Worker {
         };
         // Nobody is served yet: at the stop the connection ends.
         tokio::select! {
-            read = tokio::time::timeout(limit, read) => read.ok()?.ok()?,
+            read = read => read.ok()?,
             () = self.stop.cancelled() => return None,
         }
         let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
-        Some(Begun { protocol, transport, first: first.freeze(), valid_for: None })
+        Some(Begun { protocol, transport, first: first.freeze() })
     }
 }
 
@@ -329,10 +331,8 @@ impl Worker {
 struct Begun {
     protocol: Protocol,
     transport: Transport,
-    /// What was read of it.
+    /// The bytes that were read of it.
     first: Bytes,
-    /// The time that is left to the client's certificate; `None`: it showed none.
-    valid_for: Option<Duration>,
 }
 
 /// The most bytes that are read of a connection whose version is not known yet.

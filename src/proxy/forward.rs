@@ -322,10 +322,15 @@ impl Proxy {
         }
         let origin = hyper::upgrade::on(&mut response);
         let limit = self.tunnel_timeout;
+        // A tunnel ends with the certificate of its client, too.
+        let lasts = caller.peer().lasts(self.fetcher.clock.now()).unwrap_or(Duration::MAX);
         self.tunnels.spawn(async move {
             let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
-            if let Err(error) = tunnel::tie(client, TokioIo::new(origin), limit).await {
-                debug!("a tunnel ended: {error}");
+            let tied = tunnel::tie(client, TokioIo::new(origin), limit);
+            match tokio::time::timeout(lasts, tied).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!("a tunnel ended: {error}"),
+                Err(_) => debug!("a tunnel ended with the certificate of its client"),
             }
         });
         add_age(response.headers_mut());

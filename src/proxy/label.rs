@@ -1,6 +1,6 @@
 //! Labels responses: adds `Cache-Status`, and removes the fields that clients do not see.
 
-use http::header::{HeaderMap, STRICT_TRANSPORT_SECURITY};
+use http::header::HeaderMap;
 
 use super::Proxy;
 use super::reply::Step;
@@ -23,11 +23,8 @@ impl Proxy {
         }
         let key = target.filter(|_| self.cache.status_key).map(|target| &target.key);
         fields.append(CACHE_STATUS, status.to_value(key));
-        if let Some(hsts) = &self.https.hsts
-            && target.is_some_and(|target| target.scheme == "https")
-            && !fields.contains_key(STRICT_TRANSPORT_SECURITY)
-        {
-            fields.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        if let Some(target) = target {
+            self.https.strict(target.scheme, fields);
         }
     }
 

@@ -10,7 +10,7 @@ use tracing::{Instrument as _, Span, debug};
 use super::client::Client;
 use crate::base::WorkerMetrics;
 use crate::proxy::access::AccessLine;
-use crate::respond::{Answer, ResponseBody};
+use crate::respond::{Answer, Refusal, ResponseBody};
 
 /// The reply to a request, as a future.
 pub struct Reply<'a> {
@@ -29,6 +29,15 @@ pub(super) enum Step<'a> {
 }
 
 impl<'a> Step<'a> {
+    /// Returns the answer once it is there.
+    pub(super) async fn taken(self) -> Answer {
+        match self {
+            Self::Waits(answer) => answer.await,
+            // A step is taken once, so that its answer is there.
+            Self::Answered(answer) => answer.unwrap_or_else(|| Refusal::ResponseLost.answer()),
+        }
+    }
+
     /// Makes a step of an answer that is ready.
     pub(super) fn answered(answer: Answer) -> Self {
         Self::Answered(Some(answer))

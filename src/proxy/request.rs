@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
-use http::{Method, Request, Uri};
+use http::{Method, Request};
 use tracing::field::Empty;
 use tracing::{Span, debug_span};
 
@@ -20,6 +20,7 @@ use super::access::AccessLine;
 use super::background::is_due;
 use super::client::{Client, informational};
 use super::forward::{Passed, max_forwards};
+use super::https::is_challenge;
 use super::label::held_by;
 use super::reply::{Reply, Step};
 use super::share::asked;
@@ -30,7 +31,7 @@ use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
     Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
 };
-use crate::respond::{Answer, ClientRequest, Refusal, challenge, hit, redirect};
+use crate::respond::{ClientRequest, Refusal, hit};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
@@ -38,7 +39,6 @@ use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{FoundBody, Lookup};
-use crate::tls::acme::Challenges;
 use crate::upstream::forwarding::{Original, Peer};
 use crate::upstream::{ClientBody, forwarding};
 
@@ -74,21 +74,16 @@ impl Proxy {
                 self.answer_challenge(client, target, request, present)
             }
             Ok(target) if target.scheme == "http" && self.https.redirect.is_some() && !is_challenge(&request) => {
-                let answer = if target.authority().is_empty() {
-                    Refusal::NoHost.answer()
-                } else {
-                    self.redirected(&target, request.uri())
-                };
-                self.labelled(answer, Some(&target))
+                self.labelled(self.redirected(&target, request.uri()), Some(&target))
             }
             Ok(target) => self.answer(client, target, request, present),
-            Err(refusal) => self.labelled(refusal.answer(), None),
+            Err(refusal) => self.labelled(self.refused(refusal, original.scheme), None),
         };
         Reply::new(worker, client, access, step)
     }
 
     /// Answers a request from memory, or returns the step that waits for its answer (RFC 9111 §4).
-    fn answer<'a>(
+    pub(super) fn answer<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
         target: RequestTarget<'a>,
@@ -302,64 +297,10 @@ impl Proxy {
         (original, Present::of(request.headers()))
     }
 
-    /// Makes the answer that sends a client to the same URL with https. Whoever came by the port of http, which a host
-    /// may map to another one here, goes to that of https; others go to where https is listened on.
-    #[cold]
-    fn redirected(&self, target: &RequestTarget<'_>, uri: &Uri) -> Answer {
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let path = if path.starts_with('/') { path } else { "/" };
-        redirect(&match (port_split(target.authority()), self.https.redirect) {
-            (Some(host), Some(port)) if port != 443 => format!("https://{host}:{port}{path}"),
-            (Some(host), _) => format!("https://{host}{path}"),
-            (None, _) => format!("https://{}{path}", target.authority()),
-        })
-    }
-
-    /// Answers what a CA asks for, by http or https (RFC 8555 §8.3). What no Larder with the same state has ordered is a
-    /// request as any other: the application may get certificates of its own.
-    #[cold]
-    fn answer_challenge<'a>(
-        self: &'a Arc<Self>,
-        caller: &'a dyn Client,
-        target: RequestTarget<'a>,
-        request: Request<ClientBody>,
-        present: Present,
-    ) -> Step<'a> {
-        let token = Challenges::token(request.uri().path()).map(str::to_owned);
-        let (Some(acme), Some(token), &Method::GET) = (&self.acme, token, request.method()) else {
-            return self.answer(caller, target, request, present);
-        };
-        let span = span_of(&request, &target);
-        Step::waits(span, async move {
-            if let Some(authorization) = acme.challenges().answer(&token).await {
-                self.metrics.acme.challenges.add_one();
-                let mut answer = challenge(authorization);
-                self.label_answer(&mut answer, Some(&target));
-                return answer;
-            }
-            match self.answer(caller, target, request, present) {
-                Step::Answered(Some(answer)) => answer,
-                // A step is not taken twice.
-                Step::Answered(None) => Refusal::Loop.answer(),
-                Step::Waits(answer) => answer.await,
-            }
-        })
-    }
-
     #[cold]
     fn begin_line(&self, peer: &Peer, request: &Request<ClientBody>) -> Box<AccessLine> {
         Box::new(AccessLine::begin(&self.trust, peer, request))
     }
-}
-
-/// Returns whether a request may be a certificate authority's, which asks by http (RFC 8555 §8.3).
-fn is_challenge(request: &Request<ClientBody>) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD) && Challenges::token(request.uri().path()).is_some()
-}
-
-/// Returns the host of an authority that has a port.
-fn port_split(authority: &str) -> Option<&str> {
-    authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(host, _)| host)
 }
 
 /// The key that a response was found under.
@@ -399,7 +340,7 @@ struct Missed {
 }
 
 /// Makes the span of a request that waits, which all its lines name; disabled where the level is off.
-fn span_of<B>(request: &Request<B>, target: &RequestTarget<'_>) -> Span {
+pub(super) fn span_of<B>(request: &Request<B>, target: &RequestTarget<'_>) -> Span {
     debug_span!(
         "request",
         id = %target.id(),

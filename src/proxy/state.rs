@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
 use super::failures::Failures;
+use super::https::Https;
 use super::rules;
 use super::target::Keys;
 use crate::base::Metrics;
@@ -33,9 +33,9 @@ pub struct Proxy {
     pub access_log: bool,
     /// The failures that were logged lately.
     pub failures: Failures,
-    /// What by https is told, and what by http is sent there.
+    /// Settings for the redirect to https, and for Strict-Transport-Security.
     pub https: Https,
-    /// What answers the challenges of CAs, if certificates are got by ACME.
+    /// Answers the challenges of CAs; `None`: no certificate is got by ACME.
     pub(crate) acme: Option<Arc<Acme>>,
     /// Limits for the bodies of requests.
     pub upload_limits: UploadLimits,
@@ -43,15 +43,6 @@ pub struct Proxy {
     pub tunnel_timeout: Duration,
     /// The tunnels under way. They end when both sides have ended, or with the process.
     pub tunnels: TaskTracker,
-}
-
-/// What is said to clients about https.
-#[derive(Clone, Debug, Default)]
-pub struct Https {
-    /// `server.redirect_to_https`, with the port that https is listened on.
-    pub redirect: Option<u16>,
-    /// `server.hsts`; `None`: nothing.
-    pub hsts: Option<HeaderValue>,
 }
 
 /// The memory and tasks in use by fetches and by bodies that pass.

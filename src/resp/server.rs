@@ -134,7 +134,7 @@ impl Ending {
     }
 }
 
-/// What the connections of a worker have in common.
+/// The state that the connections of a worker share.
 #[derive(Debug, Default)]
 pub(super) struct Common {
     pub(super) ending: Ending,

@@ -28,7 +28,7 @@ pub struct CacheKey {
 /// the bytes that the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyParts<'a> {
-    /// `cache.key_prefix`: the namespace of every key.
+    /// The namespace of every key: `cache.key_prefix`, and the names of the fields that every response depends on.
     pub prefix: &'a str,
     /// The scheme that the client used: `http` or `https`; of a value, [`VALUE_SCHEME`].
     pub scheme: &'a str,
@@ -284,8 +284,8 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// Splits an authority into its host and its port; `None` if it is none.
-pub fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+/// Splits an authority into its host and port, if it has one. `None`: it is neither.
+pub(crate) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_end = if authority.starts_with('[') {
         authority.find(']')? + 1
     } else {

@@ -19,6 +19,7 @@ use super::server::Tls;
 use super::setup;
 use super::subject;
 use crate::base::{Handshake, HandshakeFailure, Sni, Transport};
+use crate::rfc9111::timestamp::Timestamp;
 
 /// Fatal alerts in records of their own, before there are keys.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -60,8 +61,8 @@ pub(crate) struct Accepted {
     pub protocol: Protocol,
     /// The subject of its certificate, if the application is told.
     pub subject: Option<HeaderValue>,
-    /// The time that is left to the client's certificate; `None`: it showed none.
-    pub valid_for: Option<Duration>,
+    /// The end of the client's certificate; `None`: it showed none.
+    pub valid_until: Option<Timestamp>,
 }
 
 impl Tls {
@@ -69,7 +70,7 @@ impl Tls {
     /// sentence. The error is counted, and logged once a minute for each reason.
     pub(crate) async fn accept(&self, transport: Transport, peer: Option<IpAddr>) -> Result<Accepted, HandshakeError> {
         // It is in a box since it is large, and the task of the connection lives on.
-        let handshake = Box::pin(self.shake_hands(transport));
+        let handshake = Box::pin(self.shake_hands(transport, peer));
         let done = tokio::time::timeout(self.config.handshake_timeout, handshake).await;
         let done = done.unwrap_or_else(|_| {
             let sentence = "the handshake was not done within tls.handshake_timeout";
@@ -93,12 +94,12 @@ impl Tls {
         info!(peer, reason = why.as_str(), "a TLS handshake failed: {sentence}{}", turn.in_words());
     }
 
-    async fn shake_hands(&self, mut transport: Transport) -> Result<Accepted, HandshakeError> {
+    async fn shake_hands(&self, mut transport: Transport, peer: Option<IpAddr>) -> Result<Accepted, HandshakeError> {
         let hello = self.hello(&mut transport).await?;
         if let Some(challenges) = self.challenges.get()
             && is_challenge(&hello.client_hello())
         {
-            return Err(self.answer_challenge(challenges, hello, transport).await);
+            return Err(self.answer_challenge(challenges, peer, hello, transport).await);
         }
         self.check_name(&hello, &mut transport).await?;
         let server = self.server(setup::Preferred::by(&hello.client_hello()));
@@ -114,11 +115,10 @@ impl Tls {
             Some(_) | None => Protocol::Http1,
         };
         let subject = self.config.client_subject_field.as_ref().map(|_| subject_of(connection)).transpose()?;
-        let valid_for = connection.peer_certificates().and_then(|chain| chain.first()).map(|certificate| {
-            let until = Facts::of(certificate).map_or(self.clock.now(), |facts| facts.not_after);
-            Duration::from_millis(u64::try_from(until.millis_since(self.clock.now())).unwrap_or(0))
-        });
-        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject, valid_for })
+        // One that can't be read is over at once.
+        let until = |der: &_| Facts::of(der).map_or(Timestamp::default(), |facts| facts.not_after);
+        let valid_until = connection.peer_certificates().and_then(<[_]>::first).map(|certificate| until(certificate));
+        Ok(Accepted { transport: Transport::Tls(Box::new(stream)), protocol, subject, valid_until })
     }
 
     /// Reads the client's first message.
@@ -130,7 +130,7 @@ impl Tls {
         loop {
             let read = match transport.read(&mut buffer).await {
                 Ok(read) => read,
-                // What checks whether a port is open may close by a reset.
+                // A check whether the port is open may close by a reset.
                 Err(error) if is_first && error.kind() == io::ErrorKind::ConnectionReset => 0,
                 Err(error) => return Err(HandshakeError::of_io(&error)),
             };

@@ -1,4 +1,4 @@
-//! What a certificate says: its names and the time that it is valid for.
+//! Reads a certificate: its names and the time that it is valid for.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ pub(super) struct Certificate {
     pub(super) source: String,
     pub(super) facts: Facts,
     pub(super) key: Arc<CertifiedKey>,
-    /// What is most likely not meant, a sentence each, with the file.
+    /// Sentences about what is most likely not meant, with the file.
     pub(super) warnings: Vec<String>,
 }
 
-/// What a certificate says.
+/// The names of a certificate, and the time that it is valid for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The names that it is for, in lower case; `*.` begins a wildcard.

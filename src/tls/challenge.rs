@@ -1,5 +1,6 @@
 //! Answers a CA's challenge in the handshake (tls-alpn-01, RFC 8737): shows the certificate for that, and nothing else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::server::{Accepted, ClientHello};
@@ -23,11 +24,12 @@ impl Tls {
     pub(super) async fn answer_challenge(
         &self,
         challenges: &Challenges,
+        peer: Option<IpAddr>,
         hello: Accepted,
         transport: Transport,
     ) -> HandshakeError {
         let name = hello.client_hello().server_name().unwrap_or_default().to_owned();
-        let Some(key) = challenges.certificate(&name).await else {
+        let Some(key) = challenges.certificate(peer, &name).await else {
             let sentence = format!("a CA checks who answers for {name}, and no Larder with this state has asked it to");
             return HandshakeError::new(HandshakeFailure::NoCertificate, sentence);
         };

@@ -20,7 +20,7 @@ pub struct Config {
     pub client_subject_field: Option<HeaderName>,
     /// The longest time from the connection to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// What a client gets that asks for a name of which there is no certificate.
+    /// The answer to a client that asks for a name without a certificate.
     pub unknown_sni: UnknownSni,
     /// The file of the secret of session tickets; empty: each start has a new one.
     pub ticket_key: PathBuf,
@@ -61,7 +61,7 @@ pub enum MinVersion {
     Tls13,
 }
 
-/// What a client gets that asks for a name of which there is no certificate (RFC 6066 §3).
+/// The answer to a client that asks for a name without a certificate (RFC 6066 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownSni {
     /// The alert `unrecognized_name`.

@@ -1,4 +1,4 @@
-//! Why TLS can't be spoken: with the configured files, or with one client.
+//! Says why TLS can't be spoken: with the configured files, or with one client.
 
 use std::fmt;
 
@@ -21,9 +21,9 @@ impl std::error::Error for TlsError {}
 /// The reason why a handshake failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HandshakeError {
-    /// What it is counted by.
+    /// The reason that it is counted by.
     pub why: HandshakeFailure,
-    /// What a person needs to know.
+    /// The sentence for the log.
     pub sentence: String,
 }
 

@@ -116,7 +116,7 @@ pub(super) fn open_at(config: &Config, clock: Clock) -> Arc<Tls> {
     Tls::open(config, clock, Metrics::new(1)).expect("sound files")
 }
 
-/// What a client is like.
+/// The properties of a client.
 pub(super) struct Caller<'a> {
     pub(super) trusts: &'a Authority,
     pub(super) name: &'static str,

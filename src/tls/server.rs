@@ -33,7 +33,7 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 pub(crate) struct Tls {
     pub(super) config: Config,
     pub(super) shelf: Arc<Shelf>,
-    /// What answers the challenges of ACME servers, once it is there.
+    /// Answers the challenges of CAs, once ACME has begun.
     pub(super) challenges: OnceLock<Arc<Challenges>>,
     /// Replaced when the file of the clients' authorities changes.
     servers: RwLock<Servers>,
@@ -193,7 +193,7 @@ impl Tls {
             return Vec::new();
         }
         sources.warned = now;
-        // Who installs certificates renews them, and knows best when one is late.
+        // Certificates by ACME are left out: `acme` renews them, and tells when one is late.
         let certificates = sources.files.iter().map(Watched::value);
         certificates
             .filter_map(|certificate| {
@@ -242,12 +242,12 @@ fn sessions(config: &Config, clock: &Clock) -> Result<(Sessions, Option<Arc<Tick
     Ok((Sessions::Certificates(roots), None, Some(Watched::new(files::hash(&text), ()))))
 }
 
-/// What `larder check` says of the files.
+/// The findings of `larder check` about the files.
 #[derive(Debug, Default)]
 pub(crate) struct Examined {
     /// The mistakes for which Larder does not start.
     pub mistakes: Vec<String>,
-    /// What is most likely not meant.
+    /// Sentences about what is most likely not meant.
     pub warnings: Vec<String>,
     /// The certificates that are sound: their file, names and end.
     pub sound: Vec<String>,

@@ -15,7 +15,7 @@ pub(super) struct Watched<T> {
     refused: Option<Hash>,
 }
 
-/// How soon a change is taken.
+/// Says how soon a change is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// When it is the same at the next look: chain and key may be written one after the other.

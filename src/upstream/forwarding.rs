@@ -6,6 +6,7 @@
 //! so that a response is selected by the fields that the application gets.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -13,6 +14,7 @@ use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use crate::rfc9111::claims::Claim;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::vary::Nominated;
 use crate::rfc9111::{claims, fields};
 
@@ -145,6 +147,8 @@ pub struct Peer {
     pub is_http2: bool,
     /// The subject of the certificate that it has shown, as a field value.
     pub subject: Option<HeaderValue>,
+    /// The end of that certificate.
+    pub valid_until: Option<Timestamp>,
 }
 
 impl Peer {
@@ -157,12 +161,26 @@ impl Peer {
             None => !proxies.is_empty(),
         };
         let ip_value = ip.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok());
-        Self { ip, ip_value, trusted, scheme, is_http2: false, subject: None }
+        Self { ip, ip_value, trusted, scheme, is_http2: false, subject: None, valid_until: None }
+    }
+
+    /// Returns the time that is left to its certificate at `now`; `None`: it has shown none.
+    pub fn lasts(&self, now: Timestamp) -> Option<Duration> {
+        let left = self.valid_until?.millis_since(now);
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
     /// Makes a peer for a question of the operator: trusted, and without an address.
     pub fn of_operator() -> Self {
-        Self { ip: None, ip_value: None, trusted: true, scheme: "http", is_http2: false, subject: None }
+        Self {
+            ip: None,
+            ip_value: None,
+            trusted: true,
+            scheme: "http",
+            is_http2: false,
+            subject: None,
+            valid_until: None,
+        }
     }
 }
 

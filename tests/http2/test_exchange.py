@@ -53,7 +53,7 @@ def test_a_hundred_uploads_at_once(larder: Larder, origin: Origin) -> None:
 
 @pytest.mark.parametrize("settings", [["server.max_body_size=1MiB"]])
 def test_early_answers(larder: Larder, origin: Origin) -> None:
-    """Who is answered before all of it was sent gets the answer, and RST_STREAM with NO_ERROR (RFC 9113 §8.1)."""
+    """Checks that an early answer arrives, followed by RST_STREAM with NO_ERROR (RFC 9113 §8.1)."""
     client = larder.client()
     for fields in ([("content-length", str(2 << 20))], []):
         stream = client.begin(head("/upload", "POST", fields), end=False)
@@ -166,7 +166,7 @@ def test_who_reads_on_is_not_idle(larder: Larder) -> None:
 
 @pytest.mark.parametrize("settings", [["server.idle_timeout=1s", "server.body_timeout=1s"]])
 def test_a_window_that_is_taken_back_keeps_no_connection(larder: Larder) -> None:
-    """What was handed over may not go out any more, since SETTINGS made the window negative (RFC 9113 §6.9.2)."""
+    """Holds back what was handed over, since SETTINGS made the window negative (RFC 9113 §6.9.2)."""
     client = larder.client(window=1 << 20, receive_buffer=4096)
     streams = [client.begin(head(f"/size/60000?{n}")) for n in range(20)]
     client.until(lambda: client.streams[streams[0]].status)

@@ -1,4 +1,4 @@
-"""What a request of HTTP/2 may look like, and what the origin gets of it by HTTP/1.1: nothing is smuggled."""
+"""Tests the heads of requests, and that nothing is smuggled to the origin by HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_heads_that_pass(larder: Larder, origin: Origin, name: str) -> None:
 
 
 def test_keys_are_those_of_http1(larder: Larder, origin: Origin) -> None:
-    """What HTTP/1.1 stored answers HTTP/2, however the target is written."""
+    """Checks that a page stored by HTTP/1.1 answers HTTP/2, however the target is written."""
     for n, target in enumerate(['/hit/a"b', "/hit/?`", "/hit/a%22b?c", "/hit/ä", "/hit/a|b\\c^d{e}", "/hit/a#b"]):
         raw = target.encode()
         text = larder.http1(b"GET %s HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n" % raw)

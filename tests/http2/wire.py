@@ -1,4 +1,4 @@
-"""What the tests of HTTP/2 are made of: an origin that keeps the bytes it got, the real binary in front of it, and a
+"""Parts of the tests of HTTP/2: an origin that keeps the bytes it got, the real binary in front of it, and a
 client that sends whatever frames it is told to."""
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ class Larder:
 
 @dataclass
 class Stream:
-    """What has come on a stream."""
+    """The frames that have come on a stream."""
 
     status: int = 0
     fields: list[tuple[str, str]] = field(default_factory=list)

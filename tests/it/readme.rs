@@ -225,7 +225,7 @@ impl Shell {
         command
     }
 
-    /// Whether a command has a configuration file that says where to listen.
+    /// Returns whether a command has a configuration file that says where to listen.
     fn names_listeners(&self, script: &str) -> bool {
         let file = script.split_once("--config ").and_then(|(_, rest)| rest.split(' ').next());
         let text = file.and_then(|file| std::fs::read_to_string(self.directory.path().join(file)).ok());

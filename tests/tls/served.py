@@ -1,4 +1,4 @@
-"""What the tests of TLS with other programs are made of: an origin, and the real binary in front of it."""
+"""Parts of the tests of TLS with other programs: an origin, and the real binary in front of it."""
 
 from __future__ import annotations
 

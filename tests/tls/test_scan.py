@@ -1,4 +1,4 @@
-"""What two scanners say of TLS as Larder comes, with a certificate of each kind: nothing of medium severity or worse."""
+"""Checks that two scanners find nothing of medium severity or worse, with a certificate of each kind."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ const OUTCOMES: [(AcmeOutcome, &str); 5] = [
     (AcmeOutcome::State, "state"),
 ];
 
-/// What is counted about ACME.
+/// Counts orders, challenges and errors of ACME.
 #[derive(Debug, Default)]
 pub(crate) struct AcmeCounters {
     orders: [Counter; OUTCOMES.len()],

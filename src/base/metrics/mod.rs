@@ -83,9 +83,9 @@ pub struct Metrics {
     pub invalidations: Counter,
     /// Purges taken by the admin listener.
     pub purges: Counter,
-    /// What is counted about TLS.
+    /// The counters of TLS.
     pub(crate) tls: TlsCounters,
-    /// What is counted about ACME.
+    /// The counters of ACME.
     pub(crate) acme: AcmeCounters,
 }
 

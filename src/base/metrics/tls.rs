@@ -13,7 +13,7 @@ use super::render::{header, labelled};
 pub(crate) enum HandshakeFailure {
     /// The client speaks HTTP without TLS.
     PlainHttp,
-    /// What it sent is no TLS.
+    /// It sent bytes that are no TLS.
     NotTls,
     /// It sent something that TLS forbids.
     Malformed,
@@ -96,7 +96,7 @@ pub(crate) enum Sni {
 
 const SNIS: [(Sni, &str); 3] = [(Sni::Known, "known"), (Sni::Unknown, "unknown"), (Sni::None, "none")];
 
-/// What is counted about TLS.
+/// Counts handshakes, their failures, names and renewals.
 #[derive(Debug, Default)]
 pub(crate) struct TlsCounters {
     failures: [Counter; FAILURES.len()],

@@ -19,7 +19,7 @@ pub(super) static SECTION: Section = Section {
             name: "redirect_to_https",
             field: &Of { at: |d| &mut d.config.server.redirect_to_https, kind: FLAG },
             does: "Answers requests by http with 308 to the same URL with https. A trusted proxy's X-Forwarded-Proto \
-                   says which it was. What is below /.well-known/acme-challenge/ is served.",
+                   says which it was. A GET for a token below /.well-known/acme-challenge/ is served.",
         },
         Key {
             name: "hsts",

@@ -34,7 +34,7 @@ pub(super) struct Http2Io {
     wire: Arc<Mutex<Wire>>,
 }
 
-/// What the stream shares with the task that serves the connection.
+/// The state that the stream shares with the task that serves the connection.
 #[derive(Debug)]
 pub(super) struct Wire {
     transport: Option<Transport>,

@@ -50,7 +50,7 @@ impl Flood {
     }
 }
 
-/// What is counted of the frames that the client sends.
+/// Counts the frames that the client sends.
 #[derive(Debug)]
 struct Received {
     frames: Frames,
@@ -59,7 +59,7 @@ struct Received {
     resets: Allowance,
 }
 
-/// What is counted of the frames that are sent to it.
+/// Counts the frames that are sent to it.
 #[derive(Debug)]
 struct Sent {
     frames: Frames,
@@ -227,7 +227,7 @@ struct Frames {
     left: u32,
 }
 
-/// What is looked at of a frame.
+/// The parts of a frame that are counted by.
 struct Frame {
     kind: u8,
     flags: u8,

@@ -62,7 +62,7 @@ const AT_ONCE: usize = 64;
 /// The time in which a connection that is given up sends what it has to say.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// What the streams of a connection share.
+/// The client, as all streams of a connection see it.
 struct Http2Client {
     peer: Peer,
     outlet: Arc<Outlet>,
@@ -151,7 +151,7 @@ pub(super) async fn serve(
             connection.graceful_shutdown();
         }
         let polled = serving.poll(&mut connection, cx);
-        // What is left of a connection that has ended is written when it is dropped.
+        // The rest is written when the connection is dropped.
         match wire.lock().poll_out(cx) {
             Poll::Ready(Err(error)) if polled.is_pending() => {
                 debug!("a client's connection can't be written to: {error}");
@@ -184,7 +184,7 @@ fn fault(error: &h2::Error, meter: &Meter) -> Option<(Unparsed, &'static str)> {
     })
 }
 
-/// Whether the connection ends, and how.
+/// Says how far a connection has ended.
 #[derive(Clone, Copy)]
 enum End {
     No,

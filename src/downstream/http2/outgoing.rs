@@ -1,4 +1,4 @@
-//! What a connection has handed to `h2` and its client has not taken.
+//! Bounds the bytes that a connection has handed to `h2` and its client has not taken.
 //!
 //! `h2` bounds that by stream only. A client with many streams that does not read could make it hold that many times as
 //! much, so that the connection as a whole has a bound as well.

@@ -24,7 +24,7 @@ use crate::upstream::{ClientBody, InformationalSender as _};
 /// A request as the proxy takes it.
 pub(super) struct Received {
     pub(super) request: Request<ClientBody>,
-    /// What becomes of the stream if it is to be a tunnel.
+    /// The two ends of a tunnel, if the request asks for one.
     pub(super) upgrade: Option<Upgrade>,
 }
 
@@ -253,7 +253,7 @@ impl Body for Http2Body {
         Poll::Ready(match ready!(this.receive.poll_data(cx)) {
             None => None,
             Some(Ok(data)) => {
-                // What is read is held by whoever reads it, which has bounds of its own.
+                // Gives the window back at once: the reader bounds what it holds.
                 let _ = this.receive.flow_control().release_capacity(data.len());
                 this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                 Some(Ok(Frame::data(data)))

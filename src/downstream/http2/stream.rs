@@ -46,7 +46,7 @@ struct Sending {
     send: SendStream<Data>,
     body: ResponseBody,
     outgoing: Arc<Outgoing>,
-    /// What is left of the piece that goes out.
+    /// The rest of the piece that goes out.
     piece: Option<Piece>,
     /// Runs while nothing of it goes out.
     stall: Stall,

@@ -40,7 +40,7 @@ pub(super) struct Tunnel {
     receive: h2::RecvStream,
     send: h2::SendStream<Data>,
     outgoing: Arc<Outgoing>,
-    /// What was received and not read yet.
+    /// The bytes that were received and not read yet.
     rest: Bytes,
 }
 

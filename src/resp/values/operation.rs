@@ -119,7 +119,7 @@ pub(in crate::resp) enum Change {
         /// The moment at which it expires.
         expires: Option<Timestamp>,
     },
-    /// What was made of it takes its place.
+    /// Replaces it by what was made of it.
     Rewrite {
         /// Its bytes.
         value: Bytes,

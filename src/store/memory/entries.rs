@@ -147,6 +147,17 @@ impl Entries {
         self.map.get(&slot).map(|held| held.content.into_entry())
     }
 
+    /// Looks again for what was not there, once whoever replaces it has done so. Under [`MemoryPolicy::Lru`] nothing is
+    /// there for a moment, and a value that is overwritten must not be taken for absent.
+    #[inline]
+    pub(super) fn get_settled(&self, key: u128) -> Option<MemoryEntry> {
+        if self.keeper.is_some() {
+            return None;
+        }
+        let _change = self.change(key);
+        self.get(key)
+    }
+
     /// Calls `each` with every entry.
     pub(super) fn each(&self, mut each: impl FnMut(&MemoryEntry)) {
         for (_, held) in &self.map {
@@ -210,7 +221,9 @@ impl Change<'_> {
         }
         let Some(keeper) = keeper else {
             let fits = entry.weight() <= *capacity;
-            // moka weighs an entry once, when it is put in.
+            // moka weighs an entry once, when it is put in. Where a lighter one took its place and was removed before moka
+            // looked at either, moka (0.12.16) would count the difference for ever.
+            map.invalidate(&slot);
             map.insert(slot, Held { content: Content::Fixed(entry), ticket: None });
             return fits;
         };

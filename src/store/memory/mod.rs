@@ -132,7 +132,7 @@ impl Memory {
 
     #[inline]
     fn find(&self, key: &CacheKey, request: &HeaderMap, count: impl Fn(&Uses)) -> Lookup {
-        match self.entries.get(key.hash()) {
+        match self.entries.get(key.hash()).or_else(|| self.entries.get_settled(key.hash())) {
             Some(MemoryEntry::Response(stored)) if stored.head.key == *key && stored.head.is_selected_by(request) => {
                 count(&stored.head.marks.uses);
                 Lookup::Found(stored)

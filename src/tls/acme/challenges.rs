@@ -5,8 +5,8 @@
 //!   a CA from its answer, and nobody makes Larder ask the bucket more often.
 //! * A token is looked for only if it is one: 200 letters, digits, `-` and `_` at most.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -19,6 +19,7 @@ use tracing::debug;
 use super::certificate;
 use super::records::{Pending, is_token};
 use super::state::State;
+use super::waiting::Waiting;
 use crate::base::Stopwatch;
 
 /// The time between two listings.
@@ -36,8 +37,7 @@ pub(crate) struct Challenges {
     state: Arc<State>,
     /// Guarded by its lock: what is known to be pending.
     known: Mutex<Known>,
-    /// The number of those that wait for a listing.
-    waiting: AtomicUsize,
+    waiting: Waiting,
     /// Held by the one that lists: when the last listing began.
     listing: tokio::sync::Mutex<Option<Stopwatch>>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Challenges {
 struct Known {
     /// Those of this process.
     own: Vec<Pending>,
-    /// What the last listing showed.
+    /// The pending ones of the last listing.
     listed: Vec<Pending>,
     /// When that began.
     listed_at: Option<Stopwatch>,
@@ -74,21 +74,9 @@ impl Known {
     }
 }
 
-/// The most that wait for a listing. A CA asks from a handful of places; strangers would hold requests and handshakes.
-const MAX_WAITING: usize = 32;
-
-/// Guard of one that waits for a listing.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Challenges {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, known: Mutex::default(), waiting: AtomicUsize::new(0), listing: tokio::sync::Mutex::default() }
+        Self { state, known: Mutex::default(), waiting: Waiting::default(), listing: tokio::sync::Mutex::default() }
     }
 
     /// Returns what `path` asks for, if it is the path of a challenge.
@@ -96,16 +84,17 @@ impl Challenges {
         path.strip_prefix(CHALLENGE_PATH).filter(|token| is_token(token))
     }
 
-    /// Returns the answer to a request for `token` (RFC 8555 §8.3); `None`: nobody has ordered that.
-    pub(crate) async fn answer(&self, token: &str) -> Option<Bytes> {
-        let pending = self.find(|pending| pending.token == token).await?;
+    /// Returns the answer to a request of `client` for `token` (RFC 8555 §8.3); `None`: nobody has ordered that.
+    pub(crate) async fn answer(&self, client: Option<IpAddr>, token: &str) -> Option<Bytes> {
+        let pending = self.find(client, |pending| pending.token == token).await?;
         self.authorization(&pending).await
     }
 
-    /// Returns the certificate that answers a handshake for `name` (RFC 8737 §3); `None`: nobody has ordered that.
-    pub(crate) async fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+    /// Returns the certificate that answers a handshake of `client` for `name` (RFC 8737 §3); `None`: nobody has ordered
+    /// that.
+    pub(crate) async fn certificate(&self, client: Option<IpAddr>, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let pending = self.find(|pending| pending.name == name).await?;
+        let pending = self.find(client, |pending| pending.name == name).await?;
         if let Some(key) = self.known.lock().key(&pending) {
             return Some(key);
         }
@@ -151,8 +140,9 @@ impl Challenges {
         Some(authorization)
     }
 
-    /// Finds the last challenge that is the one: among those that are known, or else in the state.
-    async fn find(&self, is_it: impl Fn(&Pending) -> bool) -> Option<Pending> {
+    /// Finds the last challenge that is the one: among those that are known, or else in the state, unless `client` has
+    /// others looked for already.
+    async fn find(&self, client: Option<IpAddr>, is_it: impl Fn(&Pending) -> bool) -> Option<Pending> {
         let look = |may_be_listed: &dyn Fn(Stopwatch) -> bool| {
             let known = self.known.lock();
             let may_be_listed = known.listed_at.is_some_and(may_be_listed);
@@ -163,12 +153,8 @@ impl Challenges {
         if let Some(pending) = look(&|began| began.elapsed() < PAUSE) {
             return Some(pending);
         }
-        let waiting = Waiting(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
-            return None;
-        }
+        let _place = self.waiting.begin(client)?;
         self.refresh().await;
-        drop(waiting);
         look(&|_| true)
     }
 
@@ -231,6 +217,8 @@ mod tests {
         Pending { since: Timestamp::from_secs(5), name: name.into(), token: token.into() }
     }
 
+    const STRANGER: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
+
     #[tokio::test(flavor = "multi_thread")]
     async fn what_another_process_has_ordered_is_answered_and_strange_tokens_keep_nobody_from_it() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -238,25 +226,25 @@ mod tests {
         // Many strange tokens, before and after.
         let strange = |n: usize| {
             let other = Arc::clone(&other);
-            tokio::spawn(async move { other.answer(&format!("strange-{n}")).await })
+            tokio::spawn(async move { other.answer(STRANGER, &format!("strange-{n}")).await })
         };
         let mut asked: Vec<_> = (0..300).map(strange).collect();
-        assert_eq!(other.answer("token").await, None);
+        assert_eq!(other.answer(None, "token").await, None);
         one.put_challenge(&pending("a.example", "token"), "token.thumb").await.expect("written");
         asked.extend((300..600).map(strange));
         let watch = Stopwatch::start();
-        assert_eq!(other.answer("token").await.as_deref(), Some(&b"token.thumb"[..]));
+        assert_eq!(other.answer(None, "token").await.as_deref(), Some(&b"token.thumb"[..]));
         assert!(watch.elapsed() < PAUSE * 4, "{:?}", watch.elapsed());
         for strange in asked {
             assert_eq!(strange.await.expect("no panic"), None);
         }
-        let first = other.certificate("A.example.").await.expect("it is pending");
-        assert!(other.certificate("b.example").await.is_none());
+        let first = other.certificate(None, "A.example.").await.expect("it is pending");
+        assert!(other.certificate(None, "b.example").await.is_none());
         // The name is ordered anew, months later.
         one.end_challenge(&pending("a.example", "token")).await;
         one.put_challenge(&pending("a.example", "second"), "second.thumb").await.expect("written");
         sleep(PAUSE).await;
-        let second = other.certificate("a.example").await.expect("it is pending");
+        let second = other.certificate(None, "a.example").await.expect("it is pending");
         assert_ne!(first.cert, second.cert, "what was known of the first order does not count for the second");
     }
 
@@ -267,7 +255,7 @@ mod tests {
         let watch = Stopwatch::start();
         let ask = |n: usize| {
             let challenges = Arc::clone(&challenges);
-            tokio::spawn(async move { challenges.answer(&format!("strange-{n}")).await })
+            tokio::spawn(async move { challenges.answer(STRANGER, &format!("strange-{n}")).await })
         };
         for round in 0..3 {
             let asked: Vec<_> = (0..100).map(|n| ask(100 * round + n)).collect();
@@ -289,12 +277,15 @@ mod tests {
         );
         challenges.begin(newer.clone(), "newer.thumb");
         challenges.begin(older.clone(), "older.thumb");
-        let key = challenges.certificate("a.example").await.expect("pending");
-        assert!(Arc::ptr_eq(&key, &challenges.certificate("a.example").await.expect("pending")), "it is made once");
+        let key = challenges.certificate(None, "a.example").await.expect("pending");
+        assert!(
+            Arc::ptr_eq(&key, &challenges.certificate(None, "a.example").await.expect("pending")),
+            "it is made once"
+        );
         challenges.end(&newer);
-        assert!(!Arc::ptr_eq(&key, &challenges.certificate("a.example").await.expect("pending")));
+        assert!(!Arc::ptr_eq(&key, &challenges.certificate(None, "a.example").await.expect("pending")));
         challenges.end(&older);
-        assert!(challenges.certificate("a.example").await.is_none());
+        assert!(challenges.certificate(None, "a.example").await.is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who orders: one process at a time, although no place has locks, and some ignore conditions.
+//! Lets one process order at a time, although no place has locks, and some ignore conditions.
 //!
 //! 1. A process that sees no live claim writes its own, a name with its time.
 //! 2. It waits until the claims of others that did so at the same time are there, and lists again.
@@ -33,7 +33,7 @@ pub(super) struct Claims {
     seen: Mutex<HashMap<Stamp, (u32, Stopwatch)>>,
 }
 
-/// How long is waited for what.
+/// The times that a claim takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// Step 2 above.

@@ -6,21 +6,24 @@
 //! * Nothing is ordered unless the state takes writes, and no state is lost by the end of a process (`order`). A process that
 //!   is started again and again orders no more often than one that runs.
 //!
-//! `plan` says when, `order` does it, `state` and `records` keep it, `problem` says what went wrong.
+//! `plan` says when, `due` decides what is to be done now, `order` does it, `state` and `records` keep it, `problem` says what went wrong.
 
 mod certificate;
 mod challenges;
 mod claims;
 mod client;
 mod config;
+mod due;
 mod order;
 mod plan;
 mod problem;
 mod records;
 mod run;
 mod state;
+mod waiting;
 
 pub(crate) use self::challenges::{ACME_TLS, Challenges};
 pub(crate) use self::config::Domains;
 pub use self::config::{ChallengeChoice, Config, StatePlace};
-pub(crate) use self::run::{Acme, Doors};
+pub(crate) use self::due::Doors;
+pub(crate) use self::run::Acme;

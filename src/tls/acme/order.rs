@@ -1,6 +1,6 @@
 //! One order, from the account to the certificate (RFC 8555 §7).
 //!
-//! What would be lost if the process ended is written before the step that needs it: the account's key before it is used
+//! Writes what would be lost if the process ended before the step that needs it: the account's key before it is used
 //! again, the key of a certificate before the CA signs it, challenges before the CA is told. So an order that was interrupted
 //! is gone on with, by whichever process comes next.
 
@@ -267,7 +267,7 @@ impl<'a> Orders<'a> {
             Ok(_) => Ok(()),
             Err(error) => {
                 let failure = self.failure(&error);
-                // What the order says is short; the challenge says why.
+                // The order says little; the challenge says why.
                 if failure.trouble == Trouble::Refused {
                     Err(self.why_invalid(order, Some(failure)).await)
                 } else {

@@ -1,4 +1,4 @@
-//! What went wrong with the CA, in words: what it said, cut and cleaned, and what the operator can do about it.
+//! Puts the CA's errors into words: what it said, cut and cleaned, and what the operator can do about it.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::store::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) trouble: Trouble,
-    /// What happened, and what to do: the rest of a sentence.
+    /// The rest of a sentence that says what happened, and what to do.
     pub(super) told: String,
     /// The pause that the CA asks for.
     pub(super) said: Option<Duration>,

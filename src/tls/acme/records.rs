@@ -1,4 +1,4 @@
-//! What is kept in the state, as JSON, and the names that it is kept under.
+//! Defines the objects of the state, as JSON, and their names.
 //!
 //! | name, below a directory for each CA | content |
 //! | --- | --- |
@@ -31,7 +31,7 @@ pub(super) trait Record: Serialize + DeserializeOwned {
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Account {
-    /// What `instant-acme` needs to find the account again; has its private key.
+    /// The credentials by which `instant-acme` finds the account again, with its private key.
     pub(super) credentials: serde_json::Value,
     /// The address that the CA was told.
     pub(super) email: String,
@@ -67,7 +67,7 @@ pub(super) struct Plan {
     pub(super) renew_at: Option<i64>,
     /// When the CA is asked again for the window, in seconds.
     pub(super) check_at: Option<i64>,
-    /// What failed, until an order succeeds.
+    /// The failures since the last order that succeeded.
     pub(super) failures: Option<Failures>,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Failures {
     pub(super) retry_at: i64,
     /// The moment before which the CA does not want to be asked, in seconds.
     pub(super) not_before: Option<i64>,
-    /// What happened.
+    /// The sentence that says what happened.
     pub(super) told: String,
 }
 

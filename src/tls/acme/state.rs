@@ -1,7 +1,7 @@
 //! The state that the Larders of one site share: the account, certificates with their keys, orders under way, plans.
 //!
-//! What can't be read counts as an error, and never as not there: a certificate that is there is not ordered again. Only what
-//! is no record of Larder's counts as not there, and is told.
+//! Takes an object that can't be read for an error, and never for absent: a certificate that is there is not ordered
+//! again. An object that is no record of Larder's counts as absent, and is told.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) struct State {
     read: Mutex<HashMap<String, Known>>,
 }
 
-/// What is known of an object.
+/// The knowledge of an object.
 #[derive(Clone, Debug)]
 enum Known {
     Account(Arc<Account>),
@@ -62,7 +62,7 @@ pub(super) struct Snapshot {
     pub(super) groups: BTreeMap<String, GroupState>,
 }
 
-/// What the state has of one group.
+/// The objects of one group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
     /// With their names, the one that is valid longest first.
@@ -212,7 +212,7 @@ impl State {
                 Pending::KIND => Pending::parse(rest).is_some_and(|one| now.millis_since(one.since) > 3_600_000),
                 _ => false,
             };
-            // What is no record stays: somebody may want to know what became of it.
+            // An object that is no record stays: somebody may want to know what became of it.
             if is_of_no_use {
                 self.delete(name).await;
             }

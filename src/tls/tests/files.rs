@@ -135,7 +135,7 @@ fn what_is_most_likely_not_meant_is_told_and_what_is_sound_is_shown() {
     );
     let warned: Vec<(&str, &str)> = vec![
         ("soon.pem", "expires in 4 days"),
-        ("gone.pem", "has expired"),
+        ("gone.pem", "the certificate expired"),
         ("later.pem", "is not valid before 2027-03-01"),
         ("nameless.pem", "is for no name"),
         ("disorder.pem", "certificate number 2 is not of the issuer"),

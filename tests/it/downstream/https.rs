@@ -1,4 +1,4 @@
-//! What is said to clients about https: the redirect, and Strict-Transport-Security.
+//! Tests the redirect to https, and Strict-Transport-Security.
 
 use crate::support::{Larder, Origin};
 
@@ -48,6 +48,8 @@ fn a_certificate_authority_is_not_redirected() {
     let larder = Larder::new(&origin, BEHIND_TLS);
     assert_eq!(larder.get("/.well-known/acme-challenge/token", "").status(), 200, "the application answers it");
     assert_eq!(larder.get("/.well-known/other", "").status(), 308);
+    let nameless = larder.send_raw("GET /evil.example HTTP/1.0\r\n\r\n");
+    assert_eq!(nameless.status(), 400, "it would be sent to the host that its path names");
 }
 
 #[test]
@@ -67,5 +69,13 @@ fn strict_transport_security_goes_out_by_https_alone_and_the_applications_own_wi
         assert_eq!(sts("/", "https").as_deref(), Some("max-age=31536000; includeSubDomains"));
         assert_eq!(sts("/", "http"), None);
         assert_eq!(sts("/own", "https").as_deref(), Some("max-age=1"));
+    }
+    // Larder's own refusals have no target, and say it too.
+    for (proto, expected) in [("https", Some("max-age=31536000; includeSubDomains")), ("http", None)] {
+        for line in ["GET / HTTP/1.1\r\nHost: a b", "TRACE / HTTP/1.1\r\nHost: site.example"] {
+            let refused = larder.send_raw(format!("{line}\r\nX-Forwarded-Proto: {proto}\r\n\r\n"));
+            assert!(refused.status() >= 400);
+            assert_eq!(refused.get("strict-transport-security"), expected, "{line} {proto}");
+        }
     }
 }

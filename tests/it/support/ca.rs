@@ -34,7 +34,7 @@ pub(crate) struct Ca {
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-/// What the front does and has seen.
+/// The behaviour of the front, and the requests that it has seen.
 #[derive(Default)]
 struct Front {
     /// The paths that were asked for, with their methods.

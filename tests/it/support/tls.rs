@@ -164,4 +164,21 @@ impl TlsClient {
     pub(crate) fn get(&mut self, path: &str, fields: &str) -> Answer {
         self.try_get(path, fields).expect("a whole answer")
     }
+
+    /// Asks for a change of protocols, and returns the head of the answer.
+    pub(crate) fn upgrade(&mut self, path: &str, protocol: &str) -> std::io::Result<String> {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: site.example\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && self.0.read_line(&mut head)? > 0 {}
+        Ok(head)
+    }
+
+    /// Waits for the end of the connection, for as long as tests wait at most. Returns whether it came.
+    pub(crate) fn ends(&mut self) -> bool {
+        let ended = self.0.read(&mut [0]);
+        // A connection that is cut off ends without a farewell.
+        ended.map_or_else(|error| error.kind() == std::io::ErrorKind::UnexpectedEof, |read| read == 0)
+    }
 }

@@ -413,11 +413,16 @@ fn what_nobody_has_ordered_goes_to_the_application() {
     let (origin, state) = (Origin::echo(), tempfile::tempdir().expect("a directory"));
     let sets = [in_directory(state.path()), "server.redirect_to_https=true".into()];
     let larder = start(&ca, &origin, "shop.test", &sets);
-    for path in
-        ["/.well-known/acme-challenge/strange", "/.well-known/acme-challenge/", "/.well-known/acme-challenge/a%2Fb"]
-    {
-        let answer = larder.get(path, "");
-        assert_eq!((answer.status(), answer.text().contains(path)), (200, true), "{path}");
+    let path = "/.well-known/acme-challenge/strange";
+    let answer = larder.get(path, "");
+    assert_eq!((answer.status(), answer.text().contains(path)), (200, true));
+    // No application is asked in clear text for anything else, however it reads the path.
+    for path in ["", "a%2Fb", "a/b", "../../admin", "%2e%2e/%2e%2e/admin"] {
+        assert_eq!(larder.get(&format!("/.well-known/acme-challenge/{path}"), "").status(), 308, "{path}");
+    }
+    for method in ["PUT", "POST", "DELETE"] {
+        let raw = format!("{method} {path} HTTP/1.1\r\nHost: site.example\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(larder.send_raw(raw).status(), 308, "{method}");
     }
     larder.stop();
 }

@@ -29,7 +29,7 @@ fn demanding(authority: &Authority) -> String {
     format!("{}\ntls.client_ca={}\ntls.client_subject_field=X-Client-Subject", authority.listeners(), ca.display())
 }
 
-/// What clients try in order to be taken for somebody else.
+/// The fields by which clients try to be taken for somebody else.
 const FORGERIES: [&str; 8] = [
     "",
     "X-Client-Subject: CN=bob",
@@ -57,7 +57,7 @@ fn a_client_never_gets_the_page_of_another() {
     }
 }
 
-/// What was stored under another configuration is selected by fields that clients may write today, or was.
+/// A page that was stored under another configuration would be selected by fields that clients may write today.
 #[test]
 fn no_page_that_was_stored_while_the_field_did_not_count_or_another_did_is_given_out() {
     let (authority, origin) = (Authority::new(), greeter());
@@ -87,7 +87,7 @@ fn no_page_that_was_stored_while_the_field_did_not_count_or_another_did_is_given
     let larder = renamed();
     assert_eq!(asks(&larder, "bob", "/a", "X-Client-Subject: CN=alice").hit(), None);
     larder.stop();
-    // What a stranger had made for somebody else is not bob's.
+    // The page that a stranger had made for root is not bob's.
     let larder = open();
     assert_eq!(larder.get("/b", "X-Client-Subject: CN=root").text(), "[\"CN=root\"]");
     larder.settle();
@@ -106,6 +106,18 @@ fn a_connection_ends_with_the_certificate_of_its_client() {
     let mut client = authority.connect(larder.address_of(1), Some(&pair)).expect("it connects");
     assert_eq!(client.get("/", "").text(), "[\"CN=alice\"]");
     eventually("nobody is served longer than his certificate says", || client.try_get("/", "").is_err());
+}
+
+#[test]
+fn a_tunnel_ends_with_the_certificate_of_its_client() {
+    let authority = Authority::new();
+    let origin = Origin::new(|_, reply| reply.raw("HTTP/1.1 101 Ok\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"));
+    let larder = Larder::at(&origin.url(), &demanding(&authority), Clock::system());
+    let pair = authority.client_for("alice", Duration::from_secs(4));
+    let mut client = authority.connect(larder.address_of(1), Some(&pair)).expect("it connects");
+    let head = client.upgrade("/", "echo").expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(client.ends(), "the tunnel lasts longer than the certificate");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Tests of values, each of which goes into the entry of the one before.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 use crate::entry::ValueKey;
 
@@ -31,7 +33,7 @@ fn a_value_takes_the_entry_of_the_one_before() {
     assert!(Arc::ptr_eq(&entry, &same) && bytes_of(&memory, "a") == Some(vec![b'2'; 2010]));
     assert_eq!(memory.usage(), (1, bytes + 2000));
     memory.entries.audit();
-    // What comes after a removal has an entry of its own: who has the old one does not see it.
+    // A value that comes after a removal has an entry of its own, which no reader of the old one sees.
     memory.remove(hash, || ());
     set(b'3', 10);
     let other = memory.entries.place_of_value(hash).expect("there");
@@ -99,5 +101,25 @@ fn no_value_comes_back_after_a_purge() {
         });
         assert!(memory.usage().1 <= 12_000, "{policy:?}");
         memory.entries.audit();
+    }
+}
+
+#[test]
+fn a_value_that_is_overwritten_is_never_absent() {
+    for policy in POLICIES {
+        let memory = with(policy, 1 << 20);
+        memory.put_value(&value("a", b"0"), &|| true);
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000_usize {
+                    memory.put_value(&value("a", &vec![b'x'; 1 + n % 300]), &|| true);
+                }
+                is_done.store(true, Ordering::SeqCst);
+            });
+            while !is_done.load(Ordering::SeqCst) {
+                assert!(bytes_of(&memory, "a").is_some(), "{policy:?}");
+            }
+        });
     }
 }
