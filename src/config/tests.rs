@@ -300,7 +300,7 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
         ),
         ("[upstream]\nurl = \"ftp://a\"", "", "f: upstream.url: \"ftp://a\" is not \"http://host:port\""),
         ("[upstream]\nurl = \"http://a/path\"", "", "so it can't have one"),
-        ("[upstream]\nurl = \"https://a\"", "", "is https"),
+        ("[upstream]\nurl = \"https://a/path\"", "", "so it can't have one"),
         ("[upstream]\nurl = \"http://a:99999\"", "", "f: upstream.url: \"http://a:99999\" is not"),
         ("[upstream]\nurl = \"http://a:0\"", "", "f: upstream.url: \"http://a:0\" is not"),
         ("[durable]\nurl = \"file://host/x\"", "", "f: durable.url: \"file://host/x\" names a host"),

@@ -89,7 +89,9 @@ thread_local! {
 fn idle_of(all: &mut Vec<(u64, Vec<Idle>)>, id: u64) -> &mut Vec<Idle> {
     let at = all.iter().position(|(of, _)| *of == id).unwrap_or_else(|| {
         // A new address is a good moment to close the connections to those that are gone.
-        all.iter_mut().for_each(|(_, idle)| idle.retain(|one| !one.link.endpoint.is_gone()));
+        for (_, idle) in all.iter_mut() {
+            idle.retain(|one| !one.link.endpoint.is_gone());
+        }
         all.retain(|(_, idle)| !idle.is_empty());
         all.push((id, Vec::new()));
         all.len() - 1

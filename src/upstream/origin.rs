@@ -185,11 +185,11 @@ impl Upstream {
                 return Err(error);
             }
             drop(seat);
-            (seat, probe) = match self.pool.seat(&self.config, request.errand, affinity, &tried).await {
-                Ok(seated) => seated,
+            let Ok(another) = self.pool.seat(&self.config, request.errand, affinity, &tried).await else {
                 // The others have gone down meanwhile: the first failure says more.
-                Err(_) => return Err(error),
+                return Err(error);
             };
+            (seat, probe) = another;
             answers = seat.endpoint.breaker.answers();
             self.metrics.origin_retries.add_one();
         }
@@ -255,7 +255,7 @@ impl Upstream {
             link.upload = (!is_sent).then_some(upload);
         }
         self.metrics.origin(OriginOutcome::Answered);
-        self.note_answer(&link.endpoint);
+        note_answer(&link.endpoint);
         // RFC 9112 §2.3: an intermediary sends its own version. The framing to the client must not depend on the
         // origin's version.
         *response.version_mut() = Version::HTTP_11;
@@ -263,14 +263,6 @@ impl Upstream {
         self.metrics.origin_latency.record(now.since(begun));
         link.heard = Some(now);
         Ok(response.map(|body| UpstreamBody::new(body, link)))
-    }
-
-    /// Tells the breaker of an address that it answered.
-    pub(super) fn note_answer(&self, endpoint: &Endpoint) {
-        if endpoint.breaker.succeeded() {
-            endpoint.begin_slowly();
-            info!("the application at {} answers again", endpoint.name);
-        }
     }
 
     /// Counts a failed request, and tells the breaker if it says something about the origin.
@@ -297,7 +289,7 @@ impl Upstream {
             | UpstreamError::TooManyFields(_)
             | UpstreamError::InvalidLength
             | UpstreamError::Unsupported(_) => {
-                self.note_answer(endpoint);
+                note_answer(endpoint);
                 self.log_unusable(error, path);
                 false
             }
@@ -326,6 +318,14 @@ impl Upstream {
             logged.push_back((hash, Stopwatch::start()));
         }
         warn!("no answer for {}: {error}", cut(path.into()));
+    }
+}
+
+/// Tells the breaker of an address that it answered.
+pub(super) fn note_answer(endpoint: &Endpoint) {
+    if endpoint.breaker.succeeded() {
+        endpoint.begin_slowly();
+        info!("the application at {} answers again", endpoint.name);
     }
 }
 

@@ -188,34 +188,7 @@ impl Pool {
                 return Found::Full;
             }
         }
-        self.find_down(&endpoints, most, errand, tried)
-    }
-
-    /// Looks for an address that is known to be down and due for a probe.
-    #[cold]
-    fn find_down(&self, endpoints: &[Arc<Endpoint>], most: u32, errand: Errand, tried: &Tried) -> Found {
-        let mut was_any_slow = false;
-        for endpoint in endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id)) {
-            let admission = match errand {
-                Errand::Client => endpoint.breaker.admit(),
-                Errand::Background => endpoint.breaker.admit_in_background(),
-                Errand::StandIn => Admission::Refused { was_slow: false },
-            };
-            let probe = match admission {
-                // Its health checks fail, and nothing else is left.
-                Admission::Granted => None,
-                Admission::Probe(probe) => Some(probe),
-                Admission::Refused { was_slow } => {
-                    was_any_slow |= was_slow;
-                    continue;
-                }
-            };
-            if endpoint.begin(most) {
-                return Found::Room(Arc::clone(endpoint), probe);
-            }
-            return Found::Full;
-        }
-        Found::Down { was_slow: was_any_slow }
+        find_down(&endpoints, most, errand, tried)
     }
 
     /// Counts a request, which allows for a part of a repetition, in thousandths.
@@ -227,6 +200,33 @@ impl Pool {
     pub(super) fn take_repeat(&self) -> bool {
         self.budget.take()
     }
+}
+
+/// Looks for an address that is known to be down and due for a probe.
+#[cold]
+fn find_down(endpoints: &[Arc<Endpoint>], most: u32, errand: Errand, tried: &Tried) -> Found {
+    let mut was_any_slow = false;
+    for endpoint in endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id)) {
+        let admission = match errand {
+            Errand::Client => endpoint.breaker.admit(),
+            Errand::Background => endpoint.breaker.admit_in_background(),
+            Errand::StandIn => Admission::Refused { was_slow: false },
+        };
+        let probe = match admission {
+            // Its health checks fail, and nothing else is left.
+            Admission::Granted => None,
+            Admission::Probe(probe) => Some(probe),
+            Admission::Refused { was_slow } => {
+                was_any_slow |= was_slow;
+                continue;
+            }
+        };
+        if endpoint.begin(most) {
+            return Found::Room(Arc::clone(endpoint), probe);
+        }
+        return Found::Full;
+    }
+    Found::Down { was_slow: was_any_slow }
 }
 
 /// A place in the queue.

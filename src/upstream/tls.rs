@@ -85,7 +85,7 @@ impl OriginTls {
         let shown = name.to_str().into_owned();
         match self.connector.connect(name, transport).await {
             Ok(stream) => Ok(Transport::TlsClient(Box::new(stream))),
-            Err(error) => Err(explained(error, &shown)),
+            Err(error) => Err(explained(&error, &shown)),
         }
     }
 }
@@ -136,7 +136,7 @@ fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// Says in a sentence why the origin's certificate is not believed.
-fn explained(error: io::Error, name: &str) -> io::Error {
+fn explained(error: &io::Error, name: &str) -> io::Error {
     let Some(Error::InvalidCertificate(why)) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
     };

@@ -1,7 +1,7 @@
 //! Watches the addresses of an upstream from one place a process: looks their names up again, and asks those that are to be
 //! checked, or are known to be down.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::Upstream;
 use super::config::{Address, Listed};
 use super::endpoint::{Endpoint, Target};
+use super::origin::note_answer;
 use crate::base::Stopwatch;
 
 /// The results on end of one kind that change what an address counts as.
@@ -37,29 +38,37 @@ struct Checked {
 }
 
 impl Upstream {
-    /// Watches until the runtime ends.
+    /// Watches until the runtime ends. A resolver that does not answer keeps no address from being checked.
     pub(crate) async fn watch(self: Arc<Self>) {
-        let config = &self.config;
-        let has_names = config.addresses.iter().any(|listed| name_of(listed).is_some());
-        let mut resolved: Option<Stopwatch> = None;
-        let mut failing: HashMap<String, ()> = HashMap::new();
-        let mut checked: HashMap<u64, Checked> = HashMap::new();
-        let mut step = config.breaker_pause.min(config.resolve_interval);
-        if !config.health_path.is_empty() {
-            step = step.min(config.health_interval);
+        tokio::join!(self.watch_names(), self.watch_health());
+    }
+
+    /// Looks names up, again and again.
+    async fn watch_names(&self) {
+        if self.config.addresses.iter().all(|listed| name_of(listed).is_none()) {
+            return;
         }
+        let mut failing = HashSet::new();
         loop {
-            if has_names && resolved.is_none_or(|last| last.elapsed() >= config.resolve_interval) {
-                resolved = Some(Stopwatch::start());
-                self.resolve(&mut failing).await;
-            }
+            self.resolve(&mut failing).await;
+            tokio::time::sleep(self.config.resolve_interval).await;
+        }
+    }
+
+    /// Asks addresses, again and again.
+    async fn watch_health(self: &Arc<Self>) {
+        let config = &self.config;
+        let is_checked = !config.health_path.is_empty();
+        let step = if is_checked { config.breaker_pause.min(config.health_interval) } else { config.breaker_pause };
+        let mut checked: HashMap<u64, Checked> = HashMap::new();
+        loop {
             self.check(&mut checked).await;
             tokio::time::sleep(step).await;
         }
     }
 
     /// Looks the names up, and takes the addresses that they have now. Those of a name that can't be looked up stay.
-    async fn resolve(&self, failing: &mut HashMap<String, ()>) {
+    async fn resolve(&self, failing: &mut HashSet<String>) {
         let before = self.endpoints();
         let mut now: Vec<Arc<Endpoint>> = Vec::new();
         for (n, listed) in self.config.addresses.iter().enumerate() {
@@ -70,7 +79,7 @@ impl Upstream {
             };
             match look_up(host, port, self.config.resolve_interval).await {
                 Ok(addresses) => {
-                    if failing.remove(host).is_some() {
+                    if failing.remove(host) {
                         info!("the name {host} (upstream.url) can be looked up again");
                     }
                     for address in addresses {
@@ -80,7 +89,7 @@ impl Upstream {
                     }
                 }
                 Err(error) => {
-                    if failing.insert(host.to_owned(), ()).is_none() {
+                    if failing.insert(host.to_owned()) {
                         warn!("the name {host} (upstream.url) can't be looked up, its last addresses hold: {error}");
                     }
                     now.extend(of_this.cloned());
@@ -123,7 +132,7 @@ impl Upstream {
                     self.learn_health(&endpoint, state, &answer);
                 }
             } else if answer.is_ok() {
-                self.note_answer(&endpoint);
+                note_answer(&endpoint);
             }
         }
     }
@@ -133,7 +142,7 @@ impl Upstream {
         let (least, most) = self.config.health_status;
         let is_healthy = answer.as_ref().is_ok_and(|status| (least..=most).contains(&status.as_u16()));
         if is_healthy && endpoint.breaker.is_open() {
-            self.note_answer(endpoint);
+            note_answer(endpoint);
         }
         if is_healthy != endpoint.is_unhealthy() {
             state.against = 0;
@@ -148,10 +157,10 @@ impl Upstream {
         match answer {
             Ok(_) if is_healthy => info!("the application at {} is healthy again", endpoint.name),
             Ok(status) => {
-                warn!("the application at {} answers {path} with {status}: it gets no requests", endpoint.name)
+                warn!("the application at {} answers {path} with {status}: it gets no requests", endpoint.name);
             }
             Err(error) => {
-                warn!("the application at {} does not answer {path}: {error}: it gets no requests", endpoint.name)
+                warn!("the application at {} does not answer {path}: {error}: it gets no requests", endpoint.name);
             }
         }
     }
