@@ -40,7 +40,7 @@ use crate::rfc9111::present::Present;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{FoundBody, Lookup};
 use crate::upstream::forwarding::{Original, Peer};
-use crate::upstream::{ClientBody, forwarding};
+use crate::upstream::{ClientBody, StickyCookies, forwarding};
 
 impl Proxy {
     /// Begins to answer a request of `client`; `present` are its fields that matter.
@@ -57,6 +57,9 @@ impl Proxy {
         if present.has(Present::CONNECTION) {
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
+        }
+        if present.has(Present::COOKIE) && !self.sticky_cookies.is_empty() {
+            present = self.take_sticky_cookies(&mut request, present);
         }
         let original = if present.has(Present::CLAIM) || self.trust.has_fields() {
             let (received, now_present) = self.receive(client.peer(), &mut request);
@@ -295,6 +298,14 @@ impl Proxy {
         let method = request.method().clone();
         let original = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
         (original, Present::of(request.headers()))
+    }
+
+    /// Takes the sticky cookies out of a request, which keeps them beside its fields.
+    #[cold]
+    fn take_sticky_cookies(&self, request: &mut Request<ClientBody>, present: Present) -> Present {
+        let Some(taken) = StickyCookies::take(request.headers_mut(), &self.sticky_cookies) else { return present };
+        request.extensions_mut().insert(taken);
+        Present::of(request.headers())
     }
 
     #[cold]
