@@ -98,6 +98,31 @@ fn a_timeout_is_not_repeated() {
 }
 
 #[test]
+fn a_request_that_breaks_whoever_gets_it_does_not_go_through_all() {
+    let origins: Vec<Origin> = (0..8)
+        .map(|_| {
+            Origin::new(|seen, reply| match seen.path() {
+                "/poison" => reply.hang_up(),
+                _ => reply.send(200, "Cache-Control: no-store", "x"),
+            })
+        })
+        .collect();
+    let urls: Vec<String> = origins.iter().map(Origin::url).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let larder = before(&urls, "upstream.balance=round_robin\nserver.threads=1\nupstream.breaker_failures=0");
+    for is_warm in [false, true] {
+        if is_warm {
+            let mut client = larder.client();
+            (0..16).for_each(|n| assert_eq!(client.get(&format!("/{n}"), "").status(), 200));
+        }
+        let seen = || origins.iter().map(Origin::count).sum::<usize>();
+        let before = seen();
+        assert_eq!(larder.get("/poison", "").status(), 502);
+        assert!((2..=3).contains(&(seen() - before)), "{is_warm}: {}", seen() - before);
+    }
+}
+
+#[test]
 fn repetitions_are_a_part_of_the_requests() {
     let breaks = [Origin::new(|_, reply| reply.hang_up()), Origin::new(|_, reply| reply.hang_up())];
     let larder =
@@ -267,8 +292,7 @@ fn an_address_that_was_down_is_found_again_without_a_client() {
 #[test]
 fn who_finds_no_room_gets_a_stale_response_where_there_is_one() {
     let (origin, gate) = Origin::gated();
-    let larder =
-        Larder::new(&origin, "upstream.max_requests=1\nupstream.max_waiting=1\nupstream.queue_timeout=300ms");
+    let larder = Larder::new(&origin, "upstream.max_requests=1\nupstream.max_waiting=1\nupstream.queue_timeout=300ms");
     gate.open();
     origin.script(|_, reply| reply.send(200, "Cache-Control: max-age=10", "stored"));
     assert_eq!(larder.get("/page", "").text(), "stored");
