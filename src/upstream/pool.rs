@@ -180,6 +180,13 @@ impl Pool {
             return if kept.begin(most) { Found::Room(Arc::clone(kept), None) } else { Found::Full };
         }
         let endpoints = self.endpoints.read();
+        if let [only] = &endpoints[..]
+            && !only.is_down()
+            && choice.tried.is_empty()
+            && only.begin(most)
+        {
+            return Found::Room(Arc::clone(only), None);
+        }
         let mut is_full = false;
         for backups in [false, true] {
             let mut candidates: Candidates<'_> = endpoints
