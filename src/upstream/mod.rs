@@ -11,6 +11,7 @@ mod ahead;
 mod ahead_queue;
 mod attempts;
 mod balance;
+mod believed;
 mod body;
 mod buffered;
 mod buffers;

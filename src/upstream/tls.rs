@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -12,6 +13,7 @@ use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::Config;
+use super::believed::Believed;
 use super::config::{Address, Listed};
 use crate::base::Transport;
 
@@ -81,8 +83,12 @@ impl OriginTls {
         }
         let provider = Arc::new(aws_lc_rs::default_provider());
         let failed = |error: Error| OriginTlsError::new("url", format!("TLS can't be set up: {error}"));
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(failed)?.with_root_certificates(authorities(&config.tls.ca_file)?);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let (roots, own) = authorities(&config.tls.ca_file)?;
+        let issued = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let issued = issued.map_err(|error| OriginTlsError::new("ca_file", error.to_string()))?;
+        let believed = Arc::new(Believed { issued, own });
+        let builder = builder.map_err(failed)?.dangerous().with_custom_certificate_verifier(believed);
         let mut client = match own_pair(&config.tls)? {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
@@ -117,8 +123,8 @@ fn name(config: &Config, listed: &Listed) -> Result<Option<ServerName<'static>>,
     ServerName::try_from(host.clone()).map(Some).map_err(told)
 }
 
-/// Reads the authorities that are believed: those in `path`, or the system's.
-fn authorities(path: &Path) -> Result<RootCertStore, OriginTlsError> {
+/// Reads the authorities that are believed: those in `path`, which are returned as they are too, or the system's.
+fn authorities(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), OriginTlsError> {
     let mut roots = RootCertStore::empty();
     if path.as_os_str().is_empty() {
         // Some systems have certificates that can't be read; the others count.
@@ -128,14 +134,15 @@ fn authorities(path: &Path) -> Result<RootCertStore, OriginTlsError> {
             let why = "it is empty, and the system has no authorities; install ca-certificates, or name a file";
             Err(OriginTlsError::new("ca_file", why))
         } else {
-            Ok(roots)
+            Ok((roots, Vec::new()))
         };
     }
-    for certificate in certificates(path, "ca_file")? {
+    let own = certificates(path, "ca_file")?;
+    for certificate in own.iter().cloned() {
         let told = |error| OriginTlsError::of_file("ca_file", path, format!("a certificate can't be used: {error}"));
         roots.add(certificate).map_err(told)?;
     }
-    Ok(roots)
+    Ok((roots, own))
 }
 
 /// Reads Larder's own certificate with its chain, and its key; `None`: it has none.

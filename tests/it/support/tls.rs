@@ -205,6 +205,30 @@ impl TlsClient {
     }
 }
 
+/// A certificate that signed itself.
+pub(crate) struct SelfSigned {
+    pub pair: Pair,
+    pub file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl SelfSigned {
+    /// Makes one for these names that is valid between these years. It may say that it is an authority's.
+    pub(crate) fn new(names: &[&str], (from, to): (i32, i32), is_authority: bool) -> Self {
+        let mut params = named(names, "site");
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().expect("a key");
+        let chain = params.self_signed(&key).expect("it is signed").pem();
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("self-signed.pem");
+        std::fs::write(&file, &chain).expect("it is written");
+        Self { pair: Pair { chain, key: key.serialize_pem() }, file, _directory: directory }
+    }
+}
+
 /// The parameters of a certificate for these names, or for a client of this name.
 fn named(names: &[&str], subject: &str) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

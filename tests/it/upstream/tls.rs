@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion, version};
 
-use crate::support::{Authority, Larder, Origin, Pair, Process, eventually, larder, run};
+use crate::support::{Authority, Larder, Origin, Pair, Process, SelfSigned, eventually, larder, run};
 
 /// What a handshake with the origin was like.
 #[derive(Clone, Debug)]
@@ -189,6 +189,26 @@ fn a_certificate_that_is_not_believed_is_refused_with_its_sentence() {
     let larder = Larder::with_upstream(&urls.join(", "), &believing(&authority));
     for n in 0..30 {
         assert_eq!(larder.get(&format!("/{n}"), "").status(), 200);
+    }
+}
+
+#[test]
+fn a_certificate_that_signed_itself_is_believed_where_the_file_has_it_and_where_it_is_right() {
+    let all = &[&version::TLS12, &version::TLS13][..];
+    for is_authority in [true, false] {
+        let signed = |names: &[&str], years| SelfSigned::new(names, years, is_authority);
+        let (right, other) = (signed(&["127.0.0.1"], (2001, 4001)), signed(&["127.0.0.1"], (2001, 4001)));
+        let (named, old) = (signed(&["shop.example"], (2001, 4001)), signed(&["127.0.0.1"], (2001, 2002)));
+        for (case, shown, file, status) in [
+            ("right", &right, &right, 200),
+            ("another's", &other, &right, 502),
+            ("wrong name", &named, &named, 502),
+            ("expired", &old, &old, 502),
+        ] {
+            let origin = TlsOrigin::new(&shown.pair, None, all);
+            let larder = Larder::with_upstream(&origin.url(), &format!("upstream.ca_file={}", file.file.display()));
+            assert_eq!(larder.get("/", "").status(), status, "{case}, {is_authority}");
+        }
     }
 }
 
