@@ -331,7 +331,8 @@ impl Fetch {
         let fields = || self.fields_for(wish);
         let (method, uri, informational) = (order.method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
-        let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
+        let since = Some(order.asked.since);
+        let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
         self.fetcher.send(order.asked.terms.upstream, &request, RequestBody::Empty).await
     }
 

@@ -69,7 +69,8 @@ impl Proxy {
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let sent = OriginRequest { method, uri, fields: &fields, informational, errand: Errand::Client, transfer };
+        let (errand, since) = (Errand::Client, None);
+        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
         let mut response = match origin.upstream.send(&sent, RequestBody::Empty).await {
@@ -123,8 +124,8 @@ impl Proxy {
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, informational) = (&parts.method, informational.as_ref());
-            let sent =
-                OriginRequest { method, uri: &uri, fields: &fields, informational, errand: Errand::Client, transfer };
+            let (uri, errand, since) = (&*uri, Errand::Client, None);
+            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
             return match self.fetcher.send(target.rule.upstream, &sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -195,8 +196,8 @@ impl Proxy {
         self.fetcher.tasks.spawn(async move {
             let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
-            let (errand, transfer) = (Errand::Client, &*transfer);
-            let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
+            let (errand, since, transfer) = (Errand::Client, None, &*transfer);
+            let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -309,8 +310,8 @@ impl Proxy {
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let (errand, transfer) = (Errand::Client, &*target.rule.transfer);
-        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, transfer };
+        let (errand, since, transfer) = (Errand::Client, None, &*target.rule.transfer);
+        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, since, transfer };
         let mut response =
             match self.fetcher.origins.named(target.rule.upstream).upstream.send(&request, RequestBody::Empty).await {
                 Ok(response) => response,

@@ -24,7 +24,7 @@ use super::endpoint::{Endpoint, Target};
 use super::link::{self, Link};
 use super::message::{OriginRequest, expects_content};
 use super::origin_io::Wire;
-use super::pool::{Pool, Tried};
+use super::pool::{Pool, Tried, Wish};
 use super::request_body::RequestBody;
 use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
@@ -126,9 +126,9 @@ impl Upstream {
         request: &OriginRequest<'_>,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let affinity = self.affinity(request);
+        let mut wish = Wish { errand: request.errand, since: request.since, affinity: self.affinity(request) };
         let mut tried = Tried::new();
-        let seated = self.pool.seat(&self.config, request.errand, affinity, &tried).await;
+        let seated = self.pool.seat(&self.config, &wish, &tried).await;
         let (mut seat, mut probe) = seated.inspect_err(|_| self.metrics.origin_refused.add_one())?;
         self.pool.note_request(self.config.retry_budget);
         let begun = Stopwatch::start();
@@ -185,7 +185,8 @@ impl Upstream {
                 return Err(error);
             }
             drop(seat);
-            let Ok(another) = self.pool.seat(&self.config, request.errand, affinity, &tried).await else {
+            wish.since.get_or_insert(begun);
+            let Ok(another) = self.pool.seat(&self.config, &wish, &tried).await else {
                 // The others have gone down meanwhile: the first failure says more.
                 return Err(error);
             };
@@ -255,7 +256,7 @@ impl Upstream {
             link.upload = (!is_sent).then_some(upload);
         }
         self.metrics.origin(OriginOutcome::Answered);
-        note_answer(&link.endpoint);
+        self.note_answer(&link.endpoint);
         // RFC 9112 §2.3: an intermediary sends its own version. The framing to the client must not depend on the
         // origin's version.
         *response.version_mut() = Version::HTTP_11;
@@ -265,11 +266,20 @@ impl Upstream {
         Ok(response.map(|body| UpstreamBody::new(body, link)))
     }
 
+    /// Tells the breaker of an address that it answered.
+    pub(super) fn note_answer(&self, endpoint: &Arc<Endpoint>) {
+        if endpoint.breaker.succeeded() {
+            endpoint.begin_slowly();
+            info!("the application at {} answers again", endpoint.name);
+            self.pool.offer(endpoint);
+        }
+    }
+
     /// Counts a failed request, and tells the breaker if it says something about the origin.
     ///
     /// A failure on this side says nothing. An answer that can't be used shows that the origin is up. The
     /// timeouts and broken answers of one path count once.
-    pub(super) fn learn_from(&self, endpoint: &Endpoint, error: &UpstreamError, is_excused: bool, path: &str) {
+    pub(super) fn learn_from(&self, endpoint: &Arc<Endpoint>, error: &UpstreamError, is_excused: bool, path: &str) {
         self.metrics.origin(match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => OriginOutcome::ConnectFailed,
             UpstreamError::ResponseTimeout => OriginOutcome::TimedOut,
@@ -289,7 +299,7 @@ impl Upstream {
             | UpstreamError::TooManyFields(_)
             | UpstreamError::InvalidLength
             | UpstreamError::Unsupported(_) => {
-                note_answer(endpoint);
+                self.note_answer(endpoint);
                 self.log_unusable(error, path);
                 false
             }
@@ -318,14 +328,6 @@ impl Upstream {
             logged.push_back((hash, Stopwatch::start()));
         }
         warn!("no answer for {}: {error}", cut(path.into()));
-    }
-}
-
-/// Tells the breaker of an address that it answered.
-pub(super) fn note_answer(endpoint: &Endpoint) {
-    if endpoint.breaker.succeeded() {
-        endpoint.begin_slowly();
-        info!("the application at {} answers again", endpoint.name);
     }
 }
 

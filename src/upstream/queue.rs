@@ -1,7 +1,8 @@
 //! Requests that wait until an address has room (`upstream.max_requests`).
 //!
 //! What clients wait for goes first, then what has a stale response to fall back on, then what nobody waits for. Within
-//! each, who came first goes first.
+//! each, whose client came first goes first: one that has waited in vain for another's answer, which it could not share,
+//! does not wait for everyone else again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,13 +13,21 @@ use tokio::sync::oneshot;
 
 use super::endpoint::Endpoint;
 use super::message::Errand;
+use crate::base::Stopwatch;
 
 /// The requests that wait for room.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: AtomicUsize,
     /// By errand, the most urgent first. Guarded by the lock, which is held for one push or pop.
-    lines: Mutex<[VecDeque<oneshot::Sender<Arc<Endpoint>>>; 3]>,
+    lines: Mutex<[VecDeque<Waiter>; 3]>,
+}
+
+/// One that waits for room.
+#[derive(Debug)]
+struct Waiter {
+    since: Stopwatch,
+    sender: oneshot::Sender<Arc<Endpoint>>,
 }
 
 /// The most requests that wait although no client waits for them.
@@ -27,25 +36,31 @@ const MAX_BACKGROUND: usize = 64;
 impl Queue {
     /// Returns the number of requests that wait.
     pub(super) fn len(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Joins the line of an errand; `None`: `most` wait already. Whoever is there is handed an address that has room, one
-    /// of whose requests under way it is then.
-    pub(super) fn join(&self, errand: Errand, most: usize) -> Option<oneshot::Receiver<Arc<Endpoint>>> {
+    /// Joins the line of an errand, behind those who have waited for longer than `since`; `None`: `most` wait already.
+    /// Whoever is there is handed an address that has room, one of whose requests under way it is then.
+    pub(super) fn join(
+        &self,
+        errand: Errand,
+        since: Stopwatch,
+        most: usize,
+    ) -> Option<oneshot::Receiver<Arc<Endpoint>>> {
         let mut lines = self.lines.lock();
         if self.len() >= most {
             // Those whose clients have left make room.
-            lines.iter_mut().for_each(|line| line.retain(|waiter| !waiter.is_closed()));
-            self.waiting.store(lines.iter().map(VecDeque::len).sum(), Ordering::Relaxed);
+            lines.iter_mut().for_each(|line| line.retain(|waiter| !waiter.sender.is_closed()));
+            self.waiting.store(lines.iter().map(VecDeque::len).sum(), Ordering::SeqCst);
         }
         let line = &mut lines[rank(errand)];
         if self.len() >= most || (errand == Errand::Background && line.len() >= MAX_BACKGROUND) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        line.push_back(sender);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let at = line.iter().rposition(|waiter| waiter.since <= since).map_or(0, |before| before + 1);
+        line.insert(at, Waiter { since, sender });
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         Some(receiver)
     }
 
@@ -53,7 +68,7 @@ impl Queue {
     pub(super) fn dismiss(&self) {
         let mut lines = self.lines.lock();
         lines.iter_mut().for_each(VecDeque::clear);
-        self.waiting.store(0, Ordering::Relaxed);
+        self.waiting.store(0, Ordering::SeqCst);
     }
 
     /// Hands an address that has room, and counts a request under way, to the first that still waits. Returns whether
@@ -64,8 +79,8 @@ impl Queue {
         }
         let mut lines = self.lines.lock();
         while let Some(first) = lines.iter_mut().find_map(VecDeque::pop_front) {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            if first.send(Arc::clone(endpoint)).is_ok() {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            if first.sender.send(Arc::clone(endpoint)).is_ok() {
                 return true;
             }
         }
@@ -79,5 +94,35 @@ fn rank(errand: Errand) -> usize {
         Errand::Client => 0,
         Errand::StandIn => 1,
         Errand::Background => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Config;
+    use super::super::endpoint::Target;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_client_came_first_goes_first() {
+        let config = Config::default();
+        let endpoint = config.endpoint(0, &config.addresses[0], Target::of(&config.addresses[0].address));
+        let queue = Queue::default();
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            times.push(Stopwatch::start());
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let mut waiting: Vec<_> =
+            [(Errand::Background, 0), (Errand::Client, 1), (Errand::Client, 2), (Errand::Client, 0)]
+                .map(|(errand, since)| queue.join(errand, times[since], 10).expect("room in the queue"))
+                .into();
+        for expected in [3, 1, 2, 0] {
+            assert!(queue.hand_over(&endpoint));
+            assert!(waiting[expected].try_recv().is_ok(), "{expected}");
+        }
+        assert!(!queue.hand_over(&endpoint));
     }
 }
