@@ -22,13 +22,14 @@ use super::config::{Balance, HashBy};
 use super::connect::is_our_own;
 use super::endpoint::{Endpoint, Target};
 use super::link::{self, Link};
-use super::message::{OriginRequest, expects_content};
+use super::message::{Errand, OriginRequest, expects_content};
 use super::origin_io::Wire;
 use super::pool::{Pool, Tried, Wish};
 use super::request_body::RequestBody;
 use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
 use super::wait::HeadWait;
+use super::watch::LookUps;
 use super::{Buffers, Config, UpstreamError, framing};
 use crate::base::log::cut;
 use crate::base::{Metrics, OriginOutcome, Stopwatch, Transport};
@@ -41,6 +42,7 @@ const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 pub(crate) struct Upstream {
     pub(super) config: Config,
     pub(super) pool: Arc<Pool>,
+    pub(super) look_ups: LookUps,
     tls: Option<OriginTls>,
     metrics: Arc<Metrics>,
     buffers: Arc<Buffers>,
@@ -66,7 +68,15 @@ impl Upstream {
         let endpoints = config.addresses.iter().enumerate();
         let endpoints = endpoints.map(|(n, listed)| config.endpoint(n, listed, Target::of(&listed.address)));
         let pool = Pool::new(&config, endpoints.collect());
-        Ok(Arc::new(Self { config, pool, tls, metrics, buffers, logged: Mutex::default() }))
+        Ok(Arc::new(Self {
+            config,
+            pool,
+            look_ups: LookUps::default(),
+            tls,
+            metrics,
+            buffers,
+            logged: Mutex::default(),
+        }))
     }
 
     /// Returns the `[upstream]` settings.
@@ -128,7 +138,15 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let mut wish = Wish { errand: request.errand, since: request.since, affinity: self.affinity(request) };
         let mut tried = Tried::new();
-        let seated = self.pool.seat(&self.config, &wish, &tried).await;
+        let mut seated = self.pool.seat(&self.config, &wish, &tried).await;
+        if matches!(seated, Err(UpstreamError::Down { .. }))
+            && request.errand == Errand::Client
+            && self.look_ups.are_hastened()
+        {
+            // All that are known may be gone, and others there.
+            Box::pin(self.look_ups.settle()).await;
+            seated = self.pool.seat(&self.config, &wish, &tried).await;
+        }
         let (mut seat, mut probe) = seated.inspect_err(|_| self.metrics.origin_refused.add_one())?;
         self.pool.note_request(self.config.retry_budget);
         let begun = Stopwatch::start();
@@ -181,10 +199,17 @@ impl Upstream {
             self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());
             drop(probe.take());
             tried.push(seat.endpoint.id);
-            if !attempts.may_go_elsewhere(&error) || !self.pool.has_another(&tried) || !self.pool.take_repeat() {
+            if !attempts.may_go_elsewhere(&error) {
                 return Err(error);
             }
+            let has_moved = error.is_connect() && self.may_have_moved(&seat.endpoint);
             drop(seat);
+            if has_moved && !self.pool.has_another(&tried) {
+                Box::pin(self.look_ups.settle()).await;
+            }
+            if !self.pool.has_another(&tried) || !self.pool.take_repeat() {
+                return Err(error);
+            }
             wish.since.get_or_insert(begun);
             let Ok(another) = self.pool.seat(&self.config, &wish, &tried).await else {
                 // The others have gone down meanwhile: the first failure says more.
@@ -310,6 +335,9 @@ impl Upstream {
             }
             UpstreamError::RequestBody(_) | UpstreamError::Busy | UpstreamError::Down { .. } => false,
         };
+        if error.is_connect() && self.may_have_moved(endpoint) {
+            self.look_ups.hasten();
+        }
         if has_failed {
             self.metrics.origin_downs.add_one();
             warn!("the application at {} counts as down until it answers: {error}", endpoint.name);

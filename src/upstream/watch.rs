@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,6 +26,12 @@ use crate::base::Stopwatch;
 
 /// The results on end of one kind that change what an address counts as.
 const ON_END: u32 = 2;
+
+/// The least time between two look-ups, however many requests fail.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest wait of a request for a look-up.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The most addresses of one name.
 const MAX_ADDRESSES: usize = 256;
@@ -48,6 +56,38 @@ struct Checks {
     under_way: JoinSet<(Arc<Endpoint>, io::Result<StatusCode>)>,
 }
 
+/// The looking up of an upstream's names.
+#[derive(Debug, Default)]
+pub(super) struct LookUps {
+    /// Wakes the task that looks them up.
+    wanted: Notify,
+    /// The number of those begun, and of those ended.
+    begun: AtomicU64,
+    ended: watch::Sender<u64>,
+    /// The number of the one that is to come soon, or came.
+    hastened: AtomicU64,
+}
+
+impl LookUps {
+    /// Has the names looked up soon: one of their addresses can't be reached. What is under way already does not count.
+    pub(super) fn hasten(&self) {
+        self.hastened.fetch_max(self.begun.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.wanted.notify_one();
+    }
+
+    /// Returns whether the names are looked up soon, since one of their addresses could not be reached.
+    pub(super) fn are_hastened(&self) -> bool {
+        self.hastened.load(Ordering::SeqCst) > *self.ended.borrow()
+    }
+
+    /// Waits until they have been looked up, but not for long.
+    pub(super) async fn settle(&self) {
+        let hastened = self.hastened.load(Ordering::SeqCst);
+        let mut ended = self.ended.subscribe();
+        let _ = timeout(LONGEST_WAIT, ended.wait_for(|ended| *ended >= hastened)).await;
+    }
+}
+
 impl Upstream {
     /// Watches until the runtime ends. A resolver that does not answer keeps no address from being checked.
     pub(crate) async fn watch(self: Arc<Self>) {
@@ -60,10 +100,21 @@ impl Upstream {
             return;
         }
         let mut failing = HashSet::new();
+        let interval = self.config.resolve_interval;
+        let least = LEAST_PAUSE.min(interval);
         loop {
+            self.look_ups.begun.fetch_add(1, Ordering::SeqCst);
             self.resolve(&mut failing).await;
-            tokio::time::sleep(self.config.resolve_interval).await;
+            self.look_ups.ended.send_modify(|ended| *ended += 1);
+            tokio::time::sleep(least).await;
+            let _ = timeout(interval.saturating_sub(least), self.look_ups.wanted.notified()).await;
         }
+    }
+
+    /// Returns whether the application may be at another address by now: the name that this one is of is looked up.
+    pub(super) fn may_have_moved(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.target.is_name()
+            && self.config.addresses.get(endpoint.listed).is_some_and(|one| name_of(one).is_some())
     }
 
     /// Asks addresses, again and again.
