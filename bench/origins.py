@@ -122,7 +122,7 @@ def head(options: argparse.Namespace) -> str:
         found = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
         return f"{Path(command[0]).name} {found[0] if found else 'of no known version'}"
 
-    versions = [version(str(options.larder.resolve()), "--version"), version("haproxy", "-v"), version("nginx", "-v"), version(str(options.gunicorn), "--version")]
+    versions = [version(str(options.larder.resolve()), "--version").replace(options.larder.name, "larder"), version("haproxy", "-v"), version("nginx", "-v"), version(str(options.gunicorn), "--version")]
     return (
         "# Origins that fail, lag and fill up\n\n"
         f"Taken on {time.strftime('%Y-%m-%d')} by `bench/origins.py --rounds {options.rounds} --seconds {options.seconds:g} --seed {options.seed}`, "
@@ -275,6 +275,7 @@ backend origins
   {"hash-type consistent" if balance == "uri" else ""}
   option httpchk
   http-check send meth GET uri /healthz
+  http-request disable-l7-retry if METH_POST
   http-request cache-use pages
   http-response cache-store pages
 {servers}

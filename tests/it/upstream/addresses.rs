@@ -312,7 +312,7 @@ fn who_waits_is_let_through_although_health_checks_fail() {
         _ => reply.send(200, "Cache-Control: no-store", "x"),
     });
     let larder = before(&[&origin.url()], &format!("{CHECKED}\nupstream.max_requests=1"));
-    let mut clients: Vec<Client> = ["/slow", "/1", "/2", "/3"].map(|path| waiting(&larder, path)).into();
+    let mut clients: Vec<Client> = ["/slow", "/1", "/2", "/3"].map(|path| waiting(&larder, path, &origin.url())).into();
     is_sick.store(true, Ordering::SeqCst);
     eventually("it is not healthy", || !is_healthy(&larder, &origin.url()));
     gate.open();
@@ -334,7 +334,7 @@ fn who_waits_gets_the_room_of_an_address_that_comes_up() {
     let back = sickly("back", &is_sick);
     let larder = before(&[&busy.url(), &back.url()], &format!("{CHECKED}\nupstream.max_requests=1"));
     eventually("one is not healthy", || !is_healthy(&larder, &back.url()));
-    let [mut slow, mut one, mut two] = ["/slow", "/1", "/2"].map(|path| waiting(&larder, path));
+    let [mut slow, mut one, mut two] = ["/slow", "/1", "/2"].map(|path| waiting(&larder, path, &busy.url()));
     is_sick.store(false, Ordering::SeqCst);
     for client in [&mut one, &mut two] {
         assert_eq!(client.answer().text(), "back", "the other one is busy still");
@@ -343,9 +343,10 @@ fn who_waits_gets_the_room_of_an_address_that_comes_up() {
     assert_eq!(slow.answer().text(), "busy");
 }
 
-/// Asks for `path`, and returns once the request is at an address or in the queue.
-fn waiting(larder: &Larder, path: &str) -> Client {
-    let has = || larder.running().proxy().usage().queued + larder.metric("larder_upstream_requests{");
+/// Asks for `path`, and returns once the request is at the address `url` or in the queue.
+fn waiting(larder: &Larder, path: &str, url: &str) -> Client {
+    let at_address = format!("larder_upstream_requests{{upstream=\"default\",address=\"{url}\"}}");
+    let has = || larder.running().proxy().usage().queued + larder.metric(&at_address);
     let before = has();
     let mut client = larder.client();
     client.ask("POST", path, "Content-Length: 0");
