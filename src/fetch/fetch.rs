@@ -26,7 +26,9 @@ use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
 use crate::store::{Lookup, Opening, SeparateBody};
-use crate::upstream::{EndsWithConnection, Errand, OriginRequest, RequestBody, UpstreamBody, UpstreamError};
+use crate::upstream::{
+    EndsWithConnection, Errand, OriginRequest, RequestBody, StickyCookies, UpstreamBody, UpstreamError,
+};
 
 /// The kind of request that is sent to the origin.
 #[derive(Clone, Copy, Debug)]
@@ -332,7 +334,9 @@ impl Fetch {
         let (method, uri, informational) = (order.method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
         let since = Some(order.asked.since);
-        let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
+        let sticky =
+            order.asked.request.extensions().get::<StickyCookies>().filter(|_| order.errand != Errand::Background);
+        let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
         self.fetcher.send(order.asked.terms.upstream, &request, RequestBody::Empty).await
     }
 

@@ -23,7 +23,7 @@ use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
 use crate::upstream::{
-    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, StickyCookies, UpstreamBody, UpstreamError,
 };
 
 /// The time for which the answer to an unsafe request is awaited after its client has left. Such a request holds a
@@ -69,8 +69,8 @@ impl Proxy {
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let (errand, since) = (Errand::Client, None);
-        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
+        let (errand, since, sticky) = (Errand::Client, None, request.extensions.get());
+        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
         let mut response = match origin.upstream.send(&sent, RequestBody::Empty).await {
@@ -124,8 +124,8 @@ impl Proxy {
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, informational) = (&parts.method, informational.as_ref());
-            let (uri, errand, since) = (&*uri, Errand::Client, None);
-            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
+            let (uri, errand, since, sticky) = (&*uri, Errand::Client, None, parts.extensions.get());
+            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
             return match self.fetcher.send(target.rule.upstream, &sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -193,11 +193,13 @@ impl Proxy {
         let (mut sender, receiver) = oneshot::channel();
         let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
         let (transfer, upstream) = (Arc::clone(&target.rule.transfer), target.rule.upstream);
+        let sticky: Option<StickyCookies> = parts.extensions.get().cloned();
         self.fetcher.tasks.spawn(async move {
             let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
-            let (errand, since, transfer) = (Errand::Client, None, &*transfer);
-            let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, transfer };
+            let (errand, since, sticky, transfer) = (Errand::Client, None, sticky.as_ref(), &*transfer);
+            let request =
+                OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -310,8 +312,9 @@ impl Proxy {
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let (errand, since, transfer) = (Errand::Client, None, &*target.rule.transfer);
-        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, since, transfer };
+        let (errand, since, sticky, transfer) = (Errand::Client, None, parts.extensions.get(), &*target.rule.transfer);
+        let request =
+            OriginRequest { method, uri, fields: &fields, informational: None, errand, since, sticky, transfer };
         let mut response =
             match self.fetcher.origins.named(target.rule.upstream).upstream.send(&request, RequestBody::Empty).await {
                 Ok(response) => response,

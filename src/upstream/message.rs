@@ -7,6 +7,7 @@ use hyper::body::Body;
 use super::Transfer;
 use super::informational::{Informational, relay};
 use super::request_body::RequestBody;
+use super::sticky::StickyCookies;
 use crate::base::Stopwatch;
 
 /// A request to the origin without its body: target in origin form, fields complete.
@@ -23,6 +24,8 @@ pub(crate) struct OriginRequest<'a> {
     pub errand: Errand,
     /// The time since which its client has waited; `None`: it came just now.
     pub since: Option<Stopwatch>,
+    /// The sticky cookies that its client sent.
+    pub sticky: Option<&'a StickyCookies>,
     /// Limits for the bytes of the request and of its response.
     pub transfer: &'a Transfer,
 }

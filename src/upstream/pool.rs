@@ -27,18 +27,31 @@ pub(super) struct Pool {
     budget: Budget,
 }
 
-/// What a request wants of an address.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
+/// What decides on the address of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Choice {
     pub(super) errand: Errand,
     /// The time since which its client has waited; `None`: it came just now.
     pub(super) since: Option<Stopwatch>,
-    /// The hash of what the choice of an address goes by.
+    /// The hash of what the choice goes by, under `balance = "hash"`.
     pub(super) affinity: u64,
+    /// The address that its client is kept at, by the sticky cookie.
+    pub(super) kept_at: Option<Arc<Endpoint>>,
+    /// The addresses that it was sent to in vain.
+    pub(super) tried: SmallVec<[u64; 2]>,
 }
 
-/// The addresses that a request was sent to in vain.
-pub(super) type Tried = SmallVec<[u64; 2]>;
+impl Choice {
+    /// Returns the address that the client is kept at, unless that can't be asked.
+    fn kept(&self) -> Option<&Arc<Endpoint>> {
+        self.kept_at.as_ref().filter(|kept| !kept.is_down() && !kept.is_gone() && !self.tried.contains(&kept.id))
+    }
+
+    /// Returns whether an address with room is one for this request.
+    pub(super) fn takes(&self, endpoint: &Arc<Endpoint>) -> bool {
+        !self.tried.contains(&endpoint.id) && self.kept().is_none_or(|kept| Arc::ptr_eq(kept, endpoint))
+    }
+}
 
 /// A place among the requests under way at an address. Gives it to the next that waits when it is dropped.
 #[derive(Debug)]
@@ -101,9 +114,17 @@ impl Pool {
 
     /// Gives the room at an address that is new, up again or less busy to those that wait.
     pub(super) fn offer(&self, endpoint: &Arc<Endpoint>) {
-        while self.queue.len() > 0 && self.may_ask(endpoint) && endpoint.begin(self.most) {
+        while self.queue.len() > 0 && self.may_ask(endpoint) {
+            let joined = self.queue.joined();
+            if !endpoint.begin(self.most) {
+                return;
+            }
             if !self.queue.hand_over(endpoint) {
                 endpoint.end();
+                // One that has joined since may have seen no room.
+                if self.queue.joined() == joined {
+                    return;
+                }
             }
         }
     }
@@ -130,21 +151,20 @@ impl Pool {
     }
 
     /// Returns whether there is another address to try.
-    pub(super) fn has_another(&self, tried: &Tried) -> bool {
-        self.endpoints.read().iter().any(|endpoint| !endpoint.is_down() && !tried.contains(&endpoint.id))
+    pub(super) fn has_another(&self, choice: &Choice) -> bool {
+        self.endpoints.read().iter().any(|endpoint| !endpoint.is_down() && !choice.tried.contains(&endpoint.id))
     }
 
-    /// Finds a place for a request at an address that is none of `tried`. Waits where all have as many as they may.
+    /// Finds a place for a request at an address that it may go to. Waits where all have as many as they may.
     pub(super) async fn seat(
         self: &Arc<Self>,
         config: &Config,
-        wish: &Wish,
-        tried: &Tried,
+        choice: &Choice,
     ) -> Result<(Seat, Option<Probe>), UpstreamError> {
-        match self.find(wish, tried) {
+        match self.find(choice) {
             Found::Room(endpoint, probe) => Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => Err(UpstreamError::Down { was_slow }),
-            Found::Full => Box::pin(self.wait(config, wish, tried)).await,
+            Found::Full => Box::pin(self.wait(config, choice)).await,
         }
     }
 
@@ -161,20 +181,12 @@ impl Pool {
     }
 
     /// Waits for room.
-    async fn wait(
-        self: &Arc<Self>,
-        config: &Config,
-        wish: &Wish,
-        tried: &Tried,
-    ) -> Result<(Seat, Option<Probe>), UpstreamError> {
-        let since = wish.since.unwrap_or_else(Stopwatch::start);
-        let Some(receiver) = self.queue.join(wish.errand, since, config.max_waiting) else {
-            return Err(UpstreamError::Busy);
-        };
+    async fn wait(self: &Arc<Self>, config: &Config, choice: &Choice) -> Result<(Seat, Option<Probe>), UpstreamError> {
+        let Some(receiver) = self.queue.join(choice, config.max_waiting) else { return Err(UpstreamError::Busy) };
         // Whoever is handed an address and leaves at that moment must give it back.
         let mut place = Place { pool: self, receiver };
         // Room may have come before this request was in the queue.
-        match self.find(wish, tried) {
+        match self.find(choice) {
             Found::Room(endpoint, probe) => return Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => return Err(UpstreamError::Down { was_slow }),
             Found::Full => {}
@@ -188,19 +200,29 @@ impl Pool {
 
     /// Looks for an address: one that is up, else a backup that is up, else one of which only the health checks fail, else
     /// one that is due for a probe.
-    fn find(&self, wish: &Wish, tried: &Tried) -> Found {
-        let endpoints = self.endpoints.read();
+    fn find(&self, choice: &Choice) -> Found {
         let most = self.most;
+        if let Some(kept) = choice.kept() {
+            return if kept.begin(most) { Found::Room(Arc::clone(kept), None) } else { Found::Full };
+        }
+        let endpoints = self.endpoints.read();
+        if let [only] = &endpoints[..]
+            && !only.is_down()
+            && choice.tried.is_empty()
+            && only.begin(most)
+        {
+            return Found::Room(Arc::clone(only), None);
+        }
         let mut is_full = false;
         for level in [Level::Up, Level::Backup, Level::Unhealthy] {
-            let mut candidates: Candidates<'_> =
-                endpoints.iter().filter(|endpoint| level.has(endpoint) && !tried.contains(&endpoint.id)).collect();
+            let is_candidate = |endpoint: &&Arc<Endpoint>| level.has(endpoint) && !choice.tried.contains(&endpoint.id);
+            let mut candidates: Candidates<'_> = endpoints.iter().filter(is_candidate).collect();
             let count = candidates.len();
             if most > 0 {
                 candidates.retain(|endpoint| endpoint.under_way() < most);
             }
             is_full |= candidates.len() < count;
-            while let Some(chosen) = self.balancer.choose(&candidates, wish.affinity) {
+            while let Some(chosen) = self.balancer.choose(&candidates, choice.affinity) {
                 if chosen.begin(most) {
                     return Found::Room(Arc::clone(chosen), None);
                 }
@@ -211,7 +233,7 @@ impl Pool {
                 return Found::Full;
             }
         }
-        find_down(&endpoints, most, wish.errand, tried)
+        find_down(&endpoints, most, choice)
     }
 
     /// Counts a request, which allows for a part of a repetition, in thousandths.
@@ -246,10 +268,10 @@ impl Level {
 
 /// Looks for an address that is known to be down and due for a probe.
 #[cold]
-fn find_down(endpoints: &[Arc<Endpoint>], most: u32, errand: Errand, tried: &Tried) -> Found {
+fn find_down(endpoints: &[Arc<Endpoint>], most: u32, choice: &Choice) -> Found {
     let (mut was_any_slow, mut is_full) = (false, false);
-    for endpoint in endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id)) {
-        let admission = match errand {
+    for endpoint in endpoints.iter().filter(|endpoint| !choice.tried.contains(&endpoint.id)) {
+        let admission = match choice.errand {
             Errand::Client => endpoint.breaker.admit(),
             Errand::Background => endpoint.breaker.admit_in_background(),
             Errand::StandIn => Admission::Refused { was_slow: false },
@@ -322,6 +344,10 @@ mod tests {
     use super::super::endpoint::Target;
     use super::*;
 
+    fn choice() -> Choice {
+        Choice { errand: Errand::Client, since: None, affinity: 0, kept_at: None, tried: SmallVec::new() }
+    }
+
     #[test]
     fn nobody_waits_while_there_is_room() {
         // Many that come and go at once: one that joins the queue at the moment at which the room is left must get it.
@@ -334,9 +360,9 @@ mod tests {
             for _ in 0..3 {
                 let (pool, config) = (Arc::clone(&pool), config.clone());
                 tasks.spawn(async move {
-                    let wish = Wish { errand: Errand::Client, since: None, affinity: 0 };
+                    let choice = choice();
                     for _ in 0..100_000 {
-                        drop(pool.seat(&config, &wish, &Tried::new()).await.expect("a place"));
+                        drop(pool.seat(&config, &choice).await.expect("a place"));
                         tokio::task::yield_now().await;
                     }
                 });

@@ -6,28 +6,32 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::endpoint::Endpoint;
 use super::message::Errand;
+use super::pool::Choice;
 use crate::base::Stopwatch;
 
 /// The requests that wait for room.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: AtomicUsize,
-    /// By errand, the most urgent first. Guarded by the lock, which is held for one push or pop.
+    /// All that ever waited.
+    joined: AtomicU64,
+    /// By errand, the most urgent first. Guarded by the lock, which is held for one push, or one search.
     lines: Mutex<[VecDeque<Waiter>; 3]>,
 }
 
-/// One that waits for room.
+/// A request that waits.
 #[derive(Debug)]
 struct Waiter {
-    since: Stopwatch,
     sender: oneshot::Sender<Arc<Endpoint>>,
+    since: Stopwatch,
+    choice: Choice,
 }
 
 /// The most requests that wait although no client waits for them.
@@ -39,29 +43,31 @@ impl Queue {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Joins the line of an errand, behind those who have waited for longer than `since`; `None`: `most` wait already.
+    /// Joins the line of the errand, behind those whose clients have waited for longer; `None`: `most` wait already.
     /// Whoever is there is handed an address that has room, one of whose requests under way it is then.
-    pub(super) fn join(
-        &self,
-        errand: Errand,
-        since: Stopwatch,
-        most: usize,
-    ) -> Option<oneshot::Receiver<Arc<Endpoint>>> {
+    pub(super) fn join(&self, choice: &Choice, most: usize) -> Option<oneshot::Receiver<Arc<Endpoint>>> {
         let mut lines = self.lines.lock();
         if self.len() >= most {
             // Those whose clients have left make room.
             lines.iter_mut().for_each(|line| line.retain(|waiter| !waiter.sender.is_closed()));
             self.waiting.store(lines.iter().map(VecDeque::len).sum(), Ordering::SeqCst);
         }
-        let line = &mut lines[rank(errand)];
-        if self.len() >= most || (errand == Errand::Background && line.len() >= MAX_BACKGROUND) {
+        let line = &mut lines[rank(choice.errand)];
+        if self.len() >= most || (choice.errand == Errand::Background && line.len() >= MAX_BACKGROUND) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
+        let since = choice.since.unwrap_or_else(Stopwatch::start);
         let at = line.iter().rposition(|waiter| waiter.since <= since).map_or(0, |before| before + 1);
-        line.insert(at, Waiter { since, sender });
+        line.insert(at, Waiter { sender, since, choice: choice.clone() });
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.joined.fetch_add(1, Ordering::SeqCst);
         Some(receiver)
+    }
+
+    /// Returns the number of requests that ever waited.
+    pub(super) fn joined(&self) -> u64 {
+        self.joined.load(Ordering::SeqCst)
     }
 
     /// Sends all away: every address is down.
@@ -71,17 +77,20 @@ impl Queue {
         self.waiting.store(0, Ordering::SeqCst);
     }
 
-    /// Hands an address that has room, and counts a request under way, to the first that still waits. Returns whether
-    /// there was one.
+    /// Hands an address that has room, and counts a request under way, to the first that still waits and may go there.
+    /// Returns whether there was one.
     pub(super) fn hand_over(&self, endpoint: &Arc<Endpoint>) -> bool {
         if self.len() == 0 {
             return false;
         }
         let mut lines = self.lines.lock();
-        while let Some(first) = lines.iter_mut().find_map(VecDeque::pop_front) {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-            if first.sender.send(Arc::clone(endpoint)).is_ok() {
-                return true;
+        for line in lines.iter_mut() {
+            while let Some(at) = line.iter().position(|waiter| waiter.choice.takes(endpoint)) {
+                let Some(first) = line.remove(at) else { break };
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                if first.sender.send(Arc::clone(endpoint)).is_ok() {
+                    return true;
+                }
             }
         }
         false
@@ -117,7 +126,11 @@ mod tests {
         }
         let mut waiting: Vec<_> =
             [(Errand::Background, 0), (Errand::Client, 1), (Errand::Client, 2), (Errand::Client, 0)]
-                .map(|(errand, since)| queue.join(errand, times[since], 10).expect("room in the queue"))
+                .map(|(errand, since)| {
+                    let since = Some(times[since]);
+                    let choice = Choice { errand, since, affinity: 0, kept_at: None, tried: smallvec::SmallVec::new() };
+                    queue.join(&choice, 10).expect("room in the queue")
+                })
                 .into();
         for expected in [3, 1, 2, 0] {
             assert!(queue.hand_over(&endpoint));
