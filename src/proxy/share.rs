@@ -396,6 +396,7 @@ pub(super) fn asked(
         request: Arc::clone(request),
         uri: shared_form(request.uri(), &rule.query).into_owned(),
         peer: caller.peer().clone(),
+        since: Stopwatch::start(),
         directives,
         terms: Terms {
             upstream: target.rule.upstream,
