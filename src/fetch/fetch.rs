@@ -8,6 +8,7 @@
 //! 6. A body that is kept comes in by a task of its own, which holds the lease of the flight until it is complete.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use http::header::{self, HeaderMap};
 use http::{Response, StatusCode};
@@ -89,6 +90,8 @@ pub(crate) struct Fetch {
     /// The lease of its flight, held while the origin is asked. Dropping it without a result hands the fetch to one
     /// follower.
     pub(super) lease: Option<Lease>,
+    /// True once a request of it may have been sent.
+    pub(super) is_sent: Arc<AtomicBool>,
 }
 
 impl Fetch {
@@ -96,7 +99,7 @@ impl Fetch {
     pub(crate) fn begin(fetcher: &Arc<Fetcher>, order: Order, lease: Option<Lease>) -> Self {
         let position = fetcher.store.position();
         let version_vector = fetcher.store.purges().version_vector();
-        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease }
+        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease, is_sent: Arc::default() }
     }
 
     /// Makes a fetch of a request that was already sent, at purge position `position`, when the purges in `version_vector`
@@ -107,7 +110,7 @@ impl Fetch {
         position: u64,
         version_vector: Arc<VersionVector>,
     ) -> Self {
-        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease: None }
+        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease: None, is_sent: Arc::default() }
     }
 
     /// Returns the order, with what was found for it by now.
@@ -336,7 +339,8 @@ impl Fetch {
         let since = Some(order.asked.since);
         let sticky =
             order.asked.request.extensions().get::<StickyCookies>().filter(|_| order.errand != Errand::Background);
-        let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
+        let (fields, is_sent) = (&fields, Some(&*self.is_sent));
+        let request = OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
         self.fetcher.send(order.asked.terms.upstream, &request, RequestBody::Empty).await
     }
 

@@ -1,6 +1,7 @@
 //! Begins fetches: for a flight, for one client, and in the background.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
 use tokio::sync::oneshot;
@@ -28,10 +29,11 @@ impl Fetcher {
         self.spawn(span, async move {
             let watch = lease.watch();
             let mut fetch = Box::new(Fetch::begin(&this, order, Some(lease)));
+            let unsent = this.may_wait_for_room(&fetch.order).then(|| Arc::clone(&fetch.is_sent));
             let fetched = tokio::select! {
                 biased;
                 fetched = fetch.run() => fetched,
-                () = this.is_called_off(&watch) => return,
+                () = this.is_called_off(&watch, unsent.as_deref()) => return,
             };
             if let Some(lease) = fetch.take_lease() {
                 lease.end(match &fetched {
@@ -47,10 +49,21 @@ impl Fetcher {
         });
     }
 
-    /// Returns when nobody waits for a flight and [`MAX_UNATTENDED`] others go on already.
-    async fn is_called_off(&self, watch: &Watch) {
+    /// Returns whether a flight for a client may have to wait until an address has room.
+    fn may_wait_for_room(&self, order: &Order) -> bool {
+        let upstream = self.origins.named(order.asked.terms.upstream);
+        order.errand == Errand::Client && upstream.upstream.config().max_requests > 0
+    }
+
+    /// Returns when nobody waits for a flight and [`MAX_UNATTENDED`] others go on already, or, by `unsent`, nothing of it was
+    /// sent: it would take the room of those whose clients are there.
+    async fn is_called_off(&self, watch: &Watch, unsent: Option<&AtomicBool>) {
         loop {
             watch.deserted().await;
+            if unsent.is_some_and(|is_sent| !is_sent.load(Ordering::Relaxed)) && watch.cancel() {
+                debug!("a fetch that nobody waits for ends: nothing of it was sent");
+                return;
+            }
             if let Ok(_permit) = self.limits.unattended.try_acquire() {
                 return std::future::pending().await;
             }

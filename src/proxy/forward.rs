@@ -2,6 +2,7 @@
 
 use crate::proxy::rules::Resolved;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -23,7 +24,8 @@ use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
 use crate::upstream::{
-    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, StickyCookies, UpstreamBody, UpstreamError,
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, StickyCookies, TunnelSeat, UpstreamBody,
+    UpstreamError,
 };
 
 /// The time for which the answer to an unsafe request is awaited after its client has left. Such a request holds a
@@ -69,8 +71,9 @@ impl Proxy {
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let (errand, since, sticky) = (Errand::Client, None, request.extensions.get());
-        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
+        let (errand, since, sticky, is_sent) = (Errand::Client, None, request.extensions.get(), None);
+        let fields = &fields;
+        let sent = OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
         let mut response = match origin.upstream.send(&sent, RequestBody::Empty).await {
@@ -124,8 +127,9 @@ impl Proxy {
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, informational) = (&parts.method, informational.as_ref());
-            let (uri, errand, since, sticky) = (&*uri, Errand::Client, None, parts.extensions.get());
-            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
+            let (uri, fields, errand, since) = (&*uri, &fields, Errand::Client, None);
+            let (sticky, is_sent) = (parts.extensions.get(), None);
+            let sent = OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
             return match self.fetcher.send(target.rule.upstream, &sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -197,16 +201,24 @@ impl Proxy {
         self.fetcher.tasks.spawn(async move {
             let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
-            let (errand, since, sticky, transfer) = (Errand::Client, None, sticky.as_ref(), &*transfer);
+            let place = AtomicBool::new(false);
+            let (fields, errand, since) = (&fields, Errand::Client, None);
+            let (sticky, is_sent, transfer) = (sticky.as_ref(), Some(&place), &*transfer);
             let request =
-                OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
+                OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
             let is_abandoned = async {
                 sender.closed().await;
-                tokio::time::sleep(ABANDONED).await;
+                // One that waits for room leaves the queue with its client.
+                if place.load(Ordering::Relaxed) {
+                    tokio::time::sleep(ABANDONED).await;
+                }
             };
             let answered = tokio::select! {
                 answered = this.fetcher.send(upstream, &request, body) => answered,
                 () = is_abandoned => {
+                    if !place.load(Ordering::Relaxed) {
+                        return;
+                    }
                     // The request may have been carried out or not, so its target is invalidated.
                     let (_, written) = this.invalidate(&changed, &HeaderMap::new(), position);
                     return written.await;
@@ -312,9 +324,9 @@ impl Proxy {
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let (errand, since, sticky, transfer) = (Errand::Client, None, parts.extensions.get(), &*target.rule.transfer);
-        let request =
-            OriginRequest { method, uri, fields: &fields, informational: None, errand, since, sticky, transfer };
+        let (fields, informational, errand, since) = (&fields, None, Errand::Client, None);
+        let (sticky, is_sent, transfer) = (parts.extensions.get(), None, &*target.rule.transfer);
+        let request = OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
         let mut response =
             match self.fetcher.origins.named(target.rule.upstream).upstream.send(&request, RequestBody::Empty).await {
                 Ok(response) => response,
@@ -325,10 +337,12 @@ impl Proxy {
             return passed(response, Fwd::Bypass);
         }
         let origin = hyper::upgrade::on(&mut response);
+        let seat: Option<TunnelSeat> = response.extensions_mut().remove();
         let limit = self.tunnel_timeout;
         // A tunnel ends with the certificate of its client, too.
         let lasts = caller.peer().lasts(self.fetcher.clock.now()).unwrap_or(Duration::MAX);
         self.tunnels.spawn(async move {
+            let _seat = seat;
             let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
             let tied = tunnel::tie(client, TokioIo::new(origin), limit);
             match tokio::time::timeout(lasts, tied).await {

@@ -10,7 +10,6 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Believes what an authority issued, and the very certificates of the file.
 #[derive(Debug)]
@@ -29,10 +28,11 @@ impl ServerCertVerifier for Believed {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !self.own.contains(end_entity) {
-            return self.issued.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let issued = self.issued.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        // The time was checked before that is found; the name comes after it.
+        if !matches!(&issued, Err(error) if is_of_an_authority(error)) || !self.own.contains(end_entity) {
+            return issued;
         }
-        verify_time(end_entity, now)?;
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -60,17 +60,7 @@ impl ServerCertVerifier for Believed {
     }
 }
 
-/// Checks that a certificate is valid at `now`.
-fn verify_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let parsed = X509Certificate::from_der(certificate);
-    let (_, parsed) = parsed.map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-    let validity = parsed.validity();
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < validity.not_before.timestamp() {
-        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
-    }
-    if now > validity.not_after.timestamp() {
-        return Err(Error::InvalidCertificate(CertificateError::Expired));
-    }
-    Ok(())
+/// Returns whether a certificate is not believed because it says that it is an authority's.
+pub(super) fn is_of_an_authority(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::Other(why)) if format!("{why:?}").contains("CaUsedAsEndEntity"))
 }

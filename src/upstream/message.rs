@@ -1,5 +1,7 @@
 //! The message of a request to the origin.
 
+use std::sync::atomic::AtomicBool;
+
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Uri, Version};
 use hyper::body::Body;
@@ -26,6 +28,8 @@ pub(crate) struct OriginRequest<'a> {
     pub since: Option<Stopwatch>,
     /// The sticky cookies that its client sent.
     pub sticky: Option<&'a StickyCookies>,
+    /// Set once the request has its place at an address: from then on it may be sent.
+    pub is_sent: Option<&'a AtomicBool>,
     /// Limits for the bytes of the request and of its response.
     pub transfer: &'a Transfer,
 }

@@ -49,7 +49,7 @@ pub use self::error::UpstreamError;
 pub use self::framing::EndsWithConnection;
 pub(crate) use self::informational::{Informational, InformationalSender};
 pub(crate) use self::message::{Errand, OriginRequest};
-pub(crate) use self::origin::Upstream;
+pub(crate) use self::origin::{TunnelSeat, Upstream};
 pub(crate) use self::request_body::RequestBody;
 pub(crate) use self::spool::Spools;
 pub(crate) use self::sticky::{NewStickyCookie, StickyCookies};

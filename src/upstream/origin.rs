@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
@@ -32,12 +35,52 @@ use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
 use super::wait::HeadWait;
 use super::watch::LookUps;
-use super::{Buffers, Config, UpstreamError, framing};
+use super::{Buffers, Config, Fault, UpstreamError, framing};
 use crate::base::log::cut;
-use crate::base::{Metrics, OriginOutcome, Stopwatch, Transport};
+use crate::base::{Metrics, OriginOutcome, Probe, Stopwatch, Transport};
 
 /// Idle time within which origins do not close a kept connection.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
+
+/// What comes of sending a request.
+type Sent = Result<Response<UpstreamBody>, UpstreamError>;
+
+/// The place of a request that is sent in a task of its own, and the client that waits for what comes of it.
+struct Apart {
+    choice: Choice,
+    seat: Seat,
+    probe: Option<Probe>,
+    client: Option<oneshot::Sender<Sent>>,
+}
+
+/// Tells the client of a request in a task of its own what came of it; returns that where there is none.
+#[inline]
+fn tell(client: &mut Option<oneshot::Sender<Sent>>, sent: Sent) -> Sent {
+    match client.take() {
+        None => sent,
+        Some(client) => {
+            // It may have left. What it would have got is dropped then, with its connection and its place.
+            let _ = client.send(sent);
+            Err(UpstreamError::RequestBody(Fault::Broken))
+        }
+    }
+}
+
+/// Keeps the request's place until its response has ended: with the body, or with the tunnel.
+#[inline]
+fn hold(response: &mut Response<UpstreamBody>, seat: Seat) {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        response.extensions_mut().insert(TunnelSeat { _seat: Arc::new(seat) });
+    } else {
+        response.body_mut().hold(seat);
+    }
+}
+
+/// An extension of a response that changes protocols: the place of the tunnel among the requests under way.
+#[derive(Clone, Debug)]
+pub(crate) struct TunnelSeat {
+    _seat: Arc<Seat>,
+}
 
 /// The origin: its settings, its addresses, and the requests to them. The idle connections are the threads' own (`link`).
 #[derive(Debug)]
@@ -139,22 +182,82 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its final response. One that an address did not get, or that may be
     /// repeated and broke off, is sent to another.
-    pub(crate) async fn send(
+    // No `async fn`, which would be one more layer that moves the response.
+    pub(crate) fn send<'a>(
+        self: &'a Arc<Self>,
+        request: &'a OriginRequest<'_>,
+        body: RequestBody,
+    ) -> impl Future<Output = Sent> + Send + 'a {
+        self.send_from(request, body, None)
+    }
+
+    /// Sends a request in a task of its own: where an address has only so much room, a request counts for as long as the
+    /// application works on it, also once its client has left, or was told that it took too long.
+    pub(super) fn send_apart<'a>(
+        self: &'a Arc<Self>,
+        request: &'a OriginRequest<'_>,
+        body: RequestBody,
+    ) -> Pin<Box<dyn Future<Output = Sent> + Send + 'a>> {
+        Box::pin(async move {
+            let choice = self.choice(request);
+            // Who leaves while waiting leaves the queue.
+            let (seat, probe) = self.seat(request, &choice).await?;
+            let (sender, receiver) = oneshot::channel();
+            let apart = Apart { choice, seat, probe, client: Some(sender) };
+            let (this, method, uri) = (Arc::clone(self), request.method.clone(), request.uri.clone());
+            let (fields, informational) = ((request.fields)(), request.informational.cloned());
+            let (errand, since, transfer) = (request.errand, request.since, *request.transfer);
+            tokio::spawn(async move {
+                let request = OriginRequest {
+                    method: &method,
+                    uri: &uri,
+                    fields: &|| fields.clone(),
+                    informational: informational.as_ref(),
+                    errand,
+                    since,
+                    sticky: None,
+                    is_sent: None,
+                    transfer: &transfer,
+                };
+                this.send_from(&request, body, Some(apart)).await
+            });
+            receiver.await.unwrap_or(Err(UpstreamError::RequestBody(Fault::Broken)))
+        })
+    }
+
+    /// Finds a place for a request.
+    #[inline]
+    async fn seat(
         self: &Arc<Self>,
         request: &OriginRequest<'_>,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let mut choice = self.choice(request);
-        let mut seated = self.pool.seat(&self.config, &choice).await;
+        choice: &Choice,
+    ) -> Result<(Seat, Option<Probe>), UpstreamError> {
+        let mut seated = self.pool.seat(&self.config, choice).await;
         if matches!(seated, Err(UpstreamError::Down { .. }))
             && request.errand == Errand::Client
             && self.look_ups.are_hastened()
         {
             // All that are known may be gone, and others there.
             Box::pin(self.look_ups.settle()).await;
-            seated = self.pool.seat(&self.config, &choice).await;
+            seated = self.pool.seat(&self.config, choice).await;
         }
-        let (mut seat, mut probe) = seated.inspect_err(|_| self.metrics.origin_refused.add_one())?;
+        if let Some(is_sent) = request.is_sent {
+            is_sent.store(true, Ordering::Relaxed);
+        }
+        seated.inspect_err(|_| self.metrics.origin_refused.add_one())
+    }
+
+    /// Sends a request that has its place already, or finds one.
+    async fn send_from(self: &Arc<Self>, request: &OriginRequest<'_>, body: RequestBody, apart: Option<Apart>) -> Sent {
+        let (mut choice, mut seat, mut probe, mut client) = match apart {
+            Some(Apart { choice, seat, probe, client }) => (choice, seat, probe, client),
+            None if self.config.max_requests > 0 => return self.send_apart(request, body).await,
+            None => {
+                let choice = self.choice(request);
+                let (seat, probe) = self.seat(request, &choice).await?;
+                (choice, seat, probe, None)
+            }
+        };
         self.pool.note_request(self.config.retry_budget);
         let begun = Stopwatch::start();
         let mut answers = seat.endpoint.breaker.answers();
@@ -187,12 +290,26 @@ impl Upstream {
                     Some(Ok(response)) => match self.accept(response, link, begun, request, &mut wait.upload) {
                         Ok(mut response) => {
                             self.keep_at(&choice, &seat, &mut response);
-                            response.body_mut().hold(seat);
-                            return Ok(response);
+                            hold(&mut response, seat);
+                            return tell(&mut client, Ok(response));
                         }
                         Err(error) => break (error, false),
                     },
                     Some(Err(failure)) => failure,
+                    None if client.is_some() => {
+                        let is_excused = wait.is_sending(&link.wire) || seat.endpoint.breaker.answers() != answers;
+                        self.learn_from(
+                            &seat.endpoint,
+                            &UpstreamError::ResponseTimeout,
+                            is_excused,
+                            request.uri.path(),
+                        );
+                        drop(probe.take());
+                        let told = tell(&mut client, Err(UpstreamError::ResponseTimeout));
+                        // The application is still at work on it.
+                        let _ = Box::pin(timeout(request.transfer.response_timeout, answer)).await;
+                        return told;
+                    }
                     None => break (UpstreamError::ResponseTimeout, wait.is_sending(&link.wire)),
                 };
                 let unsent = failure.take_message();
@@ -207,8 +324,8 @@ impl Upstream {
             self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());
             drop(probe.take());
             choice.tried.push(seat.endpoint.id);
-            if !attempts.may_go_elsewhere(&error) {
-                return Err(error);
+            if !attempts.may_go_elsewhere(&error) || client.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                return tell(&mut client, Err(error));
             }
             let has_moved = error.is_connect() && self.may_have_moved(&seat.endpoint);
             drop(seat);
@@ -216,12 +333,12 @@ impl Upstream {
                 Box::pin(self.look_ups.settle()).await;
             }
             if !self.pool.has_another(&choice) || !self.pool.take_repeat() {
-                return Err(error);
+                return tell(&mut client, Err(error));
             }
             choice.since.get_or_insert(begun);
             let Ok(another) = self.pool.seat(&self.config, &choice).await else {
                 // The others have gone down meanwhile: the first failure says more.
-                return Err(error);
+                return tell(&mut client, Err(error));
             };
             (seat, probe) = another;
             answers = seat.endpoint.breaker.answers();
@@ -368,6 +485,7 @@ impl Upstream {
         }
         if has_failed {
             self.metrics.origin_downs.add_one();
+            self.pool.offer_all();
             warn!("the application at {} counts as down until it answers: {error}", endpoint.name);
         }
     }

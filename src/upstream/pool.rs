@@ -129,6 +129,16 @@ impl Pool {
         }
     }
 
+    /// Gives all room that there is to those that wait: one that waits for an address that went down may go elsewhere.
+    pub(super) fn offer_all(&self) {
+        self.endpoints().iter().for_each(|endpoint| self.offer(endpoint));
+    }
+
+    /// Returns whether an address has as many requests under way as it may.
+    pub(super) fn is_full(&self, endpoint: &Endpoint) -> bool {
+        self.most > 0 && endpoint.under_way() >= self.most
+    }
+
     /// Returns whether an address is asked although not as a probe: it is up, or only its health checks fail and nothing
     /// better is left.
     fn may_ask(&self, endpoint: &Endpoint) -> bool {

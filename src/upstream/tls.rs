@@ -9,11 +9,11 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::Config;
-use super::believed::Believed;
+use super::believed::{Believed, is_of_an_authority};
 use super::config::{Address, Listed};
 use crate::base::Transport;
 
@@ -176,7 +176,17 @@ fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
 
 /// Says in a sentence why the origin's certificate is not believed.
 fn explained(error: &io::Error, name: &str) -> io::Error {
-    let Some(Error::InvalidCertificate(why)) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            return io::Error::new(error.kind(), "it does not speak TLS; write http:// if that is meant");
+        }
+        Some(inner) if is_of_an_authority(inner) => {
+            return io::Error::other("its certificate signed itself, or is an authority's; put it into ca_file");
+        }
+        Some(_) | None => {}
+    }
+    let Some(Error::InvalidCertificate(why)) = inner else {
         return io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
     };
     let sentence = match why {

@@ -45,6 +45,8 @@ struct Checked {
     last: Option<Stopwatch>,
     /// True while a check of it is under way.
     is_asked: bool,
+    /// True if the address had as many requests under way as it may when it was asked.
+    was_full: bool,
     /// The results on end that differ from what it counts as.
     against: u32,
 }
@@ -198,6 +200,7 @@ impl Upstream {
             }
             state.last = Some(Stopwatch::start());
             state.is_asked = true;
+            state.was_full = self.pool.is_full(endpoint);
             let (this, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
             checks.under_way.spawn(async move {
                 let answer = this.ask(&endpoint).await;
@@ -218,8 +221,13 @@ impl Upstream {
         }
     }
 
-    /// Notes the answer to a health check.
+    /// Notes the answer to a health check. None in time says nothing of an address that has as many requests under way as it
+    /// may: the check waits behind them.
     fn learn_health(&self, endpoint: &Arc<Endpoint>, state: &mut Checked, answer: &io::Result<StatusCode>) {
+        let is_late = answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        if is_late && !endpoint.is_unhealthy() && (state.was_full || self.pool.is_full(endpoint)) {
+            return;
+        }
         let (least, most) = self.config.health_status;
         let is_healthy = answer.as_ref().is_ok_and(|status| (least..=most).contains(&status.as_u16()));
         if is_healthy && endpoint.breaker.is_open() {
@@ -234,17 +242,21 @@ impl Upstream {
             return;
         }
         state.against = 0;
-        if is_healthy {
-            self.pool.offer(endpoint);
-        }
+        self.pool.offer_all();
         let path = &self.config.health_path;
         match answer {
             Ok(_) if is_healthy => info!("the application at {} is healthy again", endpoint.name),
             Ok(status) => {
-                warn!("the application at {} answers {path} with {status}: it gets no requests", endpoint.name);
+                warn!(
+                    "the application at {} answers {path} with {status}: it gets requests only where no other is left",
+                    endpoint.name
+                );
             }
             Err(error) => {
-                warn!("the application at {} does not answer {path}: {error}: it gets no requests", endpoint.name);
+                warn!(
+                    "the application at {} does not answer {path}: {error}: it gets requests only where no other is left",
+                    endpoint.name
+                );
             }
         }
     }
