@@ -62,18 +62,18 @@ def test_a_query_is_one_by_whatever_version_and_framing(larder: Larder, origin: 
     client = larder.client()
     text = [("content-type", "text/plain")]
 
-    def ask(content: bytes, pieces: int, fields: list[tuple[str, str]]) -> str | None:
+    def ask(content: bytes, pieces: int, fields: list[tuple[str, str]]) -> str:
         stream = client.begin(head("/query", "QUERY", fields), end=False)
         for at in range(0, len(content), pieces):
             client.data(stream, content[at : at + pieces], end=at + pieces >= len(content))
         got = client.wait(stream)
         assert (got.outcome, bytes(got.body)) == (200, content)
-        return got.get("cache-status")
+        return got.get("cache-status") or ""
 
-    assert ask(b"one", 3, [*text, ("content-length", "3")]) == "larder; fwd=uri-miss; stored; ttl=600"
+    assert ask(b"one", 3, [*text, ("content-length", "3")]).startswith("larder; fwd=uri-miss; stored")
     for pieces, fields in ((3, text), (1, text), (2, [("content-length", "3"), ("content-type", "TEXT/plain")])):
-        assert (ask(b"one", pieces, fields) or "").startswith("larder; hit")
-    assert (ask(b"two", 3, text) or "").startswith("larder; fwd=uri-miss")
+        assert ask(b"one", pieces, fields).startswith("larder; hit")
+    assert ask(b"two", 3, text).startswith("larder; fwd=uri-miss")
     raw = b"QUERY /query HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nConnection: close\r\n" % AUTHORITY.encode()
     assert b"cache-status: larder; hit" in larder.http1(raw + b"Content-Length: 3\r\n\r\none").lower()
     for length, content in (("4", b"one"), ("2", b"one"), ("3", b"")):
