@@ -260,6 +260,9 @@ mod tests {
             for other in &others[at + 1..] {
                 assert_ne!(of_type(one), of_type(other), "{one} {other}");
             }
+            // No type that is not well-formed is taken for the normal form of another.
+            let normal = media_type(one.as_bytes());
+            assert_eq!(media_type(&normal), normal, "{one}");
         }
     }
 
