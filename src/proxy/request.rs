@@ -272,7 +272,9 @@ impl Proxy {
         body: RequestBody,
         fwd: Fwd,
     ) -> Step<'a> {
-        let span = span_of(&Request::from_parts(request.clone(), ()), &target);
+        let request = Request::from_parts(request, ());
+        let span = span_of(&request, &target);
+        let (request, ()) = request.into_parts();
         Step::waits(span, async move {
             let mut answer = self.forward(caller, &target, &request, body, fwd).await;
             self.label_answer(&mut answer, Some(&target));
