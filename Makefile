@@ -76,9 +76,9 @@ tls-test: $(VENV)/stamp $(SCANNERS)/stamp $(LARDER_QUICK) tls-packages
 scan: $(VENV)/stamp $(SCANNERS)/stamp $(LARDER_QUICK) tls-packages
 	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" LARDER_TEST_SSLYZE=$(SCANNERS)/bin/sslyze $(VENV)/bin/python -m pytest -rs tests/tls/test_scan.py
 
-# The public HTTP cache tests, seven times over: as shipped, as the RFC has it, through the durable tier
-# alone, with restarts in between, with Surrogate-Control, and over TLS by HTTP/1.1 and by HTTP/2. ID=… runs one
-# and prints the exchange, PROFILE=… picks one of the seven, RECORD=1 writes down what comes out, PEERS=1 prints
+# The public HTTP cache tests, eight times over: as shipped, as the RFC has it, through the durable tier
+# alone, with restarts in between, with Surrogate-Control, over TLS by HTTP/1.1 and by HTTP/2, and with three
+# origins. ID=… runs one and prints the exchange, PROFILE=… picks one of the eight, RECORD=1 writes down what comes out, PEERS=1 prints
 # what the package has of other caches.
 conformance/node_modules/.package-lock.json: conformance/package-lock.json conformance/package.json
 	cd conformance && npm ci --no-audit --no-fund --loglevel=error

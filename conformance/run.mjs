@@ -39,7 +39,12 @@ const profiles = {
     suites: ['surrogate-control', 'cc-freshness']
   },
   tls: { about: "the RFC's own, by HTTP/1.1 over TLS", set: rfc, over: 'tls' },
-  http2: { about: "the RFC's own, by HTTP/2 over TLS", set: rfc, over: 'http2' }
+  http2: { about: "the RFC's own, by HTTP/2 over TLS", set: rfc, over: 'http2' },
+  origins: {
+    about: 'three addresses of the origin, asked in turn',
+    set: [...rfc, 'upstream.balance=round_robin'],
+    addresses: ['127.0.0.1', '127.0.0.2', '127.0.0.3']
+  }
 }
 
 const { values: args } = parseArgs({
@@ -70,13 +75,13 @@ async function line (stream, pattern) {
   throw new Error(`a process ended without saying ${pattern}`)
 }
 
-async function startOrigin (dump) {
+async function startOrigin (dump, addresses = ['127.0.0.1']) {
   const env = { ...process.env, npm_config_protocol: 'http', npm_config_port: '0', npm_config_pidfile: '/dev/null' }
   const server = spawn(process.execPath, ['server/server.mjs'], { cwd: pack, env, stdio: ['ignore', 'pipe', 'inherit'] })
   const [, port] = await line(server.stdout, /^Listening on .*:(\d+)\/$/)
   if (dump) server.stdout.pipe(process.stdout)
   else server.stdout.resume()
-  return { server, url: `http://127.0.0.1:${port}` }
+  return { server, url: addresses.map(address => `http://${address}:${port}`).join(', ') }
 }
 
 class Larder {
@@ -193,7 +198,7 @@ async function runProfile (name, ids) {
   const dump = args.id !== undefined
   if (dump) tests.forEach(test => { test.dump = true })
 
-  const origin = await startOrigin(dump)
+  const origin = await startOrigin(dump, profile.addresses)
   const larder = new Larder(origin.url, profile.set, profile.over !== undefined)
   await larder.start()
   const ask = await fetchOver(profile.over, larder.ca)

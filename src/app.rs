@@ -36,7 +36,7 @@ pub enum StartError {
     OriginTls {
         /// The section of the upstream.
         section: String,
-        /// What is wrong, with the key as in `[upstream]`.
+        /// The key in it, and what is wrong.
         error: OriginTlsError,
     },
     /// The durable tier can't be used.
@@ -50,10 +50,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
-            Self::OriginTls { section, error } => match error.to_string().strip_prefix("upstream.") {
-                Some(rest) => write!(f, "{section}.{rest}"),
-                None => error.fmt(f),
-            },
+            Self::OriginTls { section, error } => write!(f, "{section}.{error}"),
             Self::Durable(failure) => write!(f, "durable.url: {failure}"),
             Self::Runtime(error) => write!(f, "a thread could not be started: {error}"),
         }
@@ -264,6 +261,7 @@ fn make_proxy(
         Ok((name.to_owned(), made))
     });
     let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
+    let sticky_cookies = config.all_upstreams().map(|(_, upstream)| upstream.sticky_cookie.clone());
     let fetcher = Fetcher {
         store,
         origins: Origins::new(upstreams, config.cache.targets.surrogate_control),
@@ -288,6 +286,7 @@ fn make_proxy(
         failures: Failures::new(),
         https,
         acme,
+        sticky_cookies: sticky_cookies.filter(|name| !name.is_empty()).collect(),
         upload_limits: UploadLimits { patience: config.server.body_timeout, size: config.server.max_body_size },
         tunnel_timeout: config.server.tunnel_timeout,
         tunnels: TaskTracker::new(),

@@ -335,8 +335,13 @@ fn check(reading: &Reading) -> ExitCode {
     for certificate in examined.sound {
         out.say(escaped(&certificate));
     }
-    if !examined.mistakes.is_empty() {
-        examined.mistakes.iter().for_each(complain);
+    let origins = reading.config().all_upstreams().filter_map(|(name, upstream)| {
+        let error = upstream.examine_tls().err()?;
+        Some(format!("{}.{error}", Config::section_of(name)))
+    });
+    let mistakes: Vec<String> = examined.mistakes.iter().map(ToString::to_string).chain(origins).collect();
+    if !mistakes.is_empty() {
+        mistakes.iter().for_each(complain);
         return ExitCode::from(EXIT_CONFIG);
     }
     out.say("ok");

@@ -10,7 +10,7 @@ use crate::downstream::Listen;
 use crate::proxy::Rule;
 use crate::rfc9111::claims;
 use crate::store::Location;
-use crate::upstream::Address;
+use crate::upstream::{Address, Listed, TlsConfig};
 
 /// Says how two addresses go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,20 @@ impl Config {
         told
     }
 
+    /// Returns warnings of what is set for TLS to upstreams that are not spoken to by it.
+    fn unused_origin_tls(&self) -> Vec<String> {
+        let plain = self.all_upstreams().filter(|(_, upstream)| {
+            upstream.tls != TlsConfig::default() && !upstream.addresses.iter().any(Listed::is_tls)
+        });
+        let told = |(name, _)| {
+            let section = Self::section_of(name);
+            format!(
+                "{section}.url: no address in it is https, so {section}.ca_file, server_name, client_chain and client_key count for nothing; write https://"
+            )
+        };
+        plain.map(told).collect()
+    }
+
     /// Returns warnings of upstreams that no request goes to.
     fn unused_upstreams(&self) -> Vec<String> {
         let is_named = |name: &str| self.rules.iter().any(|rule| rule.upstream.as_deref() == Some(name));
@@ -282,6 +296,7 @@ impl Config {
         told.extend(self.strange_region());
         told.extend(self.unused_tls());
         told.extend(self.unused_upstreams());
+        told.extend(self.unused_origin_tls());
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"

@@ -335,6 +335,17 @@ fn shown_hash_by(by: &HashBy) -> String {
     }
 }
 
+pub(super) const COOKIE_NAME: Text<String> =
+    Text { of: "cookie name", bounds: "", example: "larder-at", read: cookie_name, show: String::clone };
+
+fn cookie_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.parse::<HeaderName>().is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("is not the name of a cookie: use letters, digits, hyphens and underscores".into())
+    }
+}
+
 pub(super) const HEALTH_PATH: Text<String> =
     Text { of: "path", bounds: "", example: "/healthz", read: health_path, show: String::clone };
 

@@ -26,7 +26,7 @@ use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
 use crate::store::{Lookup, Opening, SeparateBody};
-use crate::upstream::{EndsWithConnection, Errand, OriginRequest, UpstreamBody, UpstreamError};
+use crate::upstream::{EndsWithConnection, Errand, OriginRequest, StickyCookies, UpstreamBody, UpstreamError};
 
 /// The kind of request that is sent to the origin.
 #[derive(Clone, Copy, Debug)]
@@ -331,7 +331,9 @@ impl Fetch {
         let fields = || self.fields_for(wish);
         let (method, uri, informational) = (order.origin_method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
-        let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
+        let sticky =
+            order.asked.request.extensions().get::<StickyCookies>().filter(|_| order.errand != Errand::Background);
+        let request = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
         self.fetcher.send(order.asked.terms.upstream, &request, order.origin_body()).await
     }
 

@@ -23,7 +23,7 @@ use crate::rfc9111::targeted::governing;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::{groups, invalidation};
 use crate::upstream::{
-    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, UpstreamBody, UpstreamError,
+    ClientBody, Errand, Fault, Informational, OriginRequest, RequestBody, StickyCookies, UpstreamBody, UpstreamError,
 };
 
 /// The time for which the answer to an unsafe request is awaited after its client has left. Such a request holds a
@@ -69,7 +69,8 @@ impl Proxy {
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let sent = OriginRequest { method, uri, fields: &fields, informational, errand: Errand::Client, transfer };
+        let (errand, sticky) = (Errand::Client, request.extensions.get());
+        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
         let body = target.content.as_ref().map_or(RequestBody::Empty, RequestBody::from);
@@ -120,8 +121,8 @@ impl Proxy {
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, informational) = (&parts.method, informational.as_ref());
-            let sent =
-                OriginRequest { method, uri: &uri, fields: &fields, informational, errand: Errand::Client, transfer };
+            let (uri, errand, sticky) = (&*uri, Errand::Client, parts.extensions.get());
+            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
             return match self.fetcher.send(target.rule.upstream, &sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -189,11 +190,12 @@ impl Proxy {
         let (mut sender, receiver) = oneshot::channel();
         let (method, uri) = (parts.method.clone(), origin_form(&parts.uri).into_owned());
         let (transfer, upstream) = (Arc::clone(&target.rule.transfer), target.rule.upstream);
+        let sticky: Option<StickyCookies> = parts.extensions.get().cloned();
         self.fetcher.tasks.spawn(async move {
             let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
-            let (errand, transfer) = (Errand::Client, &*transfer);
-            let request = OriginRequest { method, uri, fields: &fields, informational, errand, transfer };
+            let (errand, sticky, transfer) = (Errand::Client, sticky.as_ref(), &*transfer);
+            let request = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -306,8 +308,8 @@ impl Proxy {
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let (errand, transfer) = (Errand::Client, &*target.rule.transfer);
-        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, transfer };
+        let (errand, sticky, transfer) = (Errand::Client, parts.extensions.get(), &*target.rule.transfer);
+        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, sticky, transfer };
         let mut response =
             match self.fetcher.origins.named(target.rule.upstream).upstream.send(&request, RequestBody::Empty).await {
                 Ok(response) => response,

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, UPGRADE};
 use http::{Method, Request};
 
 use super::Proxy;
@@ -28,14 +28,18 @@ impl Proxy {
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
         mut target: RequestTarget<'a>,
-        request: Request<ClientBody>,
-        present: Present,
+        mut request: Request<ClientBody>,
+        mut present: Present,
     ) -> Step<'a> {
         let limit = target.rule.transfer.buffer_request;
         let metadata = match keyed(request.headers(), present, limit) {
             Ok(metadata) => metadata,
             Err(fwd) => return self.pass(caller, target, request, fwd),
         };
+        // It asks for no change of protocols, which a GET without content might do.
+        if request.headers_mut().remove(UPGRADE).is_some() {
+            present = Present::of(request.headers());
+        }
         Step::Waits(Box::pin(async move {
             let (parts, body) = request.into_parts();
             let body = match self.body_for_origin(body, target.rule).await {
@@ -50,7 +54,7 @@ impl Proxy {
             target.content = Some(content);
             let mut request = Request::from_parts(parts, ClientBody::none());
             *request.method_mut() = Method::GET;
-            self.answer_by_key(caller, target, request, present).taken().await
+            self.answer_rarely(caller, target, request, present).taken().await
         }))
     }
 }

@@ -74,6 +74,7 @@ impl<'a> Reply<'a> {
 impl Future for Reply<'_> {
     type Output = Response<ResponseBody>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<ResponseBody>> {
         let this = self.get_mut();
         let answer = match &mut this.step {

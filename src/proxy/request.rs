@@ -31,7 +31,7 @@ use crate::base::WorkerMetrics;
 use crate::base::log::cut;
 use crate::entry::{StoredResponse, Who};
 use crate::fetch::{
-    Holdings, Inquiry, OnStored, Order, Recalled, is_passed_on, with_nothing, with_stored, without_looking,
+    Holdings, Inquiry, OnStored, Order, Recalled, Unshared, is_passed_on, with_nothing, with_stored, without_looking,
 };
 use crate::respond::{ClientRequest, Refusal, hit};
 use crate::rfc9111::cache_status::{Fwd, Tier};
@@ -43,7 +43,7 @@ use crate::rfc9111::query::is_query;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{FoundBody, Lookup};
 use crate::upstream::forwarding::{Original, Peer};
-use crate::upstream::{ClientBody, RequestBody, forwarding};
+use crate::upstream::{ClientBody, RequestBody, StickyCookies, forwarding};
 
 impl Proxy {
     /// Begins to answer a request of `client`; `present` are its fields that matter.
@@ -60,6 +60,9 @@ impl Proxy {
         if present.has(Present::CONNECTION) {
             fields::remove_listed(request.headers_mut());
             present = Present::of(request.headers());
+        }
+        if present.has(Present::COOKIE) && !self.sticky_cookies.is_empty() {
+            present = self.take_sticky_cookies(&mut request, present);
         }
         let original = if present.has(Present::CLAIM) || self.trust.has_fields() {
             let (received, now_present) = self.receive(client.peer(), &mut request);
@@ -85,8 +88,23 @@ impl Proxy {
         Reply::new(worker, client, access, step)
     }
 
+    /// Does the same as [`Self::answer`] for the few requests that come another way.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn answer_rarely<'a>(
+        self: &'a Arc<Self>,
+        caller: &'a dyn Client,
+        target: RequestTarget<'a>,
+        request: Request<ClientBody>,
+        present: Present,
+    ) -> Step<'a> {
+        self.answer(caller, target, request, present)
+    }
+
     /// Answers a request from memory, or returns the step that waits for its answer (RFC 9111 §4).
-    pub(super) fn answer<'a>(
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a hit moves the request once less")]
+    fn answer<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
         target: RequestTarget<'a>,
@@ -109,26 +127,24 @@ impl Proxy {
             }
             return self.pass(caller, target, request, fwd);
         }
-        self.answer_by_key(caller, target, request, present)
-    }
-
-    /// Answers a request whose key is known, and which a stored response may answer.
-    #[inline]
-    pub(super) fn answer_by_key<'a>(
-        self: &'a Arc<Self>,
-        caller: &'a dyn Client,
-        target: RequestTarget<'a>,
-        request: Request<ClientBody>,
-        present: Present,
-    ) -> Step<'a> {
-        let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content: false };
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(&target, request.headers());
         let mut directives = CacheControl::default();
         if present.has(Present::DIRECTIVES) {
             directives = target.rule.directives(request.headers());
         }
-        if let Some(step) = self.answer_at_hand(&target, &request, inquiry, &directives, key.as_deref(), &found) {
+        let recalled = match found {
+            Lookup::Nothing => {
+                let looked_up = key.as_deref().unwrap_or(&target.key);
+                Some(self.fetcher.memories.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now))
+            }
+            Lookup::Found(_) | Lookup::OtherVariants(_) => None,
+        };
+        // What could not be stored lately is hardly there.
+        let may_be_at_hand = recalled.as_ref().is_none_or(|recalled| recalled.unshared != Some(Unshared::NotStorable));
+        if may_be_at_hand
+            && let Some(step) = self.answer_at_hand(&target, &request, inquiry, &directives, key.as_deref(), &found)
+        {
             return step;
         }
         let (fwd, stored) = match found {
@@ -150,7 +166,7 @@ impl Proxy {
             }
             Lookup::Nothing => (with_nothing(false), None),
         };
-        self.fetch(caller, target, request, present, Missed { fwd, stored, key, directives, now })
+        self.fetch(caller, target, request, present, Missed { fwd, stored, key, directives, now, recalled })
     }
 
     /// Looks in memory. Returns what it finds, and the key that it was found under where the origin said that some
@@ -294,10 +310,11 @@ impl Proxy {
         if self.fetcher.limits.are_overloaded() {
             return self.labelled(Refusal::Overloaded.answer(), Some(&target));
         }
-        let Missed { fwd, stored, key, directives, now } = missed;
-        let looked_up = key.as_deref().unwrap_or(&target.key);
-        let Recalled { unshared, lasts, .. } =
-            self.fetcher.memories.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now);
+        let Missed { fwd, stored, key, directives, now, recalled } = missed;
+        let Recalled { unshared, lasts, .. } = recalled.unwrap_or_else(|| {
+            let looked_up = key.as_deref().unwrap_or(&target.key);
+            self.fetcher.memories.hit_for_miss.look_at(looked_up.hash(), request.headers(), present, now)
+        });
         let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content: false };
         let may_be_durable = || self.fetcher.store.may_be_durable(&target.key);
         let span = span_of(&request, &target);
@@ -336,6 +353,14 @@ impl Proxy {
         let method = request.method().clone();
         let original = forwarding::receive(&self.trust, peer, &method, request.headers_mut());
         (original, Present::of(request.headers()))
+    }
+
+    /// Takes the sticky cookies out of a request, which keeps them beside its fields.
+    #[cold]
+    fn take_sticky_cookies(&self, request: &mut Request<ClientBody>, present: Present) -> Present {
+        let Some(taken) = StickyCookies::take(request.headers_mut(), &self.sticky_cookies) else { return present };
+        request.extensions_mut().insert(taken);
+        Present::of(request.headers())
     }
 
     #[cold]
@@ -378,6 +403,8 @@ struct Missed {
     directives: CacheControl,
     /// The time of the look-up.
     now: Timestamp,
+    /// What is remembered of answers to such requests, if that was asked already.
+    recalled: Option<Recalled>,
 }
 
 /// Makes the span of a request that waits, which all its lines name; disabled where the level is off.

@@ -37,6 +37,8 @@ pub struct Proxy {
     pub https: Https,
     /// Answers the challenges of CAs; `None`: no certificate is got by ACME.
     pub(crate) acme: Option<Arc<Acme>>,
+    /// The names of the cookies that keep clients at one address of an upstream.
+    pub sticky_cookies: Vec<String>,
     /// Limits for the bodies of requests.
     pub upload_limits: UploadLimits,
     /// The time after which an idle tunnel ends.

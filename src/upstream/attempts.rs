@@ -14,6 +14,8 @@ pub(super) struct Attempts {
     pub is_repeatable: bool,
     /// True if the next attempt may use a connection that was used before.
     pub may_reuse: bool,
+    /// The attempts that broke off when the origin may have got the request.
+    broken: u8,
     /// The body, until the first attempt.
     body: Option<RequestBody>,
     /// A copy of the body for further attempts, if all of it is buffered.
@@ -22,6 +24,9 @@ pub(super) struct Attempts {
     unsent: Option<Box<Request<RequestBody>>>,
 }
 
+/// The most attempts that break off so. A request that breaks whatever works on it must not go through all addresses.
+const MOST_BROKEN: u8 = 3;
+
 impl Attempts {
     /// Prepares the first attempt.
     pub(super) fn new(method: &Method, body: RequestBody) -> Self {
@@ -29,7 +34,7 @@ impl Attempts {
         let is_idempotent = method.is_idempotent();
         let buffered = if is_idempotent { body.buffered_whole().map(Box::new) } else { None };
         let is_repeatable = buffered.is_some() || (is_idempotent && matches!(body, RequestBody::Empty));
-        Self { is_repeatable, may_reuse: true, body: Some(body), buffered, unsent: None }
+        Self { is_repeatable, may_reuse: true, broken: 0, body: Some(body), buffered, unsent: None }
     }
 
     /// Returns the message of the next attempt.
@@ -45,11 +50,12 @@ impl Attempts {
 
     /// Returns whether a request that failed with `error` may be sent to another address, and prepares it.
     pub(super) fn may_go_elsewhere(&mut self, error: &UpstreamError) -> bool {
-        self.may_reuse = true;
+        self.may_reuse = self.broken == 0;
         match error {
             // Nothing was sent.
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => true,
-            UpstreamError::Broken(_) | UpstreamError::Malformed(_) => self.is_repeatable || self.unsent.is_some(),
+            UpstreamError::Broken(_) | UpstreamError::Malformed(_) if self.unsent.is_some() => true,
+            UpstreamError::Broken(_) | UpstreamError::Malformed(_) => self.is_repeatable && self.broken < MOST_BROKEN,
             // The address may still be at work on it, and what was too slow for one is for another.
             _ => false,
         }
@@ -63,13 +69,13 @@ impl Attempts {
         is_reused: bool,
         error: &UpstreamError,
     ) -> bool {
+        self.unsent = unsent.map(Box::new);
+        self.broken += u8::from(self.unsent.is_none());
         if !is_reused {
-            self.unsent = unsent.map(Box::new);
             return false;
         }
-        if unsent.is_some() {
+        if self.unsent.is_some() {
             // The origin had closed the idle connection, and did not get the request.
-            self.unsent = unsent.map(Box::new);
             return true;
         }
         // The origin may have got the request. It is sent once more, on a new connection: a request that itself breaks

@@ -38,6 +38,10 @@ pub struct Config {
     pub balance: Balance,
     /// What the choice goes by under `balance = "hash"`.
     pub hash_by: HashBy,
+    /// The cookie that keeps a client at one address; empty: there is none.
+    pub sticky_cookie: String,
+    /// The secret that its values are made with; empty: a random one.
+    pub sticky_key: String,
     /// The time for which an address that was down is given less than its share.
     pub slow_start: Duration,
     /// The most requests under way at an address; 0: any number.
@@ -176,6 +180,8 @@ impl Default for Config {
             tls: TlsConfig::default(),
             balance: Balance::P2c,
             hash_by: HashBy::Path,
+            sticky_cookie: String::new(),
+            sticky_key: String::new(),
             slow_start: Duration::from_secs(10),
             max_requests: 0,
             max_waiting: 1024,

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -80,6 +80,8 @@ pub(crate) struct Endpoint {
     /// True while it is given less than its share, after it was down.
     is_recovering: AtomicBool,
     recovered: Mutex<Option<Stopwatch>>,
+    /// The value of the sticky cookie that stands for it, once that was needed.
+    pub(super) sticky: OnceLock<String>,
 }
 
 /// The share of its weight that an address is given at least.
@@ -108,6 +110,7 @@ impl Endpoint {
             is_gone: AtomicBool::new(false),
             is_recovering: AtomicBool::new(false),
             recovered: Mutex::default(),
+            sticky: OnceLock::new(),
         })
     }
 
@@ -191,7 +194,7 @@ impl Listed {
     }
 
     /// Returns whether the address is spoken to by TLS.
-    pub(super) fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         matches!(self.address, Address::Tcp { is_tls: true, .. })
     }
 }

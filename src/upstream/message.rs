@@ -7,6 +7,7 @@ use hyper::body::Body;
 use super::Transfer;
 use super::informational::{Informational, relay};
 use super::request_body::RequestBody;
+use super::sticky::StickyCookies;
 
 /// A request to the origin without its body: target in origin form, fields complete.
 pub(crate) struct OriginRequest<'a> {
@@ -20,6 +21,8 @@ pub(crate) struct OriginRequest<'a> {
     pub informational: Option<&'a Informational>,
     /// The purpose of the request.
     pub errand: Errand,
+    /// The sticky cookies that its client sent.
+    pub sticky: Option<&'a StickyCookies>,
     /// Limits for the bytes of the request and of its response.
     pub transfer: &'a Transfer,
 }

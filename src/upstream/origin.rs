@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,8 +25,9 @@ use super::endpoint::{Endpoint, Target};
 use super::link::{self, Link};
 use super::message::{OriginRequest, expects_content};
 use super::origin_io::Wire;
-use super::pool::{Pool, Tried};
+use super::pool::{Choice, Pool, Seat};
 use super::request_body::RequestBody;
+use super::sticky::Sticky;
 use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
 use super::wait::HeadWait;
@@ -42,6 +44,7 @@ pub(crate) struct Upstream {
     pub(super) config: Config,
     pub(super) pool: Arc<Pool>,
     tls: Option<OriginTls>,
+    sticky: Option<Sticky>,
     metrics: Arc<Metrics>,
     buffers: Arc<Buffers>,
     /// Hashes of the paths whose unusable answers were logged within [`LOG_PAUSE`], with the time of the line. The lock
@@ -66,7 +69,11 @@ impl Upstream {
         let endpoints = config.addresses.iter().enumerate();
         let endpoints = endpoints.map(|(n, listed)| config.endpoint(n, listed, Target::of(&listed.address)));
         let pool = Pool::new(&config, endpoints.collect());
-        Ok(Arc::new(Self { config, pool, tls, metrics, buffers, logged: Mutex::default() }))
+        let sticky = match &*config.sticky_cookie {
+            "" => None,
+            name => Some(Sticky::new(name, &config.sticky_key).map_err(|_| no_random_bytes())?),
+        };
+        Ok(Arc::new(Self { config, pool, tls, sticky, metrics, buffers, logged: Mutex::default() }))
     }
 
     /// Returns the `[upstream]` settings.
@@ -126,9 +133,8 @@ impl Upstream {
         request: &OriginRequest<'_>,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let affinity = self.affinity(request);
-        let mut tried = Tried::new();
-        let seated = self.pool.seat(&self.config, request.errand, affinity, &tried).await;
+        let mut choice = self.choice(request);
+        let seated = self.pool.seat(&self.config, &choice).await;
         let (mut seat, mut probe) = seated.inspect_err(|_| self.metrics.origin_refused.add_one())?;
         self.pool.note_request(self.config.retry_budget);
         let begun = Stopwatch::start();
@@ -161,6 +167,7 @@ impl Upstream {
                 let mut failure = match answered.await {
                     Some(Ok(response)) => match self.accept(response, link, begun, request, &mut wait.upload) {
                         Ok(mut response) => {
+                            self.keep_at(&choice, &seat, &mut response);
                             response.body_mut().hold(seat);
                             return Ok(response);
                         }
@@ -180,12 +187,12 @@ impl Upstream {
             let is_excused = was_sending || seat.endpoint.breaker.answers() != answers;
             self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());
             drop(probe.take());
-            tried.push(seat.endpoint.id);
-            if !attempts.may_go_elsewhere(&error) || !self.pool.has_another(&tried) || !self.pool.take_repeat() {
+            choice.tried.push(seat.endpoint.id);
+            if !attempts.may_go_elsewhere(&error) || !self.pool.has_another(&choice) || !self.pool.take_repeat() {
                 return Err(error);
             }
             drop(seat);
-            let Ok(another) = self.pool.seat(&self.config, request.errand, affinity, &tried).await else {
+            let Ok(another) = self.pool.seat(&self.config, &choice).await else {
                 // The others have gone down meanwhile: the first failure says more.
                 return Err(error);
             };
@@ -201,6 +208,26 @@ impl Upstream {
         match &self.tls {
             Some(tls) if endpoint.is_tls => tls.connect(endpoint.listed, transport).await,
             Some(_) | None => Ok(transport),
+        }
+    }
+
+    /// Returns what decides on the address of a request.
+    fn choice(&self, request: &OriginRequest<'_>) -> Choice {
+        let (errand, affinity) = (request.errand, self.affinity(request));
+        let kept_at = match (&self.sticky, request.sticky) {
+            (Some(sticky), Some(cookies)) => sticky.find(cookies, &self.endpoints()),
+            (Some(_) | None, _) => None,
+        };
+        Choice { errand, affinity, kept_at, tried: SmallVec::new() }
+    }
+
+    /// Gives a response the cookie that keeps its client at the address that it came from, unless the client has it.
+    #[inline]
+    fn keep_at(&self, choice: &Choice, seat: &Seat, response: &mut Response<UpstreamBody>) {
+        if let Some(sticky) = &self.sticky
+            && choice.kept_at.as_ref().is_none_or(|kept| !Arc::ptr_eq(kept, &seat.endpoint))
+        {
+            response.extensions_mut().insert(sticky.cookie(&seat.endpoint));
         }
     }
 
@@ -319,6 +346,10 @@ impl Upstream {
         }
         warn!("no answer for {}: {error}", cut(path.into()));
     }
+}
+
+fn no_random_bytes() -> OriginTlsError {
+    OriginTlsError::new("sticky_key", "it is empty, and the system has no random bytes; set it")
 }
 
 /// Tells the breaker of an address that it answered.

@@ -25,8 +25,29 @@ pub(super) struct Pool {
     budget: Budget,
 }
 
-/// The addresses that a request was sent to in vain.
-pub(super) type Tried = SmallVec<[u64; 2]>;
+/// What decides on the address of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Choice {
+    pub(super) errand: Errand,
+    /// The hash of what the choice goes by, under `balance = "hash"`.
+    pub(super) affinity: u64,
+    /// The address that its client is kept at, by the sticky cookie.
+    pub(super) kept_at: Option<Arc<Endpoint>>,
+    /// The addresses that it was sent to in vain.
+    pub(super) tried: SmallVec<[u64; 2]>,
+}
+
+impl Choice {
+    /// Returns the address that the client is kept at, unless that can't be asked.
+    fn kept(&self) -> Option<&Arc<Endpoint>> {
+        self.kept_at.as_ref().filter(|kept| !kept.is_down() && !kept.is_gone() && !self.tried.contains(&kept.id))
+    }
+
+    /// Returns whether an address with room is one for this request.
+    pub(super) fn takes(&self, endpoint: &Arc<Endpoint>) -> bool {
+        !self.tried.contains(&endpoint.id) && self.kept().is_none_or(|kept| Arc::ptr_eq(kept, endpoint))
+    }
+}
 
 /// A place among the requests under way at an address. Gives it to the next that waits when it is dropped.
 #[derive(Debug)]
@@ -106,22 +127,20 @@ impl Pool {
     }
 
     /// Returns whether there is another address to try.
-    pub(super) fn has_another(&self, tried: &Tried) -> bool {
-        self.endpoints.read().iter().any(|endpoint| !endpoint.is_down() && !tried.contains(&endpoint.id))
+    pub(super) fn has_another(&self, choice: &Choice) -> bool {
+        self.endpoints.read().iter().any(|endpoint| !endpoint.is_down() && !choice.tried.contains(&endpoint.id))
     }
 
-    /// Finds a place for a request at an address that is none of `tried`. Waits where all have as many as they may.
+    /// Finds a place for a request at an address that it may go to. Waits where all have as many as they may.
     pub(super) async fn seat(
         self: &Arc<Self>,
         config: &Config,
-        errand: Errand,
-        affinity: u64,
-        tried: &Tried,
+        choice: &Choice,
     ) -> Result<(Seat, Option<Probe>), UpstreamError> {
-        match self.find(config, errand, affinity, tried) {
+        match self.find(config, choice) {
             Found::Room(endpoint, probe) => Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => Err(UpstreamError::Down { was_slow }),
-            Found::Full => Box::pin(self.wait(config, errand, affinity, tried)).await,
+            Found::Full => Box::pin(self.wait(config, choice)).await,
         }
     }
 
@@ -137,18 +156,12 @@ impl Pool {
     }
 
     /// Waits for room.
-    async fn wait(
-        self: &Arc<Self>,
-        config: &Config,
-        errand: Errand,
-        affinity: u64,
-        tried: &Tried,
-    ) -> Result<(Seat, Option<Probe>), UpstreamError> {
-        let Some(receiver) = self.queue.join(errand, config.max_waiting) else { return Err(UpstreamError::Busy) };
+    async fn wait(self: &Arc<Self>, config: &Config, choice: &Choice) -> Result<(Seat, Option<Probe>), UpstreamError> {
+        let Some(receiver) = self.queue.join(choice, config.max_waiting) else { return Err(UpstreamError::Busy) };
         // Whoever is handed an address and leaves at that moment must give it back.
         let mut place = Place { pool: self, receiver };
         // Room may have come before this request was in the queue.
-        match self.find(config, errand, affinity, tried) {
+        match self.find(config, choice) {
             Found::Room(endpoint, probe) => return Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => return Err(UpstreamError::Down { was_slow }),
             Found::Full => {}
@@ -161,15 +174,25 @@ impl Pool {
     }
 
     /// Looks for an address: one that is up, else a backup that is up, else one that is due for a probe.
-    fn find(&self, config: &Config, errand: Errand, affinity: u64, tried: &Tried) -> Found {
-        let endpoints = self.endpoints.read();
+    fn find(&self, config: &Config, choice: &Choice) -> Found {
         let most = config.max_requests;
+        if let Some(kept) = choice.kept() {
+            return if kept.begin(most) { Found::Room(Arc::clone(kept), None) } else { Found::Full };
+        }
+        let endpoints = self.endpoints.read();
+        if let [only] = &endpoints[..]
+            && !only.is_down()
+            && choice.tried.is_empty()
+            && only.begin(most)
+        {
+            return Found::Room(Arc::clone(only), None);
+        }
         let mut is_full = false;
         for backups in [false, true] {
             let mut candidates: Candidates<'_> = endpoints
                 .iter()
                 .filter(|endpoint| {
-                    endpoint.is_backup == backups && !endpoint.is_down() && !tried.contains(&endpoint.id)
+                    endpoint.is_backup == backups && !endpoint.is_down() && !choice.tried.contains(&endpoint.id)
                 })
                 .collect();
             let count = candidates.len();
@@ -177,7 +200,7 @@ impl Pool {
                 candidates.retain(|endpoint| endpoint.under_way() < most);
             }
             is_full |= candidates.len() < count;
-            while let Some(chosen) = self.balancer.choose(&candidates, affinity) {
+            while let Some(chosen) = self.balancer.choose(&candidates, choice.affinity) {
                 if chosen.begin(most) {
                     return Found::Room(Arc::clone(chosen), None);
                 }
@@ -188,7 +211,7 @@ impl Pool {
                 return Found::Full;
             }
         }
-        find_down(&endpoints, most, errand, tried)
+        find_down(&endpoints, most, choice)
     }
 
     /// Counts a request, which allows for a part of a repetition, in thousandths.
@@ -204,10 +227,10 @@ impl Pool {
 
 /// Looks for an address that is known to be down and due for a probe.
 #[cold]
-fn find_down(endpoints: &[Arc<Endpoint>], most: u32, errand: Errand, tried: &Tried) -> Found {
+fn find_down(endpoints: &[Arc<Endpoint>], most: u32, choice: &Choice) -> Found {
     let mut was_any_slow = false;
-    for endpoint in endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id)) {
-        let admission = match errand {
+    for endpoint in endpoints.iter().filter(|endpoint| !choice.tried.contains(&endpoint.id)) {
+        let admission = match choice.errand {
             Errand::Client => endpoint.breaker.admit(),
             Errand::Background => endpoint.breaker.admit_in_background(),
             Errand::StandIn => Admission::Refused { was_slow: false },

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -12,6 +13,7 @@ use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::Config;
+use super::believed::Believed;
 use super::config::{Address, Listed};
 use crate::base::Transport;
 
@@ -28,17 +30,30 @@ pub struct TlsConfig {
     pub server_name: String,
 }
 
-/// The reason why TLS to the origin can't be set up: a sentence with the key and what to do.
+/// The reason why an upstream can't be set up: the key, why, and what to do. The section of the key is the caller's to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OriginTlsError(String);
+pub struct OriginTlsError {
+    key: &'static str,
+    why: String,
+}
 
 impl fmt::Display for OriginTlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{}: {}", self.key, self.why)
     }
 }
 
 impl std::error::Error for OriginTlsError {}
+
+impl OriginTlsError {
+    pub(super) fn new(key: &'static str, why: impl Into<String>) -> Self {
+        Self { key, why: why.into() }
+    }
+
+    fn of_file(key: &'static str, path: &Path, why: impl fmt::Display) -> Self {
+        Self::new(key, format!("{}: {why}", path.display()))
+    }
+}
 
 /// Speaks TLS with the addresses of an upstream that are `https`.
 pub(super) struct OriginTls {
@@ -53,6 +68,13 @@ impl fmt::Debug for OriginTls {
     }
 }
 
+impl Config {
+    /// Reads the files of TLS to the addresses, as a start does.
+    pub fn examine_tls(&self) -> Result<(), OriginTlsError> {
+        OriginTls::new(self).map(|_| ())
+    }
+}
+
 impl OriginTls {
     /// Reads the files; `None`: no address is `https`.
     pub(super) fn new(config: &Config) -> Result<Option<Self>, OriginTlsError> {
@@ -60,19 +82,19 @@ impl OriginTls {
             return Ok(None);
         }
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let failed = |error: Error| OriginTlsError(format!("upstream.url: TLS can't be set up: {error}"));
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(failed)?.with_root_certificates(authorities(&config.tls.ca_file)?);
-        let mut client = if config.tls.client_chain.as_os_str().is_empty() {
-            builder.with_no_client_auth()
-        } else {
-            let chain = certificates(&config.tls.client_chain, "upstream.client_chain")?;
-            let path = &config.tls.client_key;
-            let told = |why: &dyn fmt::Display| {
-                OriginTlsError(format!("upstream.client_key: {}: {why}; name the PEM file of the key", path.display()))
-            };
-            let key = PrivateKeyDer::from_pem_file(path).map_err(|error| told(&error))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| told(&error))?
+        let failed = |error: Error| OriginTlsError::new("url", format!("TLS can't be set up: {error}"));
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let (roots, own) = authorities(&config.tls.ca_file)?;
+        let issued = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let issued = issued.map_err(|error| OriginTlsError::new("ca_file", error.to_string()))?;
+        let believed = Arc::new(Believed { issued, own });
+        let builder = builder.map_err(failed)?.dangerous().with_custom_certificate_verifier(believed);
+        let mut client = match own_pair(&config.tls)? {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
+                let why = format!("{error}; it has to be the key of client_chain's first certificate");
+                OriginTlsError::of_file("client_key", &config.tls.client_key, why)
+            })?,
         };
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
         let names = config.addresses.iter().map(|listed| name(config, listed)).collect::<Result<_, _>>()?;
@@ -97,37 +119,54 @@ fn name(config: &Config, listed: &Listed) -> Result<Option<ServerName<'static>>,
         Address::Tcp { is_tls: true, .. } => &config.tls.server_name,
         Address::Tcp { .. } | Address::Unix(_) => return Ok(None),
     };
-    let told = |_| OriginTlsError(format!("upstream.server_name: \"{host}\" is no name that a certificate can be for"));
+    let told = |_| OriginTlsError::new("server_name", format!("\"{host}\" is no name that a certificate can be for"));
     ServerName::try_from(host.clone()).map(Some).map_err(told)
 }
 
-/// Reads the authorities that are believed: those in `path`, or the system's.
-fn authorities(path: &Path) -> Result<RootCertStore, OriginTlsError> {
+/// Reads the authorities that are believed: those in `path`, which are returned as they are too, or the system's.
+fn authorities(path: &Path) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), OriginTlsError> {
     let mut roots = RootCertStore::empty();
     if path.as_os_str().is_empty() {
         // Some systems have certificates that can't be read; the others count.
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         return if roots.is_empty() {
-            let why = "the system has no certificates of authorities; install ca-certificates, or name a file";
-            Err(OriginTlsError(format!("upstream.ca_file: {why}")))
+            let why = "it is empty, and the system has no authorities; install ca-certificates, or name a file";
+            Err(OriginTlsError::new("ca_file", why))
         } else {
-            Ok(roots)
+            Ok((roots, Vec::new()))
         };
     }
-    for certificate in certificates(path, "upstream.ca_file")? {
-        let told = |error| {
-            OriginTlsError(format!("upstream.ca_file: {}: a certificate can't be used: {error}", path.display()))
-        };
+    let own = certificates(path, "ca_file")?;
+    for certificate in own.iter().cloned() {
+        let told = |error| OriginTlsError::of_file("ca_file", path, format!("a certificate can't be used: {error}"));
         roots.add(certificate).map_err(told)?;
     }
-    Ok(roots)
+    Ok((roots, own))
+}
+
+/// Reads Larder's own certificate with its chain, and its key; `None`: it has none.
+fn own_pair(tls: &TlsConfig) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, OriginTlsError> {
+    let (chain, key) = (&tls.client_chain, &tls.client_key);
+    match (chain.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+        (true, true) => return Ok(None),
+        (true, false) => {
+            return Err(OriginTlsError::new("client_chain", "it is empty, and client_key is set; set both"));
+        }
+        (false, true) => {
+            return Err(OriginTlsError::new("client_key", "it is empty, and client_chain is set; set both"));
+        }
+        (false, false) => {}
+    }
+    let chain = certificates(chain, "client_chain")?;
+    let told = |error| OriginTlsError::of_file("client_key", key, format!("{error}; name the PEM file of the key"));
+    Ok(Some((chain, PrivateKeyDer::from_pem_file(key).map_err(told)?)))
 }
 
 /// Reads the certificates of a PEM file, of which there has to be one at least.
-fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, OriginTlsError> {
+fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, OriginTlsError> {
     let told = |why: &dyn fmt::Display| {
-        OriginTlsError(format!("{key}: {}: {why}; name a PEM file with certificates", path.display()))
+        OriginTlsError::of_file(key, path, format!("{why}; name a PEM file with certificates"))
     };
     let read = std::fs::read(path).map_err(|error| told(&error))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read).collect();
@@ -144,9 +183,12 @@ fn explained(error: &io::Error, name: &str) -> io::Error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired".to_owned(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "is not valid yet".to_owned(),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("is not for {name}; see upstream.server_name")
+            format!("is not for {name}; see server_name")
         }
-        CertificateError::UnknownIssuer => "is of an authority that is not believed; see upstream.ca_file".to_owned(),
+        CertificateError::UnknownIssuer => "is of an authority that is not believed; see ca_file".to_owned(),
+        CertificateError::BadSignature => {
+            "is not signed by the authority that it names, or by an older key of it; see ca_file".to_owned()
+        }
         CertificateError::Revoked => "was revoked".to_owned(),
         why => format!("can't be believed: {why}"),
     };

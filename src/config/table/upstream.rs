@@ -1,8 +1,10 @@
 //! `[upstream]`, and `[upstreams.NAME]`, which has the same keys.
 
 use crate::config::key::{Also, Key, Of, Section};
-use crate::config::kinds::{Fraction, List, OneOrMore, Size, Time, Whole, Words};
-use crate::config::values::{FILE, HASH_BY, HEALTH_PATH, SERVER_NAME, STATUSES, UPSTREAM_HOST, UPSTREAM_URL};
+use crate::config::kinds::{Fraction, List, OneOrMore, Secret, Size, Time, Whole, Words};
+use crate::config::values::{
+    COOKIE_NAME, FILE, HASH_BY, HEALTH_PATH, PASSWORD, SERVER_NAME, STATUSES, UPSTREAM_HOST, UPSTREAM_URL,
+};
 use crate::upstream::Balance;
 
 /// The section whose tables are further upstreams.
@@ -42,6 +44,18 @@ pub(in crate::config) static SECTION: Section = Section {
             name: "hash_by",
             field: &Of { at: |d| &mut d.config.upstream.hash_by, kind: HASH_BY },
             does: "Says what balance = \"hash\" goes by: \"path\", \"field:NAME\" or \"cookie:NAME\".",
+        },
+        Key {
+            name: "sticky_cookie",
+            field: &Of { at: |d| &mut d.config.upstream.sticky_cookie, kind: COOKIE_NAME },
+            does: "Keeps each client at one address by a cookie of this name, which comes with responses that nobody else \
+                   gets. Neither the application nor the stored responses see it; empty: clients go anywhere.",
+        },
+        Key {
+            name: "sticky_key",
+            field: &Of { at: |d| &mut d.config.upstream.sticky_key, kind: Secret(PASSWORD) },
+            does: "Makes the values of that cookie with this secret, which all that serve one site must have; empty: a \
+                   random one, which ends with the process.",
         },
         Key {
             name: "max_requests",

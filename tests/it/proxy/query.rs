@@ -633,6 +633,21 @@ fn no_field_makes_the_application_take_a_query_for_another_method() {
 }
 
 #[test]
+fn a_query_becomes_no_tunnel() {
+    let origin = fresh();
+    let larder = Larder::new(&origin, "");
+    for is_hit in [false, true] {
+        for content in ["", "one"] {
+            let answer =
+                query_with(&larder, "/s", &format!("{TEXT}\nConnection: Upgrade\nUpgrade: websocket"), content);
+            assert_eq!(answer.is_hit(), is_hit, "{}", answer.cache_status());
+            assert!(answer.text().contains(" QUERY /s"), "{}", answer.text());
+        }
+    }
+    assert_eq!(origin.last().head.get("upgrade"), None);
+}
+
+#[test]
 fn no_vary_search_of_a_get_says_nothing_of_a_query() {
     let origin = echoing("Cache-Control: max-age=60\nNo-Vary-Search: params");
     let larder = Larder::new(&origin, "");

@@ -26,5 +26,5 @@ pub(crate) use self::places::{Place, packs};
 pub(crate) use self::proxy::{Larder, START};
 pub(crate) use self::redis::Redis;
 pub(crate) use self::s3::{S3, bucket};
-pub(crate) use self::tls::{Authority, Pair, TlsClient};
+pub(crate) use self::tls::{Authority, Pair, SelfSigned, TlsClient};
 pub(crate) use self::wait::{Count, Gate, PATIENCE, at_once, eventually};

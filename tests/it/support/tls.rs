@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, date_time_ymd,
+};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -30,8 +32,12 @@ pub(crate) struct Pair {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::called("test authority")
+    }
+
+    pub(crate) fn called(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, "test authority");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("it is signed");
         let directory = tempfile::tempdir().expect("a directory");
@@ -53,6 +59,16 @@ impl Authority {
         self.issue(names, "", None)
     }
 
+    /// Issues a certificate for these names that has expired.
+    pub(crate) fn expired(&self, names: &[&str]) -> Pair {
+        self.issue_between(names, (2001, 2002))
+    }
+
+    /// Issues a certificate for these names that is not valid yet.
+    pub(crate) fn not_yet(&self, names: &[&str]) -> Pair {
+        self.issue_between(names, (4001, 4002))
+    }
+
     /// Issues a certificate for a client of this name.
     pub(crate) fn client(&self, name: &str) -> Pair {
         self.issue(&[], name, None)
@@ -64,17 +80,23 @@ impl Authority {
     }
 
     fn issue(&self, names: &[&str], subject: &str, limit: Option<std::time::Duration>) -> Pair {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).expect("names");
-        params.distinguished_name = DistinguishedName::new();
-        if !subject.is_empty() {
-            params.distinguished_name.push(DnType::CommonName, subject);
-        }
+        let mut params = named(names, subject);
         if let Some(limit) = limit {
             #[expect(clippy::disallowed_methods, reason = "the verifier asks the machine's clock")]
             let now = std::time::SystemTime::now();
             params.not_after = (now + limit).into();
         }
+        self.sign(&params)
+    }
+
+    /// Issues a certificate for these names that is valid between these years.
+    fn issue_between(&self, names: &[&str], (from, to): (i32, i32)) -> Pair {
+        let mut params = named(names, "");
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("it is signed");
         Pair { chain: certificate.pem(), key: key.serialize_pem() }
@@ -181,4 +203,39 @@ impl TlsClient {
         // A connection that is cut off ends without a farewell.
         ended.map_or_else(|error| error.kind() == std::io::ErrorKind::UnexpectedEof, |read| read == 0)
     }
+}
+
+/// A certificate that signed itself.
+pub(crate) struct SelfSigned {
+    pub pair: Pair,
+    pub file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl SelfSigned {
+    /// Makes one for these names that is valid between these years. It may say that it is an authority's.
+    pub(crate) fn new(names: &[&str], (from, to): (i32, i32), is_authority: bool) -> Self {
+        let mut params = named(names, "site");
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().expect("a key");
+        let chain = params.self_signed(&key).expect("it is signed").pem();
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("self-signed.pem");
+        std::fs::write(&file, &chain).expect("it is written");
+        Self { pair: Pair { chain, key: key.serialize_pem() }, file, _directory: directory }
+    }
+}
+
+/// The parameters of a certificate for these names, or for a client of this name.
+fn named(names: &[&str], subject: &str) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).expect("names");
+    params.distinguished_name = DistinguishedName::new();
+    if !subject.is_empty() {
+        params.distinguished_name.push(DnType::CommonName, subject);
+    }
+    params
 }

@@ -98,6 +98,31 @@ fn a_timeout_is_not_repeated() {
 }
 
 #[test]
+fn a_request_that_breaks_whoever_gets_it_does_not_go_through_all() {
+    let origins: Vec<Origin> = (0..8)
+        .map(|_| {
+            Origin::new(|seen, reply| match seen.path() {
+                "/poison" => reply.hang_up(),
+                _ => reply.send(200, "Cache-Control: no-store", "x"),
+            })
+        })
+        .collect();
+    let urls: Vec<String> = origins.iter().map(Origin::url).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let larder = before(&urls, "upstream.balance=round_robin\nserver.threads=1\nupstream.breaker_failures=0");
+    for is_warm in [false, true] {
+        if is_warm {
+            let mut client = larder.client();
+            (0..16).for_each(|n| assert_eq!(client.get(&format!("/{n}"), "").status(), 200));
+        }
+        let seen = || origins.iter().map(Origin::count).sum::<usize>();
+        let before = seen();
+        assert_eq!(larder.get("/poison", "").status(), 502);
+        assert!((2..=3).contains(&(seen() - before)), "{is_warm}: {}", seen() - before);
+    }
+}
+
+#[test]
 fn repetitions_are_a_part_of_the_requests() {
     let breaks = [Origin::new(|_, reply| reply.hang_up()), Origin::new(|_, reply| reply.hang_up())];
     let larder =
@@ -262,4 +287,33 @@ fn an_address_that_was_down_is_found_again_without_a_client() {
         }
     });
     eventually("it is asked again", || (0..4).any(|_| larder.get("/", "").text() == "a"));
+}
+
+#[test]
+fn who_finds_no_room_gets_a_stale_response_where_there_is_one() {
+    let (origin, gate) = Origin::gated();
+    let larder = Larder::new(&origin, "upstream.max_requests=1\nupstream.max_waiting=1\nupstream.queue_timeout=300ms");
+    gate.open();
+    origin.script(|_, reply| reply.send(200, "Cache-Control: max-age=10", "stored"));
+    assert_eq!(larder.get("/page", "").text(), "stored");
+    larder.advance(60);
+    let held = crate::support::Gate::default();
+    let opens = held.clone();
+    origin.script(move |_, reply| {
+        opens.wait();
+        reply.send(200, "Cache-Control: no-store", "new");
+    });
+    let before = origin.count();
+    let mut first = larder.client();
+    first.ask("POST", "/slow", "Content-Length: 0");
+    eventually("it is under way", || origin.count() == before + 1);
+    let waited = larder.get("/page", "");
+    assert_eq!((waited.status(), waited.text().as_str()), (200, "stored"), "after queue_timeout");
+    let mut second = larder.client();
+    second.ask("POST", "/fills-the-queue", "Content-Length: 0");
+    eventually("it waits", || larder.running().proxy().usage().queued == 1);
+    let at_once = larder.get("/page", "");
+    assert_eq!((at_once.status(), at_once.text().as_str()), (200, "stored"), "the queue is full");
+    held.open();
+    assert_eq!(first.answer().status(), 200);
 }

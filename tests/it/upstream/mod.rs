@@ -9,4 +9,6 @@ mod interim;
 mod named;
 mod origin_answers;
 mod resilience;
+mod sticky;
+mod tls;
 mod uploads;
