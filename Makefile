@@ -52,6 +52,11 @@ python-test: $(VENV)/stamp $(LARDER_QUICK)
 http2-test: $(VENV)/stamp $(LARDER_QUICK)
 	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" $(VENV)/bin/python -m pytest tests/http2
 
+# A name changes its addresses under load, in namespaces of its own; skipped where those are not permitted.
+.PHONY: names-test
+names-test: $(VENV)/stamp $(LARDER_QUICK)
+	LARDER_BINARY="$(CURDIR)/$(LARDER_QUICK)" $(VENV)/bin/python -m pytest -rs tests/names
+
 # Two scanners look at TLS as Larder comes, Chromium loads a page by HTTP/2, and certificates are replaced under load.
 # Installs Debian's packages for that where it can; a test that lacks one says so and is skipped.
 SCANNERS := $(CURDIR)/target/scan-venv
@@ -88,13 +93,14 @@ conformance: $(LARDER_QUICK) conformance/node_modules/.package-lock.json
 	node --no-warnings conformance/run.mjs --larder $(CURDIR)/$(LARDER_QUICK) $(if $(ID),--id '$(ID)') $(if $(PROFILE),--profile $(PROFILE)) $(if $(RECORD),--record) $(if $(PEERS),--peers)
 
 # Rules, proxy over real sockets, both tiers, certificates from a CA for tests (pebble, which is installed where it can be),
-# the binary in front of Flask; the Python module; HTTP/2; TLS; the demo, 2 GiB each way, and the instructions that a
+# the binary in front of Flask; the Python module; HTTP/2; names that change; TLS; the demo, 2 GiB each way, and the instructions that a
 # request takes. Only the last needs the release build.
 test: $(VENV)/stamp
 	@command -v pebble >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -q -y pebble >/dev/null 2>&1; } || true
 	LARDER_TEST_GUNICORN=$(CURDIR)/$(VENV)/bin/gunicorn LARDER_TEST_MOTO=$(CURDIR)/$(VENV)/bin/moto_server cargo test --locked
 	$(MAKE) python-test
 	$(MAKE) http2-test
+	$(MAKE) names-test
 	$(MAKE) tls-test
 	$(MAKE) conformance
 	$(MAKE) demo ONCE=1

@@ -331,9 +331,10 @@ impl Fetch {
         let fields = || self.fields_for(wish);
         let (method, uri, informational) = (order.origin_method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
+        let since = Some(order.asked.since);
         let sticky =
             order.asked.request.extensions().get::<StickyCookies>().filter(|_| order.errand != Errand::Background);
-        let request = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
+        let request = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
         self.fetcher.send(order.asked.terms.upstream, &request, order.origin_body()).await
     }
 

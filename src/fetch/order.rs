@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Uri};
 
+use crate::base::Stopwatch;
 use crate::entry::{Replaced, StoredHead, StoredResponse};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::{CacheControl, RequestDirectives};
@@ -45,6 +46,8 @@ pub(crate) struct Asked {
     pub(crate) content: Option<Content>,
     /// The client.
     pub(crate) peer: Peer,
+    /// The time since which the client has waited.
+    pub(crate) since: Stopwatch,
     /// The client's directives, as far as they count.
     pub(crate) directives: CacheControl,
     /// The terms of its rule.

@@ -69,8 +69,8 @@ impl Proxy {
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
-        let (errand, sticky) = (Errand::Client, request.extensions.get());
-        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
+        let (errand, since, sticky) = (Errand::Client, None, request.extensions.get());
+        let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
         let body = target.content.as_ref().map_or(RequestBody::Empty, RequestBody::from);
@@ -121,8 +121,8 @@ impl Proxy {
         if invalidation::is_safe(&parts.method) {
             let fields = || onward.fields(&parts.headers);
             let (method, informational) = (&parts.method, informational.as_ref());
-            let (uri, errand, sticky) = (&*uri, Errand::Client, parts.extensions.get());
-            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
+            let (uri, errand, since, sticky) = (&*uri, Errand::Client, None, parts.extensions.get());
+            let sent = OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
             return match self.fetcher.send(target.rule.upstream, &sent, body).await {
                 Ok(response) => passed(response, fwd),
                 Err(error) => unanswered(&error, fwd),
@@ -194,8 +194,9 @@ impl Proxy {
         self.fetcher.tasks.spawn(async move {
             let (fields, informational) = (|| fields.clone(), informational.as_ref());
             let (method, uri) = (&method, &uri);
-            let (errand, sticky, transfer) = (Errand::Client, sticky.as_ref(), &*transfer);
-            let request = OriginRequest { method, uri, fields: &fields, informational, errand, sticky, transfer };
+            let (errand, since, sticky, transfer) = (Errand::Client, None, sticky.as_ref(), &*transfer);
+            let request =
+                OriginRequest { method, uri, fields: &fields, informational, errand, since, sticky, transfer };
             let is_abandoned = async {
                 sender.closed().await;
                 tokio::time::sleep(ABANDONED).await;
@@ -308,8 +309,9 @@ impl Proxy {
         drop(body);
         let (method, uri) = (&parts.method, &*origin_form(&parts.uri));
         let fields = || fields.clone();
-        let (errand, sticky, transfer) = (Errand::Client, parts.extensions.get(), &*target.rule.transfer);
-        let request = OriginRequest { method, uri, fields: &fields, informational: None, errand, sticky, transfer };
+        let (errand, since, sticky, transfer) = (Errand::Client, None, parts.extensions.get(), &*target.rule.transfer);
+        let request =
+            OriginRequest { method, uri, fields: &fields, informational: None, errand, since, sticky, transfer };
         let mut response =
             match self.fetcher.origins.named(target.rule.upstream).upstream.send(&request, RequestBody::Empty).await {
                 Ok(response) => response,

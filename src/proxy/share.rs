@@ -397,6 +397,7 @@ pub(super) fn asked(
         uri: shared_form(request.uri(), target.query).into_owned(),
         content: target.content.clone(),
         peer: caller.peer().clone(),
+        since: Stopwatch::start(),
         directives,
         terms: Terms {
             upstream: target.rule.upstream,

@@ -116,21 +116,24 @@ impl Endpoint {
 
     /// Returns the number of requests under way.
     pub(crate) fn under_way(&self) -> u32 {
-        self.under_way.load(Ordering::Relaxed)
+        self.under_way.load(Ordering::SeqCst)
     }
 
     /// Counts one more request; false: there are `most` already (0: any number).
     pub(super) fn begin(&self, most: u32) -> bool {
-        if self.under_way.fetch_add(1, Ordering::Relaxed) < most || most == 0 {
+        if most == 0 {
+            self.under_way.fetch_add(1, Ordering::SeqCst);
             return true;
         }
-        self.end();
-        false
+        // Never counts one too many, not even for a moment: another request would wait because of it.
+        let one_more = |under_way: u32| (under_way < most).then_some(under_way + 1);
+        self.under_way.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
     }
 
-    /// Counts one request less.
+    /// Counts one request less. Whoever counts looks at the queue afterwards: `SeqCst`, here and there, keeps the two in
+    /// order.
     pub(super) fn end(&self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Returns whether it is known to be down.

@@ -38,6 +38,13 @@ pub enum UpstreamError {
     Unsupported(&'static str),
 }
 
+impl UpstreamError {
+    /// Returns whether there was no connection to send the request on.
+    pub(super) fn is_connect(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+    }
+}
+
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

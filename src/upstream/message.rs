@@ -8,6 +8,7 @@ use super::Transfer;
 use super::informational::{Informational, relay};
 use super::request_body::RequestBody;
 use super::sticky::StickyCookies;
+use crate::base::Stopwatch;
 
 /// A request to the origin without its body: target in origin form, fields complete.
 pub(crate) struct OriginRequest<'a> {
@@ -21,6 +22,8 @@ pub(crate) struct OriginRequest<'a> {
     pub informational: Option<&'a Informational>,
     /// The purpose of the request.
     pub errand: Errand,
+    /// The time since which its client has waited; `None`: it came just now.
+    pub since: Option<Stopwatch>,
     /// The sticky cookies that its client sent.
     pub sticky: Option<&'a StickyCookies>,
     /// Limits for the bytes of the request and of its response.

@@ -23,7 +23,7 @@ use super::config::{Balance, HashBy};
 use super::connect::is_our_own;
 use super::endpoint::{Endpoint, Target};
 use super::link::{self, Link};
-use super::message::{OriginRequest, expects_content};
+use super::message::{Errand, OriginRequest, expects_content};
 use super::origin_io::Wire;
 use super::pool::{Choice, Pool, Seat};
 use super::request_body::RequestBody;
@@ -31,6 +31,7 @@ use super::sticky::Sticky;
 use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
 use super::wait::HeadWait;
+use super::watch::LookUps;
 use super::{Buffers, Config, UpstreamError, framing};
 use crate::base::log::cut;
 use crate::base::{Metrics, OriginOutcome, Stopwatch, Transport};
@@ -43,6 +44,7 @@ const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
 pub(crate) struct Upstream {
     pub(super) config: Config,
     pub(super) pool: Arc<Pool>,
+    pub(super) look_ups: LookUps,
     tls: Option<OriginTls>,
     sticky: Option<Sticky>,
     metrics: Arc<Metrics>,
@@ -73,7 +75,16 @@ impl Upstream {
             "" => None,
             name => Some(Sticky::new(name, &config.sticky_key).map_err(|_| no_random_bytes())?),
         };
-        Ok(Arc::new(Self { config, pool, tls, sticky, metrics, buffers, logged: Mutex::default() }))
+        Ok(Arc::new(Self {
+            config,
+            pool,
+            look_ups: LookUps::default(),
+            tls,
+            sticky,
+            metrics,
+            buffers,
+            logged: Mutex::default(),
+        }))
     }
 
     /// Returns the `[upstream]` settings.
@@ -134,7 +145,15 @@ impl Upstream {
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let mut choice = self.choice(request);
-        let seated = self.pool.seat(&self.config, &choice).await;
+        let mut seated = self.pool.seat(&self.config, &choice).await;
+        if matches!(seated, Err(UpstreamError::Down { .. }))
+            && request.errand == Errand::Client
+            && self.look_ups.are_hastened()
+        {
+            // All that are known may be gone, and others there.
+            Box::pin(self.look_ups.settle()).await;
+            seated = self.pool.seat(&self.config, &choice).await;
+        }
         let (mut seat, mut probe) = seated.inspect_err(|_| self.metrics.origin_refused.add_one())?;
         self.pool.note_request(self.config.retry_budget);
         let begun = Stopwatch::start();
@@ -188,10 +207,18 @@ impl Upstream {
             self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());
             drop(probe.take());
             choice.tried.push(seat.endpoint.id);
-            if !attempts.may_go_elsewhere(&error) || !self.pool.has_another(&choice) || !self.pool.take_repeat() {
+            if !attempts.may_go_elsewhere(&error) {
                 return Err(error);
             }
+            let has_moved = error.is_connect() && self.may_have_moved(&seat.endpoint);
             drop(seat);
+            if has_moved && !self.pool.has_another(&choice) {
+                Box::pin(self.look_ups.settle()).await;
+            }
+            if !self.pool.has_another(&choice) || !self.pool.take_repeat() {
+                return Err(error);
+            }
+            choice.since.get_or_insert(begun);
             let Ok(another) = self.pool.seat(&self.config, &choice).await else {
                 // The others have gone down meanwhile: the first failure says more.
                 return Err(error);
@@ -218,7 +245,7 @@ impl Upstream {
             (Some(sticky), Some(cookies)) => sticky.find(cookies, &self.endpoints()),
             (Some(_) | None, _) => None,
         };
-        Choice { errand, affinity, kept_at, tried: SmallVec::new() }
+        Choice { errand, since: request.since, affinity, kept_at, tried: SmallVec::new() }
     }
 
     /// Gives a response the cookie that keeps its client at the address that it came from, unless the client has it.
@@ -282,7 +309,7 @@ impl Upstream {
             link.upload = (!is_sent).then_some(upload);
         }
         self.metrics.origin(OriginOutcome::Answered);
-        note_answer(&link.endpoint);
+        self.note_answer(&link.endpoint);
         // RFC 9112 §2.3: an intermediary sends its own version. The framing to the client must not depend on the
         // origin's version.
         *response.version_mut() = Version::HTTP_11;
@@ -292,11 +319,20 @@ impl Upstream {
         Ok(response.map(|body| UpstreamBody::new(body, link)))
     }
 
+    /// Tells the breaker of an address that it answered.
+    pub(super) fn note_answer(&self, endpoint: &Arc<Endpoint>) {
+        if endpoint.breaker.succeeded() {
+            endpoint.begin_slowly();
+            info!("the application at {} answers again", endpoint.name);
+            self.pool.offer(endpoint);
+        }
+    }
+
     /// Counts a failed request, and tells the breaker if it says something about the origin.
     ///
     /// A failure on this side says nothing. An answer that can't be used shows that the origin is up. The
     /// timeouts and broken answers of one path count once.
-    pub(super) fn learn_from(&self, endpoint: &Endpoint, error: &UpstreamError, is_excused: bool, path: &str) {
+    pub(super) fn learn_from(&self, endpoint: &Arc<Endpoint>, error: &UpstreamError, is_excused: bool, path: &str) {
         self.metrics.origin(match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => OriginOutcome::ConnectFailed,
             UpstreamError::ResponseTimeout => OriginOutcome::TimedOut,
@@ -316,7 +352,7 @@ impl Upstream {
             | UpstreamError::TooManyFields(_)
             | UpstreamError::InvalidLength
             | UpstreamError::Unsupported(_) => {
-                note_answer(endpoint);
+                self.note_answer(endpoint);
                 self.log_unusable(error, path);
                 false
             }
@@ -327,6 +363,9 @@ impl Upstream {
             }
             UpstreamError::RequestBody(_) | UpstreamError::Busy | UpstreamError::Down { .. } => false,
         };
+        if error.is_connect() && self.may_have_moved(endpoint) {
+            self.look_ups.hasten();
+        }
         if has_failed {
             self.metrics.origin_downs.add_one();
             warn!("the application at {} counts as down until it answers: {error}", endpoint.name);
@@ -350,14 +389,6 @@ impl Upstream {
 
 fn no_random_bytes() -> OriginTlsError {
     OriginTlsError::new("sticky_key", "it is empty, and the system has no random bytes; set it")
-}
-
-/// Tells the breaker of an address that it answered.
-pub(super) fn note_answer(endpoint: &Endpoint) {
-    if endpoint.breaker.succeeded() {
-        endpoint.begin_slowly();
-        info!("the application at {} answers again", endpoint.name);
-    }
 }
 
 /// Returns the value of a cookie in a `Cookie` field.

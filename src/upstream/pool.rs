@@ -13,7 +13,7 @@ use super::endpoint::Endpoint;
 use super::message::Errand;
 use super::queue::Queue;
 use super::{Config, UpstreamError};
-use crate::base::{Admission, Probe};
+use crate::base::{Admission, Probe, Stopwatch};
 
 /// The addresses of an upstream.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Pool {
     /// Replaced whole when a name gets other addresses.
     endpoints: RwLock<Arc<[Arc<Endpoint>]>>,
     balancer: Balancer,
+    /// The most requests under way at one address; 0: any number.
+    most: u32,
     queue: Queue,
     budget: Budget,
 }
@@ -29,6 +31,8 @@ pub(super) struct Pool {
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
     pub(super) errand: Errand,
+    /// The time since which its client has waited; `None`: it came just now.
+    pub(super) since: Option<Stopwatch>,
     /// The hash of what the choice goes by, under `balance = "hash"`.
     pub(super) affinity: u64,
     /// The address that its client is kept at, by the sticky cookie.
@@ -60,6 +64,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         if self.pool.queue.len() == 0 {
             self.endpoint.end();
+            // One that has joined the queue since may have seen no room.
+            if self.pool.queue.len() > 0 {
+                self.pool.offer(&self.endpoint);
+            }
         } else {
             self.pool.free(&self.endpoint);
         }
@@ -83,6 +91,7 @@ impl Pool {
         Arc::new(Self {
             endpoints: RwLock::new(endpoints.into()),
             balancer: Balancer::new(config.balance, config.slow_start),
+            most: config.max_requests,
             queue: Queue::default(),
             budget: Budget::default(),
         })
@@ -93,22 +102,37 @@ impl Pool {
         Arc::clone(&self.endpoints.read())
     }
 
-    /// Replaces the addresses, each of which may have `most` requests under way. Those at addresses that are gone go on.
-    pub(super) fn replace(&self, endpoints: Vec<Arc<Endpoint>>, most: u32) {
+    /// Replaces the addresses. Requests under way at those that are gone go on.
+    pub(super) fn replace(&self, endpoints: Vec<Arc<Endpoint>>) {
         let before = std::mem::replace(&mut *self.endpoints.write(), endpoints.into());
         let now = self.endpoints();
         for gone in before.iter().filter(|old| !now.iter().any(|new| Arc::ptr_eq(old, new))) {
             gone.set_gone();
         }
-        // Whoever waits for room may find it at a new one.
-        for endpoint in now.iter() {
-            while self.queue.len() > 0 && endpoint.begin(most) {
-                if !self.queue.hand_over(endpoint) {
-                    endpoint.end();
-                    break;
+        now.iter().for_each(|endpoint| self.offer(endpoint));
+    }
+
+    /// Gives the room at an address that is new, up again or less busy to those that wait.
+    pub(super) fn offer(&self, endpoint: &Arc<Endpoint>) {
+        while self.queue.len() > 0 && self.may_ask(endpoint) {
+            let joined = self.queue.joined();
+            if !endpoint.begin(self.most) {
+                return;
+            }
+            if !self.queue.hand_over(endpoint) {
+                endpoint.end();
+                // One that has joined since may have seen no room.
+                if self.queue.joined() == joined {
+                    return;
                 }
             }
         }
+    }
+
+    /// Returns whether an address is asked although not as a probe: it is up, or only its health checks fail and nothing
+    /// better is left.
+    fn may_ask(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.is_gone() && !endpoint.breaker.is_open() && (!endpoint.is_unhealthy() || self.is_down())
     }
 
     /// Returns the number of requests that wait for room.
@@ -137,7 +161,7 @@ impl Pool {
         config: &Config,
         choice: &Choice,
     ) -> Result<(Seat, Option<Probe>), UpstreamError> {
-        match self.find(config, choice) {
+        match self.find(choice) {
             Found::Room(endpoint, probe) => Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => Err(UpstreamError::Down { was_slow }),
             Found::Full => Box::pin(self.wait(config, choice)).await,
@@ -147,10 +171,11 @@ impl Pool {
     /// Gives the room that a request leaves to the next that waits.
     #[cold]
     fn free(&self, endpoint: &Arc<Endpoint>) {
-        if endpoint.is_down() || endpoint.is_gone() || !self.queue.hand_over(endpoint) {
+        if !self.may_ask(endpoint) || !self.queue.hand_over(endpoint) {
             endpoint.end();
+            self.offer(endpoint);
         }
-        if self.is_down() {
+        if self.endpoints.read().iter().all(|endpoint| endpoint.breaker.is_open()) {
             self.queue.dismiss();
         }
     }
@@ -161,7 +186,7 @@ impl Pool {
         // Whoever is handed an address and leaves at that moment must give it back.
         let mut place = Place { pool: self, receiver };
         // Room may have come before this request was in the queue.
-        match self.find(config, choice) {
+        match self.find(choice) {
             Found::Room(endpoint, probe) => return Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => return Err(UpstreamError::Down { was_slow }),
             Found::Full => {}
@@ -173,9 +198,10 @@ impl Pool {
         }
     }
 
-    /// Looks for an address: one that is up, else a backup that is up, else one that is due for a probe.
-    fn find(&self, config: &Config, choice: &Choice) -> Found {
-        let most = config.max_requests;
+    /// Looks for an address: one that is up, else a backup that is up, else one of which only the health checks fail, else
+    /// one that is due for a probe.
+    fn find(&self, choice: &Choice) -> Found {
+        let most = self.most;
         if let Some(kept) = choice.kept() {
             return if kept.begin(most) { Found::Room(Arc::clone(kept), None) } else { Found::Full };
         }
@@ -188,13 +214,9 @@ impl Pool {
             return Found::Room(Arc::clone(only), None);
         }
         let mut is_full = false;
-        for backups in [false, true] {
-            let mut candidates: Candidates<'_> = endpoints
-                .iter()
-                .filter(|endpoint| {
-                    endpoint.is_backup == backups && !endpoint.is_down() && !choice.tried.contains(&endpoint.id)
-                })
-                .collect();
+        for level in [Level::Up, Level::Backup, Level::Unhealthy] {
+            let is_candidate = |endpoint: &&Arc<Endpoint>| level.has(endpoint) && !choice.tried.contains(&endpoint.id);
+            let mut candidates: Candidates<'_> = endpoints.iter().filter(is_candidate).collect();
             let count = candidates.len();
             if most > 0 {
                 candidates.retain(|endpoint| endpoint.under_way() < most);
@@ -225,10 +247,29 @@ impl Pool {
     }
 }
 
+/// The addresses that are chosen among while none of the levels before has any.
+#[derive(Clone, Copy)]
+enum Level {
+    Up,
+    Backup,
+    /// Those of which only the health checks fail: they may be wrong, and nothing else is left.
+    Unhealthy,
+}
+
+impl Level {
+    fn has(self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Up => !endpoint.is_backup && !endpoint.is_down(),
+            Self::Backup => endpoint.is_backup && !endpoint.is_down(),
+            Self::Unhealthy => endpoint.is_unhealthy() && !endpoint.breaker.is_open(),
+        }
+    }
+}
+
 /// Looks for an address that is known to be down and due for a probe.
 #[cold]
 fn find_down(endpoints: &[Arc<Endpoint>], most: u32, choice: &Choice) -> Found {
-    let mut was_any_slow = false;
+    let (mut was_any_slow, mut is_full) = (false, false);
     for endpoint in endpoints.iter().filter(|endpoint| !choice.tried.contains(&endpoint.id)) {
         let admission = match choice.errand {
             Errand::Client => endpoint.breaker.admit(),
@@ -236,7 +277,7 @@ fn find_down(endpoints: &[Arc<Endpoint>], most: u32, choice: &Choice) -> Found {
             Errand::StandIn => Admission::Refused { was_slow: false },
         };
         let probe = match admission {
-            // Its health checks fail, and nothing else is left.
+            // It has come up at this moment.
             Admission::Granted => None,
             Admission::Probe(probe) => Some(probe),
             Admission::Refused { was_slow } => {
@@ -247,9 +288,9 @@ fn find_down(endpoints: &[Arc<Endpoint>], most: u32, choice: &Choice) -> Found {
         if endpoint.begin(most) {
             return Found::Room(Arc::clone(endpoint), probe);
         }
-        return Found::Full;
+        is_full = true;
     }
-    Found::Down { was_slow: was_any_slow }
+    if is_full { Found::Full } else { Found::Down { was_slow: was_any_slow } }
 }
 
 /// A place in the queue.
@@ -293,5 +334,41 @@ impl Budget {
 
     fn take(&self) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| (left >= ONE).then(|| left - ONE)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::endpoint::Target;
+    use super::*;
+
+    fn choice() -> Choice {
+        Choice { errand: Errand::Client, since: None, affinity: 0, kept_at: None, tried: SmallVec::new() }
+    }
+
+    #[test]
+    fn nobody_waits_while_there_is_room() {
+        // Many that come and go at once: one that joins the queue at the moment at which the room is left must get it.
+        let config = Config { max_requests: 1, queue_timeout: Duration::from_secs(5), ..Config::default() };
+        let listed = &config.addresses[0];
+        let pool = Pool::new(&config, vec![config.endpoint(0, listed, Target::of(&listed.address))]);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..3 {
+                let (pool, config) = (Arc::clone(&pool), config.clone());
+                tasks.spawn(async move {
+                    let choice = choice();
+                    for _ in 0..100_000 {
+                        drop(pool.seat(&config, &choice).await.expect("a place"));
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+            tasks.join_all().await;
+        });
+        assert_eq!((pool.waiting(), pool.endpoints()[0].under_way()), (0, 0));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,21 +22,70 @@ use tracing::{info, warn};
 use super::Upstream;
 use super::config::{Address, Listed};
 use super::endpoint::{Endpoint, Target};
-use super::origin::note_answer;
 use crate::base::Stopwatch;
 
 /// The results on end of one kind that change what an address counts as.
 const ON_END: u32 = 2;
 
+/// The least time between two look-ups, however many requests fail.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest wait of a request for a look-up.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// The most addresses of one name.
 const MAX_ADDRESSES: usize = 256;
+
+/// The pause between two looks at which checks are due, if those are further apart.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of an address from its checks.
 #[derive(Debug, Default)]
 struct Checked {
     last: Option<Stopwatch>,
+    /// True while a check of it is under way.
+    is_asked: bool,
     /// The results on end that differ from what it counts as.
     against: u32,
+}
+
+/// The checks of the addresses, by their ids.
+#[derive(Default)]
+struct Checks {
+    of: HashMap<u64, Checked>,
+    under_way: JoinSet<(Arc<Endpoint>, io::Result<StatusCode>)>,
+}
+
+/// The looking up of an upstream's names.
+#[derive(Debug, Default)]
+pub(super) struct LookUps {
+    /// Wakes the task that looks them up.
+    wanted: Notify,
+    /// The number of those begun, and of those ended.
+    begun: AtomicU64,
+    ended: watch::Sender<u64>,
+    /// The number of the one that is to come soon, or came.
+    hastened: AtomicU64,
+}
+
+impl LookUps {
+    /// Has the names looked up soon: one of their addresses can't be reached. What is under way already does not count.
+    pub(super) fn hasten(&self) {
+        self.hastened.fetch_max(self.begun.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.wanted.notify_one();
+    }
+
+    /// Returns whether the names are looked up soon, since one of their addresses could not be reached.
+    pub(super) fn are_hastened(&self) -> bool {
+        self.hastened.load(Ordering::SeqCst) > *self.ended.borrow()
+    }
+
+    /// Waits until they have been looked up, but not for long.
+    pub(super) async fn settle(&self) {
+        let hastened = self.hastened.load(Ordering::SeqCst);
+        let mut ended = self.ended.subscribe();
+        let _ = timeout(LONGEST_WAIT, ended.wait_for(|ended| *ended >= hastened)).await;
+    }
 }
 
 impl Upstream {
@@ -49,21 +100,42 @@ impl Upstream {
             return;
         }
         let mut failing = HashSet::new();
+        let interval = self.config.resolve_interval;
+        let least = LEAST_PAUSE.min(interval);
         loop {
+            self.look_ups.begun.fetch_add(1, Ordering::SeqCst);
             self.resolve(&mut failing).await;
-            tokio::time::sleep(self.config.resolve_interval).await;
+            self.look_ups.ended.send_modify(|ended| *ended += 1);
+            tokio::time::sleep(least).await;
+            let _ = timeout(interval.saturating_sub(least), self.look_ups.wanted.notified()).await;
         }
+    }
+
+    /// Returns whether the application may be at another address by now: the name that this one is of is looked up.
+    pub(super) fn may_have_moved(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.target.is_name()
+            && self.config.addresses.get(endpoint.listed).is_some_and(|one| name_of(one).is_some())
     }
 
     /// Asks addresses, again and again.
     async fn watch_health(self: &Arc<Self>) {
-        let config = &self.config;
-        let is_checked = !config.health_path.is_empty();
-        let step = if is_checked { config.breaker_pause.min(config.health_interval) } else { config.breaker_pause };
-        let mut checked: HashMap<u64, Checked> = HashMap::new();
+        let mut checks = Checks::default();
         loop {
-            self.check(&mut checked).await;
-            tokio::time::sleep(step).await;
+            let next = self.begin_checks(&mut checks);
+            let pause = tokio::time::sleep(next);
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    Some(answered) = checks.under_way.join_next() => {
+                        match answered {
+                            Ok((endpoint, answer)) => self.learn(&endpoint, &mut checks, &answer),
+                            // Nobody knows whose check it was.
+                            Err(_) => checks.of.values_mut().for_each(|state| state.is_asked = false),
+                        }
+                    }
+                    () = &mut pause => break,
+                }
+            }
         }
     }
 
@@ -100,49 +172,58 @@ impl Upstream {
         if has_changed && !now.is_empty() {
             let names: Vec<&str> = now.iter().map(|endpoint| &*endpoint.name).collect();
             info!("the application is at {}", names.join(", "));
-            self.pool.replace(now, self.config.max_requests);
+            self.pool.replace(now);
         }
     }
 
-    /// Asks the addresses whose turn it is.
-    async fn check(self: &Arc<Self>, checked: &mut HashMap<u64, Checked>) {
+    /// Asks the addresses whose turn it is. One that does not answer delays no check of another. Returns the time until the
+    /// next turn.
+    fn begin_checks(self: &Arc<Self>, checks: &mut Checks) -> Duration {
         let endpoints = self.endpoints();
-        checked.retain(|id, _| endpoints.iter().any(|endpoint| endpoint.id == *id));
+        checks.of.retain(|id, _| endpoints.iter().any(|endpoint| endpoint.id == *id));
         let is_checked = !self.config.health_path.is_empty();
-        let mut asked = JoinSet::new();
+        let interval = if is_checked { self.config.health_interval } else { self.config.breaker_pause };
+        let mut next = interval.min(LOOK_AGAIN);
         for endpoint in endpoints.iter() {
-            let state = checked.entry(endpoint.id).or_default();
-            let interval = if is_checked { self.config.health_interval } else { self.config.breaker_pause };
+            let state = checks.of.entry(endpoint.id).or_default();
             // Of a single address the requests themselves tell whether it is up: there is no other to send them to.
-            let is_asked = is_checked || (endpoints.len() > 1 && endpoint.breaker.is_open());
-            if !is_asked || state.last.is_some_and(|last| last.elapsed() < interval) {
+            let is_due = is_checked || (endpoints.len() > 1 && endpoint.breaker.is_open());
+            if !is_due || state.is_asked {
+                continue;
+            }
+            let left = state.last.map_or(Duration::ZERO, |last| interval.saturating_sub(last.elapsed()));
+            if !left.is_zero() {
+                next = next.min(left);
                 continue;
             }
             state.last = Some(Stopwatch::start());
+            state.is_asked = true;
             let (this, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
-            asked.spawn(async move {
+            checks.under_way.spawn(async move {
                 let answer = this.ask(&endpoint).await;
                 (endpoint, answer)
             });
         }
-        while let Some(answered) = asked.join_next().await {
-            let Ok((endpoint, answer)) = answered else { continue };
-            if is_checked {
-                if let Some(state) = checked.get_mut(&endpoint.id) {
-                    self.learn_health(&endpoint, state, &answer);
-                }
-            } else if answer.is_ok() {
-                note_answer(&endpoint);
-            }
+        next
+    }
+
+    /// Learns from the answer to a check.
+    fn learn(&self, endpoint: &Arc<Endpoint>, checks: &mut Checks, answer: &io::Result<StatusCode>) {
+        let Some(state) = checks.of.get_mut(&endpoint.id) else { return };
+        state.is_asked = false;
+        if !self.config.health_path.is_empty() {
+            self.learn_health(endpoint, state, answer);
+        } else if answer.is_ok() {
+            self.note_answer(endpoint);
         }
     }
 
     /// Notes the answer to a health check.
-    fn learn_health(&self, endpoint: &Endpoint, state: &mut Checked, answer: &io::Result<StatusCode>) {
+    fn learn_health(&self, endpoint: &Arc<Endpoint>, state: &mut Checked, answer: &io::Result<StatusCode>) {
         let (least, most) = self.config.health_status;
         let is_healthy = answer.as_ref().is_ok_and(|status| (least..=most).contains(&status.as_u16()));
         if is_healthy && endpoint.breaker.is_open() {
-            note_answer(endpoint);
+            self.note_answer(endpoint);
         }
         if is_healthy != endpoint.is_unhealthy() {
             state.against = 0;
@@ -153,6 +234,9 @@ impl Upstream {
             return;
         }
         state.against = 0;
+        if is_healthy {
+            self.pool.offer(endpoint);
+        }
         let path = &self.config.health_path;
         match answer {
             Ok(_) if is_healthy => info!("the application at {} is healthy again", endpoint.name),

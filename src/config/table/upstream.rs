@@ -108,8 +108,8 @@ pub(in crate::config) static SECTION: Section = Section {
         Key {
             name: "resolve_interval",
             field: &Of { at: |d| &mut d.config.upstream.resolve_interval, kind: Time::AboveZero },
-            does: "Looks the names of addresses up this often. While that fails the last addresses hold. localhost is \
-                   looked up for each connection.",
+            does: "Looks the names of addresses up this often, and at once when an address can't be reached. While that \
+                   fails the last addresses hold. localhost is looked up for each connection.",
         },
         Key {
             name: "ca_file",

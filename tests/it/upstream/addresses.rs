@@ -2,10 +2,10 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Client, Larder, Origin, at_once, eventually};
+use crate::support::{Client, Gate, Larder, Origin, at_once, eventually};
 
 /// Answers with its name, which nobody may store.
 fn named(name: &'static str) -> Origin {
@@ -233,17 +233,9 @@ fn who_leaves_while_waiting_takes_no_room() {
 
 #[test]
 fn an_address_that_fails_its_health_checks_gets_no_requests() {
-    let sick = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let is_sick = Arc::clone(&sick);
-    let a = Origin::new(move |seen, reply| match seen.path() {
-        "/healthz" if is_sick.load(Ordering::SeqCst) => reply.send(500, "", ""),
-        _ => reply.send(200, "Cache-Control: no-store", "a"),
-    });
-    let b = named("b");
-    let larder = before(
-        &[&a.url(), &b.url()],
-        "upstream.health_path=/healthz\nupstream.health_interval=20ms\nupstream.balance=round_robin\nupstream.slow_start=1ms",
-    );
+    let sick = Arc::new(AtomicBool::new(false));
+    let (a, b) = (sickly("a", &sick), named("b"));
+    let larder = before(&[&a.url(), &b.url()], CHECKED);
     let answers =
         |count: usize| (0..count).map(|_| larder.get("/", "").text()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(answers(10).len(), 2);
@@ -287,6 +279,137 @@ fn an_address_that_was_down_is_found_again_without_a_client() {
         }
     });
     eventually("it is asked again", || (0..4).any(|_| larder.get("/", "").text() == "a"));
+}
+
+/// Answers its health checks with 500 while `is_sick`, and pages with its name.
+fn sickly(name: &'static str, is_sick: &Arc<AtomicBool>) -> Origin {
+    let is_sick = Arc::clone(is_sick);
+    Origin::new(move |seen, reply| match seen.path() {
+        "/healthz" if is_sick.load(Ordering::SeqCst) => reply.send(500, "", ""),
+        _ => reply.send(200, "Cache-Control: no-store", name),
+    })
+}
+
+fn is_healthy(larder: &Larder, url: &str) -> bool {
+    larder.metric(&format!("larder_upstream_healthy{{upstream=\"default\",address=\"{url}\"}}")) == 1
+}
+
+const CHECKED: &str = "upstream.health_path=/healthz\nupstream.health_interval=20ms\nupstream.balance=round_robin\n\
+                       upstream.slow_start=1ms";
+
+#[test]
+fn an_address_that_does_not_answer_its_check_delays_no_other_check() {
+    let is_sick = Arc::new(AtomicBool::new(false));
+    let a = sickly("a", &is_sick);
+    let hangs = Origin::new(|seen, reply| match seen.path() {
+        "/healthz" => std::thread::park(),
+        _ => reply.send(200, "Cache-Control: no-store", "hangs"),
+    });
+    let larder = before(&[&a.url(), &hangs.url()], &format!("{CHECKED}\nupstream.health_timeout=1h"));
+    eventually("it is checked", || hangs.count() > 0);
+    is_sick.store(true, Ordering::SeqCst);
+    eventually("the other one is taken out", || (0..6).all(|_| larder.get("/", "").text() == "hangs"));
+    is_sick.store(false, Ordering::SeqCst);
+    eventually("and comes back", || (0..6).any(|_| larder.get("/", "").text() == "a"));
+}
+
+#[test]
+fn requests_are_spread_even_where_all_fail_their_health_checks() {
+    let is_sick = Arc::new(AtomicBool::new(true));
+    let origins = ["a", "b", "c"].map(|name| sickly(name, &is_sick));
+    let urls = origins.each_ref().map(Origin::url);
+    let larder = before(&urls.each_ref().map(String::as_str), CHECKED);
+    eventually("none is healthy", || urls.iter().all(|url| !is_healthy(&larder, url)));
+    let answers: std::collections::BTreeSet<String> = (0..12).map(|_| larder.get("/", "").text()).collect();
+    assert_eq!(answers.len(), 3, "{answers:?}");
+}
+
+#[test]
+fn who_waits_is_let_through_although_health_checks_fail() {
+    let (gate, is_sick) = (Gate::default(), Arc::new(AtomicBool::new(false)));
+    let (held, sick) = (gate.clone(), Arc::clone(&is_sick));
+    let origin = Origin::new(move |seen, reply| match seen.path() {
+        "/healthz" if sick.load(Ordering::SeqCst) => reply.send(500, "", ""),
+        "/slow" => {
+            held.wait();
+            reply.send(200, "Cache-Control: no-store", "slow");
+        }
+        _ => reply.send(200, "Cache-Control: no-store", "x"),
+    });
+    let larder = before(&[&origin.url()], &format!("{CHECKED}\nupstream.max_requests=1"));
+    let mut clients: Vec<Client> = ["/slow", "/1", "/2", "/3"].map(|path| waiting(&larder, path, &origin.url())).into();
+    is_sick.store(true, Ordering::SeqCst);
+    eventually("it is not healthy", || !is_healthy(&larder, &origin.url()));
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200, "nobody else is there to ask");
+    }
+}
+
+#[test]
+fn who_waits_gets_the_room_of_an_address_that_comes_up() {
+    let (gate, is_sick) = (Gate::default(), Arc::new(AtomicBool::new(true)));
+    let held = gate.clone();
+    let busy = Origin::new(move |seen, reply| {
+        if seen.path() == "/slow" {
+            held.wait();
+        }
+        reply.send(200, "Cache-Control: no-store", "busy");
+    });
+    let back = sickly("back", &is_sick);
+    let larder = before(&[&busy.url(), &back.url()], &format!("{CHECKED}\nupstream.max_requests=1"));
+    eventually("one is not healthy", || !is_healthy(&larder, &back.url()));
+    let [mut slow, mut one, mut two] = ["/slow", "/1", "/2"].map(|path| waiting(&larder, path, &busy.url()));
+    is_sick.store(false, Ordering::SeqCst);
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.answer().text(), "back", "the other one is busy still");
+    }
+    gate.open();
+    assert_eq!(slow.answer().text(), "busy");
+}
+
+/// Asks for `path`, and returns once the request is at the address `url` or in the queue.
+fn waiting(larder: &Larder, path: &str, url: &str) -> Client {
+    let at_address = format!("larder_upstream_requests{{upstream=\"default\",address=\"{url}\"}}");
+    let has = || larder.running().proxy().usage().queued + larder.metric(&at_address);
+    let before = has();
+    let mut client = larder.client();
+    client.ask("POST", path, "Content-Length: 0");
+    eventually("it is on its way", || has() > before);
+    client
+}
+
+#[test]
+fn who_could_not_share_an_answer_does_not_wait_again_behind_all_others() {
+    let (first, second) = (Gate::default(), Gate::default());
+    let gates = [first.clone(), second.clone()];
+    let next = AtomicUsize::new(0);
+    let origin = Origin::new(move |_, reply| {
+        if let Some(gate) = gates.get(next.fetch_add(1, Ordering::SeqCst)) {
+            gate.wait();
+        }
+        reply.send(200, "Cache-Control: no-store", "x");
+    });
+    let larder = Larder::new(&origin, "upstream.max_requests=1");
+    let queued = |n: u64| eventually("they wait", || larder.running().proxy().usage().queued == n);
+    let mut clients = [larder.client(), larder.client(), larder.client(), larder.client()];
+    clients[0].ask("GET", "/private", "");
+    origin.requests.wait_for(1);
+    clients[1].ask("GET", "/private", "");
+    larder.wait_for_waiting(2);
+    for (n, client) in clients[2..].iter_mut().enumerate() {
+        client.ask("POST", &format!("/{n}"), "Content-Length: 0");
+        queued(n as u64 + 1);
+    }
+    first.open();
+    origin.requests.wait_for(2);
+    queued(2);
+    second.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+    let paths: Vec<String> = origin.seen().iter().map(|seen| seen.path().to_owned()).collect();
+    assert_eq!(paths, ["/private", "/0", "/private", "/1"]);
 }
 
 #[test]
