@@ -19,7 +19,7 @@ use larder::rfc9111::search::SearchVariance;
 use larder::rfc9111::storage::{Exchange, StoragePolicy, storable};
 use larder::rfc9111::timestamp::Timestamp;
 use larder::rfc9111::vary::{Nominated, Vary};
-use larder::rfc9111::{conditional, date, groups, range, reuse, targeted, validation, vary};
+use larder::rfc9111::{conditional, date, groups, query, range, reuse, targeted, validation, vary};
 
 const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
@@ -103,6 +103,9 @@ pub(super) fn dates(data: &[u8]) {
 /// What selects a variant.
 pub(super) fn vary(data: &[u8]) {
     let (request, response) = exchange(data);
+    if let Some(metadata) = query::metadata(&request) {
+        assert_eq!(metadata.clone().digest(data), metadata.digest(data));
+    }
     let Vary::Fields(names) = Vary::of(&response, &Nominated::default()) else { return };
     let selector = vary::selector(&names, &request);
     assert_eq!(selector, vary::selector(&names, &request));

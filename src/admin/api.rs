@@ -98,6 +98,8 @@ struct ExplainRequest {
     method: Option<String>,
     #[serde(default)]
     fields: Vec<String>,
+    /// The content of a QUERY.
+    content: Option<String>,
 }
 
 impl Admin {
@@ -318,11 +320,12 @@ impl Admin {
             match &*name {
                 "url" => asked.url = Some(value.into_owned()),
                 "method" => asked.method = Some(value.into_owned()),
+                "content" => asked.content = Some(value.into_owned()),
                 "header" | "field" => asked.fields.push(value.into_owned()),
                 _ => {
                     return error(
                         StatusCode::BAD_REQUEST,
-                        "/explain takes url, method, and header (Name: value), the last repeatedly",
+                        "/explain takes url, method, content, and header (Name: value), the last repeatedly",
                     );
                 }
             }
@@ -345,12 +348,14 @@ impl Admin {
         let Some(url) = &asked.url else {
             return error(StatusCode::BAD_REQUEST, "which URL? /explain?url=http://host/path");
         };
-        let method = asked.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
+        let default = if asked.content.is_some() { "QUERY" } else { "GET" };
+        let method = asked.method.as_deref().unwrap_or(default).to_ascii_uppercase();
+        let content = asked.content.as_deref().unwrap_or_default().as_bytes();
         let fields = match Question::fields(&asked.fields) {
             Ok(fields) => fields,
             Err(sentence) => return error(StatusCode::BAD_REQUEST, &sentence),
         };
-        match self.proxy.explain(Question { url, method: &method, fields }).await {
+        match self.proxy.explain(Question { url, method: &method, fields, content }).await {
             Ok(told) => json_reply(StatusCode::OK, &told),
             Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
         }

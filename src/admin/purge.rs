@@ -129,6 +129,8 @@ impl Admin {
                 if held.is_none() {
                     told["note"] =
                         json!("it was not searched for: what it covers counts as gone when it is next looked at");
+                } else if self.proxy.store().may_hold_queries() {
+                    told["note"] = json!("responses to QUERY under it were not searched for, and are purged too");
                 }
                 json_reply(StatusCode::OK, &told)
             }

@@ -37,6 +37,7 @@ fn held_in_words(told: &Value, scheme: &str) -> String {
     let Some(held) = told["held"].as_object() else {
         return "not searched for: what it covers counts as gone from now on".to_owned();
     };
+    let queries = told["note"].as_str().map_or_else(String::new, |note| format!("; {note}"));
     let places = |tiers: &Value| -> Vec<&str> {
         let memory = (tiers["memory"] == true).then_some("in memory");
         let durable = match &tiers["durable"] {
@@ -52,18 +53,23 @@ fn held_in_words(told: &Value, scheme: &str) -> String {
         .filter(|(_, places)| !places.is_empty())
         .collect();
     match &by_scheme[..] {
-        [] => "nothing was held".to_owned(),
-        [(under, places)] if under.eq_ignore_ascii_case(scheme) => format!("held {places}"),
+        [] => format!("nothing was held{queries}"),
+        [(under, places)] if under.eq_ignore_ascii_case(scheme) => format!("held {places}{queries}"),
         all => {
             let all: Vec<String> = all.iter().map(|(under, places)| format!("under {under} {places}")).collect();
-            format!("held {}", all.join(", and "))
+            format!("held {}{queries}", all.join(", and "))
         }
     }
 }
 
-/// Why a request is, or is not, a hit. `fields` are those of the request, `Name: value` each.
-pub fn explain(config: &Config, url: &str, fields: &[String]) -> Result<Value, String> {
-    ask(config, Method::POST, "/explain", &json!({"url": url, "fields": fields}))
+/// Why a request is, or is not, a hit. `fields` are those of the request, `Name: value` each. With `content` it is a
+/// QUERY.
+pub fn explain(config: &Config, url: &str, fields: &[String], content: Option<&str>) -> Result<Value, String> {
+    let mut question = json!({"url": url, "fields": fields});
+    if let Some(content) = content {
+        question["content"] = json!(content);
+    }
+    ask(config, Method::POST, "/explain", &question)
 }
 
 fn ask(config: &Config, method: Method, path: &str, body: &Value) -> Result<Value, String> {

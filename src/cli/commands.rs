@@ -111,6 +111,9 @@ enum Command {
         /// A field of the request, "Name: value"; repeatable
         #[arg(short = 'H', long = "header", value_name = "FIELD")]
         fields: Vec<String>,
+        /// The content of a QUERY: the request is one then; give its Content-Type by -H
+        #[arg(long, value_name = "TEXT")]
+        content: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -251,8 +254,8 @@ pub fn main() -> ExitCode {
             let wanted = Wanted { prefix, tag, json };
             told(upkeep::block_on(upkeep::keys(&config, &wanted, &Clock::system())))
         }),
-        Some(Command::Explain { url, fields, json, config }) => {
-            loaded(config, before).map(|config| explain(&config, &url, &fields, json))
+        Some(Command::Explain { url, fields, content, json, config }) => {
+            loaded(config, before).map(|config| explain(&config, &url, &fields, content.as_deref(), json))
         }
     };
     outcome.unwrap_or_else(|code| code)
@@ -417,8 +420,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a duration such as 12h or 7d".into())
 }
 
-fn explain(config: &Config, url: &str, fields: &[String], json: bool) -> ExitCode {
-    let told = match admin_client::explain(&config.admin, url, fields) {
+fn explain(config: &Config, url: &str, fields: &[String], content: Option<&str>, json: bool) -> ExitCode {
+    let told = match admin_client::explain(&config.admin, url, fields, content) {
         Ok(told) => told,
         Err(why) => {
             complain(format!("{url}: {why}"));

@@ -120,17 +120,21 @@ pub async fn keys(config: &Config, wanted: &Wanted, clock: &Clock) -> Result<Tol
     Ok(Told { lines, notes: vec![total] })
 }
 
-/// Returns the URL of a key. The star in the query of one says that it stands for several.
+/// Returns the URL of a key. The star in the query of one says that it stands for several; behind that of a QUERY is the
+/// beginning of the digest of its content.
 fn url(key: &CacheKey) -> String {
     key.parts().map_or_else(String::new, |parts| {
         let query = parts.query.map_or_else(String::new, |query| format!("?{}", query.replace('\0', "*")));
-        format!("{}://{}{}{query}", parts.scheme, parts.authority, parts.path)
+        let content =
+            key.content().map_or_else(String::new, |digest| format!(" QUERY {}", digest.get(..16).unwrap_or(digest)));
+        format!("{}://{}{}{query}{content}", parts.scheme, parts.authority, parts.path)
     })
 }
 
 fn kept_as_json(url: &str, kept: &KeptKey) -> serde_json::Value {
     serde_json::json!({
-        "url": url,
+        "url": if kept.key.has_content() { kept.key.to_url() } else { url.to_owned() },
+        "content": kept.key.content(),
         "prefix": kept.key.parts().map(|parts| parts.prefix),
         "variant": (kept.variant != 0).then(|| format!("{:032x}", kept.variant)),
         "bytes": kept.size,

@@ -315,7 +315,7 @@ fn decode_response(
     } else {
         Freshness::of(status, &fields, request_time, response_time, policy)
     };
-    let is_found_otherwise = variant.is_some() || key.is_searched();
+    let is_found_otherwise = variant.is_some() || key.is_found_otherwise();
     let head = StoredHead {
         key: key.clone(),
         fields: Fields::new(fields.iter()),

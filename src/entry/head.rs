@@ -52,7 +52,7 @@ pub struct StoredHead {
     pub(super) took: u32,
     /// The status code.
     pub status: StatusCode,
-    /// True if it is found by more than its URL's key: as a variant, or for several queries.
+    /// True if it is not found by its URL's key alone: as a variant, for several queries, or for a QUERY.
     pub is_found_otherwise: bool,
 }
 
@@ -109,7 +109,7 @@ impl StoredHead {
             Vary::None | Vary::Any => None,
             Vary::Fields(names) => Some(Variant { names: names.clone(), selector: vary::selector(names, new.request) }),
         };
-        let is_found_otherwise = variant.is_some() || new.key.is_searched();
+        let is_found_otherwise = variant.is_some() || new.key.is_found_otherwise();
         let inherits_vary = storable.inherits_vary();
         let rare = Rare { variant, parts: storable.parts(), tags: new.tags.into(), inherits_vary };
         Self {

@@ -15,7 +15,7 @@ use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
 use crate::store::{Durability, KnownRecord};
 use crate::upstream::forwarding::Peer;
-use crate::upstream::{Errand, Informational, Transfer, UpstreamName};
+use crate::upstream::{Content, Errand, Informational, RequestBody, Transfer, UpstreamName};
 
 /// The request to the origin where a client wants a range that is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) struct Asked {
     pub(crate) request: Arc<Request<()>>,
     /// The path and query of the request to the origin.
     pub(crate) uri: Uri,
+    /// The content of the request to the origin, which then is a QUERY, though `request` is a GET.
+    pub(crate) content: Option<Content>,
     /// The client.
     pub(crate) peer: Peer,
     /// The time since which the client has waited.
@@ -150,6 +152,16 @@ impl Order {
     /// Returns the method to ask with.
     pub(crate) fn method(&self) -> &Method {
         self.asked.request.method()
+    }
+
+    /// Returns the method of the request to the origin.
+    pub(super) fn origin_method(&self) -> &Method {
+        if self.asked.content.is_some() { &Method::QUERY } else { self.method() }
+    }
+
+    /// Returns the body of the request to the origin.
+    pub(super) fn origin_body(&self) -> RequestBody {
+        self.asked.content.as_ref().map_or(RequestBody::Empty, RequestBody::from)
     }
 
     /// Returns whether the client wants a range.

@@ -78,8 +78,11 @@ impl Searches {
     }
 }
 
-/// Returns the hash of the key without its query.
+/// Returns the hash of the key without its query; `None` for the key of a QUERY, whose URL is only a part of it.
 fn path_of(exact: &CacheKey) -> Option<u128> {
+    if exact.has_content() {
+        return None;
+    }
     let parts = exact.parts()?;
     Some(CacheKey::new(KeyParts { query: None, ..parts }).hash())
 }
@@ -127,6 +130,19 @@ mod tests {
         learn("x=1", "params");
         learn("x=1", "params=(\"u\")");
         assert_ne!(searches.key(&key("/a", Some("x=1"))), stored);
+    }
+
+    #[test]
+    fn no_query_is_answered_under_a_key_without_its_content() {
+        let searches = Searches::default();
+        let mut fields = HeaderMap::new();
+        fields.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"));
+        let content = crate::rfc9111::query::metadata(&fields).expect("it may be keyed").digest(b"q");
+        let query = key("/a", Some("x=1")).with_content(&content);
+        assert!(searches.learn(&query, variance("params")).is_none());
+        searches.learn(&key("/a", Some("x=1")), variance("params"));
+        assert!(searches.key(&key("/a", Some("x=2"))).is_some());
+        assert_eq!(searches.key(&query), None);
     }
 
     #[test]

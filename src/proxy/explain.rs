@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Proxy;
 use super::purge::Url;
+use super::query::keyed;
 use super::request::newer;
 use crate::entry::{Covered, StoredHead, VaryRecord, Who};
 use crate::fetch::{
@@ -20,6 +21,7 @@ use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
 use crate::rfc9111::freshness::{Freshness, LifetimeSource, StaleUse};
 use crate::rfc9111::key::{CacheKey, KeyParts};
 use crate::rfc9111::present::Present;
+use crate::rfc9111::query::is_query;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
 use crate::store::{Durability, EITHER, Examined, Lookup, PurgeStamp, PurgeTarget};
@@ -35,6 +37,8 @@ pub struct Question<'a> {
     pub method: &'a str,
     /// The fields of the request.
     pub fields: HeaderMap,
+    /// The content of the request. Only that of a QUERY matters.
+    pub content: &'a [u8],
 }
 
 impl Question<'_> {
@@ -83,17 +87,41 @@ impl Proxy {
         // As the proxy does: a field that the origin will not see selects nothing.
         crate::rfc9111::fields::remove_listed(&mut fields);
         forwarding::receive(&self.trust, &Peer::of_operator(), &method, &mut fields);
-        let exact = self.keys.key(scheme, &authority, &path, query.as_deref());
+        let mut exact = self.keys.key(scheme, &authority, &path, query.as_deref());
         let mut story = Story { lines: Vec::new(), data: json!({}) };
-        tell_key(&mut story, &exact, query.as_deref());
         let Ok(rule) = self.keys.rules.matching(&authority, &method, &path) else {
+            tell_key(&mut story, &exact, query.as_deref());
             story.say(
                 "rule: none, since the path can be read in several ways, which lead to different applications: 400",
             );
             let (status, _) = Refusal::Path.answer();
             return Ok(told(story, &status));
         };
+        let mut stands_for = method.clone();
+        if is_query(&method) && !rule.rule.bypass {
+            let limit = rule.transfer.buffer_request;
+            match keyed(&fields, Present::of(&fields), limit) {
+                Ok(metadata) if question.content.len() as u64 <= limit => {
+                    exact = exact.with_content(&metadata.digest(question.content));
+                    // From here on the request is a GET for the URL and the content.
+                    stands_for = Method::GET;
+                }
+                passed => {
+                    tell_key(&mut story, &exact, query.as_deref());
+                    self.tell_rule(&mut story, rule);
+                    story.say(NOT_KEYED);
+                    let fwd = passed.err().unwrap_or(Fwd::Request);
+                    story.data["decision"] = json!(format!("{:?}", Decision::Pass(fwd)));
+                    return Ok(told(story, &CacheStatus::forward(fwd)));
+                }
+            }
+        }
+        let method = stands_for;
+        tell_key(&mut story, &exact, query.as_deref());
         self.tell_rule(&mut story, rule);
+        if exact.has_content() {
+            story.say("rule: of responses to QUERY only those that state a lifetime are stored");
+        }
         let searched = self.fetcher.memories.searches.key(&exact);
         if searched.is_some() {
             story.say("key: its origin said (No-Vary-Search) that some differences between queries do not matter");
@@ -285,7 +313,8 @@ impl Proxy {
             story.data["durable"] = json!({"has": "no-tier"});
             return (None, false);
         };
-        let (word, line) = match durable.examine(key, fields, Arc::clone(&rule.policy)).await {
+        let policy = if key.has_content() { &rule.policy_of_query } else { &rule.policy };
+        let (word, line) = match durable.examine(key, fields, Arc::clone(policy)).await {
             Examined::Response { head, len, is_apart, at } => {
                 let covering = self.fetcher.store.purges().covering(&head, None);
                 let covered = self.fetcher.store.purges().covers_read(&head);
@@ -318,6 +347,9 @@ impl Proxy {
         (None, false)
     }
 }
+
+/// Says why a QUERY is passed on whatever is stored.
+const NOT_KEYED: &str = "it goes to the application: no stored response answers a QUERY that does not have one Content-Type, is longer than upstream.buffer_request, sends a part of a content (Content-Range), or has If-Match or If-Unmodified-Since";
 
 /// Ends the explanation with the `Cache-Status` that the request gets.
 fn told(mut story: Story, status: &CacheStatus) -> Value {
@@ -399,8 +431,12 @@ fn tell_key(story: &mut Story, key: &CacheKey, query: Option<&str>) {
             story.say(format!("key: query {} (asked: {asked}; the rule leaves out or sorts)", kept.unwrap_or("none")));
         }
     }
+    if let Some(content) = key.content() {
+        story.say(format!("key: content {content} (SHA-256 of it and of the fields about it)"));
+    }
     story.data["key"] = json!({
         "prefix": prefix, "scheme": scheme, "authority": authority, "path": path, "query": kept,
+        "content": key.content(),
         "hash": format!("{:032x}", key.hash()),
     });
 }

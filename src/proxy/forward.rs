@@ -67,7 +67,7 @@ impl Proxy {
         let version_vector = fetcher.store.purges().version_vector();
         let origin = fetcher.origins.named(target.rule.upstream);
         let fields = || origin.onward(caller.peer(), target.scheme, target.authority()).fields(&request.headers);
-        let (method, uri) = (&request.method, &request.uri);
+        let (method, uri) = (target.method(&request.method), &request.uri);
         let informational = informational(caller, request.version);
         let informational = informational.as_ref();
         let transfer = &target.rule.transfer;
@@ -76,13 +76,14 @@ impl Proxy {
         let sent = OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
         // Calls the origin directly rather than by `Fetcher::send`: most requests passed on wait here, and each layer
         // makes their future larger.
-        let mut response = match origin.upstream.send(&sent, RequestBody::Empty).await {
+        let body = target.content.as_ref().map_or(RequestBody::Empty, RequestBody::from);
+        let mut response = match origin.upstream.send(&sent, body).await {
             Ok(response) => response,
             Err(error) => return unanswered(&error, fwd),
         };
         clean_response(response.headers_mut(), &fetcher.clock);
         let exchange = Exchange {
-            method,
+            method: &request.method,
             request: &request.headers,
             status: response.status(),
             response: response.headers(),
@@ -93,7 +94,7 @@ impl Proxy {
         // A part that was not asked for is passed to this client. It says nothing of what others would get.
         let why = match response.status() {
             StatusCode::PARTIAL_CONTENT => Some(NotStorable::Part),
-            _ => fetcher.still_not_storable(key.unwrap_or(&target.key), &exchange, &target.rule.policy, is_noted),
+            _ => fetcher.still_not_storable(key.unwrap_or(&target.key), &exchange, target.policy(), is_noted),
         };
         if let Some(why) = why {
             let (status, response) = passed(response, fwd);
@@ -112,14 +113,10 @@ impl Proxy {
         caller: &dyn Client,
         target: &RequestTarget<'_>,
         parts: &http::request::Parts,
-        body: ClientBody,
+        body: RequestBody,
         fwd: Fwd,
     ) -> Answer {
         let transfer = &target.rule.transfer;
-        let body = match self.body_for_origin(body, target.rule).await {
-            Ok(body) => body,
-            Err(refusal) => return refusal.answer(),
-        };
         let (position, request_time) = (self.fetcher.store.position(), self.fetcher.clock.now());
         let onward =
             self.fetcher.origins.named(target.rule.upstream).onward(caller.peer(), target.scheme, target.authority());
@@ -163,7 +160,7 @@ impl Proxy {
     }
 
     /// Makes the body of the request to the origin. Takes it in first where the rule has requests buffered.
-    async fn body_for_origin(&self, body: ClientBody, rule: &Resolved) -> Result<RequestBody, Refusal> {
+    pub(super) async fn body_for_origin(&self, body: ClientBody, rule: &Resolved) -> Result<RequestBody, Refusal> {
         let transfer = &rule.transfer;
         let buffers = self.fetcher.origins.named(rule.upstream).upstream.buffers();
         let body = RequestBody::client(body, self.upload_limits, transfer).map_err(Refusal::Body)?;

@@ -15,6 +15,7 @@ mod hosts;
 mod https;
 mod label;
 mod purge;
+mod query;
 mod readings;
 mod reply;
 mod request;

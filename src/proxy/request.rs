@@ -1,7 +1,8 @@
 //! The life of a request.
 //!
 //! 1. [`Proxy::handle`] removes what its sender may not say, and works out its target, key and rule.
-//! 2. [`Proxy::answer`] passes on what no stored response may answer (`forward`).
+//! 2. [`Proxy::answer`] passes on what no stored response may answer (`forward`), and takes in the content of a QUERY,
+//!    which is part of its key (`query`).
 //! 3. It looks in memory, and [`decide`](crate::fetch) decides on what it finds.
 //! 4. It carries the decision out: answers from memory at once, refuses, or fetches (`share`), which asks the durable
 //!    tier and the origin.
@@ -11,6 +12,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
+use http::request::Parts;
 use http::{Method, Request};
 use tracing::field::Empty;
 use tracing::{Span, debug_span};
@@ -37,10 +39,11 @@ use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::present::Present;
+use crate::rfc9111::query::is_query;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{FoundBody, Lookup};
 use crate::upstream::forwarding::{Original, Peer};
-use crate::upstream::{ClientBody, StickyCookies, forwarding};
+use crate::upstream::{ClientBody, RequestBody, StickyCookies, forwarding};
 
 impl Proxy {
     /// Begins to answer a request of `client`; `present` are its fields that matter.
@@ -119,6 +122,9 @@ impl Proxy {
         let (method, has_content) = (request.method(), !request.body().is_none());
         let inquiry = Inquiry { method, fields: request.headers(), present, has_content };
         if let Some(fwd) = without_looking(inquiry, target.rule.rule.bypass) {
+            if fwd == Fwd::Method && is_query(method) {
+                return self.query(caller, target, request, present);
+            }
             return self.pass(caller, target, request, fwd);
         }
         let now = self.fetcher.clock.now();
@@ -217,7 +223,7 @@ impl Proxy {
         }
         let mut directives = directives.clone();
         let now = self.fetcher.clock.now();
-        let found = self.fetcher.store.look_at_hand(&target.key, request.headers(), &target.rule.policy, known)?;
+        let found = self.fetcher.store.look_at_hand(&target.key, request.headers(), target.policy(), known)?;
         let FoundBody::Whole(body) = found.body else { return None };
         let stored = Arc::new(StoredResponse::new(found.head, body));
         match self.decide(target, inquiry, &mut directives, &stored, now) {
@@ -249,7 +255,7 @@ impl Proxy {
     }
 
     /// Passes on a request that no stored response may answer.
-    fn pass<'a>(
+    pub(super) fn pass<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
         target: RequestTarget<'a>,
@@ -263,6 +269,28 @@ impl Proxy {
         }
         let span = span_of(&request, &target);
         let (request, body) = request.into_parts();
+        Step::waits(span, async move {
+            let mut answer = match self.body_for_origin(body, target.rule).await {
+                Ok(body) => self.forward(caller, &target, &request, body, fwd).await,
+                Err(refusal) => refusal.answer(),
+            };
+            self.label_answer(&mut answer, Some(&target));
+            answer
+        })
+    }
+
+    /// Passes on a request whose body was taken in.
+    pub(super) fn pass_body<'a>(
+        self: &'a Arc<Self>,
+        caller: &'a dyn Client,
+        target: RequestTarget<'a>,
+        request: Parts,
+        body: RequestBody,
+        fwd: Fwd,
+    ) -> Step<'a> {
+        let request = Request::from_parts(request, ());
+        let span = span_of(&request, &target);
+        let (request, ()) = request.into_parts();
         Step::waits(span, async move {
             let mut answer = self.forward(caller, &target, &request, body, fwd).await;
             self.label_answer(&mut answer, Some(&target));
@@ -292,7 +320,7 @@ impl Proxy {
         let span = span_of(&request, &target);
         if is_passed_on(inquiry, &directives, unshared, stored.is_some(), may_be_durable) {
             let (mut request, _) = request.into_parts();
-            if let Cow::Owned(asked) = shared_form(&request.uri, &target.rule.rule.query) {
+            if let Cow::Owned(asked) = shared_form(&request.uri, target.query) {
                 request.uri = asked;
             }
             return Step::waits(span, async move {
@@ -384,7 +412,7 @@ pub(super) fn span_of<B>(request: &Request<B>, target: &RequestTarget<'_>) -> Sp
     debug_span!(
         "request",
         id = %target.id(),
-        method = &*cut(request.method().as_str().into()),
+        method = &*cut(target.method(request.method()).as_str().into()),
         host = &*cut(target.authority().into()),
         path = &*cut(request.uri().path().into()),
         cache_status = Empty,

@@ -85,7 +85,7 @@ pub struct Rule {
     pub path: String,
     /// Its hosts; `None`: any.
     pub host: Option<HostPattern>,
-    /// Its methods; empty: any. GET stands for HEAD too.
+    /// Its methods; empty: any. GET stands for HEAD and QUERY too.
     pub methods: Vec<Method>,
     /// The name of the upstream that its requests go to; `None`: `[upstream]`.
     pub upstream: Option<String>,
@@ -132,8 +132,13 @@ impl Rule {
             (Some(own), Some(later)) => own.covers(later),
         };
         let has_methods = self.methods.is_empty()
-            || (!later.methods.is_empty() && later.methods.iter().all(|method| self.methods.contains(method)));
+            || (!later.methods.is_empty() && later.methods.iter().all(|method| self.has_method(method)));
         has_hosts && has_methods && glob(&unescape(&self.path), &unescape(&later.path))
+    }
+
+    /// Returns whether the rule, which names methods, is for all requests of `method`. GET stands for QUERY too.
+    fn has_method(&self, method: &Method) -> bool {
+        self.methods.contains(method) || (*method == Method::QUERY && self.methods.contains(&Method::GET))
     }
 
     /// Returns the rule's hosts, paths and methods as a file gives them.
@@ -226,6 +231,8 @@ pub struct Resolved {
     pub rule: Rule,
     /// The policy by which its responses are stored.
     pub policy: Arc<StoragePolicy>,
+    /// The policy by which its responses to QUERY are stored: only those that state a lifetime are.
+    pub policy_of_query: Arc<StoragePolicy>,
     /// Says how far the directives of clients count.
     pub request_directives: RequestDirectives,
     /// The limits for the bodies of its requests and responses.
@@ -255,10 +262,15 @@ impl Scope {
 
 impl Scope {
     /// Returns whether the rule is for a method. Some applications take `post` for POST, so it goes where that goes.
-    /// Whatever answers GET answers HEAD, so that a stored response serves both.
+    /// Whatever answers GET answers HEAD, so that a stored response serves both. GET stands for QUERY too, which asks
+    /// as safely, but a rule may name QUERY alone.
     fn has_method(&self, method: &str) -> bool {
-        let method = if method.eq_ignore_ascii_case("HEAD") { "GET" } else { method };
-        self.methods.iter().any(|own| own.as_str().eq_ignore_ascii_case(method))
+        let has = |method: &str| self.methods.iter().any(|own| own.as_str().eq_ignore_ascii_case(method));
+        match method {
+            _ if method.eq_ignore_ascii_case("HEAD") => has("GET"),
+            _ if method.eq_ignore_ascii_case("QUERY") => has("GET") || has("QUERY"),
+            _ => has(method),
+        }
     }
 }
 
@@ -303,17 +315,20 @@ impl Rules {
                 stale_while_revalidate: while_revalidate.map(millis),
                 stale_if_error: if_error.map(millis),
                 stale_if_unreachable: millis(rule.stale_if_unreachable.unwrap_or(cache.stale_if_unreachable)),
+                explicit_only: false,
             };
             let (upstream, transfer) = transfers.of(rule.upstream.as_deref());
+            let policy = StoragePolicy {
+                set_cookie: rule.set_cookie.unwrap_or(cache.set_cookie),
+                lifetimes,
+                tag_fields: Arc::clone(&tag_fields),
+                nominated: Arc::clone(&nominated),
+            };
             Resolved {
                 pattern: unescape(&rule.path),
                 scope: Scope::of(&rule),
-                policy: Arc::new(StoragePolicy {
-                    set_cookie: rule.set_cookie.unwrap_or(cache.set_cookie),
-                    lifetimes,
-                    tag_fields: Arc::clone(&tag_fields),
-                    nominated: Arc::clone(&nominated),
-                }),
+                policy_of_query: of_query(&policy),
+                policy: Arc::new(policy),
                 request_directives: rule.request_directives.unwrap_or(cache.request_directives),
                 transfer: Arc::new(rule.transfer.of(transfer)),
                 upstream,
@@ -325,7 +340,9 @@ impl Rules {
             let terms = || Rule { upstream: upstream.clone(), ..Rule::default() };
             let mut strictest = resolve(Rule { durability: Durability::MemoryOnly, set_cookie, ..terms() });
             let lifetimes = LifetimePolicy { targets: Arc::clone(&targets), ..LifetimePolicy::default() };
-            strictest.policy = Arc::new(StoragePolicy { lifetimes, ..(*strictest.policy).clone() });
+            let policy = StoragePolicy { lifetimes, ..(*strictest.policy).clone() };
+            strictest.policy_of_query = of_query(&policy);
+            strictest.policy = Arc::new(policy);
             Disputed { strictest, closed: resolve(Rule { bypass: true, ..terms() }) }
         };
         let upstreams = std::iter::once(None).chain(transfers.named.iter().map(|(name, _)| Some(name.clone())));
@@ -410,6 +427,12 @@ impl Rules {
     fn disputed(&self, upstream: UpstreamName) -> &Disputed {
         &self.disputed[upstream.index()]
     }
+}
+
+/// Returns the policy for responses to QUERY where `policy` is that for GET.
+fn of_query(policy: &StoragePolicy) -> Arc<StoragePolicy> {
+    let lifetimes = LifetimePolicy { explicit_only: true, ..policy.lifetimes.clone() };
+    Arc::new(StoragePolicy { lifetimes, ..policy.clone() })
 }
 
 /// The longest path that is read. A longer one with more than one reading bypasses the cache.
@@ -658,6 +681,9 @@ mod tests {
             (["", "POST", "*"], ["", "GET POST", "/a"], false),
             (["", "POST", "*"], ["", "", "/a"], false),
             (["", "", "/a"], ["", "", "*"], false),
+            (["", "GET", "*"], ["", "QUERY", "/a"], true),
+            (["", "QUERY", "*"], ["", "GET", "/a"], false),
+            (["", "POST", "*"], ["", "QUERY", "/a"], false),
         ] {
             assert_eq!(rule(former).hides(&rule(later)), expected, "{former:?} {later:?}");
         }

@@ -1,7 +1,7 @@
 //! The target of a request: its key, its rule, and the form in which the origin is asked for it.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use http::header;
 use http::{Method, Request, Uri, Version};
@@ -13,8 +13,9 @@ use crate::respond::Refusal;
 use crate::rfc9111::fields;
 use crate::rfc9111::key::{CacheKey, KeyParts, QueryRules, normal_authority};
 use crate::rfc9111::present::Present;
-use crate::upstream::ClientBody;
+use crate::rfc9111::storage::StoragePolicy;
 use crate::upstream::forwarding::Original;
+use crate::upstream::{ClientBody, Content};
 
 /// The target of a request, worked out once.
 #[derive(Debug)]
@@ -25,11 +26,25 @@ pub(crate) struct RequestTarget<'a> {
     pub key: CacheKey,
     /// The rule for its host, path and method.
     pub rule: &'a Resolved,
+    /// The rules by which its query is in the key.
+    pub query: &'a QueryRules,
+    /// The content of a QUERY whose digest is in the key. Such a request goes on as a GET, and is a QUERY to the origin.
+    pub content: Option<Content>,
     /// The id that all log lines of the request have, once one has needed it.
     pub(super) id: OnceLock<Box<RequestId>>,
 }
 
 impl RequestTarget<'_> {
+    /// Returns the method of the request to the origin, where `method` is that of the request here.
+    pub(super) fn method<'m>(&self, method: &'m Method) -> &'m Method {
+        if self.content.is_some() { &Method::QUERY } else { method }
+    }
+
+    /// Returns the policy by which a response is stored.
+    pub(super) fn policy(&self) -> &Arc<StoragePolicy> {
+        if self.content.is_some() { &self.rule.policy_of_query } else { &self.rule.policy }
+    }
+
     /// Returns the host as it is in the key and as the origin is told. One client's own spelling must not come back in
     /// a page that others get.
     pub(crate) fn authority(&self) -> &str {
@@ -112,9 +127,9 @@ impl Keys {
         let method = request.method();
         let rule = self.rules.matching(&authority, method, path).map_err(|Ambiguous| Refusal::Path)?;
         let by_get = self.rules.differ_from_get(method).then(|| self.rules.query(&authority, path));
-        let rules = by_get.unwrap_or(&rule.rule.query);
-        let key = self.key_with(rules, original.scheme, &authority, path, request.uri().query());
-        Ok(RequestTarget { scheme: original.scheme, key, rule, id: OnceLock::new() })
+        let query = by_get.unwrap_or(&rule.rule.query);
+        let key = self.key_with(query, original.scheme, &authority, path, request.uri().query());
+        Ok(RequestTarget { scheme: original.scheme, key, rule, query, content: None, id: OnceLock::new() })
     }
 
     /// Returns the key of a URI.

@@ -196,8 +196,13 @@ impl CacheStatus {
             text.put_slice(b"; ttl=");
             text.put_slice(itoa::Buffer::new().format(ttl).as_bytes());
         }
-        if let Some(parts) = key.and_then(CacheKey::parts) {
+        if let Some((key, parts)) = key.and_then(|key| Some((key, key.parts()?))) {
             text.put_slice(b"; key=\"");
+            if let Some(content) = key.content() {
+                text.put_slice(b"QUERY ");
+                put_escaped(&mut text, content);
+                text.put_u8(b' ');
+            }
             for part in [parts.scheme, "://", parts.authority, parts.path] {
                 put_escaped(&mut text, part);
             }

@@ -27,6 +27,8 @@ pub struct LifetimePolicy {
     pub default_timeout: Option<i64>,
     /// The lifetime that replaces any that a response states.
     pub override_timeout: Option<i64>,
+    /// True if a response that states no lifetime has none and is not stored, whatever else the settings say.
+    pub explicit_only: bool,
     /// `stale-while-revalidate` for a response that does not have it.
     pub stale_while_revalidate: Option<i64>,
     /// `stale-if-error` for a response that does not have it.
@@ -238,6 +240,9 @@ fn freshness_lifetime(
     policy: &LifetimePolicy,
 ) -> (i64, LifetimeSource) {
     let directives = &governing.directives;
+    if policy.explicit_only && !governing.states_lifetime(fields) {
+        return (0, LifetimeSource::None);
+    }
     if let Some(lifetime) = overridden(status, policy) {
         return (lifetime, LifetimeSource::Configuration);
     }

@@ -16,8 +16,8 @@ pub struct NamedTarget {
 
 /// Returns whether a method is registered as safe (RFC 9110 §9.2.1, §16.1.1). An unknown method counts as unsafe.
 pub fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
-        || matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH")
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::QUERY | Method::TRACE)
+        || matches!(method.as_str(), "PROPFIND" | "REPORT" | "SEARCH")
 }
 
 /// Returns whether the response to an unsafe request says that it changed something: 2xx or 3xx.

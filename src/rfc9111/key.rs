@@ -3,15 +3,22 @@
 //! A key is the tuple (prefix, scheme, authority, path, query). Its bytes prefix each part with its length, so no
 //! choice of parts can be read as another. The hash finds an entry. The bytes are compared on every use, in both
 //! tiers: two keys with one hash cost a miss, and never a wrong response.
+//!
+//! The key of a QUERY has one part more: the digest of its content (RFC 10008 §2.7, [`super::query`]). So no GET has
+//! such a key.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::query::ContentDigest;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The largest key, in bytes, that is put together on the stack.
 const INLINE: usize = 192;
+
+/// Begins the part with a content's digest if the URL has a query; otherwise the part before it is empty.
+const WITH_QUERY: &str = "?";
 
 /// The scheme of keys that no request has: those of values that clients of the listener `resp` store. Their authority is
 /// the number of a database.
@@ -69,6 +76,55 @@ impl CacheKey {
         Some(key)
     }
 
+    /// Returns the key of a QUERY for this URL, whose content has the digest `content`.
+    #[must_use]
+    pub fn with_content(&self, content: &ContentDigest) -> Self {
+        let mut bytes: SmallVec<[u8; 2 * INLINE]> = SmallVec::from_slice(self.page_bytes());
+        let mark = match self.parts() {
+            Some(KeyParts { query: Some(_), .. }) => WITH_QUERY,
+            Some(_) | None => {
+                bytes.extend_from_slice(&length_of(""));
+                ""
+            }
+        };
+        let content = [mark, content.as_str()].concat();
+        bytes.extend_from_slice(&length_of(&content));
+        bytes.extend_from_slice(content.as_bytes());
+        Self::of(&bytes)
+    }
+
+    /// Returns the digest of the content of the QUERY whose key this is; `None`: it is the key of a GET.
+    pub fn content(&self) -> Option<&str> {
+        self.split().and_then(|(_, content)| content)
+    }
+
+    /// Returns whether this is the key of a QUERY.
+    pub fn has_content(&self) -> bool {
+        // Skips the parts without reading them: every entry of a pack is asked this when the pack is read.
+        let behind_query = (0..5).try_fold(&*self.bytes, |rest, _| split_part(rest).map(|(_, rest)| rest));
+        behind_query.is_some_and(|rest| !rest.is_empty())
+    }
+
+    /// Returns the hash of the key of a GET for the same URL, if this is the key of a QUERY.
+    pub fn page_hash(&self) -> Option<u128> {
+        self.has_content().then(|| xxh3_128(self.page_bytes()))
+    }
+
+    /// Returns the bytes of the key of a GET for the same URL.
+    fn page_bytes(&self) -> &[u8] {
+        let Some((parts, _)) = self.split() else { return &self.bytes };
+        let KeyParts { prefix, scheme, authority, path, query } = parts;
+        let texts = [Some(prefix), Some(scheme), Some(authority), Some(path), query];
+        let len: usize = texts.into_iter().flatten().map(|part| 4 + part.len()).sum();
+        self.bytes.get(..len).unwrap_or(&self.bytes)
+    }
+
+    /// Returns whether a purge of a URL may cover what has this key without removing it from memory at once: it is the
+    /// key of several URLs, or one of several keys of a URL.
+    pub fn is_found_otherwise(&self) -> bool {
+        self.is_searched() || self.has_content()
+    }
+
     /// Returns the hash that finds the key's entry.
     pub fn hash(&self) -> u128 {
         self.hash
@@ -79,22 +135,31 @@ impl CacheKey {
         &self.bytes
     }
 
-    /// Returns the parts that the key was made of.
+    /// Returns the parts that the key was made of, without the content of a QUERY.
     pub fn parts(&self) -> Option<KeyParts<'_>> {
+        self.split().map(|(parts, _)| parts)
+    }
+
+    /// Splits the key into its parts and the digest of a content, if it has one.
+    fn split(&self) -> Option<(KeyParts<'_>, Option<&str>)> {
         let (prefix, rest) = take_part(&self.bytes)?;
         let (scheme, rest) = take_part(rest)?;
         let (authority, rest) = take_part(rest)?;
         let (path, rest) = take_part(rest)?;
-        let query = if rest.is_empty() {
-            None
-        } else {
-            let (query, rest) = take_part(rest)?;
-            if !rest.is_empty() {
-                return None;
-            }
-            Some(query)
+        let (query, rest) = take_part_if_any(rest)?;
+        let (content, rest) = take_part_if_any(rest)?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let (query, content) = match (query, content) {
+            (Some(query), Some(content)) => match content.strip_prefix(WITH_QUERY) {
+                Some(content) => (Some(query), Some(content)),
+                None if query.is_empty() => (None, Some(content)),
+                None => return None,
+            },
+            found => found,
         };
-        Some(KeyParts { prefix, scheme, authority, path, query })
+        Some((KeyParts { prefix, scheme, authority, path, query }, content))
     }
 
     /// Returns whether this is the key of a value, and not of a page.
@@ -149,6 +214,10 @@ fn length_of(part: &str) -> [u8; 4] {
 fn take_part(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (part, rest) = split_part(bytes)?;
     Some((std::str::from_utf8(part).ok()?, rest))
+}
+
+fn take_part_if_any(bytes: &[u8]) -> Option<(Option<&str>, &[u8])> {
+    if bytes.is_empty() { Some((None, bytes)) } else { take_part(bytes).map(|(part, rest)| (Some(part), rest)) }
 }
 
 fn split_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -329,6 +398,41 @@ mod tests {
         for bytes in [&b""[..], b"\x01", b"\xff\xff\xff\xffa", b"\x01\x00\x00\x00\xff"] {
             assert_eq!(CacheKey::from_bytes(bytes), None);
         }
+    }
+
+    #[test]
+    fn no_get_has_the_key_of_a_query_and_each_content_has_its_own() {
+        let digest = |content: &[u8]| {
+            let mut fields = http::HeaderMap::new();
+            fields.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+            super::super::query::metadata(&fields).expect("it may be keyed").digest(content)
+        };
+        let (one, other) = (digest(b"a"), digest(b"b"));
+        for query in [None, Some(""), Some("a=1&b"), Some("\0path")] {
+            let get = CacheKey::new(parts("host:8080", "/a", query));
+            let key = get.with_content(&one);
+            assert_eq!(key.parts(), Some(parts("host:8080", "/a", query)));
+            assert_eq!((key.content(), get.content()), (Some(one.as_str()), None));
+            assert_eq!(key.page_hash(), Some(get.hash()));
+            assert_eq!(get.page_hash(), None);
+            assert_eq!(CacheKey::from_bytes(key.as_bytes()).as_ref(), Some(&key));
+            assert_ne!(key, get.with_content(&other));
+            assert_eq!(key.with_content(&other), get.with_content(&other), "it has one content");
+            assert_eq!(key.to_url(), get.to_url());
+            assert!(key.is_found_otherwise());
+            // What a client writes into the URL makes no key of a QUERY of it.
+            for written in [format!("/a{}", one.as_str()), format!("/a?{}", one.as_str())] {
+                assert_ne!(CacheKey::new(parts("host:8080", &written, query)).as_bytes(), key.as_bytes());
+            }
+            for query in [Some(one.as_str().to_owned()), Some(format!("{}{}", query.unwrap_or(""), one.as_str()))] {
+                assert_ne!(CacheKey::new(parts("host:8080", "/a", query.as_deref())).as_bytes(), key.as_bytes());
+            }
+        }
+        let without = CacheKey::new(parts("h", "/a", None)).with_content(&one);
+        assert_ne!(without, CacheKey::new(parts("h", "/a", Some(""))).with_content(&one));
+        let mut other = CacheKey::new(parts("h", "/a", Some("b"))).as_bytes().to_vec();
+        other.extend(b"\x01\x00\x00\x00a");
+        assert_eq!(CacheKey::from_bytes(&other), None, "a content that does not know of the query before it");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod invalidation;
 pub mod key;
 pub mod partial;
 pub mod present;
+pub mod query;
 pub mod range;
 pub mod reuse;
 pub mod search;

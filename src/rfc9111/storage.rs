@@ -330,8 +330,8 @@ pub fn storable(exchange: &Exchange<'_>, policy: &StoragePolicy) -> Result<Stora
     let freshness =
         Freshness::of(status, exchange.response, exchange.request_time, exchange.response_time, &policy.lifetimes);
     let may_be_reused = governing.states_lifetime(exchange.response)
-        || freshness::allows_heuristic(status, directives)
-        || freshness.source == LifetimeSource::Configuration;
+        || (!policy.lifetimes.explicit_only
+            && (freshness::allows_heuristic(status, directives) || freshness.source == LifetimeSource::Configuration));
     // Of those, only what can serve a later request, as it is or after validation, is kept.
     let is_of_use = freshness.is_reusable_as_it_is(exchange.response_time)
         || (!freshness.stale_if_error.is_zero() && freshness.stale_use == StaleUse::Allowed)
@@ -539,6 +539,52 @@ mod tests {
         for (method, request, status, response, expected) in table {
             let got = check(method, request, *status, response, SetCookie::default()).map(|_| ());
             assert_eq!(got, *expected, "{method} {request:?} {status} {response:?}");
+        }
+    }
+
+    #[test]
+    fn where_a_lifetime_has_to_be_stated_nothing_stands_in_for_it() {
+        let lifetimes = LifetimePolicy {
+            explicit_only: true,
+            default_timeout: Some(60_000),
+            override_timeout: Some(60_000),
+            stale_while_revalidate: Some(60_000),
+            stale_if_error: Some(60_000),
+            ..LifetimePolicy::default()
+        };
+        let policy = StoragePolicy { lifetimes, ..StoragePolicy::default() };
+        let loose = StoragePolicy {
+            lifetimes: LifetimePolicy { explicit_only: false, ..policy.lifetimes.clone() },
+            ..policy.clone()
+        };
+        let table: &[(Fields, bool)] = &[
+            (&[], false),
+            (&[("etag", "\"a\"")], false),
+            (&[("last-modified", "Fri, 01 Jan 2010 00:00:00 GMT")], false),
+            (&[("cache-control", "public")], false),
+            (&[("cache-control", "no-cache"), ("etag", "\"a\"")], false),
+            (&[("cache-control", "stale-while-revalidate=60")], false),
+            (&[("cache-control", "max-age=9")], true),
+            (&[("cache-control", "s-maxage=9")], true),
+            (&[("cdn-cache-control", "max-age=9")], true),
+            (&[("expires", "Fri, 01 Jan 2038 00:00:00 GMT")], true),
+            (&[("cache-control", "max-age=0"), ("etag", "\"a\"")], true),
+        ];
+        for (response, expected) in table {
+            let exchange = Exchange {
+                method: &Method::GET,
+                request: &HeaderMap::new(),
+                status: StatusCode::OK,
+                response: &map(response),
+                request_time: NOW,
+                response_time: NOW,
+            };
+            let got = storable(&exchange, &policy);
+            assert_eq!(got.is_ok(), *expected, "{response:?} {got:?}");
+            assert!(storable(&exchange, &loose).is_ok(), "{response:?}");
+            if let Ok(storable) = got {
+                assert_eq!(storable.freshness().lifetime, 60_000, "{response:?}: the rule's lifetime replaces it");
+            }
         }
     }
 

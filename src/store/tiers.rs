@@ -1,7 +1,7 @@
 //! Both tiers as one: look-ups, insertions, invalidations and purges go through here.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName};
@@ -35,6 +35,8 @@ pub struct Store {
     pub(super) clock: Clock,
     /// Uses of what is read at hand.
     pub(super) at_hand: SecondUse,
+    /// True once a response to QUERY was stored.
+    have_queries: AtomicBool,
 }
 
 /// A record of a key's variants, and the purge position at the beginning of its look-up.
@@ -58,7 +60,7 @@ pub enum Durability {
 impl Store {
     /// Puts the tiers together.
     pub fn new(memory: Arc<Memory>, durable: Option<Durable>, purges: Arc<Purges>, clock: Clock) -> Self {
-        Self { memory, durable, purges, clock, at_hand: SecondUse::default() }
+        Self { memory, durable, purges, clock, at_hand: SecondUse::default(), have_queries: AtomicBool::new(false) }
     }
 
     /// Looks for a response in memory.
@@ -192,6 +194,7 @@ impl Store {
         replaced: Option<&Replaced>,
     ) -> bool {
         let key = &stored.head.key;
+        self.note_kind(key);
         let in_memory = self.memory.at(&stored.head);
         let replaced = replaced.cloned().or_else(|| in_memory.as_ref().map(Replaced::response));
         let known = || self.known_in_force(key, known);
@@ -256,6 +259,7 @@ impl Store {
     pub fn insert_apart(&self, stored: StoredApart, known: Option<&KnownRecord>) {
         let Some(durable) = &self.durable else { return };
         let head = &stored.head;
+        self.note_kind(&head.key);
         let known = || self.known_in_force(&head.key, known);
         let record = match self.memory.make_way(head, &known, &|| self.may_keep(head)) {
             Insertion::Refused => return durable.delete_body(head.body_id()),
@@ -263,6 +267,22 @@ impl Store {
             Insertion::Under(record) => Some(record),
         };
         durable.put_apart(Arc::new(stored), record);
+    }
+
+    /// Notes that a response to QUERY is about to be stored: from then on invalidations are told to other processes, and
+    /// to those that come after this one. Noted before it is stored, so that none is missed.
+    fn note_kind(&self, key: &CacheKey) {
+        if key.has_content()
+            && !self.have_queries.swap(true, Ordering::AcqRel)
+            && let Some(durable) = &self.durable
+        {
+            durable.note_queries();
+        }
+    }
+
+    /// Returns whether a response to QUERY may be stored, for whatever URL.
+    pub fn may_hold_queries(&self) -> bool {
+        self.have_queries.load(Ordering::Acquire) || self.durable.as_ref().is_some_and(Durable::may_hold_queries)
     }
 
     /// Returns whether a response that was just received may go to the durable tier, and lasts long enough for it.
@@ -385,7 +405,7 @@ impl Store {
         let hash = key.hash();
         let tells_all = self.durable.as_ref().is_some_and(Durable::tells_all);
         let may_hold = || self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
-        let is_shared = tells_all || may_hold();
+        let is_shared = tells_all || may_hold() || self.durable.as_ref().is_some_and(Durable::may_hold_queries);
         self.discard(key, None);
         let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
         if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {

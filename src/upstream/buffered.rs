@@ -17,6 +17,8 @@ pub(super) struct Buffered {
     pub file: Option<(SpoolFile, u64)>,
     /// The bytes behind the file: too few to be written, or those that the file had no room for.
     pub tail: Bytes,
+    /// True if trailers followed the body. They are dropped.
+    pub had_trailers: bool,
     /// Counts the bytes in memory until they are freed.
     pub _lease: Option<BufferLease>,
 }
@@ -30,6 +32,18 @@ impl Buffered {
     /// Returns the number of bytes.
     pub(super) fn len(&self) -> u64 {
         self.memory.len() as u64 + self.file_len() + self.tail.len() as u64
+    }
+}
+
+/// The content of a request, held in memory so that it can be part of a key, and sent as often as need be. Cheap to
+/// clone. Its bytes count in `server.max_buffered` until the last clone is dropped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Content(pub(super) Arc<Buffered>);
+
+impl Content {
+    /// Returns its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0.memory
     }
 }
 

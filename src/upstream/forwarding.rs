@@ -214,7 +214,7 @@ impl Original {
 pub fn receive(trust: &Trust, peer: &Peer, method: &Method, request: &mut HeaderMap) -> Original {
     let original = if peer.trusted { original(peer, request) } else { Original::of_peer(peer) };
     let client = trust.addresses().next().and_then(|_| trust.client(peer, request));
-    let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::QUERY);
     let may_stay = |name: &HeaderName| {
         if !claims::is_plain(name.as_str()) {
             return trust.allowed.contains(name);
@@ -566,9 +566,13 @@ mod tests {
 
     #[test]
     fn a_method_is_overridden_only_where_the_answer_is_not_stored() {
-        for (method, stays) in
-            [(Method::GET, false), (Method::HEAD, false), (Method::OPTIONS, false), (Method::POST, true)]
-        {
+        for (method, stays) in [
+            (Method::GET, false),
+            (Method::HEAD, false),
+            (Method::OPTIONS, false),
+            (Method::QUERY, false),
+            (Method::POST, true),
+        ] {
             let mut request = map(&[("x-http-method-override", "DELETE")]);
             receive(&Trust::default(), &peer(""), &method, &mut request);
             assert_eq!(request.contains_key("x-http-method-override"), stays, "{method}");

@@ -24,6 +24,8 @@ pub(super) struct Intake {
     tail: BytesMut,
     /// True if the file could not grow: the temporary files have reached their limit, or the disk is full.
     pub found_no_room: bool,
+    /// True if trailers followed the body.
+    pub had_trailers: bool,
     lease: BufferLease,
 }
 
@@ -41,6 +43,7 @@ impl Intake {
             spool: transfer.spool,
             tail: BytesMut::new(),
             found_no_room: false,
+            had_trailers: false,
             lease: BufferLease::new(buffers),
         }
     }
@@ -108,6 +111,7 @@ impl Intake {
             memory: if self.whole.is_empty() { self.memory.freeze() } else { self.whole },
             file: self.file,
             tail: self.tail.freeze(),
+            had_trailers: self.had_trailers,
             _lease: Some(self.lease),
         })
     }

@@ -73,9 +73,10 @@ impl OriginRequest<'_> {
 }
 
 /// Returns whether applications read the content of a request with such a method. Content with another method has no
-/// defined meaning (RFC 9110 §9.3.1, §9.3.5, §9.3.7), and many applications leave it unread.
+/// defined meaning (RFC 9110 §9.3.1, §9.3.5, §9.3.7), and many applications leave it unread. An application that does
+/// not know QUERY (RFC 10008) may do so too, but answers with an error: that ends the connection as well.
 pub(super) fn expects_content(method: &Method) -> bool {
-    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::QUERY)
 }
 
 /// The purpose of a request. Decides whether it is sent to an origin that is known to be down.

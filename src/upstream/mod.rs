@@ -41,6 +41,7 @@ mod watch;
 
 pub use self::ahead::Passing;
 pub use self::body::{UpstreamBody, UpstreamBodyError};
+pub(crate) use self::buffered::Content;
 pub(crate) use self::buffers::Buffers;
 pub(crate) use self::client_content::{ClientBody, Fault, UploadLimits};
 pub(crate) use self::config::Address;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use super::buffered::{Buffered, BufferedBody};
+use super::buffered::{Buffered, BufferedBody, Content};
 use super::client_content::{ClientBody, ClientContent, ContentStream, Fault, UploadLimits};
 use super::intake::Intake;
 use super::origin_io::Wire;
@@ -75,7 +75,10 @@ impl RequestBody {
         loop {
             let Some(frame) = std::future::poll_fn(|cx| client.poll_frame(cx)).await else { break };
             // Drops trailers, as RFC 9110 §6.5.1 allows: the body is sent with its length, not in chunks.
-            let Ok(mut data) = frame?.into_data() else { continue };
+            let Ok(mut data) = frame?.into_data() else {
+                intake.had_trailers = true;
+                continue;
+            };
             let is_last = client.body.0.is_end_stream();
             // Nearly every body comes in one piece.
             if is_last && intake.add_whole(&mut data) {
@@ -110,6 +113,20 @@ impl RequestBody {
         }
     }
 
+    /// Returns the body as content that may be part of a key: all of it is in memory, in at most `limit` bytes, and no
+    /// trailers followed it.
+    pub(crate) fn content(&self, limit: u64) -> Option<Content> {
+        match self {
+            Self::Empty => Some(Content::default()),
+            Self::Sending(sending) => {
+                let buffered = &sending.buffered;
+                let is_whole = sending.rest.is_none() && buffered.memory.len() as u64 == buffered.len();
+                let is_plain = is_whole && !buffered.had_trailers && buffered.len() <= limit;
+                is_plain.then(|| Content(Arc::clone(buffered)))
+            }
+        }
+    }
+
     /// Returns a copy of the body to send again, if all of it is buffered.
     pub(crate) fn buffered_whole(&self) -> Option<BufferedBody> {
         match self {
@@ -125,6 +142,14 @@ impl RequestBody {
         if let Self::Sending(sending) = self {
             sending.wire = Some(Arc::clone(wire));
         }
+    }
+}
+
+impl From<&Content> for RequestBody {
+    fn from(content: &Content) -> Self {
+        let upload = Upload::default();
+        upload.note_buffered(&content.0);
+        Self::sending(Arc::clone(&content.0), None, upload)
     }
 }
 

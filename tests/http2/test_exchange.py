@@ -12,7 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from wire import (
+    AUTHORITY,
     DEADLINE,
+    HEADERS,
     INITIAL_WINDOW_SIZE,
     NO_ERROR,
     PING,
@@ -22,6 +24,7 @@ from wire import (
     Origin,
     Request,
     answer,
+    block,
     eventually,
     frame,
     head,
@@ -49,6 +52,41 @@ def test_a_hundred_uploads_at_once(larder: Larder, origin: Origin) -> None:
         assert client.wait(stream).outcome == 200
     bodies = {request.line.split(b" ")[1]: request.body for request in origin.requests}
     assert all(bodies[f"/upload/{n}".encode()] == bytes([n]) * 100_000 for n in range(100))
+
+
+def test_a_query_is_one_by_whatever_version_and_framing(larder: Larder, origin: Origin) -> None:
+    """Checks that a QUERY is answered by its content, and that one which lies about its length is none."""
+    origin.answers["/query"] = lambda connection, request: connection.sendall(
+        answer(request.body, "Cache-Control: max-age=600")
+    )
+    client = larder.client()
+    text = [("content-type", "text/plain")]
+
+    def ask(content: bytes, pieces: int, fields: list[tuple[str, str]]) -> str:
+        stream = client.begin(head("/query", "QUERY", fields), end=False)
+        for at in range(0, len(content), pieces):
+            client.data(stream, content[at : at + pieces], end=at + pieces >= len(content))
+        got = client.wait(stream)
+        assert (got.outcome, bytes(got.body)) == (200, content)
+        return got.get("cache-status") or ""
+
+    assert ask(b"one", 3, [*text, ("content-length", "3")]).startswith("larder; fwd=uri-miss; stored")
+    for pieces, fields in ((3, text), (1, text), (2, [("content-length", "3"), ("content-type", "TEXT/plain")])):
+        assert ask(b"one", pieces, fields).startswith("larder; hit")
+    assert ask(b"two", 3, text).startswith("larder; fwd=uri-miss")
+    raw = b"QUERY /query HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nConnection: close\r\n" % AUTHORITY.encode()
+    assert b"cache-status: larder; hit" in larder.http1(raw + b"Content-Length: 3\r\n\r\none").lower()
+    for length, content in (("4", b"one"), ("2", b"one"), ("3", b"")):
+        stream = client.begin(head("/query", "QUERY", [*text, ("content-length", length)]), end=False)
+        client.data(stream, content)
+        assert client.wait(stream).outcome != 200
+    assert [request.body for request in origin.seen("/query")] == [b"one", b"two"]
+    # Trailers may say something of the content, and are no part of it.
+    for _ in range(2):
+        stream = client.begin(head("/query", "QUERY", text), end=False)
+        client.data(stream, b"one", end=False)
+        client.send(frame(HEADERS, 5, stream, block([("x-sum", "9")])))
+        assert client.wait(stream).get("cache-status") == "larder; fwd=request"
 
 
 @pytest.mark.parametrize("settings", [["server.max_body_size=1MiB"]])

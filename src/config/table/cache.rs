@@ -18,8 +18,8 @@ pub(super) static SECTION: Section = Section {
         Key {
             name: "default_timeout",
             field: &Of { at: |d| &mut d.config.cache.default_timeout, kind: Time::Any },
-            does: "Grants this freshness lifetime to a response that states none; a rule's timeout overrides it. 0s: \
-                   only the heuristic of RFC 9111 4.2.2.",
+            does: "Grants this freshness lifetime to a response to GET that states none; a rule's timeout overrides it. \
+                   0s: only the heuristic of RFC 9111 4.2.2.",
         },
         Key {
             name: "purge_expired_on_read",

@@ -33,8 +33,8 @@ pub(in crate::config) static KEYS: &[Key<Rule>] = &[
     Key {
         name: "method",
         field: &InRule { at: |rule| &mut rule.methods, kind: List { of: "methods", item: METHOD } },
-        does: "Matches these methods; GET stands for HEAD too. The rule that GET has for a URL decides under which key \
-               every method finds its response.",
+        does: "Matches these methods; GET stands for HEAD and QUERY too. The rule that GET has for a URL decides under \
+               which key every method finds its response.",
     },
     Key {
         name: "upstream",

@@ -177,7 +177,8 @@ pub(in crate::config) static SECTION: Section = Section {
                 kind: Size { least: 0, most: 1 << 30 },
             },
             does: "Reads a request's body before it asks the application: this much of it into memory, the rest into \
-                   a temporary file. 0: the body passes as it comes.",
+                   a temporary file. A QUERY up to this may be answered from the cache. 0: the body passes as it \
+                   comes.",
         },
         Key {
             name: "buffer_response",

@@ -249,9 +249,9 @@ impl Body for Http2Body {
         if let Some((outlet, stream)) = this.expects.take() {
             outlet.send(stream, StatusCode::CONTINUE, &HeaderMap::new());
         }
-        // Trailers are not passed on.
         Poll::Ready(match ready!(this.receive.poll_data(cx)) {
-            None => None,
+            // Trailers are not passed on, but tell that there is more than the content.
+            None => ready!(this.receive.poll_trailers(cx)).map(|trailers| trailers.map(Frame::trailers)).transpose(),
             Some(Ok(data)) => {
                 // Gives the window back at once: the reader bounds what it holds.
                 let _ = this.receive.flow_control().release_capacity(data.len());

@@ -49,10 +49,11 @@ impl Durable {
         tokio::join!(is_appended, is_told);
     }
 
-    /// Returns whether every invalidation is told to other processes, also of what the tier is not known to hold: in a
-    /// directory that others use as well. What they store just now is not known here yet.
+    /// Returns whether every invalidation is written to the journal, and awaited there, also of what the tier is not known
+    /// to hold. It is in a directory that others use as well: what they store just now is not known here yet. And in
+    /// one that has responses to QUERY: no deletion finds those by their URL, only the record of the purge.
     pub fn tells_all(&self) -> bool {
-        self.is_local() && self.inner.journal.has_peers()
+        self.is_local() && (self.inner.journal.has_peers() || self.may_hold_queries())
     }
 
     /// Returns whether the queue takes another response of `weight` bytes.

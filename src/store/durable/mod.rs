@@ -272,6 +272,16 @@ impl Durable {
         self.inner.index.may_hold(key) || self.inner.queue.is_pending(key.hash())
     }
 
+    /// Returns whether the tier, or another process that shares it, may have a response to QUERY.
+    pub fn may_hold_queries(&self) -> bool {
+        self.inner.index.may_hold_queries()
+    }
+
+    /// Notes that a response to QUERY is stored, in whatever tier.
+    pub(super) fn note_queries(&self) {
+        self.inner.index.note_queries();
+    }
+
     /// Has purges that were made written to the journal.
     pub fn hurry(&self, urgency: Urgency) {
         self.inner.journal.hurry(urgency);

@@ -131,6 +131,17 @@ impl Index {
         !self.is_loaded() || self.may_have(self.fingerprint(key, 0))
     }
 
+    /// Returns whether the tier may have a response to QUERY, for whatever URL. Once it had one, it may have others.
+    /// Returns `true` until the index is loaded.
+    pub(crate) fn may_hold_queries(&self) -> bool {
+        !self.is_loaded() || self.packs.read().totals().have_queries()
+    }
+
+    /// Notes that a response to QUERY is stored.
+    pub(super) fn note_queries(&self) {
+        self.packs.read().totals().note_queries();
+    }
+
     /// Returns whether a slot may have an entry. Returns `true` until the index is loaded.
     pub(super) fn may_have(&self, fingerprint: Fingerprint) -> bool {
         !self.is_loaded() || self.find(fingerprint).is_some()

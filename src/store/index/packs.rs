@@ -23,6 +23,8 @@ pub(super) struct Totals {
     count: AtomicU64,
     /// Guarded by its lock: for each of those bodies its length, and the number of packs that name it.
     named: Mutex<HashMap<u128, (u64, u32)>>,
+    /// True once a response to QUERY was known.
+    have_queries: AtomicBool,
 }
 
 impl Totals {
@@ -34,6 +36,16 @@ impl Totals {
     /// Returns the number of separate bodies that packs name, and their bytes.
     pub(super) fn bodies(&self) -> (u64, u64) {
         (self.count.load(Ordering::Relaxed), self.bodies.load(Ordering::Relaxed))
+    }
+
+    /// Notes that a response to QUERY is stored.
+    pub(super) fn note_queries(&self) {
+        self.have_queries.store(true, Ordering::Release);
+    }
+
+    /// Returns whether a response to QUERY was ever known.
+    pub(super) fn have_queries(&self) -> bool {
+        self.have_queries.load(Ordering::Acquire)
     }
 
     /// Returns whether a pack names a body.
@@ -105,6 +117,8 @@ pub(in crate::store) struct PackInfo {
     of_use_until: AtomicI64,
     /// True if it has a tombstone, or an entry that took the place of another: older entries may come back without it.
     holds_down: AtomicBool,
+    /// True if it has a response to QUERY.
+    has_queries: AtomicBool,
     /// Bytes of separate bodies that it names.
     named: AtomicU64,
     /// Bytes of separate bodies that it names, and that none of its responses that count leads to.
@@ -143,6 +157,7 @@ impl PackInfo {
             greatest_order: AtomicU64::new(0),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
+            has_queries: AtomicBool::new(false),
             is_damaged: AtomicBool::new(false),
             is_saved: AtomicBool::new(false),
             named: AtomicU64::new(0),
@@ -161,6 +176,20 @@ impl PackInfo {
         if let Some(body) = entry.body {
             self.note_bodies(&[body]);
         }
+        if entry.key.has_content() {
+            self.note_queries();
+        }
+    }
+
+    /// Notes that the pack has a response to QUERY.
+    pub(super) fn note_queries(&self) {
+        self.has_queries.store(true, Ordering::Release);
+        self.totals.note_queries();
+    }
+
+    /// Returns whether the pack has a response to QUERY.
+    pub(super) fn has_queries(&self) -> bool {
+        self.has_queries.load(Ordering::Acquire)
     }
 
     /// Takes what a snapshot says of the pack, or one of its entries.

@@ -3,7 +3,7 @@
 //! ```text
 //! secret of the fingerprints: u64, u64
 //! packs (u32 count, each: time u64, node u64, length u64, that of the entries u64, least order u64, of use until i64 ms,
-//!        flags u8: 1 holds older entries down, 2 is damaged,
+//!        flags u8: 1 holds older entries down, 2 is damaged, 4 has responses to QUERY,
 //!        packs that it replaces (u16 count, each: time u64, node u64),
 //!        separate bodies (u32 count, each: id u128, length u64))
 //! places, to the end: the first two bytes of their fingerprints, u32 count, each in twenty bytes (places.rs), with the
@@ -27,6 +27,7 @@ use crate::store::names::PackName;
 
 const HOLDS_DOWN: u8 = 1;
 const DAMAGED: u8 = 2;
+const QUERIES: u8 = 4;
 
 impl Index {
     /// Encodes the index. Returns the packs that are in it, too.
@@ -98,6 +99,9 @@ impl Index {
         if saved.is_damaged {
             pack.set_damaged();
         }
+        if saved.has_queries {
+            pack.note_queries();
+        }
         pack.set_replaces(saved.refers.packs);
         pack.note_bodies(&saved.refers.bodies);
         pack.set_saved();
@@ -137,6 +141,7 @@ struct SavedPack {
     of_use_until: Timestamp,
     holds_down: bool,
     is_damaged: bool,
+    has_queries: bool,
     refers: References,
 }
 
@@ -169,6 +174,7 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     let of_use_until = Timestamp::from_millis(decoder.i64()?);
     let flags = decoder.u8()?;
     let (holds_down, is_damaged) = (flags & HOLDS_DOWN != 0, flags & DAMAGED != 0);
+    let has_queries = flags & QUERIES != 0;
     let mut refers = References::default();
     for _ in 0..decoder.u16()? {
         refers.packs.push(PackName { time: decoder.u64()?, node: decoder.u64()? });
@@ -176,7 +182,7 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     for _ in 0..decoder.u32()? {
         refers.bodies.push((decoder.u128()?, decoder.u64()?));
     }
-    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, is_damaged, refers })
+    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, is_damaged, has_queries, refers })
 }
 
 fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
@@ -187,7 +193,8 @@ fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
     out.put_u64_le(pack.least_order());
     out.put_i64_le(pack.of_use_until().as_millis());
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-    out.put_u8(flag(pack.holds_down(), HOLDS_DOWN) | flag(pack.is_damaged(), DAMAGED));
+    let flags = flag(pack.holds_down(), HOLDS_DOWN) | flag(pack.is_damaged(), DAMAGED);
+    out.put_u8(flags | flag(pack.has_queries(), QUERIES));
     let refers = pack.references();
     put_count16(out, refers.packs.len());
     for name in &refers.packs {

@@ -120,6 +120,29 @@ fn a_snapshot_holds_all_but_what_still_grows() {
 }
 
 #[test]
+fn that_there_are_answers_to_queries_outlives_a_restart() {
+    for (has_query, expected) in [(false, false), (true, true)] {
+        let index = Index::default();
+        assert!(index.may_hold_queries(), "nobody knows before it is loaded");
+        index.set_loaded();
+        let pack = index.add_pack(name(1));
+        pack.set_size(1 << 20, false);
+        let mut of_query = entry("/a", EntryKind::Response, 5, 0);
+        if has_query {
+            let fields = [(http::header::CONTENT_TYPE, http::HeaderValue::from_static("a/b"))].into_iter().collect();
+            let content = crate::rfc9111::query::metadata(&fields).expect("it may be keyed").digest(b"q");
+            of_query.key = of_query.key.with_content(&content);
+        }
+        index.insert_all(&pack, &[of_query]);
+        assert_eq!(index.may_hold_queries(), expected);
+        let restored = Index::default();
+        assert_eq!(restored.decode(&index.encode().0, u64::MAX), Ok(true));
+        restored.set_loaded();
+        assert_eq!(restored.may_hold_queries(), expected);
+    }
+}
+
+#[test]
 fn a_million_places_take_less_than_24_bytes_each() {
     let index = Index::default();
     let pack = index.add_pack(name(1));

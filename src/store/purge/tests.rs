@@ -93,6 +93,34 @@ fn a_response_for_several_queries_is_covered_by_a_purge_of_any_of_their_urls() {
 }
 
 #[test]
+fn a_response_to_a_query_is_covered_by_a_purge_of_its_url() {
+    let fields = [(http::header::CONTENT_TYPE, http::HeaderValue::from_static("a/b"))].into_iter().collect();
+    let content = crate::rfc9111::query::metadata(&fields).expect("it may be keyed").digest(b"q");
+    let purges = Purges::new(Clock::manual(NOW), 1);
+    let head = |path: &str| {
+        let (fields, known) = ([("cache-control", "max-age=3600")], (purges.position(), purges.version_vector()));
+        sample_head(&key(path).with_content(&content), &http::HeaderMap::new(), &fields, NOW, known, Vec::new())
+    };
+    let (page, below) = (head("/a?x"), head("/a"));
+    purges.purge(of(url("/a?y")), true);
+    purges.purge(of(PurgeTarget::Prefix("/b".into())), true);
+    assert_eq!((covered(&purges, &page), covered(&purges, &below)), (GOOD, GOOD));
+    purges.purge(of(url("/a?x")), true);
+    assert!(purges.is_due(&page), "the URL's key does not find it in memory");
+    assert_eq!((covered(&purges, &page), covered(&purges, &below)), (GONE, GOOD));
+    assert_eq!(covered(&purges, &head("/a?x")), GOOD, "fetched after the purge");
+    purges.purge(of(PurgeTarget::Prefix("http://h:8080/a".into())), true);
+    assert_eq!(covered(&purges, &below), GONE);
+    // Also where the purge of the URL has been evicted.
+    let old = head("/old");
+    purges.purge(of(url("/old")), true);
+    for n in 0..=MAX_URLS {
+        purges.purge(of(PurgeTarget::Url(n as u128)), true);
+    }
+    assert_eq!(covered(&purges, &old), GONE);
+}
+
+#[test]
 fn a_hard_purge_outweighs_soft_ones() {
     let clock = Clock::manual(NOW);
     let purges = Purges::new(clock.clone(), 1);

@@ -3,3 +3,4 @@
 mod decisions;
 mod explain;
 mod keys;
+mod query;
