@@ -8,5 +8,6 @@ mod forwarding;
 mod interim;
 mod named;
 mod origin_answers;
+mod peers;
 mod resilience;
 mod uploads;
