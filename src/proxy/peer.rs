@@ -78,6 +78,8 @@ struct PeersClient<'a> {
     /// The client.
     peer: Peer,
     known: Arc<VersionVector>,
+    /// True if this process asks itself, since it is the next one after a peer that failed.
+    is_own: bool,
 }
 
 impl Client for PeersClient<'_> {
@@ -156,7 +158,8 @@ impl Proxy {
                 to.sender.send(to.request, StatusCode::PROCESSING, &sign);
             }
         };
-        let client = PeersClient { connection, peer: Peer::of_peer(asker.subject), known: Arc::new(asker.known) };
+        let Asker { known, subject, is_own, .. } = asker;
+        let client = PeersClient { connection, peer: Peer::of_peer(subject), known: Arc::new(known), is_own };
         // Boxed, since little of it is needed for a hit.
         let answered: Result<_, Infallible> = tokio::select! {
             biased;
@@ -203,7 +206,7 @@ impl Proxy {
         let has_content = !request.body().is_none();
         if *request.method() != Method::GET
             || has_content
-            || (present.has(Present::VIA) && self.fetcher.origins.have_seen(request.headers()))
+            || (present.has(Present::VIA) && !client.is_own && self.fetcher.origins.have_seen(request.headers()))
             || self.fetcher.limits.are_overloaded()
         {
             return None;

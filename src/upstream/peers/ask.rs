@@ -95,7 +95,7 @@ impl Peers {
         let fields = || {
             let mut fields = (request.fields)();
             let subject = request.peer.subject.as_ref();
-            protocol::write_question(&mut fields, &credential, request.known, timeout, subject);
+            protocol::write_question(&mut fields, &self.secrets.id, &credential, request.known, timeout, subject);
             fields
         };
         let informational = Informational { sender: Arc::clone(&heard) as Arc<dyn InformationalSender>, request: 0 };

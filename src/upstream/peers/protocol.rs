@@ -91,6 +91,8 @@ pub(crate) struct Asker {
     pub(crate) patience: Duration,
     /// The subject of its client's certificate.
     pub(crate) subject: Option<HeaderValue>,
+    /// True if it is this process.
+    pub(crate) is_own: bool,
 }
 
 /// A message on the peers' listener.
@@ -175,13 +177,15 @@ impl Secrets {
         let known = fields.get(KNOWN).and_then(|known| vector_of(known)).unwrap_or_default();
         let patience = fields.get(PATIENCE).and_then(|patience| patience.to_str().ok()?.parse().ok());
         let patience = Duration::from_millis(patience.unwrap_or(1000));
-        Received::Question(Box::new(Asker { known, patience, subject: fields.get(SUBJECT).cloned() }))
+        let is_own = fields.get(ID).is_some_and(|id| *id == self.id);
+        Received::Question(Box::new(Asker { known, patience, subject: fields.get(SUBJECT).cloned(), is_own }))
     }
 }
 
-/// Writes the fields of a question to those of its request.
+/// Writes the fields of a question of the process `id` to those of its request.
 pub(super) fn write_question(
     fields: &mut HeaderMap,
+    id: &str,
     credential: &HeaderValue,
     known: &VersionVector,
     patience: Duration,
@@ -189,6 +193,9 @@ pub(super) fn write_question(
 ) {
     remove_all(fields);
     fields.insert(CREDENTIAL, credential.clone());
+    if let Ok(id) = HeaderValue::from_str(id) {
+        fields.insert(ID, id);
+    }
     if let Ok(known) = HeaderValue::from_str(&text_of(known)) {
         fields.insert(KNOWN, known);
     }
@@ -350,7 +357,7 @@ mod tests {
         let ask = |to: &Secrets| {
             let mut fields = HeaderMap::new();
             fields.insert("larder-peer-tags", HeaderValue::from_static("of the client"));
-            write_question(&mut fields, &credential, &VersionVector::default(), Duration::from_secs(1), None);
+            write_question(&mut fields, &here.id, &credential, &VersionVector::default(), Duration::from_secs(1), None);
             assert!(!fields.contains_key(TAGS), "what a client writes by these names is not passed on");
             to.receive(&mut fields)
         };

@@ -2,10 +2,12 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use larder::base::Clock;
 
-use crate::support::{Answer, Client, Gate, Larder, Origin, Process, START, eventually, metric};
+use crate::support::{Answer, Client, Gate, Larder, Origin, Process, START, at_once, eventually, metric};
 
 /// What the nodes of a test have in common.
 const TOKEN: &str = "peers.token=a-secret-of-all-nodes";
@@ -52,7 +54,11 @@ impl Nodes {
 
     /// Returns the node whose share has the path, and the others.
     fn named(&self, path: &str) -> (usize, Vec<usize>) {
-        let named = named(self.nodes[0].admin, path);
+        self.named_for(&format!("http://site.example{path}"))
+    }
+
+    fn named_for(&self, url: &str) -> (usize, Vec<usize>) {
+        let named = named_for(self.nodes[0].admin, url);
         let at = self.addresses.iter().position(|address| named.ends_with(address)).expect("one of the nodes");
         (at, (0..self.nodes.len()).filter(|other| *other != at).collect())
     }
@@ -68,7 +74,11 @@ fn wait_for_peers(admin: std::net::SocketAddr, addresses: &[String], up: u64) {
 
 /// Returns the address of the node whose share has the path, as the node with this admin listener says.
 fn named(admin: std::net::SocketAddr, path: &str) -> String {
-    let told = Client::connect(admin).get(&format!("/explain?url=http://site.example{path}"), "");
+    named_for(admin, &format!("http://site.example{path}"))
+}
+
+fn named_for(admin: std::net::SocketAddr, url: &str) -> String {
+    let told = Client::connect(admin).get(&format!("/explain?url={url}"), "");
     let told: serde_json::Value = serde_json::from_slice(&told.body).expect("JSON");
     told["peer"]["address"].as_str().expect("an address").to_owned()
 }
@@ -102,4 +112,479 @@ fn ten_nodes_with_a_hundred_clients_each_of_a_cold_url_are_one_request() {
         assert_eq!(nodes.nodes[other].get("/slow", "").hit(), Some("memory"), "it keeps what it got");
     }
     assert_eq!(origin.count(), 1);
+}
+
+/// Nodes that are processes of their own.
+struct Processes {
+    addresses: Vec<String>,
+    nodes: Vec<Process>,
+}
+
+impl Processes {
+    fn start(upstream: &str, n: usize, more: &[&str]) -> Self {
+        let addresses = free_addresses(n);
+        let list = list_of(&addresses);
+        let node = |address: &String| {
+            let listen = format!("peers.listen={address}");
+            let mut sets = vec![&*listen, &*list, TOKEN, "peers.interval=100ms", "durable.url=off"];
+            sets.extend(more);
+            Process::start(upstream, &sets)
+        };
+        let nodes: Vec<_> = addresses.iter().map(node).collect();
+        for node in &nodes {
+            wait_for_peers(node.admin, &addresses, 1);
+        }
+        Self { addresses, nodes }
+    }
+
+    /// Takes out the node whose share has the path.
+    fn take_named(&mut self, path: &str) -> (String, Process) {
+        let named = named(self.nodes[0].admin, path);
+        let at = self.addresses.iter().position(|address| named.ends_with(address)).expect("one of the nodes");
+        (self.addresses.remove(at), self.nodes.remove(at))
+    }
+}
+
+/// Has `n` clients of each node ask for `path` at once.
+fn crowds(nodes: &[Process], n: usize, path: &'static str) -> Vec<std::thread::JoinHandle<Vec<Answer>>> {
+    let ask = |node: &Process| {
+        let address = node.address;
+        std::thread::spawn(move || at_once(n, move |_| Client::connect(address).get(path, "")))
+    };
+    nodes.iter().map(ask).collect()
+}
+
+#[test]
+fn a_named_node_that_is_killed_in_the_middle_costs_one_further_request() {
+    let (first, gate) = (AtomicUsize::new(0), Gate::default());
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |seen, reply| {
+            // The first one is answered only when its node is gone.
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                gate.wait();
+            }
+            reply.send(200, "Cache-Control: max-age=600", seen.path());
+        }
+    });
+    let mut processes = Processes::start(&origin.url(), 10, &["server.threads=1"]);
+    let (_, named) = processes.take_named("/slow");
+    let waiting = crowds(&processes.nodes, 20, "/slow");
+    origin.requests.wait_for(1);
+    for node in &processes.nodes {
+        eventually("its clients wait", || {
+            node.metric("larder_flights ") == 1 && node.metric("larder_connections ") == 20
+        });
+    }
+    named.kill_9();
+    for crowd in waiting {
+        for answer in crowd.join().expect("no panic") {
+            assert_eq!((answer.status(), answer.text().as_str()), (200, "/slow"));
+        }
+    }
+    gate.open();
+    assert_eq!(origin.count(), 2, "one of the node that died, and one of the next");
+}
+
+#[test]
+fn a_node_that_hangs_is_skipped_and_one_that_waits_for_the_application_is_not() {
+    let (origin, gate) = Origin::gated();
+    let mut processes = Processes::start(&origin.url(), 3, &["peers.timeout=300ms"]);
+    let (address, hanging) = processes.take_named("/slow");
+    let waiting = crowds(&processes.nodes, 5, "/slow");
+    origin.requests.wait_for(1);
+    // Many times the timeout: long enough for whoever does not hear of it to give up.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(origin.count(), 1, "the node that waits for the application says so");
+    gate.open();
+    waiting.into_iter().for_each(|crowd| assert!(crowd.join().expect("no panic").iter().all(|a| a.status() == 200)));
+    let path = path_of(processes.nodes[0].admin, &address);
+    // So that no greeting finds it out before a request does.
+    hanging.signal("-STOP");
+    let answers = crowds(&processes.nodes, 5, path).into_iter().flat_map(|crowd| crowd.join().expect("no panic"));
+    assert!(answers.map(|answer| answer.text()).all(|text| text == path));
+    for node in &processes.nodes {
+        eventually("it is down", || node.metric(&format!("larder_peer_up{{address=\"http://{address}\"}} ")) == 0);
+    }
+    assert!(origin.count() <= 3, "{}", origin.count());
+    hanging.signal("-CONT");
+    for node in &processes.nodes {
+        wait_for_peers(node.admin, std::slice::from_ref(&address), 1);
+    }
+}
+
+/// Returns a path in the share of the node with this address.
+fn path_of(admin: std::net::SocketAddr, address: &str) -> &'static str {
+    (0..).map(|n| format!("/of/{n}")).find(|path| named(admin, path).ends_with(address)).expect("some").leak()
+}
+
+#[test]
+fn nodes_with_other_tokens_neither_ask_nor_answer_each_other() {
+    let origin = Origin::cacheable();
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses);
+    let node = |n: usize, token: &str| {
+        Larder::new(
+            &origin,
+            &format!("peers.listen={}\n{list}\npeers.interval=100ms\npeers.token={token}", addresses[n]),
+        )
+    };
+    let (one, other) = (node(0, "a-secret-of-one-node"), node(1, "a-secret-of-another"));
+    for (this, own, strange) in [(&one, 0, 1), (&other, 1, 0)] {
+        wait_for_peers(this.admin, &addresses[own..=own], 1);
+        wait_for_peers(this.admin, &addresses[strange..=strange], 0);
+        eventually("it is refused", || this.metric("larder_peer_answers_total{answer=\"refused\"} ") > 0);
+        for n in 0..8 {
+            assert_eq!(this.get(&format!("/{n}"), "").fwd(), Some("uri-miss"));
+        }
+        assert_eq!(asked(this, "shared"), 0);
+    }
+    assert_eq!(origin.count(), 16);
+}
+
+#[test]
+fn a_client_reaches_nothing_on_the_listener_of_the_peers_and_is_no_peer_elsewhere() {
+    let origin = Origin::new(|seen, reply| {
+        let told = format!("Cache-Control: max-age=60\nlarder-peer-verdict: own\nlarder-peer-tags: x");
+        reply.send(200, &told, &format!("{:?}", seen.head));
+    });
+    let nodes = Nodes::start(&origin, 2, "");
+    for address in &nodes.addresses {
+        for fields in ["", "larder-peer-credential: 0", "larder-peer-hello: 1\nlarder-peer-proof: 2"] {
+            let answer = Client::connect(address.parse().unwrap()).get("/private", fields);
+            assert_eq!((answer.status(), answer.text().as_str()), (403, ""), "{fields}");
+        }
+    }
+    assert_eq!(origin.count(), 0, "nothing of that reached the origin");
+    let (named, others) = nodes.named("/a");
+    let claims = "larder-peer-credential: 1\nlarder-peer-subject: admin\nlarder-peer-known: ff\nlarder-peer-hello: 1";
+    let answer = nodes.nodes[others[0]].get("/a", claims);
+    assert_eq!(asked(&nodes.nodes[others[0]], "shared"), 1);
+    assert!(!answer.text().contains("larder-peer"), "a peer takes no client's word: {}", answer.text());
+    assert_eq!(
+        nodes.nodes[named].get("/a", "").hit(),
+        Some("memory"),
+        "what the origin says by these names is nothing"
+    );
+}
+
+#[test]
+fn three_nodes_of_which_each_takes_the_next_one_for_the_named_answer_all() {
+    let (origin, gate) = Origin::gated();
+    let addresses = free_addresses(3);
+    let clock = Clock::manual(START);
+    let nodes: Vec<_> = (0..3)
+        .map(|n| {
+            // Each knows itself and the next: no two lists are the same.
+            let list = list_of(&[addresses[n].clone(), addresses[(n + 1) % 3].clone()]);
+            let sets = format!("peers.listen={}\n{list}\n{TOKEN}\npeers.interval=100ms", addresses[n]);
+            let node = Larder::at(&origin.url(), &sets, clock.clone());
+            (node, n)
+        })
+        .collect();
+    for (node, n) in &nodes {
+        wait_for_peers(node.admin, &[addresses[*n].clone(), addresses[(n + 1) % 3].clone()], 1);
+    }
+    // Paths of which no node takes itself for the named one would go round; they can't be had by rendezvous hashing with
+    // these lists. So all are asked for at once, by all.
+    let crowds: Vec<_> = nodes.iter().map(|(node, _)| node.crowd(20, "/slow")).collect();
+    nodes.iter().for_each(|(node, _)| node.wait_for_waiting(20));
+    gate.open();
+    for crowd in crowds {
+        assert!(crowd.join().expect("no panic").iter().all(|answer| answer.text() == "/slow"));
+    }
+    assert!((1..=3).contains(&origin.count()), "{}", origin.count());
+}
+
+#[test]
+fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
+    // The nodes have no bucket in common, so none ever hears of another's purges.
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::new({
+        let version = Arc::clone(&version);
+        move |seen, reply| {
+            let fields = "Cache-Control: max-age=600\nCache-Tag: news, sport\nETag: \"one\"";
+            if seen.method() == "POST" {
+                return reply.send(204, "", "");
+            }
+            reply.send(200, fields, &version.load(Ordering::SeqCst).to_string());
+        }
+    });
+    let nodes = Nodes::start(&origin, 2, "");
+    for what in ["url", "soft", "prefix", "tag", "soft tag", "all", "POST"] {
+        let path = &*format!("/page/{}", what.replace(' ', "-")).leak();
+        let (named, others) = nodes.named(path);
+        let (named, asking) = (&nodes.nodes[named], &nodes.nodes[others[0]]);
+        let before = version.load(Ordering::SeqCst).to_string();
+        assert_eq!(asking.get(path, "").text(), before, "{what}");
+        assert_eq!(named.get(path, "").hit(), Some("memory"), "{what}");
+        version.fetch_add(1, Ordering::SeqCst);
+        let url = format!("http://site.example{path}");
+        match what {
+            "url" => drop(asking.purge(&url)),
+            "soft" => drop(asking.purge_of(&format!("{{\"url\": \"{url}\", \"soft\": true}}"))),
+            "prefix" => drop(asking.purge_of("{\"prefix\": \"http://site.example/page/\"}")),
+            "tag" => drop(asking.purge_of("{\"tag\": \"news\"}")),
+            "soft tag" => drop(asking.purge_of("{\"tag\": \"sport\", \"soft\": true}")),
+            "all" => drop(asking.purge_of("{\"all\": true}")),
+            _ => assert_eq!(asking.client().send("POST", path, "Content-Length: 0").status(), 204),
+        }
+        assert_eq!(named.get(path, "").text(), before, "{what}: this one has not heard of it");
+        let answer = asking.get(path, "");
+        assert_eq!(answer.text(), version.load(Ordering::SeqCst).to_string(), "{what}: {:?}", answer.head);
+        assert_eq!(asking.get(path, "").text(), version.load(Ordering::SeqCst).to_string(), "{what}: and it stays");
+    }
+}
+
+#[test]
+fn a_purge_while_a_node_waits_for_another_covers_what_comes() {
+    let gate = Gate::default();
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::new({
+        let (gate, version) = (gate.clone(), Arc::clone(&version));
+        move |_, reply| {
+            let body = version.load(Ordering::SeqCst).to_string();
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=600", &body);
+        }
+    });
+    let nodes = Nodes::start(&origin, 2, "");
+    let (_, others) = nodes.named("/page");
+    let asking = &nodes.nodes[others[0]];
+    let early = asking.crowd(3, "/page");
+    asking.wait_for_waiting(3);
+    origin.requests.wait_for(1);
+    version.fetch_add(1, Ordering::SeqCst);
+    asking.purge("http://site.example/page");
+    // Those who come after the purge ask anew. The named node lets them share the fetch from before, which is dropped.
+    let late = asking.crowd(3, "/page");
+    // Those from before it are counted no more.
+    asking.wait_for_waiting(3);
+    gate.open();
+    early.join().expect("no panic");
+    for answer in late.join().expect("no panic") {
+        assert_eq!(answer.text(), "2", "{:?}", answer.head);
+    }
+    assert_eq!(asking.get("/page", "").text(), "2");
+}
+
+#[test]
+fn what_one_client_alone_may_have_reaches_no_other() {
+    let next = AtomicUsize::new(0);
+    let origin = Origin::new(move |seen, reply| {
+        let n = next.fetch_add(1, Ordering::SeqCst);
+        let fields = match seen.path() {
+            "/private" => "Cache-Control: private, max-age=60".to_owned(),
+            "/no-store" => "Cache-Control: no-store".to_owned(),
+            "/cookie" => format!("Cache-Control: max-age=60\nSet-Cookie: id={n}"),
+            _ => "Cache-Control: max-age=60\nVary: *".to_owned(),
+        };
+        reply.send(200, &fields, &n.to_string());
+    });
+    let nodes = Nodes::start(&origin, 4, "");
+    for path in ["/private", "/no-store", "/cookie", "/any"] {
+        let crowds: Vec<_> = nodes.nodes.iter().map(|node| node.crowd(10, path)).collect();
+        let mut seen: Vec<String> = Vec::new();
+        for answer in crowds.into_iter().flat_map(|crowd| crowd.join().expect("no panic")) {
+            assert!(!seen.contains(&answer.text()), "{path}: {} twice", answer.text());
+            if path == "/cookie" {
+                assert_eq!(answer.get("set-cookie"), Some(&*format!("id={}", answer.text())));
+            }
+            seen.push(answer.text());
+        }
+        for node in &nodes.nodes {
+            let answer = node.get(path, "");
+            assert!(!answer.is_hit() && !seen.contains(&answer.text()), "{path}: {:?}", answer.head);
+            seen.push(answer.text());
+        }
+    }
+    // Nobody asks a peer for what was not storable of late.
+    let before: u64 = nodes.nodes.iter().map(|node| asked(node, "own") + asked(node, "declined")).sum();
+    nodes.nodes.iter().for_each(|node| drop(node.get("/private", "")));
+    let after: u64 = nodes.nodes.iter().map(|node| asked(node, "own") + asked(node, "declined")).sum();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn variants_are_told_apart_by_what_each_client_sends() {
+    let origin = Origin::new(|seen, reply| {
+        let language = seen.head.get("accept-language").unwrap_or("-").to_owned();
+        reply.send(200, "Cache-Control: max-age=60\nVary: Accept-Language", &language);
+    });
+    let nodes = Nodes::start(&origin, 3, "");
+    for _ in 0..2 {
+        for language in ["de", "fr", "en"] {
+            for node in &nodes.nodes {
+                assert_eq!(node.get("/page", &format!("Accept-Language: {language}")).text(), language);
+            }
+        }
+    }
+    assert_eq!(origin.count(), 3);
+    // At once, and by all.
+    let waiting: Vec<_> = nodes.nodes.iter().cloned().collect();
+    let answers = at_once(60, move |n| {
+        let language = ["it", "es", "pt"][n % 3];
+        (language, waiting[n / 3 % 3].get("/other", &format!("Accept-Language: {language}")).text())
+    });
+    assert!(answers.iter().all(|(language, text)| language == text), "{answers:?}");
+}
+
+#[test]
+fn the_origin_is_told_of_the_client_and_the_key_is_the_same_on_every_node() {
+    let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: max-age=60", "page"));
+    let nodes = Nodes::start(&origin, 2, "server.trusted_proxies=127.0.0.1");
+    let (named, others) = nodes.named_for("https://shop.example/page");
+    let (named, asking) = (&nodes.nodes[named], &nodes.nodes[others[0]]);
+    let fields = "X-Forwarded-For: 192.0.2.7\nX-Forwarded-Proto: https\nX-Forwarded-Host: shop.example\nCookie: a=b";
+    let answer = asking.get("/page", fields);
+    assert_eq!(answer.status(), 200);
+    let seen = origin.last();
+    for field in [
+        "X-Forwarded-For: 192.0.2.7, 127.0.0.1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: shop.example",
+        "Host: shop.example",
+        "Cookie: a=b",
+    ] {
+        assert!(seen.has(field), "{field} in {:?}", seen.head);
+    }
+    assert!(named.get("/page", fields).is_hit());
+    assert!(!named.get("/page", "").is_hit(), "another host, another page");
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn a_large_body_passes_as_it_comes_and_breaks_off_with_the_one_who_sends_it() {
+    let (rest, gate) = (Gate::default(), Gate::default());
+    let origin = Origin::new({
+        let (rest, gate) = (rest.clone(), gate.clone());
+        move |seen, reply| {
+            reply.begin("Cache-Control: max-age=60");
+            reply.chunk("first");
+            rest.wait();
+            let piece = "x".repeat(1 << 20);
+            for _ in 0..64 {
+                reply.chunk(&piece);
+            }
+            if seen.path() == "/broken" {
+                return reply.hang_up();
+            }
+            gate.wait();
+            reply.end();
+        }
+    });
+    let nodes = Nodes::start(&origin, 2, "memory.max_object_size=1MiB");
+    for path in ["/whole", "/broken"] {
+        let (_, others) = nodes.named(path);
+        let mut client = nodes.nodes[others[0]].client();
+        client.ask("GET", path, "");
+        assert_eq!(client.head().expect("a head").line, "HTTP/1.1 200 OK");
+        assert_eq!(client.chunk().as_deref(), Some("first"), "before the rest is sent");
+        rest.open();
+        gate.open();
+        let mut len = 0;
+        let end = loop {
+            match client.chunk() {
+                Some(chunk) if chunk.is_empty() => break true,
+                Some(chunk) => len += chunk.len(),
+                None => break false,
+            }
+        };
+        assert_eq!(end, path == "/whole", "{path}");
+        assert!(len == 64 << 20 || !end, "{len}");
+    }
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn a_client_that_leaves_takes_nothing_from_those_who_wait() {
+    let (origin, gate) = Origin::gated();
+    let nodes = Nodes::start(&origin, 2, "");
+    let (_, others) = nodes.named("/slow");
+    let asking = &nodes.nodes[others[0]];
+    let mut first = asking.client();
+    first.ask("GET", "/slow", "");
+    origin.requests.wait_for(1);
+    let others = asking.crowd(5, "/slow");
+    asking.wait_for_waiting(6);
+    drop(first);
+    gate.open();
+    assert!(others.join().expect("no panic").iter().all(|answer| answer.text() == "/slow"));
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn only_what_clients_share_goes_through_peers() {
+    let origin = Origin::new(|seen, reply| match seen.head.get("range") {
+        Some(_) => reply.send(206, "Content-Range: bytes 0-0/10\nCache-Control: max-age=60", "0"),
+        None => reply.send(200, "Cache-Control: max-age=60\nETag: \"a\"", "0123456789"),
+    });
+    let nodes = Nodes::start(&origin, 2, "");
+    let (_, others) = nodes.named("/page");
+    let asking = &nodes.nodes[others[0]];
+    let send = |method: &str, fields: &str| asking.client().send(method, "/page", fields).status();
+    assert_eq!(send("POST", "Content-Length: 0"), 200);
+    assert_eq!(send("OPTIONS", ""), 200);
+    assert_eq!(send("HEAD", ""), 200);
+    assert_eq!(send("GET", "Range: bytes=0-0"), 206);
+    assert_eq!(send("GET", "Cache-Control: only-if-cached"), 504);
+    assert_eq!(send("GET", "Cache-Control: no-store"), 200);
+    assert_eq!(send("GET", "If-Match: \"a\""), 200);
+    for outcome in ["shared", "own", "declined", "failed", "silent", "strange", "purged"] {
+        assert_eq!(asked(asking, outcome), 0, "{outcome}");
+    }
+    assert_eq!(send("GET", "If-None-Match: \"a\""), 304);
+    assert_eq!(asked(asking, "shared"), 1);
+}
+
+#[test]
+fn a_page_has_its_age_and_is_stale_everywhere_at_once() {
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::new({
+        let version = Arc::clone(&version);
+        move |seen, reply| {
+            let version = version.load(Ordering::SeqCst).to_string();
+            let fields = format!("Cache-Control: max-age=60, stale-while-revalidate=0\nETag: \"{version}\"");
+            if seen.head.get("if-none-match") == Some(&*format!("\"{version}\"")) {
+                return reply
+                    .raw(format!("HTTP/1.1 304 X\r\nETag: \"{version}\"\r\nCache-Control: max-age=60\r\n\r\n"));
+            }
+            reply.send(200, &fields, &version);
+        }
+    });
+    let nodes = Nodes::start(&origin, 3, "");
+    let (named, others) = nodes.named("/page");
+    let (named, one, other) = (&nodes.nodes[named], &nodes.nodes[others[0]], &nodes.nodes[others[1]]);
+    assert_eq!(named.get("/page", "").text(), "1");
+    named.advance(40);
+    let answer = one.get("/page", "");
+    assert_eq!((answer.get("age"), answer.fwd()), (Some("40"), Some("uri-miss")));
+    assert!(answer.cache_status().contains("stored; ttl=20; detail=peer"), "{}", answer.cache_status());
+    named.advance(10);
+    assert_eq!(one.get("/page", "").get("age"), Some("50"));
+    named.advance(20);
+    // Stale on all: one validation for all of them.
+    for node in [one, named, other] {
+        let answer = node.get("/page", "");
+        assert_eq!((answer.text().as_str(), answer.get("age")), ("1", Some("0")), "{:?}", answer.head);
+    }
+    assert_eq!(origin.count(), 2);
+    version.fetch_add(1, Ordering::SeqCst);
+    named.advance(70);
+    for node in [other, one, named] {
+        assert_eq!(node.get("/page", "").text(), "2");
+    }
+    assert_eq!(origin.count(), 3);
+}
+
+#[test]
+fn a_node_without_its_own_address_in_the_list_finds_that_out() {
+    let origin = Origin::cacheable();
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses[1..]);
+    let node = Larder::new(&origin, &format!("peers.listen={}\n{list}\n{TOKEN}\npeers.interval=100ms", addresses[0]));
+    wait_for_peers(node.admin, &addresses[1..], 0);
+    assert_eq!(node.metric(&format!("larder_peer_own{{address=\"http://{}\"}} ", addresses[1])), 0);
+    assert_eq!(node.get("/a", "").status(), 200, "nobody answers there, so it asks by itself");
+    assert_eq!(Client::connect(node.admin).get("/readyz", "").status(), 200);
 }
