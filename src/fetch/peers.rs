@@ -2,11 +2,15 @@
 //!
 //! * A peer is asked for what is shared here: the whole of a GET, or its validation, by a flight.
 //! * **A purge that is known here is never undone.** A peer's response comes with the purges that were known when its fetch
-//!   began. If one that is known here is not among them and covers it, the response is dropped, and the origin is asked.
+//!   began. If one that is known here is not among them and covers it, the response is dropped.
 //!   Later purges cover it by its position, like every other.
+//! * The peer is told of such a purge once, so that it fetches anew: a purge is followed by one request to the origin, and
+//!   not by one of each node.
 //! * A fetch for a peer begins after the purges that the peer knew when it asked. So they count as known to the response.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Response};
 
@@ -14,12 +18,21 @@ use super::fetch::{Fetch, Wish};
 use super::fetcher::{Fetcher, clean_response};
 use super::order::{Order, Route};
 use crate::base::{PeerOutcome, Stopwatch};
+use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::search::NO_VARY_SEARCH;
-use crate::store::Durability;
+use crate::store::{Durability, Purge, PurgeStamp, PurgeTarget};
 use crate::upstream::forwarding::Onward;
-use crate::upstream::{PeerReply, PeerRequest, UpstreamBody, UpstreamError};
+use crate::upstream::{PeerReply, PeerRequest, UpstreamBody, UpstreamError, put_word, word_of};
 
 impl Fetcher {
+    /// Takes over purges that a peer tells of, so that nothing they cover is given to it, or to clients here.
+    pub(crate) fn learn_from_peer(&self, told: &str, key: &CacheKey) {
+        for (purge, time, node) in told.split_terminator(',').filter_map(purge_of) {
+            self.store.take_over(&purge, time, node);
+        }
+        self.flights.detach(key.hash());
+    }
+
     /// Decides who is asked for an order that others share.
     pub(crate) fn route_of(&self, order: &Order) -> Route {
         let Some(peers) = &self.peers else { return Route::Origin };
@@ -62,46 +75,128 @@ impl Fetch {
             return None;
         }
         let begun = Stopwatch::start();
-        let (reply, patience) = {
-            let (order, asked) = (&self.order, &self.order.asked);
-            let upstream = &self.fetcher.origins.named(asked.terms.upstream).upstream;
-            let patience = upstream.patience_for(asked.terms.transfer.response_timeout);
-            // The peer tells the origin what it is told by us about the client, and the rest by itself.
-            let fields = || self.fields_onward(wish, Onward { host: None, surrogate_control: false, ..self.onward() });
-            let question = PeerRequest {
-                hash: asked.exact.hash(),
-                uri: &asked.uri,
-                fields: &fields,
-                peer: &asked.peer,
-                informational: order.informational.as_ref(),
-                transfer: &asked.terms.transfer,
-                known: &self.known,
-                patience,
-            };
-            (self.fetcher.peers.as_ref()?.ask(&question).await, patience)
-        };
-        match reply {
-            PeerReply::Own(mut response) => {
-                clean_response(response.headers_mut(), &self.fetcher.clock);
-                Some(Ok(response))
-            }
-            PeerReply::Shared(mut response, facts) => {
-                clean_response(response.headers_mut(), &self.fetcher.clock);
-                let key = &self.order.asked.exact;
-                let is_covered = self.fetcher.store.is_covered_elsewhere(key, &facts.tags, &facts.version_vector);
-                if is_covered || response.headers().contains_key(NO_VARY_SEARCH) {
-                    if let Some(peers) = self.fetcher.peers.as_ref().filter(|_| is_covered) {
-                        peers.metrics().peers.asked(PeerOutcome::Purged);
-                    }
-                    return None;
+        let upstream = &self.fetcher.origins.named(self.order.asked.terms.upstream).upstream;
+        let patience = upstream.patience_for(self.order.asked.terms.transfer.response_timeout);
+        let mut purges: Option<String> = None;
+        loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            match self.ask_peer(wish, purges.as_deref(), left).await? {
+                PeerReply::Own(mut response) => {
+                    clean_response(response.headers_mut(), &self.fetcher.clock);
+                    return Some(Ok(response));
                 }
-                self.order.told_by_peer = Some(facts.tags);
-                self.version_vector = Arc::new(facts.version_vector);
-                Some(Ok(response))
+                PeerReply::Shared(mut response, facts) => {
+                    clean_response(response.headers_mut(), &self.fetcher.clock);
+                    if response.headers().contains_key(NO_VARY_SEARCH) {
+                        return None;
+                    }
+                    let (key, vector) = (&self.order.asked.exact, &facts.version_vector);
+                    let covering = self.fetcher.store.purges_of_foreign(key, &facts.tags, vector);
+                    if covering.is_empty() {
+                        self.order.told_by_peer = Some(facts.tags);
+                        self.version_vector = Arc::new(facts.version_vector);
+                        return Some(Ok(response));
+                    }
+                    self.fetcher.peers.as_ref()?.metrics().peers.asked(PeerOutcome::Purged);
+                    // The peer has not heard of them. Once it is told, it fetches anew, for all nodes.
+                    purges = Some(text_of(&covering).filter(|_| purges.is_none())?);
+                }
+                // The client's time is over: the peer has waited for the origin all the while.
+                PeerReply::None if begun.elapsed() >= patience => return Some(Err(UpstreamError::ResponseTimeout)),
+                PeerReply::None => return None,
             }
-            // The client's time is over: the peer has waited for the origin all the while.
-            PeerReply::None if begun.elapsed() >= patience => Some(Err(UpstreamError::ResponseTimeout)),
-            PeerReply::None => None,
         }
+    }
+
+    async fn ask_peer(&self, wish: Wish<'_>, purges: Option<&str>, patience: Duration) -> Option<PeerReply> {
+        let (order, asked) = (&self.order, &self.order.asked);
+        // The peer tells the origin what it is told by us about the client, and the rest by itself.
+        let fields = || self.fields_onward(wish, Onward { host: None, surrogate_control: false, ..self.onward() });
+        let question = PeerRequest {
+            hash: asked.exact.hash(),
+            uri: &asked.uri,
+            fields: &fields,
+            peer: &asked.peer,
+            informational: order.informational.as_ref(),
+            transfer: &asked.terms.transfer,
+            known: &self.known,
+            purges,
+            patience,
+        };
+        Some(self.fetcher.peers.as_ref()?.ask(&question).await)
+    }
+}
+
+/// The most purges that a peer is told of with one question, and their bytes. With more the origin is asked.
+const MOST_TOLD: (usize, usize) = (64, 8 << 10);
+
+/// Writes purges for a peer; `None`: they are too many, or of no single node, so that no fetch is known to come after them.
+fn text_of(purges: &[(PurgeTarget, PurgeStamp)]) -> Option<String> {
+    let mut text = String::new();
+    for (target, stamp) in purges {
+        if stamp.node == 0 {
+            return None;
+        }
+        let kind = if stamp.is_soft { "soft" } else { "hard" };
+        let _ = write!(text, "{kind} {:x} {:x} ", stamp.node, stamp.time);
+        match target {
+            PurgeTarget::Url(hash) => drop(write!(text, "url {hash:x}")),
+            PurgeTarget::Prefix(prefix) => put_target(&mut text, "prefix", prefix),
+            PurgeTarget::Tag(tag) => put_target(&mut text, "tag", tag),
+            PurgeTarget::All => text.push_str("all *"),
+        }
+        text.push(',');
+    }
+    (purges.len() <= MOST_TOLD.0 && text.len() <= MOST_TOLD.1).then_some(text)
+}
+
+fn put_target(text: &mut String, kind: &str, target: &str) {
+    text.push_str(kind);
+    text.push(' ');
+    put_word(text, target);
+}
+
+/// Reads one of the purges that [`text_of`] wrote: what it is of, its time, and its node.
+fn purge_of(text: &str) -> Option<(Purge, u64, u64)> {
+    let mut words = text.split(' ');
+    let mut next = || words.next();
+    let is_soft = match next()? {
+        "soft" => true,
+        "hard" => false,
+        _ => return None,
+    };
+    let (node, time) = (u64::from_str_radix(next()?, 16).ok()?, u64::from_str_radix(next()?, 16).ok()?);
+    let target = match (next()?, next()?) {
+        ("url", hash) => PurgeTarget::Url(u128::from_str_radix(hash, 16).ok()?),
+        ("prefix", prefix) => PurgeTarget::Prefix(word_of(prefix)?),
+        ("tag", tag) => PurgeTarget::Tag(word_of(tag)?),
+        ("all", _) => PurgeTarget::All,
+        _ => return None,
+    };
+    Some((Purge { target, is_soft }, time, node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purges_are_read_as_they_were_written() {
+        let stamp = |is_soft| PurgeStamp { arrival: 1, time: 7, node: u64::MAX, is_soft };
+        let purges = [
+            (PurgeTarget::Url(u128::MAX), stamp(false)),
+            (PurgeTarget::Prefix("http://a/%20, b".into()), stamp(true)),
+            (PurgeTarget::Tag("größe 1".into()), stamp(false)),
+            (PurgeTarget::Tag(String::new()), stamp(false)),
+            (PurgeTarget::All, stamp(true)),
+        ];
+        let text = text_of(&purges).expect("few enough");
+        let read: Vec<_> = text.split_terminator(',').map(|one| purge_of(one).expect("a purge")).collect();
+        let written = purges
+            .iter()
+            .map(|(target, stamp)| (Purge { target: target.clone(), is_soft: stamp.is_soft }, stamp.time, stamp.node));
+        assert_eq!(read, written.collect::<Vec<_>>());
+        let of_nobody = (PurgeTarget::All, PurgeStamp { node: 0, ..stamp(false) });
+        assert_eq!(text_of(&[of_nobody]), None);
     }
 }

@@ -158,12 +158,12 @@ impl Proxy {
                 to.sender.send(to.request, StatusCode::PROCESSING, &sign);
             }
         };
-        let Asker { known, subject, is_own, .. } = asker;
+        let Asker { known, purges, subject, is_own, .. } = asker;
         let client = PeersClient { connection, peer: Peer::of_peer(subject), known: Arc::new(known), is_own };
         // Boxed, since little of it is needed for a hit.
         let answered: Result<_, Infallible> = tokio::select! {
             biased;
-            answer = Box::pin(self.answer_of_peer(&client, request)) => Ok(answer),
+            answer = Box::pin(self.answer_of_peer(&client, request, purges.as_deref())) => Ok(answer),
             never = signs => Err(never),
         };
         let Ok(answer) = answered;
@@ -196,6 +196,7 @@ impl Proxy {
         self: &Arc<Self>,
         client: &PeersClient<'_>,
         mut request: Request<ClientBody>,
+        purges: Option<&str>,
     ) -> Option<Answer> {
         let mut present = Present::of(request.headers());
         if present.has(Present::CONNECTION) {
@@ -215,6 +216,9 @@ impl Proxy {
         let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content };
         if without_looking(inquiry, target.rule.rule.bypass).is_some() {
             return None;
+        }
+        if let Some(purges) = purges {
+            self.fetcher.learn_from_peer(purges, &target.key);
         }
         let now = self.fetcher.clock.now();
         let (key, found) = self.look_up(&target, request.headers());

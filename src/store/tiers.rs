@@ -11,10 +11,12 @@ use super::durable::{Came, Durable, DurableLookup, FoundResponse, Opening};
 use super::error::StoreError;
 use super::journal::Urgency;
 use super::memory::{Displaced, Insertion, Lookup, Memory};
-use super::purge::{Purge, PurgeReceipt, PurgeTarget, Purges};
+use super::purge::{Purge, PurgeReceipt, PurgeStamp, PurgeTarget, Purges};
 use super::second_use::SecondUse;
 use crate::base::{Clock, Saved};
-use crate::entry::{BodyObject, Covered, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord, VersionVector};
+use crate::entry::{
+    BodyObject, Covered, JournalTime, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord, VersionVector,
+};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
@@ -531,10 +533,25 @@ impl Store {
         self.purges.covers_tags(tags, position)
     }
 
-    /// Returns whether a purge that is known here covers a response of another process, whose fetch knew those in
+    /// Returns the purges that are known here and cover a response of another process, whose fetch knew those in
     /// `version_vector`.
-    pub fn is_covered_elsewhere(&self, key: &CacheKey, tags: &[String], version_vector: &VersionVector) -> bool {
-        self.purges.covers_entry(key, tags, version_vector) != Covered::No
+    pub fn purges_of_foreign(
+        &self,
+        key: &CacheKey,
+        tags: &[String],
+        version_vector: &VersionVector,
+    ) -> Vec<(PurgeTarget, PurgeStamp)> {
+        self.purges.covering_entry(key, tags, version_vector)
+    }
+
+    /// Takes over a purge that `node` made at `time`, of which another process tells before the journal does. In force
+    /// when it returns.
+    pub fn take_over(&self, purge: &Purge, time: JournalTime, node: u64) {
+        let learn = || self.purges.learn(purge, time, node);
+        match purge {
+            Purge { target: PurgeTarget::Url(hash), is_soft: false } => self.memory.remove(*hash, learn),
+            _ => learn(),
+        };
     }
 
     /// Returns whether any purge came since a fetch that began at `position`.

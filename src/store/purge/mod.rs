@@ -330,6 +330,23 @@ impl Purges {
         covering
     }
 
+    /// Returns the purges that cover an entry of another process, with their targets: those that its version vector lacks.
+    pub(super) fn covering_entry(
+        &self,
+        key: &CacheKey,
+        tags: &[String],
+        vector: &VersionVector,
+    ) -> Vec<(PurgeTarget, PurgeStamp)> {
+        let is_believed = self.believes_vector(vector);
+        let mut covering = Vec::new();
+        self.table.read().each(key, tags, None, &mut |target: &dyn Fn() -> PurgeTarget, stamp| {
+            if !is_believed || !vector.contains(stamp.node, stamp.time) {
+                covering.push((target(), *stamp));
+            }
+        });
+        covering
+    }
+
     /// Returns whether any purge came since `position`.
     pub(super) fn is_any_since(&self, position: u64) -> bool {
         position < self.last.load(Ordering::Acquire)

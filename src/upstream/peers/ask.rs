@@ -7,7 +7,7 @@ use http::header::HeaderMap;
 use http::{Method, Response, StatusCode, Uri};
 use parking_lot::Mutex;
 
-use super::protocol::{self, PeerFacts, Verdict};
+use super::protocol::{self, PeerFacts, Question, Verdict};
 use super::roster::{Node, Peers, Tried};
 use crate::base::{PeerOutcome, Stopwatch};
 use crate::entry::VersionVector;
@@ -35,6 +35,8 @@ pub(crate) struct PeerRequest<'a> {
     pub(crate) transfer: &'a Transfer,
     /// The purges that are known here.
     pub(crate) known: &'a VersionVector,
+    /// Purges of which the peer is told: it has answered with what they cover.
+    pub(crate) purges: Option<&'a str>,
     /// The longest wait for the head in all.
     pub(crate) patience: Duration,
 }
@@ -94,8 +96,15 @@ impl Peers {
         let heard = Arc::new(Heard { last: Mutex::new(Stopwatch::start()), onward: request.informational.cloned() });
         let fields = || {
             let mut fields = (request.fields)();
-            let subject = request.peer.subject.as_ref();
-            protocol::write_question(&mut fields, &self.secrets.id, &credential, request.known, timeout, subject);
+            let question = Question {
+                id: &self.secrets.id,
+                credential: &credential,
+                known: request.known,
+                purges: request.purges,
+                patience: timeout,
+                subject: request.peer.subject.as_ref(),
+            };
+            protocol::write_question(&mut fields, &question);
             fields
         };
         let informational = Informational { sender: Arc::clone(&heard) as Arc<dyn InformationalSender>, request: 0 };

@@ -15,5 +15,5 @@ mod roster;
 
 pub(crate) use self::ask::{PeerReply, PeerRequest};
 pub use self::config::PeersConfig;
-pub(crate) use self::protocol::{Asker, Received, Verdict, write_facts, write_verdict};
+pub(crate) use self::protocol::{Asker, Received, Verdict, put_word, word_of, write_facts, write_verdict};
 pub(crate) use self::roster::{PeerState, Peers};

@@ -28,6 +28,7 @@ const ID: HeaderName = HeaderName::from_static("larder-peer-id");
 const CREDENTIAL: HeaderName = HeaderName::from_static("larder-peer-credential");
 const KNOWN: HeaderName = HeaderName::from_static("larder-peer-known");
 const PATIENCE: HeaderName = HeaderName::from_static("larder-peer-patience");
+const PURGES: HeaderName = HeaderName::from_static("larder-peer-purges");
 const SUBJECT: HeaderName = HeaderName::from_static("larder-peer-subject");
 const VERDICT: HeaderName = HeaderName::from_static("larder-peer-verdict");
 const TAGS: HeaderName = HeaderName::from_static("larder-peer-tags");
@@ -87,6 +88,9 @@ pub(crate) struct PeerFacts {
 pub(crate) struct Asker {
     /// The purges that it knows.
     pub(crate) known: VersionVector,
+    /// Purges of which it tells, since this process answered with what they cover. What they look like is for higher
+    /// rooms.
+    pub(crate) purges: Option<String>,
     /// The longest that it waits without a word.
     pub(crate) patience: Duration,
     /// The subject of its client's certificate.
@@ -178,30 +182,41 @@ impl Secrets {
         let patience = fields.get(PATIENCE).and_then(|patience| patience.to_str().ok()?.parse().ok());
         let patience = Duration::from_millis(patience.unwrap_or(1000));
         let is_own = fields.get(ID).is_some_and(|id| *id == self.id);
-        Received::Question(Box::new(Asker { known, patience, subject: fields.get(SUBJECT).cloned(), is_own }))
+        let purges = fields.get(PURGES).and_then(|purges| purges.to_str().ok()).map(str::to_owned);
+        Received::Question(Box::new(Asker { known, purges, patience, subject: fields.get(SUBJECT).cloned(), is_own }))
     }
 }
 
-/// Writes the fields of a question of the process `id` to those of its request.
-pub(super) fn write_question(
-    fields: &mut HeaderMap,
-    id: &str,
-    credential: &HeaderValue,
-    known: &VersionVector,
-    patience: Duration,
-    subject: Option<&HeaderValue>,
-) {
+/// What a node tells with a question besides its request.
+pub(super) struct Question<'a> {
+    /// The id of the node.
+    pub(super) id: &'a str,
+    /// The credential for the peer.
+    pub(super) credential: &'a HeaderValue,
+    /// See [`Asker`].
+    pub(super) known: &'a VersionVector,
+    /// See [`Asker`].
+    pub(super) purges: Option<&'a str>,
+    /// See [`Asker`].
+    pub(super) patience: Duration,
+    /// See [`Asker`].
+    pub(super) subject: Option<&'a HeaderValue>,
+}
+
+/// Writes the fields of a question to those of its request, from which it removes what a client wrote by these names.
+pub(super) fn write_question(fields: &mut HeaderMap, question: &Question<'_>) {
+    let Question { id, credential, known, purges, patience, subject } = question;
     remove_all(fields);
-    fields.insert(CREDENTIAL, credential.clone());
-    if let Ok(id) = HeaderValue::from_str(id) {
-        fields.insert(ID, id);
-    }
-    if let Ok(known) = HeaderValue::from_str(&text_of(known)) {
-        fields.insert(KNOWN, known);
+    fields.insert(CREDENTIAL, (*credential).clone());
+    let texts = [(ID, Some((*id).to_owned())), (KNOWN, Some(text_of(known))), (PURGES, purges.map(str::to_owned))];
+    for (name, text) in texts {
+        if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+            fields.insert(name, value);
+        }
     }
     fields.insert(PATIENCE, HeaderValue::from(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)));
     if let Some(subject) = subject {
-        fields.insert(SUBJECT, subject.clone());
+        fields.insert(SUBJECT, (*subject).clone());
     }
 }
 
@@ -218,12 +233,7 @@ pub(crate) fn write_facts(answer: &mut HeaderMap, version_vector: &VersionVector
         if !told.is_empty() {
             told.push(',');
         }
-        for byte in tag.bytes() {
-            match byte {
-                b'!'..=b'~' if !matches!(byte, b',' | b'%') => told.push(char::from(byte)),
-                _ => drop(write!(told, "%{byte:02x}")),
-            }
-        }
+        put_word(&mut told, tag);
         if told.len() > MAX_TAGS {
             return false;
         }
@@ -240,7 +250,7 @@ pub(crate) fn write_facts(answer: &mut HeaderMap, version_vector: &VersionVector
 pub(super) fn take_facts(answer: &mut HeaderMap) -> Option<PeerFacts> {
     let version_vector = vector_of(answer.get(KNOWN)?)?;
     let told = answer.get(TAGS)?.to_str().ok()?;
-    let tags = told.split(',').filter(|tag| !tag.is_empty()).map(tag_of).collect::<Option<_>>()?;
+    let tags = told.split(',').filter(|tag| !tag.is_empty()).map(word_of).collect::<Option<_>>()?;
     remove_all(answer);
     Some(PeerFacts { version_vector, tags })
 }
@@ -253,7 +263,18 @@ pub(super) fn remove_all(fields: &mut HeaderMap) {
     }
 }
 
-fn tag_of(told: &str) -> Option<String> {
+/// Writes a word so that no separator and nothing that a field can't hold is in it.
+pub(crate) fn put_word(text: &mut String, word: &str) {
+    for byte in word.bytes() {
+        match byte {
+            b'!'..=b'~' if !matches!(byte, b',' | b'%') => text.push(char::from(byte)),
+            _ => drop(write!(text, "%{byte:02x}")),
+        }
+    }
+}
+
+/// Reads what [`put_word`] wrote.
+pub(crate) fn word_of(told: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(told.len());
     let mut rest = told.as_bytes();
     while let Some((first, others)) = rest.split_first() {
@@ -357,7 +378,15 @@ mod tests {
         let ask = |to: &Secrets| {
             let mut fields = HeaderMap::new();
             fields.insert("larder-peer-tags", HeaderValue::from_static("of the client"));
-            write_question(&mut fields, &here.id, &credential, &VersionVector::default(), Duration::from_secs(1), None);
+            let question = Question {
+                id: &here.id,
+                credential: &credential,
+                known: &VersionVector::default(),
+                purges: None,
+                patience: Duration::from_secs(1),
+                subject: None,
+            };
+            write_question(&mut fields, &question);
             assert!(!fields.contains_key(TAGS), "what a client writes by these names is not passed on");
             to.receive(&mut fields)
         };

@@ -303,11 +303,12 @@ fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
     let origin = Origin::new({
         let version = Arc::clone(&version);
         move |seen, reply| {
-            let fields = "Cache-Control: max-age=600\nCache-Tag: news, sport\nETag: \"one\"";
             if seen.method() == "POST" {
                 return reply.send(204, "", "");
             }
-            reply.send(200, fields, &version.load(Ordering::SeqCst).to_string());
+            let version = version.load(Ordering::SeqCst);
+            let fields = format!("Cache-Control: max-age=600\nCache-Tag: news, sport\nETag: \"{version}\"");
+            reply.send(200, &fields, &version.to_string());
         }
     });
     let nodes = Nodes::start(&origin, 2, "");
@@ -330,9 +331,14 @@ fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
             _ => assert_eq!(asking.client().send("POST", path, "Content-Length: 0").status(), 204),
         }
         assert_eq!(named.get(path, "").text(), before, "{what}: this one has not heard of it");
+        let (asked_before, after) = (origin.count(), version.load(Ordering::SeqCst).to_string());
         let answer = asking.get(path, "");
-        assert_eq!(answer.text(), version.load(Ordering::SeqCst).to_string(), "{what}: {:?}", answer.head);
-        assert_eq!(asking.get(path, "").text(), version.load(Ordering::SeqCst).to_string(), "{what}: and it stays");
+        assert_eq!(answer.text(), after, "{what}: {:?}", answer.head);
+        assert_eq!(asking.get(path, "").text(), after, "{what}: and it stays");
+        // The named node is told, and has fetched anew: for all.
+        let answer = named.get(path, "");
+        assert_eq!((answer.text(), answer.hit()), (after, Some("memory")), "{what}");
+        assert_eq!(origin.count(), asked_before + 1, "{what}");
     }
 }
 
