@@ -346,6 +346,37 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
             "",
             "admin.token: it is empty, and admin.listen = \"0.0.0.0:9090\" can be reached",
         ),
+        ("[peers]\nlist = [\"http://127.0.0.1:1\"]", "", "peers.listen: it is off, and the other nodes would ask"),
+        ("[peers]\nlisten = \"127.0.0.1:1\"", "", "peers.list: it is empty, and so is peers.name"),
+        (
+            "[peers]\nlisten = \"127.0.0.1:1\"\nname = \"a:1\"\nlist = [\"b:1\"]\ntoken = \"0123456789abcdef\"",
+            "",
+            "peers.name: peers.list names the nodes as well",
+        ),
+        (
+            "[peers]\nlisten = \"10.0.0.2:1\"\nlist = [\"127.0.0.1:1\"]",
+            "",
+            "peers.token: it is empty, and peers.listen",
+        ),
+        (
+            "[peers]\nlisten = \"127.0.0.1:1\"\nlist = [\"a:1\"]",
+            "",
+            "peers.token: it is empty, and http://a:1 is another",
+        ),
+        (
+            "[peers]\nlisten = \"127.0.0.1:1\"\nlist = [\"a:1\"]\ntoken = \"short\"",
+            "",
+            "peers.token: it has 5 characters, few enough to be guessed",
+        ),
+        ("[peers]\nlisten = \"127.0.0.1:1\"\nlist = [\"localhost:1\", \"localhost:1\"]", "", "is in it twice"),
+        ("[peers]\nlisten = \"unix:/a\"", "", "f: peers.listen: \"unix:/a\" is a unix socket, which other nodes can't"),
+        ("[peers]\nlist = [\"unix:/a\"]", "", "f: peers.list: [\"unix:/a\"] has \"unix:/a\", which is not"),
+        (
+            "[peers]\nlisten = \"https://127.0.0.1:1\"\nname = \"localhost:1\"",
+            "",
+            "tls.certificate: there is none for peers",
+        ),
+        ("[peers]\nlisten = \"127.0.0.1:8080\"\nname = \"localhost:1\"", "", "8080"),
         ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
         ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
     ] {
