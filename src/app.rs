@@ -122,12 +122,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
 
     let stop = CancellationToken::new();
     let acme = acme.map(|acme| control.spawn(acme.run(stop.clone())));
-    let for_peers = Arc::new(settings_for_peers(&config.server));
+    let for_peers = ForPeers::new(&config.server, threads, &clock);
     let server = Arc::new(config.server);
-    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock.clone()));
-    // What peers ask is no request of a client.
-    let of_peers = Metrics::new(threads);
-    let refusals_of_peers = Arc::new(Refusals::new(Arc::clone(&of_peers), clock));
+    let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock));
     let mut admin_address = None;
     if let Some((sockets, bound)) = admin {
         let (limits, refusals) = (Arc::clone(&server), Arc::clone(&refusals));
@@ -150,20 +147,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             let (drain_timeout, stop) = (server.drain_timeout, stop.clone());
             (resp::Worker { server: Arc::clone(&objects), counters, drain_timeout, stop }, sockets)
         });
-        let peers = peer_sockets.next().map(|sockets| {
-            let worker = Worker {
-                audience: Audience::Peers,
-                proxy: Arc::clone(&proxy),
-                config: Arc::clone(&for_peers),
-                metrics: of_peers.worker(index),
-                tls: tls.clone(),
-                under_way: Arc::default(),
-                refusals: Arc::clone(&refusals_of_peers),
-                stop: stop.clone(),
-            };
-            (worker, sockets)
-        });
-        let worker = Worker {
+        let clients = Worker {
             audience: Audience::Clients,
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server),
@@ -173,7 +157,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             refusals: Arc::clone(&refusals),
             stop: stop.clone(),
         };
-        workers.push(start_worker(index, (worker, sockets), peers, objects).map_err(StartError::Runtime)?);
+        let peers = peer_sockets.next().map(|sockets| (for_peers.worker(index, &clients), sockets));
+        workers.push(start_worker(index, (clients, sockets), peers, objects).map_err(StartError::Runtime)?);
     }
     Ok(Running {
         addresses,
@@ -370,15 +355,40 @@ fn bind_peers(config: &Config, workers: usize) -> Result<Option<(Vec<Sockets>, L
     Ok(bound.into_iter().next().map(|bound| (sockets, bound)))
 }
 
-/// Returns the settings of the peers' listener: those of the public ones, with room for the fields that a node adds to
-/// those of its client.
-fn settings_for_peers(server: &ServerConfig) -> ServerConfig {
-    ServerConfig {
-        max_headers: server.max_headers + 16,
-        max_header_size: server.max_header_size + (16 << 10),
-        proxy_protocol: Vec::new(),
-        h2c: false,
-        ..server.clone()
+/// What the workers of the peers' listener have of their own. What peers ask is no request of a client, and counts apart.
+struct ForPeers {
+    config: Arc<ServerConfig>,
+    metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
+}
+
+impl ForPeers {
+    /// Takes the settings of the public listeners, with room for the fields that a node adds to those of its client.
+    fn new(server: &ServerConfig, threads: usize, clock: &Clock) -> Self {
+        let metrics = Metrics::new(threads);
+        let config = ServerConfig {
+            max_headers: server.max_headers + 16,
+            max_header_size: server.max_header_size + (16 << 10),
+            proxy_protocol: Vec::new(),
+            h2c: false,
+            ..server.clone()
+        };
+        let refusals = Arc::new(Refusals::new(Arc::clone(&metrics), clock.clone()));
+        Self { config: Arc::new(config), metrics, refusals }
+    }
+
+    /// Makes the worker for peers on the thread of a public one.
+    fn worker(&self, index: usize, clients: &Worker) -> Worker {
+        Worker {
+            audience: Audience::Peers,
+            proxy: Arc::clone(&clients.proxy),
+            config: Arc::clone(&self.config),
+            metrics: self.metrics.worker(index),
+            tls: clients.tls.clone(),
+            under_way: Arc::default(),
+            refusals: Arc::clone(&self.refusals),
+            stop: clients.stop.clone(),
+        }
     }
 }
 

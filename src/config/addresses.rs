@@ -110,6 +110,16 @@ fn is_local(address: &Listen) -> bool {
     }
 }
 
+/// Returns whether an address is on this machine.
+fn is_near(address: &Address) -> bool {
+    match address {
+        Address::Tcp { host, .. } => {
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        }
+        Address::Unix(_) => true,
+    }
+}
+
 impl Config {
     /// Every listener, with its key.
     fn listeners(&self) -> Vec<(&'static str, &Listen)> {
@@ -181,12 +191,6 @@ impl Config {
         if !peers.is_on() {
             told.push("peers.list: it is empty, and so is peers.name; name all nodes, or take peers.listen out".into());
         }
-        let is_near = |address: &Address| match address {
-            Address::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-            }
-            Address::Unix(_) => true,
-        };
         let far = peers.list.iter().chain(&peers.name).find(|address| !is_near(address));
         if peers.token.is_empty() {
             if !is_local(listen) {
@@ -238,6 +242,17 @@ impl Config {
         told
     }
 
+    /// Returns a warning of nodes that do not hear of each other's purges.
+    fn peers_without_a_bucket(&self) -> Option<String> {
+        let is_shared = matches!(self.durable.location, Location::S3 { .. });
+        let far = self.peers.list.iter().chain(&self.peers.name).find(|address| !is_near(address));
+        far.filter(|_| !is_shared).map(|far| {
+            format!(
+                "durable.url: it is no bucket, so {far} does not hear of purges on this node; name a bucket that all nodes share, or purge each node"
+            )
+        })
+    }
+
     /// Returns warnings of upstreams that no request goes to.
     fn unused_upstreams(&self) -> Vec<String> {
         let is_named = |name: &str| self.rules.iter().any(|rule| rule.upstream.as_deref() == Some(name));
@@ -264,7 +279,8 @@ impl Config {
                 "tls.acme.domains: its certificates are not used, since no address of server.listen begins with https://; add one, such as \"https://0.0.0.0:443\"".into(),
             );
         }
-        if !self.tls.certificates.is_empty() && self.tls_listener().is_none() {
+        let has_tls_for_peers = matches!(self.peers_listen, Some(Listen::Tls(_)));
+        if !self.tls.certificates.is_empty() && self.tls_listener().is_none() && !has_tls_for_peers {
             told.push(
                 "tls.certificate: it is not used, since no address of server.listen begins with https://; add one, or take it out".into(),
             );
@@ -342,6 +358,7 @@ impl Config {
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
         told.extend(self.unused_tls());
+        told.extend(self.peers_without_a_bucket());
         told.extend(self.unused_upstreams());
         for name in &self.stray_variables {
             told.push(format!(

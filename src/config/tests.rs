@@ -346,6 +346,16 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
             "",
             "admin.token: it is empty, and admin.listen = \"0.0.0.0:9090\" can be reached",
         ),
+        ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
+        ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
+    ] {
+        assert_told(text, sets, expected);
+    }
+}
+
+#[test]
+fn mistakes_in_what_is_said_of_peers_are_told() {
+    for (text, sets, expected) in [
         ("[peers]\nlist = [\"http://127.0.0.1:1\"]", "", "peers.listen: it is off, and the other nodes would ask"),
         ("[peers]\nlisten = \"127.0.0.1:1\"", "", "peers.list: it is empty, and so is peers.name"),
         (
@@ -377,8 +387,6 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
             "tls.certificate: there is none for peers",
         ),
         ("[peers]\nlisten = \"127.0.0.1:8080\"\nname = \"localhost:1\"", "", "8080"),
-        ("[log]\nlevel = \"loud\"", "", "f: log.level: \"loud\" is not one of"),
-        ("[[rule]]\ntimeout = \"1h\"", "", "f: rule[0].path: it is missing"),
     ] {
         assert_told(text, sets, expected);
     }

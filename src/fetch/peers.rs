@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Response};
+use http::header;
+use http::{Method, Response, StatusCode};
 
 use super::fetch::{Fetch, Wish};
 use super::fetcher::{Fetcher, clean_response};
@@ -87,7 +88,7 @@ impl Fetch {
                 }
                 PeerReply::Shared(mut response, facts) => {
                     clean_response(response.headers_mut(), &self.fetcher.clock);
-                    if response.headers().contains_key(NO_VARY_SEARCH) {
+                    if response.headers().contains_key(NO_VARY_SEARCH) || self.has_newer(&response) {
                         return None;
                     }
                     let (key, vector) = (&self.order.asked.exact, &facts.version_vector);
@@ -106,6 +107,14 @@ impl Fetch {
                 PeerReply::None => return None,
             }
         }
+    }
+
+    /// Returns whether the response to be validated is newer than what a peer gives in its place: nobody sees a page go back.
+    fn has_newer(&self, response: &Response<UpstreamBody>) -> bool {
+        let age = response.headers().get(header::AGE).and_then(|age| age.to_str().ok()?.parse::<i64>().ok());
+        let fetched = self.fetcher.clock.now().plus_millis(age.unwrap_or(0).saturating_mul(-1000));
+        response.status() != StatusCode::NOT_MODIFIED
+            && self.order.held.validate.as_ref().is_some_and(|stored| stored.head.response_time() > fetched)
     }
 
     async fn ask_peer(&self, wish: Wish<'_>, purges: Option<&str>, patience: Duration) -> Option<PeerReply> {

@@ -11,6 +11,7 @@ use super::protocol::{self, PeerFacts, Question, Verdict};
 use super::roster::{Node, Peers, Tried};
 use crate::base::{PeerOutcome, Stopwatch};
 use crate::entry::VersionVector;
+use crate::upstream::connect::is_our_own;
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{
     Errand, Informational, InformationalSender, OriginRequest, RequestBody, Transfer, UpstreamBody, UpstreamError,
@@ -55,8 +56,8 @@ pub(crate) enum PeerReply {
 /// The end of one attempt.
 enum Attempt {
     Replied(PeerReply),
-    /// Another peer may do better.
-    Failed(PeerOutcome, String),
+    /// Another peer may do better. The reason is why this one is not asked any more; `None`: it says nothing of it.
+    Failed(PeerOutcome, Option<String>),
 }
 
 impl Peers {
@@ -77,8 +78,7 @@ impl Peers {
                 }
                 Attempt::Failed(outcome, why) => {
                     self.metrics.peers.asked(outcome);
-                    // What can't be understood says nothing of other requests.
-                    if outcome != PeerOutcome::Strange {
+                    if let Some(why) = why {
                         node.set_down(&why);
                     }
                 }
@@ -90,7 +90,7 @@ impl Peers {
 
     async fn attempt(&self, node: &Arc<Node>, request: &PeerRequest<'_>, begun: Stopwatch) -> Attempt {
         let Some(credential) = node.credential() else {
-            return Attempt::Failed(PeerOutcome::Failed, "it was found down".into());
+            return Attempt::Failed(PeerOutcome::Failed, None);
         };
         let timeout = self.config.timeout;
         let heard = Arc::new(Heard { last: Mutex::new(Stopwatch::start()), onward: request.informational.cloned() });
@@ -123,16 +123,21 @@ impl Peers {
             biased;
             answered = node.upstream.send(&sent, RequestBody::Empty) => answered,
             () = heard.silence(timeout) => {
-                return Attempt::Failed(PeerOutcome::Silent, format!("it said nothing for {timeout:?}"));
+                return Attempt::Failed(PeerOutcome::Silent, Some(format!("it said nothing for {timeout:?}")));
             }
             () = tokio::time::sleep(patience) => return Attempt::Replied(PeerReply::None),
         };
         match answered {
             Ok(response) => read(response),
             Err(UpstreamError::Malformed(_) | UpstreamError::TooLargeHead(_) | UpstreamError::TooManyFields(_)) => {
-                Attempt::Failed(PeerOutcome::Strange, String::new())
+                Attempt::Failed(PeerOutcome::Strange, None)
             }
-            Err(error) => Attempt::Failed(PeerOutcome::Failed, error.to_string()),
+            Err(UpstreamError::Connect(error)) if is_our_own(&error) => Attempt::Failed(PeerOutcome::Failed, None),
+            Err(UpstreamError::Connect(error)) => Attempt::Failed(PeerOutcome::Failed, Some(error.to_string())),
+            Err(UpstreamError::ConnectTimeout) => {
+                Attempt::Failed(PeerOutcome::Failed, Some("it accepted no connection in time".into()))
+            }
+            Err(_) => Attempt::Failed(PeerOutcome::Failed, Some("its answer broke off".into())),
         }
     }
 }
@@ -142,7 +147,7 @@ fn read(mut response: Response<UpstreamBody>) -> Attempt {
     match Verdict::of(response.headers()) {
         Some(Verdict::Shared) => match protocol::take_facts(response.headers_mut()) {
             Some(facts) => Attempt::Replied(PeerReply::Shared(response, facts)),
-            None => Attempt::Failed(PeerOutcome::Strange, String::new()),
+            None => Attempt::Failed(PeerOutcome::Strange, None),
         },
         Some(Verdict::Own) => {
             protocol::remove_all(response.headers_mut());
@@ -150,8 +155,8 @@ fn read(mut response: Response<UpstreamBody>) -> Attempt {
         }
         Some(Verdict::Declined) => Attempt::Replied(PeerReply::None),
         // Another process has its address now: a greeting tells.
-        Some(Verdict::Refused) => Attempt::Failed(PeerOutcome::Failed, "it is another process now".into()),
-        Some(Verdict::Greeting | Verdict::Waits) | None => Attempt::Failed(PeerOutcome::Strange, String::new()),
+        Some(Verdict::Refused) => Attempt::Failed(PeerOutcome::Failed, Some("it is another process now".into())),
+        Some(Verdict::Greeting | Verdict::Waits) | None => Attempt::Failed(PeerOutcome::Strange, None),
     }
 }
 

@@ -178,7 +178,7 @@ impl Secrets {
         if !is_same(fields.get(CREDENTIAL), &self.own) {
             return Received::Refused;
         }
-        let known = fields.get(KNOWN).and_then(|known| vector_of(known)).unwrap_or_default();
+        let known = fields.get(KNOWN).and_then(vector_of).unwrap_or_default();
         let patience = fields.get(PATIENCE).and_then(|patience| patience.to_str().ok()?.parse().ok());
         let patience = Duration::from_millis(patience.unwrap_or(1000));
         let is_own = fields.get(ID).is_some_and(|id| *id == self.id);
@@ -298,7 +298,7 @@ fn text_of(vector: &VersionVector) -> String {
 
 fn vector_of(text: &HeaderValue) -> Option<VersionVector> {
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();

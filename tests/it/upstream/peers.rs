@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use larder::base::Clock;
 
-use crate::support::{Answer, Client, Gate, Larder, Origin, Process, START, at_once, eventually, metric};
+use crate::support::{
+    Answer, Authority, Client, Gate, Larder, Origin, Place, Process, START, at_once, eventually, metric,
+};
 
 /// What the nodes of a test have in common.
 const TOKEN: &str = "peers.token=a-secret-of-all-nodes";
@@ -197,7 +199,9 @@ fn a_node_that_hangs_is_skipped_and_one_that_waits_for_the_application_is_not() 
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(origin.count(), 1, "the node that waits for the application says so");
     gate.open();
-    waiting.into_iter().for_each(|crowd| assert!(crowd.join().expect("no panic").iter().all(|a| a.status() == 200)));
+    for crowd in waiting {
+        assert!(crowd.join().expect("no panic").iter().all(|answer| answer.status() == 200));
+    }
     let path = path_of(processes.nodes[0].admin, &address);
     // So that no greeting finds it out before a request does.
     hanging.signal("-STOP");
@@ -215,7 +219,7 @@ fn a_node_that_hangs_is_skipped_and_one_that_waits_for_the_application_is_not() 
 
 /// Returns a path in the share of the node with this address.
 fn path_of(admin: std::net::SocketAddr, address: &str) -> &'static str {
-    (0..).map(|n| format!("/of/{n}")).find(|path| named(admin, path).ends_with(address)).expect("some").leak()
+    (0..10_000).map(|n| format!("/of/{n}")).find(|path| named(admin, path).ends_with(address)).expect("some").leak()
 }
 
 #[test]
@@ -245,8 +249,8 @@ fn nodes_with_other_tokens_neither_ask_nor_answer_each_other() {
 #[test]
 fn a_client_reaches_nothing_on_the_listener_of_the_peers_and_is_no_peer_elsewhere() {
     let origin = Origin::new(|seen, reply| {
-        let told = format!("Cache-Control: max-age=60\nlarder-peer-verdict: own\nlarder-peer-tags: x");
-        reply.send(200, &told, &format!("{:?}", seen.head));
+        let told = "Cache-Control: max-age=60\nlarder-peer-verdict: own\nlarder-peer-tags: x";
+        reply.send(200, told, &format!("{:?}", seen.head));
     });
     let nodes = Nodes::start(&origin, 2, "");
     for address in &nodes.addresses {
@@ -293,10 +297,12 @@ fn nodes_of_which_each_takes_the_next_for_the_named_one_answer_all() {
         wait_for_peers(node.admin, &[addresses[n].clone(), next(n)], 1);
     }
     let goes_round = |path: &String| (0..3).all(|n| named(nodes[n].admin, path).ends_with(&next(n)));
-    let path: &'static str = (0..).map(|n| format!("/{n}")).find(goes_round).expect("one in eight").leak();
+    let path: &'static str = (0..10_000).map(|n| format!("/{n}")).find(goes_round).expect("one in eight").leak();
     let crowds: Vec<_> = nodes.iter().map(|node| node.crowd(20, path)).collect();
     // Twenty clients each, which wait for the next node, and the one that asks on behalf of those of the last.
-    nodes.iter().for_each(|node| node.wait_for_waiting(21));
+    for node in &nodes {
+        node.wait_for_waiting(21);
+    }
     gate.open();
     for crowd in crowds {
         assert!(crowd.join().expect("no panic").iter().all(|answer| answer.text() == path));
@@ -435,7 +441,7 @@ fn variants_are_told_apart_by_what_each_client_sends() {
     }
     assert_eq!(origin.count(), 3);
     // At once, and by all.
-    let waiting: Vec<_> = nodes.nodes.iter().cloned().collect();
+    let waiting = nodes.nodes.clone();
     let answers = at_once(60, move |n| {
         let language = ["it", "es", "pt"][n % 3];
         (language, waiting[n / 3 % 3].get("/other", &format!("Accept-Language: {language}")).text())
@@ -601,4 +607,99 @@ fn a_node_without_its_own_address_in_the_list_finds_that_out() {
     assert_eq!(node.metric(&format!("larder_peer_own{{address=\"http://{}\"}} ", addresses[1])), 0);
     assert_eq!(node.get("/a", "").status(), 200, "nobody answers there, so it asks by itself");
     assert_eq!(Client::connect(node.admin).get("/readyz", "").status(), 200);
+}
+
+#[test]
+fn of_a_bucket_the_named_node_takes_care_and_a_purge_is_one_request_of_all() {
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::new({
+        let version = Arc::clone(&version);
+        move |_, reply| reply.send(200, "Cache-Control: max-age=6000", &version.load(Ordering::SeqCst).to_string())
+    });
+    let place = Place::s3();
+    let nodes = Nodes::start(&origin, 3, &place.sets.join("\n"));
+    let (named, others) = nodes.named("/page");
+    let (named, one, other) = (&nodes.nodes[named], &nodes.nodes[others[0]], &nodes.nodes[others[1]]);
+    let written = |node: &Larder| {
+        node.settle();
+        node.metric("larder_durable_entries_total ")
+    };
+    for node in [one, other, named] {
+        assert_eq!(node.get("/page", "").text(), "1");
+    }
+    assert_eq!((origin.count(), written(one), written(other), written(named)), (1, 0, 0, 1));
+    version.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(one.purge("http://site.example/page").status(), 200);
+    assert_eq!(one.get("/page", "").text(), "2");
+    for node in [named, other] {
+        eventually("it has heard of the purge", || node.get("/page", "").text() == "2");
+    }
+    assert_eq!(origin.count(), 2, "one after the purge, for all");
+    assert_eq!((written(one) <= 1, written(other)), (true, 0), "a tombstone at most");
+}
+
+#[test]
+fn nodes_that_a_name_leads_to_speak_tls_and_find_each_other() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("this machine has no ::1");
+        return;
+    }
+    let authority = Authority::new();
+    let pair = authority.write("peers", &authority.server(&["localhost"]));
+    let (origin, gate) = Origin::gated();
+    let clock = Clock::manual(START);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nodes: Vec<_> = ["127.0.0.1", "[::1]"]
+        .iter()
+        .map(|host| {
+            let sets = format!(
+                "peers.listen=https://{host}:{port}\npeers.name=https://localhost:{port}\n{TOKEN}\npeers.interval=100ms\n\
+                 peers.ca_file={}\ntls.certificate=[{pair}]",
+                authority.file().display(),
+            );
+            Larder::at(&origin.url(), &sets, clock.clone())
+        })
+        .collect();
+    for node in &nodes {
+        for host in ["127.0.0.1", "[::1]"] {
+            let line = format!("larder_peer_up{{address=\"https://{host}:{port}\"}} ");
+            eventually("it is up", || node.metric("larder_peer_up{") > 0 && node.metric(&line) == 1);
+        }
+    }
+    let crowds: Vec<_> = nodes.iter().map(|node| node.crowd(10, "/slow")).collect();
+    for node in &nodes {
+        node.wait_for_waiting(10);
+    }
+    gate.open();
+    assert!(crowds.into_iter().flat_map(|crowd| crowd.join().unwrap()).all(|answer| answer.text() == "/slow"));
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn no_page_goes_back_to_what_a_peer_has_of_it() {
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::new({
+        let version = Arc::clone(&version);
+        move |_, reply| {
+            let version = version.load(Ordering::SeqCst);
+            // The second one expires sooner.
+            let fields = format!("Cache-Control: max-age={}", if version == 1 { 600 } else { 2 });
+            reply.send(200, &fields, &version.to_string());
+        }
+    });
+    let mut processes = Processes::start(&origin.url(), 2, &["peers.timeout=200ms"]);
+    let (address, named) = processes.take_named("/page");
+    let asking = &processes.nodes[0];
+    assert_eq!(named.get("/page", "").text(), "1");
+    version.fetch_add(1, Ordering::SeqCst);
+    named.signal("-STOP");
+    assert_eq!(asking.get("/page", "").text(), "2");
+    named.signal("-CONT");
+    wait_for_peers(asking.admin, &[address], 1);
+    eventually("it expires", || {
+        let answer = asking.get("/page", "");
+        assert_eq!(answer.text(), "2", "and not 1, which the named node still has");
+        answer.fwd() == Some("stale")
+    });
+    assert_eq!(named.get("/page", "").text(), "1");
 }
