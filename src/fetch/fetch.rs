@@ -244,7 +244,7 @@ impl Fetch {
         let request_time = self.fetcher.clock.now();
         match self.ask_origin(Wish::Whole).await {
             Ok(answer) => {
-                let times = (request_time, self.fetcher.clock.now());
+                let times = self.times_since(request_time);
                 let decision = self.decide(&answer, times, false, Validates::No);
                 self.settle(decision, answer, times)
             }
@@ -258,7 +258,7 @@ impl Fetch {
             Ok(answer) => answer,
             Err(error) => return self.in_place_of(error),
         };
-        let times = (request_time, self.fetcher.clock.now());
+        let times = self.times_since(request_time);
         let asked_for_range =
             answer.status() != StatusCode::PARTIAL_CONTENT || self.fields_for(wish).contains_key(header::RANGE);
         match self.decide(&answer, times, asked_for_range, Validates::Yes) {

@@ -12,7 +12,6 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header;
 use http::{Method, Response, StatusCode};
 
 use super::fetch::{Fetch, Wish};
@@ -21,6 +20,7 @@ use super::order::{Order, Route};
 use crate::base::{PeerOutcome, Stopwatch};
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::search::NO_VARY_SEARCH;
+use crate::rfc9111::timestamp::Timestamp;
 use crate::store::{Durability, Purge, PurgeStamp, PurgeTarget};
 use crate::upstream::forwarding::Onward;
 use crate::upstream::{PeerReply, PeerRequest, UpstreamBody, UpstreamError, put_word, word_of};
@@ -53,6 +53,13 @@ impl Fetch {
     /// Returns whether the response came from a peer.
     pub(super) fn is_by_peer(&self) -> bool {
         self.order.told_by_peer.is_some()
+    }
+
+    /// Returns the times of a request that was sent at `request_time`, and of its response, which has just come. The `Age` of
+    /// a peer's response has the time for which the origin was waited for: that is not added once more.
+    pub(super) fn times_since(&self, request_time: Timestamp) -> (Timestamp, Timestamp) {
+        let now = self.fetcher.clock.now();
+        (if self.is_by_peer() { now } else { request_time }, now)
     }
 
     /// Returns whether the response came from a peer that keeps it in the durable tier of all.
@@ -88,7 +95,9 @@ impl Fetch {
                 }
                 PeerReply::Shared(mut response, facts) => {
                     clean_response(response.headers_mut(), &self.fetcher.clock);
-                    if response.headers().contains_key(NO_VARY_SEARCH) || self.has_newer(&response) {
+                    if response.headers().contains_key(NO_VARY_SEARCH)
+                        || self.has_newer(response.status(), facts.held_for)
+                    {
                         return None;
                     }
                     let (key, vector) = (&self.order.asked.exact, &facts.version_vector);
@@ -110,10 +119,9 @@ impl Fetch {
     }
 
     /// Returns whether the response to be validated is newer than what a peer gives in its place: nobody sees a page go back.
-    fn has_newer(&self, response: &Response<UpstreamBody>) -> bool {
-        let age = response.headers().get(header::AGE).and_then(|age| age.to_str().ok()?.parse::<i64>().ok());
-        let fetched = self.fetcher.clock.now().plus_millis(age.unwrap_or(0).saturating_mul(-1000));
-        response.status() != StatusCode::NOT_MODIFIED
+    fn has_newer(&self, status: StatusCode, held_for: i64) -> bool {
+        let fetched = self.fetcher.clock.now().plus_millis(held_for.saturating_neg());
+        status != StatusCode::NOT_MODIFIED
             && self.order.held.validate.as_ref().is_some_and(|stored| stored.head.response_time() > fetched)
     }
 

@@ -174,7 +174,8 @@ impl Proxy {
         match for_peer.as_ref().map(ForPeer::head) {
             Some(Some(head)) => {
                 write_verdict(fields, Verdict::Shared);
-                if write_facts(fields, &head.version_vector, head.tags()) {
+                let held_for = self.fetcher.clock.now().millis_since(head.response_time());
+                if write_facts(fields, &head.version_vector, head.tags(), held_for) {
                     counters.answered(PeerAnswer::Shared);
                     return (status, response);
                 }

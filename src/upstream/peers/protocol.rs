@@ -32,9 +32,10 @@ const PURGES: HeaderName = HeaderName::from_static("larder-peer-purges");
 const SUBJECT: HeaderName = HeaderName::from_static("larder-peer-subject");
 const VERDICT: HeaderName = HeaderName::from_static("larder-peer-verdict");
 const TAGS: HeaderName = HeaderName::from_static("larder-peer-tags");
+const HELD_FOR: HeaderName = HeaderName::from_static("larder-peer-held-for");
 
 /// The most bytes of the tags of an answer. A response with more is not given to peers.
-const MAX_TAGS: usize = 32 << 10;
+const MAX_TAGS: usize = 512 << 10;
 
 /// What a peer says of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,8 @@ pub(crate) struct PeerFacts {
     pub(crate) version_vector: VersionVector,
     /// The tags that it can be purged by.
     pub(crate) tags: Vec<String>,
+    /// The milliseconds since it came from the origin.
+    pub(crate) held_for: i64,
 }
 
 /// What a node says of itself and its client with a question.
@@ -227,7 +230,12 @@ pub(crate) fn write_verdict(answer: &mut HeaderMap, verdict: Verdict) {
 }
 
 /// Writes to the fields of a shared response, behind the verdict, what is told of it. Returns `false` if that is too much.
-pub(crate) fn write_facts(answer: &mut HeaderMap, version_vector: &VersionVector, tags: &[String]) -> bool {
+pub(crate) fn write_facts(
+    answer: &mut HeaderMap,
+    version_vector: &VersionVector,
+    tags: &[String],
+    held_for: i64,
+) -> bool {
     let mut told = String::new();
     for tag in tags {
         if !told.is_empty() {
@@ -243,6 +251,7 @@ pub(crate) fn write_facts(answer: &mut HeaderMap, version_vector: &VersionVector
     };
     answer.insert(KNOWN, known);
     answer.insert(TAGS, told);
+    answer.insert(HELD_FOR, HeaderValue::from(held_for));
     true
 }
 
@@ -251,8 +260,9 @@ pub(super) fn take_facts(answer: &mut HeaderMap) -> Option<PeerFacts> {
     let version_vector = vector_of(answer.get(KNOWN)?)?;
     let told = answer.get(TAGS)?.to_str().ok()?;
     let tags = told.split(',').filter(|tag| !tag.is_empty()).map(word_of).collect::<Option<_>>()?;
+    let held_for = answer.get(HELD_FOR)?.to_str().ok()?.parse().ok()?;
     remove_all(answer);
-    Some(PeerFacts { version_vector, tags })
+    Some(PeerFacts { version_vector, tags, held_for })
 }
 
 /// Removes every field of peers.
@@ -349,12 +359,15 @@ mod tests {
         for tags in [&[][..], &["a", "b,c", "50 %", "größe", "\n"]] {
             let tags: Vec<String> = tags.iter().map(ToString::to_string).collect();
             let mut fields = HeaderMap::new();
-            assert!(write_facts(&mut fields, &vector, &tags));
-            assert_eq!(take_facts(&mut fields), Some(PeerFacts { version_vector: vector.clone(), tags }));
+            assert!(write_facts(&mut fields, &vector, &tags, 1234));
+            assert_eq!(
+                take_facts(&mut fields),
+                Some(PeerFacts { version_vector: vector.clone(), tags, held_for: 1234 })
+            );
             assert!(fields.is_empty(), "{fields:?}");
         }
-        let many: Vec<String> = (0..1000).map(|n| format!("{n:0>100}")).collect();
-        assert!(!write_facts(&mut HeaderMap::new(), &vector, &many), "too long for a field");
+        let many: Vec<String> = (0..1000).map(|n| format!("{n:0>1000}")).collect();
+        assert!(!write_facts(&mut HeaderMap::new(), &vector, &many, 0), "too long for a field");
     }
 
     #[test]

@@ -35,7 +35,7 @@ const MAX_NODES: usize = 256;
 const FURTHER_FIELDS: usize = 8;
 
 /// The bytes that they may take.
-const FURTHER_BYTES: usize = 64 << 10;
+const FURTHER_BYTES: usize = 768 << 10;
 
 /// The time after which an operator is told that no address is this node's.
 const TO_FIND_ITSELF: Duration = Duration::from_secs(10);

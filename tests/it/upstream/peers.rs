@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use larder::base::Clock;
+use larder::downstream::Listen;
 
 use crate::support::{
     Answer, Authority, Client, Gate, Larder, Origin, Place, Process, START, at_once, eventually, metric,
@@ -617,10 +618,11 @@ fn of_a_bucket_the_named_node_takes_care_and_a_purge_is_one_request_of_all() {
         move |_, reply| reply.send(200, "Cache-Control: max-age=6000", &version.load(Ordering::SeqCst).to_string())
     });
     let place = Place::s3();
-    let nodes = Nodes::start(&origin, 3, &place.sets.join("\n"));
-    let (named, others) = nodes.named("/page");
-    let (named, one, other) = (&nodes.nodes[named], &nodes.nodes[others[0]], &nodes.nodes[others[1]]);
-    let written = |node: &Larder| {
+    let sets: Vec<&str> = place.sets.iter().map(String::as_str).collect();
+    let mut processes = Processes::start(&origin.url(), 3, &sets);
+    let (_, named) = processes.take_named("/page");
+    let (named, one, other) = (&named, &processes.nodes[0], &processes.nodes[1]);
+    let written = |node: &Process| {
         node.settle();
         node.metric("larder_durable_entries_total ")
     };
@@ -639,33 +641,28 @@ fn of_a_bucket_the_named_node_takes_care_and_a_purge_is_one_request_of_all() {
 }
 
 #[test]
-fn nodes_that_a_name_leads_to_speak_tls_and_find_each_other() {
-    if TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("this machine has no ::1");
-        return;
-    }
+fn nodes_speak_tls_with_each_other() {
     let authority = Authority::new();
-    let pair = authority.write("peers", &authority.server(&["localhost"]));
+    let pair = authority.write("peers", &authority.server(&["larder.internal"]));
     let (origin, gate) = Origin::gated();
     let clock = Clock::manual(START);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nodes: Vec<_> = ["127.0.0.1", "[::1]"]
-        .iter()
-        .map(|host| {
-            let sets = format!(
-                "peers.listen=https://{host}:{port}\npeers.name=https://localhost:{port}\n{TOKEN}\npeers.interval=100ms\n\
-                 peers.ca_file={}\ntls.certificate=[{pair}]",
-                authority.file().display(),
-            );
-            Larder::at(&origin.url(), &sets, clock.clone())
-        })
-        .collect();
-    for node in &nodes {
-        for host in ["127.0.0.1", "[::1]"] {
-            let line = format!("larder_peer_up{{address=\"https://{host}:{port}\"}} ");
-            eventually("it is up", || node.metric("larder_peer_up{") > 0 && node.metric(&line) == 1);
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses).replace("http:", "https:");
+    let node = |address: &String, ca: &str| {
+        let sets = format!(
+            "peers.listen=https://{address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.ca_file={ca}\n\
+             peers.server_name=larder.internal\ntls.certificate=[{pair}]"
+        );
+        Larder::at(&origin.url(), &sets, clock.clone())
+    };
+    let nodes: Vec<_> = addresses.iter().map(|address| node(address, &authority.file().to_string_lossy())).collect();
+    let wait_for = |admin, up| {
+        for address in &addresses {
+            let line = format!("larder_peer_up{{address=\"https://{address}\"}} ");
+            eventually(&format!("it is up: {up}"), || metric(admin, &line) == up);
         }
-    }
+    };
+    nodes.iter().map(|node| node.admin).for_each(|admin| wait_for(admin, 1));
     let crowds: Vec<_> = nodes.iter().map(|node| node.crowd(10, "/slow")).collect();
     for node in &nodes {
         node.wait_for_waiting(10);
@@ -673,6 +670,46 @@ fn nodes_that_a_name_leads_to_speak_tls_and_find_each_other() {
     gate.open();
     assert!(crowds.into_iter().flat_map(|crowd| crowd.join().unwrap()).all(|answer| answer.text() == "/slow"));
     assert_eq!(origin.count(), 1);
+    // Whoever believes another authority asks nobody.
+    let address = nodes[0].running().peers_address().and_then(Listen::tcp).expect("TLS").to_owned();
+    drop(nodes);
+    let other = Authority::new();
+    let node = node(&address, &other.file().to_string_lossy());
+    wait_for(node.admin, 0);
+}
+
+#[test]
+fn a_node_finds_itself_by_a_name() {
+    let origin = Origin::cacheable();
+    let address = free_addresses(1).remove(0);
+    let name = address.replace("127.0.0.1", "localhost");
+    let sets = format!("peers.listen={address}\npeers.name={name}\n{TOKEN}\npeers.interval=100ms");
+    let node = Larder::new(&origin, &sets);
+    let line = format!("larder_peer_own{{address=\"http://{address}\"}} 1\n");
+    eventually("it has found itself", || Client::connect(node.admin).get("/metrics", "").text().contains(&line));
+    assert_eq!(node.get("/a", "").fwd(), Some("uri-miss"));
+    assert_eq!(asked(&node, "shared"), 0, "it asks the origin, and nobody in between");
+}
+
+#[test]
+fn the_time_for_which_the_origin_was_waited_for_counts_once() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.send(200, "Cache-Control: max-age=600", "page");
+        }
+    });
+    let nodes = Nodes::start(&origin, 2, "");
+    let (named, others) = nodes.named("/page");
+    let asking = &nodes.nodes[others[0]];
+    let waiting = asking.crowd(1, "/page");
+    origin.requests.wait_for(1);
+    asking.advance(10);
+    gate.open();
+    let age = waiting.join().unwrap()[0].get("age").map(str::to_owned);
+    assert_eq!(age, nodes.nodes[named].get("/page", "").get("age").map(str::to_owned));
 }
 
 #[test]
