@@ -355,7 +355,8 @@ fn bind_peers(config: &Config, workers: usize) -> Result<Option<(Vec<Sockets>, L
     Ok(bound.into_iter().next().map(|bound| (sockets, bound)))
 }
 
-/// What the workers of the peers' listener have of their own. What peers ask is no request of a client, and counts apart.
+/// What the workers of the peers' listener have of their own. What peers ask is no request of a client, and counts
+/// apart.
 struct ForPeers {
     config: Arc<ServerConfig>,
     metrics: Arc<Metrics>,

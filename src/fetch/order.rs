@@ -61,8 +61,8 @@ pub(crate) enum Route {
     Peers,
 }
 
-/// The flights that ask a peer are others than those that ask the origin: a peer's request joins the latter alone. So no
-/// two nodes wait for each other, whatever each takes the other's share to be.
+/// The flights that ask a peer are others than those that ask the origin: a peer's request joins the latter alone. So
+/// no two nodes wait for each other, whatever each takes the other's share to be.
 const TO_PEERS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
 impl Route {

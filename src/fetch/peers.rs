@@ -1,12 +1,13 @@
 //! Asks a peer in place of the origin: which fetches do, and which of a peer's responses are taken.
 //!
 //! * A peer is asked for what is shared here: the whole of a GET, or its validation, by a flight.
-//! * **A purge that is known here is never undone.** A peer's response comes with the purges that were known when its fetch
-//!   began. If one that is known here is not among them and covers it, the response is dropped.
+//! * **A purge that is known here is never undone.** A peer's response comes with the purges that were known when its
+//!   fetch began. If one that is known here is not among them and covers it, the response is dropped.
 //!   Later purges cover it by its position, like every other.
-//! * The peer is told of such a purge once, so that it fetches anew: a purge is followed by one request to the origin, and
-//!   not by one of each node.
-//! * A fetch for a peer begins after the purges that the peer knew when it asked. So they count as known to the response.
+//! * The peer is told of such a purge once, so that it fetches anew: a purge is followed by one request to the origin,
+//!   and not by one of each node.
+//! * A fetch for a peer begins after the purges that the peer knew when it asked. So they count as known to the
+//!   response.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -55,8 +56,8 @@ impl Fetch {
         self.order.told_by_peer.is_some()
     }
 
-    /// Returns the times of a request that was sent at `request_time`, and of its response, which has just come. The `Age` of
-    /// a peer's response has the time for which the origin was waited for: that is not added once more.
+    /// Returns the times of a request that was sent at `request_time`, and of its response, which has just come. The
+    /// `Age` of a peer's response has the time for which the origin was waited for: that is not added once more.
     pub(super) fn times_since(&self, request_time: Timestamp) -> (Timestamp, Timestamp) {
         let now = self.fetcher.clock.now();
         (if self.is_by_peer() { now } else { request_time }, now)
@@ -118,7 +119,8 @@ impl Fetch {
         }
     }
 
-    /// Returns whether the response to be validated is newer than what a peer gives in its place: nobody sees a page go back.
+    /// Returns whether the response to be validated is newer than what a peer gives in its place: nobody sees a page go
+    /// back.
     fn has_newer(&self, status: StatusCode, held_for: i64) -> bool {
         let fetched = self.fetcher.clock.now().plus_millis(held_for.saturating_neg());
         status != StatusCode::NOT_MODIFIED
@@ -147,7 +149,8 @@ impl Fetch {
 /// The most purges that a peer is told of with one question, and their bytes. With more the origin is asked.
 const MOST_TOLD: (usize, usize) = (64, 8 << 10);
 
-/// Writes purges for a peer; `None`: they are too many, or of no single node, so that no fetch is known to come after them.
+/// Writes purges for a peer; `None`: they are too many, or of no single node, so that no fetch is known to come after
+/// them.
 fn text_of(purges: &[(PurgeTarget, PurgeStamp)]) -> Option<String> {
     let mut text = String::new();
     for (target, stamp) in purges {

@@ -1,13 +1,13 @@
 //! The fields by which peers know each other, and what they tell each other in them.
 //!
-//! All of them begin with `larder-peer-`. They count on the peers' own listener alone, and only behind a credential that
-//! matches. Whoever asks removes them from what its client sent; whoever answers, from what the origin sent.
+//! All of them begin with `larder-peer-`. They count on the peers' own listener alone, and only behind a credential
+//! that matches. Whoever asks removes them from what its client sent; whoever answers, from what the origin sent.
 //!
-//! * **Greeting.** A node sends a random number, with a proof that it knows the token. The peer returns its id, which is
-//!   random for each process, with a proof of its own. The token itself is never sent, and a node that meets its own id
-//!   knows which address is its own.
-//! * **Question.** A request as the origin would get it, with a credential made of the token and the peer's id: it is of
-//!   no use for any other process. It says which purges the asking node knows.
+//! * **Greeting.** A node sends a random number, with a proof that it knows the token. The peer returns its id, which
+//!   is random for each process, with a proof of its own. The token itself is never sent, and a node that meets its own
+//!   id knows which address is its own.
+//! * **Question.** A request as the origin would get it, with a credential made of the token and the peer's id: it is
+//!   of no use for any other process. It says which purges the asking node knows.
 //! * **Answer.** What the origin would have answered, and a verdict on it. A response that is shared comes with the
 //!   purges that were known when its fetch began, and with its tags.
 
@@ -229,7 +229,8 @@ pub(crate) fn write_verdict(answer: &mut HeaderMap, verdict: Verdict) {
     answer.insert(VERDICT, HeaderValue::from_static(verdict.as_str()));
 }
 
-/// Writes to the fields of a shared response, behind the verdict, what is told of it. Returns `false` if that is too much.
+/// Writes to the fields of a shared response, behind the verdict, what is told of it. Returns `false` if that is too
+/// much.
 pub(crate) fn write_facts(
     answer: &mut HeaderMap,
     version_vector: &VersionVector,
