@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::admin::Admin;
 use crate::base::{Clock, Metrics};
 use crate::config::Config;
-use crate::downstream::{Listen, ListenError, Refusals, Sockets, Worker, bind};
+use crate::downstream::{Audience, Listen, ListenError, Refusals, ServerConfig, Sockets, Worker, bind};
 use crate::entry::Budget;
 use crate::fetch::{FetchLimits, Fetcher, Flights, Memories, Origins};
 use crate::proxy::{Failures, Https, Keys, Proxy, Rules};
@@ -23,7 +23,7 @@ use crate::resp;
 use crate::store::{Durable, Memory, Purges, Store, StoreError, report_drain, s3};
 use crate::tls::acme::{Acme, Doors};
 use crate::tls::{Tls, TlsError};
-use crate::upstream::{Buffers, OriginTlsError, Spools, UploadLimits, Upstream};
+use crate::upstream::{Buffers, OriginTlsError, Peers, Spools, UploadLimits, Upstream};
 
 /// The reason why Larder did not start. Each says what to do.
 #[derive(Debug)]
@@ -65,6 +65,7 @@ pub struct Running {
     addresses: Vec<Listen>,
     admin_address: Option<Listen>,
     resp_address: Option<Listen>,
+    peers_address: Option<Listen>,
     proxy: Arc<Proxy>,
     /// `None`: there is no listener with TLS.
     tls: Option<Arc<Tls>>,
@@ -96,11 +97,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let (sockets, addresses) =
         bind("server.listen", &config.server.listen, threads, config.server.socket_mode).map_err(StartError::Listen)?;
     let resp = bind_resp(&config, threads).map_err(StartError::Listen)?;
+    let peers = bind_peers(&config, threads).map_err(StartError::Listen)?;
     let admin = config.admin.listen.as_ref().map(Admin::bind).transpose().map_err(StartError::Listen)?.flatten();
     let others = admin.iter().map(|(_, bound)| bound).chain(resp.iter().map(|(_, bound)| bound));
     let unix_sockets = unix_paths(addresses.iter().chain(others));
     let store = Arc::new(store);
     let (resp_sockets, resp_address) = resp.unzip();
+    let (peer_sockets, peers_address) = peers.unzip();
     let objects = resp::Server::new(
         config.resp.clone(),
         resp_address.clone(),
@@ -116,6 +119,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
 
     let stop = CancellationToken::new();
     let acme = acme.map(|acme| control.spawn(acme.run(stop.clone())));
+    let for_peers = ForPeers::new(&config.server, threads, &clock);
     let server = Arc::new(config.server);
     let refusals = Arc::new(Refusals::new(Arc::clone(&proxy.metrics), clock));
     let mut admin_address = None;
@@ -128,7 +132,11 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     for (_, upstream) in proxy.upstreams() {
         control.spawn(Arc::clone(upstream).watch());
     }
+    if let Some(peers) = &proxy.fetcher.peers {
+        control.spawn(Arc::clone(peers).watch());
+    }
     let mut workers = Vec::new();
+    let mut peer_sockets = peer_sockets.into_iter().flatten();
     let mut resp_sockets = resp_sockets.into_iter().flatten();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let objects = resp_sockets.next().map(|sockets| {
@@ -136,7 +144,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             let (drain_timeout, stop) = (server.drain_timeout, stop.clone());
             (resp::Worker { server: Arc::clone(&objects), counters, drain_timeout, stop }, sockets)
         });
-        let worker = Worker {
+        let clients = Worker {
+            audience: Audience::Clients,
             proxy: Arc::clone(&proxy),
             config: Arc::clone(&server),
             metrics: proxy.metrics.worker(index),
@@ -145,9 +154,22 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
             refusals: Arc::clone(&refusals),
             stop: stop.clone(),
         };
-        workers.push(start_worker(index, worker, sockets, objects).map_err(StartError::Runtime)?);
+        let peers = peer_sockets.next().map(|sockets| (for_peers.worker(index, &clients), sockets));
+        workers.push(start_worker(index, (clients, sockets), peers, objects).map_err(StartError::Runtime)?);
     }
-    Ok(Running { addresses, admin_address, resp_address, proxy, tls, stop, workers, acme, control, unix_sockets })
+    Ok(Running {
+        addresses,
+        admin_address,
+        resp_address,
+        peers_address,
+        proxy,
+        tls,
+        stop,
+        workers,
+        acme,
+        control,
+        unix_sockets,
+    })
 }
 
 /// Makes the runtime of everything but the workers: the durable tier, the admin listener, signals.
@@ -198,7 +220,8 @@ fn open_tls(
     metrics: &Arc<Metrics>,
     clock: &Clock,
 ) -> Result<Option<Arc<Tls>>, StartError> {
-    let has_listener = config.server.listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+    let mut listeners = config.server.listen.iter().chain(&config.peers_listen);
+    let has_listener = listeners.any(|listen| matches!(listen, Listen::Tls(_)));
     if !has_listener && !config.tls.acme.is_on() {
         return Ok(None);
     }
@@ -262,9 +285,16 @@ fn make_proxy(
     });
     let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
     let sticky_cookies = config.all_upstreams().map(|(_, upstream)| upstream.sticky_cookie.clone());
+    let peers = config.peers.is_on().then(|| {
+        let of_origins = config.all_upstreams().map(|(_, upstream)| upstream);
+        Peers::new(config.peers.clone(), of_origins, Arc::clone(&metrics), Arc::clone(&buffers))
+            .map_err(|error| StartError::OriginTls { section: "peers".into(), error })
+    });
+    let peers = peers.transpose()?;
     let fetcher = Fetcher {
         store,
         origins: Origins::new(upstreams, config.cache.targets.surrogate_control),
+        peers,
         clock: clock.clone(),
         memories: Memories::new(config.cache.pass_memory),
         flights: Flights::new(config.cache.collapse_limit),
@@ -317,10 +347,55 @@ fn bind_resp(config: &Config, workers: usize) -> Result<Option<(Vec<Sockets>, Li
     Ok(bound.into_iter().next().map(|bound| (sockets, bound)))
 }
 
+/// Binds the listener of the peers, if there is one, once for each of `workers`.
+fn bind_peers(config: &Config, workers: usize) -> Result<Option<(Vec<Sockets>, Listen)>, ListenError> {
+    let Some(listen) = &config.peers_listen else { return Ok(None) };
+    let (sockets, bound) = bind("peers.listen", std::slice::from_ref(listen), workers, config.server.socket_mode)?;
+    Ok(bound.into_iter().next().map(|bound| (sockets, bound)))
+}
+
+/// What the workers of the peers' listener have of their own. What peers ask is no request of a client, and counts
+/// apart.
+struct ForPeers {
+    config: Arc<ServerConfig>,
+    metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
+}
+
+impl ForPeers {
+    /// Takes the settings of the public listeners, with room for the fields that a node adds to those of its client.
+    fn new(server: &ServerConfig, threads: usize, clock: &Clock) -> Self {
+        let metrics = Metrics::new(threads);
+        let config = ServerConfig {
+            max_headers: server.max_headers + 16,
+            max_header_size: server.max_header_size + (16 << 10),
+            proxy_protocol: Vec::new(),
+            h2c: false,
+            ..server.clone()
+        };
+        let refusals = Arc::new(Refusals::new(Arc::clone(&metrics), clock.clone()));
+        Self { config: Arc::new(config), metrics, refusals }
+    }
+
+    /// Makes the worker for peers on the thread of a public one.
+    fn worker(&self, index: usize, clients: &Worker) -> Worker {
+        Worker {
+            audience: Audience::Peers,
+            proxy: Arc::clone(&clients.proxy),
+            config: Arc::clone(&self.config),
+            metrics: self.metrics.worker(index),
+            tls: clients.tls.clone(),
+            under_way: Arc::default(),
+            refusals: Arc::clone(&self.refusals),
+            stop: clients.stop.clone(),
+        }
+    }
+}
+
 fn start_worker(
     index: usize,
-    worker: Worker,
-    sockets: Sockets,
+    (worker, sockets): (Worker, Sockets),
+    peers: Option<(Worker, Sockets)>,
     objects: Option<(resp::Worker, Sockets)>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread()
@@ -337,8 +412,14 @@ fn start_worker(
                 None => Ok(()),
             }
         };
-        let both = async { tokio::try_join!(worker.run(sockets), objects) };
-        if let Err(why) = runtime.block_on(both) {
+        let peers = async {
+            match peers {
+                Some((worker, sockets)) => worker.run(sockets).await,
+                None => Ok(()),
+            }
+        };
+        let all = async { tokio::try_join!(worker.run(sockets), peers, objects) };
+        if let Err(why) = runtime.block_on(all) {
             error!("a worker ended: {why}");
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
@@ -358,6 +439,11 @@ impl Running {
     /// Returns the addresses that clients connect to, with ports filled in.
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
+    }
+
+    /// Returns the address that peers connect to, if there is one.
+    pub fn peers_address(&self) -> Option<&Listen> {
+        self.peers_address.as_ref()
     }
 
     /// Returns the address that the operator connects to, if there is one.

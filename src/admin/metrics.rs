@@ -11,12 +11,14 @@ use super::api::{Admin, AdminReply};
 use crate::base::Gauge;
 use crate::proxy::Proxy;
 use crate::store::{Durable, Index};
+use crate::upstream::PeerState;
 
 impl Admin {
     /// Renders every metric in the text format of Prometheus.
     pub(super) fn metrics(&self) -> AdminReply {
         let proxy = &self.proxy;
-        let gauges = [process(proxy).as_slice(), &upstreams(proxy), &durable(proxy), &index(proxy)].concat();
+        let gauges =
+            [process(proxy).as_slice(), &upstreams(proxy), &peers(proxy), &durable(proxy), &index(proxy)].concat();
         let mut reply = Response::new(Full::from(self.proxy.metrics.render(&gauges)));
         reply
             .headers_mut()
@@ -81,6 +83,24 @@ fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
         }
     }
     [waiting, requests, down, healthy].concat()
+}
+
+/// Measures the peers.
+fn peers(proxy: &Proxy) -> Vec<Gauge> {
+    let peers = proxy.peers();
+    let up = peers.iter().map(|(address, state)| Gauge {
+        name: "larder_peer_up",
+        help: "1 while the node answers greetings and requests.",
+        labels: vec![("address", address.clone())],
+        value: u64::from(matches!(state, PeerState::Own | PeerState::Up)),
+    });
+    let own = peers.iter().map(|(address, state)| Gauge {
+        name: "larder_peer_own",
+        help: "1 for the address that is this node's own.",
+        labels: vec![("address", address.clone())],
+        value: u64::from(*state == PeerState::Own),
+    });
+    up.chain(own).collect()
 }
 
 /// Measures memory, fetches and connections.

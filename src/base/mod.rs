@@ -19,8 +19,9 @@ pub(crate) use self::breaker::{Admission, Breaker, Probe};
 pub(crate) use self::clock::Timer;
 pub use self::clock::{Clock, Stopwatch};
 pub(crate) use self::metrics::{
-    AcmeOutcome, DurableOp, DurableOutcome, Gauge, Handshake, HandshakeFailure, Lost, Metrics, OriginOutcome, Prices,
-    RequestClass, RequestPurpose, RespClass, RespCounters, RespRefusal, Saved, Sni, Unparsed, WorkerMetrics,
+    AcmeOutcome, DurableOp, DurableOutcome, Gauge, Handshake, HandshakeFailure, Lost, Metrics, OriginOutcome,
+    PeerAnswer, PeerOutcome, Prices, RequestClass, RequestPurpose, RespClass, RespCounters, RespRefusal, Saved, Sni,
+    Unparsed, WorkerMetrics,
 };
 pub(crate) use self::recent::Recent;
 pub(crate) use self::transport::{COPIED, Transport, send_at_once};

@@ -303,6 +303,9 @@ fn run(args: &ConfigArgs) -> Result<ExitCode, ExitCode> {
     if let Some(address) = running.resp_address() {
         info!("Redis clients on {address}");
     }
+    if let Some(address) = running.peers_address() {
+        info!("peers on {address}");
+    }
     if let Some(address) = running.admin_address() {
         info!("admin on {address}");
     }

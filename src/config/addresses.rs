@@ -12,6 +12,9 @@ use crate::rfc9111::claims;
 use crate::store::Location;
 use crate::upstream::{Address, Listed, TlsConfig};
 
+/// The fewest characters of `peers.token`.
+const LEAST_TOKEN: usize = 16;
+
 /// Says how two addresses go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Overlap {
@@ -107,13 +110,24 @@ fn is_local(address: &Listen) -> bool {
     }
 }
 
+/// Returns whether an address is on this machine.
+fn is_near(address: &Address) -> bool {
+    match address {
+        Address::Tcp { host, .. } => {
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        }
+        Address::Unix(_) => true,
+    }
+}
+
 impl Config {
     /// Every listener, with its key.
     fn listeners(&self) -> Vec<(&'static str, &Listen)> {
         let public = self.server.listen.iter().map(|listen| ("server.listen", listen));
+        let peers = self.peers_listen.iter().map(|listen| ("peers.listen", listen));
         let resp = self.resp.listen.iter().map(|listen| ("resp.listen", listen));
         let admin = self.admin.listen.iter().map(|listen| ("admin.listen", listen));
-        public.chain(resp).chain(admin).collect()
+        public.chain(peers).chain(resp).chain(admin).collect()
     }
 
     fn overlaps(&self, of: Overlap) -> Vec<[(&'static str, &Listen); 2]> {
@@ -149,6 +163,7 @@ impl Config {
                 "resp.password: it is empty, and resp.listen = \"{listen}\" can be reached from other machines; set a password, or listen on a loopback address or a unix socket"
             ));
         }
+        told.extend(self.peer_mistakes());
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
         told.extend(self.tls.acme.mistakes(&self.durable.location));
@@ -156,6 +171,56 @@ impl Config {
         {
             told.push(format!(
                 "tls.certificate: there is none for server.listen = \"{listen}\"; name a chain and its key under [[tls.certificate]], or have it got by tls.acme.domains"
+            ));
+        }
+        told
+    }
+
+    /// Returns what is wrong with `[peers]`.
+    fn peer_mistakes(&self) -> Vec<String> {
+        let (peers, mut told) = (&self.peers, Vec::new());
+        if !peers.list.is_empty() && peers.name.is_some() {
+            told.push("peers.name: peers.list names the nodes as well; keep one of the two".into());
+        }
+        let Some(listen) = &self.peers_listen else {
+            if peers.is_on() {
+                told.push("peers.listen: it is off, and the other nodes would ask this one in vain; name an address that they reach".into());
+            }
+            return told;
+        };
+        if !peers.is_on() {
+            told.push("peers.list: it is empty, and so is peers.name; name all nodes, or take peers.listen out".into());
+        }
+        let far = peers.list.iter().chain(&peers.name).find(|address| !is_near(address));
+        if peers.token.is_empty() {
+            if !is_local(listen) {
+                told.push(format!(
+                    "peers.token: it is empty, and peers.listen = \"{listen}\" can be reached from other machines; set the same secret on every node"
+                ));
+            } else if let Some(far) = far {
+                told.push(format!(
+                    "peers.token: it is empty, and {far} is another machine, which anybody could be; set the same secret on every node"
+                ));
+            }
+        } else if peers.token.len() < LEAST_TOKEN {
+            told.push(format!(
+                "peers.token: it has {} characters, few enough to be guessed; take {LEAST_TOKEN} or more, such as what \"openssl rand -hex 32\" prints",
+                peers.token.len()
+            ));
+        }
+        let mut seen = Vec::new();
+        for address in &peers.list {
+            if seen.contains(&address) {
+                told.push(format!("peers.list: {address} is in it twice; name each node once"));
+            }
+            seen.push(address);
+        }
+        if let Listen::Tls(address) = listen
+            && self.tls.certificates.is_empty()
+            && !self.tls.acme.is_on()
+        {
+            told.push(format!(
+                "tls.certificate: there is none for peers.listen = \"https://{address}\"; name a chain and its key under [[tls.certificate]]"
             ));
         }
         told
@@ -191,6 +256,17 @@ impl Config {
         plain.map(told).collect()
     }
 
+    /// Returns a warning of nodes that do not hear of each other's purges.
+    fn peers_without_a_bucket(&self) -> Option<String> {
+        let is_shared = matches!(self.durable.location, Location::S3 { .. });
+        let far = self.peers.list.iter().chain(&self.peers.name).find(|address| !is_near(address));
+        far.filter(|_| !is_shared).map(|far| {
+            format!(
+                "durable.url: it is no bucket, so {far} does not hear of purges on this node; name a bucket that all nodes share, or purge each node"
+            )
+        })
+    }
+
     /// Returns warnings of upstreams that no request goes to.
     fn unused_upstreams(&self) -> Vec<String> {
         let is_named = |name: &str| self.rules.iter().any(|rule| rule.upstream.as_deref() == Some(name));
@@ -217,7 +293,8 @@ impl Config {
                 "tls.acme.domains: its certificates are not used, since no address of server.listen begins with https://; add one, such as \"https://0.0.0.0:443\"".into(),
             );
         }
-        if !self.tls.certificates.is_empty() && self.tls_listener().is_none() {
+        let has_tls_for_peers = matches!(self.peers_listen, Some(Listen::Tls(_)));
+        if !self.tls.certificates.is_empty() && self.tls_listener().is_none() && !has_tls_for_peers {
             told.push(
                 "tls.certificate: it is not used, since no address of server.listen begins with https://; add one, or take it out".into(),
             );
@@ -295,6 +372,7 @@ impl Config {
         told.extend(self.small_durable_tier());
         told.extend(self.strange_region());
         told.extend(self.unused_tls());
+        told.extend(self.peers_without_a_bucket());
         told.extend(self.unused_upstreams());
         told.extend(self.unused_origin_tls());
         for name in &self.stray_variables {

@@ -8,7 +8,7 @@ use super::reading::Reading;
 use super::sources::Sources;
 use super::table::upstream::UPSTREAMS;
 use crate::base::log;
-use crate::downstream::ServerConfig;
+use crate::downstream::{Listen, ServerConfig};
 use crate::proxy::{CacheConfig, Rule, Transfers};
 use crate::upstream::Transfer;
 use crate::upstream::forwarding::Trust;
@@ -31,6 +31,10 @@ pub struct Config {
     pub memory: store::MemoryConfig,
     /// `[durable]`
     pub durable: store::DurableConfig,
+    /// `peers.listen`: the address that other nodes connect to; `None`: no listener.
+    pub peers_listen: Option<Listen>,
+    /// The rest of `[peers]`
+    pub peers: upstream::PeersConfig,
     /// `[resp]`
     pub resp: resp::Config,
     /// `[admin]`

@@ -354,6 +354,45 @@ fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
 }
 
 #[test]
+fn mistakes_in_what_is_said_of_peers_are_told() {
+    for (text, sets, expected) in [
+        ("[peers]\nlist = [\"http://127.0.0.1:1\"]", "", "peers.listen: it is off, and the other nodes would ask"),
+        ("[peers]\nlisten = \"127.0.0.1:1\"", "", "peers.list: it is empty, and so is peers.name"),
+        (
+            "[peers]\nlisten = \"127.0.0.1:1\"\nname = \"a:1\"\nlist = [\"b:1\"]\ntoken = \"0123456789abcdef\"",
+            "",
+            "peers.name: peers.list names the nodes as well",
+        ),
+        (
+            "[peers]\nlisten = \"10.0.0.2:1\"\nlist = [\"127.0.0.1:1\"]",
+            "",
+            "peers.token: it is empty, and peers.listen",
+        ),
+        (
+            "[peers]\nlisten = \"127.0.0.1:1\"\nlist = [\"a:1\"]",
+            "",
+            "peers.token: it is empty, and http://a:1 is another",
+        ),
+        (
+            "[peers]\nlisten = \"127.0.0.1:1\"\nlist = [\"a:1\"]\ntoken = \"short\"",
+            "",
+            "peers.token: it has 5 characters, few enough to be guessed",
+        ),
+        ("[peers]\nlisten = \"127.0.0.1:1\"\nlist = [\"localhost:1\", \"localhost:1\"]", "", "is in it twice"),
+        ("[peers]\nlisten = \"unix:/a\"", "", "f: peers.listen: \"unix:/a\" is a unix socket, which other nodes can't"),
+        ("[peers]\nlist = [\"unix:/a\"]", "", "f: peers.list: [\"unix:/a\"] has \"unix:/a\", which is not"),
+        (
+            "[peers]\nlisten = \"https://127.0.0.1:1\"\nname = \"localhost:1\"",
+            "",
+            "tls.certificate: there is none for peers",
+        ),
+        ("[peers]\nlisten = \"127.0.0.1:8080\"\nname = \"localhost:1\"", "", "8080"),
+    ] {
+        assert_told(text, sets, expected);
+    }
+}
+
+#[test]
 fn mistakes_in_lists_of_fields_and_in_rules_are_told() {
     for (text, sets, expected) in [
         (

@@ -149,6 +149,37 @@ fn optional_listen(text: &str) -> Result<Option<Listen>, String> {
     plain_listen(text).map(Some).map_err(|why| format!("{why}, or \"off\""))
 }
 
+pub(super) const PEERS_LISTEN: Text<Option<Listen>> = Text {
+    of: "address",
+    bounds: "",
+    example: "10.0.0.2:8081",
+    read: peers_listen,
+    show: |listen| listen.as_ref().map_or_else(|| "off".into(), Listen::to_string),
+};
+
+fn peers_listen(text: &str) -> Result<Option<Listen>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => match listen(text).map_err(|why| format!("{why}, or \"off\""))? {
+            Listen::Unix(_) => Err("is a unix socket, which other nodes can't reach".into()),
+            listen => Ok(Some(listen)),
+        },
+    }
+}
+
+pub(super) const PEER: Text<Address> =
+    Text { of: "URL", bounds: "", example: "http://10.0.0.2:8081", read: peer, show: Address::to_string };
+
+/// Reads the address of a peer: with a scheme, or without.
+fn peer(text: &str) -> Result<Address, String> {
+    const ALLOWED: &str = "is not \"http://host:port\" or \"https://host:port\"";
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    match upstream_url(&url) {
+        Ok(address @ Address::Tcp { .. }) => Ok(address),
+        Ok(Address::Unix(_)) | Err(_) => Err(ALLOWED.into()),
+    }
+}
+
 pub(super) const NETWORK: Text<IpNet> =
     Text { of: "address or network", bounds: "", example: "10.0.0.0/8", read: network, show: network_shown };
 

@@ -18,7 +18,7 @@ use super::client_io::{ClientIo, Patience};
 use super::connection::Connection;
 use super::outlet::{Open, Outlet};
 use super::refusals::{Witness, conflicting_framing};
-use super::server::{Connections, Worker};
+use super::server::{Audience, Connections, Worker};
 use crate::base::{Transport, Unparsed};
 use crate::proxy::{Client, Reply, Stream, Upgraded};
 use crate::respond::ResponseBody;
@@ -46,7 +46,11 @@ pub(super) async fn serve(worker: &Worker, transport: Transport, first: Bytes, p
             worker.refusals.note(Unparsed::Framing, client.peer.ip, &[]);
             None
         } else {
-            Some(worker.proxy.handle(&worker.metrics, &client, request.map(ClientBody::new), present))
+            let request = request.map(ClientBody::new);
+            Some(match worker.audience {
+                Audience::Clients => worker.proxy.handle(&worker.metrics, &client, request, present),
+                Audience::Peers => worker.proxy.handle_peer(&worker.metrics, &client, request),
+            })
         };
         Answering { connection: &connection, reply, _open: open }
     });

@@ -22,4 +22,4 @@ pub use self::listen::Listen;
 pub(crate) use self::listen::{ListenError, Sockets, bind};
 pub use self::proxy_protocol::{Sender, hold_proxy_header};
 pub(crate) use self::refusals::{Refusals, Witness, conflicting_framing};
-pub(crate) use self::server::{Config as ServerConfig, Worker, pause_after};
+pub(crate) use self::server::{Audience, Config as ServerConfig, Worker, pause_after};

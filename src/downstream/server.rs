@@ -154,9 +154,20 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// Says who connects to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Clients.
+    Clients,
+    /// Other nodes (`peers.listen`), whose fields count here alone.
+    Peers,
+}
+
 /// One worker, which serves its share of the listeners until the stop and until its connections are done.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    /// Says who connects.
+    pub audience: Audience,
     /// Answers the requests.
     pub proxy: Arc<Proxy>,
     /// `[server]`
@@ -254,7 +265,10 @@ impl Worker {
     }
 
     async fn serve(self: Arc<Self>, mut transport: Transport, peer: Peer, connections: Arc<Connections>) {
-        let open = self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64;
+        let open = match self.audience {
+            Audience::Clients => self.proxy.metrics.open_connections() + self.proxy.tunnels.len() as u64,
+            Audience::Peers => self.metrics.connections.value().saturating_sub(self.metrics.connections_closed.value()),
+        };
         if open >= self.config.max_connections {
             self.refusals.note(Unparsed::TooManyConnections, peer.ip, &[]);
             // A client of TLS could read the answer only after a handshake, which costs what is short here.
@@ -279,6 +293,8 @@ impl Worker {
         let served = async {
             match protocol {
                 Protocol::Http1 => http1::serve(&self, transport, first, peer, &connections).await,
+                // Peers speak HTTP/1.1.
+                Protocol::Http2 if self.audience == Audience::Peers => {}
                 // On the heap: connections of HTTP/1 need no room for it.
                 Protocol::Http2 => Box::pin(http2::serve(&self, transport, first, peer, &connections)).await,
             }

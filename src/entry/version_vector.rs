@@ -52,6 +52,23 @@ impl VersionVector {
         time <= self.complete_until || self.recent.iter().any(|(other, last)| *other == node && time <= *last)
     }
 
+    /// Returns the version vector of what knew all that is known to either.
+    pub fn joined(&self, other: &Self) -> Self {
+        let complete_until = self.complete_until.max(other.complete_until);
+        let mut recent: Vec<(u64, JournalTime)> = Vec::new();
+        for (node, last) in self.recent.iter().chain(&other.recent) {
+            match recent.iter_mut().find(|(known, _)| known == node) {
+                Some((_, known)) => *known = (*known).max(*last),
+                None if *last > complete_until => recent.push((*node, *last)),
+                None => {}
+            }
+        }
+        // Of too many the latest matter.
+        recent.sort_unstable_by_key(|(_, last)| std::cmp::Reverse(*last));
+        recent.truncate(Self::MAX_RECENT);
+        Self { complete_until, recent }
+    }
+
     /// Appends the version vector to an object.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.complete_until);
@@ -80,6 +97,24 @@ impl VersionVector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_joined_contains_what_either_does_and_no_more() {
+        let (one, other) = (
+            VersionVector { complete_until: 100, recent: vec![(7, 130), (8, 120)] },
+            VersionVector { complete_until: 110, recent: vec![(7, 115), (8, 140), (9, 105)] },
+        );
+        let joined = one.joined(&other);
+        for node in [7, 8, 9, 10] {
+            for time in 95..150 {
+                let either = one.contains(node, time) || other.contains(node, time);
+                assert_eq!(joined.contains(node, time), either, "{node} {time}");
+            }
+        }
+        let many = VersionVector { complete_until: 0, recent: (0..64).map(|node| (node, 10 + node)).collect() };
+        let more = VersionVector { complete_until: 0, recent: (64..128).map(|node| (node, 10 + node)).collect() };
+        assert_eq!(many.joined(&more).recent.len(), VersionVector::MAX_RECENT);
+    }
 
     #[test]
     fn a_version_vector_contains_all_until_a_time_and_the_named_purges_after_it() {

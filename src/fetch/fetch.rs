@@ -18,7 +18,7 @@ use super::decide::{self, AnswerHead, HeadDecision, Inquiry, KeepLimits, OnStore
 use super::fetcher::Fetcher;
 use super::flight::{Lease, Outcome, Provenance, Shared, SharedResponse};
 use super::missing::Missing;
-use super::order::Order;
+use super::order::{Order, Route};
 use crate::entry::{FillReader, StoredHead, StoredResponse, Tried, VersionVector, Who};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::present::Present;
@@ -27,6 +27,7 @@ use crate::rfc9111::storage::{Exchange, NotStorable};
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
 use crate::store::{Lookup, Opening, SeparateBody};
+use crate::upstream::forwarding::Onward;
 use crate::upstream::{EndsWithConnection, Errand, OriginRequest, StickyCookies, UpstreamBody, UpstreamError};
 
 /// The kind of request that is sent to the origin.
@@ -83,8 +84,11 @@ pub(crate) struct Fetch {
     pub(super) order: Order,
     /// The purge position at its beginning: later purges cover what it stores.
     pub(super) position: u64,
-    /// The version vector of the purges known at its beginning, which other processes understand.
+    /// The version vector of the purges known when its response was asked for, which other processes understand: at its
+    /// own beginning, or at that of a peer's fetch.
     pub(super) version_vector: Arc<VersionVector>,
+    /// The same, of the purges known at its own beginning.
+    pub(super) known: Arc<VersionVector>,
     /// The lease of its flight, held while the origin is asked. Dropping it without a result hands the fetch to one
     /// follower.
     pub(super) lease: Option<Lease>,
@@ -96,8 +100,19 @@ impl Fetch {
     /// Begins a fetch, and notes the purges that are known now.
     pub(crate) fn begin(fetcher: &Arc<Fetcher>, order: Order, lease: Option<Lease>) -> Self {
         let position = fetcher.store.position();
-        let version_vector = fetcher.store.purges().version_vector();
-        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease, is_sent: Arc::default() }
+        let mut known = fetcher.store.purges().version_vector();
+        if let Some(asked_with) = &order.asked.from_peer {
+            known = fetcher.store.purges().known_to_both(&known, asked_with);
+        }
+        Self {
+            fetcher: Arc::clone(fetcher),
+            order,
+            position,
+            version_vector: Arc::clone(&known),
+            known,
+            lease,
+            is_sent: Arc::default(),
+        }
     }
 
     /// Makes a fetch of a request that was already sent, at purge position `position`, when the purges in `version_vector`
@@ -108,7 +123,16 @@ impl Fetch {
         position: u64,
         version_vector: Arc<VersionVector>,
     ) -> Self {
-        Self { fetcher: Arc::clone(fetcher), order, position, version_vector, lease: None, is_sent: Arc::default() }
+        let known = Arc::clone(&version_vector);
+        Self {
+            fetcher: Arc::clone(fetcher),
+            order,
+            position,
+            version_vector,
+            known,
+            lease: None,
+            is_sent: Arc::default(),
+        }
     }
 
     /// Returns the order, with what was found for it by now.
@@ -239,7 +263,7 @@ impl Fetch {
         let request_time = self.fetcher.clock.now();
         match self.ask_origin(Wish::Whole).await {
             Ok(answer) => {
-                let times = (request_time, self.fetcher.clock.now());
+                let times = self.times_since(request_time);
                 let decision = self.decide(&answer, times, false, Validates::No);
                 self.settle(decision, answer, times)
             }
@@ -253,7 +277,7 @@ impl Fetch {
             Ok(answer) => answer,
             Err(error) => return self.in_place_of(error),
         };
-        let times = (request_time, self.fetcher.clock.now());
+        let times = self.times_since(request_time);
         let asked_for_range =
             answer.status() != StatusCode::PARTIAL_CONTENT || self.fields_for(wish).contains_key(header::RANGE);
         match self.decide(&answer, times, asked_for_range, Validates::Yes) {
@@ -324,7 +348,12 @@ impl Fetch {
         }
     }
 
-    pub(super) async fn ask_origin(&self, wish: Wish<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
+    pub(super) async fn ask_origin(&mut self, wish: Wish<'_>) -> Result<Response<UpstreamBody>, UpstreamError> {
+        if self.order.route == Route::Peers
+            && let Some(answered) = Box::pin(self.ask_peers(wish)).await
+        {
+            return answered;
+        }
         let order = &self.order;
         let errand = if order.errand == Errand::Client && self.stand_in(Failure::Unreachable).is_some() {
             Errand::StandIn
@@ -344,15 +373,21 @@ impl Fetch {
 
     /// Returns the request fields for the origin.
     fn fields_for(&self, wish: Wish<'_>) -> HeaderMap {
+        let onward = self.onward();
+        self.fields_onward(wish, onward)
+    }
+
+    /// Returns the terms on which the request is forwarded to the origin.
+    pub(super) fn onward(&self) -> Onward<'_> {
         let asked = &self.order.asked;
         let parts = asked.exact.parts();
         let (scheme, authority) = parts.map_or(("http", ""), |parts| (parts.scheme, parts.authority));
-        let mut fields = self
-            .fetcher
-            .origins
-            .named(asked.terms.upstream)
-            .onward(&asked.peer, scheme, authority)
-            .fields(asked.request.headers());
+        self.fetcher.origins.named(asked.terms.upstream).onward(&asked.peer, scheme, authority)
+    }
+
+    /// Returns the request fields for whoever is asked on these terms.
+    pub(super) fn fields_onward(&self, wish: Wish<'_>, onward: Onward<'_>) -> HeaderMap {
+        let mut fields = onward.fields(self.order.asked.request.headers());
         match (wish, &self.order.held.validate) {
             (Wish::AsAsked, _) => {}
             (Wish::Validation, Some(stored)) if stored.head.parts().is_some() => {

@@ -26,7 +26,7 @@ use crate::rfc9111::vary::Vary;
 use crate::rfc9111::{date, fields};
 use crate::store::{Durability, MemoryConfig, Store};
 use crate::upstream::forwarding::{Onward, Peer, Signature};
-use crate::upstream::{OriginRequest, RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamName};
+use crate::upstream::{OriginRequest, Peers, RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamName};
 
 /// An origin, and what it is told about this server.
 #[derive(Debug)]
@@ -204,6 +204,8 @@ pub struct Fetcher {
     pub(crate) store: Arc<Store>,
     /// The origins.
     pub(crate) origins: Origins,
+    /// The peers that are asked before the origins; `None`: there are none.
+    pub(crate) peers: Option<Arc<Peers>>,
     /// The time.
     pub(crate) clock: Clock,
     /// The memories of keys.

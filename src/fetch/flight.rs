@@ -72,6 +72,8 @@ pub enum Provenance {
         status: Option<u16>,
         /// True if the response is kept.
         stored: bool,
+        /// True if a peer asked the origin.
+        by_peer: bool,
     },
     /// Found in this tier, stale; the origin counts as down.
     StandIn(Tier),

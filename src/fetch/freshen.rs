@@ -33,7 +33,12 @@ impl Fetch {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let shared = Shared {
                     response: SharedResponse::Stored(fresh),
-                    source: Provenance::Origin { fwd: self.order.held.fwd, status, stored: kept },
+                    source: Provenance::Origin {
+                        fwd: self.order.held.fwd,
+                        status,
+                        stored: kept,
+                        by_peer: self.is_by_peer(),
+                    },
                 };
                 Fetched::Shared(Arc::new(shared), ForLeader { cookies: updated.cookies, reader: None })
             }
@@ -55,7 +60,12 @@ impl Fetch {
                 let status = Some(StatusCode::NOT_MODIFIED.as_u16());
                 let own = Shared {
                     response: SharedResponse::Stored(Arc::new(StoredResponse::with_body_of(stored, head))),
-                    source: Provenance::Origin { fwd: self.order.held.fwd, status, stored: false },
+                    source: Provenance::Origin {
+                        fwd: self.order.held.fwd,
+                        status,
+                        stored: false,
+                        by_peer: self.is_by_peer(),
+                    },
                 };
                 Fetched::Own(Arc::new(own), ForLeader { cookies: updated.cookies, reader: None })
             }
@@ -86,7 +96,8 @@ impl Fetch {
                 if fresh.head.parts().is_some() {
                     return None;
                 }
-                let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: kept };
+                let source =
+                    Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: kept, by_peer: false };
                 match shared(&fresh, source) {
                     Fetched::Shared(shared, _) => {
                         Some(Fetched::Shared(shared, ForLeader { cookies: updated.cookies, reader: None }))

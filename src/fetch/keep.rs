@@ -33,7 +33,8 @@ impl Fetch {
             HeadDecision::Keep(storable, tags, largest) => {
                 let (head, cookies) = self.head_of(&storable, tags, &answer, times);
                 self.note_storable(&head, times.1);
-                let large = (largest > self.fetcher.limits.memory.max_object_size).then(|| self.order.placement());
+                let is_large = largest > self.fetcher.limits.memory.max_object_size && !self.is_kept_by_peer();
+                let large = is_large.then(|| self.order.placement());
                 self.keep(head, answer.into_body().into(), (None, cookies), large)
             }
             HeadDecision::KeepPart(storable, tags) => {
@@ -238,7 +239,7 @@ impl Fetch {
     ) -> Fetched {
         let status = status.map(|status| status.as_u16());
         let stored = large.is_some() || body.len().is_none_or(|len| len <= self.fetcher.limits.largest_kept());
-        let source = Provenance::Origin { fwd: self.order.held.fwd, status, stored };
+        let source = Provenance::Origin { fwd: self.order.held.fwd, status, stored, by_peer: self.is_by_peer() };
         let (this, place) = (Arc::clone(&self.fetcher), self.order.placement());
         let keep = move |stored: &Arc<StoredResponse>| {
             this.insert(&place, stored);
@@ -248,7 +249,7 @@ impl Fetch {
 
     /// Begins to store a part. It goes to the client that asked for it; others find it stored later.
     fn keep_part(&mut self, head: StoredHead, body: UpstreamBody, cookies: HeaderMap) -> Fetched {
-        let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: true };
+        let source = Provenance::Origin { fwd: self.order.held.fwd, status: None, stored: true, by_peer: false };
         let fetch = self.without_lease();
         let keep = move |part: &Arc<StoredResponse>| fetch.add_part(part);
         // The flight ends with the head: the part answers only the client that asked for it.

@@ -110,6 +110,7 @@ impl Fetcher {
         fetch.order = fetch.order.in_background();
         fetch.order.held.validate = Some(stored);
         fetch.order.held.fwd = Fwd::Stale;
+        fetch.order.route = self.route_of(&fetch.order);
         // Held until the answer is stored, so that requests meanwhile begin no other validation.
         fetch.lease = Some(lease);
         let this = Arc::clone(self);

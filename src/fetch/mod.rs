@@ -21,6 +21,7 @@ mod launch;
 mod missing;
 mod order;
 mod parts;
+mod peers;
 mod searches;
 
 pub(crate) use self::decide::{

@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap};
 use http::{Method, Request, Uri};
 
 use crate::base::Stopwatch;
-use crate::entry::{Replaced, StoredHead, StoredResponse};
+use crate::entry::{Replaced, StoredHead, StoredResponse, VersionVector};
 use crate::rfc9111::cache_status::{Fwd, Tier};
 use crate::rfc9111::directives::{CacheControl, RequestDirectives};
 use crate::rfc9111::groups;
@@ -52,6 +52,32 @@ pub(crate) struct Asked {
     pub(crate) directives: CacheControl,
     /// The terms of its rule.
     pub(crate) terms: Terms,
+    /// The purges that a peer knew when it asked on behalf of its client; `None`: the client asks here.
+    pub(crate) from_peer: Option<Arc<VersionVector>>,
+}
+
+/// Says who is asked for a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// The origin.
+    #[default]
+    Origin,
+    /// The peer whose share has the key, and the origin if that fails.
+    Peers,
+}
+
+/// The flights that ask a peer are others than those that ask the origin: a peer's request joins the latter alone. So
+/// no two nodes wait for each other, whatever each takes the other's share to be.
+const TO_PEERS: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
+
+impl Route {
+    /// Returns the number under which requests that select a variant join flights by this route.
+    pub(crate) const fn flight(self, selection: u128) -> u128 {
+        match self {
+            Self::Origin => selection,
+            Self::Peers => selection ^ TO_PEERS,
+        }
+    }
 }
 
 /// The terms of a request's rule that matter to a fetch.
@@ -131,12 +157,24 @@ pub(crate) struct Order {
     /// The request's fields without its range, where the whole is fetched instead: they select a variant and decide on
     /// storing.
     without_range: Option<Arc<HeaderMap>>,
+    /// Says who is asked.
+    pub(crate) route: Route,
+    /// The tags that a peer told of its response; `None`: no peer's response was taken.
+    pub(super) told_by_peer: Option<Vec<String>>,
 }
 
 impl Order {
     /// Orders what was asked, for a client that waits.
     pub(crate) fn new(asked: Arc<Asked>, held: Holdings, informational: Option<Informational>) -> Self {
-        Self { asked, held, errand: Errand::Client, informational, without_range: None }
+        Self {
+            asked,
+            held,
+            errand: Errand::Client,
+            informational,
+            without_range: None,
+            route: Route::Origin,
+            told_by_peer: None,
+        }
     }
 
     /// Makes it a background order: nobody waits, and informational responses are dropped.
@@ -202,6 +240,10 @@ impl Order {
     /// Returns the tags of a response: those of its rule and of its own fields, and its groups, both by their names
     /// and as groups of their origin (RFC 9875).
     pub(crate) fn tags_of(&self, response: &HeaderMap) -> Result<Vec<String>, TooManyTags> {
+        if let Some(told) = &self.told_by_peer {
+            // The fields that had them may not be in what a peer stored.
+            return Ok(told.clone());
+        }
         let mut tags = self.asked.terms.tags.clone();
         let groups = groups::listed(response, &groups::CACHE_GROUPS);
         if let Some(parts) = self.asked.exact.parts() {
@@ -216,7 +258,11 @@ impl Order {
     pub(super) fn placement(&self) -> Placement {
         Placement {
             exact: self.asked.exact.clone(),
-            durability: self.asked.terms.durability,
+            durability: match self.asked.terms.durability {
+                // The peer has written it.
+                Durability::Durable if self.told_by_peer.is_some() => Durability::ByPeer,
+                durability => durability,
+            },
             known: self.held.known.clone(),
             replaced: self.held.replaced(),
         }

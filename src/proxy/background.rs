@@ -35,12 +35,14 @@ impl Proxy {
         let now = self.fetcher.clock.now();
         let hash = key.as_deref().unwrap_or(&target.key).hash();
         let selection = self.fetcher.memories.hit_for_miss.look(hash, request.headers(), now).selection;
-        if let Joined::Leader(mut lease) = self.fetcher.flights.join(hash, selection.number()) {
+        let request = Arc::new(without_body(request));
+        let asked = asked(caller, target, &request, directives, key.map(|key| *key));
+        let held = Holdings { validate: Some(Arc::clone(stored)), ..Holdings::nothing(Fwd::Stale) };
+        let mut order = Order::new(Arc::new(asked), held, None).in_background();
+        order.route = self.fetcher.route_of(&order);
+        if let Joined::Leader(mut lease) = self.fetcher.flights.join(hash, order.route.flight(selection.number())) {
             lease.hold(validating);
-            let request = Arc::new(without_body(request));
-            let asked = asked(caller, target, &request, directives, key.map(|key| *key));
-            let held = Holdings { validate: Some(Arc::clone(stored)), ..Holdings::nothing(Fwd::Stale) };
-            self.fetcher.launch(Order::new(Arc::new(asked), held, None).in_background(), lease, None);
+            self.fetcher.launch(order, lease, None);
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Waker;
 
 use http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::entry::VersionVector;
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{ClientBody, Informational};
 
@@ -20,6 +22,11 @@ pub(crate) trait Client: Send + Sync {
 
     /// Wakes `waker` when an informational response is to go out.
     fn wake_on_informational(&self, waker: &Waker);
+
+    /// Returns the purges that a peer knew when it asked on behalf of this client; `None`: the client asks here.
+    fn known_to_peer(&self) -> Option<Arc<VersionVector>> {
+        None
+    }
 
     /// Takes over the connection once the 101 that answers `request` is out.
     fn upgraded(&self, request: &mut Request<ClientBody>) -> Upgraded;

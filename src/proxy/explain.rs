@@ -25,6 +25,7 @@ use crate::rfc9111::query::is_query;
 use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
 use crate::store::{Durability, EITHER, Examined, Lookup, PurgeStamp, PurgeTarget};
+use crate::upstream::PeerState;
 use crate::upstream::forwarding;
 use crate::upstream::forwarding::Peer;
 
@@ -122,12 +123,41 @@ impl Proxy {
         if exact.has_content() {
             story.say("rule: of responses to QUERY only those that state a lifetime are stored");
         }
+        if !exact.has_content() {
+            self.tell_peer(&mut story, &exact);
+        }
         let searched = self.fetcher.memories.searches.key(&exact);
         if searched.is_some() {
             story.say("key: its origin said (No-Vary-Search) that some differences between queries do not matter");
         }
         let status = self.verdict(&mut story, rule, &exact, searched.as_ref(), &method, &fields).await;
         Ok(told(story, &status))
+    }
+
+    /// Tells which node's share has the key.
+    fn tell_peer(&self, story: &mut Story, key: &CacheKey) {
+        let Some(peers) = &self.fetcher.peers else { return };
+        match peers.named(key.hash()) {
+            Some((address, PeerState::Own)) => {
+                story.say(format!("peers: this node asks the application, for all nodes ({address})"));
+                story.data["peer"] = json!({"address": address, "is_own": true});
+            }
+            Some((address, _)) => {
+                story.say(format!("peers: {address} asks the application, for all nodes"));
+                story.data["peer"] = json!({"address": address, "is_own": false});
+            }
+            None => {
+                story.say("peers: none answers, so this node asks the application");
+                story.data["peer"] = Value::Null;
+            }
+        }
+        story.data["peers"] = json!(
+            peers
+                .states()
+                .iter()
+                .map(|(address, state)| json!({"address": address, "state": state.as_str()}))
+                .collect::<Vec<_>>()
+        );
     }
 
     fn tell_rule(&self, story: &mut Story, rule: &Resolved) {

@@ -14,6 +14,7 @@ mod forward;
 mod hosts;
 mod https;
 mod label;
+mod peer;
 mod purge;
 mod query;
 mod readings;

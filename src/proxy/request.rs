@@ -171,7 +171,7 @@ impl Proxy {
 
     /// Looks in memory. Returns what it finds, and the key that it was found under where the origin said that some
     /// differences between queries do not matter.
-    fn look_up(&self, target: &RequestTarget<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
+    pub(super) fn look_up(&self, target: &RequestTarget<'_>, request: &HeaderMap) -> (Option<Box<CacheKey>>, Lookup) {
         let store = &self.fetcher.store;
         let Some(searched) = self.fetcher.memories.searches.key(&target.key) else {
             return (None, store.lookup(&target.key, request));
@@ -185,7 +185,7 @@ impl Proxy {
     /// Decides on a response that memory has for a request. Leaves of the request's `directives` those that count for
     /// that response.
     #[inline]
-    fn decide(
+    pub(super) fn decide(
         &self,
         target: &RequestTarget<'_>,
         inquiry: Inquiry<'_>,

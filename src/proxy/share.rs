@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::Proxy;
 use super::client::Client;
 use super::label::held_by;
+use super::peer::ForPeer;
 use super::target::{RequestTarget, shared_form};
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
@@ -45,6 +46,9 @@ fn wanted_of(parts: &Multipart) -> Vec<BodyPart> {
 /// The most flights that a waiting request joins or leads after its first one: because the origin failed, or because
 /// the response was for the leader alone.
 const MAX_JOINED_AGAIN: u32 = 2;
+
+/// The `detail` of a response for which a peer asked the origin.
+const BY_PEER: &str = "peer";
 
 /// The end of a follower's wait.
 enum Awaited {
@@ -91,7 +95,8 @@ impl Proxy {
         }
     }
 
-    async fn fly(self: &Arc<Self>, request: &Request<()>, order: Order) -> Answer {
+    pub(super) async fn fly(self: &Arc<Self>, request: &Request<()>, mut order: Order) -> Answer {
+        order.route = self.fetcher.route_of(&order);
         let selection = self.selection_of(&order).selection;
         match self.join(&order, selection) {
             Joined::Leader(lease) => self.lead(request, order, lease).await,
@@ -107,7 +112,7 @@ impl Proxy {
 
     /// Joins the flight of requests that select the same variant.
     fn join(&self, order: &Order, selection: Selection) -> Joined {
-        self.fetcher.flights.join(order.asked.key.hash(), selection.number())
+        self.fetcher.flights.join(order.asked.key.hash(), order.route.flight(selection.number()))
     }
 
     /// Leads a flight. If another leader of the flight has its answer first, this client gets that.
@@ -337,6 +342,9 @@ impl Proxy {
             Fetched::Passed { mut response, fwd, fwd_status, why } => {
                 let handling = Handling::Forward { fwd, fwd_status, stored: false, collapsed: false };
                 add_age(response.headers_mut());
+                if self.fetcher.peers.is_some() {
+                    response.extensions_mut().insert(ForPeer::Own);
+                }
                 let status = CacheStatus { handling, ttl: None, detail: None, not_stored: Some(why) };
                 (status, response.map(ResponseBody::upstream))
             }
@@ -362,16 +370,20 @@ impl Proxy {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored: false, collapsed };
                 CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
             }
-            Provenance::Origin { fwd, status, stored } => {
+            Provenance::Origin { fwd, status, stored, by_peer } => {
                 let handling = Handling::Forward { fwd, fwd_status: status, stored, collapsed };
-                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail: None, not_stored: None }
+                let detail = by_peer.then_some(BY_PEER);
+                CacheStatus { handling, ttl: Some(ttl_seconds(remaining)), detail, not_stored: None }
             }
         };
         let reading = match &shared.response {
             SharedResponse::Stored(stored) => self.fetcher.limits.budget.reading(stored),
             SharedResponse::Filling(..) => None,
         };
-        let response = build(request, &shared.response, reader, now)?;
+        let mut response = build(request, &shared.response, reader, now)?;
+        if self.fetcher.peers.is_some() {
+            ForPeer::note_shared(&mut response, shared, now);
+        }
         let answer = (status, response);
         Some(match reading {
             Some(reading) => held_by(answer, reading),
@@ -409,5 +421,6 @@ pub(super) fn asked(
             ranges: rule.ranges,
             tags: rule.tags.clone(),
         },
+        from_peer: caller.known_to_peer(),
     }
 }

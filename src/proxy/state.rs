@@ -14,7 +14,7 @@ use crate::fetch::Fetcher;
 use crate::store::Store;
 use crate::tls::acme::Acme;
 use crate::upstream::forwarding::Trust;
-use crate::upstream::{UploadLimits, Upstream, UpstreamName};
+use crate::upstream::{PeerState, UploadLimits, Upstream, UpstreamName};
 
 /// The proxy: the state that all workers share.
 #[derive(Debug)]
@@ -94,6 +94,11 @@ impl Proxy {
     /// Returns the store, with both tiers.
     pub fn store(&self) -> &Store {
         &self.fetcher.store
+    }
+
+    /// Returns the address of each node, and what it counts as; none where there are no peers.
+    pub(crate) fn peers(&self) -> Vec<(String, PeerState)> {
+        self.fetcher.peers.as_ref().map(|peers| peers.states()).unwrap_or_default()
     }
 
     /// Returns the upstreams, each with its name. That of `[upstream]` comes first.

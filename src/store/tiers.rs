@@ -11,10 +11,12 @@ use super::durable::{Came, Durable, DurableLookup, FoundResponse, Opening};
 use super::error::StoreError;
 use super::journal::Urgency;
 use super::memory::{Displaced, Insertion, Lookup, Memory};
-use super::purge::{Purge, PurgeReceipt, PurgeTarget, Purges};
+use super::purge::{Purge, PurgeReceipt, PurgeStamp, PurgeTarget, Purges};
 use super::second_use::SecondUse;
 use crate::base::{Clock, Saved};
-use crate::entry::{BodyObject, Covered, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord};
+use crate::entry::{
+    BodyObject, Covered, JournalTime, Replaced, StoredApart, StoredHead, StoredResponse, VaryRecord, VersionVector,
+};
 use crate::rfc9111::freshness::Freshness;
 use crate::rfc9111::key::CacheKey;
 use crate::rfc9111::storage::StoragePolicy;
@@ -55,6 +57,8 @@ pub enum Durability {
     Durable,
     /// To memory only.
     MemoryOnly,
+    /// To memory. Of a durable tier that all nodes share, another node takes care, which fetched it.
+    ByPeer,
 }
 
 impl Store {
@@ -204,6 +208,13 @@ impl Store {
             Insertion::Under(record) => Some(record),
         };
         let Some(durable) = &self.durable else { return true };
+        let durability = match durability {
+            // Whoever fetched it has written or deleted what there is to. A deletion from here could come later.
+            Durability::ByPeer if !durable.is_local() => return true,
+            // A directory is this node's own.
+            Durability::ByPeer => Durability::Durable,
+            durability => durability,
+        };
         let is_put =
             self.is_worth_it(durable, stored, durability) && put(durable, stored, record.clone(), Came::JustNow);
         if let Some(old) = replaced.filter(|old| !is_put && old.is_durable()) {
@@ -540,6 +551,27 @@ impl Store {
     /// Returns whether a purge of one of `tags` came since `position`.
     pub fn are_purged(&self, tags: &[String], position: u64) -> bool {
         self.purges.covers_tags(tags, position)
+    }
+
+    /// Returns the purges that are known here and cover a response of another process, whose fetch knew those in
+    /// `version_vector`.
+    pub fn purges_of_foreign(
+        &self,
+        key: &CacheKey,
+        tags: &[String],
+        version_vector: &VersionVector,
+    ) -> Vec<(PurgeTarget, PurgeStamp)> {
+        self.purges.covering_entry(key, tags, version_vector)
+    }
+
+    /// Takes over a purge that `node` made at `time`, of which another process tells before the journal does. In force
+    /// when it returns.
+    pub fn take_over(&self, purge: &Purge, time: JournalTime, node: u64) {
+        let learn = || self.purges.learn(purge, time, node);
+        match purge {
+            Purge { target: PurgeTarget::Url(hash), is_soft: false } => self.memory.remove(*hash, learn),
+            _ => learn(),
+        };
     }
 
     /// Returns whether any purge came since a fetch that began at `position`.

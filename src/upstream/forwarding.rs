@@ -170,6 +170,12 @@ impl Peer {
         Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
+    /// Makes the client of another node, which has made sure of what its client says: it is told in the fields. Its own
+    /// address is none that the origin is told.
+    pub fn of_peer(subject: Option<HeaderValue>) -> Self {
+        Self { subject, ..Self::of_operator() }
+    }
+
     /// Makes a peer for a question of the operator: trusted, and without an address.
     pub fn of_operator() -> Self {
         Self {

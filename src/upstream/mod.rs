@@ -28,6 +28,7 @@ mod link;
 mod message;
 mod origin;
 mod origin_io;
+mod peers;
 mod pool;
 mod queue;
 mod request_body;
@@ -51,6 +52,10 @@ pub use self::framing::EndsWithConnection;
 pub(crate) use self::informational::{Informational, InformationalSender};
 pub(crate) use self::message::{Errand, OriginRequest};
 pub(crate) use self::origin::{TunnelSeat, Upstream};
+pub use self::peers::PeersConfig;
+pub(crate) use self::peers::{
+    Asker, PeerReply, PeerRequest, PeerState, Peers, Received, Verdict, put_word, word_of, write_facts, write_verdict,
+};
 pub(crate) use self::request_body::RequestBody;
 pub(crate) use self::spool::Spools;
 pub(crate) use self::sticky::{NewStickyCookie, StickyCookies};

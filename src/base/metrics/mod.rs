@@ -6,6 +6,7 @@
 mod acme;
 mod counter;
 mod labels;
+mod peers;
 mod render;
 mod resp;
 mod tls;
@@ -21,6 +22,7 @@ use self::labels::{CLASSES, LOST, OPS, OUTCOMES, PURPOSES, SAVED};
 pub(crate) use self::labels::{
     DurableOp, DurableOutcome, Lost, OriginOutcome, Prices, RequestClass, RequestPurpose, Saved, Unparsed,
 };
+pub(crate) use self::peers::{PeerAnswer, PeerCounters, PeerOutcome};
 pub(crate) use self::resp::{RespClass, RespCounters, RespRefusal};
 pub(crate) use self::tls::{Handshake, HandshakeFailure, Sni, TlsCounters};
 pub(crate) use self::worker::WorkerMetrics;
@@ -87,6 +89,8 @@ pub struct Metrics {
     pub(crate) tls: TlsCounters,
     /// The counters of ACME.
     pub(crate) acme: AcmeCounters,
+    /// The counters of the peers.
+    pub(crate) peers: PeerCounters,
 }
 
 impl Metrics {
@@ -127,6 +131,7 @@ impl Metrics {
             purges: Counter::default(),
             tls: TlsCounters::default(),
             acme: AcmeCounters::default(),
+            peers: PeerCounters::default(),
         })
     }
 

@@ -22,6 +22,7 @@ impl Metrics {
         self.render_resp(&mut out);
         self.render_tls(&mut out);
         self.render_acme(&mut out);
+        self.render_peers(&mut out);
         let mut before = "";
         for gauge in gauges {
             if gauge.name != before {

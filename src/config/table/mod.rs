@@ -10,6 +10,7 @@ mod cache;
 mod durable;
 mod log;
 mod memory;
+mod peers;
 mod resp;
 pub(super) mod rule;
 mod server;
@@ -28,6 +29,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &cache::SECTION,
     &memory::SECTION,
     &durable::SECTION,
+    &peers::SECTION,
     &resp::SECTION,
     &admin::SECTION,
     &log::SECTION,

@@ -161,8 +161,14 @@ fn what_is_shown_is_what_is_read() {
         let path = if section == "rule" && name != "path" { "path = \"*\"\n" } else { "" };
         let upstream = "[upstreams.api]\nurl = \"http://127.0.0.1:5001\"\n";
         let header = if section == "rule" { format!("{upstream}[[rule]]") } else { format!("[{section}]") };
-        // Nobody gets certificates by chance.
-        let beside = if name == "domains" { "\naccept_terms = true\nstate = \"/d\"" } else { "" };
+        let beside = match (&*section, name) {
+            // Nobody gets certificates by chance.
+            (_, "domains") => "\naccept_terms = true\nstate = \"/d\"",
+            // Peers are found and listened for, or neither.
+            ("peers", "listen") => "\nname = \"a:1\"\ntoken = \"0123456789abcdef\"",
+            ("peers", "list" | "name") => "\nlisten = \"a:1\"\ntoken = \"0123456789abcdef\"",
+            _ => "",
+        };
         let text = format!("{header}\n{path}{name} = {}{beside}", described.example);
         assert_eq!(read(&text, &[], &[]).errors(), Vec::<String>::new(), "{text}");
     }

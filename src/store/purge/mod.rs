@@ -144,6 +144,12 @@ impl Purges {
         self.table.read().version_vector()
     }
 
+    /// Returns the version vector of a fetch that begins now for another process, which knew the purges in `theirs` when it
+    /// asked: all that either process knew were made before. `ours` is that of this process.
+    pub fn known_to_both(&self, ours: &Arc<VersionVector>, theirs: &VersionVector) -> Arc<VersionVector> {
+        if self.believes_vector(theirs) { Arc::new(ours.joined(theirs)) } else { Arc::clone(ours) }
+    }
+
     /// Returns the clock that times come from.
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -318,6 +324,23 @@ impl Purges {
         let mut covering = Vec::new();
         self.table.read().each(&head.key, head.tags(), since, &mut |target: &dyn Fn() -> PurgeTarget, stamp| {
             if counts(stamp) {
+                covering.push((target(), *stamp));
+            }
+        });
+        covering
+    }
+
+    /// Returns the purges that cover an entry of another process, with their targets: those that its version vector lacks.
+    pub(super) fn covering_entry(
+        &self,
+        key: &CacheKey,
+        tags: &[String],
+        vector: &VersionVector,
+    ) -> Vec<(PurgeTarget, PurgeStamp)> {
+        let is_believed = self.believes_vector(vector);
+        let mut covering = Vec::new();
+        self.table.read().each(key, tags, None, &mut |target: &dyn Fn() -> PurgeTarget, stamp| {
+            if !is_believed || !vector.contains(stamp.node, stamp.time) {
                 covering.push((target(), *stamp));
             }
         });

@@ -8,6 +8,7 @@ mod forwarding;
 mod interim;
 mod named;
 mod origin_answers;
+mod peers;
 mod resilience;
 mod sticky;
 mod tls;
