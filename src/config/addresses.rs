@@ -10,7 +10,7 @@ use crate::downstream::Listen;
 use crate::proxy::Rule;
 use crate::rfc9111::claims;
 use crate::store::Location;
-use crate::upstream::{Address, Listed, TlsConfig};
+use crate::upstream::{self, Address, Listed, TlsConfig};
 
 /// The fewest characters of `peers.token`.
 const LEAST_TOKEN: usize = 16;
@@ -163,6 +163,7 @@ impl Config {
                 "resp.password: it is empty, and resp.listen = \"{listen}\" can be reached from other machines; set a password, or listen on a loopback address or a unix socket"
             ));
         }
+        told.extend(self.sticky_clashes());
         told.extend(self.peer_mistakes());
         told.extend(self.address_clashes());
         told.extend(self.subject_clashes());
@@ -172,6 +173,52 @@ impl Config {
             told.push(format!(
                 "tls.certificate: there is none for server.listen = \"{listen}\"; name a chain and its key under [[tls.certificate]], or have it got by tls.acme.domains"
             ));
+        }
+        told
+    }
+
+    /// Returns the upstreams whose cookies overwrite each other's.
+    fn sticky_clashes(&self) -> Vec<String> {
+        let all: Vec<_> = self.all_upstreams().filter(|(_, upstream)| !upstream.sticky_cookie.is_empty()).collect();
+        let clash = |(n, (name, upstream)): (usize, &(&str, &upstream::Config))| {
+            let (other, _) = all[..n].iter().find(|(_, other)| other.sticky_cookie == upstream.sticky_cookie)?;
+            let (section, other) = (Self::section_of(name), Self::section_of(other));
+            let cookie = &upstream.sticky_cookie;
+            Some(format!(
+                "{section}.sticky_cookie: \"{cookie}\" is that of {other} too, and clients have one of a name; choose another"
+            ))
+        };
+        all.iter().enumerate().filter_map(clash).collect()
+    }
+
+    /// Returns warnings of addresses and keys that are most likely not meant so.
+    fn strange_upstreams(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for (name, upstream) in self.all_upstreams() {
+            let section = Self::section_of(name);
+            let all = &upstream.addresses;
+            for (n, listed) in all.iter().enumerate() {
+                if all[..n].iter().any(|other| other.address == listed.address) {
+                    let address = &listed.address;
+                    told.push(format!("{section}.url: {address} is there twice, and may have twice {section}.max_requests under way; use weight=2 for more of the requests"));
+                }
+            }
+            if !all.is_empty() && all.iter().all(|listed| listed.is_backup) {
+                told.push(format!(
+                    "{section}.url: every address is a backup; take the word from those that are asked first"
+                ));
+            }
+            if !upstream.sticky_cookie.is_empty() && upstream.sticky_key.is_empty() {
+                told.push(format!("{section}.sticky_key: it is empty, so the cookies end with this process, and no other Larder knows them; set one secret for all"));
+            }
+            if upstream.sticky_cookie.is_empty() && !upstream.sticky_key.is_empty() {
+                told.push(format!(
+                    "{section}.sticky_cookie: it is empty, so {section}.sticky_key counts for nothing; name a cookie"
+                ));
+            }
+            if all.len() > 1 && upstream.health_path.is_empty() {
+                told.push(format!("{section}.health_path: it is empty, so an address that accepts connections and answers nothing keeps its share of the requests; name a path that each answers quickly"));
+            }
         }
         told
     }
@@ -375,6 +422,7 @@ impl Config {
         told.extend(self.peers_without_a_bucket());
         told.extend(self.unused_upstreams());
         told.extend(self.unused_origin_tls());
+        told.extend(self.strange_upstreams());
         for name in &self.stray_variables {
             told.push(format!(
                 "{name}: it sets nothing; a variable for a key is LARDER_SECTION__KEY, with two underscores"

@@ -267,6 +267,29 @@ fn what_is_most_likely_not_meant_of_further_upstreams_is_a_warning() {
 }
 
 #[test]
+fn what_is_most_likely_not_meant_of_addresses_is_a_warning() {
+    let warnings = |sets: &[&str]| load("", &[], sets).expect("sound").warnings();
+    let sound = "upstream.health_path=/healthz";
+    assert_eq!(warnings(&["upstream.url=http://a, http://b", sound]), Vec::<String>::new());
+    for (sets, expected) in [
+        (&["upstream.url=http://a, http://b"][..], "upstream.health_path: it is empty, so an address that accepts"),
+        (&["upstream.url=http://a, http://a:80 weight=2", sound], "upstream.url: http://a:80 is there twice"),
+        (&["upstream.url=http://a backup, http://b backup", sound], "upstream.url: every address is a backup"),
+        (&["upstream.sticky_cookie=at"], "upstream.sticky_key: it is empty, so the cookies end"),
+        (&["upstream.sticky_key=long-enough-as-it-is"], "upstream.sticky_cookie: it is empty, so upstream.sticky_key"),
+        (&["upstream.ca_file=/x"], "upstream.url: no address in it is https, so upstream.ca_file"),
+    ] {
+        let told = warnings(sets);
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
+    }
+    let both = ["upstreams.api.url=http://b", "upstreams.api.sticky_cookie=at", "upstream.sticky_cookie=at"];
+    let errors = load("", &[], &both).expect_err("a mistake");
+    assert!(errors[0].starts_with("upstreams.api.sticky_cookie: \"at\" is that of upstream too"), "{errors:?}");
+    let errors = load("", &[], &["upstream.sticky_key=short"]).expect_err("a mistake");
+    assert!(errors[0].contains("upstream.sticky_key") && errors[0].contains("16 characters"), "{errors:?}");
+}
+
+#[test]
 fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
     for (text, sets, expected) in [
         ("[server]\nlisen = \"x\"", "", "f: server.lisen: there is no such key; the nearest key is \"server.listen\""),

@@ -377,6 +377,22 @@ fn cookie_name(text: &str) -> Result<String, String> {
     }
 }
 
+pub(super) const STICKY_KEY: Text<String> = Text {
+    of: "secret",
+    bounds: "at least 16 characters, or empty",
+    example: "a-long-random-word",
+    read: sticky_key,
+    show: String::clone,
+};
+
+fn sticky_key(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().count() >= 16 {
+        password(text)
+    } else {
+        Err("is shorter than 16 characters, and could be found by trying; make it longer".into())
+    }
+}
+
 pub(super) const HEALTH_PATH: Text<String> =
     Text { of: "path", bounds: "", example: "/healthz", read: health_path, show: String::clone };
 

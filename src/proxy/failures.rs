@@ -1,4 +1,4 @@
-//! Logs why an answer is 502 or 504 because the application gave none.
+//! Logs why an answer is 502 or 504 because the application gave none, or had no room.
 
 use std::error::Error;
 
@@ -14,14 +14,16 @@ use crate::respond::{Cause, ResponseBody};
 pub type Failures = OncePerMinute<(u128, StatusCode)>;
 
 impl Proxy {
-    /// Logs why the application gave no answer, if `response` is such a 502 or 504: once a minute for each URL and
+    /// Logs why the application gave no answer, if `response` is such a 502, 503 or 504: once a minute for each URL and
     /// status.
     pub(super) fn log_failure(&self, target: Option<&RequestTarget<'_>>, response: &mut Response<ResponseBody>) {
         let status = response.status();
-        if !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
+        let may_be_ours =
+            [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
+        if !may_be_ours {
             return;
         }
-        // A 502 or 504 that the application itself gave carries no cause.
+        // One that the application itself gave carries no cause.
         let (Some(cause), Some(target)) = (response.extensions_mut().remove::<Cause>(), target) else { return };
         let id = target.id();
         let now = self.fetcher.clock.now().as_millis();

@@ -57,9 +57,11 @@ impl Proxy {
         let is_personal = |directives: &CacheControl| directives.private || directives.no_store;
         let plain = CacheControl::of(fields);
         let states_lifetime = plain.public || plain.max_age.is_some() || plain.s_maxage.is_some();
+        // Caches make a lifetime of Last-Modified by themselves (RFC 9111 §4.2.2).
+        let has_dates = fields.contains_key(header::EXPIRES) || fields.contains_key(header::LAST_MODIFIED);
         let targeted = governing(fields, &self.cache.targets, self.fetcher.clock.now());
         let by_target = targeted.states_lifetime(fields) && !is_personal(&targeted.directives);
-        by_target || (!is_personal(&plain) && (states_lifetime || fields.contains_key(header::EXPIRES)))
+        by_target || (!is_personal(&plain) && (states_lifetime || has_dates))
     }
 
     pub(super) fn label_answer(&self, (status, response): &mut Answer, target: Option<&RequestTarget<'_>>) {

@@ -47,7 +47,8 @@ impl Balancer {
     fn less_loaded<'a>(&self, candidates: &Candidates<'a>) -> &'a Arc<Endpoint> {
         let first = self.draw(candidates, None);
         let second = self.draw(candidates, Some(first));
-        let load = |at: usize| f64::from(candidates[at].under_way() + 1) / f64::from(candidates[at].weight);
+        // Among idle ones the draw decides, which goes by the weights.
+        let load = |at: usize| f64::from(candidates[at].under_way()) / f64::from(candidates[at].weight);
         // One that recovers has the least under way. Of two addresses it is always drawn, so that it would get all requests.
         if load(second) < load(first) && self.takes_its_turn(candidates[second]) {
             candidates[second]
@@ -149,6 +150,14 @@ mod tests {
                 assert!(count.abs_diff(expected) < expected / 20, "{balance:?}: {chosen:?}");
             }
         }
+    }
+
+    #[test]
+    fn idle_ones_are_chosen_as_often_as_their_weights_say() {
+        let all = endpoints(&[1, 2]);
+        let balancer = Balancer::new(Balance::P2c, Duration::from_secs(10));
+        let chosen: Vec<u64> = choices(&balancer, &all, 30_000).into_values().collect();
+        assert!(chosen[0].abs_diff(10_000) < 1000, "{chosen:?}");
     }
 
     #[test]

@@ -80,9 +80,26 @@ pub(crate) struct Endpoint {
     /// True while it is given less than its share, after it was down.
     is_recovering: AtomicBool,
     recovered: Mutex<Option<Stopwatch>>,
+    /// The lines that it counts as down.
+    told: Mutex<Told>,
     /// The value of the sticky cookie that stands for it, once that was needed.
     pub(super) sticky: OnceLock<String>,
 }
+
+/// The lines of an address that it counts as down.
+#[derive(Debug, Default)]
+struct Told {
+    /// The begin of the minute in which they are counted.
+    since: Option<Stopwatch>,
+    lines: u32,
+    /// True if the last one was not followed by one that it answers again.
+    is_open: bool,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The most lines a minute that an address counts as down.
+const LINES: u32 = 10;
 
 /// The share of its weight that an address is given at least.
 const LEAST_SHARE: f64 = 0.1;
@@ -110,6 +127,7 @@ impl Endpoint {
             is_gone: AtomicBool::new(false),
             is_recovering: AtomicBool::new(false),
             recovered: Mutex::default(),
+            told: Mutex::default(),
             sticky: OnceLock::new(),
         })
     }
@@ -173,6 +191,23 @@ impl Endpoint {
             return weight;
         }
         weight * (since.as_secs_f64() / slow_start.as_secs_f64()).max(LEAST_SHARE)
+    }
+
+    /// Returns whether a line may tell that it counts as down. One client can make it go down and up again at will.
+    pub(super) fn may_tell_down(&self) -> bool {
+        let mut told = self.told.lock();
+        if told.since.is_none_or(|since| since.elapsed() >= MINUTE) {
+            *told = Told { since: Some(Stopwatch::start()), lines: 0, is_open: told.is_open };
+        }
+        told.lines += 1;
+        let may_be_told = told.lines <= LINES;
+        told.is_open |= may_be_told;
+        may_be_told
+    }
+
+    /// Returns whether a line may tell that it answers again: one told that it counts as down.
+    pub(super) fn may_tell_up(&self) -> bool {
+        std::mem::take(&mut self.told.lock().is_open)
     }
 
     /// Returns whether the name still has this address.

@@ -369,6 +369,8 @@ impl Upstream {
     #[inline]
     fn keep_at(&self, choice: &Choice, seat: &Seat, response: &mut Response<UpstreamBody>) {
         if let Some(sticky) = &self.sticky
+            // A backup keeps nobody: it is for when no other can be asked.
+            && !seat.endpoint.is_backup
             && choice.kept_at.as_ref().is_none_or(|kept| !Arc::ptr_eq(kept, &seat.endpoint))
         {
             response.extensions_mut().insert(sticky.cookie(&seat.endpoint));
@@ -440,7 +442,9 @@ impl Upstream {
     pub(super) fn note_answer(&self, endpoint: &Arc<Endpoint>) {
         if endpoint.breaker.succeeded() {
             endpoint.begin_slowly();
-            info!("the application at {} answers again", endpoint.name);
+            if endpoint.may_tell_up() {
+                info!("the application at {} answers again", endpoint.name);
+            }
             self.pool.offer(endpoint);
         }
     }
@@ -486,7 +490,9 @@ impl Upstream {
         if has_failed {
             self.metrics.origin_downs.add_one();
             self.pool.offer_all();
-            warn!("the application at {} counts as down until it answers: {error}", endpoint.name);
+            if endpoint.may_tell_down() {
+                warn!("the application at {} counts as down until it answers: {error}", endpoint.name);
+            }
         }
     }
 

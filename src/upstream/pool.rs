@@ -44,7 +44,9 @@ pub(super) struct Choice {
 impl Choice {
     /// Returns the address that the client is kept at, unless that can't be asked.
     fn kept(&self) -> Option<&Arc<Endpoint>> {
-        self.kept_at.as_ref().filter(|kept| !kept.is_down() && !kept.is_gone() && !self.tried.contains(&kept.id))
+        self.kept_at
+            .as_ref()
+            .filter(|kept| !kept.is_backup && !kept.is_down() && !kept.is_gone() && !self.tried.contains(&kept.id))
     }
 
     /// Returns whether an address with room is one for this request.
@@ -93,7 +95,7 @@ impl Pool {
             balancer: Balancer::new(config.balance, config.slow_start),
             most: config.max_requests,
             queue: Queue::default(),
-            budget: Budget::default(),
+            budget: Budget::new(config.retry_budget),
         })
     }
 
@@ -328,13 +330,12 @@ const ONE: i64 = 1000;
 /// The most repetitions that are saved up; there are as many at the start.
 const MOST: i64 = 100 * ONE;
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self(AtomicI64::new(MOST))
-    }
-}
-
 impl Budget {
+    /// Makes a full one, if any requests allow for a part of a repetition.
+    fn new(part: u16) -> Self {
+        Self(AtomicI64::new(if part == 0 { 0 } else { MOST }))
+    }
+
     fn grow(&self, by: i64) {
         // Full is the usual case, and writes nothing that other threads read.
         if self.0.load(Ordering::Relaxed) < MOST {

@@ -78,12 +78,12 @@ impl Metrics {
             ("larder_connections_total", "Client connections accepted.", self.sum(|worker| &worker.connections)),
             (
                 "larder_origin_retries_total",
-                "Requests tried again because a kept connection had gone.",
+                "Requests tried again, because a kept connection had gone or an address failed.",
                 self.origin_retries.value(),
             ),
             (
                 "larder_origin_refused_total",
-                "Requests not sent to the origin because it is known to be down.",
+                "Requests not sent to the origin because it is known to be down, or has no room.",
                 self.origin_refused.value(),
             ),
             ("larder_origin_downs_total", "Times that the origin became known to be down.", self.origin_downs.value()),

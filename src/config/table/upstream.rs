@@ -3,7 +3,7 @@
 use crate::config::key::{Also, Key, Of, Section};
 use crate::config::kinds::{Fraction, List, OneOrMore, Secret, Size, Time, Whole, Words};
 use crate::config::values::{
-    COOKIE_NAME, FILE, HASH_BY, HEALTH_PATH, PASSWORD, SERVER_NAME, STATUSES, UPSTREAM_HOST, UPSTREAM_URL,
+    COOKIE_NAME, FILE, HASH_BY, HEALTH_PATH, SERVER_NAME, STATUSES, STICKY_KEY, UPSTREAM_HOST, UPSTREAM_URL,
 };
 use crate::upstream::Balance;
 
@@ -53,7 +53,7 @@ pub(in crate::config) static SECTION: Section = Section {
         },
         Key {
             name: "sticky_key",
-            field: &Of { at: |d| &mut d.config.upstream.sticky_key, kind: Secret(PASSWORD) },
+            field: &Of { at: |d| &mut d.config.upstream.sticky_key, kind: Secret(STICKY_KEY) },
             does: "Makes the values of that cookie with this secret, which all that serve one site must have; empty: a \
                    random one, which ends with the process.",
         },

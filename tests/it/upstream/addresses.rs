@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::{Client, Gate, Larder, Origin, at_once, eventually};
+use crate::support::{Client, Gate, Larder, Origin, Process, at_once, eventually};
 
 /// Answers with its name, which nobody may store.
 fn named(name: &'static str) -> Origin {
@@ -573,4 +573,31 @@ fn a_full_address_is_not_unhealthy_because_its_check_has_to_wait() {
     assert!(is_healthy(&larder, &origin.url()));
     gate.open();
     assert_eq!(slow.answer().status(), 200);
+}
+
+#[test]
+fn one_client_floods_no_log_with_an_address_that_goes_down_and_up() {
+    let origin = Origin::new(|seen, reply| {
+        if seen.path().starts_with("/crash") {
+            reply.hang_up();
+        } else {
+            reply.send(200, "Cache-Control: no-store", "x");
+        }
+    });
+    let process = Process::start(
+        &origin.url(),
+        &["durable.url=off", "upstream.breaker_failures=2", "upstream.breaker_pause=1ms"],
+    );
+    let mut client = process.client();
+    for n in 0..40 {
+        for path in 0..4 {
+            client.get(&format!("/crash/{n}/{path}"), "");
+        }
+        eventually("it answers again", || client.get("/", "").status() == 200);
+    }
+    assert!(process.metric("larder_origin_downs_total") >= 30);
+    let log = process.log();
+    let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert!((1..=20).contains(&lines("counts as down")), "{log}");
+    assert!((1..=20).contains(&lines("answers again")), "{log}");
 }

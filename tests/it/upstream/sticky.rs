@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{Answer, Authority, Larder, Origin, eventually};
 
-const STICKY: &str = "upstream.sticky_cookie=at\nupstream.sticky_key=a-long-secret\nupstream.slow_start=1ms";
+const STICKY: &str = "upstream.sticky_cookie=at\nupstream.sticky_key=a-long-secret-of-many\nupstream.slow_start=1ms";
 
 /// Answers with its name, which nobody may store.
 fn named(name: &'static str) -> Origin {
@@ -87,6 +87,7 @@ fn only_what_no_cache_gives_to_others_has_the_cookie() {
         ("Cache-Control: private", true),
         ("Cache-Control: no-store", true),
         ("X: y", true),
+        ("Last-Modified: Thu, 01 Jan 2015 00:00:00 GMT", false),
         ("Cache-Control: private, max-age=60", true),
         ("Cache-Control: max-age=60", false),
         ("Cache-Control: public", false),
@@ -118,7 +119,7 @@ fn values_that_nobody_was_given_choose_no_address() {
     let larder = before(&[&a, &b], "");
     let other = Larder::with_upstream(
         &format!("{}, {}", a.url(), b.url()),
-        "upstream.sticky_cookie=at\nupstream.sticky_key=another-secret",
+        "upstream.sticky_cookie=at\nupstream.sticky_key=another-secret-of-many",
     );
     let foreign = given(&other.get("/", "")).expect("a cookie");
     for value in [foreign.as_str(), "at=", "at", &format!("at={}", a.url()), "at=0", "at=a"] {
@@ -204,4 +205,26 @@ fn over_tls_the_cookie_is_secure() {
     let answer = client.get("/", "");
     let cookie = answer.get("set-cookie").expect("a cookie");
     assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+}
+
+#[test]
+fn nobody_is_kept_at_a_backup() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let up = Arc::clone(&is_up);
+    let a = Origin::new(move |_, reply| {
+        if up.load(Ordering::SeqCst) {
+            reply.send(200, "Cache-Control: private", "a");
+        } else {
+            reply.hang_up();
+        }
+    });
+    let backup = named("backup");
+    let larder = Larder::with_upstream(
+        &format!("{}, {} backup", a.url(), backup.url()),
+        &format!("{STICKY}\nupstream.breaker_failures=1\nupstream.breaker_pause=20ms"),
+    );
+    let answer = larder.get("/", "");
+    assert_eq!((answer.text().as_str(), given(&answer)), ("backup", None));
+    is_up.store(true, Ordering::SeqCst);
+    eventually("a is up again", || larder.get("/", "").text() == "a");
 }
