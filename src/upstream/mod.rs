@@ -9,12 +9,14 @@
 
 mod ahead;
 mod ahead_queue;
+mod apart;
 mod attempts;
 mod balance;
 mod believed;
 mod body;
 mod buffered;
 mod buffers;
+mod choice;
 mod client_content;
 mod config;
 mod connect;
@@ -41,6 +43,7 @@ mod wait;
 mod watch;
 
 pub use self::ahead::Passing;
+pub(crate) use self::apart::TunnelSeat;
 pub use self::body::{UpstreamBody, UpstreamBodyError};
 pub(crate) use self::buffered::Content;
 pub(crate) use self::buffers::Buffers;
@@ -51,7 +54,7 @@ pub use self::error::UpstreamError;
 pub use self::framing::EndsWithConnection;
 pub(crate) use self::informational::{Informational, InformationalSender};
 pub(crate) use self::message::{Errand, OriginRequest};
-pub(crate) use self::origin::{TunnelSeat, Upstream};
+pub(crate) use self::origin::Upstream;
 pub use self::peers::PeersConfig;
 pub(crate) use self::peers::{
     Asker, PeerReply, PeerRequest, PeerState, Peers, Received, Verdict, put_word, word_of, write_facts, write_verdict,

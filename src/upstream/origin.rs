@@ -5,24 +5,22 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::apart::{Apart, Sent, hold, tell};
 use super::attempts::Attempts;
 use super::body::UpstreamBody;
-use super::config::{Balance, HashBy};
 use super::connect::is_our_own;
 use super::endpoint::{Endpoint, Target};
 use super::link::{self, Link};
@@ -35,52 +33,12 @@ use super::tls::{OriginTls, OriginTlsError};
 use super::upload::Upload;
 use super::wait::HeadWait;
 use super::watch::LookUps;
-use super::{Buffers, Config, Fault, UpstreamError, framing};
+use super::{Buffers, Config, UpstreamError, framing};
 use crate::base::log::cut;
 use crate::base::{Metrics, OriginOutcome, Probe, Stopwatch, Transport};
 
 /// Idle time within which origins do not close a kept connection.
 const NEVER_CLOSED_YET: Duration = Duration::from_secs(1);
-
-/// What comes of sending a request.
-type Sent = Result<Response<UpstreamBody>, UpstreamError>;
-
-/// The place of a request that is sent in a task of its own, and the client that waits for what comes of it.
-struct Apart {
-    choice: Choice,
-    seat: Seat,
-    probe: Option<Probe>,
-    client: Option<oneshot::Sender<Sent>>,
-}
-
-/// Tells the client of a request in a task of its own what came of it; returns that where there is none.
-#[inline]
-fn tell(client: &mut Option<oneshot::Sender<Sent>>, sent: Sent) -> Sent {
-    match client.take() {
-        None => sent,
-        Some(client) => {
-            // It may have left. What it would have got is dropped then, with its connection and its place.
-            let _ = client.send(sent);
-            Err(UpstreamError::RequestBody(Fault::Broken))
-        }
-    }
-}
-
-/// Keeps the request's place until its response has ended: with the body, or with the tunnel.
-#[inline]
-fn hold(response: &mut Response<UpstreamBody>, seat: Seat) {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        response.extensions_mut().insert(TunnelSeat { _seat: Arc::new(seat) });
-    } else {
-        response.body_mut().hold(seat);
-    }
-}
-
-/// An extension of a response that changes protocols: the place of the tunnel among the requests under way.
-#[derive(Clone, Debug)]
-pub(crate) struct TunnelSeat {
-    _seat: Arc<Seat>,
-}
 
 /// The origin: its settings, its addresses, and the requests to them. The idle connections are the threads' own (`link`).
 #[derive(Debug)]
@@ -89,7 +47,7 @@ pub(crate) struct Upstream {
     pub(super) pool: Arc<Pool>,
     pub(super) look_ups: LookUps,
     tls: Option<OriginTls>,
-    sticky: Option<Sticky>,
+    pub(super) sticky: Option<Sticky>,
     metrics: Arc<Metrics>,
     buffers: Arc<Buffers>,
     /// Hashes of the paths whose unusable answers were logged within [`LOG_PAUSE`], with the time of the line. The lock
@@ -191,43 +149,9 @@ impl Upstream {
         self.send_from(request, body, None)
     }
 
-    /// Sends a request in a task of its own: where an address has only so much room, a request counts for as long as the
-    /// application works on it, also once its client has left, or was told that it took too long.
-    pub(super) fn send_apart<'a>(
-        self: &'a Arc<Self>,
-        request: &'a OriginRequest<'_>,
-        body: RequestBody,
-    ) -> Pin<Box<dyn Future<Output = Sent> + Send + 'a>> {
-        Box::pin(async move {
-            let choice = self.choice(request);
-            // Who leaves while waiting leaves the queue.
-            let (seat, probe) = self.seat(request, &choice).await?;
-            let (sender, receiver) = oneshot::channel();
-            let apart = Apart { choice, seat, probe, client: Some(sender) };
-            let (this, method, uri) = (Arc::clone(self), request.method.clone(), request.uri.clone());
-            let (fields, informational) = ((request.fields)(), request.informational.cloned());
-            let (errand, since, transfer) = (request.errand, request.since, *request.transfer);
-            tokio::spawn(async move {
-                let request = OriginRequest {
-                    method: &method,
-                    uri: &uri,
-                    fields: &|| fields.clone(),
-                    informational: informational.as_ref(),
-                    errand,
-                    since,
-                    sticky: None,
-                    is_sent: None,
-                    transfer: &transfer,
-                };
-                this.send_from(&request, body, Some(apart)).await
-            });
-            receiver.await.unwrap_or(Err(UpstreamError::RequestBody(Fault::Broken)))
-        })
-    }
-
     /// Finds a place for a request.
     #[inline]
-    async fn seat(
+    pub(super) async fn seat(
         self: &Arc<Self>,
         request: &OriginRequest<'_>,
         choice: &Choice,
@@ -248,7 +172,12 @@ impl Upstream {
     }
 
     /// Sends a request that has its place already, or finds one.
-    async fn send_from(self: &Arc<Self>, request: &OriginRequest<'_>, body: RequestBody, apart: Option<Apart>) -> Sent {
+    pub(super) async fn send_from(
+        self: &Arc<Self>,
+        request: &OriginRequest<'_>,
+        body: RequestBody,
+        apart: Option<Apart>,
+    ) -> Sent {
         let (mut choice, mut seat, mut probe, mut client) = match apart {
             Some(Apart { choice, seat, probe, client }) => (choice, seat, probe, client),
             None if self.config.max_requests > 0 => return self.send_apart(request, body).await,
@@ -320,7 +249,9 @@ impl Upstream {
                 self.metrics.origin_retries.add_one();
             };
             // An origin that answered other requests meanwhile is not down, however many of its pages are slow or broken.
-            let is_excused = was_sending || seat.endpoint.breaker.answers() != answers;
+            // What broke off at one address already may be the request's own fault.
+            let has_broken = !choice.tried.is_empty();
+            let is_excused = was_sending || has_broken || seat.endpoint.breaker.answers() != answers;
             self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());
             drop(probe.take());
             choice.tried.push(seat.endpoint.id);
@@ -352,47 +283,6 @@ impl Upstream {
         match &self.tls {
             Some(tls) if endpoint.is_tls => tls.connect(endpoint.listed, transport).await,
             Some(_) | None => Ok(transport),
-        }
-    }
-
-    /// Returns what decides on the address of a request.
-    fn choice(&self, request: &OriginRequest<'_>) -> Choice {
-        let (errand, affinity) = (request.errand, self.affinity(request));
-        let kept_at = match (&self.sticky, request.sticky) {
-            (Some(sticky), Some(cookies)) => sticky.find(cookies, &self.endpoints()),
-            (Some(_) | None, _) => None,
-        };
-        Choice { errand, since: request.since, affinity, kept_at, tried: SmallVec::new() }
-    }
-
-    /// Gives a response the cookie that keeps its client at the address that it came from, unless the client has it.
-    #[inline]
-    fn keep_at(&self, choice: &Choice, seat: &Seat, response: &mut Response<UpstreamBody>) {
-        if let Some(sticky) = &self.sticky
-            // A backup keeps nobody: it is for when no other can be asked.
-            && !seat.endpoint.is_backup
-            && choice.kept_at.as_ref().is_none_or(|kept| !Arc::ptr_eq(kept, &seat.endpoint))
-        {
-            response.extensions_mut().insert(sticky.cookie(&seat.endpoint));
-        }
-    }
-
-    /// Returns the hash of what the choice of an address goes by.
-    fn affinity(&self, request: &OriginRequest<'_>) -> u64 {
-        if self.config.balance != Balance::Hash {
-            return 0;
-        }
-        match &self.config.hash_by {
-            HashBy::Path => xxh3_64(request.uri.path().as_bytes()),
-            HashBy::Field(name) => {
-                let fields = (request.fields)();
-                xxh3_64(fields.get(name).map_or(b"", HeaderValue::as_bytes))
-            }
-            HashBy::Cookie(name) => {
-                let fields = (request.fields)();
-                let value = fields.get_all(header::COOKIE).iter().find_map(|field| cookie(field.as_bytes(), name));
-                xxh3_64(value.unwrap_or_default())
-            }
         }
     }
 
@@ -513,15 +403,6 @@ impl Upstream {
 
 fn no_random_bytes() -> OriginTlsError {
     OriginTlsError::new("sticky_key", "it is empty, and the system has no random bytes; set it")
-}
-
-/// Returns the value of a cookie in a `Cookie` field.
-fn cookie<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    field.split(|byte| *byte == b';').find_map(|pair| {
-        let pair = pair.trim_ascii();
-        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        Some(value)
-    })
 }
 
 /// Makes the body of `message` stop once a write to `wire` has failed.

@@ -601,3 +601,21 @@ fn one_client_floods_no_log_with_an_address_that_goes_down_and_up() {
     assert!((1..=20).contains(&lines("counts as down")), "{log}");
     assert!((1..=20).contains(&lines("answers again")), "{log}");
 }
+
+#[test]
+fn a_request_that_breaks_whoever_gets_it_counts_at_one_address() {
+    let crashes = || {
+        Origin::new(|seen, reply| match seen.path() {
+            "/" => reply.send(200, "Cache-Control: no-store", "x"),
+            _ => reply.hang_up(),
+        })
+    };
+    let (a, b) = (crashes(), crashes());
+    let larder =
+        before(&[&a.url(), &b.url()], "upstream.breaker_failures=3\nupstream.balance=round_robin\nserver.threads=1");
+    for n in 0..3 {
+        assert_eq!(larder.get(&format!("/crash/{n}"), "").status(), 502);
+    }
+    assert!(a.count() >= 3 && b.count() >= 3, "each was asked for each");
+    assert_eq!(larder.metric("larder_origin_downs_total"), 0);
+}
