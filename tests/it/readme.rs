@@ -37,6 +37,7 @@ const NOT_RUN: [(&str, &str); 29] = [
     ("make large", "builds with cargo; `make test` runs it"),
     ("make scan", "takes minutes; `make test` runs it"),
     ("bench/tls.py --larder target/release/larder", "measures the release binary for minutes"),
+    ("bench/origins.py --larder target/release/larder", "measures the release binary for minutes"),
     ("bench/crowds.py --larder target/release/larder", "measures the release binary for minutes"),
     ("bench/durable.py --larder target/release/larder", "measures the release binary for minutes"),
     ("bench/hit_ratio.py --larder target/release/larder", "measures the release binary for minutes"),
