@@ -15,7 +15,7 @@ const README: &str = "README.md";
 const PAGES: [&str; 4] = [README, "docs/reference.md", "docs/performance.md", "docs/durable-format.md"];
 
 /// Commands that this test does not run, and why.
-const NOT_RUN: [(&str, &str); 29] = [
+const NOT_RUN: [(&str, &str); 30] = [
     ("pip install ./", "builds with cargo; python/tests/test_distribution.py installs a wheel"),
     ("larder dev app:app", "stays up; README.md runs one, and tests/it/cli/dev.rs"),
     ("larder dev 'app:create_app()'", "stays up; tests/it/cli/dev.rs runs it"),
