@@ -89,6 +89,9 @@ pub(crate) struct Fetch {
     pub(super) version_vector: Arc<VersionVector>,
     /// The same, of the purges known at its own beginning.
     pub(super) known: Arc<VersionVector>,
+    /// The same without what only the peer knew that it is for. A stored response that is found to be current was not
+    /// fetched after those.
+    pub(super) local: Arc<VersionVector>,
     /// The lease of its flight, held while the origin is asked. Dropping it without a result hands the fetch to one
     /// follower.
     pub(super) lease: Option<Lease>,
@@ -100,7 +103,8 @@ impl Fetch {
     /// Begins a fetch, and notes the purges that are known now.
     pub(crate) fn begin(fetcher: &Arc<Fetcher>, order: Order, lease: Option<Lease>) -> Self {
         let position = fetcher.store.position();
-        let mut known = fetcher.store.purges().version_vector();
+        let local = fetcher.store.purges().version_vector();
+        let mut known = Arc::clone(&local);
         if let Some(asked_with) = &order.asked.from_peer {
             known = fetcher.store.purges().known_to_both(&known, asked_with);
         }
@@ -110,6 +114,7 @@ impl Fetch {
             position,
             version_vector: Arc::clone(&known),
             known,
+            local,
             lease,
             is_sent: Arc::default(),
         }
@@ -123,13 +128,14 @@ impl Fetch {
         position: u64,
         version_vector: Arc<VersionVector>,
     ) -> Self {
-        let known = Arc::clone(&version_vector);
+        let (known, local) = (Arc::clone(&version_vector), Arc::clone(&version_vector));
         Self {
             fetcher: Arc::clone(fetcher),
             order,
             position,
             version_vector,
             known,
+            local,
             lease: None,
             is_sent: Arc::default(),
         }
@@ -147,7 +153,8 @@ impl Fetch {
 
     /// Returns a copy of this fetch without its lease, for a task that outlives it.
     pub(super) fn without_lease(&self) -> Self {
-        Self::begun(&self.fetcher, self.order.clone(), self.position, Arc::clone(&self.version_vector))
+        let vector = Arc::clone(&self.version_vector);
+        Self { local: Arc::clone(&self.local), ..Self::begun(&self.fetcher, self.order.clone(), self.position, vector) }
     }
 
     /// Fetches for a flight: from the tiers first, since another flight may have ended in between, then from the

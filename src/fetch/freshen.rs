@@ -148,6 +148,8 @@ impl Fetch {
                 all_tags(&self.order, &newer, stored.head.tags(), None).map_err(|TooManyTags| NotStorable::Tags)?;
             let new = (stored.head.status, &fields, tags);
             let mut head = self.new_head(&storable, new, &exchange);
+            // Its body was not fetched after the purges that only a peer knew, whatever the origin says of it.
+            head.version_vector = Arc::clone(&self.local);
             head.set_parts(stored.head.parts().cloned());
             // The stored response's body object is reused only under the same key and variant. An object's name begins
             // with that of its key, and each variant deletes its own object with itself. A body that came inline from

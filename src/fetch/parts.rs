@@ -97,6 +97,7 @@ impl Fetch {
         let tags = all_tags(&self.order, &new_fields, new.head.tags(), base.map(|base| base.head.tags())).ok()?;
         let all = (StatusCode::OK, &fields, tags);
         let mut head = self.new_head(&storable, all, &exchange);
+        head.version_vector = Arc::clone(&self.local);
         if !parts.is_complete() {
             head.status = StatusCode::PARTIAL_CONTENT;
             head.set_parts(Some(parts));
@@ -139,7 +140,8 @@ impl Fetch {
         };
         let Ok(storable) = storable(&exchange, &self.order.asked.terms.policy) else { return None };
         let Ok(tags) = all_tags(&self.order, answer.headers(), stored.head.tags(), None) else { return None };
-        let head = self.new_head(&storable, (StatusCode::OK, &fields, tags), &exchange);
+        let mut head = self.new_head(&storable, (StatusCode::OK, &fields, tags), &exchange);
+        head.version_vector = Arc::clone(&self.local);
         let cookies = left_out(&storable, answer.headers());
         let mut body = Incoming::from(answer.into_body());
         body.len = Some(end - first);

@@ -358,6 +358,51 @@ fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
 }
 
 #[test]
+fn no_purge_is_undone_by_a_node_that_finds_its_old_page_to_be_current() {
+    // The origin's validator says nothing of the body, as one by release or by the second.
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::new({
+        let version = Arc::clone(&version);
+        move |seen, reply| {
+            if seen.method() == "POST" {
+                return reply.send(204, "", "");
+            }
+            let fields = "Cache-Control: max-age=600\nCache-Tag: news\nETag: \"release\"";
+            if seen.has("if-none-match: \"release\"") {
+                return reply.raw(format!("HTTP/1.1 304 X\r\n{}\r\n\r\n", fields.replace('\n', "\r\n")));
+            }
+            reply.send(200, fields, &version.load(Ordering::SeqCst).to_string());
+        }
+    });
+    let nodes = Nodes::start(&origin, 2, "");
+    for what in ["url", "prefix", "tag", "all", "POST"] {
+        for is_stale in [false, true] {
+            let path = &*format!("/page/{what}/{is_stale}").leak();
+            let (named, others) = nodes.named(path);
+            let (named, asking) = (&nodes.nodes[named], &nodes.nodes[others[0]]);
+            let before = version.load(Ordering::SeqCst).to_string();
+            assert_eq!(asking.get(path, "").text(), before, "{what}");
+            assert_eq!(named.get(path, "").hit(), Some("memory"), "{what}");
+            let after = (version.fetch_add(1, Ordering::SeqCst) + 1).to_string();
+            if is_stale {
+                named.advance(700);
+                asking.advance(700);
+            }
+            match what {
+                "url" => drop(asking.purge(&format!("http://site.example{path}"))),
+                "prefix" => drop(asking.purge_of("{\"prefix\": \"http://site.example/page/\"}")),
+                "tag" => drop(asking.purge_of("{\"tag\": \"news\"}")),
+                "all" => drop(asking.purge_of("{\"all\": true}")),
+                _ => assert_eq!(asking.client().send("POST", path, "Content-Length: 0").status(), 204),
+            }
+            let directives = if is_stale { "" } else { "Cache-Control: no-cache" };
+            assert_eq!(asking.get(path, directives).text(), after, "{what} {is_stale}");
+            assert_eq!(asking.get(path, "").text(), after, "{what} {is_stale}: and it stays");
+        }
+    }
+}
+
+#[test]
 fn a_purge_while_a_node_waits_for_another_covers_what_comes() {
     let gate = Gate::default();
     let version = Arc::new(AtomicUsize::new(1));
