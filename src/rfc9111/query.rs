@@ -115,7 +115,8 @@ fn part(context: &mut Context, bytes: &[u8]) {
 
 /// Returns a media type in its normal form (RFC 9110 §8.3.1): type, subtype, names of parameters and the value of
 /// `charset` in lower case, without white space around them, each value quoted. One that is not well-formed stays as it
-/// is.
+/// is, and so does one with a backslash: applications differ in how they read those, and two that they tell apart must
+/// not share a key.
 fn media_type(text: &[u8]) -> Vec<u8> {
     normal_media_type(text).unwrap_or_else(|| fields::trim(text).to_vec())
 }
@@ -147,9 +148,6 @@ fn normal_media_type(text: &[u8]) -> Option<Vec<u8>> {
         normal.extend(&name);
         normal.extend(b"=\"");
         for byte in value {
-            if matches!(byte, b'"' | b'\\') {
-                normal.push(b'\\');
-            }
             normal.push(if name == b"charset" { byte.to_ascii_lowercase() } else { byte });
         }
         normal.push(b'"');
@@ -165,21 +163,12 @@ fn take<'a>(rest: &mut &'a [u8], is_part: impl Fn(u8) -> bool) -> &'a [u8] {
     taken
 }
 
-/// Takes a quoted string, and returns what it stands for.
+/// Takes a quoted string without quoted pairs, and returns what is between the quotes.
 fn quoted(rest: &mut &[u8]) -> Option<Vec<u8>> {
-    let mut value = Vec::new();
-    let mut bytes = rest.iter().enumerate().skip(1);
-    while let Some((at, byte)) = bytes.next() {
-        match byte {
-            b'"' => {
-                *rest = &rest[at + 1..];
-                return Some(value);
-            }
-            b'\\' => value.push(*bytes.next()?.1),
-            byte => value.push(*byte),
-        }
-    }
-    None
+    let mut text = &rest[1..];
+    let value = take(&mut text, |byte| !matches!(byte, b'"' | b'\\'));
+    *rest = text.strip_prefix(b"\"")?;
+    Some(value.to_vec())
 }
 
 fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
@@ -220,11 +209,9 @@ mod tests {
                 "text/html ;\tcharset=utf-8",
                 "text/html;charset=utf-8;",
                 "text/html;; charset=utf-8 ",
-                "text/html;charset=\"ut\\f-8\"",
             ][..],
             &["application/json", "APPLICATION/json", "application/json;", "application/json ; "],
             &["text/plain;a=\"b c\"", "text/plain; A=\"b c\""],
-            &["text/plain;a=\"\\\"\"", "text/plain;a=\"\\\"\";"],
         ] {
             for other in same {
                 assert_eq!(of_type(other), of_type(same[0]), "{other}");
@@ -234,6 +221,10 @@ mod tests {
             "text/html",
             "text/html;charset=utf-8",
             "text/html;charset=utf-16",
+            "text/html;charset=\"ut\\f-8\"",
+            "text/html;a=\"\\b\"",
+            "text/html;a=\"\\\"\"",
+            "text/html;a=\"\\\"\";",
             "text/html;a=b",
             "text/html;a=B",
             "text/html;a=\"b;c=d\"",
