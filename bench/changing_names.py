@@ -41,7 +41,7 @@ from origins import Clients, at, errors
 
 NAME, PORT = "app.test", 8000
 ADDRESSES = [f"127.0.0.{n}" for n in range(2, 10)]
-# What fails is found by this; nothing waits for it to pass.
+# Finds what fails; nothing waits for it to pass.
 DEADLINE = 30.0
 NO_ERROR, SERVER_FAILURE, NO_SUCH_NAME = 0, 2, 3
 

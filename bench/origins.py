@@ -54,9 +54,9 @@ from crowds import Process, heading, row
 # Pages are few enough that each was asked for before its origin fails, and many enough that the failures of one do not
 # count as those of all.
 PAGES = 200
-# How long a client waits, and an origin is waited for.
+# Limits the wait of a client, and that for an origin.
 PATIENCE, ORIGIN_PATIENCE = 15.0, 3
-# How long a page takes in `faults`.
+# Sets the time that a page takes in `faults`.
 PAGE = 0.03
 DELAY, UNDER_WAY, MOST, BEGUN = range(0, 32, 8)
 

@@ -354,8 +354,7 @@ fn bind_peers(config: &Config, workers: usize) -> Result<Option<(Vec<Sockets>, L
     Ok(bound.into_iter().next().map(|bound| (sockets, bound)))
 }
 
-/// What the workers of the peers' listener have of their own. What peers ask is no request of a client, and counts
-/// apart.
+/// The workers' own state for the peers' listener. A peer's question is no request of a client, and counts apart.
 struct ForPeers {
     config: Arc<ServerConfig>,
     metrics: Arc<Metrics>,

@@ -43,7 +43,7 @@ impl Fetcher {
         let is_for_peers = asked.from_peer.is_none()
             && *order.method() == Method::GET
             && asked.key == asked.exact
-            // What is asked of a peer has no content.
+            // No question to a peer has content.
             && !asked.exact.has_content()
             && asked.terms.collapse
             && !asked.directives.no_store
@@ -74,7 +74,7 @@ impl Fetch {
 
     /// Asks peers. `None`: the origin is to be asked.
     pub(super) async fn ask_peers(&mut self, wish: Wish<'_>) -> Option<Result<Response<UpstreamBody>, UpstreamError>> {
-        // What an earlier question brought says nothing of this one.
+        // Forget what an earlier question brought.
         self.order.told_by_peer = None;
         self.version_vector = Arc::clone(&self.known);
         let is_of_a_whole = match wish {

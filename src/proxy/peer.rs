@@ -35,7 +35,7 @@ use crate::upstream::{
     Asker, ClientBody, Informational, Peers, Received, Verdict, forwarding, write_facts, write_verdict,
 };
 
-/// What of an answer a peer may have.
+/// Says who may have an answer: the peer and all its clients, or its one client.
 #[derive(Clone, Debug)]
 pub(super) enum ForPeer {
     /// A response that is shared: complete, or coming in.

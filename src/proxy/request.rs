@@ -140,7 +140,7 @@ impl Proxy {
             }
             Lookup::Found(_) | Lookup::OtherVariants(_) => None,
         };
-        // What could not be stored lately is hardly there.
+        // Spares a look for a response that could not be stored lately.
         let may_be_at_hand = recalled.as_ref().is_none_or(|recalled| recalled.unshared != Some(Unshared::NotStorable));
         if may_be_at_hand
             && let Some(step) = self.answer_at_hand(&target, &request, inquiry, &directives, key.as_deref(), &found)
@@ -403,7 +403,7 @@ struct Missed {
     directives: CacheControl,
     /// The time of the look-up.
     now: Timestamp,
-    /// What is remembered of answers to such requests, if that was asked already.
+    /// The memory of earlier answers to such requests, if it was asked already.
     recalled: Option<Recalled>,
 }
 

@@ -420,7 +420,7 @@ mod tests {
             assert_eq!(key.with_content(&other), get.with_content(&other), "it has one content");
             assert_eq!(key.to_url(), get.to_url());
             assert!(key.is_found_otherwise());
-            // What a client writes into the URL makes no key of a QUERY of it.
+            // No URL makes the key of a QUERY, whatever a client writes into it.
             for written in [format!("/a{}", one.as_str()), format!("/a?{}", one.as_str())] {
                 assert_ne!(CacheKey::new(parts("host:8080", &written, query)).as_bytes(), key.as_bytes());
             }

@@ -14,7 +14,7 @@ use super::request_body::RequestBody;
 use super::{Fault, Upstream, UpstreamError};
 use crate::base::Probe;
 
-/// What comes of sending a request.
+/// The result of sending a request.
 pub(super) type Sent = Result<Response<UpstreamBody>, UpstreamError>;
 
 /// The place of a request that is sent in a task of its own, and the client that waits for what comes of it.
@@ -64,7 +64,7 @@ impl Upstream {
     ) -> Pin<Box<dyn Future<Output = Sent> + Send + 'a>> {
         Box::pin(async move {
             let choice = self.choice(request);
-            // Who leaves while waiting leaves the queue.
+            // A client that leaves while it waits leaves the queue.
             let (seat, probe) = self.seat(request, &choice).await?;
             let (sender, receiver) = oneshot::channel();
             let apart = Apart { choice, seat, probe, client: Some(sender) };

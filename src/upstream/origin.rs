@@ -249,7 +249,7 @@ impl Upstream {
                 self.metrics.origin_retries.add_one();
             };
             // An origin that answered other requests meanwhile is not down, however many of its pages are slow or broken.
-            // What broke off at one address already may be the request's own fault.
+            // A request that broke off at one address already may be at fault itself.
             let has_broken = !choice.tried.is_empty();
             let is_excused = was_sending || has_broken || seat.endpoint.breaker.answers() != answers;
             self.learn_from(&seat.endpoint, &error, is_excused, request.uri.path());

@@ -27,7 +27,7 @@ pub(super) struct Pool {
     budget: Budget,
 }
 
-/// What decides on the address of a request.
+/// The grounds on which a request gets an address.
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
     pub(super) errand: Errand,

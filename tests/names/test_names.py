@@ -23,7 +23,7 @@ CHANGES = 12
 def may_be_apart() -> bool:
     if not shutil.which("unshare"):
         return False
-    # What the scene does there needs a mount, too.
+    # The scene needs a mount there, too.
     command = [*APART, "mount", "--bind", "/etc/resolv.conf", "/etc/resolv.conf"]
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
 

@@ -267,7 +267,7 @@ impl PurgeTable {
         for stamp in &self.all {
             each(&|| PurgeTarget::All, stamp);
         }
-        // What is stored for several queries of a path, or for a QUERY, is purged with the URLs that it belongs to.
+        // A response for several queries of a path, or to a QUERY, is purged with the URLs that it belongs to.
         for hash in [Some(key.hash()), key.searched_path(), key.page_hash()].into_iter().flatten() {
             let old = self.floors.old_urls.as_ref().filter(|_| self.old_urls.contains(hash));
             for stamp in self.urls.of(&hash).iter().chain(old).chain(&self.floors.any_urls) {

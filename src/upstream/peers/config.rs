@@ -20,7 +20,7 @@ pub struct PeersConfig {
     pub timeout: Duration,
     /// The time between two greetings of a peer.
     pub interval: Duration,
-    /// How TLS is spoken with peers that are `https`.
+    /// The files and the name for TLS with peers that are `https`.
     pub tls: TlsConfig,
 }
 

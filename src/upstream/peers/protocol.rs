@@ -37,7 +37,7 @@ const HELD_FOR: HeaderName = HeaderName::from_static("larder-peer-held-for");
 /// The most bytes of the tags of an answer. A response with more is not given to peers.
 const MAX_TAGS: usize = 512 << 10;
 
-/// What a peer says of its answer.
+/// Tells what kind of answer a peer gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It answers a greeting.
@@ -75,7 +75,7 @@ impl Verdict {
     }
 }
 
-/// What is told of a shared response besides its fields.
+/// The facts of a shared response that its fields do not tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerFacts {
     /// The purges that were known when its fetch began.
@@ -86,7 +86,7 @@ pub(crate) struct PeerFacts {
     pub(crate) held_for: i64,
 }
 
-/// What a node says of itself and its client with a question.
+/// The node that asks, and its client.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
     /// The purges that it knows.
@@ -190,7 +190,7 @@ impl Secrets {
     }
 }
 
-/// What a node tells with a question besides its request.
+/// The part of a question that its request does not tell.
 pub(super) struct Question<'a> {
     /// The id of the node.
     pub(super) id: &'a str,

@@ -65,7 +65,7 @@ pub(super) struct Node {
     state: RwLock<State>,
 }
 
-/// What is known of a node.
+/// The knowledge of a node.
 #[derive(Clone, Debug)]
 enum State {
     /// It was not greeted yet.
@@ -76,7 +76,7 @@ enum State {
     Down,
 }
 
-/// What a node counts as.
+/// The state that a node counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerState {
     /// It was not greeted yet.
@@ -135,7 +135,7 @@ impl Node {
     }
 }
 
-/// How one greeting went.
+/// The outcome of a greeting.
 enum Greeted {
     Answered(String, HeaderValue),
     Refused,
@@ -162,7 +162,7 @@ impl Peers {
         let connections = Config {
             addresses: Vec::new(),
             tls,
-            // Whether a peer is asked is decided here.
+            // The roster decides who is asked; the upstream's own breaker and retries are off.
             breaker_failures: 0,
             retry_budget: 0,
             connect_timeout: config.timeout,
@@ -298,7 +298,7 @@ impl Peers {
                 );
             }
             is_told = !is_found && begun.elapsed() > TO_FIND_ITSELF;
-            // What answers slowly at the start is greeted again soon: until then its share goes to the origin.
+            // Greets nodes that were slow at the start again soon: until then their share goes to the origin.
             let is_any_new = nodes.iter().any(|node| node.state() == PeerState::Unknown) || nodes.is_empty();
             let pause = if is_any_new { self.config.interval.min(SOON) } else { self.config.interval };
             tokio::time::sleep(pause).await;

@@ -102,7 +102,7 @@ fn no_get_gets_the_answer_to_a_query_nor_the_other_way_round() {
     assert_eq!((of_get.fwd(), of_get.text().contains(" GET ")), (Some("uri-miss"), true));
     assert_eq!(larder.client().send("HEAD", "/s", "").hit(), Some("memory"));
     assert_eq!(query(&larder, "/s", "one").text(), of_query.text());
-    // What a client writes where the key's text would be is no key.
+    // Text of a client in the place of the key's text makes no key.
     let status = of_query.cache_status().to_owned();
     let digest = status.split_once("QUERY ").expect("the key has the digest").1.split(' ').next().expect("a digest");
     assert_eq!(digest.len(), 64, "{status}");

@@ -12,7 +12,7 @@ use crate::support::{
     Answer, Authority, Client, Gate, Larder, Origin, Place, Process, START, at_once, eventually, metric,
 };
 
-/// What the nodes of a test have in common.
+/// The nodes of a test, and what they have in common.
 const TOKEN: &str = "peers.token=a-secret-of-all-nodes";
 
 /// Returns `n` addresses that nobody listens on.

@@ -94,7 +94,7 @@ fn only_what_no_cache_gives_to_others_has_the_cookie() {
         ("Cache-Control: s-maxage=60", false),
         ("Expires: Thu, 01 Jan 2099 00:00:00 GMT", false),
         ("CDN-Cache-Control: max-age=60|Cache-Control: private", false),
-        // What this cache does not store, another may.
+        // Another cache may store what this one does not.
         ("Cache-Control: max-age=60|Set-Cookie: own=1", false),
         ("Cache-Control: max-age=60|Vary: *", false),
     ]

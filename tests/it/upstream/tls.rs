@@ -12,7 +12,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, Support
 
 use crate::support::{Authority, Larder, Origin, Pair, Process, SelfSigned, eventually, larder, run};
 
-/// What a handshake with the origin was like.
+/// The facts of a handshake with the origin.
 #[derive(Clone, Debug)]
 struct Handshake {
     name: Option<String>,
