@@ -13,6 +13,7 @@ mod directory;
 mod durable;
 mod error;
 mod index;
+mod invalidation;
 mod journal;
 mod keep;
 mod listing;
