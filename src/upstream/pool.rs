@@ -196,14 +196,16 @@ impl Pool {
     async fn wait(self: &Arc<Self>, config: &Config, choice: &Choice) -> Result<(Seat, Option<Probe>), UpstreamError> {
         let Some(receiver) = self.queue.join(choice, config.max_waiting) else { return Err(UpstreamError::Busy) };
         // Whoever is handed an address and leaves at that moment must give it back.
-        let mut place = Place { pool: self, receiver };
+        let mut place = Place { pool: self, errand: choice.errand, receiver, is_over: false };
         // Room may have come before this request was in the queue.
         match self.find(choice) {
             Found::Room(endpoint, probe) => return Ok((Seat { pool: Arc::clone(self), endpoint }, probe)),
             Found::Down { was_slow } => return Err(UpstreamError::Down { was_slow }),
             Found::Full => {}
         }
-        match timeout(config.queue_timeout, &mut place.receiver).await {
+        let handed = timeout(config.queue_timeout, &mut place.receiver).await;
+        place.is_over = handed.is_ok();
+        match handed {
             Ok(Ok(endpoint)) => Ok((Seat { pool: Arc::clone(self), endpoint }, None)),
             Ok(Err(_)) => Err(UpstreamError::Down { was_slow: false }),
             Err(_) => Err(UpstreamError::Busy),
@@ -308,14 +310,21 @@ fn find_down(endpoints: &[Arc<Endpoint>], most: u32, choice: &Choice) -> Found {
 /// A place in the queue.
 struct Place<'a> {
     pool: &'a Arc<Pool>,
+    errand: Errand,
     receiver: oneshot::Receiver<Arc<Endpoint>>,
+    /// True once the queue has let it go: it was handed an address, or sent away.
+    is_over: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         self.receiver.close();
-        if let Ok(endpoint) = self.receiver.try_recv() {
-            drop(Seat { pool: Arc::clone(self.pool), endpoint });
+        match self.receiver.try_recv() {
+            Ok(endpoint) => drop(Seat { pool: Arc::clone(self.pool), endpoint }),
+            Err(_) => self.pool.queue.leave(self.errand),
         }
     }
 }

@@ -47,11 +47,6 @@ impl Queue {
     /// Whoever is there is handed an address that has room, one of whose requests under way it is then.
     pub(super) fn join(&self, choice: &Choice, most: usize) -> Option<oneshot::Receiver<Arc<Endpoint>>> {
         let mut lines = self.lines.lock();
-        if self.len() >= most {
-            // Those whose clients have left make room.
-            lines.iter_mut().for_each(|line| line.retain(|waiter| !waiter.sender.is_closed()));
-            self.waiting.store(lines.iter().map(VecDeque::len).sum(), Ordering::SeqCst);
-        }
         let line = &mut lines[rank(choice.errand)];
         if self.len() >= most || (choice.errand == Errand::Background && line.len() >= MAX_BACKGROUND) {
             return None;
@@ -63,6 +58,15 @@ impl Queue {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.joined.fetch_add(1, Ordering::SeqCst);
         Some(receiver)
+    }
+
+    /// Removes from the line of `errand` those that have closed their receivers.
+    pub(super) fn leave(&self, errand: Errand) {
+        let mut lines = self.lines.lock();
+        let line = &mut lines[rank(errand)];
+        let before = line.len();
+        line.retain(|waiter| !waiter.sender.is_closed());
+        self.waiting.fetch_sub(before - line.len(), Ordering::SeqCst);
     }
 
     /// Returns the number of requests that ever waited.

@@ -1,3 +1,5 @@
+//! Tests which rule a request gets, and how paths that are read in several ways do.
+
 use super::*;
 
 /// Returns the rule of GET for a path of any host.

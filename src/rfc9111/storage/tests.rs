@@ -1,3 +1,5 @@
+//! Tests which responses may be stored.
+
 use http::header::{HeaderName, HeaderValue};
 
 use super::NotStorable as N;
