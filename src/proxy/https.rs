@@ -76,7 +76,7 @@ impl Proxy {
     ) -> Step<'a> {
         let token = Challenges::token(request.uri().path()).map(str::to_owned);
         let (Some(acme), Some(token), &Method::GET) = (&self.acme, token, request.method()) else {
-            return self.answer_rarely(caller, target, request, present);
+            return self.answer(caller, target, request, present);
         };
         let span = span_of(&request, &target);
         Step::waits(span, async move {
@@ -87,7 +87,7 @@ impl Proxy {
                 self.label_answer(&mut answer, Some(&target));
                 return answer;
             }
-            self.answer_rarely(caller, target, request, present).taken().await
+            self.answer(caller, target, request, present).taken().await
         })
     }
 }

@@ -88,23 +88,8 @@ impl Proxy {
         Reply::new(worker, client, access, step)
     }
 
-    /// Does the same as [`Self::answer`] for the few requests that come another way.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn answer_rarely<'a>(
-        self: &'a Arc<Self>,
-        caller: &'a dyn Client,
-        target: RequestTarget<'a>,
-        request: Request<ClientBody>,
-        present: Present,
-    ) -> Step<'a> {
-        self.answer(caller, target, request, present)
-    }
-
     /// Answers a request from memory, or returns the step that waits for its answer (RFC 9111 §4).
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "a hit moves the request once less")]
-    fn answer<'a>(
+    pub(super) fn answer<'a>(
         self: &'a Arc<Self>,
         caller: &'a dyn Client,
         target: RequestTarget<'a>,
