@@ -342,7 +342,8 @@ fn check(reading: &Reading) -> ExitCode {
         let error = upstream.examine_tls().err()?;
         Some(format!("{}.{error}", Config::section_of(name)))
     });
-    let mistakes: Vec<String> = examined.mistakes.iter().map(ToString::to_string).chain(origins).collect();
+    let peers = reading.config().peers.examine_tls().err().map(|error| format!("peers.{error}"));
+    let mistakes: Vec<String> = examined.mistakes.iter().map(ToString::to_string).chain(origins).chain(peers).collect();
     if !mistakes.is_empty() {
         mistakes.iter().for_each(complain);
         return ExitCode::from(EXIT_CONFIG);

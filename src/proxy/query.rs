@@ -54,7 +54,7 @@ impl Proxy {
             target.content = Some(content);
             let mut request = Request::from_parts(parts, ClientBody::none());
             *request.method_mut() = Method::GET;
-            self.answer_rarely(caller, target, request, present).taken().await
+            self.answer(caller, target, request, present).taken().await
         }))
     }
 }

@@ -300,7 +300,7 @@ fn name_of(listed: &Listed) -> Option<(&str, u16)> {
 }
 
 /// Returns the addresses of a name, in order.
-async fn look_up(host: &str, port: u16, limit: Duration) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn look_up(host: &str, port: u16, limit: Duration) -> io::Result<Vec<SocketAddr>> {
     let found = timeout(limit.max(Duration::from_secs(1)), tokio::net::lookup_host((host, port)))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;

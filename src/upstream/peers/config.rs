@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::upstream::TlsConfig;
-use crate::upstream::config::Address;
+use crate::upstream::config::{Address, Listed};
+use crate::upstream::{Config, OriginTlsError, TlsConfig};
 
 /// The settings by which peers are found and asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,22 @@ impl Default for PeersConfig {
 }
 
 impl PeersConfig {
+    /// Reads the files of TLS to the nodes, as a start does.
+    pub fn examine_tls(&self) -> Result<(), OriginTlsError> {
+        let addresses = self.list.iter().chain(&self.name).cloned().map(Listed::from).collect();
+        Config { addresses, tls: self.tls_of_nodes(), ..Config::default() }.examine_tls()
+    }
+
+    /// Returns the settings for TLS to the nodes.
+    pub(super) fn tls_of_nodes(&self) -> TlsConfig {
+        let mut tls = self.tls.clone();
+        if let (true, Some(Address::Tcp { host, .. })) = (tls.server_name.is_empty(), &self.name) {
+            // The certificates of the addresses are for the name that leads to them.
+            tls.server_name.clone_from(host);
+        }
+        tls
+    }
+
     /// Returns whether peers are named.
     pub fn is_on(&self) -> bool {
         !self.list.is_empty() || self.name.is_some()

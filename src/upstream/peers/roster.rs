@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::config::PeersConfig;
 use super::protocol::{Received, Secrets, Verdict};
 use crate::base::{Metrics, Stopwatch};
 use crate::upstream::config::{Address, Listed};
+use crate::upstream::watch::look_up;
 use crate::upstream::{Buffers, Config, OriginTlsError, Upstream};
 
 /// The most nodes that are known.
@@ -154,14 +156,9 @@ impl Peers {
         let (max_headers, max_header_size) = of_origins.fold((0, 0), |(headers, size), config| {
             (headers.max(config.max_headers), size.max(config.max_header_size))
         });
-        let mut tls = config.tls.clone();
-        if let (true, Some(Address::Tcp { host, .. })) = (tls.server_name.is_empty(), &config.name) {
-            // The certificates of the addresses are for the name that leads to them.
-            tls.server_name.clone_from(host);
-        }
         let connections = Config {
             addresses: Vec::new(),
-            tls,
+            tls: config.tls_of_nodes(),
             // The roster decides who is asked; the upstream's own breaker and retries are off.
             breaker_failures: 0,
             retry_budget: 0,
@@ -247,17 +244,15 @@ impl Peers {
         let Some(Address::Tcp { host, port, is_tls }) = &self.config.name else { return };
         let mut is_failing = false;
         loop {
-            let found = timeout(self.config.resolve_interval, tokio::net::lookup_host((host.as_str(), *port))).await;
-            let found = found.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")));
+            let found = look_up(host, *port, self.config.resolve_interval).await;
             match found {
                 Ok(addresses) => {
                     is_failing = false;
-                    let mut addresses: Vec<_> = addresses.take(MAX_NODES).map(|address| address.ip()).collect();
-                    addresses.sort_unstable();
-                    addresses.dedup();
-                    let address =
-                        |ip: std::net::IpAddr| Address::Tcp { host: ip.to_string(), port: *port, is_tls: *is_tls };
-                    self.replace(addresses.into_iter().map(address).collect());
+                    let address = |found: SocketAddr| {
+                        let host = found.ip().to_string();
+                        Address::Tcp { host, port: *port, is_tls: *is_tls }
+                    };
+                    self.replace(addresses.into_iter().take(MAX_NODES).map(address).collect());
                 }
                 Err(error) if !is_failing => {
                     is_failing = true;

@@ -254,24 +254,31 @@ fn files_that_can_not_be_used_stop_the_start_with_a_sentence() {
     std::fs::write(authority.path("other.key"), authority.client("x").key).expect("it is written");
     let path = |name: &str| authority.path(name).display().to_string();
     for (keys, sentence) in [
-        (vec![("ca_file", "gone.pem")], "upstream.ca_file: "),
+        (vec![("ca_file", "gone.pem")], "ca_file: "),
         (vec![("ca_file", "empty.pem")], "it has no certificate"),
-        (vec![("client_chain", "own.pem"), ("client_key", "gone.key")], "upstream.client_key: "),
-        (vec![("client_chain", "own.pem"), ("client_key", "other.key")], "upstream.client_key: "),
-        (vec![("client_chain", "own.pem")], "upstream.client_key: "),
-        (vec![("client_key", "other.key")], "upstream.client_chain: "),
+        (vec![("client_chain", "own.pem"), ("client_key", "gone.key")], "client_key: "),
+        (vec![("client_chain", "own.pem"), ("client_key", "other.key")], "client_key: "),
+        (vec![("client_chain", "own.pem")], "client_key: "),
+        (vec![("client_key", "other.key")], "client_chain: "),
     ] {
-        let sets: Vec<String> = keys.iter().map(|(key, file)| format!("upstream.{key}={}", path(file))).collect();
-        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-        let sets = [&["upstream.url=https://127.0.0.1:1"], &sets[..]].concat();
-        for command in ["", "check"] {
-            let mut larder = larder(&sets);
-            if !command.is_empty() {
-                larder.arg(command);
+        for (section, url) in [
+            ("upstream", &["upstream.url=https://127.0.0.1:1"][..]),
+            ("upstreams.api", &["upstreams.api.url=https://127.0.0.1:1"]),
+            ("peers", &["peers.list=https://127.0.0.1:1", "peers.listen=127.0.0.1:0"]),
+        ] {
+            let files = keys.iter().map(|(key, file)| format!("{section}.{key}={}", path(file)));
+            let files: Vec<String> = files.chain(["durable.url=off".into()]).collect();
+            let sets: Vec<&str> = url.iter().copied().chain(files.iter().map(String::as_str)).collect();
+            for command in ["", "check"] {
+                let mut larder = larder(&sets);
+                if !command.is_empty() {
+                    larder.arg(command);
+                }
+                let output = run(&mut larder);
+                let told = String::from_utf8_lossy(&output.stderr);
+                let expected = told.contains(&format!("{section}.c")) && told.contains(sentence);
+                assert!(!output.status.success() && expected, "{command} {section} {keys:?}: {told}");
             }
-            let output = run(&mut larder);
-            let told = String::from_utf8_lossy(&output.stderr);
-            assert!(!output.status.success() && told.contains(sentence), "{command} {keys:?}: {told}");
         }
     }
 }
