@@ -20,6 +20,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import time
 from pathlib import Path
 
 from common import PATH, Failure, compiled, cpu_nanoseconds, free_port, get, pinned_to, say
-from tls import CIPHER, LOAD_CPU, NAME, SERVER_CPU, START_DEADLINE, Pair, Run, make_pair
+from tls import CIPHER, LOAD_CPU, NAME, SERVER_CPU, START_DEADLINE, Pair, Run, make_pair, nginx_command
 
 WAYS = ("kept", "new")
 
@@ -114,31 +115,10 @@ def measure(seconds: int, port: int, process: subprocess.Popen, origin: int) -> 
     return spent / 1000 / count
 
 
-def user() -> str:
-    # Only root may say who the workers are, and they need to reach the temporary directory.
-    return "user root;" if os.geteuid() == 0 else ""
-
-
 def start_origin(runner: Run, directory: Path, pair: Pair, plain: int) -> int:
     place, port = directory / "origin-tls", free_port()
     place.mkdir()
-    config = place / "nginx.conf"
-    config.write_text(f"""
-        {user()}
-        daemon off;
-        worker_processes 1;
-        pid {place}/nginx.pid;
-        error_log stderr error;
-        events {{ worker_connections 8192; }}
-        http {{
-            access_log off;
-            keepalive_timeout 300s;
-            keepalive_requests 1000000000;
-            client_body_temp_path {place}/body;
-            proxy_temp_path {place}/temp;
-            fastcgi_temp_path {place}/fastcgi;
-            uwsgi_temp_path {place}/uwsgi;
-            scgi_temp_path {place}/scgi;
+    command = nginx_command(shutil.which("nginx", path=PATH), place, f"""
             upstream origin {{ server 127.0.0.1:{plain}; keepalive 128; }}
             server {{
                 listen 127.0.0.1:{port} ssl;
@@ -153,13 +133,16 @@ def start_origin(runner: Run, directory: Path, pair: Pair, plain: int) -> int:
                     proxy_set_header Connection "";
                 }}
             }}
-        }}
     """)
-    process = runner.start("origin-tls", [shutil.which("nginx", path=PATH), "-p", place, "-e", "stderr", "-c", config], LOAD_CPU)
-    time.sleep(0.5)
-    if process.poll() is not None:
-        raise Failure("the origin did not start:\n" + (directory / "origin-tls.log").read_text(errors="replace"))
-    return port
+    process = runner.start("origin-tls", command, LOAD_CPU)
+    deadline = time.monotonic() + START_DEADLINE
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return port
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise Failure("the origin did not start:\n" + (directory / "origin-tls.log").read_text(errors="replace"))
+        time.sleep(0.05)
 
 
 def larder(binary: Path, place: Path, pair: Pair, origin: int, port: int, way: str) -> list:
@@ -184,24 +167,8 @@ def larder(binary: Path, place: Path, pair: Pair, origin: int, port: int, way: s
 
 
 def nginx(binary: str, place: Path, pair: Pair, origin: int, port: int, way: str) -> list:
-    config = place / "nginx.conf"
     kept = 'proxy_http_version 1.1; proxy_set_header Connection "";' if way == "kept" else ""
-    config.write_text(f"""
-        {user()}
-        daemon off;
-        worker_processes 1;
-        pid {place}/nginx.pid;
-        error_log stderr error;
-        events {{ worker_connections 8192; }}
-        http {{
-            access_log off;
-            keepalive_timeout 300s;
-            keepalive_requests 1000000000;
-            client_body_temp_path {place}/body;
-            proxy_temp_path {place}/temp;
-            fastcgi_temp_path {place}/fastcgi;
-            uwsgi_temp_path {place}/uwsgi;
-            scgi_temp_path {place}/scgi;
+    return nginx_command(binary, place, f"""
             proxy_cache_path {place}/cache keys_zone=cache:64m max_size=2g use_temp_path=off;
             upstream origin {{ server 127.0.0.1:{origin}; {"keepalive 128; keepalive_requests 1000000000;" if way == "kept" else ""} }}
             server {{
@@ -217,9 +184,7 @@ def nginx(binary: str, place: Path, pair: Pair, origin: int, port: int, way: str
                     proxy_cache cache;
                 }}
             }}
-        }}
     """)
-    return [binary, "-p", place, "-e", "stderr", "-c", config]
 
 
 def haproxy(binary: str, place: Path, pair: Pair, origin: int, port: int, way: str) -> list:

@@ -326,8 +326,8 @@ def start_larder(binary: Path, run: Run, server: Server, pair: Pair, place: Path
     run.start_on_port(server, pair, [binary, "--config", config], port)
 
 
-def start_nginx(binary: str, run: Run, server: Server, pair: Pair, place: Path) -> None:
-    port = free_port()
+def nginx_command(binary: str, place: Path, http: str) -> list:
+    """Writes the configuration of an nginx with one worker, whose files are all in `place`, and returns its command."""
     # Only root may say who the workers are, and they need to reach the temporary directory.
     user = "user root;" if os.geteuid() == 0 else ""
     config = place / "nginx.conf"
@@ -340,16 +340,25 @@ def start_nginx(binary: str, run: Run, server: Server, pair: Pair, place: Path) 
         events {{ worker_connections 8192; }}
         http {{
             access_log off;
-            sendfile on;
             keepalive_timeout 300s;
             keepalive_requests 1000000000;
-            open_file_cache max=200000 inactive=300s;
-            open_file_cache_valid 300s;
             client_body_temp_path {place}/body;
             proxy_temp_path {place}/temp;
             fastcgi_temp_path {place}/fastcgi;
             uwsgi_temp_path {place}/uwsgi;
             scgi_temp_path {place}/scgi;
+            {http}
+        }}
+    """)
+    return [binary, "-p", place, "-e", "stderr", "-c", config]
+
+
+def start_nginx(binary: str, run: Run, server: Server, pair: Pair, place: Path) -> None:
+    port = free_port()
+    command = nginx_command(binary, place, f"""
+            sendfile on;
+            open_file_cache max=200000 inactive=300s;
+            open_file_cache_valid 300s;
             proxy_cache_path {place}/cache keys_zone=cache:64m max_size=2g use_temp_path=off;
             upstream origin {{ server 127.0.0.1:{run.origin}; keepalive 128; }}
             server {{
@@ -365,9 +374,8 @@ def start_nginx(binary: str, run: Run, server: Server, pair: Pair, place: Path) 
                     proxy_cache cache;
                 }}
             }}
-        }}
     """)
-    run.start_on_port(server, pair, [binary, "-p", place, "-e", "stderr", "-c", config], port)
+    run.start_on_port(server, pair, command, port)
 
 
 def start_haproxy(binary: str, run: Run, server: Server, pair: Pair, place: Path) -> None:

@@ -311,21 +311,43 @@ fn nodes_of_which_each_takes_the_next_for_the_named_one_answer_all() {
     assert_eq!(origin.count(), 3, "each asks for the one before");
 }
 
+/// Answers with its version, tagged, under a validator that `etag` makes of it, and takes every POST.
+fn versions(version: &Arc<AtomicUsize>, etag: fn(usize) -> String) -> Origin {
+    let version = Arc::clone(version);
+    Origin::new(move |seen, reply| {
+        if seen.method() == "POST" {
+            return reply.send(204, "", "");
+        }
+        let version = version.load(Ordering::SeqCst);
+        let etag = etag(version);
+        let fields = format!("Cache-Control: max-age=600\nCache-Tag: news, sport\nETag: {etag}");
+        if seen.has(&format!("if-none-match: {etag}")) {
+            return reply.raw(format!("HTTP/1.1 304 X\r\n{}\r\n\r\n", fields.replace('\n', "\r\n")));
+        }
+        reply.send(200, &fields, &version.to_string());
+    })
+}
+
+/// Invalidates a page on one node, in the way that `what` names.
+fn invalidate(node: &Larder, what: &str, path: &str) {
+    let url = format!("http://site.example{path}");
+    let purge = match what {
+        "url" => format!("{{\"url\": \"{url}\"}}"),
+        "soft" => format!("{{\"url\": \"{url}\", \"soft\": true}}"),
+        "prefix" => "{\"prefix\": \"http://site.example/page/\"}".into(),
+        "tag" => "{\"tag\": \"news\"}".into(),
+        "soft tag" => "{\"tag\": \"sport\", \"soft\": true}".into(),
+        "all" => "{\"all\": true}".into(),
+        _ => return assert_eq!(node.client().send("POST", path, "Content-Length: 0").status(), 204),
+    };
+    assert_eq!(node.purge_of(&purge).status(), 200, "{what}");
+}
+
 #[test]
 fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
     // The nodes have no bucket in common, so none ever hears of another's purges.
     let version = Arc::new(AtomicUsize::new(1));
-    let origin = Origin::new({
-        let version = Arc::clone(&version);
-        move |seen, reply| {
-            if seen.method() == "POST" {
-                return reply.send(204, "", "");
-            }
-            let version = version.load(Ordering::SeqCst);
-            let fields = format!("Cache-Control: max-age=600\nCache-Tag: news, sport\nETag: \"{version}\"");
-            reply.send(200, &fields, &version.to_string());
-        }
-    });
+    let origin = versions(&version, |version| format!("\"{version}\""));
     let nodes = Nodes::start(&origin, 2, "");
     for what in ["url", "soft", "prefix", "tag", "soft tag", "all", "POST"] {
         let path = &*format!("/page/{}", what.replace(' ', "-")).leak();
@@ -335,16 +357,7 @@ fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
         assert_eq!(asking.get(path, "").text(), before, "{what}");
         assert_eq!(named.get(path, "").hit(), Some("memory"), "{what}");
         version.fetch_add(1, Ordering::SeqCst);
-        let url = format!("http://site.example{path}");
-        match what {
-            "url" => drop(asking.purge(&url)),
-            "soft" => drop(asking.purge_of(&format!("{{\"url\": \"{url}\", \"soft\": true}}"))),
-            "prefix" => drop(asking.purge_of("{\"prefix\": \"http://site.example/page/\"}")),
-            "tag" => drop(asking.purge_of("{\"tag\": \"news\"}")),
-            "soft tag" => drop(asking.purge_of("{\"tag\": \"sport\", \"soft\": true}")),
-            "all" => drop(asking.purge_of("{\"all\": true}")),
-            _ => assert_eq!(asking.client().send("POST", path, "Content-Length: 0").status(), 204),
-        }
+        invalidate(asking, what, path);
         assert_eq!(named.get(path, "").text(), before, "{what}: this one has not heard of it");
         let (asked_before, after) = (origin.count(), version.load(Ordering::SeqCst).to_string());
         let answer = asking.get(path, "");
@@ -361,19 +374,7 @@ fn no_purge_is_undone_by_a_node_that_has_not_heard_of_it() {
 fn no_purge_is_undone_by_a_node_that_finds_its_old_page_to_be_current() {
     // The origin's validator says nothing of the body, as one by release or by the second.
     let version = Arc::new(AtomicUsize::new(1));
-    let origin = Origin::new({
-        let version = Arc::clone(&version);
-        move |seen, reply| {
-            if seen.method() == "POST" {
-                return reply.send(204, "", "");
-            }
-            let fields = "Cache-Control: max-age=600\nCache-Tag: news\nETag: \"release\"";
-            if seen.has("if-none-match: \"release\"") {
-                return reply.raw(format!("HTTP/1.1 304 X\r\n{}\r\n\r\n", fields.replace('\n', "\r\n")));
-            }
-            reply.send(200, fields, &version.load(Ordering::SeqCst).to_string());
-        }
-    });
+    let origin = versions(&version, |_| "\"release\"".into());
     let nodes = Nodes::start(&origin, 2, "");
     for what in ["url", "prefix", "tag", "all", "POST"] {
         for is_stale in [false, true] {
@@ -388,13 +389,7 @@ fn no_purge_is_undone_by_a_node_that_finds_its_old_page_to_be_current() {
                 named.advance(700);
                 asking.advance(700);
             }
-            match what {
-                "url" => drop(asking.purge(&format!("http://site.example{path}"))),
-                "prefix" => drop(asking.purge_of("{\"prefix\": \"http://site.example/page/\"}")),
-                "tag" => drop(asking.purge_of("{\"tag\": \"news\"}")),
-                "all" => drop(asking.purge_of("{\"all\": true}")),
-                _ => assert_eq!(asking.client().send("POST", path, "Content-Length: 0").status(), 204),
-            }
+            invalidate(asking, what, path);
             let directives = if is_stale { "" } else { "Cache-Control: no-cache" };
             assert_eq!(asking.get(path, directives).text(), after, "{what} {is_stale}");
             assert_eq!(asking.get(path, "").text(), after, "{what} {is_stale}: and it stays");

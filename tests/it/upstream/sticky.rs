@@ -12,6 +12,18 @@ fn named(name: &'static str) -> Origin {
     Origin::new(move |_, reply| reply.send(200, "Cache-Control: private", name))
 }
 
+/// Answers so while `is_up`, and breaks off else.
+fn up_while(name: &'static str, is_up: &Arc<AtomicBool>) -> Origin {
+    let is_up = Arc::clone(is_up);
+    Origin::new(move |_, reply| {
+        if is_up.load(Ordering::SeqCst) {
+            reply.send(200, "Cache-Control: private", name);
+        } else {
+            reply.hang_up();
+        }
+    })
+}
+
 fn before(origins: &[&Origin], config: &str) -> Larder {
     let urls: Vec<String> = origins.iter().map(|origin| origin.url()).collect();
     Larder::with_upstream(&urls.join(", "), &format!("{STICKY}\n{config}"))
@@ -137,14 +149,7 @@ fn values_that_nobody_was_given_choose_no_address() {
 #[test]
 fn whose_address_is_down_is_given_another() {
     let is_up = Arc::new(AtomicBool::new(true));
-    let up = Arc::clone(&is_up);
-    let a = Origin::new(move |_, reply| {
-        if up.load(Ordering::SeqCst) {
-            reply.send(200, "Cache-Control: private", "a");
-        } else {
-            reply.hang_up();
-        }
-    });
+    let a = up_while("a", &is_up);
     let b = named("b");
     let larder = before(&[&a, &b], "upstream.breaker_failures=1\nupstream.breaker_pause=20ms");
     let mut cookie = String::new();
@@ -210,14 +215,7 @@ fn over_tls_the_cookie_is_secure() {
 #[test]
 fn nobody_is_kept_at_a_backup() {
     let is_up = Arc::new(AtomicBool::new(false));
-    let up = Arc::clone(&is_up);
-    let a = Origin::new(move |_, reply| {
-        if up.load(Ordering::SeqCst) {
-            reply.send(200, "Cache-Control: private", "a");
-        } else {
-            reply.hang_up();
-        }
-    });
+    let a = up_while("a", &is_up);
     let backup = named("backup");
     let larder = Larder::with_upstream(
         &format!("{}, {} backup", a.url(), backup.url()),
