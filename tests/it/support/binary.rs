@@ -103,8 +103,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill is there");
-        assert!(sent.success());
+        signal_to(&self.child, signal);
     }
 
     /// Sends several at once, as far as one process can.
@@ -145,9 +144,20 @@ pub(crate) fn run(command: &mut Command) -> Output {
     command.output().expect("it runs")
 }
 
-/// Sends a signal, given as `-NAME`.
+/// Sends a signal, given as `-NAME`. After `-STOP` nothing of the process runs any more: its threads stop one by one
+/// after `kill` has returned, and until then they may still answer.
 pub(crate) fn signal_to(child: &Child, signal: &str) {
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill is there").success());
+    if signal == "-STOP" {
+        eventually("each thread has stopped", || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("it runs");
+            threads.flatten().all(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                // The name before the state may have parentheses of its own.
+                stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+            })
+        });
+    }
 }
 
 /// Returns the exit code, standard output and standard error of a command that ended.
