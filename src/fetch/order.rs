@@ -99,6 +99,8 @@ pub(crate) struct Terms {
     pub(crate) ranges: Ranges,
     /// The tags that the rule gives to responses.
     pub(crate) tags: Vec<String>,
+    /// The hash of what decides who may share a response.
+    pub(crate) digest: u64,
 }
 
 /// The cache's holdings for a request, as far as they were looked up.

@@ -28,6 +28,8 @@ const ID: HeaderName = HeaderName::from_static("larder-peer-id");
 const CREDENTIAL: HeaderName = HeaderName::from_static("larder-peer-credential");
 const KNOWN: HeaderName = HeaderName::from_static("larder-peer-known");
 const PATIENCE: HeaderName = HeaderName::from_static("larder-peer-patience");
+const LIMIT: HeaderName = HeaderName::from_static("larder-peer-limit");
+const FINGERPRINT: HeaderName = HeaderName::from_static("larder-peer-fingerprint");
 const PURGES: HeaderName = HeaderName::from_static("larder-peer-purges");
 const SUBJECT: HeaderName = HeaderName::from_static("larder-peer-subject");
 const VERDICT: HeaderName = HeaderName::from_static("larder-peer-verdict");
@@ -94,8 +96,12 @@ pub(crate) struct Asker {
     /// Purges of which it tells, since this process answered with what they cover. What they look like is for higher
     /// rooms.
     pub(crate) purges: Option<String>,
+    /// The hash of the key that it makes of the request, and of the rule's terms. Other settings make another.
+    pub(crate) fingerprint: Option<u128>,
     /// The longest that it waits without a word.
     pub(crate) patience: Duration,
+    /// The longest that it waits for the head in all; `None`: it does not say.
+    pub(crate) limit: Option<Duration>,
     /// The subject of its client's certificate.
     pub(crate) subject: Option<HeaderValue>,
     /// True if it is this process.
@@ -182,11 +188,13 @@ impl Secrets {
             return Received::Refused;
         }
         let known = fields.get(KNOWN).and_then(vector_of).unwrap_or_default();
-        let patience = fields.get(PATIENCE).and_then(|patience| patience.to_str().ok()?.parse().ok());
-        let patience = Duration::from_millis(patience.unwrap_or(1000));
+        let millis = |name| fields.get(name)?.to_str().ok()?.parse().ok().map(Duration::from_millis);
+        let (patience, limit) = (millis(PATIENCE).unwrap_or(Duration::from_secs(1)), millis(LIMIT));
+        let fingerprint = fields.get(FINGERPRINT).and_then(|told| u128::from_str_radix(told.to_str().ok()?, 16).ok());
         let is_own = fields.get(ID).is_some_and(|id| *id == self.id);
         let purges = fields.get(PURGES).and_then(|purges| purges.to_str().ok()).map(str::to_owned);
-        Received::Question(Box::new(Asker { known, purges, patience, subject: fields.get(SUBJECT).cloned(), is_own }))
+        let subject = fields.get(SUBJECT).cloned();
+        Received::Question(Box::new(Asker { known, purges, fingerprint, patience, limit, subject, is_own }))
     }
 }
 
@@ -201,23 +209,36 @@ pub(super) struct Question<'a> {
     /// See [`Asker`].
     pub(super) purges: Option<&'a str>,
     /// See [`Asker`].
+    pub(super) fingerprint: u128,
+    /// See [`Asker`].
     pub(super) patience: Duration,
+    /// See [`Asker`].
+    pub(super) limit: Duration,
     /// See [`Asker`].
     pub(super) subject: Option<&'a HeaderValue>,
 }
 
 /// Writes the fields of a question to those of its request, from which it removes what a client wrote by these names.
 pub(super) fn write_question(fields: &mut HeaderMap, question: &Question<'_>) {
-    let Question { id, credential, known, purges, patience, subject } = question;
+    let Question { id, credential, known, purges, fingerprint, patience, limit, subject } = question;
     remove_all(fields);
     fields.insert(CREDENTIAL, (*credential).clone());
-    let texts = [(ID, Some((*id).to_owned())), (KNOWN, Some(text_of(known))), (PURGES, purges.map(str::to_owned))];
+    let texts = [
+        (ID, Some((*id).to_owned())),
+        (KNOWN, Some(text_of(known))),
+        (PURGES, purges.map(str::to_owned)),
+        (FINGERPRINT, Some(format!("{fingerprint:x}"))),
+    ];
     for (name, text) in texts {
         if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
             fields.insert(name, value);
         }
     }
-    fields.insert(PATIENCE, HeaderValue::from(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)));
+    // Rounded up, so that the peer does not give up before this node does.
+    let millis =
+        |time: &Duration| HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
+    fields.insert(PATIENCE, millis(patience));
+    fields.insert(LIMIT, millis(limit));
     if let Some(subject) = subject {
         fields.insert(SUBJECT, (*subject).clone());
     }
@@ -397,7 +418,9 @@ mod tests {
                 credential: &credential,
                 known: &VersionVector::default(),
                 purges: None,
+                fingerprint: 1,
                 patience: Duration::from_secs(1),
+                limit: Duration::from_secs(1),
                 subject: None,
             };
             write_question(&mut fields, &question);
