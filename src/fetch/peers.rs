@@ -139,6 +139,7 @@ impl Fetch {
             uri: &asked.uri,
             fields: &fields,
             peer: &asked.peer,
+            sticky: order.sticky(),
             informational: order.informational.as_ref(),
             transfer: &asked.terms.transfer,
             known: &self.known,

@@ -32,8 +32,8 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::store::Lookup;
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{
-    Asker, ClientBody, Informational, Peers, Received, Verdict, answers_question, forwarding, write_facts,
-    write_verdict,
+    Asker, ClientBody, Informational, NewStickyCookie, Peers, Received, Verdict, answers_question, forwarding,
+    write_facts, write_sticky, write_verdict,
 };
 
 /// Says who may have an answer: the peer and all its clients, or its one client.
@@ -151,8 +151,8 @@ impl Proxy {
         self: &Arc<Self>,
         peers: &Peers,
         connection: &dyn Client,
-        request: Request<ClientBody>,
-        asker: Asker,
+        mut request: Request<ClientBody>,
+        mut asker: Asker,
     ) -> Answer {
         let pause = (asker.patience / 4).clamp(SIGNS.0, SIGNS.1);
         let signs = async {
@@ -164,6 +164,9 @@ impl Proxy {
                 to.sender.send(to.request, StatusCode::PROCESSING, &sign);
             }
         };
+        if let Some(sticky) = asker.sticky.take() {
+            request.extensions_mut().insert(sticky);
+        }
         let Asker { known, purges, fingerprint, limit, subject, is_own, .. } = asker;
         let client =
             PeersClient { connection, peer: Peer::of_peer(subject), known: Arc::new(known), fingerprint, is_own };
@@ -184,6 +187,7 @@ impl Proxy {
         let Ok(answer) = answered;
         let (status, mut response) = answer.unwrap_or_else(|| bare(Verdict::Declined));
         let for_peer = response.extensions_mut().remove::<ForPeer>();
+        let sticky = response.extensions_mut().remove::<NewStickyCookie>();
         let counters = &peers.metrics().peers;
         let response_status = response.status();
         let fields = response.headers_mut();
@@ -199,6 +203,9 @@ impl Proxy {
             // What the asking node did not ask for it would take for broken.
             Some(None) if answers_question(response_status, is_conditional) => {
                 write_verdict(fields, Verdict::Own);
+                if let Some(cookie) = &sticky {
+                    write_sticky(fields, cookie);
+                }
                 counters.answered(PeerAnswer::Own);
                 return (status, response);
             }

@@ -14,8 +14,8 @@ use crate::entry::VersionVector;
 use crate::upstream::connect::is_our_own;
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{
-    EndsWithConnection, Errand, Informational, InformationalSender, OriginRequest, RequestBody, Transfer, UpstreamBody,
-    UpstreamError,
+    EndsWithConnection, Errand, Informational, InformationalSender, OriginRequest, RequestBody, StickyCookies,
+    Transfer, UpstreamBody, UpstreamError,
 };
 
 /// The most peers that are asked for one response: the one that is named, and the next. After them comes the origin.
@@ -33,6 +33,8 @@ pub(crate) struct PeerRequest<'a> {
     pub(crate) fields: &'a (dyn Fn() -> HeaderMap + Sync),
     /// The client.
     pub(crate) peer: &'a Peer,
+    /// The cookies of ours that the client has.
+    pub(crate) sticky: Option<&'a StickyCookies>,
     /// Receives the informational responses of the origin.
     pub(crate) informational: Option<&'a Informational>,
     /// Limits for the bytes of the response.
@@ -121,6 +123,7 @@ impl Peers {
                 patience: timeout,
                 limit: patience,
                 subject: request.peer.subject.as_ref(),
+                sticky: request.sticky,
             };
             protocol::write_question(&mut fields, &question);
             fields
@@ -189,7 +192,9 @@ fn read(mut response: Response<UpstreamBody>, is_conditional: bool) -> Attempt {
             None => Attempt::Failed(PeerOutcome::Strange, None),
         },
         Some(Verdict::Own) => {
-            protocol::remove_all(response.headers_mut());
+            if let Some(cookie) = protocol::take_sticky(response.headers_mut()) {
+                response.extensions_mut().insert(cookie);
+            }
             Attempt::Replied(PeerReply::Own(response))
         }
         Some(Verdict::Declined) => Attempt::Replied(PeerReply::None),

@@ -16,5 +16,7 @@ mod roster;
 
 pub(crate) use self::ask::{PeerReply, PeerRequest, answers_question};
 pub use self::config::PeersConfig;
-pub(crate) use self::protocol::{Asker, Received, Verdict, put_word, word_of, write_facts, write_verdict};
+pub(crate) use self::protocol::{
+    Asker, Received, Verdict, put_word, word_of, write_facts, write_sticky, write_verdict,
+};
 pub(crate) use self::roster::{PeerState, Peers};

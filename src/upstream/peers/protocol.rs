@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq;
 
 use crate::base::wire::Decoder;
 use crate::entry::VersionVector;
+use crate::upstream::{NewStickyCookie, StickyCookies};
 
 const PREFIX: &str = "larder-peer-";
 const HELLO: HeaderName = HeaderName::from_static("larder-peer-hello");
@@ -32,6 +33,7 @@ const LIMIT: HeaderName = HeaderName::from_static("larder-peer-limit");
 const FINGERPRINT: HeaderName = HeaderName::from_static("larder-peer-fingerprint");
 const PURGES: HeaderName = HeaderName::from_static("larder-peer-purges");
 const SUBJECT: HeaderName = HeaderName::from_static("larder-peer-subject");
+const STICKY: HeaderName = HeaderName::from_static("larder-peer-sticky");
 const VERDICT: HeaderName = HeaderName::from_static("larder-peer-verdict");
 const TAGS: HeaderName = HeaderName::from_static("larder-peer-tags");
 const HELD_FOR: HeaderName = HeaderName::from_static("larder-peer-held-for");
@@ -104,6 +106,8 @@ pub(crate) struct Asker {
     pub(crate) limit: Option<Duration>,
     /// The subject of its client's certificate.
     pub(crate) subject: Option<HeaderValue>,
+    /// The cookies of ours that its client has.
+    pub(crate) sticky: Option<StickyCookies>,
     /// True if it is this process.
     pub(crate) is_own: bool,
 }
@@ -194,7 +198,8 @@ impl Secrets {
         let is_own = fields.get(ID).is_some_and(|id| *id == self.id);
         let purges = fields.get(PURGES).and_then(|purges| purges.to_str().ok()).map(str::to_owned);
         let subject = fields.get(SUBJECT).cloned();
-        Received::Question(Box::new(Asker { known, purges, fingerprint, patience, limit, subject, is_own }))
+        let sticky = fields.get(STICKY).map(StickyCookies::of_value);
+        Received::Question(Box::new(Asker { known, purges, fingerprint, patience, limit, subject, sticky, is_own }))
     }
 }
 
@@ -216,11 +221,13 @@ pub(super) struct Question<'a> {
     pub(super) limit: Duration,
     /// See [`Asker`].
     pub(super) subject: Option<&'a HeaderValue>,
+    /// See [`Asker`].
+    pub(super) sticky: Option<&'a StickyCookies>,
 }
 
 /// Writes the fields of a question to those of its request, from which it removes what a client wrote by these names.
 pub(super) fn write_question(fields: &mut HeaderMap, question: &Question<'_>) {
-    let Question { id, credential, known, purges, fingerprint, patience, limit, subject } = question;
+    let Question { id, credential, known, purges, fingerprint, patience, limit, subject, sticky } = question;
     remove_all(fields);
     fields.insert(CREDENTIAL, (*credential).clone());
     let texts = [
@@ -242,12 +249,30 @@ pub(super) fn write_question(fields: &mut HeaderMap, question: &Question<'_>) {
     if let Some(subject) = subject {
         fields.insert(SUBJECT, (*subject).clone());
     }
+    if let Some(sticky) = sticky.and_then(StickyCookies::to_value) {
+        fields.insert(STICKY, sticky);
+    }
 }
 
 /// Writes a verdict to the fields of an answer, from which it removes what the origin may have sent by these names.
 pub(crate) fn write_verdict(answer: &mut HeaderMap, verdict: Verdict) {
     remove_all(answer);
     answer.insert(VERDICT, HeaderValue::from_static(verdict.as_str()));
+}
+
+/// Writes to the fields of an answer for one client, behind the verdict, the cookie of ours that it is to get.
+pub(crate) fn write_sticky(answer: &mut HeaderMap, cookie: &NewStickyCookie) {
+    // Whoever gives it to the client adds what its scheme demands.
+    if let Some(cookie) = cookie.to_value("http") {
+        answer.insert(STICKY, cookie);
+    }
+}
+
+/// Takes that cookie from the fields of such an answer, and all else of peers.
+pub(super) fn take_sticky(answer: &mut HeaderMap) -> Option<NewStickyCookie> {
+    let cookie = answer.get(STICKY).and_then(NewStickyCookie::of_value);
+    remove_all(answer);
+    cookie
 }
 
 /// Writes to the fields of a shared response, behind the verdict, what is told of it. Returns `false` if that is too
@@ -422,6 +447,7 @@ mod tests {
                 patience: Duration::from_secs(1),
                 limit: Duration::from_secs(1),
                 subject: None,
+                sticky: None,
             };
             write_question(&mut fields, &question);
             assert!(!fields.contains_key(TAGS), "what a client writes by these names is not passed on");

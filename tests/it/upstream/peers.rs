@@ -854,7 +854,10 @@ fn an_application_that_is_slow_for_a_peer_is_not_asked_once_more() {
     let gate = Gate::default();
     let origin = Origin::new({
         let gate = gate.clone();
-        move |_, _| gate.wait()
+        move |_, reply| {
+            gate.wait();
+            reply.hang_up();
+        }
     });
     let nodes = Nodes::start(&origin, 2, "upstream.response_timeout=1s\nupstream.connect_timeout=20s");
     let (_, others) = nodes.named("/slow");
@@ -868,7 +871,10 @@ fn a_peer_ends_its_wait_when_the_asking_node_would() {
     let gate = Gate::default();
     let origin = Origin::new({
         let gate = gate.clone();
-        move |_, _| gate.wait()
+        move |_, reply| {
+            gate.wait();
+            reply.hang_up();
+        }
     });
     let addresses = free_addresses(2);
     let list = list_of(&addresses);
@@ -1022,4 +1028,36 @@ fn nodes_show_each_other_certificates_where_these_are_demanded() {
         let answered = right.metric("larder_peer_answers_total{answer=\"shared\"} ") - before;
         assert!(up == 1 || answered == 0, "{case}: {answered}");
     }
+}
+
+#[test]
+fn a_client_stays_at_its_address_whichever_node_asks() {
+    let name = |name: &'static str| Origin::new(move |_, reply| reply.send(200, "Cache-Control: private", name));
+    let (a, b, c) = (name("a"), name("b"), name("c"));
+    let urls = [&a, &b, &c].map(Origin::url).join(", ");
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses);
+    let node = |address: &String| {
+        let sets = format!(
+            "peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\nupstream.slow_start=1ms\n\
+             upstream.sticky_cookie=at\nupstream.sticky_key=a-long-secret-of-many"
+        );
+        Larder::at(&urls, &sets, Clock::manual(START))
+    };
+    let nodes: Vec<_> = addresses.iter().map(node).collect();
+    nodes.iter().for_each(|node| wait_for_peers(node.admin, &addresses, 1));
+    for n in 0..20 {
+        let first = nodes[n % 2].get(&format!("/{n}"), "");
+        let cookie =
+            first.get("set-cookie").and_then(|cookie| cookie.split(';').next()).expect("a new client gets one");
+        for later in 0..5 {
+            let path = format!("/{n}/{later}");
+            let answer = nodes[later % 2].get(&path, &format!("Cookie: {cookie}"));
+            assert_eq!((answer.text(), answer.get("set-cookie")), (first.text(), None), "{path}");
+        }
+    }
+    assert!(nodes.iter().map(|node| asked(node, "own")).sum::<u64>() > 20, "most of it through a peer");
+    let told =
+        [&a, &b, &c].iter().flat_map(|origin| origin.seen()).any(|seen| format!("{:?}", seen.head).contains("at="));
+    assert!(!told, "the application sees none of it");
 }
