@@ -103,11 +103,12 @@ impl Fetch {
                     {
                         return None;
                     }
-                    let (key, vector) = (&self.order.asked.exact, &facts.version_vector);
-                    let covering = self.fetcher.store.purges_of_foreign(key, &facts.tags, vector);
+                    let vector = self.fetcher.store.purges().credible(&facts.version_vector, facts.held_for);
+                    let key = &self.order.asked.exact;
+                    let covering = self.fetcher.store.purges_of_foreign(key, &facts.tags, &vector);
                     if covering.is_empty() {
                         self.order.told_by_peer = Some(facts.tags);
-                        self.version_vector = Arc::new(facts.version_vector);
+                        self.version_vector = Arc::new(vector);
                         return Some(Ok(response));
                     }
                     self.fetcher.peers.as_ref()?.metrics().peers.asked(PeerOutcome::Purged);

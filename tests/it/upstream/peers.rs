@@ -10,7 +10,7 @@ use larder::downstream::Listen;
 
 use crate::support::{
     Answer, Authority, Client, Gate, Larder, Origin, Pair, Place, Process, Reply, START, Seen, at_once, eventually,
-    metric,
+    file_url, metric,
 };
 
 /// The nodes of a test, and what they have in common.
@@ -985,11 +985,12 @@ fn nodes_show_each_other_certificates_where_these_are_demanded() {
              peers.server_name=larder.internal\ntls.certificate=[{pair}]\ntls.client_ca={ca}",
             ca = authority.file().display()
         );
-        if let Some(client) = client {
+        let shown = client.map_or_else(String::new, |client| {
             authority.write("client", &client);
             let file = |name: &str| authority.path(name).display().to_string();
-            sets += &format!("\npeers.client_chain={}\npeers.client_key={}", file("client.pem"), file("client.key"));
-        }
+            format!("\npeers.client_chain={}\npeers.client_key={}", file("client.pem"), file("client.key"))
+        });
+        sets.push_str(&shown);
         Larder::at(&origin.url(), &sets, Clock::manual(START))
     };
     let wait_for = |admin, address: &String, up| {
@@ -1045,7 +1046,9 @@ fn a_client_stays_at_its_address_whichever_node_asks() {
         Larder::at(&urls, &sets, Clock::manual(START))
     };
     let nodes: Vec<_> = addresses.iter().map(node).collect();
-    nodes.iter().for_each(|node| wait_for_peers(node.admin, &addresses, 1));
+    for node in &nodes {
+        wait_for_peers(node.admin, &addresses, 1);
+    }
     for n in 0..20 {
         let first = nodes[n % 2].get(&format!("/{n}"), "");
         let cookie =
@@ -1060,4 +1063,36 @@ fn a_client_stays_at_its_address_whichever_node_asks() {
     let told =
         [&a, &b, &c].iter().flat_map(|origin| origin.seen()).any(|seen| format!("{:?}", seen.head).contains("at="));
     assert!(!told, "the application sees none of it");
+}
+
+#[test]
+fn a_node_whose_clock_is_ahead_does_not_undo_a_purge() {
+    // Half an hour ahead, and with a directory of its own: it takes itself to know all purges until five minutes ago.
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = versions(&version, |version| format!("\"{version}\""));
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses);
+    let directories = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+    let node = |n: usize, clock: Clock| {
+        let sets = format!(
+            "peers.listen={}\n{list}\n{TOKEN}\npeers.interval=100ms\n{}",
+            addresses[n],
+            file_url(directories[n].path())
+        );
+        Larder::at(&origin.url(), &sets, clock)
+    };
+    let (here, ahead) = (node(0, Clock::manual(START)), node(1, Clock::manual(START)));
+    ahead.advance(30 * 60);
+    for admin in [here.admin, ahead.admin] {
+        wait_for_peers(admin, &addresses, 1);
+    }
+    // Its journal is read by its clock now.
+    let path = path_of(here.admin, &addresses[1]);
+    assert_eq!(ahead.get(path, "").text(), "1");
+    here.advance(10);
+    ahead.advance(10);
+    version.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(here.purge(&format!("http://site.example{path}")).status(), 200);
+    assert_eq!(ahead.get(path, "").text(), "1", "it has not heard of it");
+    assert_eq!(here.get(path, "").text(), "2");
 }
