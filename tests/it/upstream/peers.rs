@@ -831,7 +831,7 @@ const SHARED: &str =
 #[test]
 fn a_peer_that_only_ever_says_that_it_waits_costs_nobody_an_answer() {
     let origin = Origin::cacheable();
-    let config = "upstream.connect_timeout=500ms\nupstream.response_timeout=500ms\npeers.timeout=500ms";
+    let config = "upstream.connect_timeout=500ms\nupstream.response_timeout=500ms\npeers.timeout=5s";
     let impostor = Impostor::new(&origin, config, |_, reply| {
         while reply.try_raw("HTTP/1.1 102 X\r\nlarder-peer-verdict: waits\r\n\r\n") {
             std::thread::sleep(Duration::from_millis(20));
@@ -859,7 +859,8 @@ fn an_application_that_is_slow_for_a_peer_is_not_asked_once_more() {
             reply.hang_up();
         }
     });
-    let nodes = Nodes::start(&origin, 2, "upstream.response_timeout=1s\nupstream.connect_timeout=20s");
+    let nodes =
+        Nodes::start(&origin, 2, "peers.timeout=10s\nupstream.response_timeout=1s\nupstream.connect_timeout=20s");
     let (_, others) = nodes.named("/slow");
     assert_eq!(nodes.nodes[others[0]].get("/slow", "").status(), 504);
     assert_eq!(origin.count(), 1);
@@ -879,7 +880,7 @@ fn a_peer_ends_its_wait_when_the_asking_node_would() {
     let addresses = free_addresses(2);
     let list = list_of(&addresses);
     let node = |address: &String, more: &str| {
-        let sets = format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\n{more}");
+        let sets = format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\n{more}");
         Larder::at(&origin.url(), &sets, Clock::manual(START))
     };
     // The one that is asked would wait for longer.
@@ -914,7 +915,7 @@ fn an_answer_of_a_peer_that_answers_another_question_reaches_no_client() {
         ("half of what is told", "HTTP/1.1 200 X\nContent-Length: 1\nlarder-peer-verdict: shared\n\nx".into()),
     ];
     let next = Arc::new(AtomicUsize::new(0));
-    let impostor = Impostor::new(&origin, "", {
+    let impostor = Impostor::new(&origin, "peers.timeout=10s", {
         let (next, answers) = (Arc::clone(&next), answers.clone());
         move |_, reply| {
             reply.raw(answers[next.load(Ordering::SeqCst)].1.replace('\n', "\r\n"));
@@ -950,7 +951,8 @@ fn nodes_that_tell_other_requests_apart_do_not_answer_for_each_other() {
         let addresses = free_addresses(2);
         let list = list_of(&addresses);
         let node = |address: &String, more: &str| {
-            let sets = format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\n{more}");
+            let sets =
+                format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\n{more}");
             Larder::at(&origin.url(), &sets, Clock::manual(START))
         };
         let (here, there) = (node(&addresses[0], here), node(&addresses[1], there));
@@ -1040,7 +1042,7 @@ fn a_client_stays_at_its_address_whichever_node_asks() {
     let list = list_of(&addresses);
     let node = |address: &String| {
         let sets = format!(
-            "peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\nupstream.slow_start=1ms\n\
+            "peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\nupstream.slow_start=1ms\n\
              upstream.sticky_cookie=at\nupstream.sticky_key=a-long-secret-of-many"
         );
         Larder::at(&urls, &sets, Clock::manual(START))
@@ -1075,7 +1077,7 @@ fn a_node_whose_clock_is_ahead_does_not_undo_a_purge() {
     let directories = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
     let node = |n: usize, clock: Clock| {
         let sets = format!(
-            "peers.listen={}\n{list}\n{TOKEN}\npeers.interval=100ms\n{}",
+            "peers.listen={}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\n{}",
             addresses[n],
             file_url(directories[n].path())
         );
