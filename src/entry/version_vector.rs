@@ -69,6 +69,11 @@ impl VersionVector {
         Self { complete_until, recent }
     }
 
+    /// Returns the version vector without the claim to know every purge made after `limit`.
+    pub fn complete_until(&self, limit: JournalTime) -> Self {
+        Self { complete_until: self.complete_until.min(limit), recent: self.recent.clone() }
+    }
+
     /// Appends the version vector to an object.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.complete_until);

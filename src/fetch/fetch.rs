@@ -28,7 +28,7 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::rfc9111::validation;
 use crate::store::{Lookup, Opening, SeparateBody};
 use crate::upstream::forwarding::Onward;
-use crate::upstream::{EndsWithConnection, Errand, OriginRequest, StickyCookies, UpstreamBody, UpstreamError};
+use crate::upstream::{EndsWithConnection, Errand, OriginRequest, UpstreamBody, UpstreamError};
 
 /// The kind of request that is sent to the origin.
 #[derive(Clone, Copy, Debug)]
@@ -371,8 +371,7 @@ impl Fetch {
         let (method, uri, informational) = (order.origin_method(), &order.asked.uri, order.informational.as_ref());
         let transfer = &order.asked.terms.transfer;
         let since = Some(order.asked.since);
-        let sticky =
-            order.asked.request.extensions().get::<StickyCookies>().filter(|_| order.errand != Errand::Background);
+        let sticky = order.sticky();
         let (fields, is_sent) = (&fields, Some(&*self.is_sent));
         let request = OriginRequest { method, uri, fields, informational, errand, since, sticky, is_sent, transfer };
         self.fetcher.send(order.asked.terms.upstream, &request, order.origin_body()).await

@@ -35,3 +35,4 @@ pub use self::flight::{Flights, Follower, Joined, Lease, Outcome, Watch};
 pub(crate) use self::flight::{Provenance, Shared, SharedResponse};
 pub(crate) use self::hit_for_miss::{Recalled, Selection, Unshared};
 pub(crate) use self::order::{Asked, Holdings, Order, Ranges, Terms};
+pub(crate) use self::peers::fingerprint;

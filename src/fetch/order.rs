@@ -15,7 +15,7 @@ use crate::rfc9111::storage::StoragePolicy;
 use crate::rfc9111::tags::TooManyTags;
 use crate::store::{Durability, KnownRecord};
 use crate::upstream::forwarding::Peer;
-use crate::upstream::{Content, Errand, Informational, RequestBody, Transfer, UpstreamName};
+use crate::upstream::{Content, Errand, Informational, RequestBody, StickyCookies, Transfer, UpstreamName};
 
 /// The request to the origin where a client wants a range that is not stored: a rule's `ranges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub(crate) struct Terms {
     pub(crate) ranges: Ranges,
     /// The tags that the rule gives to responses.
     pub(crate) tags: Vec<String>,
+    /// The hash of what decides who may share a response.
+    pub(crate) digest: u64,
 }
 
 /// The cache's holdings for a request, as far as they were looked up.
@@ -185,6 +187,11 @@ impl Order {
     /// Returns the client's fields that select a variant and decide on storing.
     pub(crate) fn client_fields(&self) -> &HeaderMap {
         self.without_range.as_deref().unwrap_or(self.asked.request.headers())
+    }
+
+    /// Returns the cookies of ours that the client has; `None`: it has none, or nobody waits.
+    pub(super) fn sticky(&self) -> Option<&StickyCookies> {
+        self.asked.request.extensions().get().filter(|_| self.errand != Errand::Background)
     }
 
     /// Returns the method to ask with.

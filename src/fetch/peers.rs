@@ -103,19 +103,20 @@ impl Fetch {
                     {
                         return None;
                     }
-                    let (key, vector) = (&self.order.asked.exact, &facts.version_vector);
-                    let covering = self.fetcher.store.purges_of_foreign(key, &facts.tags, vector);
+                    let vector = self.fetcher.store.purges().credible(&facts.version_vector, facts.held_for);
+                    let key = &self.order.asked.exact;
+                    let covering = self.fetcher.store.purges_of_foreign(key, &facts.tags, &vector);
                     if covering.is_empty() {
                         self.order.told_by_peer = Some(facts.tags);
-                        self.version_vector = Arc::new(facts.version_vector);
+                        self.version_vector = Arc::new(vector);
                         return Some(Ok(response));
                     }
                     self.fetcher.peers.as_ref()?.metrics().peers.asked(PeerOutcome::Purged);
                     // The peer has not heard of them. Once it is told, it fetches anew, for all nodes.
                     purges = Some(text_of(&covering).filter(|_| purges.is_none())?);
                 }
-                // The client's time is over: the peer has waited for the origin all the while.
-                PeerReply::None if begun.elapsed() >= patience => return Some(Err(UpstreamError::ResponseTimeout)),
+                // The peer has waited for the origin all the while. Asking once more would double the load of a slow one.
+                PeerReply::Late => return Some(Err(UpstreamError::ResponseTimeout)),
                 PeerReply::None => return None,
             }
         }
@@ -135,17 +136,25 @@ impl Fetch {
         let fields = || self.fields_onward(wish, Onward { host: None, surrogate_control: false, ..self.onward() });
         let question = PeerRequest {
             hash: asked.exact.hash(),
+            fingerprint: fingerprint(&asked.exact, asked.terms.digest),
             uri: &asked.uri,
             fields: &fields,
             peer: &asked.peer,
+            sticky: order.sticky(),
             informational: order.informational.as_ref(),
             transfer: &asked.terms.transfer,
             known: &self.known,
             purges,
+            is_conditional: matches!(wish, Wish::Validation),
             patience,
         };
         Some(self.fetcher.peers.as_ref()?.ask(&question).await)
     }
+}
+
+/// Returns the hash by which two nodes know that they take a request for the same: of its key, and of its rule's terms.
+pub(crate) fn fingerprint(key: &CacheKey, digest: u64) -> u128 {
+    key.hash() ^ u128::from(digest)
 }
 
 /// The most purges that a peer is told of with one question, and their bytes. With more the origin is asked.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use http::header::HeaderMap;
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, StatusCode};
 
 use super::Proxy;
@@ -20,8 +20,8 @@ use super::share::asked;
 use crate::base::{PeerAnswer, WorkerMetrics};
 use crate::entry::{StoredHead, StoredResponse, VersionVector};
 use crate::fetch::{
-    Holdings, Inquiry, OnStored, Order, Provenance, Shared, SharedResponse, Sharing, Use, sharing, with_nothing,
-    without_looking,
+    Holdings, Inquiry, OnStored, Order, Provenance, Shared, SharedResponse, Sharing, Use, fingerprint, sharing,
+    with_nothing, without_looking,
 };
 use crate::respond::{Answer, ClientRequest, Label, ResponseBody, hit};
 use crate::rfc9111::cache_status::{CacheStatus, Fwd, Tier};
@@ -32,7 +32,8 @@ use crate::rfc9111::timestamp::Timestamp;
 use crate::store::Lookup;
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{
-    Asker, ClientBody, Informational, Peers, Received, Verdict, forwarding, write_facts, write_verdict,
+    Asker, ClientBody, Informational, NewStickyCookie, Peers, Received, Verdict, answers_question, forwarding,
+    write_facts, write_sticky, write_verdict,
 };
 
 /// Says who may have an answer: the peer and all its clients, or its one client.
@@ -78,6 +79,8 @@ struct PeersClient<'a> {
     /// The client.
     peer: Peer,
     known: Arc<VersionVector>,
+    /// What the peer takes the request for: see [`fingerprint`].
+    fingerprint: Option<u128>,
     /// True if this process asks itself, since it is the next one after a peer that failed.
     is_own: bool,
 }
@@ -103,6 +106,9 @@ impl Client for PeersClient<'_> {
         self.connection.upgraded(request)
     }
 }
+
+/// The fields that make a question conditional on what the asking node has stored.
+const CONDITIONS: [HeaderName; 2] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE];
 
 /// The least and the longest time between two signs that a peer is still waited for.
 const SIGNS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(10));
@@ -145,8 +151,8 @@ impl Proxy {
         self: &Arc<Self>,
         peers: &Peers,
         connection: &dyn Client,
-        request: Request<ClientBody>,
-        asker: Asker,
+        mut request: Request<ClientBody>,
+        mut asker: Asker,
     ) -> Answer {
         let pause = (asker.patience / 4).clamp(SIGNS.0, SIGNS.1);
         let signs = async {
@@ -158,18 +164,32 @@ impl Proxy {
                 to.sender.send(to.request, StatusCode::PROCESSING, &sign);
             }
         };
-        let Asker { known, purges, subject, is_own, .. } = asker;
-        let client = PeersClient { connection, peer: Peer::of_peer(subject), known: Arc::new(known), is_own };
+        if let Some(sticky) = asker.sticky.take() {
+            request.extensions_mut().insert(sticky);
+        }
+        let Asker { known, purges, fingerprint, limit, subject, is_own, .. } = asker;
+        let client =
+            PeersClient { connection, peer: Peer::of_peer(subject), known: Arc::new(known), fingerprint, is_own };
+        let is_conditional = CONDITIONS.iter().any(|name| request.headers().contains_key(name));
+        let limit = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
         // Boxed, since little of it is needed for a hit.
         let answered: Result<_, Infallible> = tokio::select! {
             biased;
             answer = Box::pin(self.answer_of_peer(&client, request, purges.as_deref())) => Ok(answer),
+            () = limit => Ok(None),
             never = signs => Err(never),
         };
         let Ok(answer) = answered;
         let (status, mut response) = answer.unwrap_or_else(|| bare(Verdict::Declined));
         let for_peer = response.extensions_mut().remove::<ForPeer>();
+        let sticky = response.extensions_mut().remove::<NewStickyCookie>();
         let counters = &peers.metrics().peers;
+        let response_status = response.status();
         let fields = response.headers_mut();
         match for_peer.as_ref().map(ForPeer::head) {
             Some(Some(head)) => {
@@ -180,12 +200,16 @@ impl Proxy {
                     return (status, response);
                 }
             }
-            Some(None) => {
+            // What the asking node did not ask for it would take for broken.
+            Some(None) if answers_question(response_status, is_conditional) => {
                 write_verdict(fields, Verdict::Own);
+                if let Some(cookie) = &sticky {
+                    write_sticky(fields, cookie);
+                }
                 counters.answered(PeerAnswer::Own);
                 return (status, response);
             }
-            None => {}
+            Some(None) | None => {}
         }
         counters.answered(PeerAnswer::Declined);
         bare(Verdict::Declined)
@@ -214,6 +238,10 @@ impl Proxy {
             return None;
         }
         let target = self.keys.target(&original, &request, present).ok()?;
+        // With other settings one node may tell apart what the other does not.
+        if client.fingerprint != Some(fingerprint(&target.key, target.rule.digest)) {
+            return None;
+        }
         let inquiry = Inquiry { method: request.method(), fields: request.headers(), present, has_content };
         if without_looking(inquiry, target.rule.rule.bypass).is_some() {
             return None;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::Method;
 use http::header::HeaderMap;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 pub(crate) use self::rule::{Config, Rule};
 use super::hosts::HostPattern;
 use super::readings::{is_spelt_out, readings, unescape};
@@ -80,6 +82,8 @@ pub struct Resolved {
     pub transfer: Arc<Transfer>,
     /// The upstream that its requests go to.
     pub upstream: UpstreamName,
+    /// The hash of what decides who may share a response. Nodes that differ in it do not answer for each other.
+    pub digest: u64,
 }
 
 /// The hosts and methods of a rule that is not for all of them.
@@ -138,6 +142,11 @@ impl Resolved {
     }
 }
 
+/// Returns the hash of the terms on which responses are shared. Equal settings have equal hashes in every process.
+fn digest(rule: &Rule, policy: &StoragePolicy) -> u64 {
+    xxh3_64(format!("{policy:?} {:?} {:?} {}", rule.tags, rule.upstream, rule.collapse).as_bytes())
+}
+
 impl Rules {
     /// Resolves `rules` against the defaults of `[cache]` and of `transfers`.
     pub fn new(cache: &Config, transfers: &Transfers, rules: Vec<Rule>, nominated: Nominated) -> Self {
@@ -165,7 +174,9 @@ impl Rules {
                 tag_fields: Arc::clone(&tag_fields),
                 nominated: Arc::clone(&nominated),
             };
+            let digest = digest(&rule, &policy);
             Resolved {
+                digest,
                 pattern: unescape(&rule.path),
                 scope: Scope::of(&rule),
                 policy_of_query: of_query(&policy),

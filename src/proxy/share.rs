@@ -420,6 +420,7 @@ pub(super) fn asked(
             collapse: rule.collapse,
             ranges: rule.ranges,
             tags: rule.tags.clone(),
+            digest: target.rule.digest,
         },
         from_peer: caller.known_to_peer(),
     }

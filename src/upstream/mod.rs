@@ -57,7 +57,8 @@ pub(crate) use self::message::{Errand, OriginRequest};
 pub(crate) use self::origin::Upstream;
 pub use self::peers::PeersConfig;
 pub(crate) use self::peers::{
-    Asker, PeerReply, PeerRequest, PeerState, Peers, Received, Verdict, put_word, word_of, write_facts, write_verdict,
+    Asker, PeerReply, PeerRequest, PeerState, Peers, Received, Verdict, answers_question, put_word, word_of,
+    write_facts, write_sticky, write_verdict,
 };
 pub(crate) use self::request_body::RequestBody;
 pub(crate) use self::spool::Spools;

@@ -95,6 +95,19 @@ impl StickyCookies {
         }
         Some(Self(taken))
     }
+
+    /// Writes the cookies for a peer.
+    pub(super) fn to_value(&self) -> Option<HeaderValue> {
+        let pairs: Vec<Vec<u8>> =
+            self.0.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_slice()].concat()).collect();
+        HeaderValue::from_bytes(&pairs.join(&b';')).ok()
+    }
+
+    /// Reads what [`StickyCookies::to_value`] wrote.
+    pub(super) fn of_value(told: &HeaderValue) -> Self {
+        let pairs = told.as_bytes().split(|byte| *byte == b';').take(MAX_VALUES).map(split);
+        Self(pairs.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_owned())).collect())
+    }
 }
 
 /// Splits a pair of a `Cookie` field into name and value.
@@ -110,6 +123,11 @@ fn split(pair: &[u8]) -> (&[u8], &[u8]) {
 pub(crate) struct NewStickyCookie(String);
 
 impl NewStickyCookie {
+    /// Takes over the cookie that a peer tells of.
+    pub(super) fn of_value(told: &HeaderValue) -> Option<Self> {
+        told.to_str().ok().map(|told| Self(told.to_owned()))
+    }
+
     /// Returns the `Set-Cookie` field for a client that came by `scheme`.
     pub(crate) fn to_value(&self, scheme: &str) -> Option<HeaderValue> {
         let secure = if scheme == "https" { "; Secure" } else { "" };

@@ -147,7 +147,7 @@ impl Purges {
     /// Returns the version vector of a fetch that begins now for another process, which knew the purges in `theirs` when it
     /// asked: all that either process knew were made before. `ours` is that of this process.
     pub fn known_to_both(&self, ours: &Arc<VersionVector>, theirs: &VersionVector) -> Arc<VersionVector> {
-        if self.believes_vector(theirs) { Arc::new(ours.joined(theirs)) } else { Arc::clone(ours) }
+        Arc::new(ours.joined(&self.credible(theirs, 0)))
     }
 
     /// Returns the clock that times come from.

@@ -14,7 +14,8 @@ use crate::entry::VersionVector;
 use crate::upstream::connect::is_our_own;
 use crate::upstream::forwarding::Peer;
 use crate::upstream::{
-    Errand, Informational, InformationalSender, OriginRequest, RequestBody, Transfer, UpstreamBody, UpstreamError,
+    EndsWithConnection, Errand, Informational, InformationalSender, OriginRequest, RequestBody, StickyCookies,
+    Transfer, UpstreamBody, UpstreamError,
 };
 
 /// The most peers that are asked for one response: the one that is named, and the next. After them comes the origin.
@@ -24,12 +25,16 @@ const MOST_ASKED: usize = 2;
 pub(crate) struct PeerRequest<'a> {
     /// The hash of the key, which names the peer.
     pub(crate) hash: u128,
+    /// The hash of the key and of the terms of its rule.
+    pub(crate) fingerprint: u128,
     /// The path and the query.
     pub(crate) uri: &'a Uri,
     /// Makes the fields, as for an origin.
     pub(crate) fields: &'a (dyn Fn() -> HeaderMap + Sync),
     /// The client.
     pub(crate) peer: &'a Peer,
+    /// The cookies of ours that the client has.
+    pub(crate) sticky: Option<&'a StickyCookies>,
     /// Receives the informational responses of the origin.
     pub(crate) informational: Option<&'a Informational>,
     /// Limits for the bytes of the response.
@@ -38,6 +43,8 @@ pub(crate) struct PeerRequest<'a> {
     pub(crate) known: &'a VersionVector,
     /// Purges of which the peer is told: it has answered with what they cover.
     pub(crate) purges: Option<&'a str>,
+    /// True if it asks whether a stored response is current.
+    pub(crate) is_conditional: bool,
     /// The longest wait for the head in all.
     pub(crate) patience: Duration,
 }
@@ -49,6 +56,8 @@ pub(crate) enum PeerReply {
     Shared(Response<UpstreamBody>, PeerFacts),
     /// The origin's response to this request, for its client alone.
     Own(Response<UpstreamBody>),
+    /// None: the peer has waited for the origin for as long as this node would.
+    Late,
     /// None: the origin is to be asked.
     None,
 }
@@ -58,6 +67,8 @@ enum Attempt {
     Replied(PeerReply),
     /// Another peer may do better. The reason is why this one is not asked any more; `None`: it says nothing of it.
     Failed(PeerOutcome, Option<String>),
+    /// It says that it waits, and does not answer by when it was told to.
+    Overdue,
 }
 
 impl Peers {
@@ -72,15 +83,21 @@ impl Peers {
                     self.metrics.peers.asked(match &reply {
                         PeerReply::Shared(..) => PeerOutcome::Shared,
                         PeerReply::Own(_) => PeerOutcome::Own,
-                        PeerReply::None => PeerOutcome::Declined,
+                        PeerReply::Late | PeerReply::None => PeerOutcome::Declined,
                     });
-                    return reply;
+                    // The peer began to wait after this node did, so the origin had its time.
+                    let is_late = begun.elapsed() >= request.transfer.response_timeout;
+                    return if matches!(reply, PeerReply::None) && is_late { PeerReply::Late } else { reply };
                 }
                 Attempt::Failed(outcome, why) => {
                     self.metrics.peers.asked(outcome);
                     if let Some(why) = why {
                         node.set_down(&why);
                     }
+                }
+                Attempt::Overdue => {
+                    self.metrics.peers.asked(PeerOutcome::Silent);
+                    node.set_aside("it has waited for longer than it was told to");
                 }
             }
             tried.push(node);
@@ -93,6 +110,7 @@ impl Peers {
             return Attempt::Failed(PeerOutcome::Failed, None);
         };
         let timeout = self.config.timeout;
+        let patience = request.patience.saturating_sub(begun.elapsed());
         let heard = Arc::new(Heard { last: Mutex::new(Stopwatch::start()), onward: request.informational.cloned() });
         let fields = || {
             let mut fields = (request.fields)();
@@ -101,15 +119,20 @@ impl Peers {
                 credential: &credential,
                 known: request.known,
                 purges: request.purges,
+                fingerprint: request.fingerprint,
                 patience: timeout,
+                limit: patience,
                 subject: request.peer.subject.as_ref(),
+                sticky: request.sticky,
             };
             protocol::write_question(&mut fields, &question);
             fields
         };
         let informational = Informational { sender: Arc::clone(&heard) as Arc<dyn InformationalSender>, request: 0 };
-        // A silence ends the wait for the head, and not the origin's slowness.
-        let transfer = Transfer { response_timeout: request.patience, ..*request.transfer };
+        // A silence ends the wait for the head, and not the origin's slowness. The peer ends it at the limit that it is
+        // told, so one that does not is broken.
+        let overdue = patience.saturating_add(timeout);
+        let transfer = Transfer { response_timeout: overdue.saturating_add(timeout), ..*request.transfer };
         let sent = OriginRequest {
             method: &Method::GET,
             uri: request.uri,
@@ -121,17 +144,16 @@ impl Peers {
             errand: Errand::Client,
             transfer: &transfer,
         };
-        let patience = request.patience.saturating_sub(begun.elapsed());
         let answered = tokio::select! {
             biased;
             answered = node.upstream.send(&sent, RequestBody::Empty) => answered,
             () = heard.silence(timeout) => {
                 return Attempt::Failed(PeerOutcome::Silent, Some(format!("it said nothing for {timeout:?}")));
             }
-            () = tokio::time::sleep(patience) => return Attempt::Replied(PeerReply::None),
+            () = tokio::time::sleep(overdue) => return Attempt::Overdue,
         };
         match answered {
-            Ok(response) => read(response),
+            Ok(response) => read(response, request.is_conditional),
             Err(UpstreamError::Malformed(_) | UpstreamError::TooLargeHead(_) | UpstreamError::TooManyFields(_)) => {
                 Attempt::Failed(PeerOutcome::Strange, None)
             }
@@ -145,15 +167,34 @@ impl Peers {
     }
 }
 
+/// Returns whether a status can answer a question of a peer, which is for a whole page, or conditional on a stored one.
+pub(crate) fn answers_question(status: StatusCode, is_conditional: bool) -> bool {
+    match status {
+        StatusCode::NOT_MODIFIED => is_conditional,
+        StatusCode::PARTIAL_CONTENT | StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => false,
+        _ => !status.is_informational(),
+    }
+}
+
 /// Reads an answer by its verdict.
-fn read(mut response: Response<UpstreamBody>) -> Attempt {
-    match Verdict::of(response.headers()) {
+fn read(mut response: Response<UpstreamBody>, is_conditional: bool) -> Attempt {
+    let verdict = Verdict::of(response.headers());
+    // A peer says where its body ends: otherwise one that broke off would look whole.
+    let is_unframed = response.extensions().get::<EndsWithConnection>().is_some();
+    if matches!(verdict, Some(Verdict::Shared | Verdict::Own))
+        && (is_unframed || !answers_question(response.status(), is_conditional))
+    {
+        return Attempt::Failed(PeerOutcome::Strange, None);
+    }
+    match verdict {
         Some(Verdict::Shared) => match protocol::take_facts(response.headers_mut()) {
             Some(facts) => Attempt::Replied(PeerReply::Shared(response, facts)),
             None => Attempt::Failed(PeerOutcome::Strange, None),
         },
         Some(Verdict::Own) => {
-            protocol::remove_all(response.headers_mut());
+            if let Some(cookie) = protocol::take_sticky(response.headers_mut()) {
+                response.extensions_mut().insert(cookie);
+            }
             Attempt::Replied(PeerReply::Own(response))
         }
         Some(Verdict::Declined) => Attempt::Replied(PeerReply::None),

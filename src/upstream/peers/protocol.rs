@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq;
 
 use crate::base::wire::Decoder;
 use crate::entry::VersionVector;
+use crate::upstream::{NewStickyCookie, StickyCookies};
 
 const PREFIX: &str = "larder-peer-";
 const HELLO: HeaderName = HeaderName::from_static("larder-peer-hello");
@@ -28,8 +29,11 @@ const ID: HeaderName = HeaderName::from_static("larder-peer-id");
 const CREDENTIAL: HeaderName = HeaderName::from_static("larder-peer-credential");
 const KNOWN: HeaderName = HeaderName::from_static("larder-peer-known");
 const PATIENCE: HeaderName = HeaderName::from_static("larder-peer-patience");
+const LIMIT: HeaderName = HeaderName::from_static("larder-peer-limit");
+const FINGERPRINT: HeaderName = HeaderName::from_static("larder-peer-fingerprint");
 const PURGES: HeaderName = HeaderName::from_static("larder-peer-purges");
 const SUBJECT: HeaderName = HeaderName::from_static("larder-peer-subject");
+const STICKY: HeaderName = HeaderName::from_static("larder-peer-sticky");
 const VERDICT: HeaderName = HeaderName::from_static("larder-peer-verdict");
 const TAGS: HeaderName = HeaderName::from_static("larder-peer-tags");
 const HELD_FOR: HeaderName = HeaderName::from_static("larder-peer-held-for");
@@ -94,10 +98,16 @@ pub(crate) struct Asker {
     /// Purges of which it tells, since this process answered with what they cover. What they look like is for higher
     /// rooms.
     pub(crate) purges: Option<String>,
+    /// The hash of the key that it makes of the request, and of the rule's terms. Other settings make another.
+    pub(crate) fingerprint: Option<u128>,
     /// The longest that it waits without a word.
     pub(crate) patience: Duration,
+    /// The longest that it waits for the head in all; `None`: it does not say.
+    pub(crate) limit: Option<Duration>,
     /// The subject of its client's certificate.
     pub(crate) subject: Option<HeaderValue>,
+    /// The cookies of ours that its client has.
+    pub(crate) sticky: Option<StickyCookies>,
     /// True if it is this process.
     pub(crate) is_own: bool,
 }
@@ -182,11 +192,14 @@ impl Secrets {
             return Received::Refused;
         }
         let known = fields.get(KNOWN).and_then(vector_of).unwrap_or_default();
-        let patience = fields.get(PATIENCE).and_then(|patience| patience.to_str().ok()?.parse().ok());
-        let patience = Duration::from_millis(patience.unwrap_or(1000));
+        let millis = |name| fields.get(name)?.to_str().ok()?.parse().ok().map(Duration::from_millis);
+        let (patience, limit) = (millis(PATIENCE).unwrap_or(Duration::from_secs(1)), millis(LIMIT));
+        let fingerprint = fields.get(FINGERPRINT).and_then(|told| u128::from_str_radix(told.to_str().ok()?, 16).ok());
         let is_own = fields.get(ID).is_some_and(|id| *id == self.id);
         let purges = fields.get(PURGES).and_then(|purges| purges.to_str().ok()).map(str::to_owned);
-        Received::Question(Box::new(Asker { known, purges, patience, subject: fields.get(SUBJECT).cloned(), is_own }))
+        let subject = fields.get(SUBJECT).cloned();
+        let sticky = fields.get(STICKY).map(StickyCookies::of_value);
+        Received::Question(Box::new(Asker { known, purges, fingerprint, patience, limit, subject, sticky, is_own }))
     }
 }
 
@@ -201,25 +214,43 @@ pub(super) struct Question<'a> {
     /// See [`Asker`].
     pub(super) purges: Option<&'a str>,
     /// See [`Asker`].
+    pub(super) fingerprint: u128,
+    /// See [`Asker`].
     pub(super) patience: Duration,
     /// See [`Asker`].
+    pub(super) limit: Duration,
+    /// See [`Asker`].
     pub(super) subject: Option<&'a HeaderValue>,
+    /// See [`Asker`].
+    pub(super) sticky: Option<&'a StickyCookies>,
 }
 
 /// Writes the fields of a question to those of its request, from which it removes what a client wrote by these names.
 pub(super) fn write_question(fields: &mut HeaderMap, question: &Question<'_>) {
-    let Question { id, credential, known, purges, patience, subject } = question;
+    let Question { id, credential, known, purges, fingerprint, patience, limit, subject, sticky } = question;
     remove_all(fields);
     fields.insert(CREDENTIAL, (*credential).clone());
-    let texts = [(ID, Some((*id).to_owned())), (KNOWN, Some(text_of(known))), (PURGES, purges.map(str::to_owned))];
+    let texts = [
+        (ID, Some((*id).to_owned())),
+        (KNOWN, Some(text_of(known))),
+        (PURGES, purges.map(str::to_owned)),
+        (FINGERPRINT, Some(format!("{fingerprint:x}"))),
+    ];
     for (name, text) in texts {
         if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
             fields.insert(name, value);
         }
     }
-    fields.insert(PATIENCE, HeaderValue::from(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)));
+    // Rounded up, so that the peer does not give up before this node does.
+    let millis =
+        |time: &Duration| HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
+    fields.insert(PATIENCE, millis(patience));
+    fields.insert(LIMIT, millis(limit));
     if let Some(subject) = subject {
         fields.insert(SUBJECT, (*subject).clone());
+    }
+    if let Some(sticky) = sticky.and_then(StickyCookies::to_value) {
+        fields.insert(STICKY, sticky);
     }
 }
 
@@ -227,6 +258,21 @@ pub(super) fn write_question(fields: &mut HeaderMap, question: &Question<'_>) {
 pub(crate) fn write_verdict(answer: &mut HeaderMap, verdict: Verdict) {
     remove_all(answer);
     answer.insert(VERDICT, HeaderValue::from_static(verdict.as_str()));
+}
+
+/// Writes to the fields of an answer for one client, behind the verdict, the cookie of ours that it is to get.
+pub(crate) fn write_sticky(answer: &mut HeaderMap, cookie: &NewStickyCookie) {
+    // Whoever gives it to the client adds what its scheme demands.
+    if let Some(cookie) = cookie.to_value("http") {
+        answer.insert(STICKY, cookie);
+    }
+}
+
+/// Takes that cookie from the fields of such an answer, and all else of peers.
+pub(super) fn take_sticky(answer: &mut HeaderMap) -> Option<NewStickyCookie> {
+    let cookie = answer.get(STICKY).and_then(NewStickyCookie::of_value);
+    remove_all(answer);
+    cookie
 }
 
 /// Writes to the fields of a shared response, behind the verdict, what is told of it. Returns `false` if that is too
@@ -397,8 +443,11 @@ mod tests {
                 credential: &credential,
                 known: &VersionVector::default(),
                 purges: None,
+                fingerprint: 1,
                 patience: Duration::from_secs(1),
+                limit: Duration::from_secs(1),
                 subject: None,
+                sticky: None,
             };
             write_question(&mut fields, &question);
             assert!(!fields.contains_key(TAGS), "what a client writes by these names is not passed on");

@@ -39,6 +39,9 @@ const FURTHER_FIELDS: usize = 8;
 /// The bytes that they may take.
 const FURTHER_BYTES: usize = 768 << 10;
 
+/// The time for which a node is not asked that kept a request waiting for longer than it was told to.
+const ASIDE: Duration = Duration::from_secs(60);
+
 /// The time after which an operator is told that no address is this node's.
 const TO_FIND_ITSELF: Duration = Duration::from_secs(10);
 
@@ -76,6 +79,8 @@ enum State {
     Up { is_own: bool, credential: HeaderValue },
     /// It does not answer, or does not know the token.
     Down,
+    /// It answers greetings, and kept a request waiting since which this time has gone by.
+    Aside(Stopwatch),
 }
 
 /// The state that a node counts as.
@@ -109,7 +114,7 @@ impl Node {
             State::Unknown => PeerState::Unknown,
             State::Up { is_own: true, .. } => PeerState::Own,
             State::Up { .. } => PeerState::Up,
-            State::Down => PeerState::Down,
+            State::Down | State::Aside(_) => PeerState::Down,
         }
     }
 
@@ -117,20 +122,34 @@ impl Node {
     pub(super) fn credential(&self) -> Option<HeaderValue> {
         match &*self.state.read() {
             State::Up { credential, .. } => Some(credential.clone()),
-            State::Unknown | State::Down => None,
+            State::Unknown | State::Down | State::Aside(_) => None,
         }
     }
 
     /// Asks it no more until it answers a greeting.
     pub(super) fn set_down(&self, why: &str) {
-        let before = std::mem::replace(&mut *self.state.write(), State::Down);
-        if !matches!(before, State::Down) {
+        let mut state = self.state.write();
+        if !matches!(*state, State::Down | State::Aside(_)) {
+            *state = State::Down;
             warn!("the peer {} is not asked until it answers again: {why}", self.name);
         }
     }
 
+    /// Asks it no more for a while, though it answers greetings.
+    pub(super) fn set_aside(&self, why: &str) {
+        let before = std::mem::replace(&mut *self.state.write(), State::Aside(Stopwatch::start()));
+        if !matches!(before, State::Down | State::Aside(_)) {
+            warn!("the peer {} is not asked for {ASIDE:?}: {why}", self.name);
+        }
+    }
+
     fn set_up(&self, is_own: bool, credential: HeaderValue) {
-        let before = std::mem::replace(&mut *self.state.write(), State::Up { is_own, credential });
+        let mut state = self.state.write();
+        if matches!(&*state, State::Aside(since) if since.elapsed() < ASIDE) {
+            return;
+        }
+        let before = std::mem::replace(&mut *state, State::Up { is_own, credential });
+        drop(state);
         if !matches!(before, State::Up { .. }) {
             info!("the peer {} answers{}", self.name, if is_own { ": it is this node" } else { "" });
         }

@@ -45,6 +45,11 @@ impl Reply {
         let _ = self.stream.flush();
     }
 
+    /// Bytes; `false` once nobody takes them.
+    pub(crate) fn try_raw(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).is_ok()
+    }
+
     /// A whole response with `Content-Length`.
     pub(crate) fn send(&mut self, status: u16, fields: &str, body: &str) {
         self.raw(format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n{}\r\n{body}", body.len(), lines(fields)));

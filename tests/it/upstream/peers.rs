@@ -9,7 +9,8 @@ use larder::base::Clock;
 use larder::downstream::Listen;
 
 use crate::support::{
-    Answer, Authority, Client, Gate, Larder, Origin, Place, Process, START, at_once, eventually, metric,
+    Answer, Authority, Client, Gate, Larder, Origin, Pair, Place, Process, Reply, START, Seen, at_once, eventually,
+    file_url, metric,
 };
 
 /// The nodes of a test, and what they have in common.
@@ -779,4 +780,321 @@ fn no_page_goes_back_to_what_a_peer_has_of_it() {
         answer.fwd() == Some("stale")
     });
     assert_eq!(named.get("/page", "").text(), "1");
+}
+
+/// A peer that greets as one does, by passing each greeting on to a node, and answers each question by a script.
+struct Impostor {
+    /// The listener that the other node knows.
+    listener: Origin,
+    /// The node that is greeted in its place.
+    _node: Larder,
+    asking: Larder,
+}
+
+impl Impostor {
+    fn new(origin: &Origin, config: &str, script: impl Fn(&Seen, &mut Reply) + Send + Sync + 'static) -> Self {
+        let addresses = free_addresses(2);
+        let greeted = addresses[1].parse().expect("an address");
+        let listener = Origin::new(move |seen, reply| {
+            let Some(number) = seen.head.get("larder-peer-hello") else { return script(seen, reply) };
+            let proof = seen.head.get("larder-peer-proof").expect("a proof");
+            let fields = format!("larder-peer-hello: {number}\nlarder-peer-proof: {proof}");
+            let answer = Client::connect(greeted).get("/", &fields);
+            let told =
+                |name: &str| format!("larder-peer-{name}: {}", answer.get(&format!("larder-peer-{name}")).unwrap());
+            reply.send(200, &["verdict", "id", "proof"].map(told).join("\n"), "");
+        });
+        let strange = listener.url().replace("http://", "");
+        let node = |address: &String, list: &[String]| {
+            let list = list_of(list);
+            let sets = format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\n{config}");
+            Larder::at(&origin.url(), &sets, Clock::manual(START))
+        };
+        let relayed = node(&addresses[1], &addresses[1..]);
+        wait_for_peers(relayed.admin, &addresses[1..], 1);
+        let asking = node(&addresses[0], &[addresses[0].clone(), strange.clone()]);
+        wait_for_peers(asking.admin, &[addresses[0].clone(), strange], 1);
+        Self { listener, _node: relayed, asking }
+    }
+
+    /// Returns paths in its share.
+    fn paths(&self) -> impl Iterator<Item = String> {
+        let strange = self.listener.url().replace("http://", "");
+        (0..10_000).map(|n| format!("/{n}")).filter(move |path| named(self.asking.admin, path).ends_with(&strange))
+    }
+}
+
+/// The fields of a shared answer, with no purge known.
+const SHARED: &str =
+    "larder-peer-verdict: shared\nlarder-peer-known: 00000000000000000000\nlarder-peer-tags:\nlarder-peer-held-for: 0";
+
+#[test]
+fn a_peer_that_only_ever_says_that_it_waits_costs_nobody_an_answer() {
+    let origin = Origin::cacheable();
+    let config = "upstream.connect_timeout=500ms\nupstream.response_timeout=500ms\npeers.timeout=5s";
+    let impostor = Impostor::new(&origin, config, |_, reply| {
+        while reply.try_raw("HTTP/1.1 102 X\r\nlarder-peer-verdict: waits\r\n\r\n") {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let paths: Vec<String> = impostor.paths().take(2).collect();
+    let asking = &impostor.asking;
+    assert_eq!(asking.get(&paths[0], "").status(), 200, "the origin is asked");
+    assert_eq!(asked(asking, "silent"), 1);
+    // It answers greetings all the while.
+    let greetings = impostor.listener.requests.value();
+    impostor.listener.requests.wait_for(greetings + 2);
+    assert_eq!(asking.get(&paths[1], "").status(), 200);
+    assert_eq!(asked(asking, "silent"), 1, "it is not asked again soon");
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn an_application_that_is_slow_for_a_peer_is_not_asked_once_more() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.hang_up();
+        }
+    });
+    let nodes =
+        Nodes::start(&origin, 2, "peers.timeout=10s\nupstream.response_timeout=1s\nupstream.connect_timeout=20s");
+    let (_, others) = nodes.named("/slow");
+    assert_eq!(nodes.nodes[others[0]].get("/slow", "").status(), 504);
+    assert_eq!(origin.count(), 1);
+    gate.open();
+}
+
+#[test]
+fn a_peer_ends_its_wait_when_the_asking_node_would() {
+    let gate = Gate::default();
+    let origin = Origin::new({
+        let gate = gate.clone();
+        move |_, reply| {
+            gate.wait();
+            reply.hang_up();
+        }
+    });
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses);
+    let node = |address: &String, more: &str| {
+        let sets = format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\n{more}");
+        Larder::at(&origin.url(), &sets, Clock::manual(START))
+    };
+    // The one that is asked would wait for longer.
+    let (short, long) =
+        (node(&addresses[0], "upstream.response_timeout=1s\nupstream.connect_timeout=1s"), node(&addresses[1], ""));
+    for admin in [short.admin, long.admin] {
+        wait_for_peers(admin, &addresses, 1);
+    }
+    let path = path_of(short.admin, &addresses[1]);
+    assert_eq!(short.get(path, "").status(), 504);
+    assert_eq!((origin.count(), asked(&short, "declined"), asked(&short, "silent")), (1, 1, 0));
+    wait_for_peers(short.admin, &addresses, 1);
+    gate.open();
+}
+
+#[test]
+fn an_answer_of_a_peer_that_answers_another_question_reaches_no_client() {
+    let origin = Origin::cacheable();
+    let answers: [(&str, String); 10] = [
+        ("304", format!("HTTP/1.1 304 X\n{SHARED}\n\n")),
+        ("304 of its own", "HTTP/1.1 304 X\nlarder-peer-verdict: own\n\n".into()),
+        ("206", format!("HTTP/1.1 206 X\nContent-Range: bytes 0-0/9\nContent-Length: 1\n{SHARED}\n\nx")),
+        (
+            "206 of its own",
+            "HTTP/1.1 206 X\nContent-Range: bytes 0-0/9\nContent-Length: 1\nlarder-peer-verdict: own\n\nx".into(),
+        ),
+        ("412", "HTTP/1.1 412 X\nContent-Length: 0\nlarder-peer-verdict: own\n\n".into()),
+        ("416", "HTTP/1.1 416 X\nContent-Length: 0\nlarder-peer-verdict: own\n\n".into()),
+        ("401 of something before it", "HTTP/1.1 401 X\nContent-Length: 0\n\n".into()),
+        ("502 of something before it", "HTTP/1.1 502 X\nContent-Length: 0\n\n".into()),
+        ("no end", format!("HTTP/1.1 200 X\nConnection: close\nCache-Control: max-age=60\n{SHARED}\n\nx")),
+        ("half of what is told", "HTTP/1.1 200 X\nContent-Length: 1\nlarder-peer-verdict: shared\n\nx".into()),
+    ];
+    let next = Arc::new(AtomicUsize::new(0));
+    let impostor = Impostor::new(&origin, "peers.timeout=10s", {
+        let (next, answers) = (Arc::clone(&next), answers.clone());
+        move |_, reply| {
+            reply.raw(answers[next.load(Ordering::SeqCst)].1.replace('\n', "\r\n"));
+            reply.hang_up();
+        }
+    });
+    for ((n, (case, _)), path) in answers.iter().enumerate().zip(impostor.paths()) {
+        next.store(n, Ordering::SeqCst);
+        let answer = impostor.asking.get(&path, "");
+        assert_eq!((answer.status(), answer.text()), (200, path.clone()), "{case}: {:?}", answer.head);
+        assert_eq!(asked(&impostor.asking, "strange"), n as u64 + 1, "{case}");
+    }
+    assert_eq!(origin.count(), answers.len());
+}
+
+#[test]
+fn nodes_that_tell_other_requests_apart_do_not_answer_for_each_other() {
+    // The page is of the user, whom only some settings tell apart.
+    let origin = Origin::new(|seen, reply| {
+        let user = seen.head.get("x-user").unwrap_or("-").to_owned();
+        reply.send(200, "Cache-Control: max-age=60\nX-Tag: news", &format!("{}{user}", seen.path()));
+    });
+    for (case, here, there) in [
+        ("query", "", "rule=[{path=\"/*\", ignore_query=[\"user\"]}]"),
+        (
+            "fields",
+            "server.trusted_proxies=127.0.0.1\nserver.trusted_fields=X-User",
+            "server.trusted_proxies=127.0.0.1",
+        ),
+        ("prefix", "cache.key_prefix=a", "cache.key_prefix=b"),
+        ("tags", "cache.tag_fields=X-Tag", ""),
+    ] {
+        let addresses = free_addresses(2);
+        let list = list_of(&addresses);
+        let node = |address: &String, more: &str| {
+            let sets =
+                format!("peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\n{more}");
+            Larder::at(&origin.url(), &sets, Clock::manual(START))
+        };
+        let (here, there) = (node(&addresses[0], here), node(&addresses[1], there));
+        for admin in [here.admin, there.admin] {
+            wait_for_peers(admin, &addresses, 1);
+        }
+        let path = |user: &str| {
+            let path = |n: u32| if case == "query" { format!("/{n}?user={user}") } else { format!("/{user}/{n}") };
+            (0..10_000).map(path).find(|path| named(here.admin, path).ends_with(&addresses[1])).expect("some")
+        };
+        for user in ["alice", "bob"] {
+            let (path, field) = (path(user), format!("X-User: {user}"));
+            there.get(&path.replace("?user=alice", "?user=carol").replace("?user=bob", "?user=carol"), "X-User: carol");
+            let expected = format!("{path}{user}");
+            assert_eq!(here.get(&path, &field).text(), expected, "{case}");
+            assert_eq!(here.get(&path, &field).text(), expected, "{case}");
+        }
+        assert_eq!((asked(&here, "shared"), asked(&here, "declined") > 0), (0, true), "{case}");
+    }
+}
+
+#[test]
+fn nodes_show_each_other_certificates_where_these_are_demanded() {
+    let (authority, other) = (Authority::new(), Authority::called("another"));
+    let origin = Origin::cacheable();
+    let pair = authority.write("peers", &authority.server(&["larder.internal"]));
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses).replace("http:", "https:");
+    let node = |address: &String, client: Option<Pair>| {
+        let mut sets = format!(
+            "peers.listen=https://{address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.ca_file={ca}\n\
+             peers.server_name=larder.internal\ntls.certificate=[{pair}]\ntls.client_ca={ca}",
+            ca = authority.file().display()
+        );
+        let shown = client.map_or_else(String::new, |client| {
+            authority.write("client", &client);
+            let file = |name: &str| authority.path(name).display().to_string();
+            format!("\npeers.client_chain={}\npeers.client_key={}", file("client.pem"), file("client.key"))
+        });
+        sets.push_str(&shown);
+        Larder::at(&origin.url(), &sets, Clock::manual(START))
+    };
+    let wait_for = |admin, address: &String, up| {
+        let line = format!("larder_peer_up{{address=\"https://{address}\"}} ");
+        eventually(&format!("it is up: {up}"), || {
+            let told = Client::connect(admin).get("/metrics", "").text();
+            told.contains(&format!("{line}{up}\n"))
+        });
+    };
+    let right = node(&addresses[0], Some(authority.client("one")));
+    wait_for(right.admin, &addresses[0], 1);
+    for (case, client, up) in [
+        ("right", Some(authority.client("two")), 1),
+        ("none", None, 0),
+        ("of another authority", Some(other.client("two")), 0),
+        ("expired", Some(authority.expired(&["two"])), 0),
+    ] {
+        let node = node(&addresses[1], client);
+        let refused = || {
+            let reasons = ["no-client-certificate", "client-certificate"];
+            let line = |reason| format!("larder_tls_handshake_failures_total{{reason=\"{reason}\"}} ");
+            reasons.iter().map(|reason| right.metric(&line(reason))).sum::<u64>()
+        };
+        if up == 0 {
+            let greetings = refused();
+            eventually(&format!("{case}: its greetings are refused"), || refused() > greetings + 1);
+        }
+        // It knows the others, and itself, only if it shows a certificate that is believed.
+        wait_for(node.admin, &addresses[0], up);
+        wait_for(node.admin, &addresses[1], up);
+        wait_for(right.admin, &addresses[1], 1);
+        let before = right.metric("larder_peer_answers_total{answer=\"shared\"} ");
+        for n in 0..8 {
+            assert_eq!(node.get(&format!("/{case}/{n}").replace(' ', "-"), "").status(), 200, "{case}");
+        }
+        let answered = right.metric("larder_peer_answers_total{answer=\"shared\"} ") - before;
+        assert!(up == 1 || answered == 0, "{case}: {answered}");
+    }
+}
+
+#[test]
+fn a_client_stays_at_its_address_whichever_node_asks() {
+    let name = |name: &'static str| Origin::new(move |_, reply| reply.send(200, "Cache-Control: private", name));
+    let (a, b, c) = (name("a"), name("b"), name("c"));
+    let urls = [&a, &b, &c].map(Origin::url).join(", ");
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses);
+    let node = |address: &String| {
+        let sets = format!(
+            "peers.listen={address}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\nupstream.slow_start=1ms\n\
+             upstream.sticky_cookie=at\nupstream.sticky_key=a-long-secret-of-many"
+        );
+        Larder::at(&urls, &sets, Clock::manual(START))
+    };
+    let nodes: Vec<_> = addresses.iter().map(node).collect();
+    for node in &nodes {
+        wait_for_peers(node.admin, &addresses, 1);
+    }
+    for n in 0..20 {
+        let first = nodes[n % 2].get(&format!("/{n}"), "");
+        let cookie =
+            first.get("set-cookie").and_then(|cookie| cookie.split(';').next()).expect("a new client gets one");
+        for later in 0..5 {
+            let path = format!("/{n}/{later}");
+            let answer = nodes[later % 2].get(&path, &format!("Cookie: {cookie}"));
+            assert_eq!((answer.text(), answer.get("set-cookie")), (first.text(), None), "{path}");
+        }
+    }
+    assert!(nodes.iter().map(|node| asked(node, "own")).sum::<u64>() > 20, "most of it through a peer");
+    let told =
+        [&a, &b, &c].iter().flat_map(|origin| origin.seen()).any(|seen| format!("{:?}", seen.head).contains("at="));
+    assert!(!told, "the application sees none of it");
+}
+
+#[test]
+fn a_node_whose_clock_is_ahead_does_not_undo_a_purge() {
+    // Half an hour ahead, and with a directory of its own: it takes itself to know all purges until five minutes ago.
+    let version = Arc::new(AtomicUsize::new(1));
+    let origin = versions(&version, |version| format!("\"{version}\""));
+    let addresses = free_addresses(2);
+    let list = list_of(&addresses);
+    let directories = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+    let node = |n: usize, clock: Clock| {
+        let sets = format!(
+            "peers.listen={}\n{list}\n{TOKEN}\npeers.interval=100ms\npeers.timeout=10s\n{}",
+            addresses[n],
+            file_url(directories[n].path())
+        );
+        Larder::at(&origin.url(), &sets, clock)
+    };
+    let (here, ahead) = (node(0, Clock::manual(START)), node(1, Clock::manual(START)));
+    ahead.advance(30 * 60);
+    for admin in [here.admin, ahead.admin] {
+        wait_for_peers(admin, &addresses, 1);
+    }
+    // Its journal is read by its clock now.
+    let path = path_of(here.admin, &addresses[1]);
+    assert_eq!(ahead.get(path, "").text(), "1");
+    here.advance(10);
+    ahead.advance(10);
+    version.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(here.purge(&format!("http://site.example{path}")).status(), 200);
+    assert_eq!(ahead.get(path, "").text(), "1", "it has not heard of it");
+    assert_eq!(here.get(path, "").text(), "2");
 }
