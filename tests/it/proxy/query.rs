@@ -492,6 +492,23 @@ fn nobody_waits_for_a_query_that_was_under_way_when_its_url_changed() {
 }
 
 #[test]
+fn only_what_changes_a_page_with_answers_to_queries_is_written_to_the_journal() {
+    let (origin, place) = (fresh(), Place::file());
+    let larder = place.start(&origin, &[]);
+    eventually("it knows what is there", || larder.metric("larder_index_loaded") == 1);
+    let mut client = Client::connect(larder.address);
+    query_of(&mut client, "/s", TEXT, "one");
+    // What is written, is written before its request is answered.
+    for path in ["/other", "/s?other", "/s/", "/"] {
+        assert_eq!(client.send("POST", path, "Content-Length: 0").status(), 200);
+        assert_eq!(larder.metric("larder_journal_written_total"), 0, "{path}");
+    }
+    assert_eq!(client.send("POST", "/s", "Content-Length: 0").status(), 200);
+    assert_eq!(larder.metric("larder_journal_written_total"), 1);
+    assert_eq!(query_of(&mut client, "/s", TEXT, "one").hit(), None);
+}
+
+#[test]
 fn an_unsafe_request_takes_every_answer_to_a_query_with_it_and_a_query_takes_none() {
     for place in [None, Some(Place::file())] {
         let origin = Origin::new(|seen, reply| match seen.method() {
