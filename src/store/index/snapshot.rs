@@ -224,6 +224,8 @@ fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
         && !pages.is_empty()
     {
         put_count16(out, pages.len());
-        pages.into_iter().for_each(|page| out.put_u128_le(page));
+        for page in pages {
+            out.put_u128_le(page);
+        }
     }
 }
