@@ -1,6 +1,7 @@
 //! Flights: one fetch, shared by everyone who asks for the same response at the same time.
 //!
-//! A flight is found by its key. The first request for it leads: it starts the fetch as a task of its own, which
+//! A flight is found by its key, next to those of all other contents that a QUERY for its URL may have, so that what
+//! changes the URL detaches them all. The first request for it leads: it starts the fetch as a task of its own, which
 //! outlives every client. The others follow. They are told the outcome when the response's head has arrived, not when
 //! its body is complete.
 //!
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::entry::{Fill, StoredHead, StoredResponse, Validating};
 use crate::rfc9111::cache_status::{Fwd, Tier};
+use crate::rfc9111::key::CacheKey;
 use crate::upstream::UpstreamError;
 
 /// The outcome of a flight, for everyone who waits.
@@ -93,16 +95,33 @@ type Shard = Mutex<HashMap<u128, Vec<Flight>>>;
 
 /// The flights under way.
 pub struct Flights {
-    /// The flights by the key's hash, and under it by variant. Each lock guards its shard's map, for a look-up or an
-    /// insertion.
+    /// The flights by the hash of their page's key, and under it by their own key and variant. Each lock guards its
+    /// shard's map, for a look-up or an insertion.
     shards: Box<[Shard]>,
     /// The most requests to the origin that one flight may have under way at once.
     limit: usize,
 }
 
+/// The name that requests find a flight by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlightName {
+    /// The hash of the key of a GET for the same URL.
+    page: u128,
+    /// The hash of the key.
+    key: u128,
+    variant: u128,
+}
+
+impl FlightName {
+    /// Names the flight for a key and variant.
+    pub fn new(key: &CacheKey, variant: u128) -> Self {
+        Self { page: key.page_hash().unwrap_or_else(|| key.hash()), key: key.hash(), variant }
+    }
+}
+
 #[derive(Debug)]
 struct Flight {
-    variant: u128,
+    name: FlightName,
     state: Arc<FlightState>,
 }
 
@@ -157,12 +176,12 @@ impl Flights {
         Arc::new(Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), limit })
     }
 
-    /// Joins the flight for a key and variant, or begins one.
-    pub fn join(self: &Arc<Self>, key: u128, variant: u128) -> Joined {
-        let mut shard = self.shard(key).lock();
-        let flights = shard.entry(key).or_default();
-        if let Some(flight) = flights.iter().find(|flight| flight.variant == variant) {
-            let slot = FlightSlot { flights: Arc::clone(self), key, variant, state: Arc::clone(&flight.state) };
+    /// Joins the flight with a name, or begins one.
+    pub fn join(self: &Arc<Self>, name: FlightName) -> Joined {
+        let mut shard = self.shard(name.page).lock();
+        let flights = shard.entry(name.page).or_default();
+        if let Some(flight) = flights.iter().find(|flight| flight.name == name) {
+            let slot = FlightSlot { flights: Arc::clone(self), name, state: Arc::clone(&flight.state) };
             return Joined::Follower(Follower { outcome: flight.state.outcome.subscribe(), slot, own: None });
         }
         let state = Arc::new(FlightState {
@@ -171,14 +190,15 @@ impl Flights {
             last: AtomicU64::new(0),
             permits: Arc::new(Semaphore::new(self.limit.saturating_sub(1))),
         });
-        flights.push(Flight { variant, state: Arc::clone(&state) });
-        Joined::Leader(Lease::new(FlightSlot { flights: Arc::clone(self), key, variant, state }, None))
+        flights.push(Flight { name, state: Arc::clone(&state) });
+        Joined::Leader(Lease::new(FlightSlot { flights: Arc::clone(self), name, state }, None))
     }
 
-    /// Detaches the flights for a key: nobody joins them any more, and those who joined stay. A purge calls this,
-    /// since the flights were asked for before it.
-    pub fn detach(&self, key: u128) {
-        self.shard(key).lock().remove(&key);
+    /// Detaches the flights for a URL, whose key has this hash: nobody joins them any more, and those who joined stay.
+    /// Those for QUERY are among them, whatever their contents. A purge calls this, since the flights were asked for
+    /// before it.
+    pub fn detach(&self, page: u128) {
+        self.shard(page).lock().remove(&page);
     }
 
     /// Detaches every flight.
@@ -200,8 +220,8 @@ impl Flights {
         self.shards.iter().map(|shard| shard.lock().values().map(waiting).sum::<usize>()).sum()
     }
 
-    fn shard(&self, key: u128) -> &Shard {
-        &self.shards[usize::try_from(key % SHARDS as u128).unwrap_or(0)]
+    fn shard(&self, page: u128) -> &Shard {
+        &self.shards[usize::try_from(page % SHARDS as u128).unwrap_or(0)]
     }
 }
 
@@ -209,8 +229,7 @@ impl Flights {
 #[derive(Clone, Debug)]
 struct FlightSlot {
     flights: Arc<Flights>,
-    key: u128,
-    variant: u128,
+    name: FlightName,
     state: Arc<FlightState>,
 }
 
@@ -218,12 +237,15 @@ impl FlightSlot {
     /// Removes the flight from the table if `is_over`, which is called under the lock, while nobody can join. Leaves a
     /// flight in place that has followed a detached one under the same key.
     fn remove_if(&self, is_over: impl FnOnce() -> bool) -> bool {
-        let mut shard = self.flights.shard(self.key).lock();
+        let page = self.name.page;
+        let mut shard = self.flights.shard(page).lock();
         let is_over = is_over();
-        if is_over && let Some(flights) = shard.get_mut(&self.key) {
-            flights.retain(|flight| flight.variant != self.variant || !Arc::ptr_eq(&flight.state, &self.state));
+        if is_over && let Some(flights) = shard.get_mut(&page) {
+            if let Some(at) = flights.iter().position(|flight| Arc::ptr_eq(&flight.state, &self.state)) {
+                flights.swap_remove(at);
+            }
             if flights.is_empty() {
-                shard.remove(&self.key);
+                shard.remove(&page);
             }
         }
         is_over
@@ -362,15 +384,19 @@ impl SecondTries {
 mod tests {
     use super::*;
 
+    fn name(key: u128, variant: u128) -> FlightName {
+        FlightName { page: key, key, variant }
+    }
+
     fn lead(flights: &Arc<Flights>, key: u128) -> Lease {
-        match flights.join(key, 0) {
+        match flights.join(name(key, 0)) {
             Joined::Leader(lease) => lease,
             Joined::Follower(_) => panic!("there is a flight"),
         }
     }
 
     fn follow(flights: &Arc<Flights>, key: u128) -> Follower {
-        match flights.join(key, 0) {
+        match flights.join(name(key, 0)) {
             Joined::Follower(follower) => follower,
             Joined::Leader(_) => panic!("there is no flight"),
         }
@@ -390,13 +416,30 @@ mod tests {
         let flights = Flights::new(4);
         let mut lease = lead(&flights, 1);
         let mut early = follow(&flights, 1);
-        assert!(matches!(flights.join(1, 7), Joined::Leader(_)), "another variant is another flight");
+        assert!(matches!(flights.join(name(1, 7)), Joined::Leader(_)), "another variant is another flight");
         assert!(!is_ready(early.outcome()));
         lease.publish(failure());
         let mut late = follow(&flights, 1);
         assert!(matches!(early.outcome().await, Outcome::Failed(_)));
         assert!(matches!(late.outcome().await, Outcome::Failed(_)));
         drop(lease);
+        assert_eq!(flights.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_changes_a_page_detaches_the_flights_of_each_content_and_no_other_pages() {
+        let flights = Flights::new(4);
+        let of = |page, key| FlightName { page, key, variant: 0 };
+        let old: Vec<Joined> = [of(1, 1), of(1, 7), of(1, 8), of(2, 2), of(2, 9)].map(|name| flights.join(name)).into();
+        assert!(old.iter().all(|joined| matches!(joined, Joined::Leader(_))), "no two are one flight");
+        assert!(matches!(flights.join(of(1, 7)), Joined::Follower(_)));
+        flights.detach(1);
+        let new = [of(1, 1), of(1, 7), of(1, 8)].map(|name| flights.join(name));
+        assert!(new.iter().all(|joined| matches!(joined, Joined::Leader(_))));
+        assert!([of(2, 2), of(2, 9)].iter().all(|name| matches!(flights.join(*name), Joined::Follower(_))));
+        drop(old);
+        assert_eq!(flights.under_way(), 3, "what was detached takes no other off");
+        drop(new);
         assert_eq!(flights.under_way(), 0);
     }
 

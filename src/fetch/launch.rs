@@ -9,7 +9,7 @@ use tracing::{Span, debug, debug_span};
 
 use super::fetch::{Fetch, Fetched};
 use super::fetcher::{Fetcher, MAX_UNATTENDED};
-use super::flight::{Joined, Lease, Outcome, Watch};
+use super::flight::{FlightName, Joined, Lease, Outcome, Watch};
 use super::order::Order;
 use crate::base::log::cut;
 use crate::entry::StoredResponse;
@@ -100,8 +100,9 @@ impl Fetcher {
         {
             return;
         }
+        let name = FlightName::new(&fetch.order.asked.exact, BACKGROUND);
         let hash = fetch.order.asked.exact.hash();
-        let Joined::Leader(lease) = self.flights.join(hash, BACKGROUND) else { return };
+        let Joined::Leader(lease) = self.flights.join(name) else { return };
         // The response may have been found before the last validation ended.
         let validated = self.memories.validated.get(hash, self.clock.now());
         if validated.is_some_and(|at| at > stored.head.response_time()) {
@@ -136,7 +137,7 @@ impl Fetcher {
             return self.memories.ranged.remember(hash, (), now);
         }
         self.memories.ranged.forget(hash);
-        if let Joined::Leader(lease) = self.flights.join(hash, BACKGROUND) {
+        if let Joined::Leader(lease) = self.flights.join(FlightName::new(&asked.key, BACKGROUND)) {
             let mut order = order.clone().in_background();
             order.held.asked_durable = false;
             self.launch(order, lease, None);

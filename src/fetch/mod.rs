@@ -31,7 +31,7 @@ pub(crate) use self::decide::{
 pub(crate) use self::fetch::{Fetch, Fetched, ForLeader};
 pub use self::fetcher::MAX_UNATTENDED;
 pub(crate) use self::fetcher::{FetchLimits, Fetcher, Memories, Origins, clean_response};
-pub use self::flight::{Flights, Follower, Joined, Lease, Outcome, Watch};
+pub use self::flight::{FlightName, Flights, Follower, Joined, Lease, Outcome, Watch};
 pub(crate) use self::flight::{Provenance, Shared, SharedResponse};
 pub(crate) use self::hit_for_miss::{Recalled, Selection, Unshared};
 pub(crate) use self::order::{Asked, Holdings, Order, Ranges, Terms};

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::share::asked;
 use super::target::RequestTarget;
 use crate::entry::{StoredResponse, Validating, Who};
-use crate::fetch::{Background, Holdings, Joined, Order};
+use crate::fetch::{Background, FlightName, Holdings, Joined, Order};
 use crate::rfc9111::cache_status::Fwd;
 use crate::rfc9111::directives::CacheControl;
 use crate::rfc9111::key::CacheKey;
@@ -33,14 +33,15 @@ impl Proxy {
         }
         let Some(validating) = Validating::begin(stored) else { return };
         let now = self.fetcher.clock.now();
-        let hash = key.as_deref().unwrap_or(&target.key).hash();
-        let selection = self.fetcher.memories.hit_for_miss.look(hash, request.headers(), now).selection;
+        let looked_up = key.as_deref().unwrap_or(&target.key);
+        let selection = self.fetcher.memories.hit_for_miss.look(looked_up.hash(), request.headers(), now).selection;
         let request = Arc::new(without_body(request));
         let asked = asked(caller, target, &request, directives, key.map(|key| *key));
         let held = Holdings { validate: Some(Arc::clone(stored)), ..Holdings::nothing(Fwd::Stale) };
         let mut order = Order::new(Arc::new(asked), held, None).in_background();
         order.route = self.fetcher.route_of(&order);
-        if let Joined::Leader(mut lease) = self.fetcher.flights.join(hash, order.route.flight(selection.number())) {
+        let name = FlightName::new(&order.asked.key, order.route.flight(selection.number()));
+        if let Joined::Leader(mut lease) = self.fetcher.flights.join(name) {
             lease.hold(validating);
             self.fetcher.launch(order, lease, None);
         }

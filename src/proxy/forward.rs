@@ -267,28 +267,32 @@ impl Proxy {
             .map(|group| groups::tag(&self.keys.prefix, changed.scheme, &changed.authority, group))
             .collect();
         let tags_written = self.fetcher.store.invalidate_tags(tags);
+        let mut awaited = None;
         for named in invalidation::named_targets(response, changed.scheme, &changed.authority, &changed.path) {
             let key = self.keys.key(changed.scheme, &changed.authority, &named.path, named.query.as_deref());
             if key != changed.key {
-                self.forget(&key);
+                awaited = awaited.max(self.forget(&key));
             }
         }
-        let own = self.fetcher.store.invalidate_by(&changed.key, position);
+        let (own, of_own) = self.fetcher.store.invalidate_by(&changed.key, position);
+        let awaited = awaited.max(of_own);
         self.fetcher.flights.detach(changed.key.hash());
         self.forget_searched(&changed.key);
         self.metrics.invalidations.add_one();
         let written = async move {
             tags_written.await;
-            self.fetcher.store.deletions_written().await;
+            self.fetcher.store.deletions_written(awaited).await;
         };
         (own, written)
     }
 
-    fn forget(&self, key: &CacheKey) {
-        self.fetcher.store.invalidate(key);
+    /// Removes everything stored for a key. Returns what [`Store::invalidate`](crate::store::Store::invalidate) does.
+    fn forget(&self, key: &CacheKey) -> Option<u64> {
+        let awaited = self.fetcher.store.invalidate(key);
         self.fetcher.flights.detach(key.hash());
         self.forget_searched(key);
         self.metrics.invalidations.add_one();
+        awaited
     }
 
     /// Forgets the response that is stored for a URL and for other queries of its path. Call it after the URL's own

@@ -16,8 +16,8 @@ use super::target::{RequestTarget, shared_form};
 use crate::base::Stopwatch;
 use crate::entry::FillReader;
 use crate::fetch::{
-    Asked, Fetched, Follower, ForLeader, Joined, Lease, Order, Outcome, Provenance, Recalled, Selection, Shared,
-    SharedResponse, Sharing, Terms, Unshared, sharing,
+    Asked, Fetched, FlightName, Follower, ForLeader, Joined, Lease, Order, Outcome, Provenance, Recalled, Selection,
+    Shared, SharedResponse, Sharing, Terms, Unshared, sharing,
 };
 use crate::respond::{
     Answer, ClientRequest, Multipart, Portion, Refusal, ResponseBody, add_age, answer_head, build, unanswered,
@@ -112,7 +112,8 @@ impl Proxy {
 
     /// Joins the flight of requests that select the same variant.
     fn join(&self, order: &Order, selection: Selection) -> Joined {
-        self.fetcher.flights.join(order.asked.key.hash(), order.route.flight(selection.number()))
+        let name = FlightName::new(&order.asked.key, order.route.flight(selection.number()));
+        self.fetcher.flights.join(name)
     }
 
     /// Leads a flight. If another leader of the flight has its answer first, this client gets that.

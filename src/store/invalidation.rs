@@ -35,34 +35,47 @@ impl Store {
         }
     }
 
-    /// Removes everything stored for `key`. The durable tier deletes it in the background; [`Store::deletions_written`] waits for
-    /// that.
+    /// Removes everything stored for `key`, with the answers to each QUERY for its URL. The durable tier deletes it in the
+    /// background; [`Store::deletions_written`] waits for that, given what this returns.
     ///
     /// The durable tier is told first, and finds nothing from then on. A look-up that found something began before the
     /// position of the purge.
-    pub fn invalidate(&self, key: &CacheKey) {
-        self.invalidate_here(key);
+    pub fn invalidate(&self, key: &CacheKey) -> Option<u64> {
+        self.invalidate_here(key).1
     }
 
     /// Removes everything stored for `key` on behalf of a request that was sent at `position`. Returns the position at which
-    /// the request's own response may be stored, unless another purge of the key came meanwhile.
-    pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> Option<u64> {
-        let made = self.invalidate_here(key);
-        made.before.is_none_or(|before| before <= position).then_some(made.position)
+    /// the request's own response may be stored, unless another purge of the key came meanwhile; and what
+    /// [`Store::invalidate`] returns.
+    pub fn invalidate_by(&self, key: &CacheKey, position: u64) -> (Option<u64>, Option<u64>) {
+        let (made, awaited) = self.invalidate_here(key);
+        (made.before.is_none_or(|before| before <= position).then_some(made.position), awaited)
     }
 
-    /// Purges a key. Tells other processes if they may have something for it.
-    fn invalidate_here(&self, key: &CacheKey) -> PurgeReceipt {
+    /// Purges a key. Tells other processes if they may have something for it. Returns the number of the purge, too, if
+    /// nothing but the journal has it.
+    ///
+    /// No deletion finds the answers to QUERY by their URL, only the record of the purge. So it is written where there may
+    /// be some, and awaited in a directory.
+    fn invalidate_here(&self, key: &CacheKey) -> (PurgeReceipt, Option<u64>) {
         let hash = key.hash();
         let tells_all = self.durable.as_ref().is_some_and(Durable::tells_all);
         let may_hold = || self.durable.as_ref().is_some_and(|durable| self.memory.holds(hash) || durable.may_hold(key));
-        let is_shared = tells_all || may_hold() || self.durable.as_ref().is_some_and(Durable::may_hold_queries);
+        let has_queries = || self.durable.as_ref().is_some_and(|durable| durable.may_hold_queries_of(hash));
+        let purge = |is_shared| self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared);
+        let mut of_queries = has_queries();
+        let mut is_shared = tells_all || of_queries || may_hold();
         self.discard(key, None);
-        let made = self.memory.remove(hash, || self.purges.purge(Purge::hard(PurgeTarget::Url(hash)), is_shared));
-        if let Some(durable) = self.durable.as_ref().filter(|_| is_shared) {
-            durable.hurry(if tells_all { Urgency::Awaited } else { Urgency::Invalidation });
+        let mut made = self.memory.remove(hash, || purge(is_shared));
+        // One that was stored meanwhile was noted before it looked for purges: it has found this one, or is seen here.
+        if !of_queries && has_queries() {
+            made = PurgeReceipt { before: made.before, ..purge(true) };
+            (of_queries, is_shared) = (true, true);
         }
-        made
+        let Some(durable) = self.durable.as_ref().filter(|_| is_shared) else { return (made, None) };
+        let is_awaited = tells_all || (of_queries && durable.is_local());
+        durable.hurry(if is_awaited { Urgency::Awaited } else { Urgency::Invalidation });
+        (made, is_awaited.then_some(made.position))
     }
 
     /// Removes everything stored for `key` in memory. Fetches under way store nothing for it.
@@ -90,15 +103,16 @@ impl Store {
     /// Waits until a purge is in the journal, where other processes read it.
     pub async fn recorded(&self, receipt: PurgeReceipt) -> Result<(), StoreError> {
         let Some(durable) = &self.durable else { return Ok(()) };
-        self.deletions_written().await;
+        self.deletions_written(None).await;
         durable.recorded(receipt.position, PURGE_TIMEOUT).await
     }
 
     /// Waits until a directory has the deletions that were asked for before, so that they hold even if the process is killed
-    /// the moment after. With a bucket, or after a bounded time, ends without that.
-    pub async fn deletions_written(&self) {
+    /// the moment after, and its journal the purge with the number `awaited`. With a bucket, or after a bounded time, ends
+    /// without that.
+    pub async fn deletions_written(&self, awaited: Option<u64>) {
         if let Some(durable) = &self.durable {
-            durable.written(LOCAL_TIMEOUT).await;
+            durable.written(awaited, LOCAL_TIMEOUT).await;
         }
     }
 

@@ -255,14 +255,14 @@ impl Store {
         durable.put_apart(Arc::new(stored), record);
     }
 
-    /// Notes that a response to QUERY is about to be stored: from then on invalidations are told to other processes, and
-    /// to those that come after this one. Noted before it is stored, so that none is missed.
+    /// Notes that a response to QUERY is about to be stored: from then on invalidations of its URL are told to other
+    /// processes, and to those that come after this one. Noted before the purges are asked whether one covers it, so that
+    /// none is missed: see [`Store::invalidate`].
     fn note_kind(&self, key: &CacheKey) {
-        if key.has_content()
-            && !self.have_queries.swap(true, Ordering::AcqRel)
-            && let Some(durable) = &self.durable
-        {
-            durable.note_queries();
+        let Some(page) = key.page_hash() else { return };
+        self.have_queries.store(true, Ordering::Release);
+        if let Some(durable) = &self.durable {
+            durable.note_query_of(page);
         }
     }
 

@@ -71,10 +71,7 @@ impl Intake {
             self.lease.add(data.len());
         }
         if is_in_memory && has_room && self.memory.len() + data.len() <= self.limit {
-            if self.memory.is_empty() {
-                let all = more.map_or(0, |more| usize::try_from(more).unwrap_or(usize::MAX)).saturating_add(data.len());
-                self.memory.reserve(all.min(self.limit));
-            }
+            self.make_room(data.len(), more);
             self.memory.extend_from_slice(data);
             return true;
         }
@@ -84,6 +81,22 @@ impl Intake {
             return false;
         }
         (has_room && self.tail.len() < STAGE) || self.write().await
+    }
+
+    /// Makes room in memory for `len` bytes, and for some of the `more` that follow: for no more than have come, which
+    /// are counted. A client that only says it sends much takes no memory.
+    fn make_room(&mut self, len: usize, more: Option<u64>) {
+        let needed = self.memory.len() + len;
+        if needed > self.memory.capacity() {
+            let more = more.map_or(needed, |more| usize::try_from(more).unwrap_or(usize::MAX).min(needed));
+            self.memory.reserve((needed + more).min(self.limit) - self.memory.len());
+        }
+    }
+
+    /// Returns the bytes of memory that are taken.
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.memory.capacity()
     }
 
     /// Writes the tail to the file. Returns `false` if there is no room for it.

@@ -266,6 +266,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_length_that_is_only_stated_takes_no_memory() {
+        let transfer = Transfer { buffer_request: 1 << 20, ..Transfer::default() };
+        let mut intake = Intake::new(&transfer, &buffers(1 << 21, 0));
+        let mut sent = 0;
+        for len in [1, 10, 100, 5000, 50_000, 500_000, (1 << 20) - 555_111] {
+            sent += len;
+            assert!(intake.add(&Bytes::from(vec![b'a'; len]), Some((1 << 20) - sent as u64)).await);
+            assert!(intake.reserved() <= (2 * sent).max(64), "{} for {sent}", intake.reserved());
+        }
+        assert_eq!((sent, intake.reserved()), (1 << 20, 1 << 20));
+    }
+
+    #[tokio::test]
     async fn what_is_held_is_sent_in_order_as_often_as_need_be() {
         let transfer = Transfer { buffer_request: 10_000, spool: 300_000, ..Transfer::default() };
         for (max_buffered, spooled, most) in [

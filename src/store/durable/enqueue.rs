@@ -29,9 +29,9 @@ pub enum Came {
 }
 
 impl Durable {
-    /// Waits until all that was queued before is written or given up, in a directory, and the purges that other processes are
-    /// told of are in the journal. Does not wait for a bucket.
-    pub async fn written(&self, within: Duration) {
+    /// Waits until all that was queued before is written or given up, in a directory, and the purge with the number `awaited`
+    /// is in the journal. Does not wait for a bucket.
+    pub async fn written(&self, awaited: Option<u64>, within: Duration) {
         if !self.is_local() {
             return;
         }
@@ -42,18 +42,17 @@ impl Durable {
             }
         };
         let is_told = async {
-            if self.tells_all() {
-                let _ = self.recorded(self.inner.purges.last_shared(), within).await;
+            if let Some(awaited) = awaited {
+                let _ = self.recorded(awaited, within).await;
             }
         };
         tokio::join!(is_appended, is_told);
     }
 
     /// Returns whether every invalidation is written to the journal, and awaited there, also of what the tier is not known
-    /// to hold. It is in a directory that others use as well: what they store just now is not known here yet. And in
-    /// one that has responses to QUERY: no deletion finds those by their URL, only the record of the purge.
+    /// to hold. It is in a directory that others use as well: what they store just now is not known here yet.
     pub fn tells_all(&self) -> bool {
-        self.is_local() && (self.inner.journal.has_peers() || self.may_hold_queries())
+        self.is_local() && self.inner.journal.has_peers()
     }
 
     /// Returns whether the queue takes another response of `weight` bytes.

@@ -277,9 +277,15 @@ impl Durable {
         self.inner.index.may_hold_queries()
     }
 
-    /// Notes that a response to QUERY is stored, in whatever tier.
-    pub(super) fn note_queries(&self) {
-        self.inner.index.note_queries();
+    /// Returns whether the tier, or another process that shares it, may have a response to a QUERY for the page whose key
+    /// has this hash.
+    pub fn may_hold_queries_of(&self, page: u128) -> bool {
+        self.inner.index.may_hold_queries_of(page)
+    }
+
+    /// Notes that a response to a QUERY for a page is stored, in whatever tier.
+    pub(super) fn note_query_of(&self, page: u128) {
+        self.inner.index.note_query_of(page);
     }
 
     /// Has purges that were made written to the journal.

@@ -9,6 +9,7 @@
 //! * What the index does not know is a miss. It costs a request to the origin, and nothing else.
 
 mod packs;
+mod pages;
 mod places;
 mod snapshot;
 
@@ -134,12 +135,18 @@ impl Index {
     /// Returns whether the tier may have a response to QUERY, for whatever URL. Once it had one, it may have others.
     /// Returns `true` until the index is loaded.
     pub(crate) fn may_hold_queries(&self) -> bool {
-        !self.is_loaded() || self.packs.read().totals().have_queries()
+        !self.is_loaded() || self.packs.read().totals().query_pages().has_any()
     }
 
-    /// Notes that a response to QUERY is stored.
-    pub(super) fn note_queries(&self) {
-        self.packs.read().totals().note_queries();
+    /// Returns whether the tier may have a response to a QUERY for the page whose key has this hash. Once it had one, it
+    /// may have others. Returns `true` until the index is loaded.
+    pub(crate) fn may_hold_queries_of(&self, page: u128) -> bool {
+        !self.is_loaded() || self.packs.read().totals().query_pages().may_have(page)
+    }
+
+    /// Notes that a response to a QUERY for a page is stored.
+    pub(super) fn note_query_of(&self, page: u128) {
+        self.packs.read().totals().query_pages().add(page);
     }
 
     /// Returns whether a slot may have an entry. Returns `true` until the index is loaded.

@@ -1,11 +1,12 @@
 //! The packs that the index has places in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::pages::QueryPages;
 use super::places::{MAX_PACK, Place};
 use crate::entry::JournalTime;
 use crate::rfc9111::timestamp::Timestamp;
@@ -23,8 +24,8 @@ pub(super) struct Totals {
     count: AtomicU64,
     /// Guarded by its lock: for each of those bodies its length, and the number of packs that name it.
     named: Mutex<HashMap<u128, (u64, u32)>>,
-    /// True once a response to QUERY was known.
-    have_queries: AtomicBool,
+    /// The pages of which a response to QUERY was ever known.
+    query_pages: QueryPages,
 }
 
 impl Totals {
@@ -38,14 +39,9 @@ impl Totals {
         (self.count.load(Ordering::Relaxed), self.bodies.load(Ordering::Relaxed))
     }
 
-    /// Notes that a response to QUERY is stored.
-    pub(super) fn note_queries(&self) {
-        self.have_queries.store(true, Ordering::Release);
-    }
-
-    /// Returns whether a response to QUERY was ever known.
-    pub(super) fn have_queries(&self) -> bool {
-        self.have_queries.load(Ordering::Acquire)
+    /// Returns the pages of which a response to QUERY was ever known.
+    pub(super) fn query_pages(&self) -> &QueryPages {
+        &self.query_pages
     }
 
     /// Returns whether a pack names a body.
@@ -117,8 +113,8 @@ pub(in crate::store) struct PackInfo {
     of_use_until: AtomicI64,
     /// True if it has a tombstone, or an entry that took the place of another: older entries may come back without it.
     holds_down: AtomicBool,
-    /// True if it has a response to QUERY.
-    has_queries: AtomicBool,
+    /// Guarded by its lock: the pages that it has responses to QUERY of.
+    queries: Mutex<Queries>,
     /// Bytes of separate bodies that it names.
     named: AtomicU64,
     /// Bytes of separate bodies that it names, and that none of its responses that count leads to.
@@ -130,6 +126,35 @@ pub(in crate::store) struct PackInfo {
     /// Guarded by its lock: what it says of other packs and of separate bodies; `None` once the index has forgotten it.
     refers: Mutex<Option<References>>,
     totals: Arc<Totals>,
+}
+
+/// The pages that a pack has responses to QUERY of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Queries {
+    /// Those whose keys have these hashes.
+    Of(HashSet<u128>),
+    /// Too many to list, or not known.
+    OfAny,
+}
+
+impl Default for Queries {
+    fn default() -> Self {
+        Self::Of(HashSet::new())
+    }
+}
+
+impl Queries {
+    /// The most pages of a pack that are listed.
+    const MAX: usize = 1024;
+
+    fn add(&mut self, page: u128) {
+        if let Self::Of(pages) = self {
+            pages.insert(page);
+            if pages.len() > Self::MAX {
+                *self = Self::OfAny;
+            }
+        }
+    }
 }
 
 /// What a pack leads to.
@@ -157,7 +182,7 @@ impl PackInfo {
             greatest_order: AtomicU64::new(0),
             of_use_until: AtomicI64::new(i64::MIN),
             holds_down: AtomicBool::new(false),
-            has_queries: AtomicBool::new(false),
+            queries: Mutex::default(),
             is_damaged: AtomicBool::new(false),
             is_saved: AtomicBool::new(false),
             named: AtomicU64::new(0),
@@ -176,20 +201,26 @@ impl PackInfo {
         if let Some(body) = entry.body {
             self.note_bodies(&[body]);
         }
-        if entry.key.has_content() {
-            self.note_queries();
+        if let Some(page) = entry.key.page_hash() {
+            self.note_query_of(page);
         }
     }
 
-    /// Notes that the pack has a response to QUERY.
-    pub(super) fn note_queries(&self) {
-        self.has_queries.store(true, Ordering::Release);
-        self.totals.note_queries();
+    /// Notes that the pack has a response to a QUERY for a page.
+    pub(super) fn note_query_of(&self, page: u128) {
+        self.queries.lock().add(page);
+        self.totals.query_pages.add(page);
     }
 
-    /// Returns whether the pack has a response to QUERY.
-    pub(super) fn has_queries(&self) -> bool {
-        self.has_queries.load(Ordering::Acquire)
+    /// Notes that the pack has responses to QUERY, of whatever pages.
+    pub(super) fn note_queries_of_any(&self) {
+        *self.queries.lock() = Queries::OfAny;
+        self.totals.query_pages.add_all();
+    }
+
+    /// Returns the pages that the pack has responses to QUERY of.
+    pub(super) fn queries(&self) -> Queries {
+        self.queries.lock().clone()
     }
 
     /// Takes what a snapshot says of the pack, or one of its entries.

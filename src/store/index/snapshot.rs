@@ -3,9 +3,10 @@
 //! ```text
 //! secret of the fingerprints: u64, u64
 //! packs (u32 count, each: time u64, node u64, length u64, that of the entries u64, least order u64, of use until i64 ms,
-//!        flags u8: 1 holds older entries down, 2 is damaged, 4 has responses to QUERY,
+//!        flags u8: 1 holds older entries down, 2 is damaged, 4 has responses to QUERY, 8 and the pages are listed,
 //!        packs that it replaces (u16 count, each: time u64, node u64),
-//!        separate bodies (u32 count, each: id u128, length u64))
+//!        separate bodies (u32 count, each: id u128, length u64),
+//!        with flag 8 the pages that it has responses to QUERY of (u16 count, each: hash of the key u128))
 //! places, to the end: the first two bytes of their fingerprints, u32 count, each in twenty bytes (places.rs), with the
 //!        number that the pack has in the list above
 //! ```
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::packs::References;
+use super::packs::{Queries, References};
 use super::places::Packed;
 use super::{Index, PackInfo, Place};
 use crate::base::wire::{DecodeError, Decoder, put_count16};
@@ -28,6 +29,7 @@ use crate::store::names::PackName;
 const HOLDS_DOWN: u8 = 1;
 const DAMAGED: u8 = 2;
 const QUERIES: u8 = 4;
+const LISTED: u8 = 8;
 
 impl Index {
     /// Encodes the index. Returns the packs that are in it, too.
@@ -99,8 +101,9 @@ impl Index {
         if saved.is_damaged {
             pack.set_damaged();
         }
-        if saved.has_queries {
-            pack.note_queries();
+        match saved.queries {
+            Queries::Of(pages) => pages.into_iter().for_each(|page| pack.note_query_of(page)),
+            Queries::OfAny => pack.note_queries_of_any(),
         }
         pack.set_replaces(saved.refers.packs);
         pack.note_bodies(&saved.refers.bodies);
@@ -141,7 +144,7 @@ struct SavedPack {
     of_use_until: Timestamp,
     holds_down: bool,
     is_damaged: bool,
-    has_queries: bool,
+    queries: Queries,
     refers: References,
 }
 
@@ -174,7 +177,6 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     let of_use_until = Timestamp::from_millis(decoder.i64()?);
     let flags = decoder.u8()?;
     let (holds_down, is_damaged) = (flags & HOLDS_DOWN != 0, flags & DAMAGED != 0);
-    let has_queries = flags & QUERIES != 0;
     let mut refers = References::default();
     for _ in 0..decoder.u16()? {
         refers.packs.push(PackName { time: decoder.u64()?, node: decoder.u64()? });
@@ -182,7 +184,14 @@ fn decode_pack(decoder: &mut Decoder<'_>) -> Result<SavedPack, DecodeError> {
     for _ in 0..decoder.u32()? {
         refers.bodies.push((decoder.u128()?, decoder.u64()?));
     }
-    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, is_damaged, has_queries, refers })
+    let queries = match flags & (QUERIES | LISTED) {
+        QUERIES => Queries::OfAny,
+        flags if flags & LISTED != 0 => {
+            Queries::Of((0..decoder.u16()?).map(|_| decoder.u128()).collect::<Result<_, _>>()?)
+        }
+        _ => Queries::default(),
+    };
+    Ok(SavedPack { name, size, filled, least_order, of_use_until, holds_down, is_damaged, queries, refers })
 }
 
 fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
@@ -194,7 +203,12 @@ fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
     out.put_i64_le(pack.of_use_until().as_millis());
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
     let flags = flag(pack.holds_down(), HOLDS_DOWN) | flag(pack.is_damaged(), DAMAGED);
-    out.put_u8(flags | flag(pack.has_queries(), QUERIES));
+    let queries = pack.queries();
+    out.put_u8(match &queries {
+        Queries::Of(pages) if pages.is_empty() => flags,
+        Queries::Of(_) => flags | QUERIES | LISTED,
+        Queries::OfAny => flags | QUERIES,
+    });
     let refers = pack.references();
     put_count16(out, refers.packs.len());
     for name in &refers.packs {
@@ -205,5 +219,13 @@ fn encode_pack(pack: &PackInfo, out: &mut Vec<u8>) {
     for (id, len) in &refers.bodies {
         out.put_u128_le(*id);
         out.put_u64_le(*len);
+    }
+    if let Queries::Of(pages) = queries
+        && !pages.is_empty()
+    {
+        put_count16(out, pages.len());
+        for page in pages {
+            out.put_u128_le(page);
+        }
     }
 }

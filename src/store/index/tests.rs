@@ -120,7 +120,7 @@ fn a_snapshot_holds_all_but_what_still_grows() {
 }
 
 #[test]
-fn that_there_are_answers_to_queries_outlives_a_restart() {
+fn which_pages_have_answers_to_queries_outlives_a_restart() {
     for (has_query, expected) in [(false, false), (true, true)] {
         let index = Index::default();
         assert!(index.may_hold_queries(), "nobody knows before it is loaded");
@@ -128,17 +128,27 @@ fn that_there_are_answers_to_queries_outlives_a_restart() {
         let pack = index.add_pack(name(1));
         pack.set_size(1 << 20, false);
         let mut of_query = entry("/a", EntryKind::Response, 5, 0);
+        let (page, other) = (of_query.key.hash(), entry("/b", EntryKind::Response, 5, 0).key.hash());
+        let of_pages = |index: &Index| (index.may_hold_queries_of(page), index.may_hold_queries_of(other));
         if has_query {
             let fields = [(http::header::CONTENT_TYPE, http::HeaderValue::from_static("a/b"))].into_iter().collect();
             let content = crate::rfc9111::query::metadata(&fields).expect("it may be keyed").digest(b"q");
             of_query.key = of_query.key.with_content(&content);
         }
         index.insert_all(&pack, &[of_query]);
-        assert_eq!(index.may_hold_queries(), expected);
+        assert_eq!((index.may_hold_queries(), of_pages(&index)), (expected, (expected, false)));
         let restored = Index::default();
         assert_eq!(restored.decode(&index.encode().0, u64::MAX), Ok(true));
         restored.set_loaded();
-        assert_eq!(restored.may_hold_queries(), expected);
+        assert_eq!((restored.may_hold_queries(), of_pages(&restored)), (expected, (expected, false)));
+        if has_query {
+            // Past a bound the pages of a pack are not listed: any may be one.
+            (0..2000).for_each(|page| pack.note_query_of(page));
+            let unlisted = Index::default();
+            assert_eq!(unlisted.decode(&index.encode().0, u64::MAX), Ok(true));
+            unlisted.set_loaded();
+            assert_eq!(of_pages(&unlisted), (true, true));
+        }
     }
 }
 

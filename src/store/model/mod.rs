@@ -246,11 +246,13 @@ impl World {
     async fn invalidate(&mut self, node: usize) {
         let page = self.random.usize(0..self.pages.len());
         let at = &self.nodes[node];
-        at.store.invalidate(&self.pages[page].key);
+        let awaited = at.store.invalidate(&self.pages[page].key);
         let mut event = self.event(node, Doing::Removed, page, None);
         if self.is_local && !self.has_faults && at.journal().is_loaded() {
             let store = &self.nodes[node].store;
-            tokio::time::timeout(Duration::from_secs(60), store.deletions_written()).await.expect("it is bounded");
+            tokio::time::timeout(Duration::from_secs(60), store.deletions_written(awaited))
+                .await
+                .expect("it is bounded");
             // Nobody waits for a writer that rests after failures.
             let is_written = self.nodes[node].durable().queue_depth().1 == 0;
             event.written = is_written.then_some(self.model.step);

@@ -14,7 +14,9 @@ use crate::support::{Client, Head, Larder, Origin, Reply, Seen, eventually, file
 use bytes::Bytes;
 use fastrand::Rng;
 use larder::entry::{Budget, Fill, FillReader, FillWriter, Unread};
-use larder::fetch::{Flights, Follower, Joined, Lease, Outcome, Watch};
+use larder::fetch::{FlightName, Flights, Follower, Joined, Lease, Outcome, Watch};
+use larder::rfc9111::key::{CacheKey, KeyParts};
+use larder::rfc9111::query::metadata;
 use larder::upstream::UpstreamError;
 
 fn seeds(count: u64) -> impl Iterator<Item = u64> {
@@ -44,6 +46,10 @@ enum Part {
 /// The parts by themselves, one poll at a time: whoever takes part goes a step on, or is dropped.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_left_of_flights_and_fills_wherever_one_leaves() {
+    let key = |path| CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None });
+    let fields = [(http::header::CONTENT_TYPE, http::HeaderValue::from_static("a/b"))].into_iter().collect();
+    let content = metadata(&fields).expect("it may be keyed").digest(b"q");
+    let keys = [key("/a"), key("/b"), key("/a").with_content(&content)];
     for seed in seeds(20_000) {
         let mut rng = Rng::with_seed(seed);
         let flights = Flights::new(rng.usize(1..4));
@@ -51,7 +57,7 @@ async fn nothing_is_left_of_flights_and_fills_wherever_one_leaves() {
         let mut parts: Vec<Part> = Vec::new();
         for _ in 0..rng.usize(5..60) {
             if parts.is_empty() || rng.u8(..) < 60 {
-                parts.push(match flights.join(u128::from(rng.u8(0..2)), 0) {
+                parts.push(match flights.join(FlightName::new(&keys[rng.usize(0..3)], 0)) {
                     Joined::Leader(landing) => {
                         let watch = rng.bool().then(|| landing.watch());
                         Part::Pilot(landing, watch)
@@ -62,7 +68,7 @@ async fn nothing_is_left_of_flights_and_fills_wherever_one_leaves() {
                 continue;
             }
             match rng.u8(0..20) {
-                0 => flights.detach(u128::from(rng.u8(0..2))),
+                0 => flights.detach(keys[rng.usize(0..2)].hash()),
                 1 => tokio::time::advance(Duration::from_secs(rng.u64(0..20))).await,
                 _ => {}
             }

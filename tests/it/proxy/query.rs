@@ -459,28 +459,53 @@ fn a_purge_of_the_url_takes_every_answer_to_a_query_with_it() {
 }
 
 #[test]
-fn a_query_under_way_is_covered_by_a_purge_of_its_url() {
-    let gate = Gate::default();
-    let held = gate.clone();
-    let count = AtomicUsize::new(0);
-    let origin = Origin::new(move |_, reply| {
-        let n = count.fetch_add(1, Ordering::SeqCst);
-        if n == 0 {
-            held.wait();
-        }
-        reply.send(200, "Cache-Control: max-age=60", &n.to_string());
-    });
-    let larder = Larder::new(&origin, "");
-    let mut early = larder.client();
-    send(&mut early, "/s", TEXT, "one");
-    origin.requests.wait_for(1);
-    larder.purge("http://site.example/s");
-    let mut late = larder.client();
-    send(&mut late, "/s", TEXT, "one");
-    larder.wait_for_waiting(2);
-    gate.open();
-    assert_eq!((early.answer().text().as_str(), late.answer().text().as_str()), ("0", "1"));
-    assert_eq!(query(&larder, "/s", "one").text(), "1");
+fn nobody_waits_for_a_query_that_was_under_way_when_its_url_changed() {
+    let purge = |larder: &Larder| drop(larder.purge("http://site.example/s"));
+    let soft = |larder: &Larder| drop(larder.purge_of(r#"{"url": "http://site.example/s", "soft": true}"#));
+    let post = |larder: &Larder| drop(larder.client().send("POST", "/s", "Content-Length: 0"));
+    let put = |larder: &Larder| drop(larder.client().send("PUT", "/t", "Content-Length: 0"));
+    for change in [&purge as &dyn Fn(&Larder), &soft, &post, &put] {
+        let (gate, count) = (Gate::default(), AtomicUsize::new(0));
+        let held = gate.clone();
+        let origin = Origin::new(move |seen, reply| {
+            if seen.method() != "QUERY" {
+                return reply.send(200, "Location: /s", "");
+            }
+            let n = count.fetch_add(1, Ordering::SeqCst);
+            if n == 0 {
+                held.wait();
+            }
+            reply.send(200, "Cache-Control: max-age=60", &n.to_string());
+        });
+        // Past this time one who waits would ask for itself.
+        let larder = Larder::new(&origin, "cache.collapse_timeout=1h");
+        let mut early = larder.client();
+        send(&mut early, "/s", TEXT, "one");
+        origin.requests.wait_for(1);
+        change(&larder);
+        // The first one is still under way.
+        assert_eq!(query(&larder, "/s", "one").text(), "1");
+        gate.open();
+        assert_eq!(early.answer().text(), "0");
+        assert_eq!(query(&larder, "/s", "one").text(), "1");
+    }
+}
+
+#[test]
+fn only_what_changes_a_page_with_answers_to_queries_is_written_to_the_journal() {
+    let (origin, place) = (fresh(), Place::file());
+    let larder = place.start(&origin, &[]);
+    eventually("it knows what is there", || larder.metric("larder_index_loaded") == 1);
+    let mut client = Client::connect(larder.address);
+    query_of(&mut client, "/s", TEXT, "one");
+    // What is written, is written before its request is answered.
+    for path in ["/other", "/s?other", "/s/", "/"] {
+        assert_eq!(client.send("POST", path, "Content-Length: 0").status(), 200);
+        assert_eq!(larder.metric("larder_journal_written_total"), 0, "{path}");
+    }
+    assert_eq!(client.send("POST", "/s", "Content-Length: 0").status(), 200);
+    assert_eq!(larder.metric("larder_journal_written_total"), 1);
+    assert_eq!(query_of(&mut client, "/s", TEXT, "one").hit(), None);
 }
 
 #[test]
