@@ -72,12 +72,12 @@ fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
             ));
             down.push(of_address(
                 "larder_upstream_down",
-                "1 while the address is known to be down.",
+                "1 while the address is known to be down, by failed requests or by failed health checks.",
                 u64::from(!address.is_up),
             ));
             healthy.push(of_address(
                 "larder_upstream_healthy",
-                "0 while the address fails its health checks (upstream.health_path).",
+                "0 while the address fails its health checks; always 1 without upstream.health_path.",
                 u64::from(address.is_healthy),
             ));
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use toml::Value;
 
 use super::Config;
-use super::hints::nearest;
+use super::hints::hint;
 use super::key::{Draft, Field, Key, Section};
 use super::kinds::{Kind, Size, Time};
 use super::reading::Reading;
@@ -91,7 +91,7 @@ impl Reading {
 
     fn unknown(&self, key: &str) -> String {
         let known: Vec<String> = self.rows().map(|row| row.key()).collect();
-        let hint = nearest(&known, key).map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
+        let hint = hint(&known, key);
         format!("{key}: there is no such key{hint}")
     }
 

@@ -1,5 +1,32 @@
 //! Finds the key that was meant, and the place of a duplicate, to help mend a mistake.
 
+/// Returns what to do about a key that no section has: the end of a sentence, or nothing.
+pub(super) fn hint(known: &[String], key: &str) -> String {
+    misplaced(known, key)
+        .or_else(|| nearest(known, key).map(|known| format!("the nearest key is \"{known}\"")))
+        .map_or_else(String::new, |hint| format!("; {hint}"))
+}
+
+/// Returns what to do about a key of an upstream that is in the wrong place: the nearest key would mislead.
+fn misplaced(known: &[String], key: &str) -> Option<String> {
+    let parts: Vec<&str> = key.split('.').collect();
+    Some(match parts[..] {
+        ["upstream"] => {
+            "[upstream] is one section, in single brackets; further applications are [upstreams.NAME]".to_owned()
+        }
+        ["upstream", "weight" | "backup"] | ["upstreams", _, "weight" | "backup"] => {
+            "it is said of one address, behind its URL: url = [\"http://10.0.0.2:8000\", \
+             \"http://10.0.0.3:8000 weight=2\", \"http://10.0.0.9:8000 backup\"]"
+                .to_owned()
+        }
+        ["upstream", name, _] => format!("the section of a further application is [upstreams.{name}]"),
+        [rule, name] if rule.starts_with("rule[") && known.iter().any(|known| *known == format!("upstream.{name}")) => {
+            format!("an upstream has it, and no rule: set {name} in [upstream] or [upstreams.NAME]")
+        }
+        _ => return None,
+    })
+}
+
 /// The known key that is most likely meant by `key`: one of the same section, if there is such a section,
 /// unless another one has a key of exactly that name and this one nothing like it.
 pub(super) fn nearest<'a>(known: &'a [String], key: &str) -> Option<&'a String> {

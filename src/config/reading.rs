@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::hints::nearest;
+use super::hints::{hint, nearest};
 use super::key::{Draft, Field};
 use super::sources::{Origin, Sources, folded};
 use super::table::upstream::UPSTREAMS;
@@ -196,8 +196,7 @@ impl Reading {
     /// Reports the settings and variables that no key takes.
     fn tell_unknown(&mut self, sources: Sources) {
         for (key, setting) in sources.settings {
-            let hint = nearest(&self.known, &key)
-                .map_or_else(String::new, |known| format!("; the nearest key is \"{known}\""));
+            let hint = hint(&self.known, &key);
             self.errors.push(format!("{}{key}: there is no such key{hint}", setting.origin.prefix()));
         }
         for name in sources.strays {

@@ -170,6 +170,22 @@ mod upstreams;
 fn every_mistake_is_told_with_key_value_and_what_is_allowed() {
     for (text, sets, expected) in [
         ("[server]\nlisen = \"x\"", "", "f: server.lisen: there is no such key; the nearest key is \"server.listen\""),
+        ("[[upstream]]\nurl = \"http://a\"", "", "f: upstream: there is no such key; [upstream] is one section"),
+        (
+            "[upstream.api]\nurl = \"http://a\"",
+            "",
+            "f: upstream.api.url: there is no such key; the section of a further application is [upstreams.api]",
+        ),
+        (
+            "[upstream]\nweight = 2",
+            "",
+            "f: upstream.weight: there is no such key; it is said of one address, behind its URL",
+        ),
+        (
+            "[[rule]]\npath = \"/a\"\nmax_requests = 2",
+            "",
+            "f: rule[0].max_requests: there is no such key; an upstream has it, and no rule",
+        ),
         ("[sever]\nthreads = 1", "", "f: sever.threads: there is no such key; the nearest key is \"server.threads\""),
         (
             "",
