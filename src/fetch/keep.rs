@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
 use tracing::Span;
@@ -9,7 +10,7 @@ use tracing::Span;
 use super::body::{Incoming, fill_from_origin};
 use super::decide::HeadDecision;
 use super::fetch::{Fetch, Fetched, ForLeader};
-use super::flight::{Provenance, Shared, SharedResponse};
+use super::flight::{Lease, Provenance, Shared, SharedResponse};
 use super::hit_for_miss::{Reach, Unshared};
 use super::order::Placement;
 use crate::entry::{Body, FillWriter, NewHead, Replaced, StoredHead, StoredResponse, Tried, Who};
@@ -259,6 +260,14 @@ impl Fetch {
         fetched
     }
 
+    /// Takes in the rest of a body in a task of its own. The flight ends with it.
+    fn spawn_filling(&self, filling: impl Future<Output = ()> + Send + 'static, lease: Option<Lease>) {
+        self.fetcher.spawn(Span::current(), async move {
+            filling.await;
+            drop(lease);
+        });
+    }
+
     fn take_in(
         &mut self,
         head: StoredHead,
@@ -277,9 +286,8 @@ impl Fetch {
         }
         let response = SharedResponse::Filling(Arc::clone(&head), Arc::clone(writer.fill()));
         let shared = Arc::new(Shared { response, source });
-        self.publish(&shared);
-        let (this, lease) = (Arc::clone(&self.fetcher), self.lease.take());
-        self.fetcher.spawn(Span::current(), async move {
+        let this = Arc::clone(&self.fetcher);
+        let filling = async move {
             let kept = |body: Body| {
                 if !head.is_of_length(body.len()) {
                     return body;
@@ -289,8 +297,21 @@ impl Fetch {
                 stored.into_body()
             };
             fill_from_origin(writer, body, kept).await;
-            drop(lease);
-        });
+        };
+        if len == Some(0) {
+            // Its end is known with its head. Whoever has that finds it stored.
+            let mut filling = Box::pin(filling);
+            let is_filled = filling.as_mut().now_or_never().is_some();
+            self.publish(&shared);
+            let lease = self.lease.take();
+            if !is_filled {
+                self.spawn_filling(filling, lease);
+            }
+        } else {
+            self.publish(&shared);
+            let lease = self.lease.take();
+            self.spawn_filling(filling, lease);
+        }
         Fetched::Shared(shared, ForLeader { cookies, reader })
     }
 }

@@ -420,3 +420,24 @@ fn stale_if_error_is_shared_when_the_origin_is_gone() {
     // One flight, perhaps repeated once over the kept connection, and stragglers that came after it.
     assert!(origin.count() < 10, "{}", origin.count());
 }
+
+#[test]
+fn whoever_has_an_answer_without_content_finds_it_stored() {
+    let origin = Origin::new(|seen, reply| {
+        let status = if seen.path().starts_with("/moved") { 301 } else { 200 };
+        reply.send(status, "Cache-Control: max-age=60\nLocation: /there", "");
+    });
+    let larder = Larder::new(&origin, "server.threads=1");
+    let mut client = larder.client();
+    for page in 0..100 {
+        for path in [format!("/empty/{page}"), format!("/moved/{page}")] {
+            // The second one is there when the first is answered.
+            let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+            client.raw(request.repeat(2));
+            assert!(!client.answer().is_hit());
+            let second = client.answer();
+            assert!(second.is_hit(), "{path}: {}", second.cache_status());
+        }
+    }
+    assert_eq!(origin.count(), 200);
+}

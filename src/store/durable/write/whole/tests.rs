@@ -286,3 +286,34 @@ async fn deletions_are_bounded_in_bytes_and_keep_no_write_out() {
     assert!(durable.put(response("/a", b"page"), None, Came::JustNow), "writes have a bound of their own");
     assert_eq!(queue.puts().0, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stored_is_known_at_every_moment_while_it_is_written() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    let tier = Arc::new(Tier::new(patient()).await);
+    let (latest, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    tier.store("/0", b"page");
+    // Asks all the time, so that it also asks at the moment at which a response leaves the queue for the index.
+    let asking: [_; 8] = std::array::from_fn(|_| {
+        let (tier, latest, is_over) = (Arc::clone(&tier), Arc::clone(&latest), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::Acquire) {
+                let number = latest.load(Ordering::Acquire);
+                let key = key(&format!("/{number}"));
+                for _ in 0..100 {
+                    assert!(tier.durable.may_hold(&key), "/{number} is there");
+                }
+            }
+        })
+    });
+    for number in 1..=1000 {
+        tier.settle().await;
+        tier.store(&format!("/{number}"), b"page");
+        latest.store(number, Ordering::Release);
+    }
+    is_over.store(true, Ordering::Release);
+    for asking in asking {
+        asking.join().expect("each was there whenever it was asked for");
+    }
+}
