@@ -8,7 +8,7 @@ use http::header::{self, HeaderValue};
 use http_body_util::Full;
 
 use super::api::{Admin, AdminReply};
-use crate::base::Gauge;
+use crate::base::{Gauge, OriginOutcome};
 use crate::proxy::Proxy;
 use crate::store::{Durable, Index};
 use crate::upstream::PeerState;
@@ -35,6 +35,7 @@ fn gauge(name: &'static str, help: &'static str, value: u64) -> Gauge {
 #[derive(Clone, Copy, Default)]
 struct Address {
     requests: u64,
+    outcomes: [u64; OriginOutcome::ALL.len()],
     is_up: bool,
     is_healthy: bool,
 }
@@ -43,6 +44,7 @@ struct Address {
 /// set of labels once.
 fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
     let (mut waiting, mut requests, mut down, mut healthy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut totals = Vec::new();
     for (upstream, of) in proxy.upstreams() {
         let label = || ("upstream", upstream.to_owned());
         waiting.push(Gauge {
@@ -55,6 +57,9 @@ fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
         for endpoint in of.endpoints().iter() {
             let address = addresses.entry(endpoint.name.clone()).or_default();
             address.requests += u64::from(endpoint.under_way());
+            for (sum, count) in address.outcomes.iter_mut().zip(endpoint.outcomes()) {
+                *sum += count;
+            }
             address.is_up |= !endpoint.is_down();
             address.is_healthy |= !endpoint.is_unhealthy();
         }
@@ -70,6 +75,15 @@ fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
                 "Requests under way at the address: what upstream.max_requests limits.",
                 address.requests,
             ));
+            for (count, (_, outcome)) in address.outcomes.into_iter().zip(OriginOutcome::ALL) {
+                let mut total = of_address(
+                    "larder_upstream_requests_total",
+                    "Requests to the address by outcome, repeated ones too, since it is one of the upstream.",
+                    count,
+                );
+                total.labels.push(("outcome", outcome.to_owned()));
+                totals.push(total);
+            }
             down.push(of_address(
                 "larder_upstream_down",
                 "1 while the address is known to be down, by failed requests or by failed health checks.",
@@ -82,7 +96,7 @@ fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
             ));
         }
     }
-    [waiting, requests, down, healthy].concat()
+    [waiting, requests, totals, down, healthy].concat()
 }
 
 /// Measures the peers.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Config;
 use super::config::{Address, Listed};
-use crate::base::{Breaker, Stopwatch};
+use crate::base::{Breaker, OriginOutcome, Stopwatch};
 
 /// The place that connections lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub(crate) struct Endpoint {
     pub(super) breaker: Arc<Breaker>,
     /// The requests that were sent to it, and whose answers have not ended.
     under_way: AtomicU32,
+    /// The requests to it so far, by outcome.
+    outcomes: [AtomicU64; OriginOutcome::ALL.len()],
     /// True if its last health checks failed.
     is_unhealthy: AtomicBool,
     /// True once the name no longer has this address.
@@ -123,6 +125,7 @@ impl Endpoint {
             is_backup: listed.is_backup,
             breaker: Breaker::new(failures, pause),
             under_way: AtomicU32::new(0),
+            outcomes: Default::default(),
             is_unhealthy: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             is_recovering: AtomicBool::new(false),
@@ -135,6 +138,16 @@ impl Endpoint {
     /// Returns the number of requests under way.
     pub(crate) fn under_way(&self) -> u32 {
         self.under_way.load(Ordering::SeqCst)
+    }
+
+    /// Counts a request that came to this.
+    pub(super) fn note(&self, outcome: OriginOutcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of requests so far, by outcome in the order of [`OriginOutcome::ALL`].
+    pub(crate) fn outcomes(&self) -> [u64; OriginOutcome::ALL.len()] {
+        self.outcomes.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Counts one more request; false: there are `most` already (0: any number).

@@ -318,6 +318,7 @@ impl Upstream {
             link.upload = (!is_sent).then_some(upload);
         }
         self.metrics.origin(OriginOutcome::Answered);
+        link.endpoint.note(OriginOutcome::Answered);
         self.note_answer(&link.endpoint);
         // RFC 9112 §2.3: an intermediary sends its own version. The framing to the client must not depend on the
         // origin's version.
@@ -344,7 +345,7 @@ impl Upstream {
     /// A failure on this side says nothing. An answer that can't be used shows that the origin is up. The
     /// timeouts and broken answers of one path count once.
     pub(super) fn learn_from(&self, endpoint: &Arc<Endpoint>, error: &UpstreamError, is_excused: bool, path: &str) {
-        self.metrics.origin(match error {
+        let outcome = match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => OriginOutcome::ConnectFailed,
             UpstreamError::ResponseTimeout => OriginOutcome::TimedOut,
             UpstreamError::Broken(_)
@@ -356,7 +357,9 @@ impl Upstream {
             | UpstreamError::Unsupported(_)
             | UpstreamError::Busy
             | UpstreamError::Down { .. } => OriginOutcome::Broken,
-        });
+        };
+        self.metrics.origin(outcome);
+        endpoint.note(outcome);
         let has_failed = match error {
             UpstreamError::Malformed(_)
             | UpstreamError::TooLargeHead(_)
@@ -364,7 +367,7 @@ impl Upstream {
             | UpstreamError::InvalidLength
             | UpstreamError::Unsupported(_) => {
                 self.note_answer(endpoint);
-                self.log_unusable(error, path);
+                self.log_unusable(endpoint, error, path);
                 false
             }
             UpstreamError::Connect(error) => !is_our_own(error) && endpoint.breaker.failed(false),
@@ -386,8 +389,8 @@ impl Upstream {
         }
     }
 
-    /// Logs why the answer for `path` can't be used, at most once in [`LOG_PAUSE`].
-    fn log_unusable(&self, error: &UpstreamError, path: &str) {
+    /// Logs why the answer of an address for `path` can't be used, at most once in [`LOG_PAUSE`].
+    fn log_unusable(&self, endpoint: &Endpoint, error: &UpstreamError, path: &str) {
         let hash = xxh3_64(path.as_bytes());
         {
             let mut logged = self.logged.lock();
@@ -397,7 +400,7 @@ impl Upstream {
             }
             logged.push_back((hash, Stopwatch::start()));
         }
-        warn!("no answer for {}: {error}", cut(path.into()));
+        warn!("no answer for {} from {}: {error}", cut(path.into()), endpoint.name);
     }
 }
 

@@ -65,7 +65,7 @@ impl Histogram {
 /// The value that another module reports at a scrape: a number that goes up and down.
 #[derive(Clone, Debug)]
 pub struct Gauge {
-    /// The name of the metric.
+    /// The name of the metric. One that ends with `_total` only ever grows: it is a counter.
     pub name: &'static str,
     /// Its help text, one sentence.
     pub help: &'static str,

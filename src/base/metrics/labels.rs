@@ -68,7 +68,7 @@ pub enum OriginOutcome {
 
 impl OriginOutcome {
     /// Every outcome, with its name.
-    pub(super) const ALL: [(Self, &'static str); 4] = [
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
         (Self::Answered, "answered"),
         (Self::ConnectFailed, "connect-failed"),
         (Self::TimedOut, "timed-out"),

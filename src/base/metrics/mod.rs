@@ -254,6 +254,7 @@ mod tests {
             Gauge { name: "larder_x", help: "X.", labels: Vec::new(), value: 7 },
             Gauge { name: "larder_y", help: "Y.", labels: vec![("a", "1".into()), ("b", "\"\\\n".into())], value: 8 },
             Gauge { name: "larder_y", help: "Y.", labels: vec![("a", "2".into())], value: 9 },
+            Gauge { name: "larder_z_total", help: "Z.", labels: Vec::new(), value: 10 },
         ]);
         for line in [
             "larder_requests_total{status=\"hit\",tier=\"memory\"} 2",
@@ -264,6 +265,8 @@ mod tests {
             "larder_x 7",
             "larder_y{a=\"1\",b=\"\\\"\\\\\\n\"} 8",
             "larder_y{a=\"2\"} 9",
+            "# TYPE larder_y gauge",
+            "# TYPE larder_z_total counter",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -26,7 +26,8 @@ impl Metrics {
         let mut before = "";
         for gauge in gauges {
             if gauge.name != before {
-                header(&mut out, gauge.name, "gauge", gauge.help);
+                let kind = if gauge.name.ends_with("_total") { "counter" } else { "gauge" };
+                header(&mut out, gauge.name, kind, gauge.help);
                 before = gauge.name;
             }
             let _ = writeln!(out, "{}{} {}", gauge.name, labels(&gauge.labels), gauge.value);

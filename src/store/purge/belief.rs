@@ -26,7 +26,7 @@ impl Purges {
     }
 
     /// Returns what is believed of a version vector of which another process tells, and which was made `age`
-    /// milliseconds ago. No process knows all purges of the last minutes ([`HORIZON`]): one that claims to has a clock that
+    /// milliseconds ago. No process knows all purges of the last minutes (`HORIZON`): one that claims to has a clock that
     /// is ahead, and has not heard of them.
     pub fn credible(&self, told: &VersionVector, age: i64) -> VersionVector {
         if !self.believes_vector(told) {
