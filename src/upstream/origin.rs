@@ -400,7 +400,7 @@ impl Upstream {
             }
             logged.push_back((hash, Stopwatch::start()));
         }
-        warn!("no answer for {} from {}: {error}", cut(path.into()), endpoint.name);
+        warn!("no answer for {}: {error} (from {})", cut(path.into()), endpoint.name);
     }
 }
 

@@ -269,9 +269,8 @@ impl Durable {
 
     /// Returns whether the tier may have something for the key, or is about to.
     pub fn may_hold(&self, key: &CacheKey) -> bool {
-        let inner = &self.inner;
-        // The index once more: what has left the queue meanwhile is in it.
-        inner.index.may_hold(key) || inner.queue.is_pending(key.hash()) || inner.index.may_hold(key)
+        // In this order: what has left the queue is in the index already.
+        self.inner.queue.is_pending(key.hash()) || self.inner.index.may_hold(key)
     }
 
     /// Returns whether the tier, or another process that shares it, may have a response to QUERY.

@@ -329,7 +329,7 @@ fn each_line_below_a_request_names_it() {
         assert_eq!(larder.get(&format!("/garbage{}", "x".repeat(20_000)), "").status(), 502);
         eventually("why is told", || line("got no answer").is_some() && line("no answer for /garbage").is_some());
         let told = line("no answer for /garbage").expect("just seen");
-        assert!(told.contains(&format!(" from http://{}", origin.address)), "{told}");
+        assert!(told.contains(&format!("(from http://{})", origin.address)), "{told}");
         assert!(larder.log().lines().all(|line| line.len() < 6000));
     }
     let larder = Process::start(&format!("http://{}", origin.address), &["durable.url=off"]);

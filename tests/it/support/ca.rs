@@ -3,7 +3,7 @@
 //! and 443 to the Larders that a test names.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::ports::free_port;
 use super::wait::eventually;
 
 /// A running CA.
@@ -184,10 +185,6 @@ impl Drop for Ca {
             runtime.shutdown_background();
         }
     }
-}
-
-fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
 /// Starts pebble. `None`: it ended, such as because somebody else took its port.

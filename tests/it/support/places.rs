@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::support::{Client, Origin, Process, S3, bucket, eventually, file_url};
+use crate::support::{Client, Origin, Process, S3, bucket, eventually, file_url, free_port};
 
 /// A place.
 pub(crate) struct Place {
@@ -106,10 +106,7 @@ impl Moto {
             eprintln!("LARDER_TEST_MOTO does not name moto_server; `make test` sets it");
             return None;
         };
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            listener.local_addr().expect("an address").port()
-        };
+        let port = free_port();
         let process = std::process::Command::new(moto)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(std::process::Stdio::null())

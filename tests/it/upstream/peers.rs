@@ -1,6 +1,5 @@
 //! Tests peers: nodes that fetch for each other, what they may share, and what happens when one of them fails.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use larder::downstream::Listen;
 
 use crate::support::{
     Answer, Authority, Client, Gate, Larder, Origin, Pair, Place, Process, Reply, START, Seen, at_once, eventually,
-    file_url, metric,
+    file_url, free_port, metric,
 };
 
 /// The nodes of a test, and what they have in common.
@@ -18,8 +17,7 @@ const TOKEN: &str = "peers.token=a-secret-of-all-nodes";
 
 /// Returns `n` addresses that nobody listens on.
 fn free_addresses(n: usize) -> Vec<String> {
-    let held: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+    (0..n).map(|_| format!("127.0.0.1:{}", free_port())).collect()
 }
 
 /// Returns the value of `peers.list` with these addresses.
