@@ -78,7 +78,7 @@ fn upstreams(proxy: &Proxy) -> Vec<Gauge> {
             for (count, (_, outcome)) in address.outcomes.into_iter().zip(OriginOutcome::ALL) {
                 let mut total = of_address(
                     "larder_upstream_requests_total",
-                    "Requests to the address by outcome, repeated ones too, since it is one of the upstream.",
+                    "Requests to the address so far, by outcome; repeated ones too.",
                     count,
                 );
                 total.labels.push(("outcome", outcome.to_owned()));

@@ -79,7 +79,7 @@ struct PeersClient<'a> {
     /// The client.
     peer: Peer,
     known: Arc<VersionVector>,
-    /// What the peer takes the request for: see [`fingerprint`].
+    /// Tells for which key and terms the peer takes the request: see [`fingerprint`].
     fingerprint: Option<u128>,
     /// True if this process asks itself, since it is the next one after a peer that failed.
     is_own: bool,
@@ -200,7 +200,7 @@ impl Proxy {
                     return (status, response);
                 }
             }
-            // What the asking node did not ask for it would take for broken.
+            // The asking node would take an answer to another question for broken.
             Some(None) if answers_question(response_status, is_conditional) => {
                 write_verdict(fields, Verdict::Own);
                 if let Some(cookie) = &sticky {

@@ -311,8 +311,8 @@ impl Upstream {
         link.may_be_kept = framing::settle(&mut response)?;
         if let Some(upload) = upload.take() {
             let is_sent = upload.is_sent() && link.wire.is_sent();
-            // An application that answers an error often leaves the request's body unread. It would take the body for
-            // its next request.
+            // An application that answers an error often leaves the request's body unread, and so may one that finds a
+            // QUERY's validator to be current (304). It would take the body for its next request.
             let was_read = response.status().is_success() || response.status() == StatusCode::SEE_OTHER;
             link.may_be_kept &= is_sent && was_read && expects_content(request.method);
             link.upload = (!is_sent).then_some(upload);
@@ -353,10 +353,8 @@ impl Upstream {
             | UpstreamError::TooLargeHead(_)
             | UpstreamError::TooManyFields(_)
             | UpstreamError::InvalidLength
-            | UpstreamError::RequestBody(_)
-            | UpstreamError::Unsupported(_)
-            | UpstreamError::Busy
-            | UpstreamError::Down { .. } => OriginOutcome::Broken,
+            | UpstreamError::Unsupported(_) => OriginOutcome::Broken,
+            UpstreamError::RequestBody(_) | UpstreamError::Busy | UpstreamError::Down { .. } => OriginOutcome::NotSent,
         };
         self.metrics.origin(outcome);
         endpoint.note(outcome);

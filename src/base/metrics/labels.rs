@@ -62,17 +62,21 @@ pub enum OriginOutcome {
     ConnectFailed,
     /// No head arrived in time.
     TimedOut,
-    /// The connection broke, or the answer was not HTTP.
+    /// The connection broke, or the answer can't be used.
     Broken,
+    /// The request was not sent whole: its client ended early, or there was no room for its content. Says nothing of the
+    /// origin.
+    NotSent,
 }
 
 impl OriginOutcome {
     /// Every outcome, with its name.
-    pub(crate) const ALL: [(Self, &'static str); 4] = [
+    pub(crate) const ALL: [(Self, &'static str); 5] = [
         (Self::Answered, "answered"),
         (Self::ConnectFailed, "connect-failed"),
         (Self::TimedOut, "timed-out"),
         (Self::Broken, "broken"),
+        (Self::NotSent, "not-sent"),
     ];
 }
 

@@ -262,7 +262,7 @@ pub(crate) fn write_verdict(answer: &mut HeaderMap, verdict: Verdict) {
 
 /// Writes to the fields of an answer for one client, behind the verdict, the cookie of ours that it is to get.
 pub(crate) fn write_sticky(answer: &mut HeaderMap, cookie: &NewStickyCookie) {
-    // Whoever gives it to the client adds what its scheme demands.
+    // The asking node adds what its client's scheme demands.
     if let Some(cookie) = cookie.to_value("http") {
         answer.insert(STICKY, cookie);
     }

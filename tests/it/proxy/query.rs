@@ -498,7 +498,7 @@ fn only_what_changes_a_page_with_answers_to_queries_is_written_to_the_journal() 
     eventually("it knows what is there", || larder.metric("larder_index_loaded") == 1);
     let mut client = Client::connect(larder.address);
     query_of(&mut client, "/s", TEXT, "one");
-    // What is written, is written before its request is answered.
+    // A record is written before its request is answered, so nothing has to be waited for.
     for path in ["/other", "/s?other", "/s/", "/"] {
         assert_eq!(client.send("POST", path, "Content-Length: 0").status(), 200);
         assert_eq!(larder.metric("larder_journal_written_total"), 0, "{path}");

@@ -96,17 +96,26 @@ fn an_upload_that_its_origin_does_not_read_ends_with_the_answer() {
 #[test]
 fn a_client_that_stops_sending_is_timed_out_and_the_origin_is_not_blamed() {
     let origin = Origin::new(|_, reply| reply.send(200, "Cache-Control: no-store", "x"));
-    let larder = Larder::new(&origin, "server.body_timeout=200ms\nupstream.response_timeout=100ms");
-    for framing in ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
-        for _ in 0..6 {
-            let mut client = larder.client();
-            client.raw(format!("POST /a HTTP/1.1\r\nHost: site.example\r\n{framing}"));
-            let answer = client.answer();
-            assert_eq!((answer.status(), answer.get("connection")), (408, Some("close")), "{framing}");
-            assert!(answer.cache_status().contains("detail=request-timeout"), "{}", answer.cache_status());
-            assert!(client.is_closed());
+    for (buffered, not_sent) in [("64KiB", 0), ("0", 12)] {
+        let config = "server.body_timeout=200ms\nupstream.response_timeout=100ms\nupstream.buffer_request=";
+        let larder = Larder::new(&origin, &format!("{config}{buffered}"));
+        for framing in ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+            for _ in 0..6 {
+                let mut client = larder.client();
+                client.raw(format!("POST /a HTTP/1.1\r\nHost: site.example\r\n{framing}"));
+                let answer = client.answer();
+                assert_eq!((answer.status(), answer.get("connection")), (408, Some("close")), "{framing}");
+                assert!(answer.cache_status().contains("detail=request-timeout"), "{}", answer.cache_status());
+                assert!(client.is_closed());
+            }
         }
+        assert_eq!(larder.metric("larder_origin_down "), 0);
+        let count = |outcome: &str| {
+            let labels = format!("upstream=\"default\",address=\"{}\",outcome=\"{outcome}\"", origin.url());
+            larder.metric(&format!("larder_upstream_requests_total{{{labels}}}"))
+        };
+        let counts = ["timed-out", "broken", "not-sent"].map(count);
+        assert_eq!(counts, [0, 0, not_sent], "its address is not blamed either");
+        assert_eq!(larder.get("/a", "").status(), 200);
     }
-    assert_eq!(larder.metric("larder_origin_down "), 0);
-    assert_eq!(larder.get("/a", "").status(), 200);
 }

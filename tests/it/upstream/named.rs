@@ -206,17 +206,17 @@ fn each_upstream_has_its_own_limits_breaker_and_metrics() {
         metric(larder.admin, &format!("larder_upstream_requests_total{{{labels}}}"))
     };
     let totals = |upstream: &str, address: &str| {
-        ["answered", "connect-failed", "timed-out", "broken"].map(|outcome| total(upstream, address, outcome))
+        ["answered", "connect-failed", "timed-out", "broken", "not-sent"].map(|outcome| total(upstream, address, outcome))
     };
-    assert_eq!(totals("default", &default.url()), [0; 4], "it is under way");
-    assert_eq!((totals("api", &api.url()), totals("gone", &gone)), ([0, 0, 1, 0], [0, 1, 0, 0]));
+    assert_eq!(totals("default", &default.url()), [0; 5], "it is under way");
+    assert_eq!((totals("api", &api.url()), totals("gone", &gone)), ([0, 0, 1, 0, 0], [0, 1, 0, 0, 0]));
     assert_eq!(larder.metric("larder_upstream_waiting{upstream=\"gone\"}"), 0);
     assert_eq!(larder.metric("larder_origin_down "), 1);
     gate.open();
     held.open();
     assert_eq!(waiting.join().expect("an answer")[0].status(), 200);
     assert_eq!(whose(&larder.get("/x", "")), "/x", "the others go on");
-    assert_eq!(totals("default", &default.url()), [2, 0, 0, 0]);
+    assert_eq!(totals("default", &default.url()), [2, 0, 0, 0, 0]);
     let ready = Client::connect(larder.admin).get("/readyz", "");
     assert_eq!(ready.status(), 200);
     let told: serde_json::Value = serde_json::from_str(&ready.text()).expect("JSON");
