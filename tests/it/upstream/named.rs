@@ -206,7 +206,8 @@ fn each_upstream_has_its_own_limits_breaker_and_metrics() {
         metric(larder.admin, &format!("larder_upstream_requests_total{{{labels}}}"))
     };
     let totals = |upstream: &str, address: &str| {
-        ["answered", "connect-failed", "timed-out", "broken", "not-sent"].map(|outcome| total(upstream, address, outcome))
+        ["answered", "connect-failed", "timed-out", "broken", "not-sent"]
+            .map(|outcome| total(upstream, address, outcome))
     };
     assert_eq!(totals("default", &default.url()), [0; 5], "it is under way");
     assert_eq!((totals("api", &api.url()), totals("gone", &gone)), ([0, 0, 1, 0, 0], [0, 1, 0, 0, 0]));
