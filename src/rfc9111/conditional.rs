@@ -96,19 +96,11 @@ pub fn strong_date(response: &HeaderMap, response_time: Timestamp) -> Option<Tim
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
 
     use super::*;
+    use crate::rfc9111::fields::of_list as map;
 
     type Fields = &'static [(&'static str, &'static str)];
-
-    fn map(list: Fields) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in list {
-            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        map
-    }
 
     #[test]
     fn not_modified_table() {

@@ -17,6 +17,16 @@ pub fn members<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<It
     fields.get_all(name).into_iter().flat_map(|value| list_members(value.as_bytes()))
 }
 
+/// Returns fields with these names and values.
+#[cfg(test)]
+pub(crate) fn of_list(list: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in list {
+        fields.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    fields
+}
+
 /// Splits `value` at each `separator` outside a quoted string. An unterminated quoted string runs to the end.
 pub fn split_outside_quotes(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(value);

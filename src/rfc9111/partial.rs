@@ -263,10 +263,7 @@ pub fn remove_digests(fields: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
-    }
+    use crate::rfc9111::fields::of_list as map;
 
     #[test]
     fn content_range_table() {

@@ -199,16 +199,9 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::rfc9111::fields::of_list as map;
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-
-    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in list {
-            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        map
-    }
 
     fn max_age(seconds: u32) -> CacheControl {
         CacheControl { max_age: Some(Delta::Seconds(seconds)), ..CacheControl::default() }

@@ -161,17 +161,9 @@ fn describes_content(name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
 
     use super::*;
-
-    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in list {
-            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        map
-    }
+    use crate::rfc9111::fields::of_list as map;
 
     #[test]
     fn a_304_updates_adds_and_keeps() {

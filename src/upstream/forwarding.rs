@@ -386,10 +386,7 @@ fn set(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
-    }
+    use crate::rfc9111::fields::of_list as map;
 
     fn peer(trusted: &str) -> Peer {
         let proxies: Vec<IpNet> = trusted.split(',').filter_map(|net| net.parse().ok()).collect();

@@ -1,21 +1,12 @@
 //! Tests which responses may be stored.
 
-use http::header::{HeaderName, HeaderValue};
-
 use super::NotStorable as N;
 use super::*;
+use crate::rfc9111::fields::of_list as map;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 type Fields = &'static [(&'static str, &'static str)];
-
-fn map(list: Fields) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, value) in list {
-        map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    map
-}
 
 fn check(
     method: &Method,

@@ -6,17 +6,13 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
 
 use super::*;
 use crate::entry::{Body, sample_head};
+use crate::rfc9111::fields::of_list as map;
 use crate::rfc9111::key::KeyParts;
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
-
-fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
-    list.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
-}
 
 fn key(path: &str) -> CacheKey {
     CacheKey::new(KeyParts { prefix: "", scheme: "http", authority: "h", path, query: None })

@@ -69,16 +69,20 @@ fn a_peer_that_only_ever_says_that_it_waits_costs_nobody_an_answer() {
     assert_eq!(origin.count(), 2);
 }
 
+/// An application that gives no answer before the gate is open, and breaks off then.
+fn hanging() -> (Origin, Gate) {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::new(move |_, reply| {
+        held.wait();
+        reply.hang_up();
+    });
+    (origin, gate)
+}
+
 #[test]
 fn an_application_that_is_slow_for_a_peer_is_not_asked_once_more() {
-    let gate = Gate::default();
-    let origin = Origin::new({
-        let gate = gate.clone();
-        move |_, reply| {
-            gate.wait();
-            reply.hang_up();
-        }
-    });
+    let (origin, gate) = hanging();
     let nodes =
         Nodes::start(&origin, 2, "peers.timeout=10s\nupstream.response_timeout=1s\nupstream.connect_timeout=20s");
     let (_, others) = nodes.named("/slow");
@@ -89,14 +93,7 @@ fn an_application_that_is_slow_for_a_peer_is_not_asked_once_more() {
 
 #[test]
 fn a_peer_ends_its_wait_when_the_asking_node_would() {
-    let gate = Gate::default();
-    let origin = Origin::new({
-        let gate = gate.clone();
-        move |_, reply| {
-            gate.wait();
-            reply.hang_up();
-        }
-    });
+    let (origin, gate) = hanging();
     let addresses = free_addresses(2);
     let list = list_of(&addresses);
     let node = |address: &String, more: &str| {
