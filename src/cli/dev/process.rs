@@ -35,10 +35,14 @@ impl ServerProcess {
     pub(super) fn start(command: &ServerCommand) -> Result<Self, String> {
         // Left behind by a server that was killed.
         let _ = std::fs::remove_file(&command.socket);
-        // `larder` again, which ties itself to this process and then becomes the server.
+        // `larder` again, which ties itself to this process, and starts the server.
         let own = std::env::current_exe().map_err(|error| format!("the path of larder is not known: {error}"))?;
         let mut starting = Command::new(own);
-        starting.arg("tied").arg(std::process::id().to_string()).arg(&command.python).args(&command.arguments);
+        starting
+            .args(["tied", "--once"])
+            .arg(std::process::id().to_string())
+            .arg(&command.python)
+            .args(&command.arguments);
         starting.envs(command.environment.iter().map(|(name, value)| (name, value)));
         // At a terminal the server stays in the group that may read from it: a breakpoint() works.
         let leads_group = !std::io::stdin().is_terminal();
@@ -57,9 +61,8 @@ impl ServerProcess {
 
     /// Returns the processes that it started, which serve the application. Empty where the system does not tell.
     pub(super) fn workers(&self) -> Vec<u32> {
-        let id = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        let mut workers: Vec<u32> = children.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+        // Between this process and the server is `larder tied`.
+        let mut workers: Vec<u32> = children_of(self.child.id()).into_iter().flat_map(children_of).collect();
         workers.sort_unstable();
         workers
     }
@@ -100,6 +103,11 @@ impl ServerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn children_of(process: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
 /// Sends a request that changes nothing and that Flask answers without the code of a page.

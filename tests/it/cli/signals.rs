@@ -1,7 +1,8 @@
 //! Tests the signals of a running `larder`.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{Origin, Process, eventually, larder, out_of, signal_to};
@@ -68,4 +69,27 @@ fn a_signal_before_it_is_up_ends_it_with_a_word() {
         assert!(told.contains("stopped before it was up"), "{told}");
         drop(accepted);
     }
+}
+
+#[test]
+fn of_many_signals_to_end_a_tied_command_gets_one() {
+    let script = "trap 'echo told' TERM; exec 3<&0; cat <&3 >/dev/null & reader=$!; echo up; \
+                  until wait $reader; do :; done; exit 7";
+    let mut tied = Command::new(env!("CARGO_BIN_EXE_larder"))
+        .args(["tied", "--once", &std::process::id().to_string(), "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(tied.stdout.take().expect("piped")).lines().map(|line| line.expect("a line"));
+    assert_eq!(lines.next().as_deref(), Some("up"));
+    signal_to(&tied, "-TERM");
+    assert_eq!(lines.next().as_deref(), Some("told"));
+    // As the kernel does when several threads of the parent end.
+    for _ in 0..5 {
+        signal_to(&tied, "-TERM");
+    }
+    drop(tied.stdin.take());
+    assert_eq!(lines.next(), None);
+    assert_eq!(tied.wait().expect("it ends").code(), Some(7));
 }
