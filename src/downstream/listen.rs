@@ -139,15 +139,21 @@ pub(crate) fn bind(
 
 /// Binds `address` once for each of `workers`. Returns it with its port filled in.
 fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<Socket>)> {
-    // SO_REUSEPORT also shares a port with other processes that set it. The first socket is bound without, so that a
-    // port in use is an error.
-    let probe = tcp_socket(address, false)?;
-    let actual = probe.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no socket address"))?;
-    if workers <= 1 {
-        return Ok((actual, vec![probe]));
+    // SO_REUSEPORT also shares a port with other processes that set it. The first socket is bound, and listens, without:
+    // a port in use is an error.
+    let first = tcp_socket(address, false)?;
+    let actual = first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no socket address"))?;
+    let mut sockets = Vec::with_capacity(workers);
+    if workers <= 1 || cfg!(target_os = "linux") {
+        // Linux lets a socket share its port from then on, so nobody else gets it in between.
+        first.set_reuse_port(workers > 1)?;
+        sockets.push(first);
+    } else {
+        drop(first);
     }
-    drop(probe);
-    let sockets = (0..workers).map(|_| tcp_socket(actual, true)).collect::<io::Result<_>>()?;
+    while sockets.len() < workers {
+        sockets.push(tcp_socket(actual, true)?);
+    }
     Ok((actual, sockets))
 }
 
@@ -196,6 +202,26 @@ fn private_socket(path: &Path) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_socket_of_a_port_gets_connections_and_nobody_else_gets_the_port() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        for workers in [1, 2, 4] {
+            let (address, sockets) = bind_tcp(any, workers).expect("a port");
+            assert_eq!(sockets.len(), workers);
+            let _clients: Vec<_> =
+                (0..64).map(|_| std::net::TcpStream::connect(address).expect("a listener")).collect();
+            let taken = |socket: &Socket| std::iter::from_fn(|| socket.accept().ok()).count();
+            let each: Vec<usize> = sockets.iter().map(taken).collect();
+            assert!(each.iter().all(|taken| *taken > 0) && each.iter().sum::<usize>() == 64, "{each:?}");
+            for others in [1, 2] {
+                assert_eq!(
+                    bind_tcp(address, others).map(drop).map_err(|error| error.kind()),
+                    Err(ErrorKind::AddrInUse)
+                );
+            }
+        }
+    }
 
     fn mode_of(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).expect("it is there").permissions().mode() & 0o777
